@@ -1,0 +1,47 @@
+"""The errors a user can cause, each one sentence and what to do next.
+
+`cli.main` is the only place that catches them. Library callers see ordinary exceptions.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input from the keyboard, a recipe or a file: exit code 2, no traceback.
+
+    Args:
+        message: what is wrong, where, and what was expected.
+        hint: what to do next, one sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class RecipeError(UserError):
+    """A recipe with one or more problems, all reported at once.
+
+    Args:
+        where: the file (or "recipe") the problems are in.
+        problems: pairs of (key path, what is wrong with it).
+    """
+
+    def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        width = max((len(key) for key, _ in problems), default=0)
+        lines = [f"{where} has {count}", *(f"  {key:<{width}}  {text}".rstrip() for key, text in problems)]
+        super().__init__("\n".join(lines), hint)
+        self.problems = problems
+
+
+class RunFailed(UserError):
+    """A run that started and could not finish: exit code 1, no traceback."""
+
+    exit_code = 1
