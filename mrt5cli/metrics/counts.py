@@ -1,0 +1,111 @@
+"""What the metrics count, in numpy alone: sums and counts apart, one division at the end.
+
+The `evaluate.Metric` classes beside this file wrap these functions; evaluation itself uses them directly,
+because importing `evaluate` costs seconds.
+
+Shapes: B rows, T target positions, L input positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PAD = 0
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A sum and the number of things it is over; adding two adds both, so batches of any size agree."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Ratio) -> Ratio:
+        return Ratio(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        """total / count, or None when nothing was counted."""
+        return self.total / self.count if self.count else None
+
+
+def target_tokens(labels: ArrayLike) -> NDArray[np.bool_]:
+    """True where a label is a real target: neither -100 nor padding.
+
+    The authors' helpers drop every label <= 0. Those are the same labels, since no other id is below 1, but
+    they overwrite the caller's padding to get there and this does not.
+    """
+    labels = np.asarray(labels)
+    real: NDArray[np.bool_] = (labels != IGNORED_LABEL) & (labels != PAD)
+    return real
+
+
+def tokens_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
+    """Target tokens predicted right, EOS included, given the true tokens before each (teacher forcing).
+
+    Args:
+        predictions: ids (B, T).
+        labels: ids (B, T); -100 and padding are not counted.
+    """
+    real = target_tokens(labels)
+    return Ratio(float((real & (np.asarray(predictions) == np.asarray(labels))).sum()), int(real.sum()))
+
+
+def sequences_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
+    """Rows whose every target token is predicted right; a row without targets is not counted."""
+    real = target_tokens(labels)
+    right = (~real | (np.asarray(predictions) == np.asarray(labels))).all(axis=-1)
+    has_target = real.any(axis=-1)
+    return Ratio(float((right & has_target).sum()), int(has_target.sum()))
+
+
+def below_threshold(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """True (B, L) where a position counts as deleted: not padding, and its gate below the threshold."""
+    below: NDArray[np.bool_] = (np.asarray(input_ids) != PAD) & (np.asarray(gate) < threshold)
+    return below
+
+
+def deleted_bytes(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> Ratio:
+    """Non-pad input positions whose gate is below the threshold; EOS, sentinels and '#' count like any other.
+
+    A gate exactly at the threshold is not counted, although hard deletion, which keeps only what is above it,
+    removes it: this is the published rule, and in float32 the two hardly ever differ.
+
+    Args:
+        gate: gate values (B, L), `scale` (delete) to 0 (keep).
+        input_ids: (B, L); 0 is padding.
+        threshold: a gate value.
+    """
+    deleted = below_threshold(gate, input_ids, threshold)
+    return Ratio(float(deleted.sum()), int((np.asarray(input_ids) != PAD).sum()))
+
+
+def gate_precision(deleted: ArrayLike, deletable: ArrayLike) -> Ratio:
+    """Positions the target does not need, of all deleted ones; both masks (B, L), False on padding."""
+    deleted = np.asarray(deleted, dtype=bool)
+    return Ratio(float((deleted & np.asarray(deletable, dtype=bool)).sum()), int(deleted.sum()))
+
+
+def gate_recall(deleted: ArrayLike, deletable: ArrayLike) -> Ratio:
+    """Deleted positions, of all those the target does not need; both masks (B, L), False on padding."""
+    return gate_precision(deletable, deleted)
+
+
+def bits_per_byte(nats_per_token: float | None) -> float | None:
+    """Cross-entropy in bits; the mean is over all target tokens, sentinels and EOS too, as in the paper."""
+    return None if nats_per_token is None else nats_per_token / math.log(2)
+
+
+def wilson_interval(share: float | None, trials: int, z: float = 1.96) -> tuple[float, float] | None:
+    """The 95 % Wilson score interval of a share seen in independent trials, or None without trials."""
+    if share is None or trials == 0:
+        return None
+    spread = z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,173 @@
+"""Counts: sums and counts apart, nothing depends on how examples are batched, empty input is answered."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli.metrics.counts import (
+    Ratio,
+    below_threshold,
+    bits_per_byte,
+    deleted_bytes,
+    gate_precision,
+    gate_recall,
+    sequences_right,
+    target_tokens,
+    tokens_right,
+    wilson_interval,
+)
+
+rows = st.lists(st.lists(st.sampled_from([-100, 0, 1, 5, 6]), min_size=6, max_size=6), min_size=1, max_size=8)
+
+
+@given(labels=rows, predictions=rows, cut=st.integers(0, 8))
+def test_batches_of_any_size_add_up(labels: list, predictions: list, cut: int) -> None:
+    size = min(len(labels), len(predictions))
+    y, p = np.array(labels[:size]), np.array(predictions[:size])
+
+    for count in (tokens_right, sequences_right):
+        whole = count(p, y)
+        assert count(p[:cut], y[:cut]) + count(p[cut:], y[cut:]) == whole
+        assert 0 <= whole.total <= whole.count
+
+
+@given(labels=rows)
+def test_labels_predict_themselves(labels: list) -> None:
+    y = np.array(labels)
+
+    assert tokens_right(y, y).value == (1.0 if target_tokens(y).any() else None)
+    assert sequences_right(y, y).count == target_tokens(y).any(axis=1).sum()
+
+
+def test_one_wrong_token_costs_its_sequence_and_padding_costs_nothing() -> None:
+    labels = np.array([[5, 6, 1], [5, 1, -100], [7, 1, 0]])
+    predictions = np.array([[5, 9, 1], [5, 1, 99], [7, 1, 99]])
+
+    assert tokens_right(predictions, labels) == Ratio(6, 7)
+    assert sequences_right(predictions, labels) == Ratio(2, 3)
+
+
+def test_a_row_without_targets_is_neither_right_nor_wrong() -> None:
+    assert sequences_right([[5], [5]], [[5], [-100]]) == Ratio(1, 1)
+    assert sequences_right([[5]], [[-100]]).value is None
+    assert tokens_right([[5]], [[0]]).value is None
+
+
+@given(
+    gate=st.lists(st.floats(-30, 0, width=32), min_size=12, max_size=12),
+    ids=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    threshold=st.floats(-30, 0, width=32),
+)
+def test_deletion_rate_never_counts_padding(gate: list, ids: list, threshold: float) -> None:
+    gate_BL, ids_BL = np.array(gate, np.float32).reshape(3, 4), np.array(ids).reshape(3, 4)
+
+    rate = deleted_bytes(gate_BL, ids_BL, threshold)
+
+    assert rate.count == (ids_BL != 0).sum()
+    assert rate.total == sum(g < threshold for g, i in zip(gate_BL.flat, ids_BL.flat, strict=True) if i != 0)
+    padded = np.pad(ids_BL, ((0, 0), (0, 2))), np.pad(gate_BL, ((0, 0), (0, 2)), constant_values=-30)
+    assert deleted_bytes(padded[1], padded[0], threshold) == rate
+
+
+def test_a_gate_at_the_threshold_is_not_counted() -> None:
+    assert below_threshold([[-15.0, -15.1, 0.0]], [[5, 5, 5]], -15.0).tolist() == [[False, True, False]]
+
+
+def test_precision_and_recall() -> None:
+    deleted, deletable = [[1, 1, 1, 0]], [[1, 0, 0, 1]]
+
+    assert gate_precision(deleted, deletable) == Ratio(1, 3)
+    assert gate_recall(deleted, deletable) == Ratio(1, 2)
+    assert gate_precision([[0]], [[1]]).value is None
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(math.log(2)) == pytest.approx(1.0)
+    assert bits_per_byte(None) is None
+
+
+@given(right=st.integers(0, 500), wrong=st.integers(0, 500))
+def test_wilson_interval_holds_the_share(right: int, wrong: int) -> None:
+    trials = right + wrong
+    if trials == 0:
+        assert wilson_interval(None, 0) is None
+        return
+    interval = wilson_interval(right / trials, trials)
+    assert interval is not None
+    low, high = interval
+    assert 0 <= low <= right / trials + 1e-12
+    assert right / trials - 1e-12 <= high <= 1
+    assert high - low < 1
+
+
+def test_wilson_interval_against_a_textbook_value() -> None:
+    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, table I, method 3)."""
+    interval = wilson_interval(81 / 263, 263)
+    assert interval == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+def test_the_counts_need_neither_torch_nor_evaluate() -> None:
+    heavy = "{'torch', 'evaluate', 'datasets'}"
+    code = f"import sys, mrt5cli.metrics.counts; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- the evaluate.Metric classes ---
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a metric opened a network connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -> None:
+    from mrt5cli.metrics.bits_per_byte import BitsPerByte
+    from mrt5cli.metrics.deletion_rate import DeletionRate
+    from mrt5cli.metrics.sequence_accuracy import SequenceAccuracy
+    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+
+    cache = str(tmp_path)
+    predictions, references = [[5, 9, 1], [5, 1]], [[5, 6, 1], [5, 1]]
+
+    token = TokenAccuracy(cache_dir=cache).compute(predictions=predictions, references=references)
+    assert token == {"token_accuracy": 0.8, "tokens": 5}
+
+    sequence = SequenceAccuracy(cache_dir=cache)
+    for p, r in zip(predictions, references, strict=True):
+        sequence.add_batch(predictions=[p], references=[r])
+    assert sequence.compute() == {"sequence_accuracy": 0.5, "sequences": 2}
+
+    bits = BitsPerByte(cache_dir=cache).compute(predictions=[math.log(2) * 3, math.log(2)], references=[1, 3])
+    assert bits == {"bits_per_byte": pytest.approx(1.0), "tokens": 4}
+
+    rate = DeletionRate(cache_dir=cache).compute(
+        predictions=[[-15.0, -29.0], [-1.0, -29.0, -30.0]], references=[[5, 5], [5, 5, 0]], threshold=-15.0
+    )
+    assert rate == {"deletion_rate": 0.5, "positions": 4}
+
+
+def test_metrics_answer_empty_input(offline: None, tmp_path: Path) -> None:
+    from mrt5cli.metrics.bits_per_byte import BitsPerByte
+    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+
+    cache = str(tmp_path)
+    nothing = TokenAccuracy(cache_dir=cache).compute(predictions=[], references=[])
+    assert nothing == {"token_accuracy": None, "tokens": 0}
+    padding = TokenAccuracy(cache_dir=cache).compute(predictions=[[5]], references=[[-100]])
+    assert padding == {"token_accuracy": None, "tokens": 0}
+    assert BitsPerByte(cache_dir=cache).compute(predictions=[], references=[]) == {
+        "bits_per_byte": None,
+        "tokens": 0,
+    }
