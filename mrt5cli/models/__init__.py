@@ -1,0 +1,28 @@
+"""Models: one configuration class, one model class, `load` for checkpoints and `build` for recipes.
+
+Importing this package makes `AutoConfig` and `AutoModelForSeq2SeqLM` know `model_type: mrt5`.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from mrt5cli.models.checkpoint import CheckpointError, build, hub_reachable, load, read_config
+from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
+from mrt5cli.models.mrt5 import MrT5EncoderOutput, MrT5ForConditionalGeneration, MrT5Output
+
+AutoConfig.register("mrt5", MrT5Config, exist_ok=True)
+AutoModelForSeq2SeqLM.register(MrT5Config, MrT5ForConditionalGeneration, exist_ok=True)
+
+__all__ = [
+    "BYT5_SHAPES",
+    "CheckpointError",
+    "MrT5Config",
+    "MrT5EncoderOutput",
+    "MrT5ForConditionalGeneration",
+    "MrT5Output",
+    "build",
+    "hub_reachable",
+    "load",
+    "read_config",
+]

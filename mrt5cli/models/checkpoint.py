@@ -1,0 +1,260 @@
+"""Loading and building: `load` for every checkpoint we can run, `build` for a recipe's model section."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from torch import nn
+
+from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
+from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
+
+PLAIN_T5_TYPES = ("t5", "mt5")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+class CheckpointError(ValueError):
+    """A path or Hub id that is not a checkpoint we can load; the message says what it is and what to do."""
+
+
+def load(path_or_hub_id: str | Path, *, dtype: str | torch.dtype = "float32", **config_overrides: Any) -> Any:
+    """The model of a checkpoint, in eval mode.
+
+    Args:
+        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1 / ByT5
+            one, which becomes a model without a shortener unless `deletion_type` is given), or a Hub id.
+        dtype: "float32" or "bfloat16"; T5 overflows in float16.
+        **config_overrides: fields of `MrT5Config` to change.
+
+    Raises:
+        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no network.
+    """
+    config = read_config(path_or_hub_id, **config_overrides)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise CheckpointError(
+            f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
+        )
+    try:
+        model, info = MrT5ForConditionalGeneration.from_pretrained(
+            str(path_or_hub_id),
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path_or_hub_id}: the weights could not be read: {_first_line(error)}"
+        ) from error
+    _check_complete(path_or_hub_id, model, info)
+    return model.eval()
+
+
+def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
+    """The `MrT5Config` of a checkpoint, whoever wrote it, with `overrides` applied.
+
+    Raises:
+        CheckpointError: as `load`, before any weight is read.
+    """
+    where = str(path_or_hub_id)
+    raw = _raw_config(path_or_hub_id)
+    kind, classes = raw.get("model_type"), raw.get("architectures") or []
+    unsupported = [name for name in classes if name.startswith(("BPT5", "CanineT5"))]
+    if unsupported:
+        raise CheckpointError(f"{where} holds a {unsupported[0]}; this version has no such shortener")
+    if kind in PLAIN_T5_TYPES:
+        raw.setdefault("deletion_type", "none")
+        if raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings")):
+            raise CheckpointError(
+                f"{where} is a T5 v1.0 checkpoint (scaled, tied output); MrT5 starts from ByT5 or T5 v1.1"
+            )
+    elif kind != "mrt5":
+        raise CheckpointError(f"{where} holds a {kind!r} model; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
+    elif raw.get("delete_gate_layer") == 0:
+        # Only the authors' code leaves this field out, and at layer 0 it compacts positions.
+        raw.setdefault("hard_delete_positions", "compacted")
+    for key in ("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype"):
+        raw.pop(key, None)
+    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(raw))
+    if unknown:
+        raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
+    # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
+    if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
+        overrides.setdefault("deletion_threshold", None)
+    try:
+        return MrT5Config(**{**raw, **overrides})
+    except Exception as error:  # strict dataclasses raise several unrelated types
+        raise CheckpointError(f"{where}: {_first_line(error)}") from error
+
+
+def build(section: Any, *, vocab_size: int = 384, device: str | torch.device | None = None) -> Any:
+    """The model of a recipe's `model` section, in training mode.
+
+    Args:
+        section: `recipe.ModelSection`.
+        vocab_size: only for models built from scratch.
+        device: where to build; "meta" allocates nothing and needs no weights.
+
+    Raises:
+        CheckpointError: the start cannot be loaded.
+    """
+    fields = shortener_fields(section.shortener)
+    fields |= {"use_softmax1": section.softmax1, "dropout_rate": section.dropout}
+    if section.positions == "absolute":
+        fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": section.max_positions}
+    on_meta = device is not None and torch.device(device).type == "meta"
+    if section.start == "scratch":
+        shape = section.shape.model_dump() if section.shape is not None else {}
+        config = MrT5Config(vocab_size=vocab_size, **shape, **fields)
+    elif on_meta and section.start in BYT5_SHAPES:
+        config = MrT5Config(**BYT5_SHAPES[section.start], **fields)
+    elif on_meta:
+        config = read_config(section.start, **fields)
+    else:
+        return load(section.start, **fields).train().to(device or "cpu")
+    with torch.device(device or "cpu"):
+        model = MrT5ForConditionalGeneration(config)
+    if section.initialization == "depth_scaled":
+        initialize_depth_scaled(model)
+    return model.train()
+
+
+def shortener_fields(shortener: Any) -> dict[str, Any]:
+    """Configuration fields that a recipe's shortener section stands for."""
+    if shortener.kind == "none":
+        return {"deletion_type": "none"}
+    fields = {"delete_gate_layer": shortener.layer, "sigmoid_mask_scale": shortener.scale}
+    if shortener.kind == "random":
+        return fields | {
+            "deletion_type": "random",
+            "random_deletion_probability": shortener.rate,
+            "random_deletion_per": shortener.per,
+        }
+    return fields | {
+        "deletion_type": shortener.activation,
+        "deletion_threshold": shortener.threshold,
+        "gate_layer_norm": shortener.norm != "none",
+        "gate_layer_norm_type": "layer" if shortener.norm == "layer" else "rms",
+        "gate_bias_init": shortener.bias_init,
+        "use_gumbel_noise": shortener.noise != "none",
+        "gumbel_noise_law": "single" if shortener.noise == "gumbel" else "difference",
+    }
+
+
+@torch.no_grad()
+def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
+    """The reference's from-scratch initialisation: every weight of a stack shrinks with the root of its depth.
+
+    Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
+    1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 / sqrt(d_model).
+    Delete gates keep their own law, except for their norm.
+    """
+    width = model.config.d_model
+    for stack in (model.encoder, model.decoder):
+        depth = len(stack.block)
+        for name, module in stack.named_modules():
+            if isinstance(module, nn.Linear) and "delete_gate" not in name:
+                nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5)
+            elif isinstance(module, nn.Embedding) and name != "embed_tokens":
+                nn.init.normal_(module.weight, std=(width * depth) ** -0.5)
+            elif type(module).__name__ in ("T5LayerNorm", "LayerNorm"):
+                nn.init.constant_(module.weight, depth**-0.5)
+    for weight in (model.shared.weight, model.lm_head.weight):
+        nn.init.normal_(weight, std=width**-0.5)
+
+
+def _check_complete(where: str | Path, model: MrT5ForConditionalGeneration, info: dict[str, Any]) -> None:
+    """Exactly a new gate may be missing; anything else means that these are not this model's weights."""
+    missing, mismatched = set(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if mismatched:
+        key, found, expected = mismatched[0]
+        raise CheckpointError(
+            f"{where}: {len(mismatched)} weights have another shape, first {key}: {list(found)} in the file, "
+            f"{list(expected)} in config.json"
+        )
+    if "lm_head.weight" in missing:
+        # transformers 5 builds T5 with a tied head and then does not write it.
+        model.lm_head.weight.data.copy_(model.shared.weight.data)
+        missing.discard("lm_head.weight")
+    fresh = {key for key in missing if ".delete_gate." in key}
+    lost = sorted(missing - fresh)
+    if lost:
+        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}")
+    extra = sorted(key for key in info["unexpected_keys"] if "delete_gate" not in key)
+    if extra:
+        raise CheckpointError(
+            f"{where}: {len(extra)} weights belong to no part of this model, first {extra[0]}"
+        )
+
+
+def _raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:
+    path = Path(path_or_hub_id)
+    where = str(path_or_hub_id)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
+        if not any((path / name).is_file() for name in WEIGHT_FILES):
+            pickles = sorted(path.glob("*.bin"))
+            if pickles:
+                raise CheckpointError(
+                    f"{where} holds pickled weights ({pickles[0].name}), which may run code; convert them"
+                )
+            raise CheckpointError(f"{where} is not a whole checkpoint: it has no model.safetensors")
+        file = path / "config.json"
+    elif path.exists():
+        raise CheckpointError(f"{where} is a file; expected a checkpoint directory or a Hub id")
+    elif where.count("/") > 1 or where.startswith((".", "/", "~")) or "\\" in where:
+        raise CheckpointError(f"{where} does not exist")
+    else:
+        file = _hub_config(where)
+    try:
+        raw = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{where}: config.json is not a JSON object")
+    return raw
+
+
+def _hub_config(hub_id: str) -> Path:
+    """config.json of a Hub model, from the cache or the network, without minutes of retries when there is none."""
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    if isinstance(cached, str):
+        return Path(cached)
+    if constants.HF_HUB_OFFLINE or not hub_reachable():
+        raise CheckpointError(
+            f"{hub_id} is neither a directory here nor in the local Hub cache, and the Hugging Face Hub cannot be "
+            "reached; give a checkpoint directory, or run once with a network"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(hub_id, "config.json"))
+    except HfHubHTTPError as error:
+        raise CheckpointError(
+            f"{hub_id}: the Hub has no such model, or it is private: {_first_line(error)}"
+        ) from error
+
+
+def hub_reachable(timeout_seconds: float = 3.0) -> bool:
+    """Whether the Hub answers at all; asked before libraries that retry for half a minute."""
+    endpoint = urlparse(constants.ENDPOINT)
+    try:
+        port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_seconds):
+            return True
+    except OSError:
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,142 @@
+"""The configuration of every model of the toolkit: T5's, plus what shortens the sequence.
+
+Field names are those of the authors' published checkpoints, so their `config.json` loads as it is. What those
+checkpoints lack has a default that means "as they behave", or the right behaviour where theirs is an accident;
+the docstring says which.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import T5Config
+
+DELETION_TYPES = ("none", "scaled_sigmoid", "log_sigmoid", "random")
+
+BYT5_SHAPES: dict[str, dict[str, int]] = {
+    "google/byt5-small": {
+        "d_model": 1472,
+        "d_ff": 3584,
+        "num_heads": 6,
+        "num_layers": 12,
+        "num_decoder_layers": 4,
+    },
+    "google/byt5-base": {
+        "d_model": 1536,
+        "d_ff": 3968,
+        "num_heads": 12,
+        "num_layers": 18,
+        "num_decoder_layers": 6,
+    },
+    "google/byt5-large": {
+        "d_model": 1536,
+        "d_ff": 3840,
+        "num_heads": 16,
+        "num_layers": 36,
+        "num_decoder_layers": 12,
+    },
+}
+"""Sizes of the published ByT5 models, for what must be known without their weights (plans, meta-device builds)."""
+
+
+@strict
+class MrT5Config(T5Config):
+    """T5 v1.1 / ByT5 configuration with a shortener between two encoder blocks.
+
+    Args:
+        delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper: after
+            the third layer, i.e. 3).
+        deletion_type: what shortens: "none" (ByT5), "scaled_sigmoid" (MrT5), "log_sigmoid" or "random".
+        sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
+        deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the gate's
+            range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
+        gate_layer_norm: whether the delete gate normalises its input.
+        gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
+        gate_bias_init: initial bias of the gate's linear layer; above 0 starts by keeping everything.
+        use_gumbel_noise: add noise to the gate's logits in training.
+        gumbel_noise_law: "difference" of two Gumbel samples (logistic, zero mean) or the reference's "single" sample
+            (mean 0.58).
+        random_deletion_probability: expected share of positions the random gate deletes, 0 to 1.
+        random_deletion_per: "row" (each row's own non-pad bytes, a row's result does not depend on its batch) or
+            "batch" (the reference's: one draw for the whole batch, padding included).
+        hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
+            "compacted" is what the reference does when the gate sits at layer 0, where no bias exists yet to gather.
+        row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the "first"
+            one as in the reference.
+        use_softmax1: exp(x) / (1 + sum exp(x)) in every attention of encoder and decoder.
+        has_absolute_position_embeddings: learned positions in place of T5's relative bias.
+        max_position_embeddings: number of learned positions.
+    """
+
+    model_type = "mrt5"
+    keys_to_ignore_at_inference = (
+        "past_key_values",
+        "encoder_last_hidden_state",
+        "encoder_attention_mask",
+        "delete_gate_output",
+        "delete_gate_logits",
+        "keep_mask",
+        "kept_lengths",
+    )
+
+    vocab_size: int = 384
+    d_model: int = 1472
+    d_ff: int = 3584
+    num_layers: int = 12
+    num_decoder_layers: int | None = 4
+    num_heads: int = 6
+    feed_forward_proj: str = "gated-gelu"
+    decoder_start_token_id: int | None = 0
+
+    delete_gate_layer: int = 3
+    deletion_type: Literal["none", "scaled_sigmoid", "log_sigmoid", "random"] = "scaled_sigmoid"
+    sigmoid_mask_scale: float | int = -30.0
+    deletion_threshold: float | int | None = None
+    gate_layer_norm: bool = True
+    gate_layer_norm_type: Literal["rms", "layer"] = "rms"
+    gate_bias_init: float | int = 1.0
+    use_gumbel_noise: bool = False
+    gumbel_noise_law: Literal["difference", "single"] = "difference"
+    random_deletion_probability: float | int = 0.5
+    random_deletion_per: Literal["row", "batch"] = "row"
+    hard_delete_positions: Literal["original", "compacted"] = "original"
+    row_without_survivors: Literal["best", "first"] = "best"
+    use_softmax1: bool = False
+    has_absolute_position_embeddings: bool = False
+    max_position_embeddings: int = 1024
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        scaled = kwargs.pop("scale_decoder_outputs", None)
+        # transformers 5 reads `tie_word_embeddings` as "scale the decoder's output", which only T5 v1.0 does.
+        kwargs.pop("tie_word_embeddings", None)
+        super().__post_init__(tie_word_embeddings=False, **kwargs)
+        if scaled:
+            raise ValueError(
+                "T5 v1.0 checkpoints, which scale the decoder output, are not byte-level T5 models"
+            )
+        if self.deletion_threshold is None:
+            self.deletion_threshold = (
+                math.log(0.5) if self.deletion_type == "log_sigmoid" else self.sigmoid_mask_scale / 2
+            )
+
+    def validate_shortener(self) -> None:
+        """Part of `@strict` validation.
+
+        Raises:
+            ValueError: a gate that could never run, or a scale that would keep what it should delete.
+        """
+        if self.deletion_type != "none" and not 0 <= self.delete_gate_layer < self.num_layers:
+            raise ValueError(
+                f"delete_gate_layer {self.delete_gate_layer} is not below the encoder's {self.num_layers} layers"
+            )
+        if self.sigmoid_mask_scale >= 0:
+            raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The saved form: says that the head is untied, which readers before transformers 5 take at its word."""
+        saved = super().to_dict()
+        saved["tie_word_embeddings"] = False
+        saved.pop("scale_decoder_outputs", None)
+        return saved

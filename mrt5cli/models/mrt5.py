@@ -1,0 +1,414 @@
+"""MrT5: a T5 encoder-decoder with at most one shortener between two encoder blocks.
+
+What differs from transformers' T5, and nothing else:
+
+- before encoder block `delete_gate_layer` a shortener (models/shortening) may gate or remove positions;
+- soft gates join the additive bias of every later encoder block and of all cross-attention;
+- after hard deletion the encoder output carries its own mask, and the decoder reads it from there, so generation,
+  beams and padded batches all see the shortened source;
+- position biases come from the original positions of what is left;
+- softmax1, learned absolute positions, an untied and unscaled output head.
+
+Legend: B batch, L input bytes, S encoder output positions, T target bytes, D model width, N heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, T5ForConditionalGeneration
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTrainedModel, T5Stack
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from mrt5cli.models.attention import IMPLEMENTATIONS, ScorePenalty
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.packing import distance_bias
+from mrt5cli.models.shortening import SHORTENERS, DeleteGate, Shortening
+
+
+@dataclass
+class MrT5EncoderOutput(BaseModelOutput):
+    """Encoder states and what the decoder, the losses and the analysis need to know about them.
+
+    Attributes:
+        attention_mask: (B, S), 1 where `last_hidden_state` holds something, or None when all of it does.
+        key_gate: (B, S) soft gate values for cross-attention, or None.
+        delete_gate_output, delete_gate_logits, keep_mask: (B, L) or None.
+        kept_lengths: (B) int64.
+        auxiliary_loss: scalar or None.
+    """
+
+    attention_mask: Tensor | None = None
+    key_gate: Tensor | None = None
+    delete_gate_output: Tensor | None = None
+    delete_gate_logits: Tensor | None = None
+    keep_mask: Tensor | None = None
+    kept_lengths: Tensor | None = None
+    auxiliary_loss: Tensor | None = None
+
+
+@dataclass
+class MrT5Output(Seq2SeqLMOutput):
+    """The output of every variant.
+
+    Attributes:
+        loss: mean cross-entropy in nats over labels other than -100.
+        logits: (B, T, V).
+        encoder_last_hidden_state: (B, S, D).
+        encoder_attention_mask: (B, S), 1 where it holds something.
+        delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
+        delete_gate_logits: (B, L) or None.
+        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None without a gate.
+        kept_lengths: (B) int64, their number in each row.
+        score_loss: scalar, when `output_score_loss` asks for it.
+        auxiliary_loss: scalar a shortener adds to the training loss, or None.
+    """
+
+    encoder_attention_mask: Tensor | None = None
+    delete_gate_output: Tensor | None = None
+    delete_gate_logits: Tensor | None = None
+    keep_mask: Tensor | None = None
+    kept_lengths: Tensor | None = None
+    score_loss: Tensor | None = None
+    auxiliary_loss: Tensor | None = None
+
+
+class MrT5PreTrainedModel(T5PreTrainedModel):
+    """What encoder, decoder and whole model share: initialisation and the choice of attention."""
+
+    config_class = MrT5Config
+    base_model_prefix = "model"
+    _supports_flex_attn = False
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # transformers initialises the containers of "custom" models with its generic rule, which would leave
+        # attention and feed-forward weights at a standard deviation of 1.
+        return False
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *_: Any, **__: Any
+    ) -> str:
+        if attn_implementation is None:
+            return IMPLEMENTATIONS["eager"]
+        if attn_implementation in IMPLEMENTATIONS.values():
+            return attn_implementation
+        if attn_implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"attn_implementation {attn_implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}: "
+                "no other kernel has T5's bias, the delete gate and softmax1"
+            )
+        return IMPLEMENTATIONS[attn_implementation]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DeleteGate):
+            init.xavier_uniform_(module.feed_forward.weight)
+            init.constant_(module.feed_forward.bias, float(self.config.gate_bias_init))
+        elif isinstance(module, MrT5ForConditionalGeneration):
+            # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
+            init.normal_(module.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
+        elif isinstance(module, MrT5Stack) and module.absolute_pos_embed is not None:
+            init.normal_(
+                module.absolute_pos_embed.weight, mean=0.0, std=float(self.config.initializer_factor)
+            )
+
+
+class MrT5Stack(MrT5PreTrainedModel, T5Stack):
+    """T5's stack with optional learned positions; base of our encoder and our decoder."""
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.absolute_pos_embed: nn.Embedding | None = None
+        if config.has_absolute_position_embeddings:
+            self.absolute_pos_embed = nn.Embedding(config.max_position_embeddings, config.d_model)
+            first = self.block[0].layer[0].SelfAttention
+            del first.relative_attention_bias
+            first.has_relative_attention_bias = False
+        for block in self.block:
+            for layer in block.layer[:-1]:
+                is_self = isinstance(layer, T5LayerSelfAttention)
+                attention = layer.SelfAttention if is_self else layer.EncDecAttention
+                attention.is_cross_attention = not is_self
+        self.post_init()
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if self.absolute_pos_embed is not None:
+            length = inputs_embeds.shape[1]
+            if past + length > self.absolute_pos_embed.num_embeddings:
+                raise ValueError(
+                    f"{past + length} positions are more than the {self.absolute_pos_embed.num_embeddings} this model "
+                    "learned (max_position_embeddings)"
+                )
+            positions = torch.arange(past, past + length, device=inputs_embeds.device)
+            inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
+        return inputs_embeds
+
+
+class MrT5Decoder(MrT5Stack):
+    """T5's decoder; positions of cached steps count on from the cache."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return super().forward(
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            inputs_embeds=self._embed(input_ids, inputs_embeds, past),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+class MrT5Encoder(MrT5Stack):
+    """T5's encoder with the shortener."""
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        if config.deletion_type != "none":
+            self.block[config.delete_gate_layer].delete_gate = SHORTENERS[config.deletion_type](config)
+            self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        hard_delete: bool = False,
+        deletion_threshold: float | None = None,
+        score_penalty: ScorePenalty | None = None,
+        **kwargs: Any,
+    ) -> MrT5EncoderOutput:
+        """Encode.
+
+        Args:
+            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone tells padding.
+            attention_mask: (B, L); None means every position is attended to, padding too.
+            hard_delete: remove the bytes under the threshold instead of gating them.
+            deletion_threshold: replaces the configured one; soft gating has no threshold and ignores it.
+            score_penalty: collects the score loss from the gated block on.
+        """
+        states = self.dropout(self._embed(input_ids, inputs_embeds))
+        padding = self._padding(input_ids, attention_mask, states)
+        gate_layer = self.config.delete_gate_layer if self.config.deletion_type != "none" else None
+        shortening = Shortening(states, attention_mask, None, kept_lengths=(~padding).sum(dim=1))
+        by_distance = self._bias_by_distance(states)
+        if gate_layer != 0:
+            bias = self._bias(by_distance, shortening, states.shape[1])
+
+        for index, block in enumerate(self.block):
+            if index == gate_layer:
+                shortening = block.delete_gate(
+                    states, attention_mask, padding, input_ids, hard=hard_delete, threshold=deletion_threshold
+                )
+                states = shortening.states
+                bias = self._bias(by_distance, shortening, padding.shape[1])
+            after_gate = gate_layer is not None and index >= gate_layer
+            states, _, _ = block(
+                states,
+                None,
+                bias,
+                key_gate=shortening.key_gate,
+                score_penalty=score_penalty if after_gate else None,
+                **kwargs,
+            )
+
+        return MrT5EncoderOutput(
+            last_hidden_state=self.dropout(self.final_layer_norm(states)),
+            attention_mask=shortening.mask,
+            key_gate=shortening.key_gate,
+            delete_gate_output=shortening.gate_values,
+            delete_gate_logits=shortening.gate_logits,
+            keep_mask=shortening.keep_mask,
+            kept_lengths=shortening.kept_lengths,
+            auxiliary_loss=shortening.auxiliary_loss,
+        )
+
+    def _padding(self, input_ids: Tensor | None, attention_mask: Tensor | None, states: Tensor) -> Tensor:
+        """(B, L) bool. Ids tell padding even where no mask is passed; a mask may also hide real bytes."""
+        if input_ids is not None:
+            return input_ids == self.config.pad_token_id
+        if attention_mask is not None:
+            return attention_mask == 0
+        return torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+
+    def _bias_by_distance(self, states: Tensor) -> Tensor | None:
+        """(N, 2 L - 1), the position bias of every signed distance, once a forward; None with learned positions."""
+        first = self.block[0].layer[0].SelfAttention
+        if not first.has_relative_attention_bias:
+            return None
+        length = states.shape[1]
+        distance = torch.arange(-(length - 1), length, device=states.device)
+        bucket = first._relative_position_bucket(
+            distance,
+            bidirectional=True,
+            num_buckets=first.relative_attention_num_buckets,
+            max_distance=first.relative_attention_max_distance,
+        )
+        return first.relative_attention_bias(bucket).t()
+
+    def _bias(self, by_distance: Tensor | None, shortening: Shortening, length: int) -> Tensor:
+        """Position bias and mask as one additive tensor, broadcasting to (B, N, S, S)."""
+        states, positions = shortening.states, shortening.positions
+        if by_distance is None:
+            bias = states.new_zeros(1, 1, 1, 1)
+        elif positions is not None and self._positions_start_afresh:
+            # The reference at gate layer 0: survivors count as neighbours, whatever stood between them.
+            middle, kept = length - 1, positions.shape[1]
+            bias = distance_bias(by_distance[:, middle - kept + 1 : middle + kept], None, kept)
+        else:
+            bias = distance_bias(by_distance, positions, length)
+        if shortening.mask is not None:
+            hidden = shortening.mask[:, None, None, :] == 0
+            bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
+        return bias
+
+    @property
+    def _positions_start_afresh(self) -> bool:
+        return self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
+
+
+class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
+    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way."""
+
+    # The head is its own: only the two embeddings follow the shared one.
+    _tied_weights_keys = {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    }
+
+    def __init__(self, config: MrT5Config) -> None:
+        # T5's own constructor would first build, and initialise, two stacks that are thrown away.
+        super(T5ForConditionalGeneration, self).__init__(config)
+        self.model_dim = config.d_model
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        encoder_config = copy.deepcopy(config)
+        encoder_config.is_decoder = False
+        encoder_config.use_cache = False
+        self.encoder = MrT5Encoder(encoder_config)
+        decoder_config = copy.deepcopy(config)
+        decoder_config.is_decoder = True
+        # The decoder is a stack of its own depth, and nothing is deleted in it.
+        decoder_config.deletion_type = "none"
+        decoder_config.num_layers = config.num_decoder_layers
+        self.decoder = MrT5Decoder(decoder_config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: MrT5EncoderOutput | BaseModelOutput | tuple[Tensor, ...] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        hard_delete: bool = False,
+        deletion_threshold: float | None = None,
+        output_score_loss: bool = False,
+        **kwargs: Any,
+    ) -> MrT5Output:
+        """Encode, shorten, decode.
+
+        Args:
+            input_ids: (B, L) byte ids, 0 is padding.
+            attention_mask: (B, L), 1 where `input_ids` counts. None attends everywhere, padding included.
+            decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
+            labels: (B, T), -100 where the loss does not look.
+            hard_delete: remove bytes (inference) instead of gating them (training).
+            deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
+            output_score_loss: also compute the score regulariser (paper, appendix D).
+        """
+        penalty = ScorePenalty() if output_score_loss else None
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                hard_delete=hard_delete,
+                deletion_threshold=deletion_threshold,
+                score_penalty=penalty,
+                **kwargs,
+            )
+        elif not isinstance(encoder_outputs, MrT5EncoderOutput):
+            encoder_outputs = MrT5EncoderOutput(
+                last_hidden_state=encoder_outputs[0], attention_mask=attention_mask
+            )
+
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self._shift_right(labels)
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=encoder_outputs.attention_mask,
+            use_cache=use_cache,
+            encoder_key_gate=encoder_outputs.key_gate,
+            score_penalty=penalty,
+            **kwargs,
+        )
+        logits = self.lm_head(decoder_outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+        mask = encoder_outputs.attention_mask
+        if mask is None:
+            mask = torch.ones(
+                encoder_outputs.last_hidden_state.shape[:2], dtype=torch.long, device=logits.device
+            )
+        return MrT5Output(
+            loss=loss,
+            logits=logits,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            encoder_attention_mask=mask,
+            delete_gate_output=encoder_outputs.delete_gate_output,
+            delete_gate_logits=encoder_outputs.delete_gate_logits,
+            keep_mask=encoder_outputs.keep_mask,
+            kept_lengths=encoder_outputs.kept_lengths,
+            score_loss=penalty.mean() if penalty is not None else None,
+            auxiliary_loss=encoder_outputs.auxiliary_loss,
+        )
+
+
+__all__ = ["GenerationMixin", "MrT5EncoderOutput", "MrT5ForConditionalGeneration", "MrT5Output"]

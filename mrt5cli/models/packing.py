@@ -1,0 +1,68 @@
+"""Pure tensor functions of hard deletion: which bytes stay, where they go, what their distances are.
+
+Legend: B batch, L input bytes, K kept slots (the longest row's count), N heads, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback: str) -> Tensor:
+    """The bytes that stay, at least one a row that has a candidate.
+
+    Args:
+        keep_BL: bool, gate above the threshold.
+        gate_BL: gate values; the highest candidate is the "best" byte of a row.
+        candidates_BL: bool, positions that hold input (no padding).
+        fallback: what a row with no survivor keeps: its "best" candidate, or its "first" position.
+    """
+    if fallback == "first":
+        spare = torch.zeros_like(keep_BL)
+        spare[:, 0] = True
+    else:
+        best = gate_BL.masked_fill(~candidates_BL, float("-inf")).argmax(dim=1, keepdim=True)
+        spare = torch.zeros_like(keep_BL).scatter_(1, best, True)
+    return torch.where(keep_BL.any(dim=1, keepdim=True), keep_BL, spare)
+
+
+def compact(keep_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left-align the survivors of every row.
+
+    Returns:
+        positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted ones);
+        valid (B, K) bool; lengths (B) int64. K is the largest count of the batch: the one device sync of a forward.
+    """
+    lengths = keep_BL.sum(dim=1)
+    longest = int(lengths.max())
+    positions = (~keep_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    valid = torch.arange(longest, device=keep_BL.device)[None, :] < lengths[:, None]
+    return positions, valid, lengths
+
+
+def gather_rows(values: Tensor, positions_BK: Tensor) -> Tensor:
+    """values (B, L) or (B, L, D) at positions (B, K) -> (B, K) or (B, K, D)."""
+    if values.dim() == 2:
+        return values.gather(1, positions_BK)
+    return values.gather(1, positions_BK[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int) -> Tensor:
+    """The position bias of a sequence from the bias of every signed distance.
+
+    Args:
+        bias_ND: (N, 2 L - 1), the bias of key position minus query position, from -(L - 1) to L - 1.
+        positions_BK: original positions of what is left, or None for all L.
+        length: L.
+
+    Returns:
+        (1, N, L, L), a strided view shared by the batch, or (B, N, K, K).
+    """
+    heads = bias_ND.shape[0]
+    if positions_BK is None:
+        # Row q of the L x L bias is the window of L distances that starts at L - 1 - q.
+        return bias_ND.unfold(1, length, 1).flip(1)[None]
+    distance = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)  # [B, K, K]
+    gathered = bias_ND.index_select(1, distance.flatten()).view(heads, *distance.shape)
+    return gathered.transpose(0, 1)

@@ -1,0 +1,102 @@
+"""Delete gates: something scores every byte, and low scores are masked (soft) or removed (hard). Paper section 3.1.
+
+Legend: B batch, L input bytes, K kept slots, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.packing import compact, gather_rows, survivors
+from mrt5cli.models.shortening.base import Shortener, Shortening
+
+
+class Gate(Shortener):
+    """Base of the gates: subclasses score the bytes, this class deletes them softly or for real."""
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__()
+        self.scale = float(config.sigmoid_mask_scale)
+        self.threshold = float(config.deletion_threshold)
+        self.fallback = config.row_without_survivors
+
+    def score(
+        self, states: Tensor, padding: Tensor, input_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gate values (B, L) in float32, from `scale` (delete) to 0 (keep), and logits (B, L) or None."""
+        raise TypeError(f"{type(self).__name__} does not say how it scores")
+
+    def forward(
+        self,
+        states: Tensor,
+        mask: Tensor | None,
+        padding: Tensor,
+        input_ids: Tensor | None,
+        *,
+        hard: bool,
+        threshold: float | None,
+    ) -> Shortening:
+        # Which bytes survive must not depend on the precision the rest of the network runs in.
+        with torch.autocast(states.device.type, enabled=False):
+            gate_BL, logits_BL = self.score(states, padding, input_ids)
+        limit = self.threshold if threshold is None else threshold
+        keep_BL = (gate_BL > limit) & ~padding
+        common = {"gate_values": gate_BL, "gate_logits": logits_BL}
+        if not hard:
+            return Shortening(
+                states=states,
+                mask=mask,
+                positions=None,
+                kept_lengths=keep_BL.sum(dim=1),
+                key_gate=gate_BL.to(states.dtype),
+                keep_mask=keep_BL,
+                **common,
+            )
+        keep_BL = survivors(keep_BL, gate_BL, ~padding, self.fallback)
+        positions_BK, valid_BK, lengths_B = compact(keep_BL)
+        kept_mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
+        return Shortening(
+            states=gather_rows(states, positions_BK),
+            mask=kept_mask,
+            positions=positions_BK,
+            kept_lengths=lengths_B,
+            keep_mask=keep_BL,
+            **common,
+        )
+
+
+class DeleteGate(Gate):
+    """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.log_sigmoid = config.deletion_type == "log_sigmoid"
+        self.noise = config.gumbel_noise_law if config.use_gumbel_noise else None
+        self.layer_norm: nn.Module | None = None
+        if config.gate_layer_norm and config.gate_layer_norm_type == "layer":
+            self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        elif config.gate_layer_norm:
+            self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.feed_forward = nn.Linear(config.d_model, 1)
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
+        states = states.float() if self.layer_norm is None else self.layer_norm(states.float()).float()
+        logits_BL = F.linear(states, weight, bias).squeeze(-1)
+        if self.training and self.noise is not None:
+            logits_BL = logits_BL + _gate_noise(logits_BL, self.noise)
+        values_BL = F.logsigmoid(logits_BL) if self.log_sigmoid else self.scale * torch.sigmoid(-logits_BL)
+        return values_BL.masked_fill(padding, self.scale), logits_BL
+
+
+def _gate_noise(like: Tensor, law: str) -> Tensor:
+    """Gumbel noise: a zero-mean difference of two samples, or the reference's single one, whose mean is 0.58."""
+
+    def sample() -> Tensor:
+        return -torch.empty_like(like).exponential_().log()
+
+    return sample() - sample() if law == "difference" else sample()
