@@ -1,0 +1,163 @@
+"""Byte ids as characters: which bytes make one character, what kind of byte each is, and how to show it.
+
+Ids are byte + 3; 0 is padding, 1 EOS, 2 unknown, from 259 on no byte at all. Input need not be valid UTF-8: a
+byte that is part of no character stands for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import regex
+
+EOS_ID = 1
+FIRST_BYTE_ID = 3
+LAST_BYTE_ID = 258
+# 0xF5 to 0xFF never occur in UTF-8; span corruption writes its sentinels there, from 0xFF down.
+LOWEST_SENTINEL_ID = FIRST_BYTE_ID + 0xF5
+
+# fmt: off
+SCRIPTS = (
+    "Latin", "Greek", "Cyrillic", "Arabic", "Hebrew", "Devanagari", "Bengali", "Gurmukhi", "Gujarati",
+    "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Tibetan", "Myanmar", "Khmer",
+    "Georgian", "Armenian", "Ethiopic", "Hangul", "Hiragana", "Katakana", "Han",
+)
+# fmt: on
+
+_SCRIPT = regex.compile("|".join(rf"(?P<{name}>\p{{Script={name}}})" for name in SCRIPTS))
+_INVISIBLE = regex.compile(r"[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]")
+_COMBINING = regex.compile(r"\p{M}")
+# What the display itself is written with: shown as code points when the text contains them.
+_MARKS = frozenset("⟨⟩␣⏎⇥◌✗")
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """One character, stray byte or special id of a row.
+
+    Attributes:
+        start: position of its first byte in the row.
+        ids: its ids, one a position.
+        text: the character; None when the ids are not one (a stray byte, EOS, a sentinel).
+        name: what it is called when it is none: 'EOS', 'S0', 'ff', 'id 300'.
+    """
+
+    start: int
+    ids: tuple[int, ...]
+    text: str | None
+    name: str = ""
+
+    @property
+    def visible(self) -> str:
+        """The character itself, or ⟨...⟩ naming what a terminal would not show as it is."""
+        if self.text is None:
+            return f"⟨{self.name}⟩"
+        if self.text in "\n\t ":
+            return {"\n": "⏎", "\t": "⇥", " ": " "}[self.text]
+        if self.text in _MARKS or _INVISIBLE.match(self.text):
+            return f"⟨U+{ord(self.text):04X}⟩"
+        return self.text
+
+    @property
+    def combines(self) -> bool:
+        """Whether a terminal draws it onto the character before it."""
+        return self.text is not None and self.visible == self.text and bool(_COMBINING.match(self.text))
+
+
+def characters(ids: Sequence[int], *, sentinels: bool = False) -> list[Character]:
+    """The ids (L,) of one row cut into characters; together they hold every id once, in order.
+
+    Args:
+        ids: without padding.
+        sentinels: name ids 258, 257, ... S0, S1, ... instead of taking them for stray bytes.
+    """
+    ids = [int(i) for i in ids]
+    found, start = [], 0
+    while start < len(ids):
+        character = _character_at(ids, start, sentinels)
+        found.append(character)
+        start += len(character.ids)
+    return found
+
+
+def _character_at(ids: list[int], start: int, sentinels: bool) -> Character:
+    first = ids[start]
+    if not FIRST_BYTE_ID <= first <= LAST_BYTE_ID:
+        name = {0: "PAD", EOS_ID: "EOS", 2: "UNK"}.get(first, f"id {first}")
+        return Character(start, (first,), None, name)
+    if sentinels and first >= LOWEST_SENTINEL_ID:
+        return Character(start, (first,), None, f"S{LAST_BYTE_ID - first}")
+    lead = first - FIRST_BYTE_ID
+    length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    chunk = ids[start : start + length]
+    if all(FIRST_BYTE_ID <= i <= LAST_BYTE_ID for i in chunk):
+        try:
+            return Character(start, tuple(chunk), bytes(i - FIRST_BYTE_ID for i in chunk).decode())
+        except UnicodeDecodeError:
+            return Character(start, (first,), None, f"{lead:02x}")
+    return Character(start, (first,), None, f"{lead:02x}")
+
+
+@lru_cache(maxsize=4096)
+def script(character: str) -> str:
+    """Unicode script of a character; 'shared' for what several scripts use (punctuation, symbols, emoji)."""
+    match = _SCRIPT.match(character)
+    if match:
+        return str(match.lastgroup)
+    return "shared" if regex.match(r"\p{Script=Common}|\p{Script=Inherited}", character) else "other scripts"
+
+
+def byte_kinds(character: Character) -> list[str]:
+    """What kind each byte of a character is, one name a byte; every byte has exactly one kind."""
+    text = character.text
+    if text is None:
+        if character.name == "EOS":
+            return ["EOS"]
+        if character.name.startswith("S"):
+            return ["sentinels"]
+        byte = FIRST_BYTE_ID <= character.ids[0] <= LAST_BYTE_ID
+        return ["bytes that are not UTF-8" if byte else "other ids"]
+    if len(character.ids) == 1:
+        return [_ascii_kind(text)]
+    of = script(text)
+    return [f"{of}: lead bytes"] + [f"{of}: continuation bytes"] * (len(character.ids) - 1)
+
+
+def _ascii_kind(text: str) -> str:
+    if text in "aeiouAEIOU":
+        return "vowels a e i o u"
+    if text.isalpha():
+        return "other letters a-z"
+    if text.isdigit():
+        return "digits"
+    if text in " \t":
+        return "spaces"
+    if text in "\r\n":
+        return "newlines"
+    return "punctuation" if text.isprintable() else "control characters"
+
+
+# The order of the table's lines; scripts come between, in the order of SCRIPTS.
+ASCII_KINDS = (
+    "vowels a e i o u",
+    "other letters a-z",
+    "digits",
+    "spaces",
+    "newlines",
+    "punctuation",
+    "control characters",
+)
+LAST_KINDS = ("bytes that are not UTF-8", "sentinels", "EOS", "other ids")
+
+
+def kind_order(kind: str) -> tuple[int, int, int]:
+    """Sort key that puts kinds of byte in the order a table shows them."""
+    if kind in ASCII_KINDS:
+        return 0, ASCII_KINDS.index(kind), 0
+    if kind in LAST_KINDS:
+        return 2, LAST_KINDS.index(kind), 0
+    name, _, part = kind.partition(": ")
+    place = SCRIPTS.index(name) if name in SCRIPTS else len(SCRIPTS) + (name != "shared")
+    return 1, place, part != "lead bytes"

@@ -1,0 +1,158 @@
+"""Which bytes a model deletes: per row, and counted by kind of byte.
+
+Deleted means removed by hard deletion: `keep_mask` is False and the position is not padding. EOS counts as a
+position. This rate is the deletion rate of evaluation (share of gates below the threshold) except
+for gates exactly at the threshold, and for a row that would lose everything, which keeps its best byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mrt5cli.analysis.characters import EOS_ID, FIRST_BYTE_ID, Character, byte_kinds, characters, kind_order
+from mrt5cli.metrics.counts import Ratio
+
+if TYPE_CHECKING:
+    import torch
+
+PAD_ID = 0
+
+
+@dataclass(frozen=True)
+class InspectedRow:
+    """One input row without its padding.
+
+    Attributes:
+        ids: (n,) int64, EOS included.
+        deleted: (n,) bool.
+        gate: (n,) float32, `scale` (delete) to 0 (keep).
+        deletable: (n,) bool, bytes the task's target does not need; None where the task cannot know.
+        target: ids of the task's target, or None for free text.
+    """
+
+    ids: NDArray[np.int64]
+    deleted: NDArray[np.bool_]
+    gate: NDArray[np.float32]
+    deletable: NDArray[np.bool_] | None = None
+    target: NDArray[np.int64] | None = None
+
+    @property
+    def rate(self) -> Ratio:
+        """Deleted positions of all positions."""
+        return Ratio(float(self.deleted.sum()), len(self.ids))
+
+    def characters(self, *, sentinels: bool = False) -> list[Character]:
+        """The row's ids as characters."""
+        return characters(self.ids.tolist(), sentinels=sentinels)
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """How many bytes of one kind there were, and how many of them went."""
+
+    kind: str
+    count: int
+    deleted: int
+
+    @property
+    def rate(self) -> float:
+        """Deleted share, 0 to 1."""
+        return self.deleted / self.count
+
+
+def inspect_batch(
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    threshold: float | None = None,
+    deletable: ArrayLike | None = None,
+) -> list[InspectedRow]:
+    """What the model deletes from each row of a batch; only the encoder is run.
+
+    Args:
+        model: an MrT5 with a gate, in eval mode.
+        batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
+        threshold: a gate value that replaces the configured threshold.
+        deletable: (B, L), what `Task.deletable` says of the inputs.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        encoded = model.encoder(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            hard_delete=True,
+            deletion_threshold=threshold,
+        )
+    keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output.float().cpu().numpy()
+    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
+    rows = []
+    for row in range(len(ids)):
+        real = ids[row] != PAD_ID
+        target = None if labels is None else labels[row].cpu().numpy()
+        rows.append(
+            InspectedRow(
+                ids=ids[row][real],
+                deleted=~keep[row][real],
+                gate=gate[row][real],
+                deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
+                target=None if target is None else target[target > PAD_ID],
+            )
+        )
+    return rows
+
+
+def inspect_text(
+    model: Any, text: bytes, length: int, *, limit: int | None = None, threshold: float | None = None
+) -> list[InspectedRow]:
+    """What the model deletes from a text, one row a piece of at most `length` positions, EOS included."""
+    import torch
+
+    rows = []
+    for number, piece in enumerate(pieces(text, length)):
+        if limit is not None and number >= limit:
+            break
+        # One row at a time: nothing is padded, and memory does not grow with the text.
+        ids = torch.from_numpy(piece)[None]
+        rows += inspect_batch(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, threshold)
+    return rows
+
+
+def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
+    """A text as rows of ids of at most `length`, EOS at the end of each; no UTF-8 character is split.
+
+    Raises:
+        ValueError: no room for a character and EOS.
+    """
+    if length < 5:
+        raise ValueError(f"pieces of {length} positions cannot hold a character of 4 bytes and EOS")
+    start = 0
+    while start < len(text):
+        stop = min(start + length - 1, len(text))
+        if stop < len(text):  # back to the start of the character that would be cut, if these bytes are UTF-8
+            stop -= next((back for back in range(4) if text[stop - back] & 0xC0 != 0x80), 0)
+        ids = np.frombuffer(text[start:stop], np.uint8).astype(np.int64) + FIRST_BYTE_ID
+        yield np.append(ids, EOS_ID)
+        start = stop
+
+
+def kind_table(rows: Iterable[InspectedRow], *, sentinels: bool = False) -> list[KindRow]:
+    """Bytes and deletions by kind; every position is in exactly one kind."""
+    count: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
+    for row in rows:
+        kinds = [kind for character in row.characters(sentinels=sentinels) for kind in byte_kinds(character)]
+        count.update(kinds)
+        gone.update(kind for kind, deleted in zip(kinds, row.deleted, strict=True) if deleted)
+    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
+
+
+def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
+    """Deleted positions of all positions of all rows."""
+    return sum((row.rate for row in rows), Ratio())

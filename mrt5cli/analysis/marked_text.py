@@ -1,0 +1,112 @@
+"""Text with its deleted bytes marked, readable with and without colour and never ambiguous.
+
+Without colour, `[-...-]` holds deleted characters. A character some of whose bytes are deleted is shown with all
+of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Characters that would not show, or that are marks here,
+are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. So what is shown can be read back byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mrt5cli.analysis.characters import FIRST_BYTE_ID, Character
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+State = Literal["kept", "deleted", "partial"]
+
+_STYLES: dict[State, str] = {"kept": "", "deleted": "dim strike", "partial": "bold yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring characters of one state, as shown; a newline ends a run, and the line breaks after it."""
+
+    text: str
+    state: State
+    ends_line: bool = False
+
+
+def runs(row: Sequence[Character], deleted: Sequence[bool]) -> list[Run]:
+    """The characters of one row in runs of one state.
+
+    Args:
+        row: what `characters` gave.
+        deleted: (L,) whether each position of the row is deleted.
+    """
+    found: list[Run] = []
+    for state, text, ends_line in _shown(row, deleted):
+        if found and found[-1].state == state and not found[-1].ends_line:
+            text = found.pop().text + text
+        found.append(Run(text, state, ends_line))
+    return found
+
+
+def _shown(row: Sequence[Character], deleted: Sequence[bool]) -> Iterator[tuple[State, str, bool]]:
+    carrier: State | None = None  # state of the character that a combining mark would be drawn on
+    for character in row:
+        flags = [bool(flag) for flag in deleted[character.start : character.start + len(character.ids)]]
+        state: State = "deleted" if all(flags) else "partial" if any(flags) else "kept"
+        text = character.visible
+        if character.combines and (carrier != state or state == "partial"):
+            text = "◌" + text
+        if state == "partial":
+            text = f"⟨{text.strip('⟨⟩')}:{' '.join(_hex_bytes(character, flags))}⟩"
+        elif state == "deleted" and text == " ":
+            text = "␣"
+        ends_line = character.text == "\n"
+        carrier = None if text.startswith("⟨") or ends_line else state
+        yield state, text, ends_line
+
+
+def _hex_bytes(character: Character, flags: Sequence[bool]) -> Iterator[str]:
+    for i, flag in zip(character.ids, flags, strict=True):
+        yield f"{'✗' if flag else ''}{i - FIRST_BYTE_ID:02x}"
+
+
+def plain(row: Sequence[Run]) -> str:
+    """One row without colour; a `[` or `]` of the text that would read as a mark is shown by code point."""
+    return "".join(_plain_run(run) + "\n" * run.ends_line for run in row)
+
+
+def _plain_run(run: Run) -> str:
+    if run.state == "deleted":
+        return f"[-{_escape_brackets(f'-{run.text}-')[1:-1]}-]"
+    return _escape_brackets(run.text)
+
+
+def _escape_brackets(text: str) -> str:
+    return re.sub(r"(?<=-)\]", "⟨U+005D⟩", re.sub(r"\[(?=-)", "⟨U+005B⟩", text))
+
+
+def coloured(row: Sequence[Run]) -> Text:
+    """One row for a terminal: deleted characters dimmed and struck out, partly deleted ones highlighted."""
+    from rich.text import Text
+
+    text = Text()
+    for run in row:
+        text.append(run.text, _STYLES[run.state])
+        text.append("\n" * run.ends_line)
+    return text
+
+
+def legend(rows: Sequence[Sequence[Run]], *, colour: bool) -> str:
+    """One line that explains the marks these rows use."""
+    shown = "".join(run.text for row in rows for run in row)
+    states = {run.state for row in rows for run in row}
+    entries = [
+        ("deleted" in states, "struck out: deleted" if colour else "[-...-] deleted"),
+        ("␣" in shown, "␣ deleted space"),
+        ("partial" in states, "⟨ж:d0 ✗b6⟩ a character that lost its byte b6"),
+        ("⏎" in shown, "⏎ newline"),
+        ("⇥" in shown, "⇥ tab"),
+        ("◌" in shown, "◌ carries a mark whose letter fared differently"),
+        (bool(re.search("⟨S[0-9]", shown)), "⟨S0⟩ a sentinel: a span is missing there"),
+        (bool(re.search("⟨U\\+", shown)), "⟨U+200F⟩ a character named by its code point"),
+        (bool(re.search("⟨[0-9a-f]{2}⟩", shown)), "⟨ff⟩ a byte that is not UTF-8"),
+    ]
+    return "; ".join(text for used, text in entries if used)
