@@ -1,7 +1,8 @@
 """softmax1 attention with T5's additive biases, registered with transformers under two names.
 
-`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` hands the same sum of biases to PyTorch's fused
-kernel. Each is registered together with its mask function: an attention function without one gets no mask at all.
+`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` hands the same sum of biases to PyTorch's
+fused kernel. Each is registered together with its mask function: an attention function without one gets no
+mask at all.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -32,14 +33,15 @@ class _Softmax1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # softmax1 is a softmax with one more logit held at 0, so the Jacobian among the others is the softmax's.
+        # softmax1 is a softmax with one more logit held at 0, so the Jacobian among the others is the
+        # softmax's.
         (weights,) = ctx.saved_tensors
         weighted = grad * weights
         return weighted.sub_(weights * weighted.sum(dim=-1, keepdim=True))
 
 
 def softmax1(scores: Tensor) -> Tensor:
-    """exp(x_i) / (1 + sum_j exp(x_j)) over the last dimension; sums to less than 1, to 0 where nothing is visible."""
+    """exp(x_i) / (1 + sum_j exp(x_j)) over the last dimension; sums to 0 where nothing is visible."""
     return _Softmax1.apply(scores)
 
 
@@ -62,8 +64,9 @@ class _ScoreExcess(torch.autograd.Function):
 class ScorePenalty:
     """Collects the score loss over the layers of one forward pass, without keeping any score tensor.
 
-    The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and mask and
-    before the gate (paper, appendix D; it covers the encoder from the gated block on and all cross-attention).
+    The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and
+    mask and before the gate (paper, appendix D; it covers the encoder from the gated block on and all
+    cross-attention).
     """
 
     def __init__(self) -> None:
@@ -104,7 +107,7 @@ def _prepare(
     encoder_key_gate: Tensor | None,
     score_penalty: ScorePenalty | None,
 ) -> Tensor | None:
-    """Sum position bias, mask and gate to one additive bias, feeding the score penalty before the gate joins."""
+    """Position bias, mask and gate as one additive bias; the score penalty is fed before the gate joins."""
     bias = _sum_biases(position_bias, attention_mask)
     decoder_self = module.is_decoder and not module.is_cross_attention
     if score_penalty is not None and not decoder_self:
@@ -163,7 +166,8 @@ def sdpa_attention(
     score_penalty: ScorePenalty | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The same sum through PyTorch's fused kernel; arguments and output as `eager_attention`, no weights returned.
+    """The same sum through PyTorch's fused kernel; arguments and output as `eager_attention`, no weights
+    returned.
 
     softmax1 is a softmax over one more key whose score and value are 0.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -11,6 +13,7 @@ from urllib.parse import urlparse
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
+from transformers.utils import logging
 
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
@@ -27,13 +30,14 @@ def load(path_or_hub_id: str | Path, *, dtype: str | torch.dtype = "float32", **
     """The model of a checkpoint, in eval mode.
 
     Args:
-        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1 / ByT5
-            one, which becomes a model without a shortener unless `deletion_type` is given), or a Hub id.
+        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1 /
+            ByT5 one, which becomes a model without a shortener unless `deletion_type` is given), or a Hub id.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
         **config_overrides: fields of `MrT5Config` to change.
 
     Raises:
-        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no network.
+        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no
+            network.
     """
     config = read_config(path_or_hub_id, **config_overrides)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -42,13 +46,14 @@ def load(path_or_hub_id: str | Path, *, dtype: str | torch.dtype = "float32", **
             f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
         )
     try:
-        model, info = MrT5ForConditionalGeneration.from_pretrained(
-            str(path_or_hub_id),
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        with _quiet():
+            model, info = MrT5ForConditionalGeneration.from_pretrained(
+                str(path_or_hub_id),
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, all at once and in our words
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path_or_hub_id}: the weights could not be read: {_first_line(error)}"
@@ -150,11 +155,12 @@ def shortener_fields(shortener: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
-    """The reference's from-scratch initialisation: every weight of a stack shrinks with the root of its depth.
+    """The reference's from-scratch initialisation: every weight of a stack shrinks with the root of its
+    depth.
 
     Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
-    1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 / sqrt(d_model).
-    Delete gates keep their own law, except for their norm.
+    1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 /
+    sqrt(d_model). Delete gates keep their own law, except for their norm.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):
@@ -224,13 +230,13 @@ def _raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:
 
 
 def _hub_config(hub_id: str) -> Path:
-    """config.json of a Hub model, from the cache or the network, without minutes of retries when there is none."""
+    """config.json of a Hub model, from the cache or the network, with no retries when there is neither."""
     cached = try_to_load_from_cache(hub_id, "config.json")
     if isinstance(cached, str):
         return Path(cached)
     if constants.HF_HUB_OFFLINE or not hub_reachable():
         raise CheckpointError(
-            f"{hub_id} is neither a directory here nor in the local Hub cache, and the Hugging Face Hub cannot be "
+            f"{hub_id} is neither a directory here nor in the local Hub cache, and the Hub cannot be "
             "reached; give a checkpoint directory, or run once with a network"
         )
     from huggingface_hub import hf_hub_download
@@ -253,6 +259,20 @@ def hub_reachable(timeout_seconds: float = 3.0) -> bool:
             return True
     except OSError:
         return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no report of missing keys while loading: `_check_complete` judges those."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """The configuration of every model of the toolkit: T5's, plus what shortens the sequence.
 
 Field names are those of the authors' published checkpoints, so their `config.json` loads as it is. What those
-checkpoints lack has a default that means "as they behave", or the right behaviour where theirs is an accident;
-the docstring says which.
+checkpoints lack has a default that means "as they behave", or the right behaviour where theirs is an
+accident; the docstring says which.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BYT5_SHAPES: dict[str, dict[str, int]] = {
         "num_decoder_layers": 12,
     },
 }
-"""Sizes of the published ByT5 models, for what must be known without their weights (plans, meta-device builds)."""
+"""Sizes of the published ByT5 models, for plans and meta-device builds that have no weights at hand."""
 
 
 @strict
@@ -46,25 +46,26 @@ class MrT5Config(T5Config):
     """T5 v1.1 / ByT5 configuration with a shortener between two encoder blocks.
 
     Args:
-        delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper: after
-            the third layer, i.e. 3).
+        delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
+            after the third layer, i.e. 3).
         deletion_type: what shortens: "none" (ByT5), "scaled_sigmoid" (MrT5), "log_sigmoid" or "random".
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
-        deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the gate's
+        deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
+            gate's
             range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
         gate_layer_norm: whether the delete gate normalises its input.
         gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
         gate_bias_init: initial bias of the gate's linear layer; above 0 starts by keeping everything.
         use_gumbel_noise: add noise to the gate's logits in training.
-        gumbel_noise_law: "difference" of two Gumbel samples (logistic, zero mean) or the reference's "single" sample
-            (mean 0.58).
+        gumbel_noise_law: "difference" of two Gumbel samples (logistic, zero mean) or the reference's "single"
+            sample (mean 0.58).
         random_deletion_probability: expected share of positions the random gate deletes, 0 to 1.
-        random_deletion_per: "row" (each row's own non-pad bytes, a row's result does not depend on its batch) or
-            "batch" (the reference's: one draw for the whole batch, padding included).
+        random_deletion_per: "row" (each row's own non-pad bytes, a row's result does not depend on its batch)
+            or "batch" (the reference's: one draw for the whole batch, padding included).
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
-            "compacted" is what the reference does when the gate sits at layer 0, where no bias exists yet to gather.
-        row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the "first"
-            one as in the reference.
+            "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.
+        row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the
+            "first" one as in the reference.
         use_softmax1: exp(x) / (1 + sum exp(x)) in every attention of encoder and decoder.
         has_absolute_position_embeddings: learned positions in place of T5's relative bias.
         max_position_embeddings: number of learned positions.
@@ -129,13 +130,18 @@ class MrT5Config(T5Config):
         """
         if self.deletion_type != "none" and not 0 <= self.delete_gate_layer < self.num_layers:
             raise ValueError(
-                f"delete_gate_layer {self.delete_gate_layer} is not below the encoder's {self.num_layers} layers"
+                f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
+            )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise ValueError(
+                f"relative_attention_max_distance {self.relative_attention_max_distance} must be above half of "
+                f"relative_attention_num_buckets {self.relative_attention_num_buckets}"
             )
         if self.sigmoid_mask_scale >= 0:
             raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The saved form: says that the head is untied, which readers before transformers 5 take at its word."""
+        """The saved form: it says that the head is untied, and readers before transformers 5 believe it."""
         saved = super().to_dict()
         saved["tie_word_embeddings"] = False
         saved.pop("scale_decoder_outputs", None)

@@ -4,19 +4,20 @@ What differs from transformers' T5, and nothing else:
 
 - before encoder block `delete_gate_layer` a shortener (models/shortening) may gate or remove positions;
 - soft gates join the additive bias of every later encoder block and of all cross-attention;
-- after hard deletion the encoder output carries its own mask, and the decoder reads it from there, so generation,
-  beams and padded batches all see the shortened source;
+- after hard deletion the encoder output carries its own mask, and the decoder reads it from there, so
+  generation, beams and padded batches all see the shortened source;
 - position biases come from the original positions of what is left;
 - softmax1, learned absolute positions, an untied and unscaled output head.
 
-Legend: B batch, L input bytes, S encoder output positions, T target bytes, D model width, N heads, V vocabulary.
+Legend: B batch, L input bytes, S encoder output positions, T target bytes, D model width, N heads, V
+    vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,10 @@ class MrT5Output(Seq2SeqLMOutput):
     auxiliary_loss: Tensor | None = None
 
 
+class LearnedPositions(nn.Embedding):
+    """One vector a position, added to the embeddings; the alternative to T5's relative bias."""
+
+
 class MrT5PreTrainedModel(T5PreTrainedModel):
     """What encoder, decoder and whole model share: initialisation and the choice of attention."""
 
@@ -118,10 +123,8 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         elif isinstance(module, MrT5ForConditionalGeneration):
             # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
             init.normal_(module.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
-        elif isinstance(module, MrT5Stack) and module.absolute_pos_embed is not None:
-            init.normal_(
-                module.absolute_pos_embed.weight, mean=0.0, std=float(self.config.initializer_factor)
-            )
+        elif isinstance(module, LearnedPositions):
+            init.normal_(module.weight, mean=0.0, std=float(self.config.initializer_factor))
 
 
 class MrT5Stack(MrT5PreTrainedModel, T5Stack):
@@ -129,9 +132,9 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
-        self.absolute_pos_embed: nn.Embedding | None = None
+        self.absolute_pos_embed: LearnedPositions | None = None
         if config.has_absolute_position_embeddings:
-            self.absolute_pos_embed = nn.Embedding(config.max_position_embeddings, config.d_model)
+            self.absolute_pos_embed = LearnedPositions(config.max_position_embeddings, config.d_model)
             first = self.block[0].layer[0].SelfAttention
             del first.relative_attention_bias
             first.has_relative_attention_bias = False
@@ -151,8 +154,8 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             length = inputs_embeds.shape[1]
             if past + length > self.absolute_pos_embed.num_embeddings:
                 raise ValueError(
-                    f"{past + length} positions are more than the {self.absolute_pos_embed.num_embeddings} this model "
-                    "learned (max_position_embeddings)"
+                    f"{past + length} positions are more than the {self.absolute_pos_embed.num_embeddings} "
+                    "this model learned (max_position_embeddings)"
                 )
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
@@ -260,7 +263,7 @@ class MrT5Encoder(MrT5Stack):
         return torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
 
     def _bias_by_distance(self, states: Tensor) -> Tensor | None:
-        """(N, 2 L - 1), the position bias of every signed distance, once a forward; None with learned positions."""
+        """(N, 2 L - 1), the bias of every signed distance, once a forward; None with learned positions."""
         first = self.block[0].layer[0].SelfAttention
         if not first.has_relative_attention_bias:
             return None
@@ -299,7 +302,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
     """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way."""
 
     # The head is its own: only the two embeddings follow the shared one.
-    _tied_weights_keys = {
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     }

@@ -31,8 +31,9 @@ def compact(keep_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Left-align the survivors of every row.
 
     Returns:
-        positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted ones);
-        valid (B, K) bool; lengths (B) int64. K is the largest count of the batch: the one device sync of a forward.
+        positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted
+        ones); valid (B, K) bool; lengths (B) int64. K is the largest count of the batch: the one device sync
+        of a forward.
     """
     lengths = keep_BL.sum(dim=1)
     longest = int(lengths.max())

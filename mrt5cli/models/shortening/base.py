@@ -18,7 +18,8 @@ class Shortening:
         states: (B, S, D).
         mask: (B, S), 1 where a position holds something, or None when all do.
         positions: (B, S) original positions, or None when nothing moved.
-        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion would keep.
+        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
+            would keep.
         key_gate: (B, S) to add to the attention scores of each key from here on, or None.
         gate_values: (B, L) from `scale` (delete) to 0 (keep), or None for shorteners without a gate.
         gate_logits: (B, L) or None.

@@ -18,9 +18,10 @@ RATE_SPREAD = 0.05
 class RandomGate(Gate):
     """Deletes random bytes, in training and in evaluation.
 
-    Per row, each row's rate is drawn around the configured one and applies to its non-pad bytes. In evaluation the
-    draw is a function of the row's own bytes, so that a result neither changes from run to run nor depends on the
-    batch. Per batch is the reference's law: one rate, positions drawn over the whole batch, padding included.
+    Per row, each row's rate is drawn around the configured one and applies to its non-pad bytes. In
+    evaluation the draw is a function of the row's own bytes, so that a result neither changes from run to run
+    nor depends on the batch. Per batch is the reference's law: one rate, positions drawn over the whole
+    batch, padding included.
     """
 
     def __init__(self, config: MrT5Config) -> None:
@@ -52,7 +53,8 @@ class RandomGate(Gate):
 
     def _delete_over_batch(self, padding: Tensor) -> Tensor:
         draw = self.rate + RATE_SPREAD * torch.randn(())
-        # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on that.
+        # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on
+        # that.
         count = int(draw.clamp(0, 1) * padding.numel())
         deleted = torch.zeros(padding.numel(), dtype=torch.bool, device=padding.device)
         deleted[torch.randperm(padding.numel(), device=padding.device)[:count]] = True
@@ -60,7 +62,7 @@ class RandomGate(Gate):
 
 
 def _uniform_from_bytes(ids: Tensor) -> Tensor:
-    """Uniforms in (0, 1), (B, L + 2) from ids (B, L): the same for the same row, whatever padding follows it."""
+    """Uniforms in (0, 1), (B, L + 2) from ids (B, L): the same for a row whatever padding follows it."""
     position = torch.arange(1, ids.shape[1] + 3, device=ids.device)
     key = _mix(ids * 1_000_003 + position[:-2] * ids.ne(0)).mul(ids.ne(0)).sum(dim=1, keepdim=True)
     # The last two columns must not depend on where padding ends, so they are numbered from below.

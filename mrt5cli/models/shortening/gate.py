@@ -1,4 +1,5 @@
-"""Delete gates: something scores every byte, and low scores are masked (soft) or removed (hard). Paper section 3.1.
+"""Delete gates: something scores every byte, and low scores are masked (soft) or removed (hard). Paper
+section 3.1.
 
 Legend: B batch, L input bytes, K kept slots, D model width.
 """
@@ -94,7 +95,7 @@ class DeleteGate(Gate):
 
 
 def _gate_noise(like: Tensor, law: str) -> Tensor:
-    """Gumbel noise: a zero-mean difference of two samples, or the reference's single one, whose mean is 0.58."""
+    """Gumbel noise: a zero-mean difference of two samples, or the reference's one, whose mean is 0.58."""
 
     def sample() -> Tensor:
         return -torch.empty_like(like).exponential_().log()
