@@ -26,13 +26,20 @@ class CheckpointError(ValueError):
     """A path or Hub id that is not a checkpoint we can load; the message says what it is and what to do."""
 
 
-def load(path_or_hub_id: str | Path, *, dtype: str | torch.dtype = "float32", **config_overrides: Any) -> Any:
+def load(
+    path_or_hub_id: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str | None = None,
+    **config_overrides: Any,
+) -> MrT5ForConditionalGeneration:
     """The model of a checkpoint, in eval mode.
 
     Args:
         path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1 /
             ByT5 one, which becomes a model without a shortener unless `deletion_type` is given), or a Hub id.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
+        attn_implementation: "eager" (the default) or "sdpa".
         **config_overrides: fields of `MrT5Config` to change.
 
     Raises:
@@ -50,6 +57,7 @@ def load(path_or_hub_id: str | Path, *, dtype: str | torch.dtype = "float32", **
             model, info = MrT5ForConditionalGeneration.from_pretrained(
                 str(path_or_hub_id),
                 config=config,
+                attn_implementation=attn_implementation,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
@@ -99,7 +107,9 @@ def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
         raise CheckpointError(f"{where}: {_first_line(error)}") from error
 
 
-def build(section: Any, *, vocab_size: int = 384, device: str | torch.device | None = None) -> Any:
+def build(
+    section: Any, *, vocab_size: int = 384, device: str | torch.device | None = None
+) -> MrT5ForConditionalGeneration:
     """The model of a recipe's `model` section, in training mode.
 
     Args:

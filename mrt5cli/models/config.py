@@ -134,8 +134,8 @@ class MrT5Config(T5Config):
             )
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise ValueError(
-                f"relative_attention_max_distance {self.relative_attention_max_distance} must be above half of "
-                f"relative_attention_num_buckets {self.relative_attention_num_buckets}"
+                f"relative_attention_max_distance {self.relative_attention_max_distance} must be above half "
+                f"of relative_attention_num_buckets {self.relative_attention_num_buckets}"
             )
         if self.sigmoid_mask_scale >= 0:
             raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
