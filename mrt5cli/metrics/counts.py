@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 PAD = 0
+EOS = 1
 IGNORED_LABEL = -100
 
 

@@ -1,0 +1,181 @@
+"""Results of an evaluation: sums and counts of batches, and the rows they become.
+
+Shapes: B rows, L input positions, T target positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mrt5cli.metrics.counts import (
+    IGNORED_LABEL,
+    PAD,
+    Ratio,
+    below_threshold,
+    bits_per_byte,
+    gate_precision,
+    gate_recall,
+    sequences_right,
+    tokens_right,
+    wilson_interval,
+)
+
+Batch = dict[str, torch.Tensor]
+Interval = tuple[float, float]
+
+TOTAL = "total"
+NOTHING = Ratio()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results on one subset (a language, or all of a split), or the total.
+
+    Attributes:
+        subset: name of the subset.
+        examples: rows seen.
+        target_tokens: targets the loss is over, EOS and sentinels included.
+        loss: cross-entropy, nats per target token.
+        bits_per_byte: the same in bits.
+        token_accuracy, sequence_accuracy: teacher-forced, 0 to 1.
+        token_accuracy_95, sequence_accuracy_95: Wilson intervals. Tokens of one example are not independent,
+            so both take the examples as the number of trials; for tokens that is wider than it need be.
+        deletion_rate: share of non-pad input positions whose gate is below the configured threshold, 0 to 1.
+        input_length: mean non-pad positions of an example.
+        kept_length: mean positions an example keeps; with soft gates, would keep.
+        new_length: the paper's new sequence length: encoder output positions of the batch an example was in,
+            i.e. its longest kept row, averaged over examples. Grows with the batch size; soft gates shorten
+            nothing.
+        gate_precision, gate_recall: deletions against what the task's targets do not need; None without a
+            gate, or where the task cannot know.
+        source_removed_loss, source_removed_token_accuracy, source_removed_sequence_accuracy: the same targets
+            with the encoder given a lone EOS. What is not well below that loss makes no use of its input.
+        ms_per_example, median_ms_per_example: of a forward pass, when timed.
+    """
+
+    subset: str
+    examples: int
+    target_tokens: int
+    loss: float | None
+    bits_per_byte: float | None
+    token_accuracy: float | None
+    token_accuracy_95: Interval | None
+    sequence_accuracy: float | None
+    sequence_accuracy_95: Interval | None
+    deletion_rate: float | None
+    input_length: float | None
+    kept_length: float | None
+    new_length: float | None
+    gate_precision: float | None = None
+    gate_recall: float | None = None
+    source_removed_loss: float | None = None
+    source_removed_token_accuracy: float | None = None
+    source_removed_sequence_accuracy: float | None = None
+    ms_per_example: float | None = None
+    median_ms_per_example: float | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums and counts of some batches; adding tallies adds them all."""
+
+    nats: Ratio = NOTHING
+    tokens: Ratio = NOTHING
+    sequences: Ratio = NOTHING
+    deleted: Ratio = NOTHING
+    input_length: Ratio = NOTHING
+    kept_length: Ratio = NOTHING
+    new_length: Ratio = NOTHING
+    precision: Ratio = NOTHING
+    recall: Ratio = NOTHING
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def tally(output: Any, batch: Batch, threshold: float, deletable: Any = None) -> Tally:
+    """Sums and counts of one batch.
+
+    Args:
+        output: of the model on this batch.
+        batch: input_ids (B, L), labels (B, T), on one device.
+        threshold: gate value under which a position counts as deleted.
+        deletable: (B, L) positions the target does not need, or None.
+    """
+    targets = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
+    nats = F.cross_entropy(
+        output.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+    )
+    labels = targets.cpu().numpy()
+    predictions = output.logits.argmax(-1).cpu().numpy()
+    right = tokens_right(predictions, labels)
+    ids = batch["input_ids"].cpu().numpy()
+    rows, real = len(ids), int((ids != PAD).sum())
+    common = Tally(
+        nats=Ratio(float(nats.double().sum()), right.count),
+        tokens=right,
+        sequences=sequences_right(predictions, labels),
+        deleted=Ratio(0.0, real),
+        input_length=Ratio(float(real), rows),
+        kept_length=Ratio(float(output.kept_lengths.sum()), rows),
+        new_length=Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows),
+    )
+    if output.delete_gate_output is None:
+        return common
+    deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
+    common = replace(common, deleted=Ratio(float(deleted.sum()), real))
+    if deletable is None:
+        return common
+    needless = np.asarray(deletable, dtype=bool) & (ids != PAD)
+    return replace(common, precision=gate_precision(deleted, needless), recall=gate_recall(deleted, needless))
+
+
+def row_of(subset: str, counts: Tally) -> Row:
+    """The row of one subset."""
+    examples = counts.input_length.count
+    return Row(
+        subset=subset,
+        examples=examples,
+        target_tokens=counts.nats.count,
+        loss=counts.nats.value,
+        bits_per_byte=bits_per_byte(counts.nats.value),
+        token_accuracy=counts.tokens.value,
+        token_accuracy_95=wilson_interval(counts.tokens.value, examples),
+        sequence_accuracy=counts.sequences.value,
+        sequence_accuracy_95=wilson_interval(counts.sequences.value, counts.sequences.count),
+        deletion_rate=counts.deleted.value,
+        input_length=counts.input_length.value,
+        kept_length=counts.kept_length.value,
+        new_length=counts.new_length.value,
+        gate_precision=counts.precision.value,
+        gate_recall=counts.recall.value,
+    )
+
+
+def total(rows: Sequence[Row]) -> Row:
+    """Means over subsets weighted by their examples; None for what a subset has no number of."""
+    examples = sum(row.examples for row in rows)
+    means: dict[str, Any] = {}
+    for field in fields(Row):
+        values = [getattr(row, field.name) for row in rows]
+        if all(isinstance(value, float) for value in values):
+            weighted = zip(rows, values, strict=True)
+            means[field.name] = sum(row.examples * value for row, value in weighted) / examples
+        else:
+            means[field.name] = None
+    means |= {
+        "subset": TOTAL,
+        "examples": examples,
+        "target_tokens": sum(row.target_tokens for row in rows),
+        "token_accuracy_95": wilson_interval(means["token_accuracy"], examples),
+        "sequence_accuracy_95": wilson_interval(means["sequence_accuracy"], examples),
+        # A median of medians would be neither.
+        "median_ms_per_example": None,
+    }
+    return Row(**means)

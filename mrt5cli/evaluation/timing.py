@@ -1,0 +1,74 @@
+"""Time of a forward pass, by the paper's protocol.
+
+Synchronise, run the same teacher-forced forward pass several times, synchronise, divide. A pass before
+it warms up. Times of different machines, batch sizes or dtypes are not comparable, so each result names them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+PASSES = 5
+
+
+@dataclass
+class Stopwatch:
+    """Adds up the time of batches.
+
+    Attributes:
+        passes: consecutive forward passes a batch.
+        seconds: of one pass over each batch timed so far.
+        rows: rows of each of those batches.
+    """
+
+    device: torch.device
+    passes: int = PASSES
+    seconds: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def time(self, forward: Callable[[], Any], rows: int) -> None:
+        """Time one batch; the caller has run it once before, as warm-up."""
+        self._synchronise()
+        start = time.perf_counter()
+        for _ in range(self.passes):
+            forward()
+        self._synchronise()
+        self.seconds.append((time.perf_counter() - start) / self.passes)
+        self.rows.append(rows)
+
+    def __add__(self, other: Stopwatch) -> Stopwatch:
+        return Stopwatch(self.device, self.passes, self.seconds + other.seconds, self.rows + other.rows)
+
+    @property
+    def ms_per_example(self) -> float | None:
+        """Milliseconds an example: time of all batches by number of examples, as the paper counts."""
+        return 1000 * sum(self.seconds) / sum(self.rows) if self.rows else None
+
+    @property
+    def median_ms_per_example(self) -> float | None:
+        """The median batch's milliseconds an example, which a disturbed batch does not move."""
+        shares = [1000 * seconds / rows for seconds, rows in zip(self.seconds, self.rows, strict=True)]
+        return median(shares) if shares else None
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def conditions(model: torch.nn.Module) -> dict[str, str | int]:
+    """What a time or a rounding depends on: device, its name, dtype of the weights, threads."""
+    weight = next(model.parameters())
+    device = weight.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {
+        "device": str(device),
+        "device_name": name,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
