@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
@@ -62,7 +63,7 @@ def load(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path_or_hub_id}: the weights could not be read: {_first_line(error)}"
         ) from error
@@ -286,5 +287,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    # A strict configuration wraps what is wrong in a line that names its own validator.
+    lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

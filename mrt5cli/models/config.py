@@ -5,8 +5,7 @@ checkpoints lack has a default that means "as they behave", or the right behavio
 accident; the docstring says which.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
 import math
 from typing import Any, Literal
 
