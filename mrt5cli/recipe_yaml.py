@@ -1,0 +1,156 @@
+"""YAML as recipes use it: what a reader sees is what the program gets.
+
+PyYAML follows YAML 1.1, where `1e-4` is text, the language code `no` is false, `1:30` is ninety and a key
+given twice silently keeps the last value. Here numbers and booleans are those of YAML 1.2, a key comes once,
+and anchors, tags and several documents in a file are refused. Every complaint names its line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+NULL = re.compile(r"~|null|Null|NULL|")
+
+Path = tuple[str | int, ...]
+"""Keys and list positions from the top of a document to a value."""
+
+
+class YamlProblem(ValueError):
+    """Text that is not a recipe's YAML; the message is one sentence that names line and column."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: nested dicts, lists and scalars, and the 1-based line of every key and list item."""
+
+    tree: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """Scalars of YAML 1.2; no anchors, no tags."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise YamlProblem(
+                f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
+                "write the value again, or put text that starts with one of them in quotes"
+            )
+        if getattr(event, "tag", None):
+            raise YamlProblem(
+                f"{_at(event.start_mark)}: tags are not used in recipes; "
+                "put text that starts with '!' in quotes"
+            )
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 *or* 1.2 readers would take for something else; lists stay on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
+for _name, _pattern, _first in (
+    ("bool", BOOLEAN, list("tTfF")),
+    ("int", INTEGER, list("-+0123456789")),
+    ("float", FLOAT, list("-+.0123456789")),
+    ("null", NULL, ["~", "n", "N", ""]),
+):
+    _whole = re.compile(f"(?:{_pattern.pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, _first)
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, _first)
+
+_CAUSES = {
+    "found character '\\t'": "a tab is used for indentation; use spaces",
+    "mapping values are not allowed here": "a ':' where none can be; check indentation or quote the text",
+    "could not find expected ':'": "a ':' is missing after the key on the line before",
+    "but found another document": "'---' starts a second document; a recipe is one",
+}
+
+
+def parse(text: str) -> Document:
+    """The one document in `text`.
+
+    Raises:
+        YamlProblem: not YAML, or YAML that recipes do not use.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines: dict[Path, int] = {}
+        tree = None if node is None else _build(loader, node, (), lines)
+    except yaml.MarkedYAMLError as error:
+        raise YamlProblem(_sentence(error)) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlProblem(
+            f"line {line}: the character U+{ord(text[error.position]):04X} is not allowed"
+        ) from error
+    except RecursionError as error:
+        raise YamlProblem("nested too deeply") from error
+    return Document(tree, lines)
+
+
+def dump(tree: dict[str, Any]) -> str:
+    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _build(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+    """The plain value of a node; fills `lines` on the way."""
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = _build(loader, key_node, path, {})
+            if not isinstance(key, str):
+                raise YamlProblem(f"{_at(key_node.start_mark)}: a key must be text; put {key!r} in quotes")
+            if key in mapping:
+                first = lines[(*path, key)]
+                raise YamlProblem(f"{key!r} is given twice, on line {first} and on line {line}")
+            lines[(*path, key)] = line
+            mapping[key] = _build(loader, value_node, (*path, key), lines)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            items.append(_build(loader, item, (*path, index), lines))
+        return items
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:  # Python reads whole numbers of up to 4300 digits
+        raise YamlProblem(f"{_at(node.start_mark)}: this number has too many digits") from error
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _sentence(error: yaml.MarkedYAMLError) -> str:
+    """PyYAML's complaint in one line: where, what, and what usually causes it."""
+    mark = error.problem_mark or error.context_mark
+    problem = error.problem or "this is not YAML"
+    text = next((cause for start, cause in _CAUSES.items() if problem.startswith(start)), None)
+    if text is None and problem.endswith("that cannot start any token"):
+        text = f"{problem}; put the text in quotes"
+    elif text is None:
+        text = f"{error.context}: {problem}" if error.context else problem
+    return f"{_at(mark)}: {text}" if mark else text

@@ -1,0 +1,155 @@
+"""Strict YAML: every surprise of YAML 1.1 that a recipe could meet, and every complaint."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli.recipe_yaml import YamlProblem, dump, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-2.5E+3", -2500.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("1_000_000", 1_000_000),
+        ("+7", 7),
+        ("true", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("010", "010"),
+        ("0x1f", "0x1f"),
+        ("'1e-4'", "1e-4"),
+        ("1e-4x", "1e-4x"),
+        ("[en, no, 1e-3]", ["en", "no", 1e-3]),
+        ("{kind: none}", {"kind": "none"}),
+    ],
+)
+def test_scalars_mean_what_a_reader_sees(text: str, value: object) -> None:
+    found = parse(f"key: {text}").tree["key"]
+    assert found == value and type(found) is type(value)
+
+
+def test_infinity_and_nan_are_floats() -> None:
+    assert parse("a: -.inf").tree == {"a": -math.inf}
+    assert math.isnan(parse("a: .nan").tree["a"])
+
+
+def test_a_merge_key_is_an_ordinary_key() -> None:
+    assert parse("<<: {a: 1}").tree == {"<<": {"a": 1}}
+
+
+def test_no_as_a_key_stays_text() -> None:
+    assert parse("no: 1").tree == {"no": 1}
+
+
+def test_lines_of_keys_and_items() -> None:
+    document = parse("a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y: 3\n")
+    assert document.lines == {
+        ("a",): 1,
+        ("b",): 2,
+        ("b", "c"): 3,
+        ("b", "d"): 4,
+        ("b", "d", 0): 5,
+        ("b", "d", 1): 6,
+        ("b", "d", 1, "y"): 6,
+    }
+
+
+def test_an_empty_file_is_an_empty_document() -> None:
+    assert parse("# only a comment\n").tree is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "'a' is given twice, on line 1 and on line 3"),
+        ("x:\n  a: 1\n  a: 2", "'a' is given twice, on line 2 and on line 3"),
+        ("{a: 1, 'a': 2}", "'a' is given twice, on line 1 and on line 1"),
+        ("1: x", "line 1, column 1: a key must be text; put 1 in quotes"),
+        ("ok: 1\ntrue: x", "line 2, column 1: a key must be text; put True in quotes"),
+        ("? [a]\n: 1", "line 1, column 3: a key must be text; put ['a'] in quotes"),
+        ("a:\n\tb: 1", "line 2, column 1: a tab is used for indentation; use spaces"),
+        ("a: b: c", "line 1, column 5: a ':' where none can be; check indentation or quote the text"),
+        ("a: 1\nb\nc: 1", "line 3, column 1: a ':' is missing after the key on the line before"),
+        ("a: 1\n---\nb: 2", "line 2, column 1: '---' starts a second document; a recipe is one"),
+        (
+            "a: &x 1",
+            "line 1, column 4: anchors and aliases (& and *) are not used in recipes; "
+            "write the value again, or put text that starts with one of them in quotes",
+        ),
+        (
+            "a: *glob",
+            "line 1, column 4: anchors and aliases (& and *) are not used in recipes; "
+            "write the value again, or put text that starts with one of them in quotes",
+        ),
+        (
+            "a: !!python/object:os.system x",
+            "line 1, column 4: tags are not used in recipes; put text that starts with '!' in quotes",
+        ),
+        (
+            "a: !!set {b}",
+            "line 1, column 4: tags are not used in recipes; put text that starts with '!' in quotes",
+        ),
+        (
+            "a: @x",
+            "line 1, column 4: found character '@' that cannot start any token; put the text in quotes",
+        ),
+        (
+            "a: [1, 2",
+            "line 1, column 9: while parsing a flow sequence: expected ',' or ']', but got '<stream end>'",
+        ),
+        ("a: 1\nb: \x07", "line 2: the character U+0007 is not allowed"),
+        ("a: " + "1" * 5000, "line 1, column 4: this number has too many digits"),
+        ("[" * 3000, "nested too deeply"),
+    ],
+)
+def test_every_complaint_is_one_sentence_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(YamlProblem) as caught:
+        parse(text)
+    assert str(caught.value) == message
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**18), 10**18),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.sampled_from(
+        ["no", "1e-4", "1E5", "true", "null", "~", "", "010", "1:30", "<<", "&a", "*a", "!x", "1_0"]
+    ),
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), TREES, max_size=4))
+def test_dump_is_read_back_to_an_equal_tree(tree: dict[str, object]) -> None:
+    assert repr(parse(dump(tree)).tree) == repr(tree)
+
+
+@given(st.dictionaries(st.text(min_size=1), SCALARS, max_size=4))
+def test_readers_of_yaml_1_1_see_the_same_text(tree: dict[str, object]) -> None:
+    assert yaml.safe_load(dump(tree)) == tree
+
+
+def test_dump_keeps_order_and_writes_lists_on_one_line() -> None:
+    assert dump({"b": {"z": 1, "a": [1, "no"]}, "a": 1e-6}) == "b:\n  z: 1\n  a: [1, 'no']\na: 1.0e-06\n"
