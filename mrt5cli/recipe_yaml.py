@@ -65,7 +65,14 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML writes these line separators into single quotes, and reads them back as spaces.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 _Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
 for _name, _pattern, _first in (
     ("bool", BOOLEAN, list("tTfF")),

@@ -131,7 +131,24 @@ SCALARS = st.one_of(
     st.floats(allow_nan=False),
     st.text(),
     st.sampled_from(
-        ["no", "1e-4", "1E5", "true", "null", "~", "", "010", "1:30", "<<", "&a", "*a", "!x", "1_0"]
+        [
+            "no",
+            "1e-4",
+            "1E5",
+            "true",
+            "null",
+            "~",
+            "",
+            "010",
+            "1:30",
+            "<<",
+            "&a",
+            "*a",
+            "!x",
+            "1_0",
+            "\x85",
+            "\u2028 \n",
+        ]
     ),
 )
 TREES = st.recursive(
