@@ -91,8 +91,9 @@ class ProportionalController(Controller):
 class PIController(Controller):
     """`pi`, the camera-ready's: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i).
 
-    No anti-windup, as in the paper: while alpha is held at 0 the integral goes on falling, and has to come
-    all the way back before alpha moves again. `alpha_start` is in force until the first update, then forgotten.
+    No anti-windup, as in the paper: while alpha is held at 0 the integral goes on falling, and has to
+    come all the way back before alpha moves again. `alpha_start` is in force until the first update and then
+    forgotten.
     """
 
     state_names = ("alpha", "p", "i")
