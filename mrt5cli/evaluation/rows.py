@@ -65,13 +65,13 @@ class Row:
     loss: float | None
     bits_per_byte: float | None
     token_accuracy: float | None
-    token_accuracy_95: Interval | None
     sequence_accuracy: float | None
-    sequence_accuracy_95: Interval | None
-    deletion_rate: float | None
-    input_length: float | None
-    kept_length: float | None
-    new_length: float | None
+    token_accuracy_95: Interval | None = None
+    sequence_accuracy_95: Interval | None = None
+    deletion_rate: float | None = None
+    input_length: float | None = None
+    kept_length: float | None = None
+    new_length: float | None = None
     gate_precision: float | None = None
     gate_recall: float | None = None
     source_removed_loss: float | None = None
@@ -79,6 +79,18 @@ class Row:
     source_removed_sequence_accuracy: float | None = None
     ms_per_example: float | None = None
     median_ms_per_example: float | None = None
+
+    def without_source(self) -> Row:
+        """The source-removed numbers as a row of their own; what has no meaning then is None."""
+        return Row(
+            subset=self.subset,
+            examples=self.examples,
+            target_tokens=self.target_tokens,
+            loss=self.source_removed_loss,
+            bits_per_byte=bits_per_byte(self.source_removed_loss),
+            token_accuracy=self.source_removed_token_accuracy,
+            sequence_accuracy=self.source_removed_sequence_accuracy,
+        )
 
 
 @dataclass(frozen=True)
