@@ -1,0 +1,70 @@
+# `make quickstart` and `make test` are all a newcomer needs; both set up .venv first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow test-gpu check fix smoke lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(BIN)/.ready  ## create .venv with the locked versions
+
+# Every package is in the lock, so nothing is left for pip to choose: no CUDA packages arrive on a CPU machine.
+# With an NVIDIA driver, torch may bring the ones it was built with.
+$(BIN)/.ready: .requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/pip install -q $$(grep '^torch==' .requirements.lock); fi
+	$(BIN)/pip install -q --no-deps -r .requirements.lock
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
+	  echo 'error: pip chose a CUDA build of torch, and this machine has no CUDA.'; \
+	  echo '  Set PIP_EXTRA_INDEX_URL to the CPU wheel index named on pytorch.org, then: make clean setup'; exit 1; }
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: setup  ## train ByT5, MrT5 and random deletion on a toy task and compare them (minutes)
+	$(BIN)/mrt5 pretrain recipes/quickstart_byt5.yaml --out $(RUNS)/quickstart-byt5 --resume
+	$(BIN)/mrt5 pretrain recipes/quickstart.yaml --out $(RUNS)/quickstart --resume
+	$(BIN)/mrt5 pretrain recipes/quickstart_random.yaml --out $(RUNS)/quickstart-random --resume
+	$(BIN)/mrt5 evaluate $(RUNS)/quickstart-byt5 $(RUNS)/quickstart $(RUNS)/quickstart-random
+	$(BIN)/mrt5 inspect-deletions $(RUNS)/quickstart --limit 8
+
+test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
+	$(BIN)/pytest -m 'not slow and not gpu and not network'
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+test-gpu: setup  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+check: setup  ## lint, format, types, recipes; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mrt5 recipe check recipes/
+
+fix: setup  ## format and repair what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+smoke: setup  ## the main job in seconds: train, evaluate, inspect
+	rm -rf $(RUNS)/smoke
+	$(BIN)/mrt5 pretrain recipes/local_text.yaml --smoke --out $(RUNS)/smoke
+	$(BIN)/mrt5 evaluate $(RUNS)/smoke --limit 8
+	$(BIN)/mrt5 inspect-deletions $(RUNS)/smoke --text 'The quick brown fox jumps over the lazy dog.'
+
+lock:  ## resolve the ranges of pyproject.toml anew, starting from torch 2.13.0
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q torch==2.13.0
+	$(VENV)-lock/bin/pip install -q -e '.[dev]'
+	$(VENV)-lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' >.requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:  ## remove the environment
+	rm -rf $(VENV)
