@@ -1,16 +1,134 @@
-"""The `mrt5` command: the Typer app, its commands, and the one place where errors become sentences."""
+"""The `mrt5` command: the Typer app, its commands, and the one boundary where errors become sentences.
+
+Nothing here or in `commands/` imports torch or transformers before a command runs: help must feel instant.
+"""
 
 from __future__ import annotations
 
-import typer
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Annotated, Any
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
+import typer
+from typer.core import TyperGroup
+
+from mrt5cli import __version__
+from mrt5cli.commands import recipe
+from mrt5cli.errors import UserError
+
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""What a shell reports for a program that SIGPIPE ended: `mrt5 recipe list | head` is no failure of ours."""
+
+
+class Boundary(TyperGroup):
+    """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _report(error.message, error.hint)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _report("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            _close_stdout()
+            raise typer.Exit(CLOSED_PIPE) from None
+        except ValueError as error:
+            if not _is_checkpoint_error(error):
+                raise
+            _report(str(error))
+            raise typer.Exit(UserError.exit_code) from None
+
+
+app = typer.Typer(
+    cls=Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mrt5 {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def _mrt5() -> None:
-    """Train, evaluate and inspect byte-level models that delete the bytes they do not need."""
+def _mrt5(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
+
+
+for _name, _help in (
+    ("pretrain", "Train a model as its recipe says."),
+    ("evaluate", "Measure loss, accuracy and deletion."),
+    ("inspect_deletions", "Show which bytes a model deletes."),
+):
+    if importlib.util.find_spec(f"mrt5cli.commands.{_name}"):
+        app.command(short_help=_help)(getattr(importlib.import_module(f"mrt5cli.commands.{_name}"), _name))
+app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
 
 
 def main() -> None:
-    app()
+    """The console command.
+
+    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
+    """
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _close_stdout()
+        sys.exit(CLOSED_PIPE)
+    except Exception as error:
+        _report(*_unexpected(error))
+        sys.exit(1)
+
+
+def _unexpected(error: Exception) -> tuple[str, str]:
+    """A sentence and a hint for an error that nobody foresaw."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
+        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", "MRT5_DEBUG=1 shows where it happened"
+    return (
+        f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened",
+    )
+
+
+def _report(message: str, hint: str | None = None) -> None:
+    """Print a problem to stderr; with MRT5_DEBUG=1, after the traceback of the exception at hand."""
+    if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    typer.echo(f"{typer.style('error:', fg=typer.colors.RED, bold=True)} {message}", err=True)
+    if hint:
+        typer.echo(f"{typer.style('hint:', bold=True)} {hint}", err=True)
+
+
+def _is_checkpoint_error(error: Exception) -> bool:
+    """Whether it is `models.CheckpointError`, without importing torch to ask."""
+    checkpoint = sys.modules.get("mrt5cli.models.checkpoint")
+    return checkpoint is not None and isinstance(error, checkpoint.CheckpointError)
+
+
+def _close_stdout() -> None:
+    """Send what is left for a reader that has gone to nowhere, so that Python does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,281 @@
+"""From a name to a checked recipe: the file, its bases, the overrides, and one report of all problems."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import mrt5cli
+from mrt5cli import recipe_words
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import Recipe
+from mrt5cli.recipe_yaml import Document, YamlProblem, parse
+
+OVERRIDE = "--set"
+KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file of a chain of bases, or all overrides together."""
+
+    where: str
+    tree: dict[str, Any]
+    lines: dict[recipe_words.Path, int] = field(default_factory=dict)
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """See `mrt5cli.recipe.load`."""
+    path = find(source)
+    layers = read_chain(path)
+    if overrides:
+        layers.append(Layer(OVERRIDE, parse_overrides(overrides)))
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        tree = merge(tree, layer.tree)
+    try:
+        return Recipe.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        main = layers[-2] if overrides else layers[-1]
+        problems = [
+            (recipe_words.dotted(place), text + _origin(place, layers, main))
+            for place, text in recipe_words.problems(error)
+        ]
+        raise RecipeError(str(path), problems, SCHEMA_HINT) from None
+
+
+def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`: sections key by key, lists and values as a whole.
+
+    A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
+    kind of gate means nothing to another.
+    """
+    if "kind" in base and "kind" in top and not recipe_words.same_settings(base["kind"], top["kind"]):
+        return top
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def read_chain(path: Path) -> list[Layer]:
+    """The file and its bases, the deepest base first.
+
+    Raises:
+        RecipeError: a file of the chain is not a mapping in YAML, or its `extends` leads nowhere or round.
+        UserError: a file cannot be read.
+    """
+    layers: list[Layer] = []
+    seen: list[Path] = []
+    while True:
+        where = os.path.normpath(path)
+        seen.append(path.resolve())
+        document = read(path)
+        tree = document.tree
+        if not isinstance(tree, dict):
+            found = "empty" if tree is None else f"not a recipe but {_kind_of(tree)}"
+            raise RecipeError(where, [("", f"the file is {found}; expected `key: value` lines")])
+        base = tree.pop("extends", None)
+        layers.insert(0, Layer(where, tree, document.lines))
+        if base is None:
+            return layers
+        path = _base_file(path, where, base)
+        if path.resolve() in seen:
+            circle = " -> ".join(file.name for file in (*seen, path.resolve()))
+            raise RecipeError(where, [("extends", f"the bases go in a circle: {circle}")])
+
+
+def read(path: Path) -> Document:
+    """The YAML in a file.
+
+    Raises:
+        RecipeError: it is not YAML.
+        UserError: it cannot be read, or is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 (byte {error.start} is not)") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return parse(text)
+    except YamlProblem as problem:
+        raise RecipeError(os.path.normpath(path), [("", str(problem))]) from None
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Assignments "a.b=c" as one tree.
+
+    Raises:
+        RecipeError: every assignment that is none, with the way to write it.
+    """
+    tree: dict[str, Any] = {}
+    problems: list[tuple[str, str]] = []
+    given: list[str] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        clash = next((other for other in given if _overlap(key, other)), None)
+        if not equals:
+            problems.append((assignment, "no '='; write key=value, e.g. training.max_steps=100"))
+        elif not KEY.fullmatch(key):
+            list_hint = (
+                "a list is set as a whole, e.g. task.languages=[en, fr]" if re.search(r"[.\[]\d", key) else ""
+            )
+            problems.append(
+                (key or "=", list_hint or "not a key; write names with dots, e.g. training.max_steps")
+            )
+        elif key == "extends":
+            problems.append((key, "cannot be set; it names the file's base"))
+        elif clash:
+            problems.append((key, f"{clash} is set as well" if clash != key else "set twice"))
+        else:
+            given.append(key)
+            try:
+                _put(tree, key.split("."), parse(text).tree)
+            except YamlProblem as problem:
+                problems.append((key, f"the value is not YAML: {problem}"))
+    if problems:
+        raise RecipeError(OVERRIDE, problems)
+    return tree
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def find(name_or_path: str | Path) -> Path:
+    """See `mrt5cli.recipe.find`."""
+    path = Path(name_or_path).expanduser()
+    if _is_file(path):
+        return path
+    name = _plain(str(name_or_path))
+    names = shipped()
+    matches = [known for known in names if _plain(known) == name]
+    matches = matches or [known for known in names if _plain(known.rsplit("/", 1)[-1]) == name]
+    if len(matches) == 1:
+        return names[matches[0]]
+    if matches:
+        raise UserError(
+            f"{name_or_path} is the name of {len(matches)} recipes", f"one of: {', '.join(matches)}"
+        )
+    if path.is_dir():
+        inside = sorted(str(file) for file in path.glob("*.yaml"))
+        raise UserError(
+            f"{name_or_path} is a directory, not a recipe",
+            f"give a file of it: {', '.join(inside)}" if inside else None,
+        )
+    near = _nearest(path, name, names)
+    raise UserError(
+        f"no recipe {str(name_or_path)!r}: neither a file nor the name of a shipped recipe",
+        f"did you mean {near}?" if near else "`mrt5 recipe list` shows the shipped ones",
+    )
+
+
+def shipped() -> dict[str, Path]:
+    """Name and file of every recipe that comes with the toolkit, in the order of their names."""
+    root = shipped_directory()
+    files = {file.relative_to(root).with_suffix("").as_posix(): file for file in root.rglob("*.yaml")}
+    return dict(sorted(files.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
+
+
+def shipped_directory() -> Path:
+    """Where the recipes are: inside the package in a wheel, beside it in a checkout."""
+    package = Path(mrt5cli.__file__).parent
+    if (package / "recipes").is_dir():
+        return package / "recipes"
+    if (package.parent / "pyproject.toml").is_file() and (package.parent / "recipes").is_dir():
+        return package.parent / "recipes"
+    raise UserError("this installation of mrt5cli has no recipes", "install it again")
+
+
+def _base_file(path: Path, where: str, base: Any) -> Path:
+    if not isinstance(base, str) or not base:
+        raise RecipeError(where, [("extends", "expected the file of one other recipe")])
+    beside = path.parent / base
+    if _is_file(beside):
+        return beside
+    try:
+        return find(base)
+    except UserError as error:
+        text = f"{base} is neither a file beside this one nor the name of a shipped recipe"
+        raise RecipeError(where, [("extends", text)], error.hint) from None
+
+
+def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
+    """The shipped recipe or the file nearby that was probably meant."""
+    shapes = {_plain(known): known for known in names}
+    shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
+    if _is_directory(path.parent):
+        shapes |= {_plain(str(file)): str(file) for file in path.parent.glob("*.yaml")}
+    near = recipe_words.nearest(name, shapes)
+    return shapes[near] if near else None
+
+
+def _plain(name: str) -> str:
+    """A recipe's name without what people add to or change in it."""
+    return re.sub(r"\.ya?ml$", "", name.replace("\\", "/").removeprefix("recipes/")).replace("-", "_")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # names too long for the file system, or with a null byte
+        return False
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+# --- small pieces -------------------------------------------------------------------------------------------
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
+
+
+def _overlap(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+
+def _kind_of(tree: Any) -> str:
+    return "a list" if isinstance(tree, list) else "a single value"
+
+
+def _origin(place: recipe_words.Path, layers: list[Layer], main: Layer) -> str:
+    """Where the value at `place` was given, as a remark to put behind a problem."""
+    for layer in reversed(layers):
+        if not _given(layer.tree, place):
+            continue
+        if layer.where == OVERRIDE:
+            return f" ({OVERRIDE})"
+        line = layer.lines.get(place)
+        where = [] if layer is main else [layer.where]
+        return f" ({', '.join([*where, f'line {line}'])})"
+    return ""
+
+
+def _given(tree: Any, place: recipe_words.Path) -> bool:
+    for part in place:
+        held: Iterable[Any] = (
+            tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+        )
+        if part not in held:
+            return False
+        tree = tree[part]
+    return True
