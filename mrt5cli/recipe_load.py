@@ -49,7 +49,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             (recipe_words.dotted(place), text + _origin(place, layers, main))
             for place, text in recipe_words.problems(error)
         ]
-        raise RecipeError(str(path), problems, SCHEMA_HINT) from None
+        raise RecipeError(main.where, problems, SCHEMA_HINT) from None
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_chain(path: Path) -> list[Layer]:
     layers: list[Layer] = []
     seen: list[Path] = []
     while True:
-        where = os.path.normpath(path)
+        where = shown(path)
         seen.append(path.resolve())
         document = read(path)
         tree = document.tree
@@ -110,7 +110,7 @@ def read(path: Path) -> Document:
     try:
         return parse(text)
     except YamlProblem as problem:
-        raise RecipeError(os.path.normpath(path), [("", str(problem))]) from None
+        raise RecipeError(shown(path), [("", str(problem))]) from None
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +241,12 @@ def _is_directory(path: Path) -> bool:
 
 
 # --- small pieces -------------------------------------------------------------------------------------------
+
+
+def shown(path: Path) -> str:
+    """A file's name for messages: relative when it lies below the working directory."""
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
