@@ -1,0 +1,296 @@
+"""Run directories: the names of everything a run writes, made and read back in one place.
+
+    runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
+                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json  figures/
+
+Every file that must be whole or absent is written under a temporary name, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrt5cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mrt5cli.recipe import Recipe
+
+STEP_NAME = re.compile(r"step-(\d{8,})")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's directory; a value, nothing is touched by making it."""
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe; training it again repeats the run."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def meta_path(self) -> Path:
+        return self.path / "meta.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line, one line a logging step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The finished model in Hugging Face layout; absent until the run has finished."""
+        return self.path / "model"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def eval(self, task: str) -> Path:
+        """The evaluation results of a task."""
+        return self.path / "eval" / f"{task}.json"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after so many optimizer steps."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def saved_steps(self) -> list[int]:
+        """Steps with a whole checkpoint, in order; half-written ones still carry a temporary name."""
+        names = (STEP_NAME.fullmatch(path.name) for path in self.checkpoints.glob("step-*"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def meta(self) -> dict[str, Any]:
+        """What meta.json says; empty when there is none."""
+        return _read_object(self.meta_path) if self.meta_path.is_file() else {}
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe, read back."""
+        from mrt5cli import recipe
+
+        loaded: Recipe = recipe.load(self.recipe_path)
+        return loaded
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a line that a kill cut short is left out."""
+        return [row for _, row in self._metric_lines()]
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop metric lines after a step, so that a resumed run's curve is continuous."""
+        kept = [line for line, row in self._metric_lines() if row["step"] <= step]
+        write_text(self.metrics_path, "".join(kept))
+
+    def _metric_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.metrics_path.is_file():
+            return
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield line, json.loads(line)
+
+    @property
+    def is_run(self) -> bool:
+        return self.recipe_path.is_file() and self.meta_path.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.meta().get("status") == "finished"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run.
+
+        Raises:
+            UserError: there is no run at the path.
+        """
+        run = cls(Path(path))
+        if run.is_run:
+            return run
+        if not run.path.exists():
+            raise UserError(f"{path} does not exist", _nearby(run.path))
+        missing = "recipe.yaml" if not run.recipe_path.is_file() else "meta.json"
+        raise UserError(f"{path} is not a run directory: it has no {missing}", _nearby(run.path))
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDir:
+        """The directory of a run, made if it is not there, with the folders of its parts.
+
+        Raises:
+            UserError: something else is there, or it cannot be written to.
+        """
+        run = cls(Path(path))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            foreign = [entry.name for entry in run.path.iterdir() if not _is_ours(entry.name)]
+            if foreign and not run.is_run:
+                raise UserError(
+                    f"{path} is not empty and not a run directory: it holds {', '.join(sorted(foreign)[:3])}",
+                    "choose another directory with --out",
+                )
+            run.checkpoints.mkdir(exist_ok=True)
+            for leftover in run.checkpoints.glob(f"{TEMPORARY}*"):
+                shutil.rmtree(leftover)
+            write_text(run.path / ".writable", "")
+            (run.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {path}: {error.strerror or error}", "choose another directory with --out"
+            ) from error
+        return run
+
+
+def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
+    """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
+
+    A run stands for its finished model, or for its latest checkpoint while there is none.
+
+    Raises:
+        UserError: none of the three.
+    """
+    where = str(path_or_hub_id)
+    path = Path(path_or_hub_id)
+    run = RunDir(path)
+    if run.is_run:
+        if (run.model / "config.json").is_file():
+            return str(run.model), run
+        steps = run.saved_steps()
+        if not steps:
+            status = run.meta().get("status", "unfinished")
+            raise UserError(
+                f"{where} has no model yet: the run is {status} and has saved nothing",
+                f"train it: mrt5 pretrain {run.recipe_path} --out {where} --resume",
+            )
+        return str(run.checkpoint(steps[-1])), run
+    if (path / "config.json").is_file():
+        for ancestor in (path.absolute().parent, path.absolute().parent.parent):
+            if RunDir(ancestor).is_run:
+                return where, RunDir(ancestor)
+        return where, None
+    if path.is_dir():
+        raise UserError(
+            f"{where} is neither a run (no recipe.yaml) nor a checkpoint (no config.json)", _nearby(path)
+        )
+    if path.exists():
+        raise UserError(f"{where} is a file; expected a run directory, a checkpoint directory or a Hub id")
+    # `runs/mine` has the form of a Hub id; beside other runs it is a path that was mistyped.
+    among_runs = path.parent.is_dir() and any(RunDir(entry).is_run for entry in path.parent.iterdir())
+    if among_runs or not HUB_ID.fullmatch(where):
+        raise UserError(f"{where} does not exist", _nearby(path))
+    return where, None
+
+
+def _nearby(path: Path) -> str | None:
+    """The nearest run to a name that is none, or the runs inside a folder."""
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if RunDir(entry).is_run)
+        return f"runs in it: {', '.join(inside[:5])}" if inside else None
+    if not path.parent.is_dir():
+        return None
+    runs = [entry.name for entry in path.parent.iterdir() if RunDir(entry).is_run]
+    nearest = difflib.get_close_matches(path.name, runs, n=1)
+    return f"did you mean {path.parent / nearest[0]}?" if nearest else None
+
+
+def _is_ours(name: str) -> bool:
+    return name in {"checkpoints", "recipe.yaml", "meta.json", "metrics.jsonl"} or name.startswith(TEMPORARY)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return content
+
+
+# --- atomic writing --------------------------------------------------------------------------------------
+
+
+def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        ValueError: the content holds a NaN or an infinity, which are not JSON.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all, making its folder if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+@contextmanager
+def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
+    """A folder to fill that gets its name only once everything in it is on disk.
+
+    A kill at any moment leaves either the whole directory or one with a temporary name, which the next call
+    for the same path clears away. An existing directory is replaced.
+
+    Args:
+        path: the final name.
+        leader: False in all but one of the processes that fill the folder together; those only get its name.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    if leader:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        if leader:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if not leader:
+        return
+    for entry in [*temporary.rglob("*"), temporary]:
+        _sync(entry)
+    if path.exists():
+        shutil.rmtree(path)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a directory; a kill on the way leaves none that still has its name."""
+    doomed = path.with_name(f"{TEMPORARY}{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

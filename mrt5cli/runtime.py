@@ -1,0 +1,142 @@
+"""The machine a command runs on, decided once: device, precision, seed, threads, place among processes."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mrt5cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was decided.
+
+    Attributes:
+        device: where tensors live.
+        precision: "fp32", or "bf16" by autocast. No fp16: T5's activations overflow in it.
+        seed: of every generator.
+        rank, world_size: this process among those that train together (torchrun, accelerate launch).
+    """
+
+    device: torch.device
+    precision: Precision
+    seed: int
+    rank: int
+    world_size: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def describe(self) -> dict[str, Any]:
+        """For meta.json."""
+        import torch
+
+        on_gpu = self.device.type == "cuda"
+        return {
+            "device": str(self.device),
+            "device_name": torch.cuda.get_device_name(self.device) if on_gpu else processor_name(),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "processes": self.world_size,
+        }
+
+    def sentence(self) -> str:
+        """For people, e.g. "cpu (2 threads), fp32"."""
+        facts = self.describe()
+        what = f"{facts['threads']} threads" if self.device.type == "cpu" else facts["device_name"]
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{self.device} ({what}), {self.precision}{processes}"
+
+
+def start(requested: str | None = None, *, precision: Precision = "fp32", seed: int = 42) -> Runtime:
+    """Choose the device and seed every generator; called once, before a model is built.
+
+    Raises:
+        UserError: there is no such device, or it cannot compute in this precision.
+    """
+    import torch
+    from transformers import set_seed
+
+    chosen = device(requested)
+    if (
+        precision == "bf16"
+        and chosen.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise UserError(
+            f"{torch.cuda.get_device_name(chosen)} cannot compute in bf16", "set training.precision: fp32"
+        )
+    set_seed(seed)
+    rank, world_size = processes()
+    return Runtime(chosen, precision, seed, rank, world_size)
+
+
+def device(requested: str | None = None) -> torch.device:
+    """The device of `--device`: cpu, cuda, cuda:1, or auto (None), a GPU if there is one.
+
+    In a launched group of processes, "cuda" and "auto" are this process's own GPU.
+
+    Raises:
+        UserError: not a device's name, or not there.
+    """
+    import torch
+
+    name = requested or "auto"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto")
+    if name == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not found:
+        if name == "auto":
+            return torch.device("cpu")
+        raise UserError(_no_gpu(name), "use --device cpu")
+    if ":" not in name:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % found)
+    index = int(name.split(":")[1])
+    if index >= found:
+        raise UserError(
+            f"--device {name}: this machine has {found} GPUs, numbered from 0", "use --device cuda:0"
+        )
+    if processes()[1] > 1:
+        raise UserError(
+            f"--device {name} names one GPU for several processes", "use --device cuda; each takes its own"
+        )
+    return torch.device("cuda", index)
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processor_name() -> str:
+    """The CPU's model, or its architecture where the system does not tell."""
+    import platform
+
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.machine()
+    return platform.machine()
+
+
+def _no_gpu(name: str) -> str:
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"--device {name}: the installed torch is the CPU build, it knows no GPU"
+    return f"--device {name}: no GPU is visible on this machine"

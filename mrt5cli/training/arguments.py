@@ -1,0 +1,101 @@
+"""A recipe's training section in the words of transformers' Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from mrt5cli.errors import UserError
+from mrt5cli.runtime import Runtime
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+@dataclass
+class OneDeviceArguments(TrainingArguments):
+    """Arguments for one device a process.
+
+    The base class takes the first GPU whatever was asked for, and when it sees several it spreads each batch
+    over all of them from one process, which changes the batch size behind the recipe's back.
+
+    Args:
+        gpu_index: the GPU to use when this process is not one of a launched group.
+    """
+
+    gpu_index: int = 0
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        device = super()._setup_devices
+        if device.type != "cuda" or self.world_size > 1:
+            return device
+        self._n_gpu = 1
+        torch.cuda.set_device(self.gpu_index)
+        return torch.device("cuda", self.gpu_index)
+
+
+def training_arguments(recipe: Any, runtime: Runtime, output_dir: str | Path) -> TrainingArguments:
+    """The base class's arguments for a recipe; everything that costs time and that we do not use is off.
+
+    Raises:
+        UserError: the batch cannot be divided among the processes.
+    """
+    training = recipe.training
+    return OneDeviceArguments(
+        output_dir=str(output_dir),
+        seed=recipe.seed,
+        gpu_index=runtime.device.index or 0,
+        use_cpu=runtime.device.type == "cpu",
+        bf16=training.precision == "bf16",
+        torch_compile=training.compile,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.device_batch_size,
+        gradient_accumulation_steps=accumulation(training, runtime.world_size),
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=SCHEDULES[training.schedule],
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
+        max_grad_norm=training.max_grad_norm,
+        logging_strategy="steps",
+        logging_steps=training.logging_steps,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        eval_strategy="no",
+        # Our stream knows where it stopped; the base class would read and discard what was seen.
+        ignore_data_skip=True,
+        # In a hard step before the regulariser starts, the gate takes part in nothing.
+        ddp_find_unused_parameters=recipe.loss.hard_delete_probability > 0,
+        # The saved model's configuration must not say that it generates without a cache.
+        use_cache=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,  # reads the loss at every step; we look at logging steps
+        include_num_input_tokens_seen="no",
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+    )
+
+
+def accumulation(training: Any, world_size: int) -> int:
+    """Micro-batches an optimizer step, on each process.
+
+    Raises:
+        UserError: they do not come out even.
+    """
+    at_once = training.device_batch_size * world_size
+    if training.batch_size % at_once:
+        raise UserError(
+            f"training.batch_size {training.batch_size} is not a multiple of {at_once}, the examples that "
+            f"{world_size} processes take at once (device_batch_size {training.device_batch_size} each)",
+            f"set training.batch_size or training.device_batch_size, e.g. "
+            f"--set training.batch_size={-(-training.batch_size // at_once) * at_once}",
+        )
+    return int(training.batch_size // at_once)

@@ -1,0 +1,37 @@
+"""How batches get from a stream to the trainer."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+
+def stream_loader(stream: Any, workers: int, *, pin: bool = False) -> DataLoader[Any]:
+    """A loader that hands on a stream's whole batches.
+
+    It is not passed through accelerate, which would deal out batches to processes again: the stream has
+    already.
+
+    Args:
+        stream: a `tasks.BatchStream`.
+        workers: processes that prepare batches beside this one.
+        pin: put batches into pinned memory, for copies to a GPU that do not wait.
+    """
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_interrupts_to_the_trainer if workers else None,
+        persistent_workers=workers > 0,
+        # Its own generator: a loader draws a number when it starts, and a resumed run starts it once more.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _leave_interrupts_to_the_trainer(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal; a worker that dies of it keeps the trainer from saving.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,330 @@
+"""The trainer: transformers' loop with MrT5's loss, its controller, and checkpoints that hold both.
+
+What the base class does stays there: the loop, precision, accumulation, distribution, the optimizer and its
+schedule. Nothing on the path of a step reads a tensor; sums wait on the device until a logging step.
+
+A line of the metrics, one a logging step, holds
+    step, loss, cross_entropy   means since the line before; nats a target token
+    gate_loss                   what the gate loss and the entropy terms added to `loss`, alpha included
+    score_loss                  before its coefficient
+    deletion_rate, target       fractions of non-pad source positions, over all processes
+    alpha                       the one the step's gate loss used
+    learning_rate, grad_norm    of the step, the norm before clipping
+    bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
+from mrt5cli.training.controller import build_controller
+from mrt5cli.training.losses import LossTerms, total_loss
+from mrt5cli.training.stream_loader import stream_loader
+
+Batch = dict[str, Tensor]
+
+
+class DeletionTrainer(Trainer):
+    """Trains a model of ours on a stream of ready batches.
+
+    Args:
+        model: from `mrt5cli.models`.
+        args: see `arguments.training_arguments`.
+        stream: a `tasks.BatchStream`; it gives every process its own batches.
+        loss: `recipe.LossSection`.
+        controller: one of the recipe's controller sections.
+        seed: of the draws that decide which batches are deleted hard; the same on all processes.
+        run: where metrics and checkpoints go; None writes neither.
+        keep_checkpoints: older ones are deleted.
+        data_workers: processes that prepare batches.
+        callbacks, optimizers: as the base class.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        stream: Any,
+        *,
+        loss: Any,
+        controller: Any,
+        seed: int,
+        run: RunDir | None = None,
+        keep_checkpoints: int = 2,
+        data_workers: int = 0,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        self.stream = stream
+        self.run = run
+        self.keep_checkpoints = keep_checkpoints
+        self.data_workers = data_workers
+        self.loss_settings = loss
+        self.threshold = float(model.config.deletion_threshold)
+        super().__init__(
+            model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
+        )
+        # Else the base class counts the labels of every batch, to scale a loss that is not ours.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+        self.trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.controller = build_controller(controller, self._number)
+        self.draws = np.random.default_rng(seed)
+        self.window = Window(args.device)
+        self.step_counts = torch.zeros(2, device=args.device)
+        self.batches_taken = 0
+        self.seconds_before = 0.0
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float32, device=self.args.device)
+
+    # --- a step -------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        return stream_loader(self.stream, self.data_workers, pin=self.args.device.type == "cuda")
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The training loss of one micro-batch; its parts stay in `self.terms`."""
+        probability = self.loss_settings.hard_delete_probability
+        hard = probability > 0 and model.training and bool(self.draws.random() < probability)
+        output = model(
+            **inputs,
+            hard_delete=hard,
+            output_score_loss=self.loss_settings.score_coefficient > 0,
+            use_cache=False,
+        )
+        self.alpha_used = self.controller.alpha
+        terms = total_loss(
+            output,
+            inputs["input_ids"],
+            self.loss_settings,
+            alpha=self.alpha_used,
+            threshold=self.threshold,
+            regularized=self.regularized,
+        )
+        self.terms = terms
+        return (terms.total, output) if return_outputs else terms.total
+
+    @property
+    def regularized(self) -> bool:
+        """Whether the delay is over: before, there is no gate loss and the controller rests."""
+        return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one micro-batch; then the controller sees its deletion rate.
+
+        In place of the base class's, which walks over all modules each time to put them in training mode.
+        """
+        if not model.training:
+            model.train()
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        self.batches_taken += 1
+        self.window.add(self.terms)
+        if self.regularized and self.controller.due(self.state.global_step):
+            self._steer(self.terms)
+        return loss.detach()
+
+    def _steer(self, terms: LossTerms) -> None:
+        counts = torch.stack((terms.deleted, terms.counted))
+        if not self.controller.per_micro_batch:
+            self.step_counts = self.step_counts + counts
+            if not self.accelerator.sync_gradients:
+                return
+            counts, self.step_counts = self.step_counts, torch.zeros_like(counts)
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+        self.controller.update(counts[0] / counts[1])
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        # To estimate this, the base class walks over all parameters at every micro-batch.
+        return 0
+
+    # --- logging ------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write one line of metrics. The base class's own summary at the end is left out."""
+        if "loss" not in logs:
+            return
+        row = self._metrics(logs["learning_rate"], logs.get("grad_norm"))
+        if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
+            raise RunFailed(
+                f"the loss or its gradient stopped being finite at or before step {row['step']}",
+                "lower training.learning_rate, or set training.precision: fp32",
+            )
+        if self.run is not None and self.args.should_save:
+            with self.run.metrics_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # The curve ends at the last step, also where that is no logging step.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_log = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _metrics(self, learning_rate: float, grad_norm: float | None) -> dict[str, Any]:
+        mean, counted = self.window.means(self.args.world_size)
+        seconds, since = self.seconds(), self.window.seconds()
+        self.window = Window(self.args.device)
+        return {
+            "step": self.state.global_step,
+            **mean,
+            "alpha": float(self.alpha_used),
+            "target": self.controller.target,
+            "learning_rate": learning_rate,
+            "grad_norm": 0.0 if grad_norm is None else float(grad_norm),
+            "bytes_per_second": round(counted / since, 1),
+            "seconds": round(seconds, 3),
+        }
+
+    def seconds(self) -> float:
+        """Time spent training so far, over all resumes."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    # --- checkpoints --------------------------------------------------------------------------------------
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train to `max_steps` from the start, or on from one of our checkpoints."""
+        if checkpoint is not None:
+            self._load_own_state(checkpoint)
+        elif self.args.world_size > 1:
+            # Processes agree on the weights already; on dropout they must not.
+            torch.manual_seed(self.args.seed + self.args.process_index)
+        self.started = self.window.opened = time.perf_counter()
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        if self.run is None:
+            return
+        leads = self.args.should_save
+        with whole_directory(self.run.checkpoint(self.state.global_step), leader=leads) as folder:
+            self._wait()
+            self.save_model(str(folder), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            write_json(folder / self._own_state_name, self._own_state())
+            if leads:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            self._wait()
+        if leads:
+            for step in self.run.saved_steps()[: -self.keep_checkpoints]:
+                remove_directory(self.run.checkpoint(step))
+        self._wait()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # The base class would add its arguments as a pickle, with this machine's paths in it.
+        if output_dir is not None and self.args.should_save:
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).save_pretrained(
+                output_dir, state_dict=state_dict
+            )
+
+    def _wait(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+    @property
+    def _own_state_name(self) -> str:
+        return f"mrt5_state_{self.args.process_index}.json"
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "processes": self.args.world_size,
+            "controller": self.controller.state_dict(),
+            "hard_delete_draws": self.draws.bit_generator.state,
+            "batches_taken": self.batches_taken,
+            "stream": self.stream.state_dict(),
+            "window": self.window.state(),
+            "seconds": self.seconds(),
+        }
+
+    def _load_own_state(self, checkpoint: Path) -> None:
+        path = checkpoint / self._own_state_name
+        if not path.is_file():
+            raise UserError(f"{checkpoint} is not a whole checkpoint for this process: it has no {path.name}")
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["processes"] != self.args.world_size:
+            raise UserError(
+                f"{checkpoint} was written by {state['processes']} processes, this is {self.args.world_size}",
+                "resume with as many processes: each one's place in the data is its own",
+            )
+        self.controller.load_state_dict(state["controller"])
+        self.draws.bit_generator.state = state["hard_delete_draws"]
+        self.batches_taken = state["batches_taken"]
+        self.stream.load_state_dict(state["stream"])
+        self.stream.start_batch = self.batches_taken
+        self.window = Window(self.args.device, state["window"])
+        self.seconds_before = state["seconds"]
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Tied weights are stored once, so their other names are missing; anything else is a wrong file.
+        model: Any = self.model
+        tied = set(model.all_tied_weights_keys)
+        lost = sorted(set(load_result.missing_keys) - tied) + sorted(load_result.unexpected_keys)
+        if lost:
+            raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
+
+
+class Window:
+    """Sums since the last logging step, kept on the device."""
+
+    names = ("loss", "cross_entropy", "gate_loss", "score_loss", "deleted", "counted")
+
+    def __init__(self, device: torch.device, state: dict[str, Any] | None = None) -> None:
+        start = [0.0] * len(self.names) if state is None else state["sums"]
+        self.batches: int = 0 if state is None else state["batches"]
+        # Byte counts of a long window are beyond what float32 holds exactly.
+        self.sums = torch.tensor(start, dtype=torch.float64, device=device)
+        self.spent = 0.0 if state is None else state["seconds"]
+        self.opened = time.perf_counter()
+
+    def add(self, terms: LossTerms) -> None:
+        """Count one micro-batch."""
+        losses = (terms.total.detach(), terms.cross_entropy, terms.gate, terms.score)
+        self.sums += torch.stack((*losses, terms.deleted, terms.counted))
+        self.batches += 1
+
+    def means(self, world_size: int) -> tuple[dict[str, float], float]:
+        """Mean losses a micro-batch and the deletion rate over all processes, and the bytes counted."""
+        if world_size > 1:
+            dist.all_reduce(self.sums)
+        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
+        counted, deleted = sums.pop("counted"), sums.pop("deleted")
+        batches = self.batches * world_size
+        means = {name: value / batches for name, value in sums.items()}
+        return means | {"deletion_rate": deleted / counted}, counted
+
+    def seconds(self) -> float:
+        """Time since the window was opened."""
+        return self.spent + time.perf_counter() - self.opened
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: a window that a kill cuts goes on in the resumed run."""
+        return {"sums": self.sums.tolist(), "batches": self.batches, "seconds": self.seconds()}
