@@ -46,7 +46,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         main = layers[-2] if overrides else layers[-1]
         problems = [
-            (recipe_words.dotted(place), text + _origin(place, layers, main))
+            (recipe_words.dotted(place), text + (_origin(place, layers, main) if _given(tree, place) else ""))
             for place, text in recipe_words.problems(error)
         ]
         raise RecipeError(main.where, problems, SCHEMA_HINT) from None
@@ -168,7 +168,7 @@ def find(name_or_path: str | Path) -> Path:
         raise UserError(
             f"{name_or_path} is the name of {len(matches)} recipes", f"one of: {', '.join(matches)}"
         )
-    if path.is_dir():
+    if _is_directory(path):
         inside = sorted(str(file) for file in path.glob("*.yaml"))
         raise UserError(
             f"{name_or_path} is a directory, not a recipe",

@@ -152,10 +152,9 @@ def problems(error: ValidationError) -> list[tuple[Path, str]]:
         if item["type"] == "value_error" and isinstance(item["ctx"]["error"], Misfit):
             found += [((*place.path, *key.split(".")), text) for key, text in item["ctx"]["error"].problems]
         elif item["type"] == "union_tag_not_found":
-            found.append(((*place.path, "kind"), f"missing; expected {_kinds_of(place)}"))
+            found.append(((*place.path, "kind"), f"missing; expected {_either(_kinds_of(place))}"))
         elif item["type"] == "union_tag_invalid":
-            tag = item["ctx"]["tag"]
-            found.append(((*place.path, "kind"), f"no such kind: {tag!r}; expected {_kinds_of(place, tag)}"))
+            found.append(((*place.path, "kind"), _wrong_kind(place, item["input"]["kind"])))
         elif item["type"] == "missing":
             found.append((place.path, f"missing; expected {_expected_at(place)}"))
         elif item["type"] == "extra_forbidden":
@@ -197,14 +196,20 @@ def _expected_at(place: _Place) -> str:
     return text
 
 
-def _kinds_of(place: _Place, slip: str | None = None) -> str:
-    names = (
+def _kinds_of(place: _Place) -> list[str]:
+    return (
         [kind for section in sections(place.field.annotation) for kind in kinds(section)]
         if place.field
         else []
     )
-    near = nearest(slip.lower(), names) if slip else None
-    return f"{_either(names)}{f' (did you mean {near}?)' if near else ''}"
+
+
+def _wrong_kind(place: _Place, value: Any) -> str:
+    names = _kinds_of(place)
+    if not isinstance(value, str):
+        return f"expected {_either(names)}, not {_shown(value)}"
+    near = nearest(value.lower(), names)
+    return f"no such kind: {value!r}; expected {_either(names)}{f' (did you mean {near}?)' if near else ''}"
 
 
 def _unknown(place: _Place) -> str:

@@ -1,0 +1,173 @@
+"""Every shipped recipe: loads, goes round, shrinks, builds, and says what the paper says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrt5cli.recipe import Recipe, dump, find, load, smoke
+from mrt5cli.recipe_load import read, shipped
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+IDS = [file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in FILES]
+PUBLISHED = json.loads((ROOT / "tests/fixtures/paper/rows.json").read_text())
+"""Rows of the published results, grouped by what they are of: version, experiment, model, setting, task."""
+
+each_recipe = pytest.mark.parametrize("file", FILES, ids=IDS)
+
+
+def test_none_is_overlooked() -> None:
+    assert len(FILES) == 36
+    assert sorted(shipped().values()) == FILES
+    assert not [file for file in (ROOT / "recipes").rglob("*") if file.is_file() and file.suffix != ".yaml"]
+
+
+def test_names_are_distinct() -> None:
+    assert len({load(file).name for file in FILES}) == len(FILES)
+
+
+@each_recipe
+def test_goes_through_yaml_unchanged(file: Path, tmp_path: Path) -> None:
+    recipe = load(file)
+    (tmp_path / "resolved.yaml").write_text(dump(recipe), encoding="utf-8")
+    assert load(tmp_path / "resolved.yaml") == recipe
+
+
+@each_recipe
+def test_opens_with_how_to_run_it(file: Path) -> None:
+    header = re.split(r"^[^#]", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
+    path = file.relative_to(ROOT).as_posix()
+    assert re.search(rf"mrt5 pretrain {re.escape(path)}( |\n)", header)
+    for named in re.findall(r"recipes/\S+\.yaml", header):
+        assert (ROOT / named).is_file()
+
+
+@each_recipe
+def test_is_found_by_its_name(file: Path) -> None:
+    name = file.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+    assert find(name).samefile(file)
+    assert find(f"recipes/{name}.yaml").samefile(file)
+
+
+@each_recipe
+def test_shrinks_to_a_recipe_without_network_and_weights(file: Path) -> None:
+    recipe = load(file)
+    small = smoke(recipe)
+    assert small.name == f"{recipe.name}-smoke"
+    assert small.model.start == "scratch" and small.model.shape is not None
+    assert small.training.max_steps <= 6 and small.input_length <= 64
+    assert getattr(small.task, "source", None) is None or small.task.source.kind != "hub"
+    assert small.task.kind == recipe.task.kind
+    assert small.model.shortener.kind == recipe.model.shortener.kind
+    assert small.controller.kind == recipe.controller.kind
+    assert smoke(small) == small
+
+
+@each_recipe
+def test_names_its_published_numbers(file: Path) -> None:
+    recipe = load(file)
+    group = file.parent.name
+    if group == "recipes":
+        assert (recipe.paper is None) == (file.stem != "pctrl40")
+        return
+    assert recipe.paper is not None
+    version = group.rsplit("_", 1)[-1]
+    assert recipe.paper.version == version
+    assert recipe.paper.rows == sorted(set(recipe.paper.rows)) != []
+    assert "paper" in read(file).tree, "rows must not come from the base"
+    found = {row: group for group in PUBLISHED for row in group["rows"]}
+    for row in recipe.paper.rows:
+        assert row in found, f"{row} is not a published row"
+        assert _is_of(found[row], recipe), f"{row} is of {found[row]}"
+
+
+def test_each_published_row_belongs_to_one_recipe() -> None:
+    named = [row for file in FILES if (paper := load(file).paper) for row in paper.rows]
+    assert sorted(named) == sorted(row for group in PUBLISHED for row in group["rows"])
+
+
+def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether published numbers are of this very run."""
+    shortener, controller, setting = recipe.model.shortener, recipe.controller, dict(published["setting"])
+    tasks = {
+        "vowel_removal": "simple_vowel_removal",
+        "contextual_vowel_removal": "contextual_vowel_removal",
+        "merge_ABC": "sequence_merge",
+        "span_corruption": None,
+    }
+    ours: dict[str, Any] = {
+        "seed": recipe.seed,
+        "alpha": getattr(controller, "alpha", None),
+        "delta": recipe.target_deletion_rate,
+        "rate": getattr(shortener, "rate", None),
+        "gate_after_layer": getattr(shortener, "layer", None),
+        "train_data": "English",
+    }
+    return (
+        recipe.paper is not None
+        and published["version"] == recipe.paper.version
+        and published["task"] == tasks[recipe.task.kind]
+        and published["model"] == {"none": "ByT5", "delete_gate": "MrT5", "random": "Random"}[shortener.kind]
+        and all(ours[key] == value for key, value in setting.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("group", "steps", "batch_size", "device_batch_size", "length"),
+    [
+        ("english_v1", 3000, 1024, 8, 1024),
+        ("multilingual_v3", 5000, 1024, 8, 1024),
+        ("diagnostic_v3", 30_000, 128, 32, 64),
+    ],
+)
+def test_settings_common_to_a_group(
+    group: str, steps: int, batch_size: int, device_batch_size: int, length: int
+) -> None:
+    recipes = [load(file) for file in (ROOT / "recipes" / group).glob("*.yaml")]
+    assert recipes
+    for recipe in recipes:
+        training = recipe.training
+        assert (training.max_steps, training.batch_size, training.device_batch_size) == (
+            steps,
+            batch_size,
+            device_batch_size,
+        )
+        assert (training.learning_rate, training.schedule, training.warmup_steps) == (1e-4, "linear", 0)
+        assert recipe.model.softmax1 and recipe.input_length == length
+
+
+def test_gates_are_those_of_their_version() -> None:
+    for name, path in shipped().items():
+        gate = load(path).model.shortener
+        if gate.kind == "delete_gate" and not name.startswith(("quickstart", "local_text")):
+            first = name.startswith(("english_v1", "pctrl40"))
+            assert (gate.norm, gate.bias_init) == (("layer", -1.0) if first else ("rms", 1.0)), name
+            assert gate.layer == (2 if name.startswith("diagnostic") else 3), name
+            assert gate.scale == -30.0 and gate.threshold is None and gate.noise == "none", name
+
+
+def test_controllers_update_as_the_published_runs_did() -> None:
+    for name, path in shipped().items():
+        if name.startswith(("multilingual_v3/mrt5", "pctrl40")):
+            assert load(path).controller.update_per == "micro_batch", name
+
+
+def test_every_model_builds() -> None:
+    from mrt5cli.models import build
+
+    sections = {}
+    for file in FILES:
+        for recipe in (load(file), smoke(load(file))):
+            if not recipe.model.start.startswith("runs/"):
+                sections.setdefault(recipe.model.model_dump_json(), recipe.model)
+    assert len(sections) >= 15
+    for section in sections.values():
+        model = build(section, device="meta")
+        kind = {"none": "none", "random": "random", "delete_gate": "scaled_sigmoid"}[section.shortener.kind]
+        assert model.config.deletion_type == kind
+        assert all(parameter.is_meta for parameter in model.parameters())

@@ -1,0 +1,723 @@
+"""Recipes: bases, overrides, every message about a wrong one, finding, writing, shrinking."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli import recipe_load, recipe_words
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import Recipe, dump, find, load, smoke
+from mrt5cli.recipe_yaml import dump as to_yaml
+
+PLAIN: dict[str, Any] = {
+    "name": "plain",
+    "description": "A recipe to break",
+    "task": {"kind": "vowel_removal", "length": 16},
+    "model": {"start": "scratch", "shortener": {"kind": "delete_gate", "layer": 1}},
+    "controller": {"kind": "pi", "target_deletion_rate": 0.2},
+    "training": {"max_steps": 10, "batch_size": 16},
+}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return write(tmp_path / "plain.yaml", PLAIN)
+
+
+def write(path: Path, tree: dict[str, Any] | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tree if isinstance(tree, str) else to_yaml(tree), encoding="utf-8")
+    return path
+
+
+def problems_of(path: Path, *overrides: str) -> dict[str, str]:
+    with pytest.raises(RecipeError) as caught:
+        load(path, overrides)
+    return dict(caught.value.problems)
+
+
+# --- bases --------------------------------------------------------------------------------------------------
+
+
+def test_a_base_is_merged_key_by_key(tmp_path: Path, plain: Path) -> None:
+    write(tmp_path / "child.yaml", "extends: plain.yaml\nname: child\ntraining: {max_steps: 20}\n")
+    child = load(tmp_path / "child.yaml")
+    assert (child.name, child.training.max_steps, child.training.batch_size) == ("child", 20, 16)
+    assert child.description == "A recipe to break"
+
+
+def test_bases_chain_and_are_relative_to_their_file(tmp_path: Path, plain: Path) -> None:
+    write(tmp_path / "group/middle.yaml", "extends: ../plain.yaml\nseed: 1\ntraining: {batch_size: 32}\n")
+    write(tmp_path / "group/deep/top.yaml", "extends: ../middle.yaml\nseed: 2\n")
+    top = load(tmp_path / "group/deep/top.yaml")
+    assert (top.seed, top.training.batch_size, top.training.max_steps) == (2, 32, 10)
+
+
+def test_a_base_may_be_a_shipped_recipe(tmp_path: Path) -> None:
+    write(tmp_path / "mine.yaml", "extends: pctrl40\nname: mine\n")
+    assert load(tmp_path / "mine.yaml").training == load("pctrl40").training
+
+
+def test_a_list_replaces_a_list(tmp_path: Path) -> None:
+    write(tmp_path / "mine.yaml", "extends: multilingual_v3/byt5\ntask: {languages: [en]}\n")
+    recipe = load(tmp_path / "mine.yaml")
+    assert recipe.task.languages == ["en"] and recipe.task.source.kind == "hub"
+
+
+def test_a_section_of_another_kind_replaces_the_section(tmp_path: Path, plain: Path) -> None:
+    text = (
+        "extends: plain.yaml\nmodel: {shortener: {kind: random, rate: 0.5}}\ncontroller: {kind: constant}\n"
+    )
+    shortener = load(write(tmp_path / "child.yaml", text)).model.shortener
+    assert (shortener.kind, shortener.layer, shortener.rate) == ("random", 3, 0.5)
+
+
+def test_a_kind_with_the_same_settings_keeps_them(plain: Path) -> None:
+    task = load(plain, ["task.kind=copy"]).task
+    assert (task.kind, task.length) == ("copy", 16)
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "key", "message"),
+    [
+        (
+            {"a": "extends: b.yaml", "b": "extends: c.yaml", "c": "extends: a.yaml"},
+            "c.yaml",
+            "extends",
+            "the bases go in a circle: a.yaml -> b.yaml -> c.yaml -> a.yaml",
+        ),
+        ({"a": "extends: a.yaml"}, "a.yaml", "extends", "the bases go in a circle: a.yaml -> a.yaml"),
+        (
+            {"a": "extends: quikstart"},
+            "a.yaml",
+            "extends",
+            "quikstart is neither a file beside this one nor the name of a shipped recipe",
+        ),
+        ({"a": "extends: [a, b]"}, "a.yaml", "extends", "expected the file of one other recipe"),
+        ({"a": ""}, "a.yaml", "", "the file is empty; expected `key: value` lines"),
+        ({"a": "[1]"}, "a.yaml", "", "the file is not a recipe but a list; expected `key: value` lines"),
+        (
+            {"a": "hello"},
+            "a.yaml",
+            "",
+            "the file is not a recipe but a single value; expected `key: value` lines",
+        ),
+        (
+            {"a": "extends: b.yaml", "b": "x: 1\nx: 2"},
+            "b.yaml",
+            "",
+            "'x' is given twice, on line 1 and on line 2",
+        ),
+    ],
+)
+def test_files_that_are_no_recipe(
+    tmp_path: Path, files: dict[str, str], where: str, key: str, message: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / f"{name}.yaml", text)
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "a.yaml")
+    assert caught.value.problems == [(key, message)]
+    assert caught.value.message.startswith(f"{tmp_path / where} has 1 problem")
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(UserError, match=r"a\.yaml is not text in UTF-8 \(byte 6 is not\)"):
+        load(tmp_path / "a.yaml")
+
+
+def test_a_byte_order_mark_is_no_key(tmp_path: Path, plain: Path) -> None:
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load(tmp_path / "bom.yaml") == load(plain)
+
+
+# --- overrides ----------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_yaml_on_top(plain: Path) -> None:
+    recipe = load(
+        plain,
+        [
+            "training.learning_rate=1e-3",
+            "description=no",
+            "model.shortener={kind: none}",
+            "controller={kind: constant}",
+            "training.save_steps = 7",
+        ],
+    )
+    assert recipe.training.learning_rate == 1e-3 and recipe.training.save_steps == 7
+    assert recipe.description == "no" and recipe.model.shortener.kind == "none"
+
+
+def test_a_new_kind_and_its_settings_may_come_in_any_order(plain: Path) -> None:
+    overrides = ["controller.alpha=0.01", "controller.kind=constant"]
+    for order in (overrides, overrides[::-1]):
+        controller = load(plain, order).controller
+        assert (controller.kind, controller.alpha) == ("constant", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("training.max_steps", "training.max_steps", "no '='; write key=value, e.g. training.max_steps=100"),
+        ("=5", "=", "not a key; write names with dots, e.g. training.max_steps"),
+        ("a b=5", "a b", "not a key; write names with dots, e.g. training.max_steps"),
+        ("task.languages.0=en", "task.languages.0", "a list is set as a whole, e.g. task.languages=[en, fr]"),
+        (
+            "task.languages[0]=en",
+            "task.languages[0]",
+            "a list is set as a whole, e.g. task.languages=[en, fr]",
+        ),
+        ("extends=other.yaml", "extends", "cannot be set; it names the file's base"),
+        (
+            "task.source={kind",
+            "task.source",
+            "the value is not YAML: line 1, column 6: while parsing a flow mapping: expected ',' or '}', "
+            "but got '<stream end>'",
+        ),
+    ],
+)
+def test_overrides_that_are_none(plain: Path, override: str, key: str, message: str) -> None:
+    assert problems_of(plain, override) == {key: message}
+
+
+def test_an_override_given_twice_is_refused(plain: Path) -> None:
+    assert problems_of(plain, "seed=1", "seed=2") == {"seed": "set twice"}
+    assert problems_of(plain, "controller={kind: p}", "controller.k_p=1") == {
+        "controller.k_p": "controller is set as well"
+    }
+
+
+def test_all_bad_overrides_are_reported_at_once(plain: Path) -> None:
+    assert list(problems_of(plain, "a", "b", "seed=1")) == ["a", "b"]
+
+
+# --- wrong recipes ------------------------------------------------------------------------------------------
+
+LM = "task={kind: span_corruption, source: {kind: embedded}}"
+WRONG = [
+    # unknown keys
+    ("training.lerning_rate=1", "unknown key; did you mean learning_rate?"),
+    ("trainig.max_steps=1", "unknown key; did you mean training?"),
+    ("model.shortener.layr=1", "unknown key; did you mean layer?"),
+    (
+        "model.shortener.rate=0.5",
+        "not a setting of shortener kind 'delete_gate' (only: layer, activation, scale, threshold, norm, "
+        "bias_init, noise)",
+    ),
+    (
+        "controller.alpha=1",
+        "not a setting of controller kind 'pi' (only: target_deletion_rate, k_p, k_i, alpha_start, "
+        "every_steps, update_per)",
+    ),
+    (
+        "task.languages=[en]",
+        "not a setting of task kind 'vowel_removal' (only: length, train_examples, eval_examples, "
+        "mean_insertions)",
+    ),
+    ("learning_rate=1", "unknown key; did you mean training.learning_rate?"),
+    ("model.layer=1", "unknown key; did you mean model.shortener.layer?"),
+    ("k_p=1", "unknown key; did you mean controller.k_p?"),
+    (
+        "evaluation.zzz=1",
+        "unknown key (known here: examples, batch_size, hard_delete)",
+    ),
+    # wrong types
+    ("seed=1.5", "expected a whole number from 0 to 4294967295, not 1.5"),
+    ("seed='1'", "expected a whole number from 0 to 4294967295, not the text '1'"),
+    ("training.batch_size=true", "expected a whole number of at least 1, not true"),
+    ("training.learning_rate=fast", "expected a number above 0, not the text 'fast'"),
+    ("training.compile=yes", "expected true or false, not the text 'yes'"),
+    ("training.compile=1", "expected true or false, not 1"),
+    ("model.start=7", "expected some text, not 7"),
+    ("description=", "expected some text, not null (nothing given)"),
+    ("description=''", "expected some text, not empty text"),
+    (f"description=[{'x' * 50}]", "expected some text, not a list"),
+    (
+        f"training.learning_rate={'x' * 50}",
+        f"expected a number above 0, not the text '{'x' * 37}...'",
+    ),
+    ("loss=1", "expected a section (key: value lines), not 1"),
+    ("loss=", "expected a section (key: value lines), not null (nothing given)"),
+    ("training=[]", "expected a section (key: value lines), not an empty list"),
+    ("task.mean_insertions=many", "expected a number above 0, or null, not the text 'many'"),
+    (
+        "model.shape=big",
+        "expected a section (key: value lines), or null, not the text 'big'",
+    ),
+    (
+        "paper={version: v1, experiment: e, rows: r1}",
+        "expected a list of text, not the text 'r1'; write [r1]",
+    ),
+    # out of range
+    ("controller.target_deletion_rate=40", "expected a number above 0 and below 1, not 40; 40 % is 0.4"),
+    ("controller.target_deletion_rate=1.0", "expected a number above 0 and below 1, not 1.0"),
+    ("controller.target_deletion_rate=-0.1", "expected a number above 0 and below 1, not -0.1"),
+    ("controller.target_deletion_rate=.nan", "expected a number above 0 and below 1, not nan"),
+    ("model.dropout=.inf", "expected a number of at least 0 and below 1, not inf"),
+    ("loss.hard_delete_probability=50", "expected a number from 0 to 1, not 50; 50 % is 0.5"),
+    ("model.shortener.scale=30", "expected a number below 0, not 30"),
+    ("task.length=4", "expected a whole number of at least 8, not 4"),
+    (
+        "name=My Run",
+        "expected lower-case letters, digits and any of . _ - (a letter or digit first), "
+        "not the text 'My Run'",
+    ),
+    # choices
+    (
+        "training.schedule=Linear",
+        "expected 'linear', 'cosine' or 'constant', not the text 'Linear'; did you mean 'linear'?",
+    ),
+    ("training.precision=fp16", "expected 'fp32' or 'bf16', not the text 'fp16'; did you mean 'bf16'?"),
+    ("training.precision=half", "expected 'fp32' or 'bf16', not the text 'half'"),
+    ("training.precision=16", "expected 'fp32' or 'bf16', not 16"),
+    # sections that do not fit
+    ("training.batch_size=12", "12 is not a multiple of training.device_batch_size 8"),
+    ("model.shortener.layer=12", "12 is not below the encoder's 12 layers; nothing would be deleted"),
+    ("model.shortener.threshold=-31.0", "-31.0 is not above the scale -30.0; nothing would go"),
+    (
+        "loss.regularizer_delay=10",
+        "10 is not below training.max_steps 10; the gate would never be trained to delete",
+    ),
+    ("task.mean_insertions=5", "nothing is planted in the strings of 'vowel_removal'; leave it out"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG, ids=[override for override, _ in WRONG])
+def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: str) -> None:
+    found = problems_of(plain, override)
+    (key, text), *more = found.items()
+    assert not more
+    assert text == f"{message} (--set)"
+    assert override.startswith((key.split(".")[0], key))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "message"),
+    [
+        (
+            ["model.shortener.kind=random"],
+            "model.shortener.rate",
+            "missing; expected a number above 0 and below 1",
+        ),
+        (
+            ["controller.kind=p"],
+            "controller.target_deletion_rate",
+            "missing; expected a number above 0 and below 1",
+        ),
+        (
+            ["task={kind: span_corruption}"],
+            "task.source",
+            "missing; expected a section with kind embedded, files or hub",
+        ),
+        (
+            ["controller.kind=PI"],
+            "controller.kind",
+            "no such kind: 'PI'; expected constant, p, pi or pi_two_sided (did you mean pi?) (--set)",
+        ),
+        (
+            ["controller.kind=bang"],
+            "controller.kind",
+            "no such kind: 'bang'; expected constant, p, pi or pi_two_sided (--set)",
+        ),
+        (
+            ["controller.kind=[pi]"],
+            "controller.kind",
+            "expected constant, p, pi or pi_two_sided, not a list (--set)",
+        ),
+        (
+            ["controller=pi"],
+            "controller",
+            "expected a section with kind constant, p, pi or pi_two_sided, not the text 'pi' (--set)",
+        ),
+        (
+            ["model.shortener.kind=none"],
+            "controller",
+            "'pi' has nothing to control: model.shortener is 'none', not 'delete_gate'; leave it out or give "
+            "alpha: 0 (line 11)",
+        ),
+        (
+            ["model.shape={d_model: 0}"],
+            "model.shape.d_model",
+            "expected a whole number of at least 1, not 0 (--set)",
+        ),
+        (
+            ["model.shape={relative_attention_max_distance: 16}"],
+            "model.shape.relative_attention_max_distance",
+            "must be above half of relative_attention_num_buckets, 16 (--set)",
+        ),
+        (
+            ["model.positions=absolute", "model.max_positions=8"],
+            "model.max_positions",
+            "8 is below the task's input length 16 (--set)",
+        ),
+        ([LM.replace("}}", "}, languages: [en, de, en]}")], "task.languages", "listed twice: en (--set)"),
+        (
+            [LM.replace("}}", "}, languages: []}")],
+            "task.languages",
+            "expected a non-empty list of text, not an empty list (--set)",
+        ),
+        (
+            [LM.replace("}}", "}, languages: [en, 3]}")],
+            "task.languages[1]",
+            "expected some text, not 3 (--set)",
+        ),
+        (
+            [LM.replace("embedded", "hubb")],
+            "task.source.kind",
+            "no such kind: 'hubb'; expected embedded, files or hub (did you mean hub?) (--set)",
+        ),
+        (
+            [LM.replace("embedded", "embedded, path: x")],
+            "task.source.path",
+            "not a setting of source kind 'embedded' (it has none) (--set)",
+        ),
+    ],
+)
+def test_wrong_sections(plain: Path, overrides: list[str], key: str, message: str) -> None:
+    assert problems_of(plain, *overrides) == {key: message}
+
+
+@pytest.mark.parametrize(
+    ("without", "key", "message"),
+    [
+        (
+            "name",
+            "name",
+            "missing; expected lower-case letters, digits and any of . _ - (a letter or digit first)",
+        ),
+        (
+            "task",
+            "task",
+            "missing; expected a section with kind span_corruption, copy, vowel_removal, "
+            "contextual_vowel_removal or merge_ABC",
+        ),
+        ("training", "training", "missing; expected a section (key: value lines)"),
+    ],
+)
+def test_missing_keys(tmp_path: Path, without: str, key: str, message: str) -> None:
+    tree = {name: value for name, value in PLAIN.items() if name != without}
+    assert problems_of(write(tmp_path / "a.yaml", tree)) == {key: message}
+
+
+def test_a_missing_kind_names_the_kinds(tmp_path: Path) -> None:
+    tree = {**PLAIN, "controller": {"alpha": 1}}
+    assert problems_of(write(tmp_path / "a.yaml", tree)) == {
+        "controller.kind": "missing; expected constant, p, pi or pi_two_sided"
+    }
+
+
+def test_settings_of_a_checkpoint_and_of_scratch_do_not_mix(tmp_path: Path) -> None:
+    model = {"start": "google/byt5-small", "initialization": "depth_scaled", "shape": {"num_layers": 2}}
+    assert problems_of(
+        write(tmp_path / "a.yaml", {**PLAIN, "model": model, "controller": {"kind": "constant"}})
+    ) == {
+        "model.shape": "is only for start: scratch; a checkpoint brings its own (line 9)",
+        "model.initialization": "is only for start: scratch; a checkpoint brings its own weights (line 8)",
+    }
+
+
+def test_all_problems_come_at_once_with_their_places(tmp_path: Path, plain: Path) -> None:
+    write(tmp_path / "child.yaml", "extends: plain.yaml\n\nseeed: 1\nmodel: {shortener: {layr: 2}}\n")
+    write(tmp_path / "plain.yaml", {"descripton": "x", **PLAIN})
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "child.yaml", ["training.max_steps=no"])
+    assert caught.value.message.splitlines() == [
+        f"{tmp_path / 'child.yaml'} has 4 problems",
+        "  model.shortener.layr  unknown key; did you mean layer? (line 4)",
+        "  training.max_steps    expected a whole number of at least 1, not the text 'no' (--set)",
+        f"  descripton            unknown key; did you mean description? ({plain}, line 1)",
+        "  seeed                 unknown key; did you mean seed? (line 3)",
+    ]
+    assert caught.value.hint == "`mrt5 recipe schema` explains every key"
+
+
+def test_no_message_is_pydantics_own(plain: Path) -> None:
+    """Whatever is put in whatever place, the answer is one of ours."""
+    odd = [
+        "[]",
+        "{}",
+        "{kind: 1}",
+        "null",
+        "true",
+        "-1",
+        "1e400",
+        "'x'",
+        "[1, {a: b}]",
+        "0.5",
+        "99999999999999999999",
+    ]
+    for key in recipe_words.all_keys():
+        for value in odd:
+            try:
+                load(plain, [f"{key.path}={value}"])
+            except RecipeError as error:
+                for _, text in error.problems:
+                    assert "Input" not in text and "validation" not in text.lower(), (key.path, value, text)
+                    assert text.startswith(OURS), (key.path, value, text)
+
+
+OURS = (
+    "expected ",
+    "unknown key",
+    "not a setting",
+    "missing; ",
+    "no such kind",
+    "'",
+    "is only for ",
+    "must be ",
+    "nothing is ",
+    *"-0123456789",
+)
+
+
+# --- finding and writing ------------------------------------------------------------------------------------
+
+
+def test_paths_under_the_working_directory_are_shown_short(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"^plain\.yaml has 1 problem\n"):
+        load("plain.yaml", ["x=1"])
+
+
+def test_a_file_is_found_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("quickstart").name == "quickstart.yaml"
+    (tmp_path / "quickstart").mkdir()
+    assert find("quickstart").name == "quickstart.yaml"
+    (tmp_path / "pctrl40").write_text("x: 1")
+    assert find("pctrl40") == Path("pctrl40")
+
+
+@pytest.mark.parametrize("name", ["quickstart-byt5", "recipes/quickstart_byt5.yaml", "quickstart_byt5.yml"])
+def test_names_are_found_as_people_write_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find(name) == recipe_load.shipped()["quickstart_byt5"]
+
+
+def test_the_last_part_of_a_name_is_enough_when_only_one_has_it() -> None:
+    assert find("merge_ABC_byt5") == recipe_load.shipped()["diagnostic_v3/merge_ABC_byt5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        (
+            "quikstart",
+            "no recipe 'quikstart': neither a file nor the name of a shipped recipe",
+            "did you mean quickstart?",
+        ),
+        (
+            "multilingual_v3/mrt5_35",
+            "no recipe 'multilingual_v3/mrt5_35': neither a file nor the name of a shipped recipe",
+            "did you mean multilingual_v3/mrt5_50?",
+        ),
+        (
+            "zzz",
+            "no recipe 'zzz': neither a file nor the name of a shipped recipe",
+            "`mrt5 recipe list` shows the shipped ones",
+        ),
+        ("byt5", "byt5 is the name of 2 recipes", "one of: english_v1/byt5, multilingual_v3/byt5"),
+        ("mine", "mine is a directory, not a recipe", "give a file of it: mine/first.yaml"),
+        (
+            "mine/frst.yaml",
+            "no recipe 'mine/frst.yaml': neither a file nor the name of a shipped recipe",
+            "did you mean mine/first.yaml?",
+        ),
+        (
+            "x" * 5000,
+            f"no recipe '{'x' * 5000}': neither a file nor the name of a shipped recipe",
+            "`mrt5 recipe list` shows the shipped ones",
+        ),
+        (
+            "a\0b",
+            "no recipe 'a\\x00b': neither a file nor the name of a shipped recipe",
+            "`mrt5 recipe list` shows the shipped ones",
+        ),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_what_is_not_found(
+    name: str, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine/first.yaml", PLAIN)
+    with pytest.raises(UserError) as caught:
+        find(name)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+RATES = st.floats(0.01, 0.99)
+TASKS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "kind": st.just("span_corruption"),
+            "source": st.sampled_from(
+                [{"kind": "embedded"}, {"kind": "files", "path": "no"}, {"kind": "hub"}]
+            ),
+            "input_length": st.integers(16, 1024),
+            "noise_density": RATES,
+            "languages": st.lists(st.sampled_from(["en", "no", "zh", "1e-4", "on"]), min_size=1, unique=True),
+        }
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["copy", "vowel_removal"]), "length": st.integers(8, 1024)}
+    ),
+    st.fixed_dictionaries({"kind": st.just("merge_ABC"), "mean_insertions": st.none() | st.floats(0.1, 100)}),
+)
+GATED = st.tuples(
+    st.fixed_dictionaries(
+        {
+            "kind": st.just("delete_gate"),
+            "layer": st.integers(0, 11),
+            "scale": st.floats(-100, -1),
+            "norm": st.sampled_from(["rms", "layer", "none"]),
+        }
+    ),
+    st.one_of(
+        st.fixed_dictionaries({"kind": st.just("constant"), "alpha": st.floats(-1, 1)}),
+        st.fixed_dictionaries(
+            {
+                "kind": st.sampled_from(["p", "pi", "pi_two_sided"]),
+                "target_deletion_rate": RATES,
+                "k_p": st.floats(0, 1),
+            }
+        ),
+    ),
+)
+PLAIN_OR_RANDOM = st.tuples(
+    st.one_of(
+        st.just({"kind": "none"}),
+        st.fixed_dictionaries({"kind": st.just("random"), "rate": RATES, "layer": st.integers(0, 11)}),
+    ),
+    st.just({"kind": "constant", "alpha": 0.0}),
+)
+NOTES = st.text(min_size=1) | st.sampled_from(
+    ["no", "1e-4", "true", "null", "a: b", "# x", "- x", "&a", "*a"]
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    shortener, controller = draw(GATED | PLAIN_OR_RANDOM)
+    device_batch_size = draw(st.integers(1, 64))
+    start = draw(st.sampled_from(["scratch", "google/byt5-small", "runs/x"]))
+    tree = {
+        "name": draw(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)),
+        "description": draw(NOTES),
+        "seed": draw(st.integers(0, 2**32 - 1)),
+        "task": draw(TASKS),
+        "model": {
+            "start": start,
+            "shape": draw(st.none() | st.just({"d_model": 64})) if start == "scratch" else None,
+            "shortener": shortener,
+            "positions": draw(st.sampled_from(["relative", "absolute"])),
+        },
+        "controller": controller,
+        "training": {
+            "max_steps": draw(st.integers(1, 10**9)),
+            "device_batch_size": device_batch_size,
+            "batch_size": device_batch_size * draw(st.integers(1, 64)),
+            "learning_rate": draw(st.floats(1e-12, 1e3)),
+            "precision": draw(st.sampled_from(["fp32", "bf16"])),
+            "warmup_steps": draw(st.integers(0, 1000)),
+        },
+        "paper": draw(
+            st.none() | st.just({"version": "v1", "experiment": "e", "rows": ["r1"], "note": "no"})
+        ),
+    }
+    return Recipe.model_validate(tree)
+
+
+@given(recipes())
+def test_dump_loads_back_to_an_equal_recipe(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
+    path = tmp_path_factory.mktemp("dumped") / "recipe.yaml"
+    path.write_text(dump(recipe), encoding="utf-8")
+    assert load(path) == recipe
+
+
+@given(recipes())
+def test_any_recipe_shrinks_to_a_valid_one(recipe: Recipe) -> None:
+    small = smoke(recipe)
+    assert small.model.start == "scratch"
+    assert small.training.max_steps <= 6 and small.training.batch_size <= 4
+    accumulates = recipe.training.batch_size > recipe.training.device_batch_size
+    assert (small.training.batch_size > small.training.device_batch_size) == accumulates
+    assert (small.model.positions, small.model.softmax1) == (recipe.model.positions, recipe.model.softmax1)
+    assert smoke(small) == small
+
+
+# --- shrinking and the schema in words ----------------------------------------------------------------------
+
+
+def test_smoke_keeps_what_chooses_code_and_shrinks_the_rest() -> None:
+    recipe = load("diagnostic_v3/merge_ABC_mrt5_1.5e-2", ["task.mean_insertions=8", "training.compile=true"])
+    small = smoke(recipe)
+    assert small.name == "diagnostic-v3-merge-abc-mrt5-1.5e-2-smoke"
+    assert small.description.startswith("Smoke run, tiny and meaningless, of: ")
+    assert (small.task.length, small.task.mean_insertions) == (16, 2.0)
+    assert (small.model.shortener.layer, small.loss.regularizer_delay) == (2, 2)
+    assert (small.loss.score_coefficient, small.controller.alpha) == (0.5, 0.015)
+    assert small.model.initialization == "depth_scaled"
+    assert (small.training.compile, small.paper) == (False, None)
+
+
+def test_smoke_replaces_hub_and_checkpoint_but_keeps_local_files() -> None:
+    hub = smoke(load("multilingual_v3/mrt5_50"))
+    assert (hub.task.source.kind, hub.task.languages, hub.model.start) == ("embedded", ["en"], "scratch")
+    files = smoke(
+        load("local_text", ["task.source={kind: files, path: my/texts}", "task.languages=[en, de]"])
+    )
+    assert (files.task.source.path, files.task.languages) == ("my/texts", ["en", "de"])
+
+
+def test_every_key_says_what_it_means() -> None:
+    keys = recipe_words.all_keys()
+    assert len(keys) > 90
+    assert [key.path for key in keys if not key.field.description and not key.path.endswith(".kind")] == []
+    assert {key.kind for key in keys if key.path == "controller.k_p"} == {"p", "pi", "pi_two_sided"}
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("training.max_steps", "a whole number of at least 1"),
+        ("training.learning_rate", "a number above 0"),
+        ("model.dropout", "a number of at least 0 and below 1"),
+        ("loss.hard_delete_probability", "a number from 0 to 1"),
+        ("model.shortener.threshold", "a number below 0, or null"),
+        ("task.languages", "a non-empty list of text"),
+        ("paper.rows", "a list of text"),
+        ("model.softmax1", "true or false"),
+        ("training.precision", "'fp32' or 'bf16'"),
+        ("model.shape", "a section (key: value lines), or null"),
+        ("model.shortener", "a section with kind none, delete_gate or random"),
+    ],
+)
+def test_what_a_key_expects(key: str, words: str) -> None:
+    field = next(item.field for item in recipe_words.all_keys() if item.path == key)
+    assert recipe_words.expected(field.annotation, field.metadata) == words
+
+
+def test_sections_cannot_be_changed() -> None:
+    recipe = load("quickstart")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.training.max_steps = 3  # type: ignore[misc]
+
+
+def test_merging_leaves_both_sides_alone() -> None:
+    base, top = {"a": {"b": 1}, "c": {"kind": "p", "x": 1}}, {"a": {"d": 2}, "c": {"kind": "pi"}}
+    before = copy.deepcopy((base, top))
+    assert recipe_load.merge(base, top) == {"a": {"b": 1, "d": 2}, "c": {"kind": "pi"}}
+    assert (base, top) == before
