@@ -1,7 +1,6 @@
 """Byte ids as characters: which bytes make one character, what kind of byte each is, and how to show it.
 
-Ids are byte + 3; 0 is padding, 1 EOS, 2 unknown, from 259 on no byte at all. Input need not be valid UTF-8: a
-byte that is part of no character stands for itself.
+Input need not be valid UTF-8: a byte that is part of no character stands for itself.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from functools import lru_cache
 
 import regex
 
-EOS_ID = 1
-FIRST_BYTE_ID = 3
-LAST_BYTE_ID = 258
+from mrt5cli.data.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
+
 # 0xF5 to 0xFF never occur in UTF-8; span corruption writes its sentinels there, from 0xFF down.
-LOWEST_SENTINEL_ID = FIRST_BYTE_ID + 0xF5
+LOWEST_SENTINEL_ID = OFFSET + 0xF5
 
 # fmt: off
 SCRIPTS = (
@@ -84,17 +82,17 @@ def characters(ids: Sequence[int], *, sentinels: bool = False) -> list[Character
 
 def _character_at(ids: list[int], start: int, sentinels: bool) -> Character:
     first = ids[start]
-    if not FIRST_BYTE_ID <= first <= LAST_BYTE_ID:
-        name = {0: "PAD", EOS_ID: "EOS", 2: "UNK"}.get(first, f"id {first}")
+    if not OFFSET <= first <= LAST_BYTE_ID:
+        name = {PAD: "PAD", EOS: "EOS", UNK: "UNK"}.get(first, f"id {first}")
         return Character(start, (first,), None, name)
     if sentinels and first >= LOWEST_SENTINEL_ID:
         return Character(start, (first,), None, f"S{LAST_BYTE_ID - first}")
-    lead = first - FIRST_BYTE_ID
+    lead = first - OFFSET
     length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
     chunk = ids[start : start + length]
-    if all(FIRST_BYTE_ID <= i <= LAST_BYTE_ID for i in chunk):
+    if all(OFFSET <= i <= LAST_BYTE_ID for i in chunk):
         try:
-            return Character(start, tuple(chunk), bytes(i - FIRST_BYTE_ID for i in chunk).decode())
+            return Character(start, tuple(chunk), bytes(i - OFFSET for i in chunk).decode())
         except UnicodeDecodeError:
             return Character(start, (first,), None, f"{lead:02x}")
     return Character(start, (first,), None, f"{lead:02x}")
@@ -117,7 +115,7 @@ def byte_kinds(character: Character) -> list[str]:
             return ["EOS"]
         if character.name.startswith("S"):
             return ["sentinels"]
-        byte = FIRST_BYTE_ID <= character.ids[0] <= LAST_BYTE_ID
+        byte = OFFSET <= character.ids[0] <= LAST_BYTE_ID
         return ["bytes that are not UTF-8" if byte else "other ids"]
     if len(character.ids) == 1:
         return [_ascii_kind(text)]

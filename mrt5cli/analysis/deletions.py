@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.analysis.characters import EOS_ID, FIRST_BYTE_ID, Character, byte_kinds, characters, kind_order
+from mrt5cli.analysis.characters import Character, byte_kinds, characters, kind_order
+from mrt5cli.data.byte_tokens import PAD, encode
 from mrt5cli.metrics.counts import Ratio
 
 if TYPE_CHECKING:
     import torch
-
-PAD_ID = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class InspectedRow:
         gate: (n,) float32, `scale` (delete) to 0 (keep).
         deletable: (n,) bool, bytes the task's target does not need; None where the task cannot know.
         target: ids of the task's target, or None for free text.
+        label: what to call the row, e.g. "piece 2".
     """
 
     ids: NDArray[np.int64]
@@ -41,6 +41,7 @@ class InspectedRow:
     gate: NDArray[np.float32]
     deletable: NDArray[np.bool_] | None = None
     target: NDArray[np.int64] | None = None
+    label: str = ""
 
     @property
     def rate(self) -> Ratio:
@@ -94,7 +95,7 @@ def inspect_batch(
     ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     rows = []
     for row in range(len(ids)):
-        real = ids[row] != PAD_ID
+        real = ids[row] != PAD
         target = None if labels is None else labels[row].cpu().numpy()
         rows.append(
             InspectedRow(
@@ -102,7 +103,7 @@ def inspect_batch(
                 deleted=~keep[row][real],
                 gate=gate[row][real],
                 deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
-                target=None if target is None else target[target > PAD_ID],
+                target=None if target is None else target[target > PAD],
             )
         )
     return rows
@@ -120,7 +121,8 @@ def inspect_text(
             break
         # One row at a time: nothing is padded, and memory does not grow with the text.
         ids = torch.from_numpy(piece)[None]
-        rows += inspect_batch(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, threshold)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        rows += [replace(row, label=f"piece {number + 1}") for row in inspect_batch(model, batch, threshold)]
     return rows
 
 
@@ -137,8 +139,7 @@ def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
         stop = min(start + length - 1, len(text))
         if stop < len(text):  # back to the start of the character that would be cut, if these bytes are UTF-8
             stop -= next((back for back in range(4) if text[stop - back] & 0xC0 != 0x80), 0)
-        ids = np.frombuffer(text[start:stop], np.uint8).astype(np.int64) + FIRST_BYTE_ID
-        yield np.append(ids, EOS_ID)
+        yield encode(text[start:stop], add_eos=True)
         start = stop
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mrt5cli.analysis.characters import FIRST_BYTE_ID, Character
+from mrt5cli.analysis.characters import Character
+from mrt5cli.data.byte_tokens import OFFSET
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -65,7 +66,7 @@ def _shown(row: Sequence[Character], deleted: Sequence[bool]) -> Iterator[tuple[
 
 def _hex_bytes(character: Character, flags: Sequence[bool]) -> Iterator[str]:
     for i, flag in zip(character.ids, flags, strict=True):
-        yield f"{'✗' if flag else ''}{i - FIRST_BYTE_ID:02x}"
+        yield f"{'✗' if flag else ''}{i - OFFSET:02x}"
 
 
 def plain(row: Sequence[Run]) -> str:

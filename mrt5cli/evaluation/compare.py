@@ -14,6 +14,7 @@ from mrt5cli.evaluation.evaluate import evaluate_model
 from mrt5cli.evaluation.rows import Row
 from mrt5cli.evaluation.subject import Subject, check_fits, load_model
 from mrt5cli.evaluation.timing import PASSES, conditions
+from mrt5cli.rundir import write_json
 from mrt5cli.tasks.base import build_task
 
 
@@ -78,17 +79,23 @@ class Comparison:
             ],
         }
 
-    def save(self) -> list[Path]:
-        """Write each run's own results into its directory; what comes from no run is written nowhere."""
-        from mrt5cli.rundir import write_json
+    def save(self) -> list[str]:
+        """Write each run's own results into its directory; models that come from no run have nowhere to go.
 
-        written = []
+        Returns:
+            A line for each run: where its results are, or why they could not be written there.
+        """
+        lines = []
         for result in self.results:
-            if result.subject.run is not None:
-                path = result.subject.run.eval(self._file_name(result.subject))
+            if result.subject.run is None:
+                continue
+            path = result.subject.run.eval(self._file_name(result.subject))
+            try:
                 write_json(path, self.document([result]))
-                written.append(path)
-        return written
+                lines.append(f"saved {path}")
+            except OSError as error:  # somebody else's run, say: the results are still printed
+                lines.append(f"not saved, {path} cannot be written: {error.strerror}")
+        return lines
 
     def _file_name(self, subject: Subject) -> str:
         # Hard and soft, splits and checkpoints are different results: none overwrites another.

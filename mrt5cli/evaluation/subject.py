@@ -45,24 +45,21 @@ def find_subject(path_or_hub_id: str) -> Subject:
     if run is not None:
         step = Path(source).name
         name = run.path.name + (f"/{step}" if step.startswith("step-") else "")
-        return Subject(name, str(source), run, recipe.load(run.recipe_path))
+        return Subject(name, source, run, run.recipe())
     beside = Path(source) / "recipe.yaml"
     found = recipe.load(beside) if beside.is_file() else None
-    return Subject(path_or_hub_id.rstrip("/"), str(source), None, found)
+    return Subject(path_or_hub_id.rstrip("/"), source, None, found)
 
 
 def load_model(subject: Subject, device: Any = None) -> Any:
     """The subject's model in eval mode, on a device.
 
     Raises:
-        UserError: it is not a checkpoint we can load.
+        CheckpointError: it is not a checkpoint we can load.
     """
-    from mrt5cli.models import CheckpointError, load
+    from mrt5cli.models import load
 
-    try:
-        model = load(subject.source)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    model = load(subject.source)
     return model if device is None else model.to(device)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from mrt5cli.runtime import processor_name
+
 PASSES = 5
 
 
@@ -65,7 +67,7 @@ def conditions(model: torch.nn.Module) -> dict[str, str | int]:
     """What a time or a rounding depends on: device, its name, dtype of the weights, threads."""
     weight = next(model.parameters())
     device = weight.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": str(device),
         "device_name": name,

@@ -1,0 +1,208 @@
+"""`mrt5 evaluate`: one table, one document, saved beside the run; a sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import GATE, NO_GATE, SPANS, TARGET, VOWELS, make_run
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "byt5": make_run(folder, "byt5", shortener=NO_GATE, meta={"train_seconds": 61.4}),
+        "mrt5": make_run(folder, "mrt5", controller=TARGET, meta={"train_seconds": 4000.0}),
+        "random": make_run(folder, "random", shortener={"kind": "random", "layer": 1, "rate": 0.25}),
+        "spans": make_run(folder, "spans", task=SPANS, shortener=GATE),
+    }
+
+
+def evaluate(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--device", "cpu"])
+
+
+def document(*arguments: object) -> dict[str, Any]:
+    result = evaluate(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_one_run(runs: dict[str, Path]) -> None:
+    result = evaluate(runs["mrt5"])
+
+    assert result.exit_code == 0, result.output
+    heading, *lines = result.stdout.splitlines()
+    assert heading.startswith("vowel_removal, test split, 24 examples, hard deletion, batches of 8, ")
+    line = next(line for line in lines if line.startswith("mrt5-seed3"))
+    removed = next(line for line in lines if line.startswith("source removed"))
+    assert line.split()[2] == "25.0", "the target"
+    assert "gate" in result.stdout
+    assert removed.split()[2:4] == ["-", "-"]
+    assert "removing its source costs mrt5-seed3" in result.stdout
+
+
+def test_several_runs_are_lines_of_one_table(runs: dict[str, Path]) -> None:
+    result = evaluate(runs["byt5"], runs["mrt5"], runs["random"], "--limit", 10)
+
+    assert result.exit_code == 0, result.output
+    names = [line.split("  ")[0] for line in result.stdout.splitlines() if "seed3 " in line]
+    assert names[:3] == ["byt5-seed3", "mrt5-seed3", "random-seed3"]
+    assert "61 s" in result.stdout
+    assert "1 h 07 min" in result.stdout
+    assert "10 examples" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:8])) <= 90
+
+
+def test_the_document_holds_what_the_table_shows(runs: dict[str, Path]) -> None:
+    told = document(runs["byt5"], runs["mrt5"])
+
+    assert told["task"]["kind"] == "vowel_removal"
+    assert (told["split"], told["deletion"], told["limit"], told["batch_size"]) == ("test", "hard", 24, 8)
+    byt5, mrt5 = told["models"]
+    assert (byt5["target_deletion_rate"], mrt5["target_deletion_rate"]) == (None, 0.25)
+    assert mrt5["train_seconds"] == 4000.0
+    (row,) = mrt5["rows"]
+    assert row["examples"] == 24
+    assert 0 < row["deletion_rate"] < 1
+    assert row["loss"] * 1.442695 == pytest.approx(row["bits_per_byte"], rel=1e-5)
+    assert byt5["rows"][0]["deletion_rate"] == 0
+    assert byt5["rows"][0]["kept_length"] == byt5["rows"][0]["input_length"]
+    low, high = row["sequence_accuracy_95"]
+    assert low <= row["sequence_accuracy"] <= high
+
+
+def test_results_are_saved_in_the_run(runs: dict[str, Path]) -> None:
+    told = document(runs["mrt5"])
+    document(runs["mrt5"], "--soft", "--split", "validation")
+
+    folder = runs["mrt5"] / "eval"
+    assert json.loads((folder / "vowel_removal.json").read_text()) == told
+    soft = json.loads((folder / "vowel_removal-validation-soft.json").read_text())
+    assert soft["deletion"] == "soft"
+    assert set(soft["versions"]) == {"python", "mrt5cli", "torch", "transformers"}
+    assert soft["models"][0]["rows"][0]["new_length"] == soft["models"][0]["rows"][0]["input_length"]
+
+
+def test_a_run_that_cannot_be_written_to_is_still_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "foreign", task=SPANS)
+    (run / "eval").touch()
+
+    result = evaluate(run, "--limit", 2)
+
+    assert result.exit_code == 0
+    assert "not saved, " in result.stderr
+    assert "foreign-seed3" in result.stdout
+
+
+def test_out_writes_the_document(runs: dict[str, Path], tmp_path: Path) -> None:
+    told = document(runs["byt5"], "--out", tmp_path / "deep" / "result.json")
+
+    assert json.loads((tmp_path / "deep" / "result.json").read_text()) == told
+
+
+def test_a_checkpoint_directory_takes_its_runs_recipe(runs: dict[str, Path]) -> None:
+    told = document(runs["mrt5"] / "model")
+
+    assert told["models"][0]["name"] == "mrt5-seed3"
+
+
+def test_a_bare_checkpoint_needs_a_task(runs: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.symlink_to(runs["mrt5"] / "model", target_is_directory=True)
+
+    refused = evaluate(bare)
+    assert refused.exit_code == 2
+    assert "comes without a recipe, so its task is not known" in refused.stderr
+    assert "--task" in refused.stderr
+
+    told = document(bare, "--task", "copy", "--limit", 4)
+    assert told["task"]["settings"]["length"] == 64
+    assert told["models"][0]["rows"][0]["examples"] == 4
+    assert not (bare / "eval").exists()
+
+
+def test_another_task_takes_the_runs_length(runs: dict[str, Path]) -> None:
+    assert document(runs["mrt5"], "--task", "copy")["task"]["settings"]["length"] == 16
+    assert (runs["mrt5"] / "eval" / "copy.json").is_file()
+
+
+def test_another_recipes_task(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = make_run(tmp_path, "other", task={**VOWELS, "length": 12})
+
+    told = document(runs["mrt5"], "--task", other / "recipe.yaml")
+
+    assert told["task"]["settings"]["length"] == 12
+
+
+def test_the_language_model_task_shows_the_loss_without_source(runs: dict[str, Path]) -> None:
+    result = evaluate(runs["spans"], "--limit", 8)
+
+    assert result.exit_code == 0, result.output
+    assert "source removed:" in result.stdout
+    (row,) = document(runs["spans"], "--limit", 8)["models"][0]["rows"]
+    assert f"{row['source_removed_loss']:.4f}" in result.stdout
+    assert row["gate_recall"] is None
+
+
+def test_runtime(runs: dict[str, Path]) -> None:
+    told = document(runs["byt5"], "--runtime", "--limit", 8)
+
+    (model,) = told["models"]
+    assert model["rows"][0]["ms_per_example"] > 0
+    assert told["timed_passes"] == 5
+    assert (model["device"], model["dtype"]) == ("cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["runs/nothing-here/at-all"], "does not exist"),
+        (["{mrt5}", "{spans}"], "mrt5-seed3 and spans-seed3 were trained on different tasks (kind: "),
+        (["{mrt5}", "--task", "vowel_removl"], "no recipe 'vowel_removl'"),
+        (["{mrt5}", "--limit", "0"], "'--limit': Input should be greater than or equal to 1"),
+        (["{mrt5}", "--split", "train"], "'train' is not one of 'validation', 'test'"),
+        (["{mrt5}", "--task", "copy", "--out", "{mrt5}/recipe.yaml/x.json"], "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    arguments: list[str], sentence: str, runs: dict[str, Path]
+) -> None:
+    result = evaluate(*(argument.format(**runs) for argument in arguments))
+
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not result.stdout
+
+
+def test_a_model_with_too_few_positions(tmp_path: Path) -> None:
+    short = make_run(tmp_path, "short", positions="absolute", max_positions=20)
+
+    result = evaluate(
+        short, "--task", make_run(tmp_path, "long", task={**VOWELS, "length": 30}) / "recipe.yaml"
+    )
+
+    assert result.exit_code == 2
+    assert "learned 20 positions and cannot read the 30 of vowel_removal" in result.stderr
+
+
+def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "mrt5cli", "evaluate", str(runs["mrt5"]), "--json", "--limit", "4"]
+
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["limit"] == 4
+    assert "saved " in done.stderr

@@ -1,0 +1,54 @@
+"""Run directories with tiny, untrained models: what `pretrain` leaves behind, made in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+VOWELS = {"kind": "vowel_removal", "length": 16, "train_examples": 64, "eval_examples": 40}
+SPANS = {"kind": "span_corruption", "source": {"kind": "embedded"}, "input_length": 64}
+SHAPE = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}
+GATE = {"kind": "delete_gate", "layer": 1, "bias_init": 0.0}
+TARGET = {"kind": "pi", "target_deletion_rate": 0.25}
+NO_GATE = {"kind": "none"}
+
+
+def make_run(
+    folder: Path,
+    name: str,
+    *,
+    task: dict[str, Any] = VOWELS,
+    shortener: dict[str, Any] = GATE,
+    controller: dict[str, Any] | None = None,
+    meta: dict[str, Any] | None = None,
+    **model: Any,
+) -> Path:
+    """A finished run `<name>-seed3`; its gate, if it has one, parts bytes at about the middle."""
+    import torch
+
+    from mrt5cli import recipe as recipes
+    from mrt5cli.models import build
+    from mrt5cli.rundir import RunDir, write_json, write_text
+
+    recipe = recipes.Recipe.model_validate(
+        {
+            "name": name,
+            "description": "tiny",
+            "seed": 3,
+            "task": task,
+            "model": {"start": "scratch", "shape": SHAPE, "shortener": shortener, "dropout": 0.0, **model},
+            "controller": controller or {"kind": "constant"},
+            "training": {"max_steps": 1, "batch_size": 8},
+            "evaluation": {"examples": 24, "batch_size": 8},
+        }
+    )
+    run = RunDir.create(folder / f"{name}-seed3")
+    write_text(run.recipe_path, recipes.dump(recipe))
+    write_json(run.meta_path, {"status": "finished", **(meta or {})})
+    torch.manual_seed(3)
+    built = build(recipe.model)
+    for key, parameter in built.named_parameters():
+        if "delete_gate.feed_forward.weight" in key:
+            torch.nn.init.normal_(parameter, std=0.5)
+    built.save_pretrained(run.model)
+    return run.path
