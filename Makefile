@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUNS ?= runs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu check fix smoke lock clean
@@ -27,11 +26,11 @@ $(BIN)/.ready: .requirements.lock pyproject.toml
 	@touch $@
 
 quickstart: setup  ## train ByT5, MrT5 and random deletion on a toy task and compare them (minutes)
-	$(BIN)/mrt5 pretrain recipes/quickstart_byt5.yaml --out $(RUNS)/quickstart-byt5 --resume
-	$(BIN)/mrt5 pretrain recipes/quickstart.yaml --out $(RUNS)/quickstart --resume
-	$(BIN)/mrt5 pretrain recipes/quickstart_random.yaml --out $(RUNS)/quickstart-random --resume
-	$(BIN)/mrt5 evaluate $(RUNS)/quickstart-byt5 $(RUNS)/quickstart $(RUNS)/quickstart-random
-	$(BIN)/mrt5 inspect-deletions $(RUNS)/quickstart --limit 8
+	$(BIN)/mrt5 pretrain recipes/quickstart_byt5.yaml --resume
+	$(BIN)/mrt5 pretrain recipes/quickstart.yaml --resume
+	$(BIN)/mrt5 pretrain recipes/quickstart_random.yaml --resume
+	$(BIN)/mrt5 evaluate runs/quickstart-byt5-seed42 runs/quickstart-mrt5-seed42 runs/quickstart-random-seed42
+	$(BIN)/mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --limit 8
 
 test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
 	$(BIN)/pytest -m 'not slow and not gpu and not network'
@@ -53,10 +52,10 @@ fix: setup  ## format and repair what the linter can
 	$(BIN)/ruff format .
 
 smoke: setup  ## the main job in seconds: train, evaluate, inspect
-	rm -rf $(RUNS)/smoke
-	$(BIN)/mrt5 pretrain recipes/local_text.yaml --smoke --out $(RUNS)/smoke
-	$(BIN)/mrt5 evaluate $(RUNS)/smoke --limit 8
-	$(BIN)/mrt5 inspect-deletions $(RUNS)/smoke --text 'The quick brown fox jumps over the lazy dog.'
+	rm -rf runs/smoke
+	$(BIN)/mrt5 pretrain recipes/local_text.yaml --smoke --out runs/smoke
+	$(BIN)/mrt5 evaluate runs/smoke --limit 8
+	$(BIN)/mrt5 inspect-deletions runs/smoke --text 'The quick brown fox jumps over the lazy dog.'
 
 lock:  ## resolve the ranges of pyproject.toml anew, starting from torch 2.13.0
 	rm -rf $(VENV)-lock
