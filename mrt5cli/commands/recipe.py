@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
+EXTENDS = (
+    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, and "
+    "a section of another kind replaces the base's"
+)
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Name = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
@@ -26,6 +32,24 @@ Name = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
 ]
+
+
+@dataclass
+class Checked:
+    """What `check` found out about one file."""
+
+    file: str
+    recipe: Recipe | None
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    not_built: str | None = None
+    """Why the model could not be built here, though the recipe is fine."""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "problems": [{"key": key or None, "problem": text} for key, text in self.problems],
+            "not_built": self.not_built,
+        }
 
 
 @app.command("list")
@@ -85,12 +109,12 @@ def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
 def check(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Recipe files, directories of them, or shipped names."),
+        typer.Argument(metavar="PATH...", help="Recipe files, directories, or shipped names."),
     ],
     set_: Overrides = None,
     build: Annotated[
         bool,
-        typer.Option("--build/--no-build", help="Also build each model, without allocating its weights."),
+        typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -102,31 +126,15 @@ def check(
 
       mrt5 recipe check recipes/ --no-build
     """
-    from mrt5cli import recipe_load
-
-    checked: dict[str, Recipe] = {}
-    broken: dict[str, UserError] = {}
-    for path in _files(paths):
-        try:
-            checked[str(path)] = recipe_load.load(path, set_ or ())
-        except UserError as error:
-            broken[str(path)] = error
-    unbuilt: dict[str, str] = {}
+    checked = [_check(path, set_ or ()) for path in _files(paths)]
     # Building imports torch, which takes seconds: a recipe with a typing mistake is answered before that.
-    if build and not broken:
-        unbuilt, unfit = _build_all(checked)
-        broken |= unfit
+    if build and not any(item.problems for item in checked):
+        _build_all(checked)
     if as_json:
-        print(json.dumps(_check_document([*checked, *broken], broken, unbuilt), indent=2, ensure_ascii=False))
+        print(json.dumps([item.document() for item in checked], indent=2, ensure_ascii=False))
     else:
-        for problem in broken.values():
-            print(f"{problem.message}\n")
-        for path_text, reason in unbuilt.items():
-            print(f"{path_text}: not built: {reason}")
-        total = len(checked.keys() | broken.keys())
-        problems = sum(len(getattr(problem, "problems", [None])) for problem in broken.values())
-        print(f"{_count(total, 'recipe')}, {_count(problems, 'problem')}")
-    if broken:
+        _print_checked(checked)
+    if any(item.problems for item in checked):
         raise typer.Exit(UserError.exit_code)
 
 
@@ -156,7 +164,8 @@ def copy(
     else:
         text = _header(source) + dump(recipe)
     try:
-        target.write_text(text, encoding="utf-8")
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written: {error.strerror}", "give a place you may write to"
@@ -188,8 +197,8 @@ def schema(
 
     known = recipe_words.all_keys()
     chosen = [item for item in known if key is None or item.path == key or item.path.startswith(f"{key}.")]
-    if not chosen:
-        names = {item.path for item in known}
+    if not chosen and key != "extends":
+        names = {item.path for item in known} | {"extends"}
         leaves = {path.rsplit(".", 1)[-1]: path for path in names}
         near = recipe_words.nearest(str(key), [*names, *leaves])
         raise UserError(
@@ -199,6 +208,8 @@ def schema(
     if as_json:
         print(json.dumps(_json_schema(Recipe, key), indent=2, ensure_ascii=False))
         return
+    if key in (None, "extends"):
+        print(f"extends\n    some text; default null\n    {EXTENDS}")
     for item in chosen:
         print(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
 
@@ -249,54 +260,57 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
                 yield file
 
 
-def _build_all(recipes: dict[str, Recipe]) -> tuple[dict[str, str], dict[str, UserError]]:
-    """Build every distinct model on the meta device.
+def _check(path: Path, overrides: Sequence[str]) -> Checked:
+    from mrt5cli.recipe_load import load, shown
 
-    Returns:
-        File and reason for what cannot be built here, and file and error for what cannot be built anywhere.
-    """
+    try:
+        return Checked(shown(path), load(path, overrides))
+    except RecipeError as error:
+        return Checked(shown(path), None, error.problems)
+    except UserError as error:
+        return Checked(shown(path), None, [("", error.message)])
+
+
+def _build_all(checked: Sequence[Checked]) -> None:
+    """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
     from mrt5cli.models import BYT5_SHAPES, CheckpointError, build
+    from mrt5cli.rundir import resolve_model
 
     answers: dict[str, str | None] = {}
-    unbuilt: dict[str, str] = {}
-    broken: dict[str, UserError] = {}
-    for path, recipe in recipes.items():
-        section = recipe.model
+    for item in checked:
+        assert item.recipe is not None
+        section = item.recipe.model
         if section.start != "scratch" and section.start not in BYT5_SHAPES:
-            if not Path(section.start).exists():
-                unbuilt[path] = f"it starts from {section.start}, which is not here"
+            try:
+                where, _ = resolve_model(section.start)
+            except UserError as error:
+                item.not_built = error.message
                 continue
-            if (Path(section.start) / "model").is_dir():
-                section = section.model_copy(update={"start": str(Path(section.start) / "model")})
-        answer = section.model_dump_json()
-        if answer not in answers:
+            if not Path(where).is_dir():
+                item.not_built = f"it starts from {section.start}, which is not here"
+                continue
+            section = section.model_copy(update={"start": where})
+        key = section.model_dump_json()
+        if key not in answers:
             try:
                 build(section, device="meta")
-                answers[answer] = None
-            except (CheckpointError, ValueError, TypeError) as error:
-                answers[answer] = " ".join(str(error).split())
-        problem = answers[answer]
+                answers[key] = None
+            except (CheckpointError, ValueError) as error:
+                answers[key] = " ".join(str(error).split())
+        problem = answers[key]
         if problem:
-            broken[path] = RecipeError(path, [("model", f"cannot be built: {problem}")])
-    return unbuilt, broken
+            item.problems = [("model", f"cannot be built: {problem}")]
 
 
-def _check_document(
-    paths: Sequence[str], broken: dict[str, UserError], unbuilt: dict[str, str]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "file": path,
-            "problems": [
-                {"key": key or None, "problem": text}
-                for key, text in getattr(
-                    broken.get(path), "problems", [("", broken[path].message)] if path in broken else []
-                )
-            ],
-            "not_built": unbuilt.get(path),
-        }
-        for path in dict.fromkeys(paths)
-    ]
+def _print_checked(checked: Sequence[Checked]) -> None:
+    for item in checked:
+        if item.problems:
+            print(f"{RecipeError(item.file, item.problems).message}\n")
+    for item in checked:
+        if item.not_built:
+            print(f"{item.file}: not built: {item.not_built}")
+    problems = sum(len(item.problems) for item in checked)
+    print(f"{_count(len(checked), 'recipe')}, {_count(problems, 'problem')}")
 
 
 def _count(number: int, noun: str) -> str:
@@ -330,8 +344,14 @@ def _meaning(item: Key) -> str:
 
 def _json_schema(recipe: type[Recipe], key: str | None) -> dict[str, Any]:
     """The JSON schema of a recipe, or of the part under `key`."""
-    whole = recipe.model_json_schema()
+    extends = {"type": "string", "description": EXTENDS}
+    if key == "extends":
+        return extends
     if key is None:
+        whole = recipe.model_json_schema()
+        whole["properties"] = {"extends": extends, **whole["properties"]}
+        # With a base, what is required may stand there.
+        whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
         return whole
     from mrt5cli import recipe_words
 

@@ -1,0 +1,256 @@
+"""`mrt5 recipe`: list, show, check, copy, schema."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+from mrt5cli.recipe import load
+from mrt5cli.recipe_load import shipped
+
+GOOD = """\
+name: good
+description: Fine
+task: {kind: copy, length: 16}
+model: {start: scratch}
+training: {max_steps: 5}
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def mrt5(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["recipe", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+# --- list and show ------------------------------------------------------------------------------------------
+
+
+def test_list_has_a_line_for_every_recipe() -> None:
+    header, *lines = mrt5("list").stdout.splitlines()
+    assert header.split() == ["name", "model", "steps", "paper", "what"]
+    assert [line.split()[0] for line in lines] == list(shipped())
+    line = next(line for line in lines if line.startswith("multilingual_v3/mrt5_50 "))
+    assert line.split("  ")[-1] == "MrT5 from ByT5-small on 15 languages, steered to delete 50 % of the bytes"
+    assert "MrT5 50 % (pi)" in line and "5,000" in line and "v3 span_corruption_multilingual" in line
+
+
+def test_list_as_json() -> None:
+    rows = {row["name"]: row for row in json.loads(mrt5("list", "--json").stdout)}
+    assert rows["quickstart_byt5"]["model"] == "ByT5" and rows["quickstart_byt5"]["paper"] is None
+    assert rows["english_v1/random_15"] == {
+        "name": "english_v1/random_15",
+        "model": "random 15 %",
+        "steps": 3000,
+        "paper": "v1 english_span_corruption",
+        "description": "ByT5-small on English with 15 % of the positions deleted at random",
+    }
+    assert rows["diagnostic_v3/merge_ABC_mrt5_1.5e-2"]["model"] == "MrT5 alpha 0.015"
+
+
+def test_show_prints_the_resolved_recipe() -> None:
+    shown = mrt5("show", "multilingual_v3/mrt5_30", "--set", "training.max_steps=7", "--set", "seed=1").stdout
+    Path("shown.yaml").write_text(shown)
+    assert load("shown.yaml") == load("multilingual_v3/mrt5_30", ["training.max_steps=7", "seed=1"])
+    assert "extends" not in shown and "adam_beta2: 0.999" in shown
+
+
+def test_show_as_json() -> None:
+    shown = json.loads(mrt5("show", "pctrl40", "--json").stdout)
+    assert shown["controller"]["k_p"] == 1e-6 and shown["training"]["max_steps"] == 3000
+
+
+def test_show_reports_problems_on_stderr() -> None:
+    result = mrt5("show", "pctrl40", "--set", "controler.k_p=1", code=2)
+    assert result.stdout == ""
+    assert "  controler  unknown key; did you mean controller? (--set)\n" in result.stderr
+    assert result.stderr.endswith("hint: `mrt5 recipe schema` explains every key\n")
+
+
+# --- check --------------------------------------------------------------------------------------------------
+
+
+def test_check_counts_recipes_and_builds_them() -> None:
+    Path("a.yaml").write_text(GOOD)
+    Path("b.yaml").write_text("extends: a.yaml\nname: b\n")
+    assert mrt5("check", ".").stdout == "2 recipes, 0 problems\n"
+    assert mrt5("check", "a.yaml", "a.yaml", "./a.yaml").stdout == "1 recipe, 0 problems\n"
+
+
+def test_check_prints_every_problem_of_every_file() -> None:
+    Path("deep/er").mkdir(parents=True)
+    Path("deep/a.yaml").write_text(GOOD)
+    Path("deep/er/b.yml").write_text(GOOD + "seed: x\nsped: 1\n")
+    Path("c.yaml").write_text("a: b: c")
+    Path("d.yaml").write_bytes(b"\xff")
+    result = mrt5("check", "deep", "c.yaml", "d.yaml", code=2)
+    assert result.stdout.splitlines() == [
+        "deep/er/b.yml has 2 problems",
+        "  seed  expected a whole number from 0 to 4294967295, not the text 'x' (line 6)",
+        "  sped  unknown key; did you mean seed? (line 7)",
+        "",
+        "c.yaml has 1 problem",
+        "    line 1, column 5: a ':' where none can be; check indentation or quote the text",
+        "",
+        "d.yaml has 1 problem",
+        "    d.yaml is not text in UTF-8 (byte 0 is not)",
+        "",
+        "4 recipes, 4 problems",
+    ]
+
+
+def test_check_as_json() -> None:
+    Path("a.yaml").write_text(GOOD + "seed: -1\n")
+    Path("b.yaml").write_text("{")
+    a, b = json.loads(mrt5("check", ".", "--json", code=2).stdout)
+    assert a == {
+        "file": "a.yaml",
+        "problems": [
+            {
+                "key": "seed",
+                "problem": "expected a whole number from 0 to 4294967295, not -1 (line 6)",
+            }
+        ],
+        "not_built": None,
+    }
+    assert b["problems"][0]["key"] is None
+
+
+def test_check_names_models_that_cannot_be_built_here() -> None:
+    lines = mrt5("check", "quickstart").stdout.splitlines()
+    assert lines[0].endswith(
+        "quickstart.yaml: not built: it starts from runs/quickstart-byt5-seed42, which is not here"
+    )
+    assert lines[1:] == ["1 recipe, 0 problems"]
+    assert mrt5("check", "quickstart", "--no-build").stdout == "1 recipe, 0 problems\n"
+
+
+def test_check_names_models_that_cannot_be_built_anywhere() -> None:
+    Path("start").mkdir()
+    Path("start/config.json").write_text('{"model_type": "bert"}')
+    Path("start/model.safetensors").write_bytes(b"")
+    Path("a.yaml").write_text(GOOD.replace("scratch", "start"))
+    printed = mrt5("check", "a.yaml", code=2).stdout
+    assert printed.startswith("a.yaml has 1 problem\n  model  cannot be built: start holds a 'bert' model")
+    assert printed.endswith("1 recipe, 1 problem\n")
+
+
+def test_check_takes_the_model_of_a_run_that_is_here() -> None:
+    from mrt5cli.models import build
+    from mrt5cli.recipe import smoke
+
+    small = smoke(load("quickstart_byt5"))
+    build(small.model).save_pretrained("runs/first-seed1/model")
+    for name, text in (("recipe.yaml", GOOD), ("meta.json", "{}")):
+        Path("runs/first-seed1", name).write_text(text)
+    Path("a.yaml").write_text(GOOD.replace("scratch", "runs/first-seed1"))
+    assert mrt5("check", "a.yaml").stdout == "1 recipe, 0 problems\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing", "error: no recipe 'nothing': neither a file nor the name of a shipped recipe\n"),
+        ("empty", "error: empty holds no recipes (.yaml files)\n"),
+    ],
+)
+def test_check_of_nothing(path: str, message: str) -> None:
+    Path("empty").mkdir()
+    assert mrt5("check", path, code=2).stderr.startswith(message)
+
+
+def test_a_bad_recipe_is_answered_without_torch() -> None:
+    Path("a.yaml").write_text(GOOD + "sed: 1\n")
+    code = (
+        "import sys\n"
+        "sys.argv = ['mrt5', 'recipe', 'check', 'a.yaml']\n"
+        "from mrt5cli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "2 False", done.stderr
+
+
+# --- copy ---------------------------------------------------------------------------------------------------
+
+
+def test_copy_keeps_the_comments_of_a_recipe_without_base() -> None:
+    result = mrt5("copy", "local_text", "mine.yaml")
+    assert result.stdout == "mine.yaml\n"
+    assert "runs/local-text-seed42" in result.stderr
+    assert Path("mine.yaml").read_text() == shipped()["local_text"].read_text()
+
+
+def test_copy_writes_out_what_a_base_gives() -> None:
+    Path("folder").mkdir()
+    assert mrt5("copy", "multilingual_v3/mrt5_30", "folder").stdout == "folder/mrt5_30.yaml\n"
+    text = Path("folder/mrt5_30.yaml").read_text()
+    assert text.startswith("# Paper, camera-ready: ") and "extends:" not in text
+    assert load("folder/mrt5_30.yaml") == load("multilingual_v3/mrt5_30")
+
+
+def test_copy_never_overwrites() -> None:
+    Path("mine.yaml").write_text("precious")
+    result = mrt5("copy", "quickstart", "mine.yaml", code=2)
+    assert result.stderr == "error: mine.yaml exists already\nhint: give another name, or remove it first\n"
+    assert Path("mine.yaml").read_text() == "precious"
+
+
+def test_copy_to_where_nothing_can_be_written() -> None:
+    result = mrt5("copy", "quickstart", "no/such/folder.yaml", code=2)
+    assert result.stderr.startswith(
+        "error: no/such/folder.yaml cannot be written: No such file or directory\n"
+    )
+
+
+# --- schema -------------------------------------------------------------------------------------------------
+
+
+def test_schema_explains_every_key() -> None:
+    printed = mrt5("schema").stdout
+    assert printed.startswith("extends\n")
+    assert (
+        "training.learning_rate\n    a number above 0; default 0.0001\n    peak learning rate of AdamW\n"
+        in printed
+    )
+    assert "model.shortener.rate  (random)\n    a number above 0 and below 1; required\n" in printed
+
+
+def test_schema_of_one_key_or_section() -> None:
+    assert mrt5("schema", "training.max_steps").stdout == (
+        "training.max_steps\n    a whole number of at least 1; required\n    optimizer steps\n"
+    )
+    assert all(line[0] in " c" for line in mrt5("schema", "controller").stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("trainng", "training"), ("max_step", "training.max_steps"), ("training.lr_rate", None)]
+)
+def test_schema_of_an_unknown_key(key: str, near: str | None) -> None:
+    result = mrt5("schema", key, code=2)
+    assert result.stderr.startswith(f"error: no key '{key}' in a recipe\n")
+    assert near is None or result.stderr.endswith(f"hint: did you mean {near}?\n")
+
+
+def test_schema_as_json() -> None:
+    whole = json.loads(mrt5("schema", "--json").stdout)
+    assert list(whole["properties"])[:3] == ["extends", "name", "description"]
+    assert whole["anyOf"] == [
+        {"required": ["name", "description", "task", "training"]},
+        {"required": ["extends"]},
+    ]
+    rate = json.loads(mrt5("schema", "controller.target_deletion_rate", "--json").stdout)
+    assert (rate["exclusiveMinimum"], rate["exclusiveMaximum"]) == (0, 1)
+    assert json.loads(mrt5("schema", "loss", "--json").stdout)["additionalProperties"] is False
