@@ -38,8 +38,9 @@ class Result:
 
     @property
     def train_seconds(self) -> float | None:
-        """How long the run trained, as its meta.json says."""
-        return None if self.subject.run is None else self.subject.run.meta().get("train_seconds")
+        """Time the run spent training, over all its resumes, as its metrics.jsonl says."""
+        rows = [] if self.subject.run is None else self.subject.run.metrics()
+        return next((row["seconds"] for row in reversed(rows) if "seconds" in row), None)
 
 
 @dataclass(frozen=True)

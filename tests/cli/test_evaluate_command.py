@@ -20,8 +20,8 @@ from mrt5cli.cli import app
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {
-        "byt5": make_run(folder, "byt5", shortener=NO_GATE, meta={"train_seconds": 61.4}),
-        "mrt5": make_run(folder, "mrt5", controller=TARGET, meta={"train_seconds": 4000.0}),
+        "byt5": make_run(folder, "byt5", shortener=NO_GATE, seconds=61.4),
+        "mrt5": make_run(folder, "mrt5", controller=TARGET, seconds=4000.0),
         "random": make_run(folder, "random", shortener={"kind": "random", "layer": 1, "rate": 0.25}),
         "spans": make_run(folder, "spans", task=SPANS, shortener=GATE),
     }
