@@ -98,8 +98,13 @@ class SpanCorruptionTask(Section):
     @model_validator(mode="after")
     def _fits(self) -> SpanCorruptionTask:
         twice = sorted({code for code in self.languages if self.languages.count(code) > 1})
+        others = [code for code in self.languages if code != "en"]
         if twice:
             raise Misfit([("languages", f"listed twice: {', '.join(twice)}")])
+        if others and self.source.kind == "embedded":
+            raise Misfit(
+                [("languages", f"the embedded text is English; there is no {', '.join(others)} in it")]
+            )
         return self
 
 

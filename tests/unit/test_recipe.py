@@ -360,6 +360,11 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
         ),
         ([LM.replace("}}", "}, languages: [en, de, en]}")], "task.languages", "listed twice: en (--set)"),
         (
+            [LM.replace("}}", "}, languages: [en, de, fr]}")],
+            "task.languages",
+            "the embedded text is English; there is no de, fr in it (--set)",
+        ),
+        (
             [LM.replace("}}", "}, languages: []}")],
             "task.languages",
             "expected a non-empty list of text, not an empty list (--set)",
@@ -563,9 +568,7 @@ TASKS = st.one_of(
     st.fixed_dictionaries(
         {
             "kind": st.just("span_corruption"),
-            "source": st.sampled_from(
-                [{"kind": "embedded"}, {"kind": "files", "path": "no"}, {"kind": "hub"}]
-            ),
+            "source": st.sampled_from([{"kind": "files", "path": "no"}, {"kind": "hub"}]),
             "input_length": st.integers(16, 1024),
             "noise_density": RATES,
             "languages": st.lists(st.sampled_from(["en", "no", "zh", "1e-4", "on"]), min_size=1, unique=True),
