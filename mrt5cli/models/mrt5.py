@@ -257,7 +257,7 @@ class MrT5Encoder(MrT5Stack):
     def _padding(self, input_ids: Tensor | None, attention_mask: Tensor | None, states: Tensor) -> Tensor:
         """(B, L) bool. Ids tell padding even where no mask is passed; a mask may also hide real bytes."""
         if input_ids is not None:
-            return input_ids == self.config.pad_token_id
+            return input_ids.eq(self.config.pad_token_id)
         if attention_mask is not None:
             return attention_mask == 0
         return torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
