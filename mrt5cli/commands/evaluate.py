@@ -208,6 +208,8 @@ def _notes(comparison: Comparison) -> list[str]:
         "deleted: share of input positions (EOS counts, padding does not) whose gate is below the threshold",
         f"source removed: the same targets while the encoder of {first} sees a lone EOS; losses in nats",
     ]
+    if any(result.summary.gate_recall is not None for result in comparison.results):
+        notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
     for result in comparison.results:
         row = result.summary
         if row.loss is None or row.source_removed_loss is None:

@@ -198,12 +198,12 @@ def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
     """Precision and recall against what the task does not need; nothing where no task says so."""
     from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 
-    known = [(row.deleted, row.deletable) for row in rows if row.deletable is not None]
+    known = [(row.deleted, row.deletable, row.ids) for row in rows if row.deletable is not None]
     if not known:
         return {}
     return {
-        "gate_precision": sum((gate_precision(*pair) for pair in known), Ratio()).value,
-        "gate_recall": sum((gate_recall(*pair) for pair in known), Ratio()).value,
+        "gate_precision": sum((gate_precision(*row) for row in known), Ratio()).value,
+        "gate_recall": sum((gate_recall(*row) for row in known), Ratio()).value,
     }
 
 
@@ -239,8 +239,8 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
     agreement = _agreement(rows)
     if agreement:
         print(
-            f"of what it deletes {percent(agreement['gate_precision'], 1)} % is not needed for the target; "
-            f"of what is not needed it deletes {percent(agreement['gate_recall'], 1)} %"
+            f"of the letters it deletes {percent(agreement['gate_precision'], 1)} % are not needed for the "
+            f"target; of those not needed it deletes {percent(agreement['gate_recall'], 1)} %"
         )
     print()
     table = kind_table(rows, sentinels=sentinels)

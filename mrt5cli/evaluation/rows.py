@@ -52,8 +52,8 @@ class Row:
         new_length: the paper's new sequence length: encoder output positions of the batch an example was in,
             i.e. its longest kept row, averaged over examples. Grows with the batch size; soft gates shorten
             nothing.
-        gate_precision, gate_recall: deletions against what the task's targets do not need; None without a
-            gate, or where the task cannot know.
+        gate_precision, gate_recall: deleted letters against those the task's targets do not need; None
+            without a gate, or where the task cannot know.
         source_removed_loss, source_removed_token_accuracy, source_removed_sequence_accuracy: the same targets
             with the encoder given a lone EOS. What is not well below that loss makes no use of its input.
         ms_per_example, median_ms_per_example: of a forward pass, when timed.
@@ -144,8 +144,12 @@ def tally(output: Any, batch: Batch, threshold: float, deletable: Any = None) ->
     common = replace(common, deleted=Ratio(float(deleted.sum()), real))
     if deletable is None:
         return common
-    needless = np.asarray(deletable, dtype=bool) & (ids != PAD)
-    return replace(common, precision=gate_precision(deleted, needless), recall=gate_recall(deleted, needless))
+    deletable = np.asarray(deletable, dtype=bool)
+    return replace(
+        common,
+        precision=gate_precision(deleted, deletable, ids),
+        recall=gate_recall(deleted, deletable, ids),
+    )
 
 
 def row_of(subset: str, counts: Tally) -> Row:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 PAD = 0
 EOS = 1
+MARKERS = (PAD, EOS, ord("#") + 3)
 IGNORED_LABEL = -100
 
 
@@ -86,15 +87,19 @@ def deleted_bytes(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> Ra
     return Ratio(float(deleted.sum()), int((np.asarray(input_ids) != PAD).sum()))
 
 
-def gate_precision(deleted: ArrayLike, deletable: ArrayLike) -> Ratio:
-    """Positions the target does not need, of all deleted ones; both masks (B, L), False on padding."""
-    deleted = np.asarray(deleted, dtype=bool)
+def gate_precision(deleted: ArrayLike, deletable: ArrayLike, input_ids: ArrayLike) -> Ratio:
+    """Positions the target does not need, of all deleted ones; every argument is (B, L).
+
+    Only letters count. EOS and the '#' that every diagnostic string begins with are the same in every string:
+    they say nothing, so deleting them is neither right nor wrong. Their deletion does count in the rate.
+    """
+    deleted = np.asarray(deleted, dtype=bool) & ~np.isin(np.asarray(input_ids), MARKERS)
     return Ratio(float((deleted & np.asarray(deletable, dtype=bool)).sum()), int(deleted.sum()))
 
 
-def gate_recall(deleted: ArrayLike, deletable: ArrayLike) -> Ratio:
-    """Deleted positions, of all those the target does not need; both masks (B, L), False on padding."""
-    return gate_precision(deletable, deleted)
+def gate_recall(deleted: ArrayLike, deletable: ArrayLike, input_ids: ArrayLike) -> Ratio:
+    """Deleted positions, of all those the target does not need; counts what `gate_precision` counts."""
+    return gate_precision(deletable, deleted, input_ids)
 
 
 def bits_per_byte(nats_per_token: float | None) -> float | None:

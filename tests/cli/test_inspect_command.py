@@ -66,7 +66,7 @@ def test_the_runs_own_task(runs: dict[str, Path]) -> None:
 
     assert result.exit_code == 0, result.output
     assert result.stdout.count("target: ") == 5
-    assert "of what it deletes" in result.stdout
+    assert "of the letters it deletes" in result.stdout
     told = document(runs["mrt5"], "--limit", 3)
     assert len(told["rows"]) == 3
     for row in told["rows"]:

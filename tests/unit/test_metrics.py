@@ -83,11 +83,18 @@ def test_a_gate_at_the_threshold_is_not_counted() -> None:
 
 
 def test_precision_and_recall() -> None:
-    deleted, deletable = [[1, 1, 1, 0]], [[1, 0, 0, 1]]
+    deleted, deletable, ids = [[1, 1, 1, 0]], [[1, 0, 0, 1]], [[100, 101, 102, 103]]
 
-    assert gate_precision(deleted, deletable) == Ratio(1, 3)
-    assert gate_recall(deleted, deletable) == Ratio(1, 2)
-    assert gate_precision([[0]], [[1]]).value is None
+    assert gate_precision(deleted, deletable, ids) == Ratio(1, 3)
+    assert gate_recall(deleted, deletable, ids) == Ratio(1, 2)
+    assert gate_precision([[0]], [[1]], [[100]]).value is None
+
+
+def test_markers_and_padding_are_neither_rightly_nor_wrongly_deleted() -> None:
+    ids = [[ord("#") + 3, 100, 101, 1, 0]]
+
+    assert gate_precision([[1, 1, 0, 1, 1]], [[0, 1, 1, 0, 0]], ids) == Ratio(1, 1)
+    assert gate_recall([[1, 1, 0, 1, 1]], [[0, 1, 1, 0, 0]], ids) == Ratio(1, 2)
 
 
 def test_bits_per_byte() -> None:
