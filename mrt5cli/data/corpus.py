@@ -1,0 +1,150 @@
+"""Documents in memory: joined with an end mark, read in any order by position, split into train and held-out.
+
+Text is kept as raw UTF-8 in one array. Byte 0xFF never occurs in UTF-8, so it marks the end of a document
+there and becomes EOS when bytes become ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrt5cli.data.byte_tokens import EOS, OFFSET
+
+END_OF_DOCUMENT = 0xFF
+IDS_OF_BYTES = np.arange(256, dtype=np.int64) + OFFSET
+IDS_OF_BYTES[END_OF_DOCUMENT] = EOS
+
+HELD_OUT_FRACTION = 0.01
+# One percent of a small text would not fill a single example, so it gives up to a tenth of itself instead.
+SMALL_HELD_OUT_FRACTION = 0.1
+SMALL_HELD_OUT_BYTES = 64 * 1024
+
+
+class Order:
+    """Documents of a corpus one after the other, in one order.
+
+    Args:
+        corpus: whose documents.
+        key: numbers that seed the permutation; None keeps the documents in the order they came.
+    """
+
+    def __init__(self, corpus: Corpus, key: Sequence[int] | None = None) -> None:
+        count = len(corpus.starts)
+        order = np.arange(count) if key is None else np.random.default_rng(key).permutation(count)
+        self._buffer = corpus.buffer
+        self._starts = corpus.starts[order]
+        self._ends = np.cumsum(corpus.lengths[order])
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Bytes `start` to `stop` of the joined documents, end marks included."""
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
+        ends = self._ends[first : last + 1]
+        lengths = np.diff(ends, prepend=self._ends[first - 1] if first else 0)
+        sources = self._starts[first : last + 1].copy()
+        # The first document may have begun before `start`, the last may go on after `stop`.
+        cut = lengths[0] - (ends[0] - start)
+        sources[0] += cut
+        lengths[0] -= cut
+        lengths[-1] -= ends[-1] - stop
+        pieces = zip(sources.tolist(), (sources + lengths).tolist(), strict=True)
+        return np.concatenate([self._buffer[a:b] for a, b in pieces])
+
+
+class Corpus:
+    """Documents of one language and split.
+
+    Attributes:
+        buffer: (n,) uint8, all documents, each followed by `END_OF_DOCUMENT`.
+        starts, lengths: (d,) int64, where each document begins, and how long it is with its end mark.
+    """
+
+    def __init__(self, documents: Iterable[bytes]) -> None:
+        kept = [document for document in documents if document]
+        end = bytes([END_OF_DOCUMENT])
+        self.buffer = np.frombuffer(end.join([*kept, b""]), dtype=np.uint8)
+        self.lengths = np.array([len(document) + 1 for document in kept], dtype=np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def size(self) -> int:
+        """Bytes of text, end marks not counted."""
+        return len(self.buffer) - len(self.lengths)
+
+
+class Chunks:
+    """A corpus cut into pieces of `size` tokens, epoch after epoch, each epoch in an order of its own.
+
+    What is left over at the end of an epoch is dropped. Piece i is a function of (key, i) alone.
+    """
+
+    def __init__(self, corpus: Corpus, size: int, key: Sequence[int]) -> None:
+        self.per_epoch = len(corpus.buffer) // size
+        self._corpus, self._size, self._key = corpus, size, tuple(key)
+        self._epoch = -1
+        self._order: Order | None = None
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Pieces of these ascending numbers (P,), as (P, size)."""
+        pieces = []
+        # Pieces that follow each other in one epoch are read as one.
+        epochs, places = np.divmod(numbers, self.per_epoch)
+        breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(epochs) != 0)) + 1
+        for start, stop in pairwise([0, *breaks.tolist(), len(numbers)]):
+            epoch, first = int(epochs[start]), int(places[start])
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, Order(self._corpus, (*self._key, epoch))
+            assert self._order is not None
+            pieces.append(self._order.read(first * self._size, (first + stop - start) * self._size))
+        return np.concatenate(pieces).reshape(-1, self._size)
+
+
+def fingerprint(document: bytes) -> int:
+    """A number from 0 to 2**64 that depends on the text alone, the same everywhere."""
+    return int.from_bytes(blake2b(document, digest_size=8).digest(), "big")
+
+
+def split_of(document: bytes) -> str:
+    """The split of a document that is seen alone: 1 % validation, 1 % test, by its fingerprint."""
+    place = fingerprint(document) / 2**64
+    if place < HELD_OUT_FRACTION:
+        return "validation"
+    return "test" if place < 2 * HELD_OUT_FRACTION else "train"
+
+
+def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list[bytes]]:
+    """Take held-out splits from documents by their fingerprints; the rest is "train".
+
+    Each split gets 1 % of the bytes, from small texts up to a tenth (64 KiB at most), and at least one
+    document. Equal documents share a split. The longest document always stays in training, and with fewer
+    different documents than splits everything does.
+
+    Args:
+        documents: texts of one language.
+        names: splits to take, in this order.
+    """
+    prints = [fingerprint(document) for document in documents]
+    sizes: dict[int, int] = {}
+    for key, document in zip(prints, documents, strict=True):
+        sizes[key] = sizes.get(key, 0) + len(document)
+    home: dict[int, str] = {}
+    if len(sizes) > len(names):
+        total = sum(sizes.values())
+        budget = max(HELD_OUT_FRACTION * total, min(SMALL_HELD_OUT_FRACTION * total, SMALL_HELD_OUT_BYTES))
+        longest = max(sizes, key=lambda key: (sizes[key], key))
+        waiting = sorted(set(sizes) - {longest}, reverse=True)
+        for place, name in enumerate(names):
+            needed_later = len(names) - place - 1
+            taken = 0
+            while len(waiting) > needed_later and (taken == 0 or taken < budget):
+                key = waiting.pop()
+                home[key] = name
+                taken += sizes[key]
+    splits: dict[str, list[bytes]] = {name: [] for name in ("train", *names)}
+    for key, document in zip(prints, documents, strict=True):
+        splits[home.get(key, "train")].append(document)
+    return splits

@@ -1,0 +1,207 @@
+"""What a task is: training batches without end, held-out batches that never change, and how to show them.
+
+To add a task, write one file here with a `Task` subclass under `@register("its_kind")`, and its settings in
+`mrt5cli/recipe.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mrt5cli.data.byte_tokens import PAD
+
+IGNORED_LABEL = -100
+
+# input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
+Batch = dict[str, torch.Tensor]
+
+
+def make_batch(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Batch:
+    """A batch of arrays.
+
+    Args:
+        input_ids: (B, L), padded with 0.
+        labels: (B, T), padded with -100.
+    """
+    inputs = torch.from_numpy(np.ascontiguousarray(input_ids))
+    return {
+        "input_ids": inputs,
+        "attention_mask": inputs.ne(PAD).long(),
+        "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+    }
+
+
+class BatchStream(IterableDataset[Batch], ABC):
+    """Training batches of one rank, without end. Give it to `DataLoader(stream, batch_size=None)`.
+
+    With W loader workers, worker w makes batches start + w, start + w + W, ..., which the loader puts
+    back in order.
+
+    Attributes:
+        start_batch: batches this rank has already consumed; the next iteration begins after them.
+    """
+
+    start_batch: int = 0
+
+    @abstractmethod
+    def batches(self, worker: int, workers: int) -> Iterator[Batch]:
+        """Batches start_batch + worker, start_batch + worker + workers, ..."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        self._handed_out = self.start_batch
+        for batch in self.batches(info.id if info else 0, info.num_workers if info else 1):
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """Where to go on, as numbers and strings.
+
+        Args:
+            consumed: batches the training loop has used. Needed with loader workers, and wherever a
+                loader reads ahead; by default, the batches this object has handed out itself.
+        """
+        if consumed is None:
+            consumed = getattr(self, "_handed_out", self.start_batch)
+        return {"start_batch": consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration where `state_dict` was taken."""
+        self.start_batch = state["start_batch"]
+
+
+class SeekableStream(BatchStream):
+    """A stream whose example i is a function of i: batch b of rank r begins at (b * ranks + r) * B.
+
+    Several batches are made at a time, because numpy's cost per call is what small batches pay for.
+
+    Args:
+        read: makes the examples of indices (E,), any of them.
+        batch_size: B, examples a batch on this rank.
+        at_once: examples made at a time, about.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[np.int64]], Batch],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        at_once: int = 64,
+    ) -> None:
+        super().__init__()
+        self._read, self._batch_size, self._rank, self._world_size = read, batch_size, rank, world_size
+        self._group = max(1, at_once // batch_size)
+
+    def batches(self, worker: int, workers: int) -> Iterator[Batch]:
+        """See `BatchStream`."""
+        size = self._batch_size
+        numbers = count(self.start_batch + worker, workers)
+        while True:
+            firsts = [
+                (number * self._world_size + self._rank) * size for number in islice(numbers, self._group)
+            ]
+            examples = self._read(np.concatenate([np.arange(first, first + size) for first in firsts]))
+            yield from batches_of(examples, size)
+
+
+def batches_of(examples: Batch, size: int) -> Iterator[Batch]:
+    """Batches of `size` rows: labels as long as a batch's longest, memory not shared between batches."""
+    lengths = examples["labels"].ne(IGNORED_LABEL).sum(dim=1)
+    for start in range(0, len(lengths), size):
+        rows = {name: tensor[start : start + size] for name, tensor in examples.items()}
+        rows["labels"] = rows["labels"][:, : int(lengths[start : start + size].max())]
+        # A view would carry the memory of all examples along to another process.
+        yield {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()}
+
+
+class Task(ABC):
+    """Data, prompt and metrics of one kind of learning, used by training and evaluation alike.
+
+    Attributes:
+        name: what the recipe calls it.
+        version: raised when held-out data changes, so that results made before are not compared with
+            later ones.
+    """
+
+    name: str
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def subsets(self, split: str) -> list[str]:
+        """Parts of a held-out split that are reported apart: languages, or just "all"."""
+
+    @abstractmethod
+    def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
+        """Training batches of one rank, `batch_size` examples each."""
+
+    @abstractmethod
+    def held_out(
+        self, split: str, subset: str, *, batch_size: int, limit: int | None = None
+    ) -> Iterable[Batch]:
+        """Batches of "validation" or "test": the same examples every time, whatever the batch size.
+
+        Args:
+            split: "validation" or "test".
+            subset: one of `subsets(split)`.
+            batch_size: examples a batch; the last may be smaller.
+            limit: examples at most. Where there are fewer, all of them come.
+        """
+
+    def deletable(self, input_ids: Any) -> NDArray[np.bool_] | None:
+        """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
+        return None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line: the task, its data and its sizes."""
+
+    @abstractmethod
+    def example(self, split: str) -> tuple[str, str]:
+        """Source and target text of the first example of "train", "validation" or "test"."""
+
+
+_TASKS: dict[str, Callable[[Any], Task]] = {}
+_TaskClass = TypeVar("_TaskClass", bound=type[Task])
+
+
+def register(*kinds: str) -> Callable[[_TaskClass], _TaskClass]:
+    """Class decorator: recipe sections of these kinds build this task. It is called with the section."""
+
+    def add(task: _TaskClass) -> _TaskClass:
+        _TASKS.update(dict.fromkeys(kinds, task))
+        return task
+
+    return add
+
+
+def build_task(section: Any) -> Task:
+    """The task of a recipe's task section, from whichever file of this package registers its kind."""
+    import mrt5cli.tasks
+
+    for module in pkgutil.iter_modules(mrt5cli.tasks.__path__):
+        importlib.import_module(f"mrt5cli.tasks.{module.name}")
+    if section.kind not in _TASKS:
+        raise ValueError(
+            f"no task is registered for kind {section.kind!r}, only for {', '.join(sorted(_TASKS))}"
+        )
+    return _TASKS[section.kind](section)
+
+
+def subset_of(task: Task, split: str, subset: str) -> str:
+    """`subset`, if the task has it."""
+    names: Sequence[str] = task.subsets(split)
+    if subset not in names:
+        raise ValueError(f"{task.name} has no subset {subset!r} in {split}, only {', '.join(names)}")
+    return subset

@@ -1,0 +1,183 @@
+"""Examples of span corruption for training: any example of text in memory, or streamed ones in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrt5cli.data.corpus import Chunks
+from mrt5cli.data.sources import MemoryText, StreamedText
+from mrt5cli.data.span_noise import SpanLengths, corrupt, draw_spans
+from mrt5cli.data.streams import DocumentStream
+from mrt5cli.tasks.base import Batch, BatchStream, make_batch
+
+# What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
+NOISE, DOCUMENTS, LANGUAGES, FILES = range(4)
+# Examples of each language in one shuffled block.
+LANGUAGE_BLOCK = 64
+# Batches whose beginnings a streamed source remembers: loaders read ahead of what the training has used.
+REMEMBERED_BATCHES = 8
+
+
+class Noise:
+    """The noise of examples: number i's comes from (seed, i) alone.
+
+    A counter-based generator is set to each example's own counter, which is ten times faster than a new
+    generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        key = np.random.SeedSequence((seed, NOISE)).generate_state(2, np.uint64)
+        self._bits = np.random.Philox(key=key)
+        self._generator = np.random.Generator(self._bits)
+        self._fresh: Any = self._bits.state
+
+    def generators(self, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
+        """Generators of these examples; each is valid until the next is taken."""
+        for index in indices.tolist():
+            self._fresh["state"]["counter"] = np.array([0, index, 0, 0], dtype=np.uint64)
+            self._bits.state = self._fresh
+            yield self._generator
+
+    def batch(self, raw: NDArray[np.uint8], indices: NDArray[np.int64], lengths: SpanLengths) -> Batch:
+        """Examples of raw rows (B, N) that have these indices (B,)."""
+        return make_batch(*corrupt(raw, *draw_spans(self.generators(indices), len(raw), lengths)))
+
+
+@lru_cache(maxsize=64)
+def _language_block(languages: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    generator = np.random.default_rng((seed, LANGUAGES, block))
+    drawn = generator.permutation(np.repeat(np.arange(languages), LANGUAGE_BLOCK))
+    place = np.empty_like(drawn)
+    place[np.argsort(drawn, kind="stable")] = np.tile(np.arange(LANGUAGE_BLOCK), languages)
+    return drawn, block * LANGUAGE_BLOCK + place
+
+
+def draw_languages(
+    languages: int, seed: int, indices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The language of examples (B,), and which of that language's examples each is.
+
+    Languages are drawn uniformly without replacement from blocks with 64 examples of each, so that any
+    example can be found at once; the shares are then equal after every block.
+
+    Returns:
+        (B,) index of the language, and (B,) running number within the language.
+    """
+    if languages == 1:
+        return np.zeros_like(indices), indices
+    blocks, places = np.divmod(indices, languages * LANGUAGE_BLOCK)
+    drawn, numbers = np.empty_like(indices), np.empty_like(indices)
+    for block in np.unique(blocks):
+        rows = np.flatnonzero(blocks == block)
+        of_block, numbers_of_block = _language_block(languages, seed, int(block))
+        drawn[rows], numbers[rows] = of_block[places[rows]], numbers_of_block[places[rows]]
+    return drawn, numbers
+
+
+class MemoryExamples:
+    """Training examples of text in memory: indices (B,) to a batch."""
+
+    def __init__(self, text: MemoryText, languages: Sequence[str], lengths: SpanLengths, seed: int) -> None:
+        self._lengths, self._seed, self._noise = lengths, seed, Noise(seed)
+        self._chunks = [
+            Chunks(text.corpus(language, "train", lengths.raw), lengths.raw, (seed, DOCUMENTS, number))
+            for number, language in enumerate(languages)
+        ]
+
+    def __call__(self, indices: NDArray[np.int64]) -> Batch:
+        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
+        drawn, numbers = draw_languages(len(self._chunks), self._seed, indices)
+        for language in np.unique(drawn):
+            rows = np.flatnonzero(drawn == language)
+            raw[rows] = self._chunks[language].read(numbers[rows])
+        return self._noise.batch(raw, indices, self._lengths)
+
+
+class StreamedExamples(BatchStream):
+    """Training batches of text that is read in order.
+
+    Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
+    share, so batches depend on the number of workers, and resuming reads again what was read before.
+
+    Args:
+        text: of which languages.
+        lengths, seed, batch_size, rank, world_size: as in `Task.train_stream`.
+    """
+
+    def __init__(
+        self,
+        text: StreamedText,
+        languages: Sequence[str],
+        *,
+        lengths: SpanLengths,
+        seed: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self._text, self._languages, self._lengths, self._seed = text, list(languages), lengths, seed
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._shard = [rank, world_size]
+        # (batches before, states of the readers), oldest first.
+        self._marks: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=REMEMBERED_BATCHES)
+
+    def batches(self, worker: int, workers: int) -> Iterator[Batch]:
+        """Batches from start_batch on; see `BatchStream`."""
+        noise = Noise(self._seed)
+        # Batch b belongs to share b % workers, whichever worker the loader asks for it after a resume.
+        share = (self.start_batch + worker) % workers
+        streams = [
+            self._text.train(
+                language,
+                key=(self._seed, FILES, index),
+                shard=self._rank * workers + share,
+                shards=self._world_size * workers,
+            )
+            for index, language in enumerate(self._languages)
+        ]
+        number = share
+        if workers == 1:
+            behind = [mark for mark in self._marks if mark[0] <= self.start_batch]
+            self._marks.clear()
+            if behind:
+                number, states = behind[-1]
+                for stream, state in zip(streams, states, strict=True):
+                    stream.load_state_dict(state)
+        for batch in itertools.count(number, workers):
+            if workers == 1:
+                self._marks.append((batch, [stream.state_dict() for stream in streams]))
+            first = (batch * self._world_size + self._rank) * self._batch_size
+            indices = np.arange(first, first + self._batch_size)
+            raw = self._read(streams, indices)
+            if batch >= self.start_batch:
+                yield noise.batch(raw, indices, self._lengths)
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """Where to go on, with the readers' states at the beginnings of the last few batches."""
+        state = super().state_dict(consumed)
+        marks = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
+        return {**state, "shard": self._shard, "marks": marks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration where `state_dict` was taken."""
+        super().load_state_dict(state)
+        self._marks.clear()
+        # Another rank's positions, or those of another number of ranks, say nothing about this one's.
+        if state["shard"] == self._shard:
+            self._marks.extend((batch, states) for batch, states in state["marks"])
+
+    def _read(self, streams: Sequence[DocumentStream], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
+        drawn, _ = draw_languages(len(streams), self._seed, indices)
+        for language in np.unique(drawn):
+            rows = np.flatnonzero(drawn == language)
+            raw[rows] = streams[language].take(raw[rows].size).reshape(len(rows), -1)
+        return raw
