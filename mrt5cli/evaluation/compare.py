@@ -38,9 +38,12 @@ class Result:
 
     @property
     def train_seconds(self) -> float | None:
-        """Time the run spent training, over all its resumes, as its metrics.jsonl says."""
+        """Time the run spent training up to this model, over all its resumes, as its metrics.jsonl says."""
         rows = [] if self.subject.run is None else self.subject.run.metrics()
-        return next((row["seconds"] for row in reversed(rows) if "seconds" in row), None)
+        step = math.inf if self.subject.step is None else self.subject.step
+        return next(
+            (row["seconds"] for row in reversed(rows) if "seconds" in row and row["step"] <= step), None
+        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,11 @@ class Comparison:
 
     def _file_name(self, subject: Subject) -> str:
         # Hard and soft, splits and checkpoints are different results: none overwrites another.
-        step = Path(subject.source).name
         parts = [
             self.task["kind"],
             "" if self.split == "test" else self.split,
             "" if self.hard_delete else "soft",
-            step if step.startswith("step-") else "",
+            "" if subject.step is None else Path(subject.source).name,
         ]
         return "-".join(part for part in parts if part)
 

@@ -32,6 +32,12 @@ class Subject:
     run: RunDir | None
     recipe: Recipe | None
 
+    @property
+    def step(self) -> int | None:
+        """The optimizer step of a run's checkpoint; None for a finished model."""
+        folder = Path(self.source).name
+        return int(folder.removeprefix("step-")) if self.run and folder.startswith("step-") else None
+
 
 def find_subject(path_or_hub_id: str) -> Subject:
     """A run directory, a checkpoint directory or a Hub id, whichever this is.
@@ -43,8 +49,8 @@ def find_subject(path_or_hub_id: str) -> Subject:
 
     source, run = rundir.resolve_model(path_or_hub_id)
     if run is not None:
-        step = Path(source).name
-        name = run.path.name + (f"/{step}" if step.startswith("step-") else "")
+        folder = Path(source).name
+        name = run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
         return Subject(name, source, run, run.recipe())
     beside = Path(source) / "recipe.yaml"
     found = recipe.load(beside) if beside.is_file() else None

@@ -116,6 +116,20 @@ def test_a_checkpoint_directory_takes_its_runs_recipe(runs: dict[str, Path]) -> 
     assert told["models"][0]["name"] == "mrt5-seed3"
 
 
+def test_a_step_of_a_run_is_named_timed_and_saved_apart(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "steps", seconds=50.0)
+    with (run / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": 600, "loss": 5.0, "seconds": 90.0}) + "\n")
+    step = run / "checkpoints" / "step-00000500"
+    (run / "model").rename(step)
+
+    told = document(step)
+
+    assert told["models"][0]["name"] == "steps-seed3/step-00000500"
+    assert told["models"][0]["train_seconds"] == 50.0
+    assert (run / "eval" / "vowel_removal-step-00000500.json").is_file()
+
+
 def test_a_bare_checkpoint_needs_a_task(runs: dict[str, Path], tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.symlink_to(runs["mrt5"] / "model", target_is_directory=True)
