@@ -125,9 +125,24 @@ class RunDir:
         missing = "recipe.yaml" if not run.recipe_path.is_file() else "meta.json"
         raise UserError(f"{path} is not a run directory: it has no {missing}", _nearby(run.path))
 
+    def check_not_foreign(self) -> None:
+        """Refuse a directory that holds something and is no run: a run is never mixed into other files.
+
+        Raises:
+            UserError: it does.
+        """
+        if self.is_run or not self.path.is_dir():
+            return
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry.name))
+        if foreign:
+            raise UserError(
+                f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
+                "choose another directory with --out",
+            )
+
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """The directory of a run, made if it is not there, with the folders of its parts.
+        """The directory of a run, made if it is not there; what a kill left half-written is cleared away.
 
         Raises:
             UserError: something else is there, or it cannot be written to.
@@ -135,22 +150,26 @@ class RunDir:
         run = cls(Path(path))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            foreign = [entry.name for entry in run.path.iterdir() if not _is_ours(entry.name)]
-            if foreign and not run.is_run:
-                raise UserError(
-                    f"{path} is not empty and not a run directory: it holds {', '.join(sorted(foreign)[:3])}",
-                    "choose another directory with --out",
-                )
+            run.check_not_foreign()
             run.checkpoints.mkdir(exist_ok=True)
-            for leftover in run.checkpoints.glob(f"{TEMPORARY}*"):
-                shutil.rmtree(leftover)
-            write_text(run.path / ".writable", "")
-            (run.path / ".writable").unlink()
+            for leftover in [*run.path.glob(f"{TEMPORARY}*"), *run.checkpoints.glob(f"{TEMPORARY}*")]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            write_text(run.metrics_path, run.metrics_path.read_text() if run.metrics_path.is_file() else "")
         except OSError as error:
             raise UserError(
                 f"cannot write to {path}: {error.strerror or error}", "choose another directory with --out"
             ) from error
         return run
+
+    def remove(self) -> None:
+        """Delete a run and everything in it.
+
+        Raises:
+            ValueError: this is no run, and so not ours to delete.
+        """
+        if not self.is_run:
+            raise ValueError(f"{self.path} is not a run")
+        remove_directory(self.path)
 
 
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:

@@ -53,7 +53,8 @@ class Runtime:
     def sentence(self) -> str:
         """For people, e.g. "cpu (2 threads), fp32"."""
         facts = self.describe()
-        what = f"{facts['threads']} threads" if self.device.type == "cpu" else facts["device_name"]
+        threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
+        what = threads if self.device.type == "cpu" else facts["device_name"]
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{self.device} ({what}), {self.precision}{processes}"
 

@@ -139,7 +139,7 @@ class DeletionTrainer(Trainer):
             model.train()
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
+            loss: Tensor = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
         self.batches_taken += 1
         self.window.add(self.terms)
@@ -160,7 +160,7 @@ class DeletionTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -260,7 +260,7 @@ class DeletionTrainer(Trainer):
             "controller": self.controller.state_dict(),
             "hard_delete_draws": self.draws.bit_generator.state,
             "batches_taken": self.batches_taken,
-            "stream": self.stream.state_dict(),
+            "stream": self.stream.state_dict(self.batches_taken),
             "window": self.window.state(),
             "seconds": self.seconds(),
         }
@@ -279,7 +279,6 @@ class DeletionTrainer(Trainer):
         self.draws.bit_generator.state = state["hard_delete_draws"]
         self.batches_taken = state["batches_taken"]
         self.stream.load_state_dict(state["stream"])
-        self.stream.start_batch = self.batches_taken
         self.window = Window(self.args.device, state["window"])
         self.seconds_before = state["seconds"]
 

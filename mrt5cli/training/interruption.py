@@ -1,0 +1,69 @@
+"""Ctrl-C and termination: the step is finished, a checkpoint is saved, and the run can go on later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+NOTICE = "\nstopping after this step; Ctrl-C again stops at once, without saving\n"
+
+
+class Interruption(TrainerCallback):
+    """A context manager that catches the signals, and the callback that acts on them between steps.
+
+    Alone, the second Ctrl-C raises KeyboardInterrupt at once. Processes of a group get the signal from their
+    launcher as well as from the terminal, so there repetitions mean nothing; and as they must stop at the
+    same step, they agree on it when they meet anyway, at logging steps.
+
+    Attributes:
+        requested: a signal has come.
+        stopped: the callback has ended the training because of it.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.stopped = False
+        self.alone = True
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        # Python takes signal handlers in the main thread only; elsewhere the caller sees to interruptions.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and self.alone and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.requested and os.environ.get("RANK", "0") == "0":
+            # A handler may run in the middle of a print, which print itself does not survive.
+            os.write(2, NOTICE.encode())
+        self.requested = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.alone = args.world_size == 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        stop = self.requested
+        if not self.alone:
+            if state.global_step % state.logging_steps:
+                return
+            flag = torch.tensor(float(stop), device=args.device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            stop = bool(flag.item())
+        if stop and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,288 @@
+"""Before a run: everything that can be checked is checked, and what will happen is said."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import runtime as machine
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import Recipe
+from mrt5cli.rundir import RunDir, resolve_model
+from mrt5cli.training.arguments import accumulation
+
+# Keys that may change when a run goes on: they leave its numbers as they are.
+FREE_KEYS = (
+    "description",
+    "paper",
+    "evaluation",
+    "training.data_workers",
+    "training.eval_steps",
+    "training.save_steps",
+    "training.keep_checkpoints",
+)
+SHOWN = 100
+
+
+@dataclass
+class Plan:
+    """One run, checked and ready.
+
+    Attributes:
+        resume_step: the checkpoint to go on from, or None for a fresh start.
+        finished: there is nothing left to do; task and model are not there then.
+        notes: what the user should know, a sentence each.
+        example: source and target text of one training example.
+    """
+
+    recipe: Recipe
+    run: RunDir
+    resume_step: int | None
+    finished: bool
+    notes: list[str] = field(default_factory=list)
+    runtime: Any = None
+    task: Any = None
+    model: Any = None
+    example: tuple[str, str] = ("", "")
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def facts(self) -> dict[str, str]:
+        """The plan in words, a line each."""
+        if self.finished:
+            return {}
+        training, config = self.recipe.training, self.model.config
+        start = "random weights" if self.recipe.model.start == "scratch" else self.recipe.model.start
+        if self.resume_step is not None:
+            start = f"checkpoint of step {self.resume_step}"
+        micro = accumulation(training, self.runtime.world_size)
+        accumulated = f", {micro} x {training.device_batch_size} accumulated" if micro > 1 else ""
+        warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
+        source, target = self.example
+        return {
+            "run": f"{self.recipe.name}: {self.recipe.description}",
+            "task": self.task.describe(),
+            "example": f"{_cut(source)}\n-> {_cut(target)}",
+            "model": f"{_count(self.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
+            f"{config.num_decoder_layers} layers, {_shortener(self.recipe.model.shortener)}; from {start}",
+            "loss": _loss(self.recipe),
+            "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
+            f"{training.learning_rate:g}, {training.schedule}{warmup}",
+            "device": self.runtime.sentence(),
+            "output": str(self.run.path),
+        }
+
+    def text(self) -> str:
+        """What is printed before the run starts."""
+        lines: list[str] = []
+        for name, fact in self.facts().items():
+            first, *rest = fact.split("\n")
+            lines += [f"{name:<9}{first}", *(f"{'':<9}{line}" for line in rest)]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def document(self) -> dict[str, Any]:
+        """The plan for scripts."""
+        return {
+            "status": "finished" if self.finished else "planned",
+            "run": str(self.run.path),
+            "resume_step": self.resume_step,
+            "parameters": None if self.finished else self.parameters,
+            **{name: fact for name, fact in self.facts().items() if name not in ("run", "output")},
+            "notes": self.notes,
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+    @property
+    def continue_command(self) -> str:
+        return continue_command(self.run)
+
+
+def make_plan(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """Check a run from the cheapest to the dearest, and have its task and model ready. Writes nothing.
+
+    Args:
+        recipe: what to train.
+        out: the run directory.
+        resume: go on from the latest checkpoint; without any, start.
+        device: as `runtime.device`.
+        overwrite: replace a run that is there.
+
+    Raises:
+        UserError: whatever would keep the run from starting.
+    """
+    run = RunDir(Path(out))
+    plan = _place(recipe, run, resume=resume, overwrite=overwrite)
+    plan.runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
+    if plan.finished:
+        return plan
+    accumulation(recipe.training, plan.runtime.world_size)
+
+    from mrt5cli.tasks import build_task
+
+    plan.task = build_task(recipe.task)
+    plan.example = plan.task.example("train")
+    plan.model = _model(plan)
+    _check_room(plan)
+    return plan
+
+
+def _place(recipe: Recipe, run: RunDir, *, resume: bool, overwrite: bool) -> Plan:
+    """Where the run stands: fresh, half done or finished."""
+    fresh = Plan(recipe, run, None, False)
+    if machine.processes()[0] > 0 and not resume:
+        return fresh  # the leading process judges the directory, and may have begun to fill it
+    if not run.is_run or overwrite:
+        _check_writable(run.path)
+        if resume:
+            fresh.notes.append(f"nothing to resume in {run.path}; starting at step 0")
+        return fresh
+    if not resume:
+        away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
+        if run.is_finished:
+            raise UserError(f"{run.path} holds a finished run", away)
+        steps = run.saved_steps()
+        saved = f"saved at step {steps[-1]}" if steps else "stopped before its first checkpoint"
+        raise UserError(
+            f"{run.path} holds an unfinished run, {saved}",
+            f"to go on: {continue_command(run)}\n      or {away}",
+        )
+    notes = _check_same(recipe, run)
+    if run.is_finished:
+        return Plan(recipe, run, None, True, [*notes, f"{run.path} is finished; nothing to do"])
+    steps = run.saved_steps()
+    if not steps:
+        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+    return Plan(recipe, run, steps[-1] if steps else None, False, notes)
+
+
+def _check_same(recipe: Recipe, run: RunDir) -> list[str]:
+    """Notes on keys that may change; an error on those that would make another run of it."""
+    changed = differences(run.recipe(), recipe)
+    fixed = {key: text for key, text in changed.items() if not key.startswith(FREE_KEYS)}
+    if fixed:
+        lines = "\n".join(f"  {key}: {text}" for key, text in fixed.items())
+        raise UserError(
+            f"{run.path} was started with another recipe\n{lines}",
+            f"go on with its own: {continue_command(run)}\n      or train the new one elsewhere with --out",
+        )
+    return [f"{key}: {text}" for key, text in changed.items() if key not in ("description",)]
+
+
+def differences(before: Recipe, now: Recipe) -> dict[str, str]:
+    """Dotted keys whose values differ, each with both values."""
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    return {
+        key: f"{old.get(key, 'absent')} in the run, {new.get(key, 'absent')} now"
+        for key in {**old, **new}
+        if old.get(key, "absent") != new.get(key, "absent")
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place where the run's directory could not be made, before time is spent on anything else."""
+    RunDir(path).check_not_foreign()
+    ancestor = next(place for place in [path, *path.absolute().parents] if place.exists())
+    if not ancestor.is_dir():
+        raise UserError(
+            f"cannot write to {path}: {ancestor} is a file", "choose another directory with --out"
+        )
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {path}: no permission", "choose another directory with --out")
+
+
+def _model(plan: Plan) -> Any:
+    """The model to train: the recipe's, or the one of the checkpoint to go on from."""
+    from mrt5cli.models import CheckpointError, build, load
+
+    section = plan.recipe.model
+    try:
+        if plan.resume_step is not None:
+            return load(plan.run.checkpoint(plan.resume_step)).train()
+        if section.start != "scratch":
+            section = section.model_copy(update={"start": resolve_model(section.start)[0]})
+        return build(section)
+    except CheckpointError as error:
+        start = "model.start is a run or checkpoint directory, a Hub id, or scratch"
+        raise UserError(str(error), start) from error
+
+
+def _check_room(plan: Plan) -> None:
+    """Weights, two moments of Adam, 4 bytes each: a checkpoint. Kept ones, one being written, the model."""
+    one = 3 * 4 * plan.parameters
+    needed = one * (plan.recipe.training.keep_checkpoints + 1) + one // 3
+    place = next(path for path in [plan.run.path, *plan.run.path.absolute().parents] if path.exists())
+    total, _, free = shutil.disk_usage(place)
+    if total and free < needed:
+        raise UserError(
+            f"{plan.run.path}: checkpoints will need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
+            "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",
+        )
+
+
+def continue_command(run: RunDir) -> str:
+    """The command that goes on with a run."""
+    return shlex.join(["mrt5", "pretrain", str(run.recipe_path), "--out", str(run.path), "--resume"])
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def _shortener(section: Any) -> str:
+    if section.kind == "none":
+        return "nothing deleted"
+    if section.kind == "random":
+        return f"{100 * section.rate:g} % deleted at random before encoder block {section.layer}"
+    return f"delete gate before encoder block {section.layer}"
+
+
+def _loss(recipe: Recipe) -> str:
+    loss, controller = recipe.loss, recipe.controller
+    if recipe.model.shortener.kind != "delete_gate":
+        return "cross-entropy"
+    if controller.kind == "constant":
+        parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
+    else:
+        parts = [
+            f"cross-entropy + alpha * {loss.gate_loss}, alpha set by {controller.kind} towards "
+            f"{100 * controller.target_deletion_rate:g} % deleted"
+        ]
+    if loss.score_coefficient:
+        parts.append(f"+ {loss.score_coefficient:g} * score loss")
+    if loss.entropy_coefficient_1 or loss.entropy_coefficient_2:
+        parts.append("+ entropy terms")
+    if loss.regularizer_delay:
+        parts.append(f"from step {loss.regularizer_delay}")
+    return " ".join(parts)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.3g} M" if number >= 1e5 else f"{number:,}"
+
+
+def _cut(text: str) -> str:
+    """One line of text, however long and whatever is in it."""
+    line = text if len(text) <= SHOWN else text[: SHOWN - 4] + " ..."
+    return repr(line)

@@ -1,0 +1,250 @@
+"""One training, whole: plan, train, leave a run directory that says what happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from transformers.utils import logging
+
+import mrt5cli
+from mrt5cli import recipe as recipes
+from mrt5cli.recipe import Recipe
+from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
+from mrt5cli.training.arguments import training_arguments
+from mrt5cli.training.interruption import Interruption
+from mrt5cli.training.plan import Plan, make_plan
+from mrt5cli.training.progress import ProgressDisplay, duration
+from mrt5cli.training.trainer import DeletionTrainer
+from mrt5cli.training.validation import Validation
+
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
+
+
+def pretrain(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> RunDir:
+    """Train a recipe into a run directory, telling stderr about it.
+
+    Args:
+        recipe: what to train.
+        out: the run directory.
+        resume: go on from its latest checkpoint; with none there, start; with a finished run, do nothing.
+        device: cpu, cuda, cuda:1 or auto.
+        overwrite: replace a run that is there, finished or not.
+
+    Raises:
+        UserError: the run cannot start.
+        RunFailed: it started, and could not go on.
+        KeyboardInterrupt: it was interrupted, and after the first Ctrl-C it has saved where it stood.
+    """
+    plan = make_plan(recipe, out, resume=resume, device=device, overwrite=overwrite)
+    return execute(plan, overwrite=overwrite)
+
+
+def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
+    """Do what a plan says; see `pretrain`."""
+    say = _Teller(plan.runtime.leads)
+    say(plan.text())
+    if plan.finished:
+        return plan.run
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if plan.runtime.leads:
+        _open_directory(plan, overwrite)
+    try:
+        stopped = _train(plan)
+    except KeyboardInterrupt:
+        _close_meta(plan, "interrupted")
+        steps = plan.run.saved_steps()
+        where = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        say(f"stopped without saving; {where}\nto go on: {plan.continue_command}")
+        raise
+    except BaseException as error:
+        _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    if stopped:
+        _close_meta(plan, "interrupted")
+        step = plan.run.saved_steps()[-1]
+        say(f"stopped and saved at step {step}\nto go on: {plan.continue_command}")
+        raise KeyboardInterrupt
+    _close_meta(plan, "finished")
+    say(_summary(plan.run))
+    return plan.run
+
+
+def _train(plan: Plan) -> bool:
+    """Train, and save the model unless interrupted; returns whether it was."""
+    recipe, run, runtime = plan.recipe, plan.run, plan.runtime
+    with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
+        callbacks: list[Any] = [interruption]
+        if recipe.training.eval_steps:
+            callbacks.append(Validation(plan.task, recipe, run if runtime.leads else None))
+        if runtime.leads:
+            callbacks.append(stack.enter_context(ProgressDisplay()))
+        trainer = DeletionTrainer(
+            plan.model,
+            training_arguments(recipe, runtime, run.checkpoints),
+            plan.task.train_stream(
+                batch_size=recipe.training.device_batch_size,
+                seed=recipe.seed,
+                rank=runtime.rank,
+                world_size=runtime.world_size,
+            ),
+            loss=recipe.loss,
+            controller=recipe.controller,
+            seed=recipe.seed,
+            run=run,
+            keep_checkpoints=recipe.training.keep_checkpoints,
+            data_workers=recipe.training.data_workers,
+            callbacks=callbacks,
+        )
+        trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
+        if not interruption.stopped:
+            with whole_directory(run.model, leader=runtime.leads) as folder:
+                trainer.save_model(str(folder))
+                if runtime.leads:
+                    write_text(folder / "recipe.yaml", recipes.dump(recipe))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return interruption.stopped
+
+
+def _open_directory(plan: Plan, overwrite: bool) -> None:
+    run = plan.run
+    if overwrite and run.is_run:
+        run.remove()
+    RunDir.create(run.path)
+    run.keep_metrics_until(plan.resume_step or 0)
+    write_text(run.recipe_path, recipes.dump(plan.recipe))
+    before = run.meta()
+    sessions = [*before.get("sessions", []), {"started": _now(), "from_step": plan.resume_step or 0}]
+    write_json(
+        run.meta_path,
+        {
+            "status": "running",
+            "name": plan.recipe.name,
+            "seed": plan.recipe.seed,
+            "parameters": plan.parameters,
+            "command": sys.argv,
+            "started": before.get("started", sessions[-1]["started"]),
+            "ended": None,
+            **plan.runtime.describe(),
+            "versions": versions(),
+            "commit": commit(),
+            "sessions": sessions,
+        },
+    )
+
+
+def _close_meta(plan: Plan, status: str, **more: Any) -> None:
+    if not plan.runtime.leads:
+        return
+    meta = plan.run.meta()
+    rows = plan.run.metrics()
+    sessions = meta["sessions"]
+    sessions[-1] |= {"ended": _now(), "status": status}
+    last = rows[-1] if rows else {}
+    write_json(
+        plan.run.meta_path,
+        {
+            **meta,
+            "status": status,
+            "ended": _now(),
+            "step": last.get("step", 0),
+            "sessions": sessions,
+            **more,
+        },
+    )
+
+
+def _summary(run: RunDir) -> str:
+    last = training_rows(run)[-1]
+    parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
+    if last["target"] is not None or last["deletion_rate"] > 0:
+        target = "" if last["target"] is None else f" (target {100 * last['target']:g} %)"
+        parts.append(f"deleted {100 * last['deletion_rate']:.1f} %{target}, by soft gates on training data")
+    return (
+        f"done: {last['step']:,} steps in {duration(last['seconds'])}\n"
+        f"last logged: {', '.join(parts)}\n"
+        f"model: {run.model}\n"
+        f"next: mrt5 evaluate {run.path}"
+    )
+
+
+def training_rows(run: RunDir) -> list[dict[str, Any]]:
+    """The metrics of logging steps, without those of validation."""
+    return [row for row in run.metrics() if "loss" in row]
+
+
+def outcome(run: RunDir) -> dict[str, Any]:
+    """What a training came to, for scripts."""
+    meta = run.meta()
+    return {
+        "run": str(run.path),
+        "status": meta["status"],
+        "model": str(run.model),
+        "metrics": training_rows(run)[-1],
+        **{
+            key: meta[key]
+            for key in ("name", "seed", "parameters", "device", "precision", "started", "ended")
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    found = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
+    folder = Path(mrt5cli.__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed package may lie inside somebody else's repository.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    head = git("rev-parse", "HEAD")
+    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+
+
+class _Teller:
+    """Prints on stderr, from the leading process only."""
+
+    def __init__(self, leads: bool) -> None:
+        self.leads = leads
+
+    def __call__(self, text: str) -> None:
+        if self.leads:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,219 @@
+"""Run directories: names, whole-or-nothing writing, and finding the model of whatever was typed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import dump, load
+from mrt5cli.rundir import RunDir, remove_directory, resolve_model, whole_directory, write_json, write_text
+
+
+def make_run(path: Path, status: str = "running") -> RunDir:
+    run = RunDir.create(path)
+    write_text(run.recipe_path, "name: x\n")
+    write_json(run.meta_path, {"status": status})
+    return run
+
+
+def make_checkpoint(path: Path) -> Path:
+    write_json(path / "config.json", {})
+    return path
+
+
+def test_names(tmp_path: Path):
+    run = RunDir(tmp_path / "mine")
+    parts = (
+        run.recipe_path,
+        run.meta_path,
+        run.metrics_path,
+        run.checkpoint(500),
+        run.model,
+        run.eval("copy"),
+        run.figures,
+    )
+    assert [str(path.relative_to(run.path)) for path in parts] == [
+        "recipe.yaml",
+        "meta.json",
+        "metrics.jsonl",
+        "checkpoints/step-00000500",
+        "model",
+        "eval/copy.json",
+        "figures",
+    ]
+    assert not run.path.exists()
+
+
+def test_the_recipe_is_read_back(tmp_path: Path):
+    recipe = load("quickstart_byt5")
+    run = make_run(tmp_path / "mine")
+    write_text(run.recipe_path, dump(recipe))
+    assert RunDir.open(run.path).recipe() == recipe
+
+
+def test_open_says_what_is_missing_and_what_is_near(tmp_path: Path):
+    make_run(tmp_path / "quickstart-seed42")
+    with pytest.raises(UserError, match="does not exist") as caught:
+        RunDir.open(tmp_path / "quickstart-seed24")
+    assert str(tmp_path / "quickstart-seed42") in str(caught.value.hint)
+    with pytest.raises(UserError, match=r"has no recipe\.yaml") as caught:
+        RunDir.open(tmp_path)
+    assert caught.value.hint == "runs in it: quickstart-seed42"
+
+
+def test_create_refuses_a_directory_of_other_things(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"not a run directory: it holds thesis\.tex"):
+        RunDir.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_create_says_why_it_cannot_write(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
+        RunDir.create(tmp_path / "file" / "run")
+
+
+def test_create_clears_what_a_kill_left_and_keeps_the_rest(tmp_path: Path):
+    run = make_run(tmp_path / "mine")
+    make_checkpoint(run.checkpoint(3))
+    make_checkpoint(run.checkpoints / ".tmp-step-00000006")
+    (run.path / ".tmp-1-meta.json").write_text("{")
+    RunDir.create(run.path)
+    assert run.saved_steps() == [3]
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".tmp-")]
+
+
+def test_only_whole_checkpoints_count_and_in_order_of_steps(tmp_path: Path):
+    run = make_run(tmp_path / "mine")
+    for step in (100_000_000, 20, 3):
+        make_checkpoint(run.checkpoint(step))
+    make_checkpoint(run.checkpoints / ".tmp-step-00000040")
+    assert run.saved_steps() == [3, 20, 100_000_000]
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_later_lines_too(tmp_path: Path):
+    run = make_run(tmp_path / "mine")
+    run.metrics_path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 2')
+    assert [row["step"] for row in run.metrics()] == [5, 10, 15]
+    run.keep_metrics_until(10)
+    assert run.metrics_path.read_text() == '{"step": 5}\n{"step": 10}\n'
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "meta.json"
+    write_json(path, {"status": "running"})
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"status": "finished"})
+    assert json.loads(path.read_text()) == {"status": "running"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["meta.json"]
+
+
+def test_json_without_nan(tmp_path: Path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_gets_its_name_only_when_whole(tmp_path: Path):
+    with whole_directory(tmp_path / "step-1") as folder:
+        write_text(folder / "weights", "1")
+        assert not (tmp_path / "step-1").exists()
+    assert (tmp_path / "step-1" / "weights").read_text() == "1"
+    with whole_directory(tmp_path / "step-1") as folder:
+        write_text(folder / "other", "2")
+    assert [path.name for path in (tmp_path / "step-1").iterdir()] == ["other"]
+
+
+def test_a_directory_that_fails_on_the_way_is_not_there(tmp_path: Path):
+    with pytest.raises(RuntimeError), whole_directory(tmp_path / "step-1") as folder:
+        write_text(folder / "weights", "1")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_removing_takes_the_name_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_checkpoint(tmp_path / "step-1")
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)
+    remove_directory(tmp_path / "step-1")
+    assert not (tmp_path / "step-1").exists()
+
+
+def test_only_runs_are_removed(tmp_path: Path):
+    with pytest.raises(ValueError, match="is not a run"):
+        RunDir(tmp_path).remove()
+    assert tmp_path.is_dir()
+
+
+# --- resolve_model ----------------------------------------------------------------------------------------
+
+
+def test_a_run_stands_for_its_model(tmp_path: Path):
+    run = make_run(tmp_path / "mine", "finished")
+    make_checkpoint(run.checkpoint(5))
+    make_checkpoint(run.model)
+    assert resolve_model(run.path) == (str(run.model), run)
+
+
+def test_an_unfinished_run_stands_for_its_latest_checkpoint(tmp_path: Path):
+    run = make_run(tmp_path / "mine")
+    make_checkpoint(run.checkpoint(5))
+    make_checkpoint(run.checkpoint(10))
+    assert resolve_model(str(run.path)) == (str(run.checkpoint(10)), run)
+
+
+def test_a_run_without_anything_saved(tmp_path: Path):
+    run = make_run(tmp_path / "mine", "interrupted")
+    with pytest.raises(UserError, match="the run is interrupted and has saved nothing") as caught:
+        resolve_model(run.path)
+    assert "--resume" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("inside", ["checkpoint", "model"])
+def test_a_directory_inside_a_run_belongs_to_it(tmp_path: Path, inside: str):
+    run = make_run(tmp_path / "mine")
+    path = make_checkpoint(run.checkpoint(5) if inside == "checkpoint" else run.model)
+    assert resolve_model(path) == (str(path), RunDir(run.path))
+
+
+def test_a_checkpoint_from_elsewhere(tmp_path: Path):
+    path = make_checkpoint(tmp_path / "byt5")
+    assert resolve_model(path) == (str(path), None)
+
+
+@pytest.mark.parametrize("name", ["google/byt5-small", "gpt2", "stanfordnlp/mrt5-small"])
+def test_a_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model(name) == (name, None)
+
+
+def test_a_mistyped_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/quickstart-seed42"))
+    with pytest.raises(UserError, match="runs/quickstart-seed2 does not exist") as caught:
+        resolve_model("runs/quickstart-seed2")
+    assert caught.value.hint == "did you mean runs/quickstart-seed42?"
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/no/such/place", "a/b/c"])
+def test_a_path_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        resolve_model(name)
+
+
+def test_things_that_are_no_model(tmp_path: Path):
+    (tmp_path / "book.txt").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        resolve_model(tmp_path / "book.txt")
+    with pytest.raises(UserError, match="neither a run"):
+        resolve_model(tmp_path)

@@ -1,0 +1,430 @@
+"""The trainer on a tiny model and generated batches: control, accumulation, metrics, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.recipe import ConstantController, LossSection, PController, PIController
+from mrt5cli.rundir import RunDir
+from mrt5cli.training.arguments import OneDeviceArguments
+from mrt5cli.training.trainer import DeletionTrainer
+
+PI = PIController(kind="pi", target_deletion_rate=0.6, k_i=0.01)
+
+
+class Stream(IterableDataset[dict[str, torch.Tensor]]):
+    """Batch i is a function of i: random bytes, rows of different lengths."""
+
+    def __init__(self, rows: int = 3) -> None:
+        self.rows = rows
+        self.start_batch = 0
+
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(index)
+        ids = torch.randint(3, 250, (self.rows, 12), generator=random)
+        lengths = torch.randint(3, 13, (self.rows, 1), generator=random)
+        ids = ids.masked_fill(torch.arange(12) >= lengths, 0)
+        labels = torch.randint(3, 250, (self.rows, 4), generator=random)
+        return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (self.batch(index) for index in count(self.start_batch))
+
+    def state_dict(self, consumed: int) -> dict[str, int]:
+        return {"start_batch": consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start_batch = state["start_batch"]
+
+
+def tiny_model(dropout: float = 0.0, **fields: Any) -> MrT5ForConditionalGeneration:
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}
+    config = MrT5Config(**shape, dropout_rate=dropout, delete_gate_layer=1, gate_bias_init=0.0, **fields)
+    return MrT5ForConditionalGeneration(config)
+
+
+def make_trainer(
+    tmp_path: Path,
+    *,
+    model: Any = None,
+    stream: Any = None,
+    steps: int = 6,
+    accumulation: int = 1,
+    logging_steps: int = 2,
+    save_steps: int = 1000,
+    loss: LossSection | None = None,
+    controller: Any = PI,
+    run: RunDir | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    **more: Any,
+) -> DeletionTrainer:
+    return DeletionTrainer(
+        tiny_model() if model is None else model,
+        OneDeviceArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            max_steps=steps,
+            learning_rate=3e-3,
+            gradient_accumulation_steps=accumulation,
+            logging_steps=logging_steps,
+            save_strategy="steps" if run else "no",
+            save_steps=save_steps,
+            ignore_data_skip=True,
+            use_cache=True,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to="none",
+            log_level="error",
+            **more,
+        ),
+        Stream() if stream is None else stream,
+        loss=loss or LossSection(),
+        controller=controller,
+        seed=5,
+        run=run,
+        callbacks=callbacks,
+    )
+
+
+class Rates:
+    """Wraps a controller's `update` and keeps the rates it was given, with the alpha before."""
+
+    def __init__(self, trainer: DeletionTrainer) -> None:
+        self.seen: list[float] = []
+        self.steps: list[int] = []
+        original = trainer.controller.update
+
+        def update(rate: torch.Tensor) -> None:
+            self.seen.append(rate.item())
+            self.steps.append(trainer.state.global_step)
+            original(rate)
+
+        trainer.controller.update = update  # type: ignore[method-assign]
+
+
+# --- controller -------------------------------------------------------------------------------------------
+
+
+def deleted_and_counted(model: Any, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+    with torch.no_grad():
+        gate = model(**batch).delete_gate_output
+    real = batch["input_ids"] != 0
+    return int(((gate < model.config.deletion_threshold) & real).sum()), int(real.sum())
+
+
+def test_one_update_a_step_over_all_its_micro_batches(tmp_path: Path):
+    model, stream = tiny_model(), Stream()
+    parts = [deleted_and_counted(model, stream.batch(index)) for index in range(3)]
+    trainer = make_trainer(tmp_path, model=model, steps=1, accumulation=3)
+    rates = Rates(trainer)
+    trainer.train_from(None)
+    deleted, counted = (sum(column) for column in zip(*parts, strict=True))
+    assert rates.seen == pytest.approx([deleted / counted])
+    # The batches differ in length, so a mean of rates would be another number.
+    assert rates.seen[0] != pytest.approx(sum(d / c for d, c in parts) / 3, abs=1e-4)
+
+
+def test_an_update_each_micro_batch(tmp_path: Path):
+    model, stream = tiny_model(), Stream()
+    parts = [deleted_and_counted(model, stream.batch(index)) for index in range(3)]
+    controller = PI.model_copy(update={"update_per": "micro_batch"})
+    trainer = make_trainer(tmp_path, model=model, steps=1, accumulation=3, controller=controller)
+    rates = Rates(trainer)
+    trainer.train_from(None)
+    assert rates.seen == pytest.approx([d / c for d, c in parts])
+
+
+def test_updates_come_every_so_many_steps_after_the_delay(tmp_path: Path):
+    controller = PController(kind="p", target_deletion_rate=0.6, every_steps=3)
+    loss = LossSection(regularizer_delay=4)
+    trainer = make_trainer(tmp_path, steps=11, controller=controller, loss=loss)
+    rates = Rates(trainer)
+    trainer.train_from(None)
+    assert rates.steps == [6, 9]
+
+
+def test_the_gate_loss_uses_the_alpha_from_before_the_update(tmp_path: Path):
+    controller = PIController(kind="pi", target_deletion_rate=0.99, k_p=1.0, alpha_start=0.5)
+    trainer = make_trainer(tmp_path, steps=1, controller=controller)
+    trainer.train_from(None)
+    assert float(trainer.alpha_used) == 0.5
+    assert float(trainer.controller.alpha) != 0.5
+    gates = trainer.terms.gate.item() / 0.5
+    assert -30.0 < gates < 0.0
+
+
+def test_evaluation_moves_neither_controller_nor_draws(tmp_path: Path):
+    loss = LossSection(hard_delete_probability=0.5)
+    trainer = make_trainer(tmp_path, loss=loss)
+    before = (trainer.controller.state_dict(), trainer.draws.bit_generator.state)
+    model = trainer.model.eval()
+    trainer.compute_loss(model, Stream().batch(0))
+    assert (trainer.controller.state_dict(), trainer.draws.bit_generator.state) == before
+
+
+def test_hard_batches_are_drawn_at_the_asked_rate(tmp_path: Path):
+    trainer = make_trainer(tmp_path, steps=60, loss=LossSection(hard_delete_probability=0.3))
+    seen: list[bool] = []
+    forward = trainer.model.forward
+
+    def watch(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["hard_delete"])
+        return forward(*args, **kwargs)
+
+    trainer.model.forward = watch
+    trainer.train_from(None)
+    assert len(seen) == 60
+    assert 8 <= sum(seen) <= 28
+
+
+def test_the_score_loss_is_asked_for_only_when_it_counts(tmp_path: Path):
+    for beta in (0.0, 0.5):
+        trainer = make_trainer(tmp_path, steps=1, loss=LossSection(score_coefficient=beta))
+        trainer.train_from(None)
+        output = trainer.compute_loss(trainer.model, Stream().batch(0), return_outputs=True)[1]
+        assert (output.score_loss is not None) == (beta > 0)
+
+
+def test_models_without_a_learned_gate_train_too(tmp_path: Path):
+    for kind in ("none", "random"):
+        trainer = make_trainer(
+            tmp_path, model=tiny_model(deletion_type=kind), controller=ConstantController(kind="constant")
+        )
+        trainer.train_from(None)
+        rate = (trainer.terms.deleted / trainer.terms.counted).item()
+        assert rate == 0.0 if kind == "none" else rate > 0.0
+
+
+# --- accumulation -----------------------------------------------------------------------------------------
+
+
+class Halves(Stream):
+    """The rows of `Stream(4)`'s batches, two at a time; all rows equally long, so that means agree."""
+
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        return {k: v[2 * (index % 2) :][:2] for k, v in Whole(4).batch(index // 2).items()}
+
+
+class Whole(Stream):
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        batch = super().batch(index)
+        ids = batch["input_ids"].masked_fill(batch["input_ids"] == 0, 7)
+        return {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_accumulated_halves_train_like_the_whole(tmp_path: Path):
+    weights = []
+    for stream, accumulation in ((Whole(4), 1), (Halves(2), 2)):
+        trainer = make_trainer(tmp_path, stream=stream, accumulation=accumulation, steps=4)
+        trainer.train_from(None)
+        weights.append({name: weight.detach() for name, weight in trainer.model.named_parameters()})
+    for name, weight in weights[0].items():
+        # AdamW divides by the gradient's size: where that is nearly 0, rounding decides the direction.
+        torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=0, msg=name)
+
+
+# --- nothing waits on a step ------------------------------------------------------------------------------
+
+
+class Unmasked(Whole):
+    """Without a mask: transformers' decoder looks whether one hides anything, and we test ourselves here."""
+
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        batch = super().batch(index)
+        del batch["attention_mask"]
+        return batch
+
+
+def test_no_value_is_read_between_logging_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    readings: Counter[str] = Counter()
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def reading(
+            self: torch.Tensor, *args: Any, _name: str = name, _original: Any = original, **kw: Any
+        ) -> Any:
+            readings[_name] += 1
+            return _original(self, *args, **kw)
+
+        monkeypatch.setattr(torch.Tensor, name, reading)
+
+    class Watch(TrainerCallback):
+        after_warm_up: Counter[str]
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                self.after_warm_up = readings.copy()
+            if state.global_step == 9:
+                assert readings - self.after_warm_up == Counter()
+
+    trainer = make_trainer(
+        tmp_path, stream=Unmasked(), steps=10, logging_steps=10, accumulation=2, callbacks=[Watch()]
+    )
+    trainer.train_from(None)
+    assert readings["item"] + readings["__float__"] > 0  # the last step logs, so the watch does see readings
+
+
+# --- metrics ----------------------------------------------------------------------------------------------
+
+
+def curve(run: RunDir) -> list[dict[str, Any]]:
+    """Metrics without what the clock decides."""
+    clock = ("seconds", "bytes_per_second")
+    return [{key: value for key, value in row.items() if key not in clock} for row in run.metrics()]
+
+
+def test_a_line_of_metrics_each_logging_step_and_at_the_end(tmp_path: Path):
+    run = RunDir.create(tmp_path / "run")
+    trainer = make_trainer(tmp_path, run=run, steps=5, loss=LossSection(score_coefficient=0.5))
+    trainer.train_from(None)
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert list(rows[0]) == [
+        "step",
+        "loss",
+        "cross_entropy",
+        "gate_loss",
+        "score_loss",
+        "deletion_rate",
+        "alpha",
+        "target",
+        "learning_rate",
+        "grad_norm",
+        "bytes_per_second",
+        "seconds",
+    ]
+    for row in rows:
+        total = row["cross_entropy"] + row["gate_loss"] + 0.5 * row["score_loss"]
+        assert row["loss"] == pytest.approx(total, abs=1e-5)
+    assert rows[0]["target"] == 0.6
+    assert 0.0 < rows[0]["deletion_rate"] < 1.0
+    assert rows[0]["seconds"] < rows[1]["seconds"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
+    run = RunDir.create(tmp_path / "run")
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(RunFailed, match="stopped being finite at or before step 2"):
+        make_trainer(tmp_path, model=model, run=run).train_from(None)
+    assert run.metrics() == []
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------
+
+EVERYTHING = LossSection(hard_delete_probability=0.4, score_coefficient=0.1, regularizer_delay=2)
+
+
+def train(tmp_path: Path, name: str, *, until: int | None = None, resume_from: int | None = None) -> RunDir:
+    """Twelve steps that exercise all state, stopped at a step or resumed from one."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == until:
+                control.should_training_stop = True
+
+    run = RunDir(tmp_path / name)
+    RunDir.create(run.path)
+    start = None if resume_from is None else run.checkpoint(resume_from)
+    run.keep_metrics_until(resume_from or 0)
+    trainer = make_trainer(
+        tmp_path,
+        model=tiny_model(dropout=0.2) if start is None else load(start).train(),
+        steps=12,
+        accumulation=2,
+        logging_steps=5,
+        save_steps=4,
+        loss=EVERYTHING,
+        run=run,
+        callbacks=[Stop()],
+    )
+    trainer.train_from(start)
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return train(tmp_path_factory.mktemp("unbroken"), "run")
+
+
+def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: RunDir):
+    # Stopped at 7: the lines of steps 5 and later belong to the dead run, and the window opened at 1 was cut.
+    broken = train(tmp_path, "run", until=7)
+    assert broken.saved_steps() == [4]
+    assert [row["step"] for row in broken.metrics()] == [5]
+    train(tmp_path, "run", resume_from=4)
+    assert curve(broken) == curve(unbroken)
+    ends = [load_file(run.checkpoint(12) / "model.safetensors") for run in (broken, unbroken)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+    states = [
+        json.loads((run.checkpoint(12) / "mrt5_state_0.json").read_text()) for run in (broken, unbroken)
+    ]
+    for key in ("controller", "hard_delete_draws", "batches_taken", "stream"):
+        assert states[0][key] == states[1][key], key
+
+
+def test_a_checkpoint_holds_a_model_that_loads(unbroken: RunDir):
+    model = load(unbroken.checkpoint(12))
+    assert model.config.delete_gate_layer == 1
+    assert model.config.use_cache
+    files = {path.name for path in unbroken.checkpoint(12).iterdir()}
+    assert files == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "mrt5_state_0.json",
+    }
+
+
+def test_old_checkpoints_go(unbroken: RunDir):
+    assert unbroken.saved_steps() == [8, 12]
+    assert sorted(path.name for path in unbroken.checkpoints.iterdir()) == ["step-00000008", "step-00000012"]
+
+
+def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DeletionTrainer, "_save_rng_state", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        train(tmp_path, "run")
+    run = RunDir(tmp_path / "run")
+    assert run.saved_steps() == []
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_group_of_another_size_cannot_resume(tmp_path: Path, unbroken: RunDir):
+    trainer = make_trainer(tmp_path, loss=EVERYTHING)
+    state = unbroken.checkpoint(8) / "mrt5_state_0.json"
+    copy = tmp_path / "step-00000008"
+    copy.mkdir()
+    (copy / state.name).write_text(state.read_text().replace('"processes": 1', '"processes": 4'))
+    with pytest.raises(UserError, match="written by 4 processes, this is 1"):
+        trainer.train_from(copy)
+    with pytest.raises(UserError, match=r"has no mrt5_state_0\.json"):
+        trainer.train_from(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path, unbroken: RunDir):
+    trainer = make_trainer(tmp_path, model=tiny_model(deletion_type="none"), loss=EVERYTHING)
+    with pytest.raises(UserError, match=r"not this recipe's model: .*delete_gate"):
+        trainer.train_from(unbroken.checkpoint(8))
