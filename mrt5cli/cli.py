@@ -5,8 +5,6 @@ Nothing here or in `commands/` imports torch or transformers before a command ru
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -16,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__
-from mrt5cli.commands import recipe
+from mrt5cli.commands import evaluate, inspect_deletions, pretrain, recipe
 from mrt5cli.errors import UserError
 
 INTERRUPTED = 130
@@ -27,6 +25,12 @@ CLOSED_PIPE = 141
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)  # prints --help and --version
+        except BrokenPipeError:
+            raise _closed_pipe() from None
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -35,10 +39,9 @@ class Boundary(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             _report("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            raise
         except BrokenPipeError:
-            _close_stdout()
-            raise typer.Exit(CLOSED_PIPE) from None
+            raise _closed_pipe() from None
         except ValueError as error:
             if not _is_checkpoint_error(error):
                 raise
@@ -70,13 +73,9 @@ def _mrt5(
     """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
 
 
-for _name, _help in (
-    ("pretrain", "Train a model as its recipe says."),
-    ("evaluate", "Measure loss, accuracy and deletion."),
-    ("inspect_deletions", "Show which bytes a model deletes."),
-):
-    if importlib.util.find_spec(f"mrt5cli.commands.{_name}"):
-        app.command(short_help=_help)(getattr(importlib.import_module(f"mrt5cli.commands.{_name}"), _name))
+app.command(short_help="Train a model as its recipe says.")(pretrain.pretrain)
+app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
+app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
 
 
@@ -93,8 +92,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        _close_stdout()
-        sys.exit(CLOSED_PIPE)
+        sys.exit(_closed_pipe().exit_code)
     except Exception as error:
         _report(*_unexpected(error))
         sys.exit(1)
@@ -129,6 +127,7 @@ def _is_checkpoint_error(error: Exception) -> bool:
     return checkpoint is not None and isinstance(error, checkpoint.CheckpointError)
 
 
-def _close_stdout() -> None:
-    """Send what is left for a reader that has gone to nowhere, so that Python does not complain at exit."""
+def _closed_pipe() -> typer.Exit:
+    """The end when nobody reads on; what is left goes nowhere, so that Python does not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return typer.Exit(CLOSED_PIPE)

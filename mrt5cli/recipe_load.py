@@ -102,7 +102,7 @@ def read(path: Path) -> Document:
         UserError: it cannot be read, or is not text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start} is not)") from None
     except OSError as error:

@@ -179,8 +179,6 @@ def _follow(location: tuple[int | str, ...]) -> _Place:
         path = (*path, part)
         if isinstance(part, str):
             owner = inside[0]
-            if not kinds(owner):
-                kind = None
             field = owner.model_fields.get(part)
             inside = (sections(field.annotation) if field else []) or [owner]
     return _Place(path, owner, kind, field)

@@ -66,7 +66,7 @@ def test_help_comes_at_once() -> None:
 
 def test_every_command_is_there_with_a_line_that_is_not_cut_off() -> None:
     help_text = CliRunner().invoke(cli.app, ["--help"]).stdout
-    for command in ("evaluate", "inspect-deletions", "recipe"):
+    for command in ("pretrain", "evaluate", "inspect-deletions", "recipe"):
         assert f"\n  {command} " in help_text
     assert "..." not in help_text.split("Commands:")[1]
 
@@ -201,10 +201,14 @@ def test_ctrl_c_in_a_process_is_exit_code_130() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("arguments", [["recipe", "schema"], ["recipe", "list", "--json"]])
-def test_a_closed_pipe_is_quiet(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["recipe", "schema"], ["recipe", "list"], ["--version"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_quiet(arguments: list[str], unbuffered: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "mrt5cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mrt5cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()

@@ -208,6 +208,12 @@ def test_copy_never_overwrites() -> None:
     assert Path("mine.yaml").read_text() == "precious"
 
 
+def test_copy_does_not_write_through_a_link() -> None:
+    Path("mine.yaml").symlink_to("elsewhere.yaml")
+    mrt5("copy", "quickstart", "mine.yaml", code=2)
+    assert not Path("elsewhere.yaml").exists()
+
+
 def test_copy_to_where_nothing_can_be_written() -> None:
     result = mrt5("copy", "quickstart", "no/such/folder.yaml", code=2)
     assert result.stderr.startswith(

@@ -262,6 +262,7 @@ WRONG = [
     ("controller.target_deletion_rate=-0.1", "expected a number above 0 and below 1, not -0.1"),
     ("controller.target_deletion_rate=.nan", "expected a number above 0 and below 1, not nan"),
     ("model.dropout=.inf", "expected a number of at least 0 and below 1, not inf"),
+    ("loss.entropy_coefficient_1=-.inf", "expected a number, not -inf"),
     ("loss.hard_delete_probability=50", "expected a number from 0 to 1, not 50; 50 % is 0.5"),
     ("model.shortener.scale=30", "expected a number below 0, not 30"),
     ("task.length=4", "expected a whole number of at least 8, not 4"),
