@@ -185,21 +185,16 @@ def _follow(location: tuple[int | str, ...]) -> _Place:
 
 
 def _expected_at(place: _Place) -> str:
-    if place.field is None:
-        return "nothing here"
-    text = expected(place.field.annotation, place.field.metadata)
+    assert place.field is not None, "only unknown keys have no field"
     if isinstance(place.path[-1], int):
-        item, _ = _unwrap(place.field.annotation)
-        text = expected(get_args(item)[0])
-    return text
+        inner, _ = _unwrap(place.field.annotation)
+        return expected(get_args(inner)[0])
+    return expected(place.field.annotation, place.field.metadata)
 
 
 def _kinds_of(place: _Place) -> list[str]:
-    return (
-        [kind for section in sections(place.field.annotation) for kind in kinds(section)]
-        if place.field
-        else []
-    )
+    assert place.field is not None, "only unknown keys have no field"
+    return [kind for section in sections(place.field.annotation) for kind in kinds(section)]
 
 
 def _wrong_kind(place: _Place, value: Any) -> str:
@@ -219,8 +214,7 @@ def _unknown(place: _Place) -> str:
         return f"unknown key; did you mean {near}?"
     if place.kind:
         only = f"only: {', '.join(own)}" if own else "it has none"
-        section = "model" if not parents else parents[-1]
-        return f"not a setting of {section} kind {place.kind!r} ({only})"
+        return f"not a setting of {parents[-1]} kind {place.kind!r} ({only})"
     elsewhere = sorted({known.path for known in all_keys() if known.path.rsplit(".", 1)[-1] == key})
     if elsewhere:
         return f"unknown key; did you mean {_either(elsewhere)}?"
@@ -229,17 +223,14 @@ def _unknown(place: _Place) -> str:
 
 def _wrong_value(place: _Place, value: Any) -> str:
     text = f"expected {_expected_at(place)}, not {_shown(value)}"
-    inner = _unwrap(place.field.annotation)[0] if place.field else None
+    assert place.field is not None, "only unknown keys have no field"
+    inner, _ = _unwrap(place.field.annotation)
     if get_origin(inner) is Literal and isinstance(value, str):
         near = nearest(value.lower(), get_args(inner))
         return f"{text}; did you mean '{near}'?" if near else text
     if get_origin(inner) is list and isinstance(value, str):
         return f"{text}; write [{value}]"
-    limits = [
-        getattr(rule, name, None)
-        for rule in (place.field.metadata if place.field else ())
-        for name in ("lt", "le")
-    ]
+    limits = [getattr(rule, name, None) for rule in place.field.metadata for name in ("lt", "le")]
     if 1.0 in limits and isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
         return f"{text}; {value:g} % is {value / 100:g}"
     return text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrt5cli import recipe_load, recipe_words
@@ -644,6 +644,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+@settings(deadline=None)  # other processes may have the machine
 @given(recipes())
 def test_dump_loads_back_to_an_equal_recipe(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
     path = tmp_path_factory.mktemp("dumped") / "recipe.yaml"
@@ -651,6 +652,7 @@ def test_dump_loads_back_to_an_equal_recipe(tmp_path_factory: pytest.TempPathFac
     assert load(path) == recipe
 
 
+@settings(deadline=None)  # other processes may have the machine
 @given(recipes())
 def test_any_recipe_shrinks_to_a_valid_one(recipe: Recipe) -> None:
     small = smoke(recipe)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.recipe_yaml import YamlProblem, dump, parse
@@ -158,11 +158,13 @@ TREES = st.recursive(
 )
 
 
+@settings(deadline=None)  # other processes may have the machine
 @given(st.dictionaries(st.text(), TREES, max_size=4))
 def test_dump_is_read_back_to_an_equal_tree(tree: dict[str, object]) -> None:
     assert repr(parse(dump(tree)).tree) == repr(tree)
 
 
+@settings(deadline=None)  # other processes may have the machine
 @given(st.dictionaries(st.text(min_size=1), SCALARS, max_size=4))
 def test_readers_of_yaml_1_1_see_the_same_text(tree: dict[str, object]) -> None:
     assert yaml.safe_load(dump(tree)) == tree
