@@ -44,9 +44,6 @@ class Stopwatch:
         self.seconds.append((time.perf_counter() - start) / self.passes)
         self.rows.append(rows)
 
-    def __add__(self, other: Stopwatch) -> Stopwatch:
-        return Stopwatch(self.device, self.passes, self.seconds + other.seconds, self.rows + other.rows)
-
     @property
     def ms_per_example(self) -> float | None:
         """Milliseconds an example: time of all batches by number of examples, as the paper counts."""
