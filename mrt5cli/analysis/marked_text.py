@@ -1,7 +1,9 @@
 """Text with its deleted bytes marked, readable with and without colour and never ambiguous.
 
-Without colour, `[-...-]` holds deleted characters. A character some of whose bytes are deleted is shown with all
-of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Characters that would not show, or that are marks here,
+Without colour, `[-...-]` holds deleted characters. A character some of whose bytes are deleted is shown with
+all
+of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Characters that would not show, or that are marks
+    here,
 are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. So what is shown can be read back byte for byte.
 """
 

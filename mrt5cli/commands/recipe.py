@@ -16,7 +16,7 @@ from mrt5cli.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
-    from mrt5cli.recipe_words import Key
+    from mrt5cli.recipe.words import Key
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
@@ -62,9 +62,9 @@ def list_(as_json: Json = False) -> None:
 
       mrt5 recipe list --json
     """
-    from mrt5cli import recipe_load
+    from mrt5cli.recipe import loading
 
-    found = [(name, recipe_load.load(path)) for name, path in recipe_load.shipped().items()]
+    found = [(name, loading.load(path)) for name, path in loading.shipped().items()]
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -151,15 +151,14 @@ def copy(
 
       mrt5 recipe copy quickstart my_recipe.yaml
     """
-    from mrt5cli import recipe_load
-    from mrt5cli.recipe import dump, find, load
+    from mrt5cli.recipe import dump, find, load, loading
 
     source = find(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
         raise UserError(f"{target} exists already", "give another name, or remove it first")
     recipe = load(source)
-    if len(recipe_load.read_chain(source)) == 1:
+    if len(loading.read_chain(source)) == 1:
         text = source.read_text(encoding="utf-8")
     else:
         text = _header(source) + dump(recipe)
@@ -192,15 +191,14 @@ def schema(
 
       mrt5 recipe schema --json > recipe.schema.json
     """
-    from mrt5cli import recipe_words
-    from mrt5cli.recipe import Recipe
+    from mrt5cli.recipe import Recipe, words
 
-    known = recipe_words.all_keys()
+    known = words.all_keys()
     chosen = [item for item in known if key is None or item.path == key or item.path.startswith(f"{key}.")]
     if not chosen and key != "extends":
         names = {item.path for item in known} | {"extends"}
         leaves = {path.rsplit(".", 1)[-1]: path for path in names}
-        near = recipe_words.nearest(str(key), [*names, *leaves])
+        near = words.nearest(str(key), [*names, *leaves])
         raise UserError(
             f"no key {key!r} in a recipe",
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
@@ -261,7 +259,7 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:
-    from mrt5cli.recipe_load import load, shown
+    from mrt5cli.recipe.loading import load, shown
 
     try:
         return Checked(shown(path), load(path, overrides))
@@ -331,10 +329,10 @@ def _meaning(item: Key) -> str:
     """What a key may be, its default, and what it means, in one line."""
     from pydantic import BaseModel
 
-    from mrt5cli import recipe_words
+    from mrt5cli.recipe import words
 
     field = item.field
-    text = recipe_words.expected(field.annotation, field.metadata)
+    text = words.expected(field.annotation, field.metadata)
     if field.is_required():
         text += "; required"
     elif not isinstance(field.default, BaseModel):
@@ -353,10 +351,10 @@ def _json_schema(recipe: type[Recipe], key: str | None) -> dict[str, Any]:
         # With a base, what is required may stand there.
         whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
         return whole
-    from mrt5cli import recipe_words
+    from mrt5cli.recipe import words
 
-    field = next(item.field for item in recipe_words.all_keys() if item.path == key)
-    found = recipe_words.sections(field.annotation)
+    field = next(item.field for item in words.all_keys() if item.path == key)
+    found = words.sections(field.annotation)
     if len(found) == 1:
         return found[0].model_json_schema()
     from pydantic import TypeAdapter

@@ -1,7 +1,7 @@
 """What a task is: training batches without end, held-out batches that never change, and how to show them.
 
 To add a task, write one file here with a `Task` subclass under `@register("its_kind")`, and its settings in
-`mrt5cli/recipe.py`.
+`mrt5cli/recipe/schema.py`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.recipe import load
-from mrt5cli.recipe_load import shipped
+from mrt5cli.recipe.loading import shipped
 
 GOOD = """\
 name: good

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
-from mrt5cli.recipe_load import read, shipped
+from mrt5cli.recipe.loading import read, shipped
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))

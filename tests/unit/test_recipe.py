@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli import recipe_load, recipe_words
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
-from mrt5cli.recipe_yaml import dump as to_yaml
+from mrt5cli.recipe import loading as recipe_load
+from mrt5cli.recipe import words as recipe_words
+from mrt5cli.recipe.strict_yaml import dump as to_yaml
 
 PLAIN: dict[str, Any] = {
     "name": "plain",

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli.recipe_yaml import YamlProblem, dump, parse
+from mrt5cli.recipe.strict_yaml import YamlProblem, dump, parse
 
 
 @pytest.mark.parametrize(

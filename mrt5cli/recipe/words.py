@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mrt5cli.recipe import Misfit, Recipe, Section
+from mrt5cli.recipe.schema import Misfit, Recipe, Section
 
 Path = tuple[str | int, ...]
 

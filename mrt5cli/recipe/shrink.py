@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrt5cli.recipe import DiagnosticTask, Recipe, Shape
+from mrt5cli.recipe.schema import DiagnosticTask, Recipe, Shape
 
 SUFFIX = "-smoke"
 STEPS = 6

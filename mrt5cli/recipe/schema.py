@@ -1,4 +1,4 @@
-"""Recipes: one run, whole, in one YAML file. Here are the schema and the way in: load, dump, find, smoke.
+"""The schema of recipes, section by section.
 
 Every section is a closed, frozen, strict pydantic model: an unknown key, a string where a number belongs or a
 setting of another kind is an error that names the file, the key and what was expected. Defaults are the
@@ -7,8 +7,6 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -475,47 +473,3 @@ class Recipe(Section):
     def input_length(self) -> int:
         """Encoder input of the task, in byte tokens."""
         return self.task.length if isinstance(self.task, DiagnosticTask) else self.task.input_length
-
-
-# --- the way in ---------------------------------------------------------------------------------------------
-
-
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, with its bases and overrides applied, checked as a whole.
-
-    Args:
-        source: a file, or the name of a shipped recipe.
-        overrides: assignments "a.b=c", the value in YAML. Together they are one more layer on top.
-
-    Raises:
-        RecipeError: every problem at once, each with its key, what was expected, and where the value stands.
-        UserError: no such file or recipe.
-    """
-    from mrt5cli import recipe_load
-
-    return recipe_load.load(source, overrides)
-
-
-def find(name_or_path: str | Path) -> Path:
-    """The file of a recipe: the path itself, or the shipped recipe of that name.
-
-    Raises:
-        UserError: neither; the hint lists the nearest names.
-    """
-    from mrt5cli import recipe_load
-
-    return recipe_load.find(name_or_path)
-
-
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every default spelt out; `load` reads it back to an equal recipe."""
-    from mrt5cli import recipe_yaml
-
-    return recipe_yaml.dump(recipe.model_dump(mode="json"))
-
-
-def smoke(recipe: Recipe) -> Recipe:
-    """The same run, shrunk to a few seconds on a CPU: see `recipe_smoke`."""
-    from mrt5cli import recipe_smoke
-
-    return recipe_smoke.smoke(recipe)

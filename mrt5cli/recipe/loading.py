@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 import mrt5cli
-from mrt5cli import recipe_words
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.recipe import Recipe
-from mrt5cli.recipe_yaml import Document, YamlProblem, parse
+from mrt5cli.recipe import strict_yaml, words
+from mrt5cli.recipe.schema import Recipe
+from mrt5cli.recipe.strict_yaml import Document, YamlProblem, parse
 
 OVERRIDE = "--set"
 KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -29,7 +29,7 @@ class Layer:
 
     where: str
     tree: dict[str, Any]
-    lines: dict[recipe_words.Path, int] = field(default_factory=dict)
+    lines: dict[words.Path, int] = field(default_factory=dict)
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -46,8 +46,8 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         main = layers[-2] if overrides else layers[-1]
         problems = [
-            (recipe_words.dotted(place), text + (_origin(place, layers, main) if _given(tree, place) else ""))
-            for place, text in recipe_words.problems(error)
+            (words.dotted(place), text + (_origin(place, layers, main) if _given(tree, place) else ""))
+            for place, text in words.problems(error)
         ]
         raise RecipeError(main.where, problems, SCHEMA_HINT) from None
 
@@ -58,7 +58,7 @@ def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
     kind of gate means nothing to another.
     """
-    if "kind" in base and "kind" in top and not recipe_words.same_settings(base["kind"], top["kind"]):
+    if "kind" in base and "kind" in top and not words.same_settings(base["kind"], top["kind"]):
         return top
     merged = dict(base)
     for key, value in top.items():
@@ -153,6 +153,11 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 # --- files --------------------------------------------------------------------------------------------------
 
 
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every default spelt out; `load` reads it back to an equal recipe."""
+    return strict_yaml.dump(recipe.model_dump(mode="json"))
+
+
 def find(name_or_path: str | Path) -> Path:
     """See `mrt5cli.recipe.find`."""
     path = Path(name_or_path).expanduser()
@@ -217,7 +222,7 @@ def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
     if _is_directory(path.parent):
         shapes |= {_plain(str(file)): str(file) for file in path.parent.glob("*.yaml")}
-    near = recipe_words.nearest(name, shapes)
+    near = words.nearest(name, shapes)
     return shapes[near] if near else None
 
 
@@ -263,7 +268,7 @@ def _kind_of(tree: Any) -> str:
     return "a list" if isinstance(tree, list) else "a single value"
 
 
-def _origin(place: recipe_words.Path, layers: list[Layer], main: Layer) -> str:
+def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
     """Where the value at `place` was given, as a remark to put behind a problem."""
     for layer in reversed(layers):
         if not _given(layer.tree, place):
@@ -276,7 +281,7 @@ def _origin(place: recipe_words.Path, layers: list[Layer], main: Layer) -> str:
     return ""
 
 
-def _given(tree: Any, place: recipe_words.Path) -> bool:
+def _given(tree: Any, place: words.Path) -> bool:
     for part in place:
         held: Iterable[Any] = (
             tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
