@@ -57,7 +57,7 @@ class ProgressDisplay(TrainerCallback):
         if self.bar is None or self.task is None or time.monotonic() - self.shown < LIVE_SECONDS:
             return
         self.shown = time.monotonic()
-        facts = self.facts + self.time_left(state.global_step, state.max_steps)
+        facts = (self.facts + self.time_left(state.global_step, state.max_steps)).strip()
         self.bar.update(self.task, completed=state.global_step, facts=facts)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -94,8 +94,8 @@ def facts_of(row: dict[str, Any]) -> str:
 
 def speed(bytes_per_second: float) -> str:
     """Bytes a second, in a unit people read."""
-    for unit in ("B/s", "kB/s", "MB/s"):
-        if bytes_per_second < 1000 or unit == "MB/s":
+    for unit in ("B/s", "kB/s", "MB/s", "GB/s"):
+        if bytes_per_second < 1000:
             break
         bytes_per_second /= 1000
     return f"{bytes_per_second:.3g} {unit}"

@@ -290,6 +290,22 @@ def test_two_processes_train_like_one(tmp_path: Path):
     assert {"mrt5_state_0.json", "mrt5_state_1.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
 
 
+def test_threads_are_told_to_wait_quietly_before_torch_is_there():
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY")); sys.stdout.flush(); os._exit(0)
+sys.meta_path.insert(0, Watch())
+from mrt5cli.cli import app
+app(["pretrain", "quickstart_byt5", "--dry-run"])
+"""
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "PASSIVE\n", done.stderr
+
+
 # --- refusals ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,84 @@
+"""What signals do to a training, apart from a training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from mrt5cli.training.interruption import Interruption
+
+ALONE = SimpleNamespace(world_size=1)
+
+
+def after_step(interruption: Interruption, step: int = 3) -> SimpleNamespace:
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    state = SimpleNamespace(global_step=step, max_steps=10, logging_steps=5)
+    interruption.on_step_end(ALONE, state, control)
+    return control
+
+
+def test_nothing_happens_without_a_signal():
+    control = after_step(Interruption())
+    assert not control.should_save
+    assert not control.should_training_stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_saves_and_stops_after_the_step(number: int, capfd: pytest.CaptureFixture[str]):
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        control = after_step(interruption)
+    assert control.should_save
+    assert control.should_training_stop
+    assert interruption.stopped
+    assert "stopping after this step" in capfd.readouterr().err
+
+
+def test_the_second_ctrl_c_stops_at_once_but_a_second_termination_does_not():
+    with Interruption():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_in_a_group_repetitions_mean_nothing():
+    with Interruption() as interruption:
+        interruption.on_train_begin(SimpleNamespace(world_size=2), None, None)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interruption.requested
+
+
+def test_a_run_that_is_at_its_end_is_not_interrupted():
+    interruption = Interruption()
+    interruption.requested = True
+    assert not after_step(interruption, step=10).should_training_stop
+    assert not interruption.stopped
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interruption():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_other_threads_train_without_handlers():
+    failures: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            with Interruption():
+                pass
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert not failures

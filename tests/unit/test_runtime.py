@@ -1,0 +1,105 @@
+"""Devices and places among processes, on a machine with or without GPUs: torch's answers are stood in for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mrt5cli import runtime
+from mrt5cli.errors import UserError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu():
+    assert runtime.device(None) == runtime.device("auto") == runtime.device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"--device {name}") as caught:
+            runtime.device(name)
+        assert caught.value.hint == "use --device cpu"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_with_two_gpus(monkeypatch: pytest.MonkeyPatch):
+    assert runtime.device("cpu") == torch.device("cpu")
+    assert runtime.device("auto") == runtime.device("cuda") == torch.device("cuda", 0)
+    assert runtime.device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="2 GPUs, numbered from 0"):
+        runtime.device("cuda:2")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_each_process_of_a_group_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert runtime.processes() == (5, 8)
+    assert runtime.device("auto") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="names one GPU for several processes"):
+        runtime.device("cuda:0")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps", "0"])
+def test_not_a_device(name: str):
+    with pytest.raises(UserError, match="is not a device"):
+        runtime.device(name)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_bf16_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match="Some GPU cannot compute in bf16"):
+        runtime.start("cuda", precision="bf16")
+    assert runtime.start("cpu", precision="bf16").precision == "bf16"
+
+
+def test_starting_seeds_everything():
+    import random
+
+    import numpy as np
+
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    found = []
+    for seed in (3, 3, 4):
+        runtime.start("cpu", seed=seed)
+        found.append(draws())
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    "limit, cores", [("max 100000\n", 4), ("150000 100000\n", 2), ("1000 100000\n", 1), ("gone", 4)]
+)
+def test_no_more_threads_than_the_container_has_cores(
+    limit: str, cores: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path, encoding: limit)
+    assert runtime.usable_cpus() == cores
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        runtime.start("cpu")
+        assert torch.get_num_threads() == min(3, cores)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_told():
+    here = runtime.start("cpu")
+    assert here.leads
+    assert here.describe()["processes"] == 1
+    assert here.sentence().startswith("cpu (")
+    assert here.sentence().endswith("), fp32")
