@@ -94,11 +94,11 @@ def facts_of(row: dict[str, Any]) -> str:
 
 def speed(bytes_per_second: float) -> str:
     """Bytes a second, in a unit people read."""
-    for unit in ("B/s", "kB/s", "MB/s", "GB/s"):
+    for unit in ("B/s", "kB/s", "MB/s"):
         if bytes_per_second < 1000:
-            break
+            return f"{bytes_per_second:.3g} {unit}"
         bytes_per_second /= 1000
-    return f"{bytes_per_second:.3g} {unit}"
+    return f"{bytes_per_second:.3g} GB/s"
 
 
 def duration(seconds: float) -> str:

@@ -133,11 +133,12 @@ class DeletionTrainer(Trainer):
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch; then the controller sees its deletion rate.
 
-        In place of the base class's, which walks over all modules each time to put them in training mode.
+        In place of the base class's, which walks over all modules each time to put them in training mode, and
+        whose copies to a GPU wait until it has nothing left to do.
         """
         if not model.training:
             model.train()
-        inputs = self._prepare_inputs(inputs)
+        inputs = {name: part.to(self.args.device, non_blocking=True) for name, part in inputs.items()}
         with self.compute_loss_context_manager():
             loss: Tensor = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
