@@ -120,8 +120,8 @@ def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list
     """Take held-out splits from documents by their fingerprints; the rest is "train".
 
     Each split gets 1 % of the bytes, from small texts up to a tenth (64 KiB at most), and at least one
-    document. Equal documents share a split. The longest document always stays in training, and with fewer
-    different documents than splits everything does.
+    document. Equal documents share a split. The longest (with its copies) always stays in training, and so
+    does everything when there are fewer different documents than splits.
 
     Args:
         documents: texts of one language.

@@ -51,8 +51,9 @@ class MemoryText:
 
     @property
     def description(self) -> str:
-        """One phrase, with the size in decimal megabytes."""
-        return f"{self._name} ({self.size / 1e6:.1f} MB)"
+        """One phrase, with the size in decimal units."""
+        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
+        return f"{self._name} ({size})"
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
         """Documents of a language and split that fill at least one example of `at_least` bytes.

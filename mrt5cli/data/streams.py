@@ -24,6 +24,7 @@ OFFLINE_WAYS_OUT = (
     "network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
 )
 PROBE_SECONDS = 3.0
+ROWS_AT_ONCE = 8
 
 Builder = Any  # datasets.DatasetBuilder, which is imported only when streaming
 
@@ -55,12 +56,8 @@ class DocumentStream:
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """The next `count` bytes, end marks included; fewer only when a single pass is over."""
-        while len(self._rest) < count:
-            document = self._next()
-            if document is None:
-                break
-            self._rest += document
-            self._rest.append(END_OF_DOCUMENT)
+        while len(self._rest) < count and self._read():
+            pass
         taken = np.frombuffer(bytes(self._rest[:count]), dtype=np.uint8)
         del self._rest[:count]
         return taken
@@ -85,34 +82,39 @@ class DocumentStream:
         self._dataset = self._opened(epoch)
         if state is not None:
             self._dataset.load_state_dict(state)
-        self._rows: Iterator[dict[str, Any]] = iter(self._dataset)
+        # Rows in batches, because plain iteration in a loader's worker divides the data a second time.
+        self._rows: Iterator[dict[str, list[Any]]] = self._dataset.iter(ROWS_AT_ONCE)
 
-    def _next(self) -> bytes | None:
-        while True:
-            try:
-                row = next(self._rows, None)
-            except Exception as error:
-                # Readers of five formats and a network client: each fails with types of its own.
-                raise self._failure(error) from error
-            if row is None:
-                if not self._endless:
-                    return None
-                if not self._found:
-                    raise UserError("a whole pass over the training data found no text", "see task.source")
-                self._open(self._epoch + 1, None)
-                continue
-            if self._column not in row:
-                raise UserError(
-                    f"the data has no column {self._column!r}; it has {', '.join(row)}",
-                    "--set task.source.text_column=NAME",
-                )
-            text = row[self._column]
+    def _read(self) -> bool:
+        """Read some documents; False when a single pass is over."""
+        try:
+            rows = next(self._rows, None)
+        except Exception as error:
+            # Readers of five formats and a network client: each fails with types of its own.
+            raise self._failure(error) from error
+        if rows is not None:
+            self._add(rows)
+            return True
+        if self._endless:
+            if not self._found:
+                raise UserError("a whole pass over the training data found no text", "see task.source")
+            self._open(self._epoch + 1, None)
+        return self._endless
+
+    def _add(self, rows: dict[str, list[Any]]) -> None:
+        if self._column not in rows:
+            raise UserError(
+                f"the data has no column {self._column!r}; it has {', '.join(rows)}",
+                "--set task.source.text_column=NAME",
+            )
+        for text in rows[self._column]:
             if not isinstance(text, str | None):
                 raise UserError(f"column {self._column!r} holds {type(text).__name__}, expected text")
             document = (text or "").encode("utf-8", errors="replace")
             if document and (self._keep is None or self._keep(document)):
                 self._found = True
-                return document
+                self._rest += document
+                self._rest.append(END_OF_DOCUMENT)
 
 
 def opener(

@@ -161,18 +161,19 @@ class StreamedExamples(BatchStream):
                 yield noise.batch(raw, indices, self._lengths)
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to go on, with the readers' states at the beginnings of the last few batches."""
+        """Where to go on, with the readers' states at the beginning of a batch just before."""
         state = super().state_dict(consumed)
-        marks = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
-        return {**state, "shard": self._shard, "marks": marks}
+        behind = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
+        return {**state, "shard": self._shard, "mark": behind[-1] if behind else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration where `state_dict` was taken."""
         super().load_state_dict(state)
         self._marks.clear()
         # Another rank's positions, or those of another number of ranks, say nothing about this one's.
-        if state["shard"] == self._shard:
-            self._marks.extend((batch, states) for batch, states in state["marks"])
+        if state["shard"] == self._shard and state["mark"] is not None:
+            batch, states = state["mark"]
+            self._marks.append((batch, states))
 
     def _read(self, streams: Sequence[DocumentStream], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)

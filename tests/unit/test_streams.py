@@ -1,0 +1,358 @@
+"""Streams: order, resuming, ranks, loader workers, languages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from mrt5cli.data import sources, streams
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
+from mrt5cli.tasks import Batch, BatchStream, Task, build_task
+from mrt5cli.tasks.span_streams import LANGUAGE_BLOCK, Noise, draw_languages
+
+RAW = 70  # tokens of text in an input of 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two languages, 7 files each; every document names its language, file and number."""
+    root = tmp_path_factory.mktemp("streams")
+    for language in ("en", "sw"):
+        (root / language).mkdir()
+        for shard in range(7):
+            rows = [{"text": f"{language}-{shard}-{n} " * (3 + n % 40)} for n in range(50)]
+            content = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / language / f"train-{shard}.jsonl").write_text(content)
+        rows = [{"text": f"{language}-held-{n} " * 30} for n in range(40)]
+        (root / language / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def span_task(folder: Path, *, streaming: bool, languages: tuple[str, ...] = ("en", "sw")) -> Task:
+    section = {
+        "kind": "span_corruption",
+        "source": {"kind": "files", "path": str(folder), "streaming": streaming},
+        "languages": list(languages),
+        "input_length": 64,
+        "mean_span_length": 3.0,
+    }
+    return build_task(SpanCorruptionTask.model_validate(section))
+
+
+@pytest.fixture(scope="module", params=["memory", "streamed", "generated"])
+def task(request: pytest.FixtureRequest, folder: Path) -> Task:
+    if request.param == "generated":
+        return build_task(DiagnosticTask(kind="merge_ABC", length=20, train_examples=500))
+    return span_task(folder, streaming=request.param == "streamed")
+
+
+def take(stream: BatchStream | DataLoader[Batch], count: int) -> list[Batch]:
+    return list(itertools.islice(iter(stream), count))
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a
+    )
+
+
+def seekable(task: Task) -> bool:
+    return not (hasattr(task, "text") and isinstance(task.text, sources.StreamedText))
+
+
+# --- any stream
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_is_an_order(task: Task) -> None:
+    first = take(task.train_stream(batch_size=4, seed=1), 30)
+    assert same(first, take(task.train_stream(batch_size=4, seed=1), 30))
+    assert not same(first[:1], take(task.train_stream(batch_size=4, seed=2), 1))
+    rows = torch.cat([batch["input_ids"] for batch in first])
+    assert len(torch.unique(rows, dim=0)) == len(rows), "no example comes twice"
+
+
+@pytest.mark.parametrize("consumed", [1, 5, 13])
+def test_resuming_goes_on_exactly(task: Task, consumed: int) -> None:
+    whole = take(task.train_stream(batch_size=4, seed=1), 20)
+    stream = task.train_stream(batch_size=4, seed=1)
+    iterator = iter(stream)
+    for _ in range(consumed):
+        next(iterator)
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert state["start_batch"] == consumed
+    # A loader that reads ahead has taken two more batches than the training has used.
+    next(iterator), next(iterator)
+    ahead = json.loads(json.dumps(stream.state_dict(consumed)))
+    for saved in (state, ahead, {**ahead, "mark": None, "shard": None}):
+        resumed = task.train_stream(batch_size=4, seed=1)
+        resumed.load_state_dict(saved)
+        assert resumed.start_batch == consumed
+        assert same(take(resumed, 20 - consumed), whole[consumed:])
+
+
+def test_resuming_by_number_alone(task: Task) -> None:
+    whole = take(task.train_stream(batch_size=4, seed=1), 12)
+    resumed = task.train_stream(batch_size=4, seed=1)
+    resumed.start_batch = 7
+    assert same(take(resumed, 5), whole[7:])
+    assert same(take(resumed, 5), whole[7:]), "a second pass begins at the same batch"
+
+
+def test_ranks_get_different_examples(task: Task) -> None:
+    ranks = [take(task.train_stream(batch_size=4, seed=1, rank=rank, world_size=3), 10) for rank in range(3)]
+    rows = torch.cat([batch["input_ids"] for batches in ranks for batch in batches])
+    assert len(torch.unique(rows, dim=0)) == len(rows) == 120
+    if hasattr(task, "text"):
+        sentinels = [torch.cat([batch["input_ids"] > 250 for batch in batches]) for batches in ranks]
+        assert not torch.equal(sentinels[0], sentinels[1]), "nor the same noise"
+    if seekable(task):
+        one = take(task.train_stream(batch_size=12, seed=1), 10)
+        together = torch.cat([torch.cat([batches[n]["input_ids"] for batches in ranks]) for n in range(10)])
+        assert torch.equal(together, torch.cat([batch["input_ids"] for batch in one]))
+
+
+def test_a_state_of_another_rank_says_only_how_far_it_came(task: Task) -> None:
+    """Checkpoints often hold rank 0's state alone."""
+    first, second = (task.train_stream(batch_size=4, seed=1, rank=rank, world_size=2) for rank in range(2))
+    take(first, 6)
+    whole = take(second, 9)
+    resumed = task.train_stream(batch_size=4, seed=1, rank=1, world_size=2)
+    resumed.load_state_dict(first.state_dict())
+    assert same(take(resumed, 3), whole[6:])
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_loader_workers(task: Task, start: int) -> None:
+    """Seekable streams do not depend on the workers; streamed ones resume within their number."""
+
+    def loaded(workers: int, first: int, count: int) -> list[Batch]:
+        stream = task.train_stream(batch_size=4, seed=1)
+        stream.start_batch = first
+        return take(DataLoader(stream, batch_size=None, num_workers=workers), count)
+
+    if seekable(task):
+        assert same(loaded(2, start, 8), loaded(0, start, 8))
+    else:
+        whole = loaded(2, 0, 11)
+        assert same(loaded(2, start, 8), whole[start : start + 8])
+        rows = torch.cat([batch["input_ids"] for batch in whole])
+        assert len(torch.unique(rows, dim=0)) == len(rows)
+
+
+def test_streams_can_be_sent_to_other_processes(task: Task) -> None:
+    stream = task.train_stream(batch_size=2, seed=1)
+    assert same(take(pickle.loads(pickle.dumps(stream)), 3), take(stream, 3))
+
+
+def test_batches_own_their_memory(task: Task) -> None:
+    for batch in take(task.train_stream(batch_size=2, seed=1), 3):
+        for tensor in batch.values():
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+# --- languages
+# ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 15), st.integers(0, 1000), st.integers(0, 5000), st.integers(1, 300))
+def test_languages_are_functions_of_the_example(languages: int, seed: int, first: int, count: int) -> None:
+    drawn, numbers = draw_languages(languages, seed, np.arange(first, first + count))
+    last, number = draw_languages(languages, seed, np.array([first + count - 1]))
+    assert (drawn[-1], numbers[-1]) == (last[0], number[0])
+    for language in range(languages):
+        of_language = numbers[drawn == language]
+        assert (np.diff(of_language) == 1).all(), "a language's examples are taken one after the other"
+
+
+def test_languages_are_drawn_uniformly() -> None:
+    drawn, numbers = draw_languages(15, 42, np.arange(15 * LANGUAGE_BLOCK * 3))
+    assert (np.bincount(drawn) == 3 * LANGUAGE_BLOCK).all()
+    assert all(sorted(numbers[drawn == n]) == list(range(3 * LANGUAGE_BLOCK)) for n in range(15))
+    firsts = [draw_languages(15, seed, np.arange(1))[0][0] for seed in range(3000)]
+    assert abs(np.bincount(firsts, minlength=15) - 200).max() < 5 * 200**0.5
+
+
+def test_both_languages_come(folder: Path) -> None:
+    for streaming in (False, True):
+        batches = take(span_task(folder, streaming=streaming).train_stream(batch_size=16, seed=1), 8)
+        rows = torch.cat([batch["input_ids"] for batch in batches])
+        texts = ["".join(chr(i - 3) for i in row if 3 <= i < 131) for row in rows.tolist()]
+        english = sum("en-" in text for text in texts)
+        assert english + sum("sw-" in text for text in texts) == len(texts)
+        assert english == 64
+
+
+def test_noise_depends_on_seed_and_example_alone() -> None:
+    one = [generator.integers(2**62) for generator in Noise(1).generators(np.arange(20))]
+    two = [generator.integers(2**62) for generator in Noise(1).generators(np.array([19, 3]))]
+    assert two == [one[19], one[3]]
+    assert len(set(one)) == 20
+    assert one[0] != next(Noise(2).generators(np.arange(1))).integers(2**62)
+
+
+# --- streamed text
+# --------------------------------------------------------------------------------------------------
+
+
+def hub_task(monkeypatch: pytest.MonkeyPatch, folder: Path, languages: list[str], **source: Any) -> Task:
+    """A Hub dataset, with local files in its place."""
+
+    def builder(name: str, language: str) -> Any:
+        assert name == "owner/corpus"
+        return streams.local_builder(sources.find_files(folder, [language]), language)
+
+    monkeypatch.setattr(sources, "hub_builder", builder)
+    section = {
+        "kind": "span_corruption",
+        "source": {"kind": "hub", "name": "owner/corpus", **source},
+        "languages": languages,
+        "input_length": 64,
+        "mean_span_length": 3.0,
+    }
+    return build_task(SpanCorruptionTask.model_validate(section))
+
+
+def text_of(batches: list[Batch]) -> str:
+    return "".join(
+        chr(i - 3) for batch in batches for i in batch["input_ids"].flatten().tolist() if 3 <= i < 131
+    )
+
+
+def test_hub_files_are_read_in_an_order_drawn_from_the_seed(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def first_files(**source: Any) -> list[str]:
+        task = hub_task(monkeypatch, folder, ["en"], **source)
+        return [
+            "".join(
+                sorted(
+                    {
+                        f"{n}"
+                        for n in range(7)
+                        if f"en-{n}-" in text_of(take(task.train_stream(batch_size=4, seed=seed), 2))
+                    }
+                )
+            )
+            for seed in range(6)
+        ]
+
+    assert first_files(shuffle_shards=False) == ["0"] * 6
+    assert len(set(first_files())) > 2
+    assert first_files() == first_files()
+
+
+def test_an_epoch_is_followed_by_another(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    task = hub_task(monkeypatch, folder, ["en"])
+    stream = task.train_stream(batch_size=64, seed=1)
+    size = sum(
+        len(json.loads(line)["text"]) + 1
+        for file in (folder / "en").glob("train*")
+        for line in file.read_text().splitlines()
+    )
+    epoch = size // (64 * RAW)
+    batches = take(stream, 2 * epoch + 3)
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert state["mark"][1][0]["epoch"] == 2
+    resumed = task.train_stream(batch_size=64, seed=1)
+    resumed.load_state_dict(state)
+    assert same(take(resumed, 2), take(task.train_stream(batch_size=64, seed=1), 2 * epoch + 5)[-2:])
+    # All of the text, in whatever order, in the first epoch.
+    assert all(f"en-{shard}-{n} " in text_of(batches[: epoch + 1]) for shard in range(7) for n in (30, 39))
+
+
+def test_held_out_of_the_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    task = hub_task(monkeypatch, folder, ["sw", "en"])
+    validation = list(task.held_out("validation", "sw", batch_size=4))
+    assert same(validation, list(task.held_out("test", "sw", batch_size=4))), (
+        "other languages have no test split"
+    )
+    assert "sw-held-0 " in text_of(validation[:1])
+    take(task.train_stream(batch_size=4, seed=3), 1)
+    assert same(validation, list(task.held_out("validation", "sw", batch_size=4)))
+    # English: what comes after the validation examples.
+    monkeypatch.setattr(sources, "ENGLISH_VALIDATION_EXAMPLES", 10)
+    english = torch.cat([b["input_ids"] for b in task.held_out("validation", "en", batch_size=4)])
+    test = list(task.held_out("test", "en", batch_size=4))
+    assert sum(len(b["labels"]) for b in test) == len(english) - 10
+    rows = {bytes(row.numpy()) for row in torch.cat([b["input_ids"] for b in test])}
+    assert rows.isdisjoint(bytes(row.numpy()) for row in english[:10])
+
+
+def test_hub_refusals(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    task = hub_task(monkeypatch, folder, ["en"], text_column="body")
+    with pytest.raises(UserError, match="no column 'body'; it has text"):
+        take(task.train_stream(batch_size=1, seed=1), 1)
+    (folder / "en" / "validation.jsonl").rename(folder / "en.jsonl")
+    try:
+        with pytest.raises(UserError, match="has no test split for 'en'; it has train"):
+            list(hub_task(monkeypatch, folder, ["en"]).held_out("test", "en", batch_size=1))
+    finally:
+        (folder / "en.jsonl").rename(folder / "en" / "validation.jsonl")
+
+
+def test_a_connection_lost_in_mid_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "train.jsonl").write_text('{"text": "a"}\n{"text": broken\n')
+    task = hub_task(monkeypatch, tmp_path, ["en"])
+    with pytest.raises(RunFailed, match="reading owner/corpus from the Hub failed"):
+        take(task.train_stream(batch_size=4, seed=1), 1)
+
+
+def test_local_files_streamed_hold_out_by_fingerprint(tmp_path: Path) -> None:
+    texts = [f"document {n} with some text to fill it up" for n in range(3000)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    task = span_task(tmp_path, streaming=True, languages=("en",))
+    held_out = {
+        split: text_of(list(task.held_out(split, "en", batch_size=8))) for split in ("validation", "test")
+    }
+    train = text_of(take(task.train_stream(batch_size=64, seed=1), 20))
+    numbers = [
+        {word for word in text.split() if word.isdigit() and len(word) == 4}
+        for text in (*held_out.values(), train)
+    ]
+    assert all(len(found) > 5 for found in numbers)
+    # Corrupted numbers may lose digits, whole ones of four cannot come from another document.
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(numbers, 2))
+
+
+def test_streamed_text_files_and_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "a.txt").write_text("\n\n".join(f"paragraph {n} " * 9 for n in range(200)))
+    (tmp_path / "p").mkdir()
+    parquet.write_table(
+        pa.table({"text": [f"paragraph {n} " * 9 for n in range(200)]}), tmp_path / "p" / "a.parquet"
+    )
+    for name in "tp":
+        task = span_task(tmp_path / name, streaming=True, languages=("en",))
+        assert "paragraph 1" in text_of(take(task.train_stream(batch_size=64, seed=1), 3))
+
+
+def test_streaming_refusals(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match="needs one folder a language"):
+        span_task(tmp_path, streaming=True)
+    (tmp_path / "b.txt").write_text("b")
+    with pytest.raises(UserError, match="one format, not jsonl and txt"):
+        span_task(tmp_path, streaming=True, languages=("en",))
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "a.jsonl").write_text('{"text": oops}\n')
+    with pytest.raises(UserError, match=r"cannot be read: .*\n.*streaming=false"):
+        take(span_task(tmp_path, streaming=True, languages=("en",)).train_stream(batch_size=1, seed=1), 1)
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(UserError, match="found no text"):
+        take(span_task(tmp_path, streaming=True, languages=("en",)).train_stream(batch_size=1, seed=1), 1)
