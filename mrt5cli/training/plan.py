@@ -98,10 +98,6 @@ class Plan:
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
-    @property
-    def continue_command(self) -> str:
-        return continue_command(self.run)
-
 
 def make_plan(
     recipe: Recipe,

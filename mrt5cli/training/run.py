@@ -19,7 +19,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.interruption import Interruption
-from mrt5cli.training.plan import Plan, make_plan
+from mrt5cli.training.plan import Plan, continue_command, make_plan
 from mrt5cli.training.progress import ProgressDisplay, duration
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
@@ -69,7 +69,7 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
         _close_meta(plan, "interrupted")
         steps = plan.run.saved_steps()
         where = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        say(f"stopped without saving; {where}\nto go on: {plan.continue_command}")
+        say(f"stopped without saving; {where}\n{_go_on(plan)}")
         raise
     except BaseException as error:
         _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
@@ -77,7 +77,7 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
     if stopped:
         _close_meta(plan, "interrupted")
         step = plan.run.saved_steps()[-1]
-        say(f"stopped and saved at step {step}\nto go on: {plan.continue_command}")
+        say(f"stopped and saved at step {step}\n{_go_on(plan)}")
         raise KeyboardInterrupt
     _close_meta(plan, "finished")
     say(_summary(plan.run))
@@ -168,6 +168,12 @@ def _close_meta(plan: Plan, status: str, **more: Any) -> None:
             **more,
         },
     )
+
+
+def _go_on(plan: Plan) -> str:
+    number = plan.runtime.world_size
+    launched = f", launched as {number} processes again" if number > 1 else ""
+    return f"to go on{launched}: {continue_command(plan.run)}"
 
 
 def _summary(run: RunDir) -> str:
