@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.byte_tokens import EOS, OFFSET, to_bytes
 from mrt5cli.data.corpus import Order
+from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.sources import MemoryText, open_source
 from mrt5cli.data.span_noise import FIRST_SENTINEL, MOST_SPANS, plan_lengths
 from mrt5cli.errors import UserError
@@ -115,7 +116,8 @@ class SpanCorruption(Task):
 
     def describe(self) -> str:
         """One line: task, text, languages, lengths."""
-        languages = self.languages[0] if len(self.languages) == 1 else f"{len(self.languages)} languages"
+        first = LANGUAGES[self.languages[0]].name if self.languages[0] in LANGUAGES else self.languages[0]
+        languages = first if len(self.languages) == 1 else f"{len(self.languages)} languages"
         lengths = f"{self.lengths.inputs} -> {self.lengths.targets} byte tokens"
         return f"span corruption, {self.text.description}, {languages}, {lengths}"
 

@@ -172,7 +172,7 @@ def test_a_subset_that_is_not_there(languages: Path) -> None:
 
 def test_what_people_see(languages: Path) -> None:
     task = task_of({"kind": "embedded"}, input_length=1024, mean_span_length=20.0)
-    assert task.describe().endswith("en, 1024 -> 189 byte tokens")
+    assert task.describe().endswith("English, 1024 -> 189 byte tokens")
     source, target = task.example("validation")
     assert source.count("<") >= 9 and "<8>" in source and target.startswith("<0>")
     assert task.example("validation") == (source, target)
