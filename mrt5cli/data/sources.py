@@ -177,7 +177,7 @@ def open_source(
     if isinstance(source, FilesSource):
         return _streamed_files(source, languages) if source.streaming else _files(source, languages)
     text = StreamedText(
-        partial(hub_builder, source.name),
+        lambda language: hub_builder(source.name, source.configurations.get(language, language)),
         f"{source.name} from the Hub",
         source.text_column,
         shuffle_files=source.shuffle_shards,

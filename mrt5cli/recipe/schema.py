@@ -73,6 +73,9 @@ class HubSource(Section):
     kind: Literal["hub"]
     name: Text = Field("allenai/c4", description="Hub id of the dataset")
     text_column: Text = Field("text", description="column that holds the text")
+    configurations: dict[str, str] = Field(
+        {}, description="the dataset's configuration for a language, where it is not the language's code"
+    )
     shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
 
 
