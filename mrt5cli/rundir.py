@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TEMPORARY = ".tmp-"
+DEFAULT_FOLDER = "runs"
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ class RunDir:
         remove_directory(self.path)
 
 
+def default_directory(recipe: Recipe) -> Path:
+    """Where a recipe's run goes when nobody says otherwise."""
+    return Path(DEFAULT_FOLDER, f"{recipe.name}-seed{recipe.seed}")
+
+
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
 
@@ -206,8 +212,9 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if path.exists():
         raise UserError(f"{where} is a file; expected a run directory, a checkpoint directory or a Hub id")
     # `runs/mine` has the form of a Hub id; beside other runs it is a path that was mistyped.
+    # So is a name below the folder where runs go by default.
     among_runs = path.parent.is_dir() and any(RunDir(entry).is_run for entry in path.parent.iterdir())
-    if among_runs or not HUB_ID.fullmatch(where):
+    if among_runs or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
         raise UserError(f"{where} does not exist", _nearby(path))
     return where, None
 

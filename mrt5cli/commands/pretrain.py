@@ -44,6 +44,7 @@ def pretrain(
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
     from mrt5cli import recipe as recipes
+    from mrt5cli.rundir import default_directory
     from mrt5cli.training.plan import make_plan
     from mrt5cli.training.run import execute, outcome
 
@@ -52,7 +53,8 @@ def pretrain(
         chosen = recipes.smoke(chosen)
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = smoke and out is None and not resume
-    out = out or Path("runs", *(["smoke"] if smoke else []), f"{chosen.name}-seed{chosen.seed}")
+    usual = default_directory(chosen)
+    out = out or (usual.parent / "smoke" / usual.name if smoke else usual)
     plan = make_plan(chosen, out, resume=resume, device=device, overwrite=overwrite)
     if dry_run:
         print(

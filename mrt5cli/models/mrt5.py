@@ -143,6 +143,9 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                 is_self = isinstance(layer, T5LayerSelfAttention)
                 attention = layer.SelfAttention if is_self else layer.EncDecAttention
                 attention.is_cross_attention = not is_self
+            if config.dense_act_fn == "gelu_new":
+                # The same function in one kernel; transformers writes it out in eight.
+                block.layer[-1].DenseReluDense.act = nn.GELU(approximate="tanh")
         self.post_init()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:

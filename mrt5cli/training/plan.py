@@ -12,7 +12,9 @@ from typing import Any
 from mrt5cli import runtime as machine
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir, resolve_model
+from mrt5cli.recipe import load as load_recipe
+from mrt5cli.recipe.loading import shipped
+from mrt5cli.rundir import RunDir, default_directory, resolve_model
 from mrt5cli.training.arguments import accumulation
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
@@ -218,11 +220,36 @@ def _model(plan: Plan) -> Any:
         if plan.resume_step is not None:
             return load(plan.run.checkpoint(plan.resume_step)).train()
         if section.start != "scratch":
-            section = section.model_copy(update={"start": resolve_model(section.start)[0]})
+            section = section.model_copy(update={"start": _start(section.start)})
         return build(section)
     except CheckpointError as error:
         start = "model.start is a run or checkpoint directory, a Hub id, or scratch"
         raise UserError(str(error), start) from error
+
+
+def _start(start: str) -> str:
+    """What to load for a recipe's `model.start`.
+
+    Raises:
+        UserError: it is not there; if a shipped recipe makes it, the hint says which.
+    """
+    try:
+        return resolve_model(start)[0]
+    except UserError as error:
+        maker = None if Path(start).exists() else _recipe_that_makes(Path(start))
+        if maker is None:
+            raise
+        hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
+        raise UserError(f"model.start: {error.message}", hint) from error
+
+
+def _recipe_that_makes(run: Path) -> str | None:
+    """The shipped recipe whose run goes there by default."""
+    for name, path in shipped().items():
+        recipe = load_recipe(path)
+        if run == default_directory(recipe):
+            return name
+    return None
 
 
 def _check_room(plan: Plan) -> None:

@@ -415,3 +415,11 @@ def test_a_full_disk_is_noticed_before_training(recipe: str, monkeypatch: pytest
     monkeypatch.setattr("shutil.disk_usage", lambda _: (10**9, 10**9 - 1000, 1000))
     assert "MB are free" in refused(recipe, "--device", "cpu")
     assert not Path("runs").exists()
+
+
+def test_a_start_that_is_not_there_names_the_recipe_that_makes_it(tmp_path: Path) -> None:
+    done = run_mrt5("pretrain", "quickstart", "--dry-run", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "runs/quickstart-byt5-seed42 does not exist" in done.stderr
+    assert "mrt5 pretrain quickstart_byt5" in done.stderr
