@@ -1,6 +1,6 @@
 """The errors a user can cause, each one sentence and what to do next.
 
-`cli.main` is the only place that catches them. Library callers see ordinary exceptions.
+The shell (`cli.Boundary`) is the only place that turns them into exit codes; library callers may catch them.
 """
 
 from __future__ import annotations

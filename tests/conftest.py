@@ -11,6 +11,8 @@ import pytest
 
 # Nothing in the test suite may reach for the Hub, whatever the machine's own settings are.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read when torch is imported: threads that spin while they wait slow a busy machine down many times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from mrt5cli.models.checkpoint import CheckpointError, build, hub_reachable, load, read_config
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
-from mrt5cli.models.mrt5 import MrT5EncoderOutput, MrT5ForConditionalGeneration, MrT5Output
+from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
+from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 
 AutoConfig.register("mrt5", MrT5Config, exist_ok=True)
 AutoModelForSeq2SeqLM.register(MrT5Config, MrT5ForConditionalGeneration, exist_ok=True)

@@ -9,6 +9,7 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,91 +98,72 @@ def _sum_biases(*biases: Tensor | None) -> Tensor | None:
     return total
 
 
-def _prepare(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    attention_mask: Tensor | None,
-    position_bias: Tensor | None,
-    key_gate: Tensor | None,
-    encoder_key_gate: Tensor | None,
-    score_penalty: ScorePenalty | None,
-) -> Tensor | None:
-    """Position bias, mask and gate as one additive bias; the score penalty is fed before the gate joins."""
-    bias = _sum_biases(position_bias, attention_mask)
-    decoder_self = module.is_decoder and not module.is_cross_attention
-    if score_penalty is not None and not decoder_self:
-        score_penalty.add(query, key, bias)
-    gate = encoder_key_gate if module.is_cross_attention else key_gate
-    return _sum_biases(bias, None if gate is None else gate[:, None, None, :])
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor | None]]
 
 
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    position_bias: Tensor | None = None,
-    key_gate: Tensor | None = None,
-    encoder_key_gate: Tensor | None = None,
-    score_penalty: ScorePenalty | None = None,
-    **_: Any,
+def _eager(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    """T5 attention, unscaled, with softmax1 where the configuration asks for it.
-
-    Args:
-        module: the T5Attention it runs in.
-        query, key, value: (B, N, Q or K, H).
-        attention_mask: additive, broadcasting to (B, N, Q, K).
-        dropout: probability of dropping an attention weight.
-        position_bias: additive, broadcasting to (B, N, Q, K).
-        key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
-        encoder_key_gate: the same for cross-attention.
-        score_penalty: collects the score loss.
-
-    Returns:
-        Output (B, Q, N, H) and attention weights (B, N, Q, K).
-    """
-    bias = _prepare(
-        module, query, key, attention_mask, position_bias, key_gate, encoder_key_gate, score_penalty
-    )
     scores = _scores(query, key, bias).float()
-    weights = (softmax1(scores) if module.config.use_softmax1 else scores.softmax(dim=-1)).to(value.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    weights = (softmax1(scores) if one else scores.softmax(dim=-1)).to(value.dtype)
+    weights = F.dropout(weights, p=dropout, training=dropout > 0)
+    return torch.matmul(weights, value), weights
 
 
-def sdpa_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    position_bias: Tensor | None = None,
-    key_gate: Tensor | None = None,
-    encoder_key_gate: Tensor | None = None,
-    score_penalty: ScorePenalty | None = None,
-    **_: Any,
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool, dropout: float
 ) -> tuple[Tensor, None]:
-    """The same sum through PyTorch's fused kernel; arguments and output as `eager_attention`, no weights
-    returned.
-
-    softmax1 is a softmax over one more key whose score and value are 0.
-    """
-    bias = _prepare(
-        module, query, key, attention_mask, position_bias, key_gate, encoder_key_gate, score_penalty
-    )
-    if module.config.use_softmax1:
+    if one:
+        # softmax1 is a softmax over one more key, whose score and value are 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         if bias is not None:
             bias = F.pad(bias.expand(*bias.shape[:-1], key.shape[2] - 1), (0, 1))
-    if bias is not None:
-        bias = bias.to(query.dtype)
+    bias = None if bias is None else bias.to(query.dtype)
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
-    return output.transpose(1, 2).contiguous(), None
+    return output, None
+
+
+def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The function that transformers calls, around a core that knows one additive bias."""
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        position_bias: Tensor | None = None,
+        key_gate: Tensor | None = None,
+        encoder_key_gate: Tensor | None = None,
+        score_penalty: ScorePenalty | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """T5 attention, unscaled, with softmax1 where the configuration asks for it.
+
+        Args:
+            module: the T5Attention it runs in.
+            query, key, value: (B, N, Q or K, H).
+            attention_mask: additive, broadcasting to (B, N, Q, K).
+            dropout: probability of dropping an attention weight; 0 outside training.
+            position_bias: additive, broadcasting to (B, N, Q, K).
+            key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
+            encoder_key_gate: the same for cross-attention.
+            score_penalty: collects the score loss.
+
+        Returns:
+            Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
+        """
+        bias = _sum_biases(position_bias, attention_mask)
+        decoder_self = module.is_decoder and not module.is_cross_attention
+        if score_penalty is not None and not decoder_self:
+            score_penalty.add(query, key, bias)  # the score loss looks at scores before the gate joins
+        gate = encoder_key_gate if module.is_cross_attention else key_gate
+        bias = _sum_biases(bias, None if gate is None else gate[:, None, None, :])
+        output, weights = core(query, key, value, bias, module.config.use_softmax1, dropout)
+        return output.transpose(1, 2).contiguous(), weights
+
+    return attention
 
 
 IMPLEMENTATIONS = {"eager": "mrt5_eager", "sdpa": "mrt5_sdpa"}
@@ -190,8 +172,8 @@ IMPLEMENTATIONS = {"eager": "mrt5_eager", "sdpa": "mrt5_sdpa"}
 
 def register() -> None:
     """Make both attention functions known to transformers, each with an additive mask."""
-    for name, function in (("mrt5_eager", eager_attention), ("mrt5_sdpa", sdpa_attention)):
-        AttentionInterface.register(name, function)
+    for name, core in (("mrt5_eager", _eager), ("mrt5_sdpa", _sdpa)):
+        AttentionInterface.register(name, _attention(core))
         AttentionMaskInterface.register(name, eager_mask)
 
 

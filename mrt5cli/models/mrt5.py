@@ -16,71 +16,24 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTrainedModel, T5Stack
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.attention import IMPLEMENTATIONS, ScorePenalty
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.packing import distance_bias
 from mrt5cli.models.shortening import SHORTENERS, DeleteGate, Shortening
-
-
-@dataclass
-class MrT5EncoderOutput(BaseModelOutput):
-    """Encoder states and what the decoder, the losses and the analysis need to know about them.
-
-    Attributes:
-        attention_mask: (B, S), 1 where `last_hidden_state` holds something, or None when all of it does.
-        key_gate: (B, S) soft gate values for cross-attention, or None.
-        delete_gate_output, delete_gate_logits, keep_mask: (B, L) or None.
-        kept_lengths: (B) int64.
-        auxiliary_loss: scalar or None.
-    """
-
-    attention_mask: Tensor | None = None
-    key_gate: Tensor | None = None
-    delete_gate_output: Tensor | None = None
-    delete_gate_logits: Tensor | None = None
-    keep_mask: Tensor | None = None
-    kept_lengths: Tensor | None = None
-    auxiliary_loss: Tensor | None = None
-
-
-@dataclass
-class MrT5Output(Seq2SeqLMOutput):
-    """The output of every variant.
-
-    Attributes:
-        loss: mean cross-entropy in nats over labels other than -100.
-        logits: (B, T, V).
-        encoder_last_hidden_state: (B, S, D).
-        encoder_attention_mask: (B, S), 1 where it holds something.
-        delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
-        delete_gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None without a gate.
-        kept_lengths: (B) int64, their number in each row.
-        score_loss: scalar, when `output_score_loss` asks for it.
-        auxiliary_loss: scalar a shortener adds to the training loss, or None.
-    """
-
-    encoder_attention_mask: Tensor | None = None
-    delete_gate_output: Tensor | None = None
-    delete_gate_logits: Tensor | None = None
-    keep_mask: Tensor | None = None
-    kept_lengths: Tensor | None = None
-    score_loss: Tensor | None = None
-    auxiliary_loss: Tensor | None = None
 
 
 class LearnedPositions(nn.Embedding):
@@ -415,6 +368,3 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             score_loss=penalty.mean() if penalty is not None else None,
             auxiliary_loss=encoder_outputs.auxiliary_loss,
         )
-
-
-__all__ = ["GenerationMixin", "MrT5EncoderOutput", "MrT5ForConditionalGeneration", "MrT5Output"]

@@ -417,9 +417,11 @@ def test_a_full_disk_is_noticed_before_training(recipe: str, monkeypatch: pytest
     assert not Path("runs").exists()
 
 
-def test_a_start_that_is_not_there_names_the_recipe_that_makes_it(tmp_path: Path) -> None:
-    done = run_mrt5("pretrain", "quickstart", "--dry-run", cwd=tmp_path)
-
-    assert done.returncode == 2
+def test_a_start_that_is_not_there_names_the_recipe_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = mrt5("quickstart", "--dry-run")
+    assert done.exit_code == 2
     assert "runs/quickstart-byt5-seed42 does not exist" in done.stderr
     assert "mrt5 pretrain quickstart_byt5" in done.stderr
