@@ -282,7 +282,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
             try:
                 where, _ = resolve_model(section.start)
             except UserError as error:
-                item.not_built = error.message
+                item.not_built = f"it starts from what is not here: {error.message}"
                 continue
             if not Path(where).is_dir():
                 item.not_built = f"it starts from {section.start}, which is not here"

@@ -229,8 +229,9 @@ def _csv_columns(file: Path, columns: list[str]) -> list[list[str | None]]:
     if not content.strip():
         return [[] for _ in columns]
     try:
-        # A row may be as long as the file; text that looks like a number or like "NA" stays text.
-        read = csv.ReadOptions(block_size=min(len(content) + 1, 2**31 - 1))
+        # A row may be as long as the file, so the file is one block, and one thread's work; only without
+        # threads do errors name the row. Text that looks like a number or like "NA" stays text.
+        read = csv.ReadOptions(block_size=min(len(content) + 1, 2**31 - 1), use_threads=False)
         parse = csv.ParseOptions(newlines_in_values=True)
         convert = csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string())
