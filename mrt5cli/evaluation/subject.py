@@ -81,15 +81,21 @@ def choose_task(option: str | None, subject: Subject) -> Any:
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
         if own is None:
+            here = "" if Path(subject.source).is_dir() else " is no directory here; as a Hub id it"
             raise UserError(
-                f"{subject.name} comes without a recipe, so its task is not known",
+                f"{subject.name}{here} comes without a recipe, so its task is not known",
                 f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
             )
         return own
     if option not in TASK_KINDS:
         from mrt5cli import recipe
 
-        return recipe.load(recipe.find(option)).task
+        try:
+            found = recipe.find(option)
+        except UserError as error:
+            kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
+            raise UserError(f"--task {option}: {error.message}", kinds) from error
+        return recipe.load(found).task
     if own is not None and own.kind == option:
         return own
     length = None if own is None else task_length(own)

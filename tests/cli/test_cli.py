@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -53,15 +52,6 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
-
-
-def test_help_comes_at_once() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert mrt5("--help").returncode == 0
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(7)) < 0.4
 
 
 def test_every_command_is_there_with_a_line_that_is_not_cut_off() -> None:
