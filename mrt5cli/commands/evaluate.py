@@ -192,7 +192,7 @@ def _columns(*, several: bool, language_model: bool, each_without_source: bool) 
         (not several, "kept\nmean", lambda label, row, result: number(row.kept_length, 1)),
         (not several, "kept\nlongest", lambda label, row, result: number(row.new_length, 1)),
         (True, "token\nacc. %", lambda label, row, result: percent(row.token_accuracy, 2)),
-        (not language_model, "seq.\nacc. %", lambda label, row, result: percent(row.sequence_accuracy, 2)),
+        (True, "seq.\nacc. %", lambda label, row, result: percent(row.sequence_accuracy, 2)),
         (True, "gate\nprec.", lambda label, row, result: number(row.gate_precision, 3)),
         (True, "gate\nrecall", lambda label, row, result: number(row.gate_recall, 3)),
         (True, "ms per\nexample", lambda label, row, result: number(row.ms_per_example, 2)),
