@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import datasets
-import evaluate
-
-from mrt5cli.metrics.counts import Ratio, sequences_right
+from mrt5cli.metrics.counts import sequences_right
+from mrt5cli.metrics.rows_of_ids import RowsOfIds
 
 
-class SequenceAccuracy(evaluate.Metric):  # type: ignore[misc]  # the library has no type annotations
-    """Share of targets predicted right throughout, -100 and padding left out.
+class SequenceAccuracy(RowsOfIds):
+    """Share of targets predicted right throughout, -100 and padding left out; see `RowsOfIds`."""
 
-    Predictions and references are rows of ids, a row an example, of the same length pairwise. Nothing to
-    count gives None.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of targets predicted right throughout; labels -100 and 0 are not counted.",
-            citation="https://arxiv.org/abs/2410.20771",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("int64")),
-                    "references": datasets.Sequence(datasets.Value("int64")),
-                }
-            ),
-        )
-
-    def _compute(
-        self, *, predictions: list[list[int]], references: list[list[int]]
-    ) -> dict[str, float | int | None]:
-        right = sum(
-            (sequences_right([p], [r]) for p, r in zip(predictions, references, strict=True)), Ratio()
-        )
-        return {"sequence_accuracy": right.value, "sequences": right.count}
+    what = "Share of targets predicted right throughout"
+    share, number = "sequence_accuracy", "sequences"
+    count = staticmethod(sequences_right)

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import datasets
-import evaluate
-
-from mrt5cli.metrics.counts import Ratio, tokens_right
+from mrt5cli.metrics.counts import tokens_right
+from mrt5cli.metrics.rows_of_ids import RowsOfIds
 
 
-class TokenAccuracy(evaluate.Metric):  # type: ignore[misc]  # the library has no type annotations
-    """Share of target tokens predicted right, -100 and padding left out.
+class TokenAccuracy(RowsOfIds):
+    """Share of target tokens predicted right, -100 and padding left out; see `RowsOfIds`."""
 
-    Predictions and references are rows of ids, a row an example, of the same length pairwise. Nothing to
-    count gives None.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of target tokens predicted right; labels -100 and 0 are not counted.",
-            citation="https://arxiv.org/abs/2410.20771",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("int64")),
-                    "references": datasets.Sequence(datasets.Value("int64")),
-                }
-            ),
-        )
-
-    def _compute(
-        self, *, predictions: list[list[int]], references: list[list[int]]
-    ) -> dict[str, float | int | None]:
-        right = sum((tokens_right([p], [r]) for p, r in zip(predictions, references, strict=True)), Ratio())
-        return {"token_accuracy": right.value, "tokens": right.count}
+    what = "Share of target tokens predicted right"
+    share, number = "token_accuracy", "tokens"
+    count = staticmethod(tokens_right)

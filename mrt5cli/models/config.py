@@ -12,8 +12,6 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
-DELETION_TYPES = ("none", "scaled_sigmoid", "log_sigmoid", "random")
-
 BYT5_SHAPES: dict[str, dict[str, int]] = {
     "google/byt5-small": {
         "d_model": 1472,
