@@ -45,7 +45,9 @@ class MrT5Config(T5Config):
     Args:
         delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
             after the third layer, i.e. 3).
-        deletion_type: what shortens: "none" (ByT5), "scaled_sigmoid" (MrT5), "log_sigmoid" or "random".
+        deletion_type: what shortens: "none" (ByT5); the gates "scaled_sigmoid" (MrT5), "log_sigmoid", "random"
+            and "fixed"; the poolings "boundary_predictor" (BP) and "convolution" (CP); "source_removed", the
+            decoder-only baseline, whose encoder sees a lone EOS.
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's
@@ -57,8 +59,17 @@ class MrT5Config(T5Config):
         gumbel_noise_law: "difference" of two Gumbel samples (logistic, zero mean) or the reference's "single"
             sample (mean 0.58).
         random_deletion_probability: expected share of positions the random gate deletes, 0 to 1.
-        random_deletion_per: "row" (each row's own non-pad bytes, a row's result does not depend on its batch)
-            or "batch" (the reference's: one draw for the whole batch, padding included).
+        fixed_deletion_amount: share of each word the fixed gate deletes from its end, 0 to 1.
+        boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or from
+            labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
+        prior: expected share of positions that end a segment, 0 to 1; only for "gumbel".
+        temperature: of the relaxed Bernoulli that boundaries are drawn from, above 0; only for "gumbel".
+        boundary_sampling: draw boundaries in "training" only, or "always", as the reference does.
+        downsampling_rate: width and stride of the convolution.
+        shortening_per: what the baselines work on. "row": each row's own non-pad bytes, so a row's result
+            depends on nothing else. "batch": the reference's laws, which mix rows and padding: one random draw
+            for the whole batch; fixed segments counted over all rows; pooled slots of longer rows visible in
+            shorter ones; windows over the padded batch that drop its tail.
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
             "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.
         row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the
@@ -77,6 +88,7 @@ class MrT5Config(T5Config):
         "delete_gate_logits",
         "keep_mask",
         "kept_lengths",
+        "boundary_logits",
     )
 
     vocab_size: int = 384
@@ -89,7 +101,16 @@ class MrT5Config(T5Config):
     decoder_start_token_id: int | None = 0
 
     delete_gate_layer: int = 3
-    deletion_type: Literal["none", "scaled_sigmoid", "log_sigmoid", "random"] = "scaled_sigmoid"
+    deletion_type: Literal[
+        "none",
+        "scaled_sigmoid",
+        "log_sigmoid",
+        "random",
+        "fixed",
+        "boundary_predictor",
+        "convolution",
+        "source_removed",
+    ] = "scaled_sigmoid"
     sigmoid_mask_scale: float | int = -30.0
     deletion_threshold: float | int | None = None
     gate_layer_norm: bool = True
@@ -98,7 +119,13 @@ class MrT5Config(T5Config):
     use_gumbel_noise: bool = False
     gumbel_noise_law: Literal["difference", "single"] = "difference"
     random_deletion_probability: float | int = 0.5
-    random_deletion_per: Literal["row", "batch"] = "row"
+    fixed_deletion_amount: float | int = 0.5
+    boundary_predictor_type: Literal["gumbel", "entropy", "unigram"] = "gumbel"
+    prior: float | int = 0.2
+    temperature: float | int = 0.5
+    boundary_sampling: Literal["training", "always"] = "training"
+    downsampling_rate: int = 4
+    shortening_per: Literal["row", "batch"] = "row"
     hard_delete_positions: Literal["original", "compacted"] = "original"
     row_without_survivors: Literal["best", "first"] = "best"
     use_softmax1: bool = False
@@ -125,7 +152,7 @@ class MrT5Config(T5Config):
         Raises:
             ValueError: a gate that could never run, or a scale that would keep what it should delete.
         """
-        if self.deletion_type != "none" and not 0 <= self.delete_gate_layer < self.num_layers:
+        if self.deletion_type not in ("none", "source_removed") and not 0 <= self.delete_gate_layer < self.num_layers:
             raise ValueError(
                 f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
             )
@@ -136,6 +163,13 @@ class MrT5Config(T5Config):
             )
         if self.sigmoid_mask_scale >= 0:
             raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
+        for name in ("random_deletion_probability", "fixed_deletion_amount", "prior"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of positions, 0 to 1, not {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        if self.downsampling_rate < 2:
+            raise ValueError(f"downsampling_rate {self.downsampling_rate} shortens nothing; 2 is the least")
 
     def to_dict(self) -> dict[str, Any]:
         """The saved form: it says that the head is untied, and readers before transformers 5 believe it."""

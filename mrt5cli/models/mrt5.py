@@ -25,15 +25,28 @@ from transformers import T5ForConditionalGeneration
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTrainedModel, T5Stack
+from transformers.models.t5.modeling_t5 import (
+    T5LayerNorm,
+    T5LayerSelfAttention,
+    T5PreTrainedModel,
+    T5Stack,
+)
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.attention import IMPLEMENTATIONS, ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
-from mrt5cli.models.packing import distance_bias
-from mrt5cli.models.shortening import SHORTENERS, DeleteGate, Shortening
+from mrt5cli.models.packing import distance_bias, last_position
+from mrt5cli.models.shortening import (
+    SHORTENERS,
+    BoundaryPredictor,
+    Convolution,
+    DeleteGate,
+    Sequences,
+    Shortener,
+    Shortening,
+)
 
 
 class LearnedPositions(nn.Embedding):
@@ -73,6 +86,15 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         if isinstance(module, DeleteGate):
             init.xavier_uniform_(module.feed_forward.weight)
             init.constant_(module.feed_forward.bias, float(self.config.gate_bias_init))
+        elif isinstance(module, BoundaryPredictor):
+            for linear in (module.boundary_predictor[0], module.boundary_predictor[2]):
+                init.xavier_uniform_(linear.weight)
+                init.constant_(linear.bias, -1.0)
+        elif isinstance(module, Convolution):
+            # PyTorch's own law, which the reference leaves in place.
+            bound = (module.conv.in_channels * module.rate) ** -0.5
+            init.uniform_(module.conv.weight, -bound, bound)
+            init.uniform_(module.conv.bias, -bound, bound)
         elif isinstance(module, MrT5ForConditionalGeneration):
             # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
             init.normal_(module.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
@@ -149,9 +171,18 @@ class MrT5Encoder(MrT5Stack):
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
-        if config.deletion_type != "none":
-            self.block[config.delete_gate_layer].delete_gate = SHORTENERS[config.deletion_type](config)
+        if config.deletion_type in SHORTENERS:
+            shortener = SHORTENERS[config.deletion_type](config)
+            block = self.block[config.delete_gate_layer]
+            block.add_module(shortener.name, shortener)
+            if shortener.normalises:
+                block.down_ln = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
             self.post_init()
+
+    @property
+    def shortener(self) -> Shortener | None:
+        """What shortens the sequence, wherever it sits."""
+        return next((module for module in self.modules() if isinstance(module, Shortener)), None)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -162,6 +193,7 @@ class MrT5Encoder(MrT5Stack):
         inputs_embeds: Tensor | None = None,
         hard_delete: bool = False,
         deletion_threshold: float | None = None,
+        boundary_labels: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
         **kwargs: Any,
     ) -> MrT5EncoderOutput:
@@ -172,21 +204,40 @@ class MrT5Encoder(MrT5Stack):
             attention_mask: (B, L); None means every position is attended to, padding too.
             hard_delete: remove the bytes under the threshold instead of gating them.
             deletion_threshold: replaces the configured one; soft gating has no threshold and ignores it.
+            boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
+                type "entropy" and "unigram" learn from.
             score_penalty: collects the score loss from the gated block on.
         """
-        states = self.dropout(self._embed(input_ids, inputs_embeds))
+        states = self._embed(input_ids, inputs_embeds)
         padding = self._padding(input_ids, attention_mask, states)
-        gate_layer = self.config.delete_gate_layer if self.config.deletion_type != "none" else None
-        shortening = Shortening(states, attention_mask, None, kept_lengths=(~padding).sum(dim=1))
+        keep_mask = None
+        if self.config.deletion_type == "source_removed":
+            # One EOS is all the encoder sees; it stands where the source ends.
+            keep_mask = last_position(~padding)
+            input_ids = padding.new_full((len(states), 1), self.config.eos_token_id, dtype=torch.long)
+            states, attention_mask = self._embed(input_ids, None), None
+            padding = torch.zeros_like(input_ids, dtype=torch.bool)
+        states = self.dropout(states)
+        shortener = self.shortener
+        gate_layer = self.config.delete_gate_layer if shortener is not None else None
+        shortening = Shortening(
+            states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
+        )
         by_distance = self._bias_by_distance(states)
         if gate_layer != 0:
             bias = self._bias(by_distance, shortening, states.shape[1])
 
         for index, block in enumerate(self.block):
             if index == gate_layer:
-                shortening = block.delete_gate(
-                    states, attention_mask, padding, input_ids, hard=hard_delete, threshold=deletion_threshold
+                given = Sequences(
+                    states,
+                    attention_mask,
+                    padding,
+                    input_ids,
+                    normed=block.down_ln(states) if shortener.normalises else None,
+                    boundary_labels=boundary_labels,
                 )
+                shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
                 states = shortening.states
                 bias = self._bias(by_distance, shortening, padding.shape[1])
             after_gate = gate_layer is not None and index >= gate_layer
@@ -207,6 +258,7 @@ class MrT5Encoder(MrT5Stack):
             delete_gate_logits=shortening.gate_logits,
             keep_mask=shortening.keep_mask,
             kept_lengths=shortening.kept_lengths,
+            boundary_logits=shortening.boundary_logits,
             auxiliary_loss=shortening.auxiliary_loss,
         )
 
@@ -244,8 +296,9 @@ class MrT5Encoder(MrT5Stack):
             bias = distance_bias(by_distance[:, middle - kept + 1 : middle + kept], None, kept)
         else:
             bias = distance_bias(by_distance, positions, length)
-        if shortening.mask is not None:
-            hidden = shortening.mask[:, None, None, :] == 0
+        mask = shortening.mask if shortening.self_mask is None else shortening.self_mask
+        if mask is not None:
+            hidden = mask[:, None, None, :] == 0
             bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
         return bias
 
@@ -296,6 +349,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         use_cache: bool | None = None,
         hard_delete: bool = False,
         deletion_threshold: float | None = None,
+        boundary_labels: Tensor | None = None,
         output_score_loss: bool = False,
         **kwargs: Any,
     ) -> MrT5Output:
@@ -308,6 +362,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             labels: (B, T), -100 where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
             deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
+            boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
+                type "entropy" and "unigram" are taught, needed in training only.
             output_score_loss: also compute the score regulariser (paper, appendix D).
         """
         penalty = ScorePenalty() if output_score_loss else None
@@ -318,6 +374,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 inputs_embeds=inputs_embeds,
                 hard_delete=hard_delete,
                 deletion_threshold=deletion_threshold,
+                boundary_labels=boundary_labels,
                 score_penalty=penalty,
                 **kwargs,
             )
@@ -365,6 +422,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             delete_gate_logits=encoder_outputs.delete_gate_logits,
             keep_mask=encoder_outputs.keep_mask,
             kept_lengths=encoder_outputs.kept_lengths,
+            boundary_logits=encoder_outputs.boundary_logits,
             score_loss=penalty.mean() if penalty is not None else None,
             auxiliary_loss=encoder_outputs.auxiliary_loss,
         )

@@ -18,7 +18,7 @@ class MrT5EncoderOutput(BaseModelOutput):
     Attributes:
         attention_mask: (B, S), 1 where `last_hidden_state` holds something, or None when all of it does.
         key_gate: (B, S) soft gate values for cross-attention, or None.
-        delete_gate_output, delete_gate_logits, keep_mask: (B, L) or None.
+        delete_gate_output, delete_gate_logits, keep_mask, boundary_logits: (B, L) or None.
         kept_lengths: (B) int64.
         auxiliary_loss: scalar or None.
     """
@@ -29,6 +29,7 @@ class MrT5EncoderOutput(BaseModelOutput):
     delete_gate_logits: Tensor | None = None
     keep_mask: Tensor | None = None
     kept_lengths: Tensor | None = None
+    boundary_logits: Tensor | None = None
     auxiliary_loss: Tensor | None = None
 
 
@@ -43,9 +44,11 @@ class MrT5Output(Seq2SeqLMOutput):
         encoder_attention_mask: (B, S), 1 where it holds something.
         delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
         delete_gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None without a gate.
+        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where bytes
+            are pooled, the first of those that became one.
         kept_lengths: (B) int64, their number in each row.
         score_loss: scalar, when `output_score_loss` asks for it.
+        boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
         auxiliary_loss: scalar a shortener adds to the training loss, or None.
     """
 
@@ -54,5 +57,6 @@ class MrT5Output(Seq2SeqLMOutput):
     delete_gate_logits: Tensor | None = None
     keep_mask: Tensor | None = None
     kept_lengths: Tensor | None = None
+    boundary_logits: Tensor | None = None
     score_loss: Tensor | None = None
     auxiliary_loss: Tensor | None = None

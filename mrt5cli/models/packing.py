@@ -67,3 +67,8 @@ def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int) -> 
     distance = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)  # [B, K, K]
     gathered = bias_ND.index_select(1, distance.flatten()).view(heads, *distance.shape)
     return gathered.transpose(0, 1)
+
+
+def last_position(real_BL: Tensor) -> Tensor:
+    """(B, L) bool, True at the last True of each row."""
+    return real_BL & (real_BL.flip(1).cumsum(dim=1).flip(1) == 1)

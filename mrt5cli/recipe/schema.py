@@ -202,7 +202,97 @@ class RandomGate(Section):
     scale: NegativeFloat = Field(-30.0, description="gate value of a deleted byte")
 
 
-Shortener = Annotated[NoShortener | DeleteGate | RandomGate, Field(discriminator="kind")]
+class FixedGate(Section):
+    """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
+
+    kind: Literal["fixed"]
+    layer: Count = Field(3, description="the gate sits before this 0-based encoder block")
+    amount: Rate = Field(description="fraction of each word that is deleted, rounded down")
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
+        "lengths summed over them",
+    )
+    scale: NegativeFloat = Field(-30.0, description="gate value of a deleted byte")
+
+
+class BoundaryPredictor(Section):
+    """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
+
+    kind: Literal["boundary_predictor"]
+    layer: Count = Field(3, description="the predictor sits before this 0-based encoder block")
+    type: Literal["gumbel", "entropy", "unigram"] = Field(
+        "gumbel",
+        description="'gumbel' learns boundaries from the loss and a prior; 'entropy' from spikes in the "
+        "uncertainty of a byte model, 'unigram' from the tokens of a unigram tokenizer, each fitted to the "
+        "training text before the first step",
+    )
+    prior: Rate = Field(0.2, description="expected fraction of positions kept; only with type: gumbel")
+    temperature: PositiveFloat = Field(0.5, description="of the boundary draw; only with type: gumbel")
+    sampling: Literal["training", "always"] = Field(
+        "training", description="when boundaries are drawn, not thresholded; the reference draws 'always'"
+    )
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': a row sees its own segments; 'batch': the reference's, where the empty slots of "
+        "shorter rows are attended to",
+    )
+    label_examples: PositiveInt = Field(
+        2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
+    )
+    vocabulary: PositiveInt = Field(8000, description="tokens of the tokenizer; only with type: unigram")
+
+    @model_validator(mode="after")
+    def _fits(self) -> BoundaryPredictor:
+        only = {
+            "gumbel": ("prior", "temperature", "sampling"),
+            "entropy": ("label_examples",),
+            "unigram": ("label_examples", "vocabulary"),
+        }
+        foreign = {key for keys in only.values() for key in keys} - set(only[self.type])
+        problems = [
+            (key, f"has no meaning with type: {self.type}; leave it out")
+            for key in sorted(foreign & self.model_fields_set)
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if problems:
+            raise Misfit(problems)
+        return self
+
+
+class Convolution(Section):
+    """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
+
+    kind: Literal["convolution"]
+    layer: Count = Field(3, description="the convolution sits before this 0-based encoder block")
+    stride: Annotated[int, Field(ge=2)] = Field(description="positions that become one")
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
+        "reference's windows over the padded batch, its tail dropped",
+    )
+
+
+class SourceRemoved(Section):
+    """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
+
+    kind: Literal["source_removed"]
+
+
+Shortener = Annotated[
+    NoShortener
+    | DeleteGate
+    | RandomGate
+    | FixedGate
+    | BoundaryPredictor
+    | Convolution
+    | SourceRemoved,
+    Field(discriminator="kind"),
+]
+
+
+GATES = ("delete_gate", "random", "fixed")
+"""Shorteners that mark bytes, softly in training; the others pool them, or have none."""
 
 
 class Shape(Section):
@@ -446,6 +536,13 @@ class Recipe(Section):
                     "loss.regularizer_delay",
                     f"{self.loss.regularizer_delay} is not below training.max_steps "
                     f"{self.training.max_steps}; the gate would never be trained to delete",
+                )
+            )
+        if self.loss.hard_delete_probability and self.model.shortener.kind not in GATES:
+            problems.append(
+                (
+                    "loss.hard_delete_probability",
+                    f"model.shortener is {self.model.shortener.kind!r}: only gates delete softly or hard",
                 )
             )
         if self.training.batch_size % self.training.device_batch_size:

@@ -260,7 +260,7 @@ def test_the_loss_is_the_models_own() -> None:
 
 
 def test_batchwise_random_deletion_repeats_itself_and_leaves_the_callers_generator_alone() -> None:
-    model = tiny(deletion_type="random", random_deletion_per="batch").train()
+    model = tiny(deletion_type="random", shortening_per="batch").train()
     torch.manual_seed(11)
     first = evaluate_model(model, VowelStrings())
     torch.manual_seed(12)

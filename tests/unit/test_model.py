@@ -315,7 +315,7 @@ def test_random_deletion_hits_its_rate_and_repeats_itself_in_evaluation():
 
 
 def test_random_deletion_over_the_batch_is_the_references_law():
-    model = tiny(deletion_type="random", random_deletion_probability=0.4, random_deletion_per="batch")
+    model = tiny(deletion_type="random", random_deletion_probability=0.4, shortening_per="batch")
     ids, mask = batch([100] * 60 + [50] * 60)
     out = model(ids, attention_mask=mask, labels=LABELS.expand(120, -1))
     deleted = out.delete_gate_output.eq(-30) & mask.bool()

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shortening.base import Shortener, Shortening
-from mrt5cli.models.shortening.baselines import RandomGate
+from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening
+from mrt5cli.models.shortening.baselines import FixedGate, RandomGate
+from mrt5cli.models.shortening.boundary import BoundaryPredictor
+from mrt5cli.models.shortening.convolution import Convolution
 from mrt5cli.models.shortening.gate import DeleteGate, Gate
 
 SHORTENERS: dict[str, Callable[[MrT5Config], Shortener]] = {
     "scaled_sigmoid": DeleteGate,
     "log_sigmoid": DeleteGate,
     "random": RandomGate,
+    "fixed": FixedGate,
+    "boundary_predictor": BoundaryPredictor,
+    "convolution": Convolution,
 }
-"""`deletion_type` and the shortener it means; "none" means none."""
+"""`deletion_type` and the shortener it means; the two types without one are "none" and "source_removed"."""
 
-__all__ = ["SHORTENERS", "DeleteGate", "Gate", "RandomGate", "Shortener", "Shortening"]
+__all__ = [
+    "SHORTENERS",
+    "BoundaryPredictor",
+    "Convolution",
+    "DeleteGate",
+    "FixedGate",
+    "Gate",
+    "RandomGate",
+    "Sequences",
+    "Shortener",
+    "Shortening",
+]

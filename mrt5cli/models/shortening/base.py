@@ -6,8 +6,36 @@ Legend: B batch, L input bytes, S positions after shortening, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+
+@dataclass
+class Sequences:
+    """What a shortener is given.
+
+    Attributes:
+        states: (B, L, D).
+        mask: (B, L) attention mask, or None.
+        padding: (B, L) bool, positions that hold no input.
+        input_ids: (B, L), or None when the model was given embeddings.
+        normed: (B, L, D), `states` after the norm of shorteners that have one, or None.
+        boundary_labels: (B, L) bool, True at the last byte of each segment, or None.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+    padding: Tensor
+    input_ids: Tensor | None
+    normed: Tensor | None = None
+    boundary_labels: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor:
+        """(B, L) bool, positions that hold input and are not hidden."""
+        return ~self.padding if self.mask is None else ~self.padding & (self.mask != 0)
 
 
 @dataclass
@@ -20,10 +48,13 @@ class Shortening:
         positions: (B, S) original positions, or None when nothing moved.
         kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
             would keep.
+        self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in laws of the
+            reference that mix rows.
         key_gate: (B, S) to add to the attention scores of each key from here on, or None.
         gate_values: (B, L) from `scale` (delete) to 0 (keep), or None for shorteners without a gate.
         gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool or None.
+        keep_mask: (B, L) bool, one byte for each position that is left, or None when nothing shortens.
+        boundary_logits: (B, L), positive where a segment ends, or None.
         auxiliary_loss: scalar to add to the training loss, or None.
     """
 
@@ -31,34 +62,47 @@ class Shortening:
     mask: Tensor | None
     positions: Tensor | None
     kept_lengths: Tensor
+    self_mask: Tensor | None = None
     key_gate: Tensor | None = None
     gate_values: Tensor | None = None
     gate_logits: Tensor | None = None
     keep_mask: Tensor | None = None
+    boundary_logits: Tensor | None = None
     auxiliary_loss: Tensor | None = None
 
 
 class Shortener(nn.Module):
-    """A module between two encoder blocks that leaves fewer positions, or marks those to ignore."""
+    """A module between two encoder blocks that leaves fewer positions, or marks those to ignore.
 
-    def forward(
-        self,
-        states: Tensor,
-        mask: Tensor | None,
-        padding: Tensor,
-        input_ids: Tensor | None,
-        *,
-        hard: bool,
-        threshold: float | None,
-    ) -> Shortening:
+    Attributes:
+        name: what the module is called in its block; weights carry this name in checkpoints.
+        normalises: whether its block has a norm `down_ln` for it, beside it, as the reference's do.
+    """
+
+    name: ClassVar[str] = "delete_gate"
+    normalises: ClassVar[bool] = False
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         """Shorten.
 
         Args:
-            states: (B, L, D).
-            mask: (B, L) attention mask or None.
-            padding: (B, L) bool, positions that hold no input.
-            input_ids: (B, L) or None when the model was given embeddings.
-            hard: really remove positions (inference), or only gate them (training).
+            given: the sequences.
+            hard: really remove positions (inference), or only gate them (training). Pooling always removes.
             threshold: replaces the configured deletion threshold in hard deletion.
+
+        Raises:
+            ValueError: the shortener has no threshold, or needs something it was not given.
         """
         raise TypeError(f"{type(self).__name__} does not say how it shortens")
+
+
+def mark(positions: Tensor, valid: Tensor, length: int) -> Tensor:
+    """(B, L) bool, True at the `positions` (B, S) of slots that are `valid` (B, S)."""
+    marked = torch.zeros(positions.shape[0], length, dtype=torch.long, device=positions.device)
+    return marked.scatter_add(1, positions, valid.long()).bool()
+
+
+def refuse_threshold(threshold: float | None, what: str) -> None:
+    """Raise ValueError if a threshold is given to a shortener without one."""
+    if threshold is not None:
+        raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")

@@ -5,11 +5,19 @@ Legend: B batch, L input bytes.
 
 from __future__ import annotations
 
+import string
+
 import torch
 from torch import Tensor
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.shortening.gate import Gate
+
+BYTE_OFFSET = 3
+"""Byte b is token b + 3."""
+
+SEPARATORS = ("\t\n " + string.punctuation).encode()
+"""Bytes at which the fixed gate starts a word."""
 
 RATE_SPREAD = 0.05
 """Standard deviation of the deletion rate that is drawn around the configured one."""
@@ -27,11 +35,12 @@ class RandomGate(Gate):
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
         self.rate = float(config.random_deletion_probability)
-        self.per_row = config.random_deletion_per == "row"
+        self.per_row = config.shortening_per == "row"
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
         if not self.per_row:
-            deleted = self._delete_over_batch(padding)
+            draw = self.rate + RATE_SPREAD * torch.randn(()).item()
+            deleted = delete_over_batch(draw, padding)
         else:
             deleted = self._delete_by_row(padding, None if self.training else input_ids)
         values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
@@ -51,14 +60,63 @@ class RandomGate(Gate):
         rank = order.masked_fill(padding, 2.0).argsort(dim=1).argsort(dim=1)
         return rank < count[:, None]
 
-    def _delete_over_batch(self, padding: Tensor) -> Tensor:
-        draw = self.rate + RATE_SPREAD * torch.randn(())
-        # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on
-        # that.
-        count = int(draw.clamp(0, 1) * padding.numel())
-        deleted = torch.zeros(padding.numel(), dtype=torch.bool, device=padding.device)
-        deleted[torch.randperm(padding.numel(), device=padding.device)[:count]] = True
-        return deleted.view(padding.shape)
+
+def delete_over_batch(draw: float, padding: Tensor) -> Tensor:
+    """The reference's random deletion: (B, L) bool, the drawn share of all positions of the batch."""
+    # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on that.
+    count = int(min(max(draw, 0.0), 1.0) * padding.numel())
+    deleted = torch.zeros(padding.numel(), dtype=torch.bool, device=padding.device)
+    deleted[torch.randperm(padding.numel(), device=padding.device)[:count]] = True
+    return deleted.view(padding.shape)
+
+
+class FixedGate(Gate):
+    """Deletes the end of every word: of its bytes the first ceil((1 - amount) * length) stay.
+
+    A word starts at a separator (tab, newline, space, ASCII punctuation, EOS) and at the start of a row. Per
+    batch is the reference's law: the lengths of the n-th words of all rows are added up, padding being part
+    of each row's last word, and one mask that follows from these sums serves all rows.
+    """
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        # In float32, as the reference multiplies: the ceiling of a product near an integer depends on it.
+        self.kept_share = 1 - float(config.fixed_deletion_amount)
+        self.per_row = config.shortening_per == "row"
+        self.eos = config.eos_token_id
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        if input_ids is None:
+            raise ValueError("fixed deletion looks for words in input_ids; it cannot run on inputs_embeds")
+        starts = self._separators(input_ids)
+        starts[:, 0] = True
+        word_BL = starts.long().cumsum(dim=1) - 1
+        if self.per_row:
+            kept = self._keep_by_row(starts, word_BL, ~padding)
+        else:
+            kept = self._keep_over_batch(word_BL).expand_as(padding)
+        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
+        return values.masked_fill(~kept | padding, self.scale), None
+
+    def _separators(self, ids: Tensor) -> Tensor:
+        separators = [self.eos, *(byte + BYTE_OFFSET for byte in SEPARATORS)]
+        return torch.isin(ids, torch.tensor(separators, device=ids.device))
+
+    def _keep_by_row(self, starts: Tensor, word_BL: Tensor, real_BL: Tensor) -> Tensor:
+        lengths = torch.zeros_like(word_BL).scatter_add(1, word_BL, real_BL.long())
+        position = torch.arange(word_BL.shape[1], device=word_BL.device)
+        start_BL = (position * starts).cummax(dim=1).values
+        return position - start_BL < self._kept(lengths).gather(1, word_BL)
+
+    def _keep_over_batch(self, word_BL: Tensor) -> Tensor:
+        lengths = torch.bincount(word_BL.flatten(), minlength=word_BL.shape[1])
+        ends = lengths.cumsum(dim=0)
+        position = torch.arange(word_BL.shape[1], device=word_BL.device)
+        word = torch.searchsorted(ends, position, right=True)
+        return position - (ends - lengths)[word] < self._kept(lengths)[word]
+
+    def _kept(self, lengths: Tensor) -> Tensor:
+        return torch.ceil(lengths.float() * self.kept_share).long()
 
 
 def _uniform_from_bytes(ids: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import compact, gather_rows, survivors
-from mrt5cli.models.shortening.base import Shortener, Shortening
+from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening
 
 
 class Gate(Shortener):
@@ -31,19 +31,11 @@ class Gate(Shortener):
         """Gate values (B, L) in float32, from `scale` (delete) to 0 (keep), and logits (B, L) or None."""
         raise TypeError(f"{type(self).__name__} does not say how it scores")
 
-    def forward(
-        self,
-        states: Tensor,
-        mask: Tensor | None,
-        padding: Tensor,
-        input_ids: Tensor | None,
-        *,
-        hard: bool,
-        threshold: float | None,
-    ) -> Shortening:
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        states, mask, padding = given.states, given.mask, given.padding
         # Which bytes survive must not depend on the precision the rest of the network runs in.
         with torch.autocast(states.device.type, enabled=False):
-            gate_BL, logits_BL = self.score(states, padding, input_ids)
+            gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.threshold if threshold is None else threshold
         keep_BL = (gate_BL > limit) & ~padding
         common = {"gate_values": gate_BL, "gate_logits": logits_BL}
