@@ -144,15 +144,25 @@ def build(
 
 def shortener_fields(shortener: Any) -> dict[str, Any]:
     """Configuration fields that a recipe's shortener section stands for."""
-    if shortener.kind == "none":
-        return {"deletion_type": "none"}
-    fields = {"delete_gate_layer": shortener.layer, "sigmoid_mask_scale": shortener.scale}
-    if shortener.kind == "random":
+    if shortener.kind in ("none", "source_removed"):
+        return {"deletion_type": shortener.kind}
+    fields = {"delete_gate_layer": shortener.layer}
+    if shortener.kind != "delete_gate":
+        fields |= {"deletion_type": shortener.kind, "shortening_per": shortener.per}
+    if shortener.kind == "convolution":
+        return fields | {"downsampling_rate": shortener.stride}
+    if shortener.kind == "boundary_predictor":
         return fields | {
-            "deletion_type": "random",
-            "random_deletion_probability": shortener.rate,
-            "random_deletion_per": shortener.per,
+            "boundary_predictor_type": shortener.type,
+            "prior": shortener.prior,
+            "temperature": shortener.temperature,
+            "boundary_sampling": shortener.sampling,
         }
+    fields |= {"sigmoid_mask_scale": shortener.scale}
+    if shortener.kind == "random":
+        return fields | {"random_deletion_probability": shortener.rate}
+    if shortener.kind == "fixed":
+        return fields | {"fixed_deletion_amount": shortener.amount}
     return fields | {
         "deletion_type": shortener.activation,
         "deletion_threshold": shortener.threshold,

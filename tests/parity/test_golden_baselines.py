@@ -29,7 +29,7 @@ LAWS = json.loads((GOLDEN / "cases/random/laws.json").read_text())
 def test_all_cases_are_here():
     assert len(GATED) == 7
     assert len(POOLED) == 10
-    assert (len(MASKS["rows"]), len(LAWS["rows"])) == (75, 42)
+    assert (len(MASKS["rows"]), len(LAWS["rows"])) == (75, 36)
 
 
 def forward(model, tensors, **arguments):
@@ -46,9 +46,7 @@ def forward(model, tensors, **arguments):
 def test_gates(path: Path, attention: str, monkeypatch: pytest.MonkeyPatch):
     case, tensors = read_case(path)
     fields = {key: value for key, value in case["config_overrides"].items() if key != "gate_params"}
-    model = load(
-        GOLDEN / case["model"], attn_implementation=attention, **fields, shortening_per="batch"
-    )
+    model = load(GOLDEN / case["model"], attn_implementation=attention, **fields, shortening_per="batch")
     expected_gate = tensors["out.delete_gate_output"][..., 0]
     if case["config"]["deletion_type"] == "random":  # the draw is part of the case, its law is tested below
         monkeypatch.setattr(RandomGate, "score", lambda *_: (expected_gate, None))
@@ -152,12 +150,13 @@ def test_straight_through_gradients():
         assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
 
 
-@pytest.mark.parametrize("path", [c for c in golden_cases("generation") if "bpt5" in c.id or "canine" in c.id])
+@pytest.mark.parametrize(
+    "path", [c for c in golden_cases("generation") if "bpt5" in c.id or "canine" in c.id]
+)
 def test_generation(path: Path):
     case, tensors = read_case(path)
     model = load(GOLDEN / case["model"], **case["config_overrides"], **AS_THE_REFERENCE)
-    if "torch_seed" in case:
-        torch.manual_seed(case["torch_seed"])
+    torch.manual_seed(6)  # the case's note; its first draw is the boundaries'
     out = model.generate(
         tensors["in.input_ids"],
         attention_mask=tensors["in.attention_mask"],

@@ -18,11 +18,29 @@ IDS = [file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in
 PUBLISHED = json.loads((ROOT / "tests/fixtures/paper/rows.json").read_text())
 """Rows of the published results, grouped by what they are of: version, experiment, model, setting, task."""
 
+PUBLISHED_NAME = {
+    "none": "ByT5",
+    "delete_gate": "MrT5",
+    "random": "Random",
+    "fixed": "Fixed",
+    "boundary_predictor": "BP",
+    "convolution": "CP",
+}
+DELETION_TYPE = {
+    "none": "none",
+    "delete_gate": "scaled_sigmoid",
+    "random": "random",
+    "fixed": "fixed",
+    "boundary_predictor": "boundary_predictor",
+    "convolution": "convolution",
+    "source_removed": "source_removed",
+}
+
 each_recipe = pytest.mark.parametrize("file", FILES, ids=IDS)
 
 
 def test_none_is_overlooked() -> None:
-    assert len(FILES) == 36
+    assert len(FILES) == 54
     assert sorted(shipped().values()) == FILES
     assert not [file for file in (ROOT / "recipes").rglob("*") if file.is_file() and file.suffix != ".yaml"]
 
@@ -104,7 +122,9 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
         "seed": recipe.seed,
         "alpha": getattr(controller, "alpha", None),
         "delta": recipe.target_deletion_rate,
-        "rate": getattr(shortener, "rate", None),
+        "rate": getattr(shortener, "rate", getattr(shortener, "amount", None)),
+        "prior": getattr(shortener, "prior", None),
+        "downsampling_rate": getattr(shortener, "stride", None),
         "gate_after_layer": getattr(shortener, "layer", None),
         "train_data": "English",
     }
@@ -112,7 +132,7 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
         recipe.paper is not None
         and published["version"] == recipe.paper.version
         and published["task"] == tasks[recipe.task.kind]
-        and published["model"] == {"none": "ByT5", "delete_gate": "MrT5", "random": "Random"}[shortener.kind]
+        and published["model"] == PUBLISHED_NAME[shortener.kind]
         and all(ours[key] == value for key, value in setting.items())
     )
 
@@ -157,6 +177,20 @@ def test_controllers_update_as_the_published_runs_did() -> None:
             assert load(path).controller.update_per == "micro_batch", name
 
 
+def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
+    """A batch's rows share the rate, the mask or the empty slots, and boundaries are drawn in evaluation."""
+    counts: dict[str, int] = {}
+    for name, path in shipped().items():
+        shortener = load(path).model.shortener
+        if load(path).paper is None or shortener.kind in ("none", "delete_gate"):
+            continue
+        counts[shortener.kind] = counts.get(shortener.kind, 0) + 1
+        assert (shortener.layer, shortener.per) == (3, "batch"), name
+        if shortener.kind == "boundary_predictor":
+            assert (shortener.type, shortener.temperature, shortener.sampling) == ("gumbel", 0.5, "always"), name
+    assert counts == {"random": 10, "fixed": 10, "boundary_predictor": 5, "convolution": 3}
+
+
 def test_every_model_builds() -> None:
     from mrt5cli.models import build
 
@@ -165,9 +199,8 @@ def test_every_model_builds() -> None:
         for recipe in (load(file), smoke(load(file))):
             if not recipe.model.start.startswith("runs/"):
                 sections.setdefault(recipe.model.model_dump_json(), recipe.model)
-    assert len(sections) >= 15
+    assert len(sections) >= 60
     for section in sections.values():
         model = build(section, device="meta")
-        kind = {"none": "none", "random": "random", "delete_gate": "scaled_sigmoid"}[section.shortener.kind]
-        assert model.config.deletion_type == kind
+        assert model.config.deletion_type == DELETION_TYPE[section.shortener.kind]
         assert all(parameter.is_meta for parameter in model.parameters())

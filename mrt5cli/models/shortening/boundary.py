@@ -37,7 +37,9 @@ class BoundaryPredictor(Shortener):
         self.boundary_predictor = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff), nn.GELU(), nn.Linear(config.d_ff, 1)
         )
-        self.supervision = None if config.boundary_predictor_type == "gumbel" else config.boundary_predictor_type
+        self.supervision = (
+            None if config.boundary_predictor_type == "gumbel" else config.boundary_predictor_type
+        )
         self.prior = float(config.prior)
         self.temperature = float(config.temperature)
         self.always_draw = config.boundary_sampling == "always"
@@ -94,7 +96,9 @@ class BoundaryPredictor(Shortener):
 
     def _binomial_loss(self, ends_BL: Tensor, real_BL: Tensor) -> Tensor:
         """Mean over rows of -log Binomial(number of boundaries; length, prior) / length."""
-        length = real_BL.sum(dim=1).to(ends_BL.dtype) if self.per_row else real_BL.shape[1] * ends_BL.new_ones(())
+        length = (
+            real_BL.sum(dim=1).to(ends_BL.dtype) if self.per_row else real_BL.shape[1] * ends_BL.new_ones(())
+        )
         ends = ends_BL.sum(dim=1)
         prior = ends.new_tensor(self.prior)
         log_likelihood = (
