@@ -46,7 +46,8 @@ class Row:
         token_accuracy, sequence_accuracy: teacher-forced, 0 to 1.
         token_accuracy_95, sequence_accuracy_95: Wilson intervals. Tokens of one example are not independent,
             so both take the examples as the number of trials; for tokens that is wider than it need be.
-        deletion_rate: share of non-pad input positions whose gate is below the configured threshold, 0 to 1.
+        deletion_rate: share of non-pad input positions that are gone, 0 to 1: whose gate is below the configured
+            threshold, or, where bytes are pooled, that are not the one left of their segment.
         input_length: mean non-pad positions of an example.
         kept_length: mean positions an example keeps; with soft gates, would keep.
         new_length: the paper's new sequence length: encoder output positions of the batch an example was in,
@@ -138,9 +139,12 @@ def tally(output: Any, batch: Batch, threshold: float, deletable: Any = None) ->
         kept_length=Ratio(float(output.kept_lengths.sum()), rows),
         new_length=Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows),
     )
-    if output.delete_gate_output is None:
+    if output.delete_gate_output is not None:
+        deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
+    elif output.keep_mask is not None:
+        deleted = (ids != PAD) & ~output.keep_mask.cpu().numpy()
+    else:
         return common
-    deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
     common = replace(common, deleted=Ratio(float(deleted.sum()), real))
     if deletable is None:
         return common

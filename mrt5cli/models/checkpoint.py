@@ -155,7 +155,7 @@ def shortener_fields(shortener: Any) -> dict[str, Any]:
         return fields | {
             "boundary_predictor_type": shortener.type,
             "prior": shortener.prior,
-            "temperature": shortener.temperature,
+            "boundary_temperature": shortener.temperature,
             "boundary_sampling": shortener.sampling,
         }
     fields |= {"sigmoid_mask_scale": shortener.scale}

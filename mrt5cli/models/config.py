@@ -45,9 +45,9 @@ class MrT5Config(T5Config):
     Args:
         delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
             after the third layer, i.e. 3).
-        deletion_type: what shortens: "none" (ByT5); the gates "scaled_sigmoid" (MrT5), "log_sigmoid", "random"
-            and "fixed"; the poolings "boundary_predictor" (BP) and "convolution" (CP); "source_removed", the
-            decoder-only baseline, whose encoder sees a lone EOS.
+        deletion_type: what shortens: "none" (ByT5); the gates "scaled_sigmoid" (MrT5), "log_sigmoid",
+            "random" and "fixed"; the poolings "boundary_predictor" (BP) and "convolution" (CP);
+            "source_removed", the decoder-only baseline, whose encoder sees a lone EOS.
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's
@@ -60,16 +60,18 @@ class MrT5Config(T5Config):
             sample (mean 0.58).
         random_deletion_probability: expected share of positions the random gate deletes, 0 to 1.
         fixed_deletion_amount: share of each word the fixed gate deletes from its end, 0 to 1.
-        boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or from
-            labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
+        boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or
+            from labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
         prior: expected share of positions that end a segment, 0 to 1; only for "gumbel".
-        temperature: of the relaxed Bernoulli that boundaries are drawn from, above 0; only for "gumbel".
+        boundary_temperature: of the relaxed Bernoulli that boundaries are drawn from, above 0; only for
+            "gumbel".
         boundary_sampling: draw boundaries in "training" only, or "always", as the reference does.
         downsampling_rate: width and stride of the convolution.
         shortening_per: what the baselines work on. "row": each row's own non-pad bytes, so a row's result
-            depends on nothing else. "batch": the reference's laws, which mix rows and padding: one random draw
-            for the whole batch; fixed segments counted over all rows; pooled slots of longer rows visible in
-            shorter ones; windows over the padded batch that drop its tail.
+            depends on nothing else. "batch": the reference's laws, which mix rows and padding: one random
+            draw for the whole batch; fixed segments counted over all rows; pooled slots of longer rows
+            visible in shorter ones; windows over the padded batch that drop its tail.
+        relative_bias_per_layer: every layer has a relative bias of its own (umT5), not only the first.
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
             "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.
         row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the
@@ -122,7 +124,7 @@ class MrT5Config(T5Config):
     fixed_deletion_amount: float | int = 0.5
     boundary_predictor_type: Literal["gumbel", "entropy", "unigram"] = "gumbel"
     prior: float | int = 0.2
-    temperature: float | int = 0.5
+    boundary_temperature: float | int = 0.5
     boundary_sampling: Literal["training", "always"] = "training"
     downsampling_rate: int = 4
     shortening_per: Literal["row", "batch"] = "row"
@@ -131,6 +133,7 @@ class MrT5Config(T5Config):
     use_softmax1: bool = False
     has_absolute_position_embeddings: bool = False
     max_position_embeddings: int = 1024
+    relative_bias_per_layer: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         scaled = kwargs.pop("scale_decoder_outputs", None)
@@ -152,7 +155,10 @@ class MrT5Config(T5Config):
         Raises:
             ValueError: a gate that could never run, or a scale that would keep what it should delete.
         """
-        if self.deletion_type not in ("none", "source_removed") and not 0 <= self.delete_gate_layer < self.num_layers:
+        if (
+            self.deletion_type not in ("none", "source_removed")
+            and not 0 <= self.delete_gate_layer < self.num_layers
+        ):
             raise ValueError(
                 f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
             )
@@ -166,8 +172,10 @@ class MrT5Config(T5Config):
         for name in ("random_deletion_probability", "fixed_deletion_amount", "prior"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share of positions, 0 to 1, not {getattr(self, name)}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        if self.relative_bias_per_layer and self.has_absolute_position_embeddings:
+            raise ValueError("relative_bias_per_layer has no meaning with has_absolute_position_embeddings")
+        if self.boundary_temperature <= 0:
+            raise ValueError(f"boundary_temperature must be above 0, not {self.boundary_temperature}")
         if self.downsampling_rate < 2:
             raise ValueError(f"downsampling_rate {self.downsampling_rate} shortens nothing; 2 is the least")
 

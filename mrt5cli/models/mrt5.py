@@ -114,6 +114,8 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             del first.relative_attention_bias
             first.has_relative_attention_bias = False
         for block in self.block:
+            if config.relative_bias_per_layer:
+                _own_relative_bias(block.layer[0].SelfAttention)
             for layer in block.layer[:-1]:
                 is_self = isinstance(layer, T5LayerSelfAttention)
                 attention = layer.SelfAttention if is_self else layer.EncDecAttention
@@ -138,6 +140,20 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
         return inputs_embeds
+
+
+def _own_relative_bias(attention: nn.Module) -> None:
+    """Give a self-attention a relative bias that it uses in place of the one handed down from the first."""
+    attention.has_relative_attention_bias = True
+    attention.relative_attention_bias = nn.Embedding(
+        attention.relative_attention_num_buckets, attention.n_heads
+    )
+    if attention.is_decoder:  # our encoder hands down each block's own
+
+        def forget_bias(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, kwargs | {"position_bias": None}
+
+        attention.register_forward_pre_hook(forget_bias, with_kwargs=True)
 
 
 class MrT5Decoder(MrT5Stack):
@@ -223,9 +239,7 @@ class MrT5Encoder(MrT5Stack):
         shortening = Shortening(
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
         )
-        by_distance = self._bias_by_distance(states)
-        if gate_layer != 0:
-            bias = self._bias(by_distance, shortening, states.shape[1])
+        bias = None
 
         for index, block in enumerate(self.block):
             if index == gate_layer:
@@ -238,8 +252,9 @@ class MrT5Encoder(MrT5Stack):
                     boundary_labels=boundary_labels,
                 )
                 shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
-                states = shortening.states
-                bias = self._bias(by_distance, shortening, padding.shape[1])
+                states, bias = shortening.states, None
+            if bias is None or self.config.relative_bias_per_layer:
+                bias = self._bias(block, shortening, padding.shape[1])
             after_gate = gate_layer is not None and index >= gate_layer
             states, _, _ = block(
                 states,
@@ -270,24 +285,26 @@ class MrT5Encoder(MrT5Stack):
             return attention_mask == 0
         return torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
 
-    def _bias_by_distance(self, states: Tensor) -> Tensor | None:
-        """(N, 2 L - 1), the bias of every signed distance, once a forward; None with learned positions."""
-        first = self.block[0].layer[0].SelfAttention
-        if not first.has_relative_attention_bias:
+    def _bias_by_distance(self, block: nn.Module, length: int) -> Tensor | None:
+        """(N, 2 L - 1), the bias of every signed distance in a block; None with learned positions."""
+        if not self.config.relative_bias_per_layer:
+            block = self.block[0]
+        attention = block.layer[0].SelfAttention
+        if not attention.has_relative_attention_bias:
             return None
-        length = states.shape[1]
-        distance = torch.arange(-(length - 1), length, device=states.device)
-        bucket = first._relative_position_bucket(
+        distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)
+        bucket = attention._relative_position_bucket(
             distance,
             bidirectional=True,
-            num_buckets=first.relative_attention_num_buckets,
-            max_distance=first.relative_attention_max_distance,
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=attention.relative_attention_max_distance,
         )
-        return first.relative_attention_bias(bucket).t()
+        return attention.relative_attention_bias(bucket).t()
 
-    def _bias(self, by_distance: Tensor | None, shortening: Shortening, length: int) -> Tensor:
+    def _bias(self, block: nn.Module, shortening: Shortening, length: int) -> Tensor:
         """Position bias and mask as one additive tensor, broadcasting to (B, N, S, S)."""
         states, positions = shortening.states, shortening.positions
+        by_distance = self._bias_by_distance(block, length)
         if by_distance is None:
             bias = states.new_zeros(1, 1, 1, 1)
         elif positions is not None and self._positions_start_afresh:

@@ -44,8 +44,8 @@ class MrT5Output(Seq2SeqLMOutput):
         encoder_attention_mask: (B, S), 1 where it holds something.
         delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
         delete_gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where bytes
-            are pooled, the first of those that became one.
+        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where
+            bytes are pooled, the first of those that became one.
         kept_lengths: (B) int64, their number in each row.
         score_loss: scalar, when `output_score_loss` asks for it.
         boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.

@@ -29,7 +29,8 @@ class LossTerms:
         cross_entropy: nats a target token.
         gate: what gate loss and entropy terms add to `total`, alpha included; 0 during the delay.
         score: the score loss before its coefficient; 0 where it is not asked for.
-        deleted: number of counted positions (of B * L) whose gate is below the threshold.
+        deleted: number of counted positions (of B * L) whose gate is below the threshold, or that were pooled
+            away.
         counted: number of counted positions.
     """
 
@@ -82,6 +83,8 @@ def total_loss(
         total = total + output.auxiliary_loss
     if gate_BL is not None:
         deleted = deleted_positions(gate_BL, counted_BL, threshold)
+    elif output.keep_mask is not None:
+        deleted = (counted_BL & ~output.keep_mask).sum().to(torch.float32)
     return LossTerms(
         total=total,
         cross_entropy=cross_entropy.detach(),

@@ -88,6 +88,7 @@ class Oracle(torch.nn.Module):
         return SimpleNamespace(
             logits=logits,
             delete_gate_output=gate if self.gated else None,
+            keep_mask=None,
             kept_lengths=kept,
             encoder_last_hidden_state=torch.zeros(len(input_ids), length, 8),
         )

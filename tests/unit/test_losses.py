@@ -76,6 +76,7 @@ def test_no_gate_at_all():
         loss=torch.tensor(2.0),
         delete_gate_output=None,
         delete_gate_logits=None,
+        keep_mask=None,
         score_loss=None,
         auxiliary_loss=torch.tensor(0.25),
     )
@@ -97,3 +98,19 @@ def test_entropies_of_sure_gates_have_finite_gradients():
     (each + overall).sum().backward()
     assert gate.grad is not None
     assert gate.grad.isfinite().all()
+
+
+def test_pooled_positions_count_as_deleted():
+    keep = torch.zeros_like(IDS, dtype=torch.bool)
+    keep[:, 0] = True
+    output = SimpleNamespace(
+        loss=torch.tensor(2.0),
+        delete_gate_output=None,
+        delete_gate_logits=None,
+        keep_mask=keep,
+        score_loss=None,
+        auxiliary_loss=None,
+    )
+    terms = total_loss(output, IDS, LossSection(), alpha=0.0, threshold=-15.0)
+    kept = int((keep & (IDS != 0)).sum())
+    assert (terms.deleted.item(), terms.counted.item()) == (6.0 - kept, 6.0)

@@ -41,7 +41,7 @@ class BoundaryPredictor(Shortener):
             None if config.boundary_predictor_type == "gumbel" else config.boundary_predictor_type
         )
         self.prior = float(config.prior)
-        self.temperature = float(config.temperature)
+        self.temperature = float(config.boundary_temperature)
         self.always_draw = config.boundary_sampling == "always"
         self.per_row = config.shortening_per == "row"
 

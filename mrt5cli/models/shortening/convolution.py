@@ -42,8 +42,8 @@ class Convolution(Shortener):
             states = F.pad(states, (0, 0, 0, -length % self.rate))
         elif length < self.rate:
             raise ValueError(
-                f"{length} positions are fewer than the convolution's stride {self.rate}; the reference's law "
-                "(shortening_per: batch) has no output for them"
+                f"{length} positions are fewer than the convolution's stride {self.rate}; the reference's "
+                "law (shortening_per: batch) has no output for them"
             )
         pooled = F.gelu(self.conv(states.transpose(1, 2))).transpose(1, 2)
         positions = torch.arange(0, length, self.rate, device=states.device)[: pooled.shape[1]]
