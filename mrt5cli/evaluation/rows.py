@@ -46,8 +46,8 @@ class Row:
         token_accuracy, sequence_accuracy: teacher-forced, 0 to 1.
         token_accuracy_95, sequence_accuracy_95: Wilson intervals. Tokens of one example are not independent,
             so both take the examples as the number of trials; for tokens that is wider than it need be.
-        deletion_rate: share of non-pad input positions that are gone, 0 to 1: whose gate is below the configured
-            threshold, or, where bytes are pooled, that are not the one left of their segment.
+        deletion_rate: share of non-pad input positions that are gone, 0 to 1: whose gate is below the
+            configured threshold, or, where bytes are pooled, that are not the one left of their segment.
         input_length: mean non-pad positions of an example.
         kept_length: mean positions an example keeps; with soft gates, would keep.
         new_length: the paper's new sequence length: encoder output positions of the batch an example was in,

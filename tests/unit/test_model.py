@@ -449,3 +449,42 @@ def test_too_many_learned_positions_are_refused_in_words():
 def test_unknown_attention_is_refused_in_words():
     with pytest.raises(ValueError, match="flash_attention_2"):
         tiny().set_attn_implementation("flash_attention_2")
+
+
+# --- umT5: a relative bias in every layer
+# ------------------------------------------------------------------------------------
+
+
+def test_a_bias_in_every_layer_is_umt5():
+    from transformers import UMT5Config, UMT5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    umt5 = UMT5ForConditionalGeneration(UMT5Config(vocab_size=384, dropout_rate=0.0, **SIZES)).eval()
+    for parameter in umt5.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = tiny(deletion_type="none", relative_bias_per_layer=True)
+    assert not any(model.load_state_dict(umt5.state_dict(), strict=False))
+    ids, mask = batch([19, 12])
+    labels = LABELS.expand(2, -1)
+    with torch.no_grad():
+        theirs = umt5(ids, attention_mask=mask, labels=labels).logits
+        ours = model(ids, attention_mask=mask, labels=labels).logits
+    # transformers 5 ties the head of what it builds from scratch, and scales the decoder's output for it.
+    torch.testing.assert_close(ours, theirs * SIZES["d_model"] ** 0.5, atol=2e-5, rtol=1e-4)
+    generated = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    assert torch.equal(generated, umt5.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False))
+
+
+def test_own_biases_follow_the_survivors():
+    """Hard deletion equals soft deletion that hides the same bytes, in every layer's own bias."""
+    model = tiny(relative_bias_per_layer=True, sigmoid_mask_scale=-1e9, deletion_threshold=-5e8, seed=3)
+    spread_gate(model)
+    ids, mask = batch([24, 15])
+    labels = LABELS.expand(2, -1)
+    gate = model.encoder.block[1].delete_gate
+    gate.feed_forward.weight.data.mul_(1e4)  # every gate fully open or shut
+    with torch.no_grad():
+        soft = model(ids, attention_mask=mask, labels=labels)
+        hard = model(ids, attention_mask=mask, labels=labels, hard_delete=True)
+    assert 0 < int(hard.kept_lengths.sum()) < int(mask.sum())
+    torch.testing.assert_close(hard.logits, soft.logits, atol=2e-5, rtol=1e-4)
