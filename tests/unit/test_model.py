@@ -467,7 +467,7 @@ def test_a_bias_in_every_layer_is_umt5():
     ids, mask = batch([19, 12])
     labels = LABELS.expand(2, -1)
     with torch.no_grad():
-        theirs = umt5(ids, attention_mask=mask, labels=labels).logits
+        theirs = umt5(ids, attention_mask=mask, labels=labels.contiguous()).logits
         ours = model(ids, attention_mask=mask, labels=labels).logits
     # transformers 5 ties the head of what it builds from scratch, and scales the decoder's output for it.
     torch.testing.assert_close(ours, theirs * SIZES["d_model"] ** 0.5, atol=2e-5, rtol=1e-4)
