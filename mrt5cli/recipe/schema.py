@@ -135,7 +135,106 @@ class DiagnosticTask(Section):
         return self
 
 
-TaskSection = Annotated[SpanCorruptionTask | DiagnosticTask, Field(discriminator="kind")]
+class HubRows(Section):
+    """A task's published dataset on the Hugging Face Hub."""
+
+    kind: Literal["hub"]
+    name: Text | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
+
+
+class FileRows(Section):
+    """A folder of local files with the task's columns: .jsonl, .parquet, .csv or .tsv."""
+
+    kind: Literal["files"]
+    path: Text = Field(
+        description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
+        "language column where the task has languages"
+    )
+
+
+RowSource = Annotated[HubRows | FileRows, Field(discriminator="kind")]
+
+XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
+TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
+XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh", "ro"]
+
+
+class RowTask(Section):
+    """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
+
+    @model_validator(mode="after")
+    def _listed_once(self) -> RowTask:
+        languages = getattr(self, "languages", [])
+        twice = sorted({code for code in languages if languages.count(code) > 1})
+        if twice:
+            raise Misfit([("languages", f"listed twice: {', '.join(twice)}")])
+        return self
+
+
+class XnliTask(RowTask):
+    """Natural language inference: trained on English, tested on 15 languages (Conneau et al. 2018)."""
+
+    kind: Literal["xnli"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+        XNLI_LANGUAGES, description="languages of the test; training and validation are in English"
+    )
+    input_length: Annotated[int, Field(ge=16)] = Field(
+        1024, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+
+
+class TyDiQATask(RowTask):
+    """TyDi QA, gold passage: questions and passages in 9 languages (Clark et al. 2020)."""
+
+    kind: Literal["tydiqa"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+        TYDIQA_LANGUAGES, description="languages of training and test"
+    )
+    input_length: Annotated[int, Field(ge=16)] = Field(
+        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+    answer_length: PositiveInt = Field(256, description="byte tokens generated at most")
+
+
+class XQuADTask(RowTask):
+    """XQuAD: trained on English SQuAD, tested on 12 languages (Artetxe et al. 2020)."""
+
+    kind: Literal["xquad"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+        XQUAD_LANGUAGES, description="languages of the test; training and validation are in English"
+    )
+    input_length: Annotated[int, Field(ge=16)] = Field(
+        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+    answer_length: PositiveInt = Field(256, description="byte tokens generated at most")
+
+
+CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}
+"""Input and target lengths of the character tasks as the paper cuts them, in byte tokens."""
+
+
+class CharacterTask(RowTask):
+    """The character-level tasks (Huang et al. 2023): pairs of input and output in TSV files."""
+
+    kind: Literal["spelling_correction_contextual", "word_search"]
+    source: Annotated[FileRows, Field()] = Field(
+        description="folder with train, validation and test*.tsv files of input and output columns"
+    )
+    input_length: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
+    )
+    target_length: PositiveInt | None = Field(
+        None, description="target at most, in byte tokens; null: 64 for spelling, 16 for word search"
+    )
+
+
+TaskSection = Annotated[
+    SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask,
+    Field(discriminator="kind"),
+]
 
 
 # --- model --------------------------------------------------------------------------------------------------
@@ -280,13 +379,7 @@ class SourceRemoved(Section):
 
 
 Shortener = Annotated[
-    NoShortener
-    | DeleteGate
-    | RandomGate
-    | FixedGate
-    | BoundaryPredictor
-    | Convolution
-    | SourceRemoved,
+    NoShortener | DeleteGate | RandomGate | FixedGate | BoundaryPredictor | Convolution | SourceRemoved,
     Field(discriminator="kind"),
 ]
 
@@ -474,6 +567,25 @@ class TrainingSection(Section):
     )
     save_steps: PositiveInt = Field(500, description="a checkpoint every so many steps, and at the end")
     keep_checkpoints: PositiveInt = Field(2, description="older checkpoints are deleted")
+    best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
+        None,
+        description="keep the weights that are best by this number on validation data, under the evaluation "
+        "section's deletion; needs eval_steps; null: the last ones",
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many evaluations without a better best_metric; null: never"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainingSection:
+        problems = []
+        if self.best_metric is not None and not self.eval_steps:
+            problems.append(("best_metric", "needs eval_steps above 0: it is measured on validation data"))
+        if self.patience is not None and self.best_metric is None:
+            problems.append(("patience", "needs best_metric: it counts evaluations without a better one"))
+        if problems:
+            raise Misfit(problems)
+        return self
 
 
 class EvaluationSection(Section):
@@ -572,4 +684,8 @@ class Recipe(Section):
     @property
     def input_length(self) -> int:
         """Encoder input of the task, in byte tokens."""
-        return self.task.length if isinstance(self.task, DiagnosticTask) else self.task.input_length
+        if isinstance(self.task, DiagnosticTask):
+            return self.task.length
+        if isinstance(self.task, CharacterTask) and self.task.input_length is None:
+            return CHARACTER_LENGTHS[self.task.kind][0]
+        return self.task.input_length or 0
