@@ -1,0 +1,1 @@
+"""Checkpoints in and out: every layout that `mrt5 convert` writes."""
