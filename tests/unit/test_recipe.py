@@ -404,7 +404,8 @@ def test_wrong_sections(plain: Path, overrides: list[str], key: str, message: st
             "task",
             "task",
             "missing; expected a section with kind span_corruption, copy, vowel_removal, "
-            "contextual_vowel_removal or merge_ABC",
+            "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual "
+            "or word_search",
         ),
         ("training", "training", "missing; expected a section (key: value lines)"),
     ],
@@ -473,6 +474,7 @@ def test_no_message_is_pydantics_own(plain: Path) -> None:
 
 OURS = (
     "expected ",
+    "needs best_metric",
     "unknown key",
     "not a setting",
     "missing; ",
@@ -709,7 +711,11 @@ def test_every_key_says_what_it_means() -> None:
         ("model.softmax1", "true or false"),
         ("training.precision", "'fp32' or 'bf16'"),
         ("model.shape", "a section (key: value lines), or null"),
-        ("model.shortener", "a section with kind none, delete_gate or random"),
+        (
+            "model.shortener",
+            "a section with kind none, delete_gate, random, fixed, boundary_predictor, convolution or "
+            "source_removed",
+        ),
     ],
 )
 def test_what_a_key_expects(key: str, words: str) -> None:
