@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
+from mrt5cli.models.shortening import Shortener
 
 PLAIN_T5_TYPES = ("t5", "mt5")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -181,13 +182,16 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
     Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
     1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 /
-    sqrt(d_model). Delete gates keep their own law, except for their norm.
+    sqrt(d_model). Shorteners keep their own law; norms are scaled wherever they are, a shortener's too.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):
         depth = len(stack.block)
+        inside = {
+            part for module in stack.modules() if isinstance(module, Shortener) for part in module.modules()
+        }
         for name, module in stack.named_modules():
-            if isinstance(module, nn.Linear) and "delete_gate" not in name:
+            if isinstance(module, nn.Linear) and module not in inside:
                 nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5)
             elif isinstance(module, nn.Embedding) and name != "embed_tokens":
                 nn.init.normal_(module.weight, std=(width * depth) ** -0.5)

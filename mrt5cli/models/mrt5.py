@@ -46,6 +46,7 @@ from mrt5cli.models.shortening import (
     Sequences,
     Shortener,
     Shortening,
+    refuse_threshold,
 )
 
 
@@ -235,6 +236,8 @@ class MrT5Encoder(MrT5Stack):
             padding = torch.zeros_like(input_ids, dtype=torch.bool)
         states = self.dropout(states)
         shortener = self.shortener
+        if shortener is None:
+            refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
         gate_layer = self.config.delete_gate_layer if shortener is not None else None
         shortening = Shortening(
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask

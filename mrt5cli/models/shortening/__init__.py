@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening
+from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, refuse_threshold
 from mrt5cli.models.shortening.baselines import FixedGate, RandomGate
 from mrt5cli.models.shortening.boundary import BoundaryPredictor
 from mrt5cli.models.shortening.convolution import Convolution
@@ -32,4 +32,5 @@ __all__ = [
     "Sequences",
     "Shortener",
     "Shortening",
+    "refuse_threshold",
 ]

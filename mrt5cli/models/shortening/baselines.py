@@ -42,6 +42,11 @@ class RandomGate(Gate):
             draw = self.rate + RATE_SPREAD * torch.randn(()).item()
             deleted = delete_over_batch(draw, padding)
         else:
+            if input_ids is None and not self.training:
+                raise ValueError(
+                    "random deletion in evaluation draws from input_ids, so that results repeat themselves; "
+                    "it cannot run on inputs_embeds"
+                )
             deleted = self._delete_by_row(padding, None if self.training else input_ids)
         values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
         return values.masked_fill(deleted | padding, self.scale), None
@@ -57,7 +62,8 @@ class RandomGate(Gate):
         lengths = (~padding).sum(dim=1)
         rate = (self.rate + RATE_SPREAD * spread).clamp(0, 1)
         count = (rate * lengths).round().long()
-        rank = order.masked_fill(padding, 2.0).argsort(dim=1).argsort(dim=1)
+        # Stable, because draws may tie and padding must not decide which of them goes first.
+        rank = order.masked_fill(padding, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         return rank < count[:, None]
 
 

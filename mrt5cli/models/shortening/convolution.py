@@ -45,7 +45,8 @@ class Convolution(Shortener):
                 f"{length} positions are fewer than the convolution's stride {self.rate}; the reference's "
                 "law (shortening_per: batch) has no output for them"
             )
-        pooled = F.gelu(self.conv(states.transpose(1, 2))).transpose(1, 2)
+        # Autocast computes the convolution in half precision; the residual stream must stay in its own.
+        pooled = F.gelu(self.conv(states.transpose(1, 2)).to(given.states.dtype)).transpose(1, 2)
         positions = torch.arange(0, length, self.rate, device=states.device)[: pooled.shape[1]]
         positions = positions.expand(pooled.shape[0], -1)
         self_mask = None

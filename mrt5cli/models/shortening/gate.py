@@ -37,7 +37,7 @@ class Gate(Shortener):
         with torch.autocast(states.device.type, enabled=False):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.threshold if threshold is None else threshold
-        keep_BL = (gate_BL > limit) & ~padding
+        keep_BL = survivors((gate_BL > limit) & ~padding, gate_BL, ~padding, self.fallback)
         common = {"gate_values": gate_BL, "gate_logits": logits_BL}
         if not hard:
             return Shortening(
@@ -49,7 +49,6 @@ class Gate(Shortener):
                 keep_mask=keep_BL,
                 **common,
             )
-        keep_BL = survivors(keep_BL, gate_BL, ~padding, self.fallback)
         positions_BK, valid_BK, lengths_B = compact(keep_BL)
         kept_mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
         return Shortening(
