@@ -1,0 +1,103 @@
+"""Another deletion rate from a trained gate: the threshold that deletes a wanted share of some text.
+
+A learned gate orders bytes by how much they are needed; training only fixes where the cut is made. The cut
+can be moved afterwards, without touching a weight: the threshold is the gate value below which the wanted
+share of a calibration text lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mrt5cli.errors import UserError
+from mrt5cli.metrics.counts import PAD
+
+LEARNED = ("scaled_sigmoid", "log_sigmoid")
+TOLERANCE = 0.01
+"""A calibrated threshold that misses its rate by more than this share of positions is said to."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold and what it does on the calibration text.
+
+    Attributes:
+        rate: wanted share of non-pad positions deleted, 0 to 1.
+        threshold: gate value; hard deletion keeps what is above it.
+        reached: share of the calibration text's positions that it deletes.
+        positions: non-pad positions of the calibration text.
+    """
+
+    rate: float
+    threshold: float
+    reached: float
+    positions: int
+
+    @property
+    def missed(self) -> bool:
+        """Whether the gate has too many equal values for the rate to be met."""
+        return abs(self.reached - self.rate) > TOLERANCE
+
+
+def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: str) -> list[Calibration]:
+    """The threshold of each rate, all from one pass of the encoder over the batches.
+
+    Args:
+        model: from `mrt5cli.models`, with a learned delete gate; put in eval mode meanwhile.
+        batches: with input_ids (B, L) and attention_mask (B, L).
+        rates: wanted shares of non-pad positions, each above 0 and below 1.
+        name: of the model, for people.
+
+    Raises:
+        UserError: a model without a learned gate, a rate out of range, or no text.
+    """
+    kind = model.config.deletion_type
+    if kind not in LEARNED:
+        raise UserError(
+            f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
+            "be moved by a threshold",
+            "give a model trained with model.shortener.kind: delete_gate",
+        )
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise UserError(f"a deletion rate is a share of positions above 0 and below 1, not {rate:g}")
+    values = gate_values(model, batches)
+    if not len(values):
+        raise UserError("there is no text to calibrate the threshold on")
+    values.sort()
+    return [_at(values, rate) for rate in rates]
+
+
+def gate_values(model: Any, batches: Iterable[Any]) -> NDArray[np.float32]:
+    """(n,) the gate values of all non-pad positions, `scale` (delete) to 0 (keep)."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    found = [np.empty(0, dtype=np.float32)]
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                ids = batch["input_ids"].to(device)
+                encoded = model.encoder(input_ids=ids, attention_mask=batch["attention_mask"].to(device))
+                found.append(encoded.delete_gate_output[ids != PAD].float().cpu().numpy())
+    finally:
+        model.train(was_training)
+    return np.concatenate(found)
+
+
+def _at(ordered: NDArray[np.float32], rate: float) -> Calibration:
+    """The threshold whose rate is nearest; what is at the threshold goes too."""
+    count = len(ordered)
+    wanted = min(max(round(rate * count), 1), count - 1) if count > 1 else 0
+    # Equal values go or stay together: of the two ways to cut, take the one that is nearer.
+    value = ordered[max(wanted - 1, 0)]
+    below, through = (int(np.searchsorted(ordered, value, side=side)) for side in ("left", "right"))
+    if below > 0 and wanted - below < through - wanted:
+        value, through = ordered[below - 1], below
+    return Calibration(rate, float(value), through / count, count)

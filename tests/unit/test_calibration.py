@@ -1,0 +1,86 @@
+"""A threshold for another deletion rate, found on text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli.errors import UserError
+from mrt5cli.evaluation.calibration import Calibration, _at, calibrate
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+
+SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
+
+
+def tiny(**fields) -> MrT5ForConditionalGeneration:
+    torch.manual_seed(0)
+    model = MrT5ForConditionalGeneration(MrT5Config(**SIZES, delete_gate_layer=1, **fields))
+    if fields.get("deletion_type", "scaled_sigmoid") in ("scaled_sigmoid", "log_sigmoid"):
+        model.encoder.block[1].delete_gate.feed_forward.weight.data.mul_(5)
+    return model
+
+
+def batches(count: int = 4):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        ids = torch.randint(3, 259, (3, 40), generator=generator)
+        ids[1, 25:] = 0
+        yield {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+@pytest.mark.parametrize("deletion_type", ["scaled_sigmoid", "log_sigmoid"])
+def test_hard_deletion_at_the_threshold_deletes_the_share(deletion_type: str):
+    model = tiny(deletion_type=deletion_type).train()
+    found = calibrate(model, batches(), [0.2, 0.5, 0.8], "tiny")
+    assert model.training
+    model.eval()
+    for calibration in found:
+        gone = positions = 0
+        for batch in batches():
+            with torch.no_grad():
+                encoded = model.encoder(**batch, hard_delete=True, deletion_threshold=calibration.threshold)
+            positions += int(batch["attention_mask"].sum())
+            gone += int(batch["attention_mask"].sum() - encoded.kept_lengths.sum())
+        assert positions == calibration.positions
+        assert gone / positions == pytest.approx(calibration.reached)
+        assert calibration.reached == pytest.approx(calibration.rate, abs=1 / positions)
+        assert not calibration.missed
+
+
+@given(st.lists(st.integers(-5, 0), min_size=1, max_size=60), st.floats(0.01, 0.99))
+def test_no_other_threshold_is_nearer(values: list[int], rate: float):
+    ordered = np.sort(np.array(values, dtype=np.float32))
+    found = _at(ordered, rate)
+    assert found.reached == np.mean(ordered <= np.float32(found.threshold))
+    wanted = round(rate * len(values)) / len(values)
+    # Everything going, or nothing, is no answer where there is a choice.
+    others = [np.mean(ordered <= value) for value in set(values)]
+    inner = [share for share in others if share < 1] or others
+    assert abs(found.reached - wanted) <= min(abs(share - wanted) for share in inner) + 1e-9
+
+
+def test_a_gate_of_two_values_cannot_be_moved():
+    ordered = np.sort(np.array([-30.0] * 6 + [0.0] * 4, dtype=np.float32))
+    found = _at(ordered, 0.3)
+    assert found == Calibration(0.3, -30.0, 0.6, 10)
+    assert found.missed
+
+
+@pytest.mark.parametrize("kind", ["none", "random", "fixed", "convolution", "boundary_predictor"])
+def test_only_learned_gates(kind: str):
+    with pytest.raises(UserError, match="tiny has no learned delete gate"):
+        calibrate(tiny(deletion_type=kind), batches(), [0.5], "tiny")
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 60.0])
+def test_rates_are_shares(rate: float):
+    with pytest.raises(UserError, match=r"above 0 and below 1, not "):
+        calibrate(tiny(), batches(), [rate], "tiny")
+
+
+def test_no_text():
+    with pytest.raises(UserError, match="no text"):
+        calibrate(tiny(), [], [0.5], "tiny")
