@@ -354,6 +354,14 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
+    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows.
+        encoded = kwargs.get("encoder_outputs")
+        if isinstance(encoded, MrT5EncoderOutput):
+            rows = {name: value for name, value in encoded.items() if name != "auxiliary_loss"}
+            kwargs["encoder_outputs"] = MrT5EncoderOutput(**rows)
+        return super()._expand_inputs_for_generation(*args, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
