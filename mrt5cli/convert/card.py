@@ -374,7 +374,8 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
     imports = "AutoModelForSeq2SeqLM, AutoTokenizer" if tokenizer else "AutoModelForSeq2SeqLM"
     code = ["import torch", f"from transformers import {imports}", "", f'name = "{name}"']
     if tokenizer:
-        code.append("tokenizer = AutoTokenizer.from_pretrained(name)")
+        # Without the argument transformers asks on the terminal: it reads the configuration here too.
+        code.append("tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)")
     code.append("model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=True).eval()")
     code += ["", *_example_inputs(recipe, tokenizer), "with torch.inference_mode():"]
     arguments = ", ".join(part for part in ("**inputs", hard) if part)
