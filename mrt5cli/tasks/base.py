@@ -71,9 +71,10 @@ class BatchStream(IterableDataset[Batch], ABC):
             consumed: batches the training loop has used. Needed with loader workers, and wherever a
                 loader reads ahead; by default, the batches this object has handed out itself.
         """
-        if consumed is None:
-            consumed = getattr(self, "_handed_out", self.start_batch)
-        return {"start_batch": consumed}
+        return {"start_batch": self._consumed(consumed)}
+
+    def _consumed(self, consumed: int | None) -> int:
+        return getattr(self, "_handed_out", self.start_batch) if consumed is None else consumed
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration where `state_dict` was taken."""
@@ -117,11 +118,14 @@ class SeekableStream(BatchStream):
 
 
 def batches_of(examples: Batch, size: int) -> Iterator[Batch]:
-    """Batches of `size` rows: labels as long as a batch's longest, memory not shared between batches."""
-    lengths = examples["labels"].ne(IGNORED_LABEL).sum(dim=1)
-    for start in range(0, len(lengths), size):
-        rows = {name: tensor[start : start + size] for name, tensor in examples.items()}
-        rows["labels"] = rows["labels"][:, : int(lengths[start : start + size].max())]
+    """Batches of `size` rows, as wide as their longest source and target; memory not shared between them."""
+    targets = examples["labels"].ne(IGNORED_LABEL).sum(dim=1)
+    sources = examples["attention_mask"].sum(dim=1)
+    for start in range(0, len(targets), size):
+        stop = start + size
+        widths = {name: int(sources[start:stop].max()) for name in ("input_ids", "attention_mask")}
+        widths["labels"] = int(targets[start:stop].max())
+        rows = {name: tensor[start:stop, : widths.get(name)] for name, tensor in examples.items()}
         # A view would carry the memory of all examples along to another process.
         yield {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()}
 
@@ -133,10 +137,17 @@ class Task(ABC):
         name: what the recipe calls it.
         version: raised when held-out data changes, so that results made before are not compared with
             later ones.
+        measures: the task's own numbers among those of an evaluation's row, the headline first; none where
+            loss and bits per byte are what counts.
+        experiment: the task's name in the published results; None where it has no rows there.
+        choices: every target there is, where they are few enough to choose among; else None.
     """
 
     name: str
     version: ClassVar[int] = 1
+    measures: ClassVar[tuple[str, ...]] = ()
+    experiment: str | None = None
+    choices: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def subsets(self, split: str) -> list[str]:
@@ -158,6 +169,26 @@ class Task(ABC):
             batch_size: examples a batch; the last may be smaller.
             limit: examples at most. Where there are fewer, all of them come.
         """
+
+    @property
+    def answer_length(self) -> int | None:
+        """Byte tokens to generate at most, EOS included; None where nothing is generated."""
+        return None
+
+    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
+        """The accepted answers of each held-out example, in the order of `held_out`, at least one each.
+
+        None where answers are not generated.
+        """
+        return None
+
+    def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
+        """How many of the held-out examples have a source that was cut to the task's input length."""
+        return 0
+
+    def language_of(self, subset: str) -> str | None:
+        """The language a subset is in, as a code; None where subsets are no languages."""
+        return None
 
     def deletable(self, input_ids: Any) -> NDArray[np.bool_] | None:
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
