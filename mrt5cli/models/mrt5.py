@@ -46,6 +46,7 @@ from mrt5cli.models.shortening import (
     Sequences,
     Shortener,
     Shortening,
+    norm_in_float32,
     refuse_threshold,
 )
 
@@ -251,7 +252,7 @@ class MrT5Encoder(MrT5Stack):
                     attention_mask,
                     padding,
                     input_ids,
-                    normed=block.down_ln(states) if shortener.normalises else None,
+                    normed=norm_in_float32(block.down_ln, states) if shortener.normalises else None,
                     boundary_labels=boundary_labels,
                 )
                 shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)

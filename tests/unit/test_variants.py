@@ -185,7 +185,7 @@ def test_in_training_segments_end_where_the_labels_say(variant):
     assert out.keep_mask[0].nonzero()[:, 0].tolist() == [0, 3, 6, 9]
     assert out.keep_mask[1].nonzero()[:, 0].tolist() == [0, 3]
     logits = torch.cat([out.boundary_logits[0, :11], out.boundary_logits[1, :4]])
-    truth = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1] + [0, 0, 1, 1]).float()
+    truth = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 1, 1]).float()
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
     torch.testing.assert_close(out.auxiliary_loss, expected)
     out.auxiliary_loss.backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, refuse_threshold
+from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, norm_in_float32, refuse_threshold
 from mrt5cli.models.shortening.baselines import FixedGate, RandomGate
 from mrt5cli.models.shortening.boundary import BoundaryPredictor
 from mrt5cli.models.shortening.convolution import Convolution
@@ -32,5 +32,6 @@ __all__ = [
     "Sequences",
     "Shortener",
     "Shortening",
+    "norm_in_float32",
     "refuse_threshold",
 ]

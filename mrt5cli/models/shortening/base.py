@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -21,7 +22,7 @@ class Sequences:
         mask: (B, L) attention mask, or None.
         padding: (B, L) bool, positions that hold no input.
         input_ids: (B, L), or None when the model was given embeddings.
-        normed: (B, L, D), `states` after the norm of shorteners that have one, or None.
+        normed: (B, L, D) in float32, `states` after the norm of shorteners that have one, or None.
         boundary_labels: (B, L) bool, True at the last byte of each segment, or None.
     """
 
@@ -106,3 +107,17 @@ def refuse_threshold(threshold: float | None, what: str) -> None:
     """Raise ValueError if a threshold is given to a shortener without one."""
     if threshold is not None:
         raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")
+
+
+def norm_in_float32(norm: nn.Module, states: Tensor) -> Tensor:
+    """`norm(states)` (B, L, D) in float32, whatever the weights are: T5's own norm rounds to their precision.
+
+    What is deleted, and where segments end, follows from it.
+    """
+    states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
+    if isinstance(norm, nn.LayerNorm):
+        return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
+    epsilon = (
+        norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    )  # apex's has the latter
+    return F.rms_norm(states, shape, weight, epsilon)

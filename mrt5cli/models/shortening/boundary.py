@@ -70,7 +70,7 @@ class BoundaryPredictor(Shortener):
     def _logits(self, normed: Tensor | None) -> Tensor:
         assert normed is not None  # this class normalises
         first, activation, last = self.boundary_predictor
-        hidden = activation(F.linear(normed.float(), first.weight.float(), first.bias.float()))
+        hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
         return F.linear(hidden, last.weight.float(), last.bias.float()).squeeze(-1)
 
     def _ends(

@@ -46,7 +46,8 @@ class Convolution(Shortener):
                 "law (shortening_per: batch) has no output for them"
             )
         # Autocast computes the convolution in half precision; the residual stream must stay in its own.
-        pooled = F.gelu(self.conv(states.transpose(1, 2)).to(given.states.dtype)).transpose(1, 2)
+        convolved = self.conv(states.transpose(1, 2).to(self.conv.weight.dtype))
+        pooled = F.gelu(convolved.to(given.states.dtype)).transpose(1, 2)
         positions = torch.arange(0, length, self.rate, device=states.device)[: pooled.shape[1]]
         positions = positions.expand(pooled.shape[0], -1)
         self_mask = None

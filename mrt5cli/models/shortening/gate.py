@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import compact, gather_rows, survivors
-from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening
+from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, norm_in_float32
 
 
 class Gate(Shortener):
@@ -77,7 +77,7 @@ class DeleteGate(Gate):
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
-        states = states.float() if self.layer_norm is None else self.layer_norm(states.float()).float()
+        states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
         logits_BL = F.linear(states, weight, bias).squeeze(-1)
         if self.training and self.noise is not None:
             logits_BL = logits_BL + _gate_noise(logits_BL, self.noise)
