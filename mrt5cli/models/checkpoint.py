@@ -21,6 +21,7 @@ from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 
 PLAIN_T5_TYPES = ("t5", "mt5")
+SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -202,7 +203,7 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
 
 def _check_complete(where: str | Path, model: MrT5ForConditionalGeneration, info: dict[str, Any]) -> None:
-    """Exactly a new gate may be missing; anything else means that these are not this model's weights."""
+    """Exactly a new shortener may be missing; anything else means that these are not this model's weights."""
     missing, mismatched = set(info["missing_keys"]), sorted(info["mismatched_keys"])
     if mismatched:
         key, found, expected = mismatched[0]
@@ -214,15 +215,19 @@ def _check_complete(where: str | Path, model: MrT5ForConditionalGeneration, info
         # transformers 5 builds T5 with a tied head and then does not write it.
         model.lm_head.weight.data.copy_(model.shared.weight.data)
         missing.discard("lm_head.weight")
-    fresh = {key for key in missing if ".delete_gate." in key}
-    lost = sorted(missing - fresh)
+    lost = sorted(key for key in missing if not _of_a_shortener(key))
     if lost:
         raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}")
-    extra = sorted(key for key in info["unexpected_keys"] if "delete_gate" not in key)
+    extra = sorted(key for key in info["unexpected_keys"] if not _of_a_shortener(key))
     if extra:
         raise CheckpointError(
             f"{where}: {len(extra)} weights belong to no part of this model, first {extra[0]}"
         )
+
+
+def _of_a_shortener(key: str) -> bool:
+    """Whether a weight belongs to what stands between two encoder blocks, whichever kind it is."""
+    return any(f".{part}." in key for part in SHORTENER_PARTS)
 
 
 def _raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:

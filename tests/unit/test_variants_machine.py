@@ -147,7 +147,7 @@ def test_checkpointing_gives_the_same_gradients(variant, hard):
 
 # torch.compile's own, about its own code.
 upstream = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore:.*should not be instantiated"
+    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore::DeprecationWarning"
 )
 
 
