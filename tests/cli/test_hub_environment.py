@@ -1,7 +1,7 @@
 """A hub export where our package is not: plain transformers loads it, and every number is the same.
 
 One process loads every kind of model. In the default suite it runs in this environment with the package shut
-out; the slow test runs it in a fresh one that never had it.
+out; the slow test runs it in a fresh one that never had it, with the locked transformers and the oldest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tiny_runs import SPANS, make_run
 
+from mrt5cli.convert.modules import TRANSFORMERS
 
 ROOT = Path(__file__).parents[2]
 TINY = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 1}
@@ -45,7 +46,7 @@ CARDS = ("card-here", "card-from-the-hub")
 
 CHILD = r'''
 """Arguments: a folder of exports; "shut-out" to shut mrt5cli out of an environment that has it."""
-import contextlib, io, json, os, re, sys
+import contextlib, io, json, os, re, sys, tempfile
 from pathlib import Path
 
 folder, shut_out = Path(sys.argv[1]), "shut-out" in sys.argv
@@ -97,7 +98,9 @@ for numbers in sorted(folder.glob("*.safetensors")):
     config = AutoConfig.from_pretrained(case, trust_remote_code=True)
     # Left out, transformers would ask on the terminal: it reads the configuration for a tokenizer too.
     tokenizer = AutoTokenizer.from_pretrained(case, trust_remote_code=False)
-    model, info = AutoModelForSeq2SeqLM.from_pretrained(case, trust_remote_code=True, output_loading_info=True)
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(
+        case, trust_remote_code=True, output_loading_info=True
+    )
     report[case.name] = {
         "model_type": config.model_type,
         "tokenizer": [type(tokenizer).__name__, tokenizer("h\u00e9").input_ids, len(tokenizer)],
@@ -109,8 +112,9 @@ for numbers in sorted(folder.glob("*.safetensors")):
         **differences(model.eval(), expected),
     }
     if case.name == "gate":
-        model.save_pretrained(folder / "saved-again")
-        again = AutoModelForSeq2SeqLM.from_pretrained(folder / "saved-again", trust_remote_code=True)
+        with tempfile.TemporaryDirectory() as other:
+            model.save_pretrained(other)
+            again = AutoModelForSeq2SeqLM.from_pretrained(other, trust_remote_code=True)
         report["saved-again"] = differences(again.eval(), expected)
 
 os.chdir(folder / "models" / "card-here")
@@ -284,13 +288,17 @@ def test_a_fresh_environment_without_the_toolkit(exports: Path, tmp_path: Path) 
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     # torch first and alone: what is asked for later cannot bring another build of it.
-    for packages in (["torch"], ["transformers", "safetensors"]):
-        wanted = [f"{name}=={locked[name]}" for name in packages]
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
-    report = run_child(exports, python, timeout=600)
-    assert report["versions"]["transformers"] == locked["transformers"]
-    for name in CASES:
-        check_case(name, report)
-    for name in CARDS:
-        check_card(report[name])
-    check_same(report["saved-again"])
+    pip_install(python, f"torch=={locked['torch']}")
+    for version in (locked["transformers"], f"{TRANSFORMERS[0]}.{TRANSFORMERS[1]}.0"):
+        pip_install(python, f"transformers=={version}", f"safetensors=={locked['safetensors']}")
+        report = run_child(exports, python, timeout=600)
+        assert report["versions"]["transformers"] == version
+        for name in CASES:
+            check_case(name, report)
+        for name in CARDS:
+            check_card(report[name])
+        check_same(report["saved-again"])
+
+
+def pip_install(python: Path, *requirements: str) -> None:
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *requirements], check=True)
