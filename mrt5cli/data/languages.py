@@ -1,4 +1,4 @@
-"""The paper's 15 languages (those of XNLI)."""
+"""The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has."""
 
 from __future__ import annotations
 
@@ -28,4 +28,10 @@ LANGUAGES: dict[str, Language] = {
     "hi": Language("Hindi", "Devanagari"),
     "sw": Language("Swahili", "Latin"),
     "ur": Language("Urdu", "Arabic"),
+    "bn": Language("Bengali", "Bengali"),
+    "fi": Language("Finnish", "Latin"),
+    "id": Language("Indonesian", "Latin"),
+    "ko": Language("Korean", "Hangul"),
+    "ro": Language("Romanian", "Latin"),
+    "te": Language("Telugu", "Telugu"),
 }

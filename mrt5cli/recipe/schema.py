@@ -152,7 +152,16 @@ class FileRows(Section):
     )
 
 
-RowSource = Annotated[HubRows | FileRows, Field(discriminator="kind")]
+class GeneratedRows(Section):
+    """Random rows in the task's columns, for smoke runs and tests: the numbers mean nothing."""
+
+    kind: Literal["generated"]
+    examples: PositiveInt = Field(
+        64, description="rows in each split; of a split by language, in each language"
+    )
+
+
+RowSource = Annotated[HubRows | FileRows | GeneratedRows, Field(discriminator="kind")]
 
 XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
 TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
@@ -220,7 +229,7 @@ class CharacterTask(RowTask):
     """The character-level tasks (Huang et al. 2023): pairs of input and output in TSV files."""
 
     kind: Literal["spelling_correction_contextual", "word_search"]
-    source: Annotated[FileRows, Field()] = Field(
+    source: Annotated[FileRows | GeneratedRows, Field(discriminator="kind")] = Field(
         description="folder with train, validation and test*.tsv files of input and output columns"
     )
     input_length: Annotated[int, Field(ge=16)] | None = Field(
