@@ -2,6 +2,8 @@
 
     runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
                              metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json  figures/
+                             boundaries.npz (only where a boundary predictor is taught by labels)
+                             best/step-00000300/ (only with training.best_metric: the weights best so far)
 
 Every file that must be whole or absent is written under a temporary name, synced and renamed.
 """
@@ -60,6 +62,16 @@ class RunDir:
         return self.path / "model"
 
     @property
+    def best(self) -> Path:
+        """Weights that were the best on validation data when they were measured, a directory a step."""
+        return self.path / "best"
+
+    @property
+    def boundaries(self) -> Path:
+        """Where segments end, for runs whose shortener is taught that; fitted before the first step."""
+        return self.path / "boundaries.npz"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -73,8 +85,15 @@ class RunDir:
 
     def saved_steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order; half-written ones still carry a temporary name."""
-        names = (STEP_NAME.fullmatch(path.name) for path in self.checkpoints.glob("step-*"))
-        return sorted(int(match[1]) for match in names if match)
+        return _steps_in(self.checkpoints)
+
+    def best_weights(self, step: int) -> Path:
+        """The model that was the best after so many optimizer steps, in Hugging Face layout."""
+        return self.best / f"step-{step:08d}"
+
+    def best_steps(self) -> list[int]:
+        """Steps whose weights are kept as the best of their time, in order."""
+        return _steps_in(self.best)
 
     def meta(self) -> dict[str, Any]:
         """What meta.json says; empty when there is none."""
@@ -153,7 +172,8 @@ class RunDir:
             run.path.mkdir(parents=True, exist_ok=True)
             run.check_not_foreign()
             run.checkpoints.mkdir(exist_ok=True)
-            for leftover in [*run.path.glob(f"{TEMPORARY}*"), *run.checkpoints.glob(f"{TEMPORARY}*")]:
+            places = (run.path, run.checkpoints, run.best)
+            for leftover in [entry for place in places for entry in place.glob(f"{TEMPORARY}*")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             write_text(run.metrics_path, run.metrics_path.read_text() if run.metrics_path.is_file() else "")
         except OSError as error:
@@ -231,6 +251,11 @@ def _nearby(path: Path) -> str | None:
     return f"did you mean {path.parent / nearest[0]}?" if nearest else None
 
 
+def _steps_in(folder: Path) -> list[int]:
+    names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
 def _is_ours(name: str) -> bool:
     return name in {"checkpoints", "recipe.yaml", "meta.json", "metrics.jsonl"} or name.startswith(TEMPORARY)
 
@@ -259,12 +284,17 @@ def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file whole or not at all, making its folder if needed."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all, making its folder if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

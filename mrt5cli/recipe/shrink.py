@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrt5cli.recipe.schema import DiagnosticTask, Recipe, Shape
+from mrt5cli.recipe.schema import BoundaryPredictor, DiagnosticTask, Recipe, Shape
 
 SUFFIX = "-smoke"
 STEPS = 6
 LAYERS = 3
+STRIDE = 4
 SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_decoder_layers=2)
 
 
@@ -49,8 +50,13 @@ def _shrink_model(model: dict[str, Any], recipe: Recipe) -> None:
     if recipe.model.start != "scratch":
         model["start"] = "scratch"
     model["shape"] = SHAPE.model_dump()
-    if "layer" in model["shortener"]:
-        _at_most(model["shortener"], layer=LAYERS - 1)
+    limits = {"layer": LAYERS - 1, "stride": STRIDE, "label_examples": 64, "vocabulary": 300}
+    shortener = recipe.model.shortener
+    if isinstance(shortener, BoundaryPredictor) and shortener.type != "unigram":
+        del limits["vocabulary"]  # without meaning, and so refused
+        if shortener.type == "gumbel":
+            del limits["label_examples"]
+    _at_most(model["shortener"], **{key: limits[key] for key in limits.keys() & model["shortener"].keys()})
 
 
 def _shrink_training(tree: dict[str, Any]) -> None:

@@ -274,18 +274,40 @@ def continue_command(run: RunDir) -> str:
 
 
 def _shortener(section: Any) -> str:
-    if section.kind == "none":
-        return "nothing deleted"
-    if section.kind == "random":
-        return f"{100 * section.rate:g} % deleted at random before encoder block {section.layer}"
-    return f"delete gate before encoder block {section.layer}"
+    match section.kind:
+        case "none":
+            return "nothing deleted"
+        case "source_removed":
+            return "source removed: the encoder sees one EOS"
+        case "random":
+            what = f"{100 * section.rate:g} % deleted at random"
+        case "fixed":
+            what = f"the last {100 * section.amount:g} % of every word deleted"
+        case "boundary_predictor":
+            what = f"boundary predictor ({_taught_by(section)})"
+        case "convolution":
+            what = f"{section.stride} positions made one by a convolution"
+        case _:
+            what = "delete gate"
+    return f"{what} before encoder block {section.layer}"
+
+
+def _taught_by(section: Any) -> str:
+    if section.type == "gumbel":
+        return f"drawn, {100 * section.prior:g} % of positions expected to stay"
+    examples = f"fitted to {section.label_examples:,} training examples"
+    if section.type == "entropy":
+        return f"taught by entropy spikes of a byte model {examples}"
+    return f"taught by {section.vocabulary:,} unigram tokens {examples}"
 
 
 def _loss(recipe: Recipe) -> str:
-    loss, controller = recipe.loss, recipe.controller
-    if recipe.model.shortener.kind != "delete_gate":
-        return "cross-entropy"
-    if controller.kind == "constant":
+    loss, controller, shortener = recipe.loss, recipe.controller, recipe.model.shortener
+    if shortener.kind == "boundary_predictor":
+        parts = [f"cross-entropy + {'binomial' if shortener.type == 'gumbel' else 'boundary'} loss"]
+    elif shortener.kind != "delete_gate":
+        parts = ["cross-entropy"]
+    elif controller.kind == "constant":
         parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
     else:
         parts = [
@@ -294,6 +316,8 @@ def _loss(recipe: Recipe) -> str:
         ]
     if loss.score_coefficient:
         parts.append(f"+ {loss.score_coefficient:g} * score loss")
+    if shortener.kind != "delete_gate":
+        return " ".join(parts)
     if loss.entropy_coefficient_1 or loss.entropy_coefficient_2:
         parts.append("+ entropy terms")
     if loss.regularizer_delay:

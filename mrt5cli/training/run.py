@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,6 +19,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
+from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Plan, continue_command, make_plan
 from mrt5cli.training.progress import ProgressDisplay, duration
@@ -64,7 +66,7 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
     if plan.runtime.leads:
         _open_directory(plan, overwrite)
     try:
-        stopped = _train(plan)
+        stopped = _train(plan, say)
     except KeyboardInterrupt:
         _close_meta(plan, "interrupted")
         steps = plan.run.saved_steps()
@@ -84,9 +86,25 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
     return plan.run
 
 
-def _train(plan: Plan) -> bool:
+def _train(plan: Plan, say: Callable[[str], None]) -> bool:
     """Train, and save the model unless interrupted; returns whether it was."""
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
+    # Joins the processes to a group, which labels are passed on in.
+    arguments = training_arguments(recipe, runtime, run.checkpoints)
+    stream = with_labels(
+        plan.task.train_stream(
+            batch_size=recipe.training.device_batch_size,
+            seed=recipe.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        ),
+        plan.task,
+        recipe.model.shortener,
+        run,
+        fresh=plan.resume_step is None,
+        runtime=runtime,
+        say=say,
+    )
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         callbacks: list[Any] = [interruption]
@@ -96,13 +114,8 @@ def _train(plan: Plan) -> bool:
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
             plan.model,
-            training_arguments(recipe, runtime, run.checkpoints),
-            plan.task.train_stream(
-                batch_size=recipe.training.device_batch_size,
-                seed=recipe.seed,
-                rank=runtime.rank,
-                world_size=runtime.world_size,
-            ),
+            arguments,
+            stream,
             loss=recipe.loss,
             controller=recipe.controller,
             seed=recipe.seed,

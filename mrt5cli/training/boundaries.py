@@ -1,0 +1,115 @@
+"""What teaches a boundary predictor during training: labels of where segments end, beside every batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, load
+from mrt5cli.errors import UserError
+from mrt5cli.rundir import RunDir
+from mrt5cli.tasks.base import Batch, BatchStream
+from mrt5cli.training.progress import duration
+
+# Of the pass over training examples that labels are fitted to: the same whatever the seed of the run, because
+# where segments end is a matter of the data.
+FITTING_SEED = 20230704
+READ_AT_ONCE = 50
+
+
+class LabelledStream(BatchStream):
+    """A stream whose batches also hold `boundary_labels`, (B, L) bool, True at the last byte of each segment.
+
+    Where the stream is, and where it begins again, is the inner stream's affair.
+    """
+
+    def __init__(self, stream: BatchStream, labeller: BoundaryLabeller) -> None:
+        super().__init__()
+        self.stream, self.labeller = stream, labeller
+
+    def batches(self, worker: int, workers: int) -> Iterator[Batch]:
+        """See `BatchStream`."""
+        for batch in self.stream.batches(worker, workers):
+            labels = self.labeller.label(batch["input_ids"].numpy())
+            yield {**batch, "boundary_labels": torch.from_numpy(labels)}
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """See `BatchStream`."""
+        return self.stream.state_dict(self._consumed(consumed))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `BatchStream`."""
+        self.stream.load_state_dict(state)
+        self.start_batch = self.stream.start_batch
+
+
+def kind_of_labels(shortener: Any) -> str | None:
+    """What a recipe's shortener is taught by, a key of `LABELLERS`; None where it needs no labels."""
+    kind = getattr(shortener, "type", None)
+    return kind if kind in LABELLERS else None
+
+
+def with_labels(
+    stream: BatchStream,
+    task: Any,
+    shortener: Any,
+    run: RunDir,
+    *,
+    fresh: bool,
+    runtime: Any,
+    say: Callable[[str], None],
+) -> BatchStream:
+    """The stream with the labels that the recipe's shortener learns from, or as it is where there are none.
+
+    The leading process fits them to training examples once in the life of a run and leaves them in its
+    directory, where all processes and every resume read them.
+
+    Args:
+        fresh: the run begins at step 0: labels that are not there yet may be made.
+        say: tells the user.
+
+    Raises:
+        UserError: a run that goes on has lost its labels.
+    """
+    kind = kind_of_labels(shortener)
+    if kind is None:
+        return stream
+    if runtime.leads and fresh and not run.boundaries.is_file():
+        _fit(kind, task, shortener, say).save(run.boundaries)
+    if runtime.world_size > 1:
+        dist.barrier()
+    return LabelledStream(stream, load(run.boundaries))
+
+
+def _fit(kind: str, task: Any, shortener: Any, say: Callable[[str], None]) -> BoundaryLabeller:
+    say(f"fitting {kind} boundaries to {shortener.label_examples:,} training examples ...")
+    started = time.monotonic()
+    rows = training_rows(task, shortener.label_examples)
+    try:
+        labeller = LABELLERS[kind].fit(rows, vocabulary=shortener.vocabulary)
+    except ValueError as error:
+        raise UserError(f"no {kind} boundaries: {error}", "see model.shortener") from error
+    some = rows[:READ_AT_ONCE]
+    segment = (some != 0).sum() / labeller.label(some).sum()
+    say(f"fitted in {duration(time.monotonic() - started)}; a segment has {segment:.1f} bytes on average")
+    return labeller
+
+
+def training_rows(task: Any, number: int) -> NDArray[np.int64]:
+    """(number, L) source ids of training examples, padded with 0, from a pass of their own."""
+    stream = iter(task.train_stream(batch_size=min(number, READ_AT_ONCE), seed=FITTING_SEED))
+    batches: list[NDArray[np.int64]] = []
+    while sum(map(len, batches)) < number:
+        batches.append(next(stream)["input_ids"].numpy())
+    rows = np.zeros((sum(map(len, batches)), max(batch.shape[1] for batch in batches)), dtype=np.int64)
+    first = 0
+    for batch in batches:
+        rows[first : first + len(batch), : batch.shape[1]] = batch
+        first += len(batch)
+    return rows[:number]
