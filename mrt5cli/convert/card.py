@@ -22,7 +22,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
-from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
+from mrt5cli.rundir import DEFAULT_FOLDER, HUB_ID, STEP_NAME, RunDir
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 UNKNOWN = "-"
@@ -122,8 +122,10 @@ def _front_matter(recipe: Recipe | None) -> str:
 def _hub_base(recipe: Recipe) -> str | None:
     """The Hub model that training started from, or None when it was anything else."""
     start = recipe.model.start
-    is_id = start != "scratch" and start.count("/") == 1 and HUB_ID.fullmatch(start) is not None
-    return start if is_id and not Path(start).exists() else None
+    is_id = start.count("/") == 1 and HUB_ID.fullmatch(start) is not None
+    # Runs are found by paths of the same form, and need not be on this machine any more.
+    is_path = start.startswith(f"{DEFAULT_FOLDER}/") or Path(start).exists()
+    return start if is_id and not is_path else None
 
 
 def _dataset(recipe: Recipe) -> str | None:
@@ -203,7 +205,8 @@ def _data(recipe: Recipe | None) -> str:
             "embedded": "the English documentation that ships inside Python",
             "files": "local files, which are not part of this repository",
             "hub": "the task's dataset on the Hugging Face Hub",
-        }[task.source.kind]
+            "generated": "random rows, which mean nothing",
+        }.get(task.source.kind, f"data of kind `{task.source.kind}`")
     codes = getattr(task, "languages", [])
     names = ", ".join(f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in codes)
     if not isinstance(task, SpanCorruptionTask):

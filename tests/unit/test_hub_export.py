@@ -405,6 +405,47 @@ def test_base_model_datasets_and_languages_come_from_the_recipe(tmp_path: Path) 
     assert "How many steps were really taken is not recorded" in text
 
 
+@pytest.mark.parametrize("start", ["runs/byt5-seed1", "runs/byt5-seed1/model", "scratch", "my_model"])
+def test_a_start_that_may_be_a_path_is_not_called_a_hub_model(start: str, tmp_path: Path) -> None:
+    from mrt5cli import recipe as recipes
+
+    recipe = recipes.load("multilingual_v3/mrt5_50", [f"model.start={start}"])
+    metadata, text = card_of(export(tmp_path / "out", recipe=recipe))
+    assert "base_model" not in metadata
+    assert ("from scratch" if start == "scratch" else "from another local model") in text
+
+
+@pytest.mark.parametrize(
+    ("task", "expected", "new_tokens"),
+    [
+        (
+            {"kind": "xnli"},
+            "`xnli`, on the task's dataset on the Hugging Face Hub. Its languages: English",
+            512,
+        ),
+        ({"kind": "tydiqa", "source": {"kind": "generated"}}, "`tydiqa`, on random rows", 256),
+        (
+            {"kind": "word_search", "source": {"kind": "files", "path": "here"}, "target_length": 9},
+            "`word_search`, on local files",
+            9,
+        ),
+        ({"kind": "merge_ABC", "length": 32}, "every ABC replaced by D, 32 byte tokens each", 32),
+    ],
+)
+def test_every_kind_of_task(
+    task: dict[str, Any], expected: str, new_tokens: int, run: RunDir, tmp_path: Path
+) -> None:
+    from mrt5cli.recipe import Recipe
+
+    recipe = Recipe.model_validate({**run.recipe().model_dump(), "task": task})
+    folder = export(tmp_path / "out", recipe=recipe)
+    _, text = card_of(folder)
+    assert expected in text
+        "kind"
+    ] == "merge_ABC"
+    assert read_json(folder / "generation_config.json")["max_new_tokens"] == new_tokens
+
+
 def test_local_paths_are_no_hub_names(tmp_path: Path) -> None:
     from mrt5cli import recipe as recipes
 
@@ -413,14 +454,12 @@ def test_local_paths_are_no_hub_names(tmp_path: Path) -> None:
         [
             "task.source={kind: files, path: my/texts}",
             "task.languages=[no, old_norse, de]",
-            "model.start=runs/byt5-seed1/model",
         ],
     )
     metadata, text = card_of(export(tmp_path / "out", recipe=recipe))
     assert metadata["language"] == ["no", "de"]
-    assert "datasets" not in metadata and "base_model" not in metadata
+    assert "datasets" not in metadata
     assert "local files, which are not part of this repository" in text and "old_norse" in text
-    assert "from another local model" in text
 
 
 KINDS = {
