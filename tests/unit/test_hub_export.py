@@ -441,8 +441,6 @@ def test_every_kind_of_task(
     folder = export(tmp_path / "out", recipe=recipe)
     _, text = card_of(folder)
     assert expected in text
-        "kind"
-    ] == "merge_ABC"
     assert read_json(folder / "generation_config.json")["max_new_tokens"] == new_tokens
 
 
