@@ -106,6 +106,11 @@ class RunDir:
         loaded: Recipe = recipe.load(self.recipe_path)
         return loaded
 
+    @property
+    def command(self) -> str:
+        """The `mrt5` command that trains this run's recipe."""
+        return "finetune" if self.recipe().is_finetuning else "pretrain"
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""
         return [row for _, row in self._metric_lines()]
@@ -217,7 +222,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
             status = run.meta().get("status", "unfinished")
             raise UserError(
                 f"{where} has no model yet: the run is {status} and has saved nothing",
-                f"train it: mrt5 pretrain {run.recipe_path} --out {where} --resume",
+                f"train it: mrt5 {run.command} {run.recipe_path} --out {where} --resume",
             )
         return str(run.checkpoint(steps[-1])), run
     if (path / "config.json").is_file():

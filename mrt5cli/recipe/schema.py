@@ -691,6 +691,11 @@ class Recipe(Section):
         return getattr(self.controller, "target_deletion_rate", None)
 
     @property
+    def is_finetuning(self) -> bool:
+        """Whether a model that is there already is trained on a downstream task."""
+        return isinstance(self.task, RowTask) and self.model.start != "scratch"
+
+    @property
     def input_length(self) -> int:
         """Encoder input of the task, in byte tokens."""
         if isinstance(self.task, DiagnosticTask):

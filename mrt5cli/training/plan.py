@@ -12,10 +12,10 @@ from typing import Any
 from mrt5cli import runtime as machine
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe import load as load_recipe
-from mrt5cli.recipe.loading import shipped
-from mrt5cli.rundir import RunDir, default_directory, resolve_model
+from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import accumulation
+from mrt5cli.training.best import LOWER_IS_BETTER
+from mrt5cli.training.start import model_of_checkpoint, model_to_start
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
 FREE_KEYS = (
@@ -27,6 +27,10 @@ FREE_KEYS = (
     "training.save_steps",
     "training.keep_checkpoints",
 )
+CHOOSING_KEYS = ("evaluation", "training.eval_steps")
+"""Of those, the ones that decide which weights are the best where the run keeps them."""
+GENERATED = ("exact_match", "f1")
+"""Metrics of answers that a model has to generate."""
 SHOWN = 100
 
 
@@ -39,6 +43,7 @@ class Plan:
         finished: there is nothing left to do; task and model are not there then.
         notes: what the user should know, a sentence each.
         example: source and target text of one training example.
+        carried: what of a shortener comes with the model's start, in words, or None.
     """
 
     recipe: Recipe
@@ -50,6 +55,7 @@ class Plan:
     task: Any = None
     model: Any = None
     example: tuple[str, str] = ("", "")
+    carried: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -61,6 +67,8 @@ class Plan:
             return {}
         training, config = self.recipe.training, self.model.config
         start = "random weights" if self.recipe.model.start == "scratch" else self.recipe.model.start
+        if self.carried is not None:
+            start += f", {self.carried} included"
         if self.resume_step is not None:
             start = f"checkpoint of step {self.resume_step}"
         micro = accumulation(training, self.runtime.world_size)
@@ -76,6 +84,7 @@ class Plan:
             "loss": _loss(self.recipe),
             "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
             f"{training.learning_rate:g}, {training.schedule}{warmup}",
+            **({"best": _best(self.recipe)} if training.best_metric else {}),
             "device": self.runtime.sentence(),
             "output": str(self.run.path),
         }
@@ -132,7 +141,12 @@ def make_plan(
 
     plan.task = build_task(recipe.task)
     plan.example = plan.task.example("train")
-    plan.model = _model(plan)
+    _check_validation(plan)
+    if plan.resume_step is not None:
+        plan.model = model_of_checkpoint(run.checkpoint(plan.resume_step))
+    else:
+        plan.model, plan.carried, notes = model_to_start(recipe.model)
+        plan.notes += notes
     _check_room(plan)
     return plan
 
@@ -169,7 +183,12 @@ def _place(recipe: Recipe, run: RunDir, *, resume: bool, overwrite: bool) -> Pla
 def _check_same(recipe: Recipe, run: RunDir) -> list[str]:
     """Notes on keys that may change; an error on those that would make another run of it."""
     changed = differences(run.recipe(), recipe)
-    fixed = {key: text for key, text in changed.items() if not key.startswith(FREE_KEYS)}
+    chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
+    fixed = {
+        key: text
+        for key, text in changed.items()
+        if not key.startswith(FREE_KEYS) or (chooses and key.startswith(chooses))
+    }
     if fixed:
         lines = "\n".join(f"  {key}: {text}" for key, text in fixed.items())
         raise UserError(
@@ -199,6 +218,25 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _check_validation(plan: Plan) -> None:
+    """Refuse a choice of weights that could not be made, before hours are spent on training."""
+    training, task = plan.recipe.training, plan.task
+    if training.best_metric is None:
+        return
+    if training.best_metric in GENERATED and task.answer_length is None:
+        raise UserError(
+            f"training.best_metric: {training.best_metric} is measured on generated answers, and in "
+            f"{plan.recipe.task.kind} nothing is generated",
+            "use loss, token_accuracy or sequence_accuracy",
+        )
+    for subset in task.subsets("validation"):
+        if next(iter(task.held_out("validation", subset, batch_size=1, limit=1)), None) is None:
+            raise UserError(
+                f"training.best_metric: there are no validation examples for {subset!r} to measure it on",
+                "give validation data, or leave training.best_metric and training.patience out",
+            )
+
+
 def _check_writable(path: Path) -> None:
     """Refuse a place where the run's directory could not be made, before time is spent on anything else."""
     RunDir(path).check_not_foreign()
@@ -211,51 +249,12 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write to {path}: no permission", "choose another directory with --out")
 
 
-def _model(plan: Plan) -> Any:
-    """The model to train: the recipe's, or the one of the checkpoint to go on from."""
-    from mrt5cli.models import CheckpointError, build, load
-
-    section = plan.recipe.model
-    try:
-        if plan.resume_step is not None:
-            return load(plan.run.checkpoint(plan.resume_step)).train()
-        if section.start != "scratch":
-            section = section.model_copy(update={"start": _start(section.start)})
-        return build(section)
-    except CheckpointError as error:
-        start = "model.start is a run or checkpoint directory, a Hub id, or scratch"
-        raise UserError(str(error), start) from error
-
-
-def _start(start: str) -> str:
-    """What to load for a recipe's `model.start`.
-
-    Raises:
-        UserError: it is not there; if a shipped recipe makes it, the hint says which.
-    """
-    try:
-        return resolve_model(start)[0]
-    except UserError as error:
-        maker = None if Path(start).exists() else _recipe_that_makes(Path(start))
-        if maker is None:
-            raise
-        hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
-        raise UserError(f"model.start: {error.message}", hint) from error
-
-
-def _recipe_that_makes(run: Path) -> str | None:
-    """The shipped recipe whose run goes there by default."""
-    for name, path in shipped().items():
-        recipe = load_recipe(path)
-        if run == default_directory(recipe):
-            return name
-    return None
-
-
 def _check_room(plan: Plan) -> None:
     """Weights, two moments of Adam, 4 bytes each: a checkpoint. Kept ones, one being written, the model."""
     one = 3 * 4 * plan.parameters
-    needed = one * (plan.recipe.training.keep_checkpoints + 1) + one // 3
+    kept = plan.recipe.training.keep_checkpoints + 1
+    # A kept checkpoint may ask for best weights of its own, without the moments.
+    needed = one * kept + one // 3 * (1 if plan.recipe.training.best_metric is None else 1 + kept)
     place = next(path for path in [plan.run.path, *plan.run.path.absolute().parents] if path.exists())
     total, _, free = shutil.disk_usage(place)
     if total and free < needed:
@@ -267,7 +266,7 @@ def _check_room(plan: Plan) -> None:
 
 def continue_command(run: RunDir) -> str:
     """The command that goes on with a run."""
-    return shlex.join(["mrt5", "pretrain", str(run.recipe_path), "--out", str(run.path), "--resume"])
+    return shlex.join(["mrt5", run.command, str(run.recipe_path), "--out", str(run.path), "--resume"])
 
 
 # --- words ------------------------------------------------------------------------------------------------
@@ -323,6 +322,18 @@ def _loss(recipe: Recipe) -> str:
     if loss.regularizer_delay:
         parts.append(f"from step {loss.regularizer_delay}")
     return " ".join(parts)
+
+
+def _best(recipe: Recipe) -> str:
+    training = recipe.training
+    assert training.best_metric is not None
+    which = "lowest" if training.best_metric in LOWER_IS_BETTER else "highest"
+    how = "hard" if recipe.evaluation.hard_delete else "soft"
+    patience = f"; stops after {training.patience} without a better one" if training.patience else ""
+    return (
+        f"{which} {training.best_metric.replace('_', ' ')} on validation data, {how} deletion, every "
+        f"{training.eval_steps} steps{patience}"
+    )
 
 
 def _count(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
+from mrt5cli.training.best import Best, check_kept
 from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Plan, continue_command, make_plan
@@ -65,8 +67,10 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if plan.runtime.leads:
         _open_directory(plan, overwrite)
+    training = plan.recipe.training
+    best = None if training.best_metric is None else Best(training.best_metric, training.patience)
     try:
-        stopped = _train(plan, say)
+        stopped = _train(plan, best, say)
     except KeyboardInterrupt:
         _close_meta(plan, "interrupted")
         steps = plan.run.saved_steps()
@@ -81,12 +85,12 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
         step = plan.run.saved_steps()[-1]
         say(f"stopped and saved at step {step}\n{_go_on(plan)}")
         raise KeyboardInterrupt
-    _close_meta(plan, "finished")
+    _close_meta(plan, "finished", best=None if best is None else best.document())
     say(_summary(plan.run))
     return plan.run
 
 
-def _train(plan: Plan, say: Callable[[str], None]) -> bool:
+def _train(plan: Plan, best: Best | None, say: Callable[[str], None]) -> bool:
     """Train, and save the model unless interrupted; returns whether it was."""
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
@@ -108,8 +112,6 @@ def _train(plan: Plan, say: Callable[[str], None]) -> bool:
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         callbacks: list[Any] = [interruption]
-        if recipe.training.eval_steps:
-            callbacks.append(Validation(plan.task, recipe, run if runtime.leads else None))
         if runtime.leads:
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
@@ -122,12 +124,19 @@ def _train(plan: Plan, say: Callable[[str], None]) -> bool:
             run=run,
             keep_checkpoints=recipe.training.keep_checkpoints,
             data_workers=recipe.training.data_workers,
+            best=best,
             callbacks=callbacks,
         )
+        if recipe.training.eval_steps:
+            trainer.add_callback(Validation(plan.task, recipe, run if runtime.leads else None, trainer))
         trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
         if not interruption.stopped:
+            kept = None if best is None else check_kept(run, best)
             with whole_directory(run.model, leader=runtime.leads) as folder:
-                trainer.save_model(str(folder))
+                if kept is None:
+                    trainer.save_model(str(folder))
+                elif runtime.leads:
+                    shutil.copytree(kept, folder, dirs_exist_ok=True)
                 if runtime.leads:
                     write_text(folder / "recipe.yaml", recipes.dump(recipe))
     if dist.is_initialized():
@@ -195,12 +204,22 @@ def _summary(run: RunDir) -> str:
     if last["target"] is not None or last["deletion_rate"] > 0:
         target = "" if last["target"] is None else f" (target {100 * last['target']:g} %)"
         parts.append(f"deleted {100 * last['deletion_rate']:.1f} %{target}, by soft gates on training data")
+    best = run.meta().get("best")
     return (
         f"done: {last['step']:,} steps in {duration(last['seconds'])}\n"
         f"last logged: {', '.join(parts)}\n"
+        f"{_best_in_words(best) if best else ''}"
         f"model: {run.model}\n"
         f"next: mrt5 evaluate {run.path}"
     )
+
+
+def _best_in_words(best: dict[str, Any]) -> str:
+    name = best["metric"].replace("_", " ")
+    if best["step"] is None:
+        return f"no {name} could be measured on validation data: the model is that of the last step\n"
+    early = "; stopped early, nothing better came" if best["stopped_early"] else ""
+    return f"best: {name} {best['value']:.4f} on validation data at step {best['step']:,}{early}\n"
 
 
 def training_rows(run: RunDir) -> list[dict[str, Any]]:
@@ -216,6 +235,7 @@ def outcome(run: RunDir) -> dict[str, Any]:
         "status": meta["status"],
         "model": str(run.model),
         "metrics": training_rows(run)[-1],
+        "best": meta.get("best"),
         **{
             key: meta[key]
             for key in ("name", "seed", "parameters", "device", "precision", "started", "ended")

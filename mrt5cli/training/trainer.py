@@ -31,6 +31,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
+from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import LossTerms, total_loss
 from mrt5cli.training.stream_loader import stream_loader
@@ -52,6 +53,7 @@ class DeletionTrainer(Trainer):
         run: where metrics and checkpoints go; None writes neither.
         keep_checkpoints: older ones are deleted.
         data_workers: processes that prepare batches.
+        best: which weights to keep beside the checkpoints, see `offer`; None keeps none.
         callbacks, optimizers: as the base class.
     """
 
@@ -67,6 +69,7 @@ class DeletionTrainer(Trainer):
         run: RunDir | None = None,
         keep_checkpoints: int = 2,
         data_workers: int = 0,
+        best: Best | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
@@ -74,6 +77,7 @@ class DeletionTrainer(Trainer):
         self.run = run
         self.keep_checkpoints = keep_checkpoints
         self.data_workers = data_workers
+        self.best = best
         self.loss_settings = loss
         self.threshold = float(model.config.deletion_threshold)
         super().__init__(
@@ -217,6 +221,15 @@ class DeletionTrainer(Trainer):
         """Train to `max_steps` from the start, or on from one of our checkpoints."""
         if checkpoint is not None:
             self._load_own_state(checkpoint)
+        if self.best is not None and self.run is not None:
+            if self.args.should_save:
+                go_back_to(self.run, self.best, 0 if checkpoint is None else _step_of(checkpoint))
+            self._wait()
+        if checkpoint is not None:
+            # The base class would take a step beyond the end, or beyond the end of patience.
+            exhausted = self.best is not None and self.best.exhausted
+            if exhausted or _step_of(checkpoint) >= self.args.max_steps:
+                return
         elif self.args.world_size > 1:
             # Processes agree on the weights already; on dropout they must not.
             torch.manual_seed(self.args.seed + self.args.process_index)
@@ -239,7 +252,40 @@ class DeletionTrainer(Trainer):
         if leads:
             for step in self.run.saved_steps()[: -self.keep_checkpoints]:
                 remove_directory(self.run.checkpoint(step))
+            self._drop_former_bests()
         self._wait()
+
+    def offer(self, value: float) -> bool:
+        """Tell what validation says of the weights as they are; the best so far are kept with the run.
+
+        All processes call it at the same step; what the leading one says is what all go by.
+
+        Args:
+            value: of `best.metric`.
+
+        Returns:
+            Whether these are the best so far; `best.exhausted` says whether to train on.
+        """
+        assert self.best is not None, "nobody asked for the best weights"
+        if self.args.world_size > 1:
+            told = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+            dist.broadcast(told, src=0)
+            value = float(told)
+        better = self.best.offer(self.state.global_step, value)
+        if better and self.run is not None:
+            leads = self.args.should_save
+            with whole_directory(self.run.best_weights(self.state.global_step), leader=leads) as folder:
+                self._wait()
+                self.save_model(str(folder), _internal_call=True)
+                self._wait()
+            if leads:
+                self._drop_former_bests()
+            self._wait()
+        return better
+
+    def _drop_former_bests(self) -> None:
+        if self.best is not None and self.run is not None:
+            keep_needed(self.run, self.best, self._own_state_name)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
@@ -265,6 +311,7 @@ class DeletionTrainer(Trainer):
             "stream": self.stream.state_dict(self.batches_taken),
             "window": self.window.state(),
             "seconds": self.seconds(),
+            "best": None if self.best is None else self.best.state_dict(),
         }
 
     def _load_own_state(self, checkpoint: Path) -> None:
@@ -283,6 +330,8 @@ class DeletionTrainer(Trainer):
         self.stream.load_state_dict(state["stream"])
         self.window = Window(self.args.device, state["window"])
         self.seconds_before = state["seconds"]
+        if self.best is not None:
+            self.best.load_state_dict(state["best"])
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are stored once, so their other names are missing; anything else is a wrong file.
@@ -291,3 +340,9 @@ class DeletionTrainer(Trainer):
         lost = sorted(set(load_result.missing_keys) - tied) + sorted(load_result.unexpected_keys)
         if lost:
             raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The optimizer step a checkpoint was written at."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return int(state["global_step"])

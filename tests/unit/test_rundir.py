@@ -15,7 +15,7 @@ from mrt5cli.rundir import RunDir, remove_directory, resolve_model, whole_direct
 
 def make_run(path: Path, status: str = "running") -> RunDir:
     run = RunDir.create(path)
-    write_text(run.recipe_path, "name: x\n")
+    write_text(run.recipe_path, dump(load("quickstart_byt5")))
     write_json(run.meta_path, {"status": status})
     return run
 

@@ -20,6 +20,7 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.recipe import ConstantController, LossSection, PController, PIController
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
+from mrt5cli.training.best import Best
 from mrt5cli.training.trainer import DeletionTrainer
 
 PI = PIController(kind="pi", target_deletion_rate=0.6, k_i=0.01)
@@ -70,6 +71,7 @@ def make_trainer(
     controller: Any = PI,
     run: RunDir | None = None,
     callbacks: list[TrainerCallback] | None = None,
+    best: Best | None = None,
     **more: Any,
 ) -> DeletionTrainer:
     return DeletionTrainer(
@@ -96,6 +98,7 @@ def make_trainer(
         controller=controller,
         seed=5,
         run=run,
+        best=best,
         callbacks=callbacks,
     )
 
@@ -426,6 +429,116 @@ def test_a_group_of_another_size_cannot_resume(tmp_path: Path, unbroken: RunDir)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, unbroken: RunDir):
-    trainer = make_trainer(tmp_path, model=tiny_model(deletion_type="none"), loss=EVERYTHING)
+    trainer = make_trainer(tmp_path, model=tiny_model(deletion_type="none"), loss=EVERYTHING, steps=12)
     with pytest.raises(UserError, match=r"not this recipe's model: .*delete_gate"):
         trainer.train_from(unbroken.checkpoint(8))
+
+
+# --- the best weights -------------------------------------------------------------------------------------
+
+VALUES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 6.0, 12: 6.0}
+
+
+class Says(TrainerCallback):
+    """Stands in for validation: says a value every other step, and stops training somewhere."""
+
+    trainer: DeletionTrainer
+
+    def __init__(self, until: int | None = None) -> None:
+        self.until = until
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in VALUES:
+            self.trainer.offer(VALUES[state.global_step])
+            assert self.trainer.best is not None
+            if self.trainer.best.exhausted:
+                control.should_save = control.should_training_stop = True
+        if state.global_step == self.until:
+            control.should_training_stop = True
+
+
+def train_for_best(
+    tmp_path: Path,
+    name: str,
+    *,
+    until: int | None = None,
+    resume_from: int | None = None,
+    patience: int | None = None,
+) -> tuple[RunDir, DeletionTrainer]:
+    run = RunDir(tmp_path / name)
+    (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    start = None if resume_from is None else run.checkpoint(resume_from)
+    says = Says(until)
+    trainer = make_trainer(
+        tmp_path,
+        model=tiny_model() if start is None else load(start).train(),
+        steps=12,
+        save_steps=5,
+        run=run,
+        best=Best("loss", patience),
+        callbacks=[says],
+    )
+    says.trainer = trainer
+    trainer.train_from(start)
+    return run, trainer
+
+
+def test_the_best_weights_are_those_of_their_step(tmp_path: Path):
+    seen: dict[str, torch.Tensor] = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 8:
+                seen.update({name: weight.clone() for name, weight in model.named_parameters()})
+
+    run = RunDir.create(tmp_path / "run")
+    says = Says()
+    trainer = make_trainer(tmp_path, steps=12, run=run, best=Best("loss"), callbacks=[Watch(), says])
+    says.trainer = trainer
+    trainer.train_from(None)
+    kept = load(run.best_weights(8))
+    assert all(torch.equal(weight, seen[name]) for name, weight in kept.named_parameters())
+    assert any(not torch.equal(weight, seen[name]) for name, weight in trainer.model.named_parameters())
+
+
+def test_a_resumed_run_finds_the_same_best(tmp_path: Path):
+    whole, _ = train_for_best(tmp_path, "whole")
+    assert whole.saved_steps() == [10, 12] and whole.best_steps() == [8]
+    broken, _ = train_for_best(tmp_path, "broken", until=9)
+    assert broken.saved_steps() == [5] and broken.best_steps() == [4, 8]  # step 5 still asks for 4
+    # From step 5 on, 8 has not been yet: its weights belong to a branch that is dead.
+    _, trainer = train_for_best(tmp_path, "broken", resume_from=5, until=7)
+    assert trainer.best == Best("loss", None, 3.0, 4, 1)
+    assert broken.best_steps() == [4]
+    _, trainer = train_for_best(tmp_path, "broken", resume_from=5)
+    assert trainer.best == Best("loss", None, 2.0, 8, 2)
+    ends = [load_file(run.best_weights(8) / "model.safetensors") for run in (whole, broken)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+
+
+def test_weights_that_no_checkpoint_needs_go(tmp_path: Path):
+    run, trainer = train_for_best(tmp_path, "run")
+    trainer.keep_checkpoints = 1
+    trainer.state.global_step = 13
+    trainer._save_checkpoint(trainer.model)
+    assert run.saved_steps() == [13] and run.best_steps() == [8]
+
+
+def test_patience_at_its_end_is_not_forgotten(tmp_path: Path):
+    run, trainer = train_for_best(tmp_path, "run", patience=2)
+    assert trainer.state.global_step == 12 and trainer.best == Best("loss", 2, 2.0, 8, 2)
+    run, trainer = train_for_best(tmp_path, "early", patience=1)
+    assert trainer.state.global_step == 6 and run.saved_steps() == [5, 6]
+    weights = load_file(run.checkpoint(6) / "model.safetensors")
+    _, trainer = train_for_best(tmp_path, "early", resume_from=6, patience=1)
+    assert trainer.best == Best("loss", 1, 3.0, 4, 1)
+    now = dict(trainer.model.named_parameters())
+    assert all(torch.equal(now[name], weight) for name, weight in weights.items() if name in now)
+    assert run.saved_steps() == [5, 6]
+
+
+def test_a_run_that_is_through_takes_no_further_step(tmp_path: Path):
+    run, _ = train_for_best(tmp_path, "run")
+    _, trainer = train_for_best(tmp_path, "run", resume_from=12)
+    assert trainer.batches_taken == 12
+    assert run.saved_steps() == [10, 12]

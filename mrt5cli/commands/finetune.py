@@ -1,0 +1,104 @@
+"""`mrt5 finetune`: train a model that is there already on a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrt5cli.commands.training_options import (
+    AsJson,
+    Device,
+    DryRun,
+    Out,
+    Overrides,
+    RecipeName,
+    Resume,
+    Smoke,
+    train,
+)
+from mrt5cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mrt5cli.recipe import Recipe
+
+SCRATCH = "scratch"
+
+
+def finetune(
+    recipe: RecipeName,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN|DIR|HUB_ID",
+            help="The model to start from; as --set model.start=. Default: the recipe's.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    smoke: Smoke = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train a model that is there already on a task, as a recipe says.
+
+    The model is a run, a checkpoint or a Hub model; an MrT5 keeps its gate, and the controller goes on
+    steering. Where the recipe has a training.best_metric, the model that comes out is the one that was best
+    on validation data. Everything else is as in `mrt5 pretrain`.
+
+    Examples:
+
+      mrt5 finetune spelling_v3/mrt5_50
+
+      mrt5 finetune xnli_v3/mrt5_50 --from stanfordnlp/mrt5-small
+
+      mrt5 finetune spelling_v3/byt5 --from google/byt5-small --set task.source.path=my_pairs
+
+      mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
+    """
+    from mrt5cli.recipe import load
+
+    chosen = load(recipe, overrides or [])
+    notes: tuple[str, ...] = ()
+    if from_ is not None:
+        if any(item.partition("=")[0].strip() == "model.start" for item in overrides or []):
+            raise UserError("--from and --set model.start both say where to start", "give one of them")
+        chosen = _started_from(chosen, from_)
+        if smoke:
+            notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
+    if chosen.model.start == SCRATCH:
+        raise UserError(
+            f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
+            f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
+        )
+    train(
+        chosen,
+        out=out,
+        resume=resume,
+        smoke=smoke,
+        dry_run=dry_run,
+        device=device,
+        as_json=as_json,
+        notes=notes,
+    )
+
+
+def _started_from(recipe: Recipe, start: str) -> Recipe:
+    """The recipe with another start, and without what describes a model that is built from nothing."""
+    from mrt5cli.recipe import Recipe
+    from mrt5cli.training.start import resolve_start
+
+    if start == SCRATCH:
+        raise UserError(
+            f"--from {SCRATCH}: fine-tuning starts from a model that is there",
+            "give a run directory, a checkpoint directory or a Hub id",
+        )
+    if not start:
+        raise UserError("--from is empty", "give a run directory, a checkpoint directory or a Hub id")
+    resolve_start(start)
+    tree = recipe.model_dump(mode="json")
+    tree["model"] |= {"start": start, "shape": None, "initialization": "t5"}
+    return Recipe.model_validate(tree)

@@ -1,0 +1,72 @@
+"""What `mrt5 pretrain` and `mrt5 finetune` share: their options, and what they do with a checked recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mrt5cli.recipe import Recipe
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The run directory. [default: runs/NAME-seedSEED]", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.", show_default=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    resume: bool,
+    smoke: bool,
+    dry_run: bool,
+    device: str,
+    as_json: bool,
+    notes: tuple[str, ...] = (),
+) -> None:
+    """Train a recipe, or say what would be done; arguments as the options of these names.
+
+    Args:
+        notes: what the plan should tell the user besides.
+
+    Raises:
+        UserError: the run cannot start.
+        RunFailed: it started, and could not go on.
+        KeyboardInterrupt: it was interrupted.
+    """
+    from mrt5cli import recipe as recipes
+    from mrt5cli.rundir import default_directory
+    from mrt5cli.training.plan import make_plan
+    from mrt5cli.training.run import execute, outcome
+
+    if smoke:
+        recipe = recipes.smoke(recipe)
+    # A smoke run in its own place may always be replaced; elsewhere nothing is.
+    overwrite = smoke and out is None and not resume
+    usual = default_directory(recipe)
+    out = out or (usual.parent / "smoke" / usual.name if smoke else usual)
+    plan = make_plan(recipe, out, resume=resume, device=device, overwrite=overwrite)
+    plan.notes += notes
+    if dry_run:
+        print(
+            json.dumps(plan.document(), indent=2) if as_json else f"{plan.text()}\n\n{recipes.dump(recipe)}"
+        )
+        return
+    run = execute(plan, overwrite=overwrite)
+    if as_json and plan.runtime.leads:
+        print(json.dumps(outcome(run), indent=2))
