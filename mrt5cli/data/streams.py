@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,26 +196,42 @@ def hub_builder(name: str, language: str) -> Builder:
         UserError: no network, no such dataset, no access, no such configuration.
     """
     import datasets
+
+    with hub_errors(name, language):
+        return datasets.load_dataset_builder(name, language)
+
+
+@contextmanager
+def hub_errors(name: str, configuration: str | None, ways_out: str = OFFLINE_WAYS_OUT) -> Iterator[None]:
+    """Ask the Hub for a dataset's page before it is opened, and say what keeps it from being opened.
+
+    Args:
+        ways_out: what to do where there is no network.
+
+    Raises:
+        UserError: no network, no such dataset, no access, no such configuration.
+    """
+    import datasets
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE:
-        _probe(name)
+        _probe(name, ways_out)
     try:
-        return datasets.load_dataset_builder(name, language)
+        yield
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UserError(f"{name} cannot be opened: {_first_line(error)}", "see task.source.name") from error
     except ConnectionError as error:
         reason = (
             "HF_HUB_OFFLINE is set and it is not cached" if constants.HF_HUB_OFFLINE else _first_line(error)
         )
-        raise UserError(
-            f"{name} cannot be read from the Hugging Face Hub: {reason}", OFFLINE_WAYS_OUT
-        ) from error
+        raise UserError(f"{name} cannot be read from the Hugging Face Hub: {reason}", ways_out) from error
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name} cannot be opened for {language!r}: {_meaning(error, language)}") from error
+        raise UserError(
+            f"{name} cannot be opened for {configuration!r}: {_meaning(error, configuration or '')}"
+        ) from error
 
 
-def _probe(name: str) -> None:
+def _probe(name: str, ways_out: str) -> None:
     """Ask once for the dataset's page, because `datasets` would retry for some 20 seconds."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -232,13 +249,11 @@ def _probe(name: str) -> None:
             "check task.source.name; for a private dataset log in with `hf auth login`",
         ) from error
     except HfHubHTTPError as error:
-        raise UserError(
-            f"the Hugging Face Hub refused {name}: {_first_line(error)}", OFFLINE_WAYS_OUT
-        ) from error
+        raise UserError(f"the Hugging Face Hub refused {name}: {_first_line(error)}", ways_out) from error
     except Exception as error:
         # The HTTP library under huggingface_hub has changed twice; whatever it raises here is a lost
         # connection.
-        raise UserError(f"no network to read {name}: {_first_line(error)}", OFFLINE_WAYS_OUT) from error
+        raise UserError(f"no network to read {name}: {_first_line(error)}", ways_out) from error
 
 
 def _page(name: str) -> str:

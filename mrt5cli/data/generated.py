@@ -1,0 +1,45 @@
+"""Random words in the script of a language: rows for runs that need no data, whose numbers mean nothing."""
+
+from __future__ import annotations
+
+from random import Random
+
+from mrt5cli.data.languages import LANGUAGES
+
+# First and last letter of a stretch of each script.
+LETTERS = {
+    "Latin": "az",
+    "Greek": "αω",
+    "Cyrillic": "ая",
+    "Arabic": "بي",
+    "Thai": "กฮ",
+    "Han": "一仿",
+    "Devanagari": "कह",
+    "Bengali": "কহ",
+    "Telugu": "కహ",
+    "Hangul": "가꿿",
+}
+# Scripts written without spaces between words.
+UNSPACED = {"Thai", "Han"}
+
+
+def generator(*key: object) -> Random:
+    """A generator that depends on the key alone, the same on every machine."""
+    return Random("/".join(map(str, key)))
+
+
+def words(draw: Random, count: int, language: str = "en") -> list[str]:
+    """So many different words of two to eight letters; of one or two characters in Chinese."""
+    script = LANGUAGES[language].script if language in LANGUAGES else "Latin"
+    stretch = LETTERS[script]
+    letters = [chr(code) for code in range(ord(stretch[0]), ord(stretch[-1]) + 1) if chr(code).isalpha()]
+    shortest, longest = (1, 2) if script == "Han" else (2, 8)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(draw.choices(letters, k=draw.randint(shortest, longest)))] = None
+    return list(found)
+
+
+def space(language: str) -> str:
+    """What is written between the words of a language."""
+    return "" if language in LANGUAGES and LANGUAGES[language].script in UNSPACED else " "

@@ -1,0 +1,534 @@
+"""Rows of a dataset in a task's columns: from local files or a Hub dataset, checked, held as Arrow tables.
+
+Every value is read by its `Column`, so that rows of all formats end up the same, and what cannot be used is
+one sentence with the file, the line, the column and the value. In files blank text and ids that come twice
+are mistakes; published datasets are taken as they are, as long as columns, types and labels are right.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrt5cli.data.files import LANGUAGE_COLUMN, read_text
+from mrt5cli.data.streams import hub_errors
+from mrt5cli.errors import RunFailed, UserError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+HUB_WAYS_OUT = (
+    "read local files of the same columns instead (--data FOLDER, or task.source.kind: files), or connect to "
+    "the network once (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
+)
+# The longest value of a wrong cell that an error shows.
+SHOWN = 40
+# Longer than any passage; csv's own limit is 128 KiB.
+LONGEST_CELL = 2**31 - 1
+
+Table = Any  # pyarrow.Table, which is imported only when rows are read
+Row = Mapping[str, Any]
+
+# --- columns ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a task's rows.
+
+    Attributes:
+        name: of the column.
+        expected: what it holds, in words.
+        read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
+            that says what was found.
+        many: the value is a list of texts.
+        unique: no value may come twice.
+    """
+
+    name: str
+    expected: str
+    read: Callable[[Any], Any]
+    many: bool = False
+    unique: bool = False
+
+
+def text_column(name: str, *, unique: bool = False) -> Column:
+    """A column of text. A lone surrogate, which no UTF-8 can hold, becomes "?"."""
+    return Column(name, "text", _read_text, unique=unique)
+
+
+def label_column(name: str, labels: Sequence[str]) -> Column:
+    """A column of labels, given by name or by place in `labels`; kept as the place, a text such as "0"."""
+    places = {key: str(place) for place, label in enumerate(labels) for key in (str(place), label)}
+    expected = f"{', '.join(map(str, range(len(labels))))} or {', '.join(labels)}"
+
+    def read(value: Any) -> str:
+        # bool is an int; 1.0 is what csv writers make of a label beside missing ones, and is refused.
+        key = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(key, str) or key not in places:
+            raise ValueError(f"holds {_shown(value)}")
+        return places[key]
+
+    return Column(name, expected, read)
+
+
+def answers_column(name: str) -> Column:
+    """A column of accepted answers: SQuAD's lists, the same as JSON, or one answer as plain text."""
+    return Column(name, 'answers such as {"text": ["..."], "answer_start": [0]}', _read_answers, many=True)
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"holds {_shown(value)}")
+    return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _read_answers(value: Any) -> list[str]:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"holds {_shown(value)}, which is not JSON ({error.msg})") from error
+    if isinstance(value, str):
+        return [_read_text(value)]
+    texts = value.get("text") if isinstance(value, Mapping) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"holds {_shown(value)}")
+    if not texts:
+        raise ValueError("holds no answer")
+    return [_read_text(text) for text in texts]
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
+
+
+# --- checking -----------------------------------------------------------------------------------------------
+
+
+def collect(
+    rows: Iterable[tuple[str, int, Row]],
+    columns: Sequence[Column],
+    *,
+    published: bool = False,
+    language_of: Callable[[Row], str | None] | None = None,
+) -> dict[str | None, Table]:
+    """Rows as tables, one for each language; rows that do not say theirs are under None.
+
+    Args:
+        rows: where each is ("train.csv, line", 7), and its values.
+        columns: what a row must have; whatever else it has is left out.
+        published: blank text and repeated ids are no mistakes.
+        language_of: the language a row says it is in; by default none does.
+
+    Raises:
+        UserError: the first row that is not as expected.
+    """
+    import pyarrow as pa
+
+    groups: dict[str | None, list[list[Any]]] = {}
+    seen: dict[tuple[str | None, str], str] = {}
+    for place, number, row in rows:
+        try:
+            language = language_of(row) if language_of else None
+        except ValueError as error:
+            raise UserError(f"{place} {number}: {error}") from None
+        if language not in groups:
+            groups[language] = [[] for _ in columns]
+        for column, values in zip(columns, groups[language], strict=True):
+            if column.name not in row:
+                raise missing_column(f"{place} {number}", column.name, row, columns)
+            try:
+                value = column.read(row[column.name])
+                if not published and any(
+                    not text or text.isspace() for text in (value if column.many else [value])
+                ):
+                    raise ValueError(f"holds {'an empty answer' if column.many else 'no text'}")
+            except ValueError as error:
+                raise UserError(
+                    f"{place} {number}: column {column.name!r} {error}, expected {column.expected}"
+                ) from None
+            if column.unique and not published:
+                # Translations of a question share its id, so languages are apart.
+                before = seen.setdefault((language, value), f"{place} {number}")
+                if before != f"{place} {number}":
+                    raise UserError(
+                        f"{place} {number}: column {column.name!r} holds {_shown(value)}, which {before} has "
+                        "already, expected another in every row"
+                    )
+            values.append(value)
+    types = [pa.list_(pa.large_string()) if column.many else pa.large_string() for column in columns]
+    return {
+        language: pa.table(
+            {
+                column.name: pa.array(column_values, type=kind)
+                for column, column_values, kind in zip(columns, values, types, strict=True)
+            }
+        )
+        for language, values in groups.items()
+    }
+
+
+def missing_column(where: str, name: str, found: Iterable[str], columns: Sequence[Column]) -> UserError:
+    """What a row or a file without a column is told, with all that is expected."""
+    return UserError(
+        f"{where}: no column {name!r}; it has {', '.join(found) or 'none'}",
+        "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
+    )
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def rows_of_file(
+    file: Path, columns: Sequence[Column], *, header: bool = True
+) -> Iterator[tuple[str, int, Row]]:
+    """Where each row is, and its values.
+
+    Args:
+        file: in one of the formats of `SUFFIXES`. Cells of a TSV file may be quoted as in CSV.
+        columns: that a table's header must have.
+        header: of CSV and TSV files; where it may be missing, the first cells of a row are the columns in
+            their order.
+
+    Raises:
+        UserError: what cannot be read, with the place in the file.
+    """
+    if file.name.endswith(".parquet"):
+        return _parquet_rows(file, columns)
+    if file.suffix in DELIMITERS:
+        return _separated_rows(file, columns, header)
+    return _jsonl_rows(file)
+
+
+def _jsonl_rows(file: Path) -> Iterator[tuple[str, int, Row]]:
+    place = f"{file}, line"
+    for number, line in enumerate(read_text(file).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place} {number}: not JSON: {error.msg} at column {error.colno}") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{place} {number}: {_shown(row)} is no row, expected an object of columns")
+        yield place, number, row
+
+
+def _separated_rows(file: Path, columns: Sequence[Column], header: bool) -> Iterator[tuple[str, int, Row]]:
+    place = f"{file}, line"
+    names = [column.name for column in columns]
+    lines = _cells(file)
+    first = next(lines, None)
+    if first is None:
+        return
+    number, cells = first
+    if set(names) <= set(cells):
+        names = cells
+    elif header:
+        missing = next(name for name in names if name not in cells)
+        raise missing_column(f"{place} {number}", missing, cells, columns)
+    else:
+        lines = iter([first, *lines])
+    for number, cells in lines:
+        if len(cells) < len(names) or (names is first[1] and len(cells) > len(names)):
+            raise UserError(
+                f"{place} {number}: {len(cells)} cells, expected {len(names)} ({', '.join(names)})",
+                "cells with line breaks, quotes or separators in them are put in double quotes",
+            )
+        yield place, number, dict(zip(names, cells, strict=False))
+
+
+def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row that is not blank, with the line on which it begins."""
+    text = read_text(file).decode("utf-8")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[file.suffix], strict=True)
+    begins = 1
+    rows = []
+    with _long_cells():
+        try:
+            for cells in reader:
+                if cells:
+                    rows.append((begins, cells))
+                begins = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{file}, line {begins}: not well-formed {file.suffix[1:].upper()}: {error}",
+                'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"',
+            ) from error
+    return iter(rows)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet_rows(file: Path, columns: Sequence[Column]) -> Iterator[tuple[str, int, Row]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        source = parquet.ParquetFile(file)
+        names = source.schema_arrow.names
+        wanted = [column.name for column in columns]
+        for name in wanted:
+            if name not in names:
+                raise missing_column(str(file), name, names, columns)
+        table = source.read([*wanted, *({LANGUAGE_COLUMN} & set(names))])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from error
+    yield from _table_rows(f"{file}, row", table)
+
+
+def _table_rows(place: str, table: Table) -> Iterator[tuple[str, int, Row]]:
+    number = 0
+    for batch in table.to_batches(max_chunksize=4096):
+        lists = [column.to_pylist() for column in batch.columns]
+        for values in zip(*lists, strict=True):
+            number += 1
+            yield place, number, dict(zip(table.column_names, values, strict=True))
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+# From a file's name without its suffix to its split and part (a language, a subset, or None), or None.
+NameReader = Callable[[str], tuple[str, str | None] | None]
+# Of one piece of a set of rows, as in train-00000-of-00002.parquet.
+SHARD = re.compile(r"-\d+(-of-\d+)?\.")
+SPLIT_NAMES = {name: name for name in ("train", "validation", "test")}
+SPLIT_NAMES |= dict.fromkeys(("valid", "val", "dev"), "validation")
+_LANGUAGE_FILE = re.compile(r"([a-z]+)(?:[-_.]([A-Za-z]{2,8}))?(?:-\d+(?:-of-\d+)?)?")
+
+
+def split_and_language(name: str) -> tuple[str, str | None] | None:
+    """What "test", "test-sw" or "dev-00000-of-00002" says, a file's name without its suffix."""
+    match = _LANGUAGE_FILE.fullmatch(name)
+    if match is None or match[1] not in SPLIT_NAMES:
+        return None
+    return SPLIT_NAMES[match[1]], match[2]
+
+
+def language_column(row: Row) -> str | None:
+    """The language in a row's language column; None in rows without one.
+
+    Raises:
+        ValueError: the column is there and names none.
+    """
+    language = row.get(LANGUAGE_COLUMN)
+    if LANGUAGE_COLUMN in row and not (isinstance(language, str) and language.strip()):
+        raise ValueError(f"column {LANGUAGE_COLUMN!r} holds {_shown(language)}, expected a code such as en")
+    return language
+
+
+class RowFolder:
+    """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
+
+    Args:
+        path: of the folder.
+        columns: of the task's rows.
+        read_name: what a file's name says.
+        header: as in `rows_of_file`.
+        language_of: the language a row of an undivided file says it is in, beside its language column.
+        by_language: parts are languages, and so are folders.
+
+    Raises:
+        UserError: no such folder, no files in it, two files for the same rows.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[Column],
+        read_name: NameReader,
+        *,
+        header: bool = True,
+        language_of: Callable[[Row], str | None] | None = None,
+        by_language: bool = True,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._columns, self._header = columns, header
+        self._language_of = language_of
+        self._tables: dict[tuple[str, str | None], dict[str | None, Table]] = {}
+        self._files = _find(self.path, read_name, by_language)
+
+    @property
+    def description(self) -> str:
+        """One phrase."""
+        return f"rows of {self.path}"
+
+    def has(self, split: str) -> bool:
+        """Whether there are files of a split."""
+        return any(name == split for name, _ in self._files)
+
+    def parts(self, split: str) -> list[str]:
+        """Parts of a split that have files of their own, in order of their names."""
+        return sorted(part for name, part in self._files if name == split and part is not None)
+
+    def table(self, split: str, language: str, *, sole: bool) -> Table:
+        """Rows of a split in a language.
+
+        Args:
+            sole: the split is in this language alone, so that rows which name none are in it.
+
+        Raises:
+            UserError: there are none, or what is wrong with one.
+        """
+        if (split, language) in self._files:
+            return self._read(split, language)[None]
+        if (split, None) not in self._files:
+            raise self._no_rows(split, language)
+        groups = self._read(split, None)
+        if language in groups:
+            return groups[language]
+        file = self._files[split, None][0]
+        if None in groups and sole:
+            return groups[None]
+        if None in groups:
+            raise UserError(
+                f"{file} does not say which language its rows are in",
+                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{language}"
+                f"{file.suffix}, or {language}/{file.name}",
+            )
+        found = ", ".join(f"{len(table)} in {name}" for name, table in groups.items()) or "none at all"
+        raise UserError(f"{file} has no rows in {language} ({found})")
+
+    def part(self, split: str, part: str | None) -> Table:
+        """Rows of a split, or of a part of it with files of its own.
+
+        Raises:
+            UserError: there are none, or what is wrong with one.
+        """
+        if (split, part) not in self._files:
+            raise self._no_rows(split, part)
+        return self._read(split, part)[None]
+
+    def _read(self, split: str, part: str | None) -> dict[str | None, Table]:
+        """Tables of the files of a split and part: by what rows say of their language where no name does."""
+        key = (split, part)
+        if key not in self._tables:
+            rows = (
+                row
+                for file in self._files[key]
+                for row in rows_of_file(file, self._columns, header=self._header)
+            )
+            divided = part is None and self._language_of is not None
+            groups = collect(rows, self._columns, language_of=self._language_of if divided else None)
+            if not groups:
+                raise UserError(f"{self._files[key][0]} holds no rows")
+            self._tables[key] = groups
+        return self._tables[key]
+
+    def _no_rows(self, split: str, part: str | None) -> UserError:
+        there = sorted({name if of is None else f"{name} ({of})" for name, of in self._files})
+        wanted = split if part is None else f"{split} ({part})"
+        names = [f"{split}.jsonl"]
+        if part is not None:
+            names = [f"{part}.jsonl"] if part.startswith(split) else [*names, f"{split}-{part}.jsonl"]
+        return UserError(
+            f"{self.path} has no files of {wanted}; it has {', '.join(there)}",
+            f"add {' or '.join(names)} (.csv, .tsv and .parquet will do too)",
+        )
+
+
+def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[str, str | None], list[Path]]:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is a file" if folder.exists() else f"{folder} does not exist",
+            f"expected a folder with train, validation and test files ({', '.join(SUFFIXES)})",
+        )
+    found: dict[tuple[str, str | None], list[Path]] = {}
+    others = []
+    for file in sorted([*folder.glob("*"), *(folder.glob("*/*") if by_language else [])]):
+        suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
+        if suffix is None or file.name.startswith(".") or not file.is_file():
+            continue
+        named = read_name(file.name.removesuffix(suffix))
+        inner = file.parent.name if file.parent != folder else None
+        if named is None or (inner and named[1] is not None):
+            others.append(str(file.relative_to(folder)))
+            continue
+        split, part = named
+        found.setdefault((split, inner or part), []).append(file)
+    if not found:
+        kinds = Counter(entry.suffix or entry.name for entry in folder.iterdir())
+        seen = (
+            ", ".join(others[:5]) or ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "nothing"
+        )
+        raise UserError(
+            f"{folder} has no train, validation or test files (found: {seen})",
+            f"name them train.jsonl, validation.jsonl, test.jsonl (also {', '.join(SUFFIXES[1:])})",
+        )
+    for (split, part), files in found.items():
+        whole = [file for file in files if not SHARD.search(file.name)]
+        if len({file.suffix for file in files}) > 1 or len(whole) > 1 or (whole and len(files) > 1):
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:4])
+            raise UserError(
+                f"{folder} has several files for {split if part is None else f'{split} ({part})'}: {names}",
+                "keep one of them, or name the pieces of one set like train-00000-of-00002.parquet",
+            )
+    return found
+
+
+# --- Hub ----------------------------------------------------------------------------------------------------
+
+
+def hub_tables(
+    name: str,
+    configuration: str | None,
+    split: str,
+    columns: Sequence[Column],
+    *,
+    language_of: Callable[[Row], str | None] | None = None,
+) -> dict[str | None, Table]:
+    """A split of a Hub dataset as tables, as `collect` makes them; downloaded once, then from the cache.
+
+    Raises:
+        UserError: it cannot be had, or is not as expected.
+    """
+    import datasets
+
+    with hub_errors(name, configuration, HUB_WAYS_OUT):
+        try:
+            dataset = datasets.load_dataset(name, configuration, split=split)
+        except (ConnectionError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError):
+            raise  # `hub_errors` knows what they mean
+        except Exception as error:
+            # Readers of several formats, a network client and a full disk fail with types of their own.
+            raise RunFailed(f"reading {name} from the Hub failed: {error}") from error
+    place = f"{name} ({split if configuration is None else f'{configuration}, {split}'})"
+    for column in columns:
+        if column.name not in dataset.column_names:
+            raise missing_column(place, column.name, dataset.column_names, columns)
+    table = dataset.select_columns([column.name for column in columns]).with_format("arrow")[:]
+    names = {column.name: getattr(dataset.features[column.name], "names", None) for column in columns}
+    rows = _table_rows(f"{place}, row", table)
+    return collect(
+        (_with_names(row, names) for row in rows) if any(names.values()) else rows,
+        columns,
+        published=True,
+        language_of=language_of,
+    )
+
+
+def _with_names(row: tuple[str, int, Row], names: Mapping[str, list[str] | None]) -> tuple[str, int, Row]:
+    """A row with its labels by name, because a dataset may count them in an order of its own."""
+    place, number, values = row
+
+    def named(column: str, value: Any) -> Any:
+        own = names[column]
+        return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
+
+    return place, number, {column: named(column, value) for column, value in values.items()}

@@ -1,0 +1,83 @@
+"""The character-level tasks: spelling correction in context, and word search (Huang et al. 2023).
+
+Rows are pairs of an input and an output, in TSV files with or without the columns' names above them. A folder
+as the authors publish it, `word_search_train.tsv`, `word_search_val.tsv`, `word_search_test_oov.tsv` and so
+on for both tasks, is read as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from mrt5cli.data.generated import words
+from mrt5cli.data.rows import SPLIT_NAMES, Row, Table, text_column
+from mrt5cli.recipe import CharacterTask
+from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.tasks.base import register
+from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+
+# Parts of the published tests, in the paper's order.
+TEST_PARTS = {
+    "spelling_correction_contextual": ["test_context_dependent", "test_context_independent"],
+    "word_search": ["test_oov", "test_paraphrase", "test_overlap", "test_paraphrase_overlap"],
+}
+ALL = "all"
+_TEST_NAME = re.compile(r"test([-_.]\w[\w.-]*)?")
+_PIECE = re.compile(r"-\d+(-of-\d+)?$")
+
+
+@register(*CHARACTER_LENGTHS)
+class Characters(TableTask):
+    """Parts of the test are its files, by their names; see `TableTask`."""
+
+    version = 1
+    measures = ("sequence_accuracy",)
+    columns = (text_column("input"), text_column("output"))
+    header = False
+    by_language = False
+
+    def __init__(self, section: CharacterTask) -> None:
+        self.experiment = section.kind
+        default_input, default_target = CHARACTER_LENGTHS[section.kind]
+        lengths = section.input_length or default_input, section.target_length or default_target
+        super().__init__(section, Encoding("{input}", "output", *lengths))
+
+    def parts(self, split: str) -> list[str]:
+        """The parts of the test; all of another split."""
+        if split != "test":
+            return [ALL]
+        known = TEST_PARTS[self.section.kind]
+        if self.files is None:
+            return known
+        return sorted(
+            self.files.parts("test"), key=lambda part: (known.index(part) if part in known else -1, part)
+        )
+
+    def read_file_name(self, name: str) -> tuple[str, str | None] | None:
+        """What "train", "val", "test_oov" says, with or without the task's name before it."""
+        name = _PIECE.sub("", name.removeprefix(f"{self.section.kind}_"))
+        if name in SPLIT_NAMES and name != "test":
+            return SPLIT_NAMES[name], None
+        return ("test", name) if _TEST_NAME.fullmatch(name) else None
+
+    def hub_split(self, split: str, part: str) -> HubSplit:
+        """Nowhere: the schema offers no such source."""
+        raise ValueError(f"{self.section.kind} is not on the Hub")
+
+    def generate(self, draw: Random, part: str, number: int) -> Row:
+        """Words, two letters of one changed over; or letters that hide a word, after its first letter."""
+        if self.section.kind == "word_search":
+            [word] = words(draw, 1)
+            around = words(draw, 4)
+            hidden = word if draw.random() < 0.5 else word[::-1]
+            return {"input": f"{word[0]}: {around[0]}{around[1]}{hidden}{around[2]}", "output": word}
+        right = words(draw, draw.randint(3, 6))
+        place = draw.randrange(len(right))
+        wrong = [*right[:place], right[place][1] + right[place][0] + right[place][2:], *right[place + 1 :]]
+        return {"input": " ".join(wrong), "output": " ".join(right)}
+
+    def _read(self, split: str, part: str) -> Table:
+        if self.files is not None:
+            return self.files.part(split, None if part == ALL else part)
+        return super()._read(split, part)

@@ -1,0 +1,59 @@
+"""What the question answering tasks share: SQuAD's columns, the prompt, generated answers.
+
+The target in training is the first answer; in evaluation the model generates one, which is compared with all
+of a question's answers.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from mrt5cli.data.generated import space, words
+from mrt5cli.data.rows import Row, answers_column, text_column
+from mrt5cli.tasks.rows import Encoding, TableTask
+
+
+class QuestionAnswering(TableTask):
+    """Questions, passages and the answers in them; see `TableTask`."""
+
+    measures = ("exact_match", "f1")
+    columns = (
+        text_column("id", unique=True),
+        text_column("question"),
+        text_column("context"),
+        answers_column("answers"),
+    )
+
+    def __init__(self, section: Any) -> None:
+        prompt = "Question: {question} Context: {context}"
+        length = section.input_length
+        # Targets are cut where sources are, as in the reference; `answer_length` is for generation.
+        super().__init__(section, Encoding(prompt, "answers", length, target_length=length))
+
+    @property
+    def answer_length(self) -> int:
+        """The recipe's."""
+        return int(self.section.answer_length)
+
+    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
+        """See `Task`; the first of an example's answers is its target."""
+        return [tuple(answers) for answers in self.rows(split, subset, limit)["answers"].to_pylist()]
+
+    def generate(self, draw: Random, part: str, number: int) -> Row:
+        """A passage of words, two or three of which are the answer; the question is the word before."""
+        passage = words(draw, draw.randint(20, 60), part)
+        start = draw.randint(1, len(passage) - 3)
+        gap = space(part)
+        answer = gap.join(passage[start : start + draw.randint(2, 3)])
+        before = gap.join(passage[:start]) + gap
+        return {
+            "id": self.generated_id(part, number),
+            "question": f"{passage[start - 1]}?",
+            "context": gap.join(passage),
+            "answers": {"text": [answer], "answer_start": [len(before)]},
+        }
+
+    def generated_id(self, part: str, number: int) -> str:
+        """The id of a generated row."""
+        return f"{part}-{number}"

@@ -1,0 +1,89 @@
+"""TyDi QA, gold passage: questions asked and answered in 9 languages (Clark et al. 2020).
+
+The published dataset has no test; as in the paper its validation is our test, and a fifth of its training
+rows, chosen by a hash of the id, is our validation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from mrt5cli.data.corpus import fingerprint
+from mrt5cli.data.rows import Row, Table, language_column
+from mrt5cli.recipe.schema import TYDIQA_LANGUAGES
+from mrt5cli.tasks.base import register
+from mrt5cli.tasks.qa import QuestionAnswering
+from mrt5cli.tasks.rows import HubSplit
+
+# How ids such as finnish-7633091408814529542-0 begin.
+LANGUAGE_NAMES = {
+    "arabic": "ar",
+    "bengali": "bn",
+    "english": "en",
+    "finnish": "fi",
+    "indonesian": "id",
+    "korean": "ko",
+    "russian": "ru",
+    "swahili": "sw",
+    "telugu": "te",
+}
+# One training row in so many is held out for validation.
+HELD_OUT_ONE_IN = 5
+
+
+@register("tydiqa")
+class TyDiQA(QuestionAnswering):
+    """Trained and tested on the recipe's languages; see `TableTask`."""
+
+    version = 1
+    experiment = "tydiqa_goldp"
+    languages = tuple(TYDIQA_LANGUAGES)
+
+    def parts(self, split: str) -> list[str]:
+        """The recipe's languages."""
+        return list(self.section.languages)
+
+    def hub_split(self, split: str, part: str) -> HubSplit:
+        """All languages in one place; training and validation too."""
+        name = self.section.source.name or "google-research-datasets/tydiqa"
+        return HubSplit(name, "secondary_task", "validation" if split == "test" else "train")
+
+    def row_language(self, row: Row) -> str | None:
+        """What the language column says, or else the beginning of the id."""
+        if language := language_column(row):
+            return language
+        if "id" not in row:
+            return None  # reported with all the columns that a row must have
+        beginning, dash, _ = str(row["id"]).partition("-")
+        if dash and beginning in LANGUAGE_NAMES:
+            return LANGUAGE_NAMES[beginning]
+        raise ValueError(
+            f"column 'id' holds {row['id']!r}, which names no language of TyDi QA; expected it to begin "
+            f"with one of {', '.join(f'{name}-' for name in LANGUAGE_NAMES)}, or a column 'language'"
+        )
+
+    def generated_id(self, part: str, number: int) -> str:
+        """As in the dataset."""
+        name = next((name for name, code in LANGUAGE_NAMES.items() if code == part), part)
+        return f"{name}-{number}-0"
+
+    def _read(self, split: str, part: str) -> Table:
+        if split == "test" or not self._held_out_of_training():
+            return super()._read(split, part)
+        table = super()._read("train", part)
+        if not len(table):
+            return table
+        held_out = np.array(
+            [fingerprint(key.encode()) % HELD_OUT_ONE_IN == 0 for key in table["id"].to_pylist()]
+        )
+        return table.filter(pa.array(held_out if split == "validation" else ~held_out))
+
+    def _has(self, split: str) -> bool:
+        return super()._has("train" if split == "validation" and self._held_out_of_training() else split)
+
+    def _held_out_of_training(self) -> bool:
+        """Whether validation rows are taken from the training rows, because there are none of their own."""
+        if self.files is not None:
+            return not self.files.has("validation")
+        return bool(self.section.source.kind == "hub")

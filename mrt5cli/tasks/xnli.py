@@ -1,0 +1,51 @@
+"""XNLI: does the first sentence say that the second is true, leave it open, or say that it is false?
+
+Trained and validated on English, tested on 15 languages (Conneau et al. 2018). The target is one digit.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from mrt5cli.data.generated import space, words
+from mrt5cli.data.rows import Row, label_column, text_column
+from mrt5cli.recipe import XnliTask
+from mrt5cli.recipe.schema import XNLI_LANGUAGES
+from mrt5cli.tasks.base import register
+from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+
+LABELS = ("entailment", "neutral", "contradiction")
+TRAINED_ON = "en"
+
+
+@register("xnli")
+class Xnli(TableTask):
+    """Sentence pairs and one of three labels; see `TableTask`."""
+
+    version = 1
+    measures = ("sequence_accuracy",)
+    experiment = "xnli"
+    choices = ("0", "1", "2")
+    languages = tuple(XNLI_LANGUAGES)
+    columns = (text_column("premise"), text_column("hypothesis"), label_column("label", LABELS))
+
+    def __init__(self, section: XnliTask) -> None:
+        prompt = "Premise: {premise} Hypothesis: {hypothesis}"
+        # A digit and EOS.
+        super().__init__(section, Encoding(prompt, "label", section.input_length, target_length=2))
+
+    def parts(self, split: str) -> list[str]:
+        """English, and for the test the recipe's languages."""
+        return list(self.section.languages) if split == "test" else [TRAINED_ON]
+
+    def hub_split(self, split: str, part: str) -> HubSplit:
+        """A configuration a language."""
+        return HubSplit(self.section.source.name or "facebook/xnli", part, split)
+
+    def generate(self, draw: Random, part: str, number: int) -> Row:
+        """Words; some of them (entailment), others (neutral), or the same backwards (contradiction)."""
+        label = draw.randrange(len(LABELS))
+        premise = words(draw, draw.randint(6, 16), part)
+        hypothesis = (premise[1:5], words(draw, 4, part), premise[4:0:-1])[label]
+        gap = space(part)
+        return {"premise": gap.join(premise), "hypothesis": gap.join(hypothesis), "label": label}

@@ -1,0 +1,32 @@
+"""XQuAD: questions about English Wikipedia passages and their translations (Artetxe et al. 2020).
+
+Trained and validated on English SQuAD v1.1, tested on 12 languages. The paper's code has the task; no results
+of it were published.
+"""
+
+from __future__ import annotations
+
+from mrt5cli.recipe.schema import XQUAD_LANGUAGES
+from mrt5cli.tasks.base import register
+from mrt5cli.tasks.qa import QuestionAnswering
+from mrt5cli.tasks.rows import HubSplit
+
+TRAINED_ON = "en"
+
+
+@register("xquad")
+class XQuAD(QuestionAnswering):
+    """See `TableTask`."""
+
+    version = 1
+    languages = tuple(XQUAD_LANGUAGES)
+
+    def parts(self, split: str) -> list[str]:
+        """English, and for the test the recipe's languages."""
+        return list(self.section.languages) if split == "test" else [TRAINED_ON]
+
+    def hub_split(self, split: str, part: str) -> HubSplit:
+        """SQuAD's own splits; the test is XQuAD's, which calls it validation, a configuration a language."""
+        if split == "test":
+            return HubSplit(self.section.source.name or "google/xquad", f"xquad.{part}", "validation")
+        return HubSplit("rajpurkar/squad", None, split)
