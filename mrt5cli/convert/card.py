@@ -396,7 +396,7 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
             'print("share of the input that is left:", kept)',
         ]
     text = (
-        f"Needs torch and transformers 5, from {needs} on, nothing else; transformers 4 cannot load it.{here} "
+        f"Needs torch and transformers 5, from {needs} on, no more; transformers 4 cannot load it.{here} "
         "`trust_remote_code=True` runs the `*_mrt5.py` files of this repository: read them, or pin a "
         "`revision`."
         "\n\n```python\n" + "\n".join(code) + "\n```\n\n"
