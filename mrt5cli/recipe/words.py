@@ -14,6 +14,19 @@ from mrt5cli.recipe.schema import Misfit, Recipe, Section
 
 Path = tuple[str | int, ...]
 
+PAPER_NAMES = {
+    "byt5": "none",
+    "mrt5": "delete_gate",
+    "bp": "boundary_predictor",
+    "bpt5": "boundary_predictor",
+    "cp": "convolution",
+    "canine": "convolution",
+    "caninet5": "convolution",
+    "decoder_only": "source_removed",
+    "decoder_baseline": "source_removed",
+}
+"""What the paper and its code call our kinds."""
+
 NAME_RULE = "lower-case letters, digits and any of . _ - (a letter or digit first)"
 
 
@@ -201,8 +214,16 @@ def _wrong_kind(place: _Place, value: Any) -> str:
     names = _kinds_of(place)
     if not isinstance(value, str):
         return f"expected {_either(names)}, not {_shown(value)}"
-    near = nearest(value.lower(), names)
+    near = _meant(value.lower(), names)
     return f"no such kind: {value!r}; expected {_either(names)}{f' (did you mean {near}?)' if near else ''}"
+
+
+def _meant(value: str, kinds: list[str]) -> str | None:
+    """The kind a value stands for by another name, begins, or is a slip of."""
+    if (paper := PAPER_NAMES.get(value)) in kinds:
+        return paper
+    begun = [kind for kind in kinds if len(value) > 2 and kind.startswith(value)]
+    return begun[0] if len(begun) == 1 else nearest(value, kinds)
 
 
 def _unknown(place: _Place) -> str:

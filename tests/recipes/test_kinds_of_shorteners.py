@@ -1,0 +1,122 @@
+"""Every kind of shortener in `mrt5 recipe`: listed, shown, explained, built, and its mistakes named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+from mrt5cli.recipe import Recipe, load
+
+KINDS = "none, delete_gate, random, fixed, boundary_predictor, convolution or source_removed"
+
+RIGHT = {
+    "{kind: fixed, amount: 0.3}": "fixed 30 %",
+    "{kind: boundary_predictor, prior: 0.4}": "BP prior 0.4",
+    "{kind: boundary_predictor, type: entropy, label_examples: 10}": "BP entropy",
+    "{kind: boundary_predictor, type: unigram, vocabulary: 500}": "BP unigram",
+    "{kind: convolution, stride: 3}": "CP stride 3",
+    "{kind: source_removed}": "decoder only",
+    "{kind: random, rate: 0.5}": "random 50 %",
+    "{kind: none}": "ByT5",
+}
+
+WRONG = [
+    ("{kind: fixed}", "amount", "missing; expected a number above 0 and below 1"),
+    ("{kind: fixed, amount: 30}", "amount", "30 % is 0.3"),
+    ("{kind: fixed, amount: 0.3, rate: 0.3}", "rate", "(only: layer, amount, per, scale)"),
+    ("{kind: fixed, amount: 0.3, per: rows}", "per", "did you mean 'row'?"),
+    ("{kind: boundary_predictor, type: gumble}", "type", "did you mean 'gumbel'?"),
+    ("{kind: boundary_predictor, prior: 70}", "prior", "70 % is 0.7"),
+    ("{kind: boundary_predictor, temperature: 0}", "temperature", "expected a number above 0, not 0"),
+    ("{kind: boundary_predictor, sampling: never}", "sampling", "expected 'training' or 'always'"),
+    ("{kind: boundary_predictor, type: entropy, prior: 0.3}", "prior", "no meaning with type: entropy"),
+    ("{kind: boundary_predictor, vocabulary: 500}", "vocabulary", "no meaning with type: gumbel"),
+    ("{kind: boundary_predictor, label_example: 5}", "label_example", "did you mean label_examples?"),
+    ("{kind: convolution}", "stride", "missing; expected a whole number of at least 2"),
+    ("{kind: convolution, stride: 1}", "stride", "expected a whole number of at least 2, not 1"),
+    ("{kind: convolution, stride: 2, rate: 2}", "rate", "(only: layer, stride, per)"),
+    (
+        "{kind: source_removed, layer: 3}",
+        "layer",
+        "not a setting of shortener kind 'source_removed' (it has none)",
+    ),
+    ("{kind: fix, amount: 0.3}", "kind", f"no such kind: 'fix'; expected {KINDS} (did you mean fixed?)"),
+    ("{kind: boundary}", "kind", "(did you mean boundary_predictor?)"),
+    ("{kind: BP}", "kind", "(did you mean boundary_predictor?)"),
+    ("{kind: CP}", "kind", "(did you mean convolution?)"),
+    ("{kind: canine}", "kind", "(did you mean convolution?)"),
+    ("{kind: MrT5}", "kind", "(did you mean delete_gate?)"),
+    ("{kind: decoder_only}", "kind", "(did you mean source_removed?)"),
+    ("{kind: words}", "kind", f"expected {KINDS} (--set)"),
+]
+
+
+def mrt5(*words: str) -> Any:
+    return CliRunner().invoke(app, ["recipe", *words])
+
+
+@pytest.mark.parametrize(("section", "in_words"), RIGHT.items(), ids=RIGHT)
+def test_each_kind_is_shown_listed_and_built(section: str, in_words: str) -> None:
+    from mrt5cli.commands.recipe import model_in_words
+
+    changed = ["--set", f"model.shortener={section}"]
+    shown = mrt5("show", "english_v1/byt5", *changed, "--json")
+    assert shown.exit_code == 0, shown.output
+    assert model_in_words(Recipe.model_validate(json.loads(shown.stdout))) == in_words
+    checked = mrt5("check", "english_v1/byt5", *changed)
+    assert checked.exit_code == 0, checked.output
+    assert checked.stdout.endswith("1 recipe, 0 problems\n")
+
+
+@pytest.mark.parametrize(("section", "key", "message"), WRONG, ids=[section for section, _, _ in WRONG])
+def test_mistakes_are_named(section: str, key: str, message: str) -> None:
+    checked = mrt5("check", "english_v1/byt5", "--set", f"model.shortener={section}", "--json")
+    assert checked.exit_code == 2, checked.output
+    (file,) = json.loads(checked.stdout)
+    (problem,) = file["problems"]
+    assert problem["key"] == f"model.shortener.{key}"
+    assert message in problem["problem"]
+
+
+def test_the_list_says_what_each_baseline_is() -> None:
+    rows = {row["name"]: row["model"] for row in json.loads(mrt5("list", "--json").stdout)}
+    assert rows["multilingual_v3/fixed_30"] == "fixed 30 %"
+    assert rows["multilingual_v3/bp_30"] == "BP prior 0.7"
+    assert rows["multilingual_v3/cp_3"] == "CP stride 3"
+    assert not [
+        name
+        for name, model in rows.items()
+        if model.startswith("MrT5")
+        and "mrt5" not in name
+        and name not in ("quickstart", "pctrl40", "local_text")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["fixed", "boundary_predictor", "convolution", "source_removed"])
+def test_each_key_of_each_kind_is_explained(kind: str) -> None:
+    explained = mrt5("schema", "model.shortener").stdout
+    blocks = explained.split("\nmodel.shortener.")[1:]
+    own = [block for block in blocks if block.split("\n")[0].endswith(f"({kind})")]
+    names = {block.split(" ")[0] for block in own}
+    section: Any = load("english_v1/byt5", [f"model.shortener={_least(kind)}"]).model.shortener
+    assert names == set(type(section).model_fields)
+    for block in own:
+        name, *lines = block.rstrip().split("\n")
+        assert len(lines) == (1 if name.startswith("kind") else 2), f"{name} has no description"
+
+
+def _least(kind: str) -> str:
+    return {"fixed": "{kind: fixed, amount: 0.3}", "convolution": "{kind: convolution, stride: 2}"}.get(
+        kind, f"{{kind: {kind}}}"
+    )
+
+
+def test_copying_a_baseline_writes_it_out_whole(tmp_path: Path) -> None:
+    copied = mrt5("copy", "multilingual_v3/bp_40", str(tmp_path / "mine.yaml"))
+    assert copied.exit_code == 0, copied.output
+    assert load(tmp_path / "mine.yaml") == load("multilingual_v3/bp_40")
