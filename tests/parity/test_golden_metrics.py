@@ -1,4 +1,4 @@
-"""Accuracies and deletion rates against the numbers the authors' evaluation helpers gave."""
+"""Accuracies, deletion rates and answers against the numbers the authors' evaluation helpers gave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mrt5cli.metrics.answers import exact_match, f1, normalise
 from mrt5cli.metrics.counts import deleted_bytes, sequences_right, tokens_right
 
 CASES = Path(__file__).parents[1] / "fixtures" / "golden" / "cases" / "metrics"
@@ -44,3 +45,34 @@ def test_the_callers_labels_are_left_alone() -> None:
     sequences_right(TENSORS["0.logits"].argmax(-1), labels)
 
     np.testing.assert_array_equal(labels, before)
+
+
+ANSWERS = json.loads((CASES.parents[1] / "metrics" / "qa.json").read_text())
+
+
+@pytest.mark.parametrize("row", ANSWERS["rows"], ids=lambda row: row["prediction"][:20] or "empty")
+def test_answers(row: dict) -> None:
+    prediction, references = row["prediction"], row["ground_truths"]
+
+    assert normalise(prediction) == row["normalized_prediction"]
+    assert [normalise(reference) for reference in references] == row["normalized_ground_truths"]
+    assert exact_match(prediction, references) == row["exact_match"]
+    each = [f1(prediction, [reference]) for reference in references]
+    assert each == pytest.approx(row["f1_each"], abs=ANSWERS["tolerance"])
+    assert f1(prediction, references) == pytest.approx(row["f1"], abs=ANSWERS["tolerance"])
+
+
+def test_the_metrics_over_all_answers(tmp_path: Path) -> None:
+    from mrt5cli.metrics.exact_match import ExactMatch
+    from mrt5cli.metrics.f1 import F1
+
+    rows = ANSWERS["rows"]
+    given = {
+        "predictions": [row["prediction"] for row in rows],
+        "references": [row["ground_truths"] for row in rows],
+    }
+
+    for metric, key in ((ExactMatch, "exact_match"), (F1, "f1")):
+        told = metric(cache_dir=str(tmp_path)).compute(**given)
+        assert told["answers"] == len(rows) == 70
+        assert told[key] == pytest.approx(sum(row[key] for row in rows) / 70, abs=ANSWERS["tolerance"])

@@ -1,0 +1,177 @@
+"""Whether two models differ: tests on outcomes paired by example.
+
+What is right or wrong goes through McNemar's exact test; anything else through a paired bootstrap, resampled
+within each subset, so that a total keeps its languages' shares. All differences are first minus second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 10_000
+SEED = 0
+AT_ONCE = 4_000_000
+"""Draws held in memory at a time."""
+
+Z_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of two models on the same examples.
+
+    Attributes:
+        subset: where.
+        measure: name of a `Row` number.
+        first, second: that number of each model.
+        low, high: 95 % interval of first minus second.
+        p_value: two-sided, of no difference.
+        test: "mcnemar" or "bootstrap".
+        only_first, only_second: examples that only one model has right; None with the bootstrap.
+    """
+
+    subset: str
+    measure: str
+    first: float
+    second: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+    only_first: int | None = None
+    only_second: int | None = None
+
+    @property
+    def difference(self) -> float:
+        return self.first - self.second
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided exact p-value of McNemar's test.
+
+    Of the examples on which the models part, each is as likely as the other to be right: the probability of
+    a split as uneven as this one, or more so.
+    """
+    parted = only_first + only_second
+    fewer = min(only_first, only_second)
+    if 2 * fewer >= parted - 1:  # as even as can be, and the two tails would overlap
+        return 1.0
+    log_half = parted * math.log(2)
+    tail = math.fsum(math.exp(_log_choose(parted, k) - log_half) for k in range(fewer + 1))
+    return min(1.0, 2 * tail)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def paired_interval(only_first: int, only_second: int, examples: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares seen on the same examples (Agresti and Min 2005).
+
+    Wald's, after half an example has been added to each cell of the two-by-two table: it does not collapse
+    to a point where the models hardly differ.
+    """
+    b, c, n = only_first + 0.5, only_second + 0.5, examples + 2
+    centre = (b - c) / n
+    half = Z_95 * math.sqrt(b + c - (b - c) ** 2 / n) / n
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def compare_right(
+    subset: str, measure: str, first: Sequence[ArrayLike], second: Sequence[ArrayLike]
+) -> Difference:
+    """Two models' right and wrong answers, paired.
+
+    Args:
+        first, second: for each subset pooled here, (n,) true where right.
+    """
+    one, other = (np.concatenate([np.asarray(part, bool) for part in parts]) for parts in (first, second))
+    _check_paired(one, other)
+    only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
+    low, high = paired_interval(only_first, only_second, len(one))
+    return Difference(
+        subset,
+        measure,
+        float(one.mean()),
+        float(other.mean()),
+        low,
+        high,
+        mcnemar(only_first, only_second),
+        "mcnemar",
+        only_first,
+        only_second,
+    )
+
+
+def compare_means(
+    subset: str,
+    measure: str,
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Difference:
+    """Two models' scores, paired, by bootstrap over examples.
+
+    The interval is the 2.5th to 97.5th percentile of the resampled differences. The p-value is the share of
+    them that lie at least as far from the difference seen as that lies from zero, never below
+    1 / (resamples + 1).
+
+    Args:
+        first, second: for each subset pooled here, (n,) sums of the examples: a score each, or nats.
+        weights: (n,) what each example's sum is over, such as its tokens; 1 each when left out. A subset's
+            number is sum by weight, and the total weighs subsets by their examples.
+        resamples: how often each subset is drawn anew.
+        seed: of the draws.
+    """
+    one = [np.asarray(part, float) for part in first]
+    other = [np.asarray(part, float) for part in second]
+    over = (
+        [np.ones_like(part) for part in one] if weights is None else [np.asarray(w, float) for w in weights]
+    )
+    examples = sum(len(part) for part in one)
+    generator = np.random.default_rng(seed)
+    values, drawn = [0.0, 0.0], np.zeros(resamples)
+    for a, b, w in zip(one, other, over, strict=True):
+        _check_paired(a, b)
+        share = len(a) / examples
+        values[0] += share * float(a.sum() / w.sum())
+        values[1] += share * float(b.sum() / w.sum())
+        drawn += share * _resampled(a - b, w, resamples, generator)
+    difference = values[0] - values[1]
+    # Sums in another order differ by rounding: what is equal to within that counts as equally far.
+    slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(drawn).max()))
+    farther = int((np.abs(drawn - difference) >= abs(difference) - slack).sum())
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    p_value = (farther + 1) / (resamples + 1)
+    return Difference(subset, measure, *values, float(low), float(high), p_value, "bootstrap")
+
+
+def _resampled(
+    sums: NDArray[np.float64], weights: NDArray[np.float64], resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """(resamples,) sum of sums by sum of weights over examples drawn with replacement."""
+    count = len(sums)
+    even = bool((weights == weights[0]).all())
+    # Half the time of a bootstrap is drawing: indices no wider than they need be.
+    dtype = np.uint16 if count <= 1 << 16 else np.uint32
+    found = np.empty(resamples)
+    step = max(1, AT_ONCE // count)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        places = generator.integers(0, count, size=(rows, count), dtype=dtype)
+        below = count * weights[0] if even else weights[places].sum(axis=1)
+        found[start : start + rows] = sums[places].sum(axis=1) / below
+    return found
+
+
+def _check_paired(first: NDArray[np.generic], second: NDArray[np.generic]) -> None:
+    if first.shape != second.shape or not first.size:
+        raise ValueError(f"paired outcomes of {len(first)} and {len(second)} examples")
