@@ -17,16 +17,12 @@ from torch import nn
 from transformers.utils import logging
 
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
+from mrt5cli.models.layouts import CheckpointError, fields_of, first_line
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
+from mrt5cli.models.weights import check_files, read_pickles
 
-PLAIN_T5_TYPES = ("t5", "mt5")
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-
-
-class CheckpointError(ValueError):
-    """A path or Hub id that is not a checkpoint we can load; the message says what it is and what to do."""
 
 
 def load(
@@ -34,43 +30,80 @@ def load(
     *,
     dtype: str | torch.dtype = "float32",
     attn_implementation: str | None = None,
+    allow_pickle: bool = False,
     **config_overrides: Any,
 ) -> MrT5ForConditionalGeneration:
     """The model of a checkpoint, in eval mode.
 
     Args:
-        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1 /
-            ByT5 one, which becomes a model without a shortener unless `deletion_type` is given), or a Hub id.
+        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1,
+            ByT5, mT5 or umT5 one, which becomes a model without a shortener unless `deletion_type` is given),
+            or a Hub id.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
         attn_implementation: "eager" (the default) or "sdpa".
-        **config_overrides: fields of `MrT5Config` to change.
+        allow_pickle: also read weights from pickles, with a reader that runs no code.
+        **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every
+            row by itself; `shortening_per="batch"` and `boundary_sampling="always"` are what their code does.
 
     Raises:
         CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no
             network.
     """
-    config = read_config(path_or_hub_id, **config_overrides)
+    model, _ = load_and_tell(
+        path_or_hub_id,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        allow_pickle=allow_pickle,
+        **config_overrides,
+    )
+    return model
+
+
+def load_and_tell(
+    path_or_hub_id: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str | None = None,
+    allow_pickle: bool = False,
+    **config_overrides: Any,
+) -> tuple[MrT5ForConditionalGeneration, list[str]]:
+    """As `load`, and the names of the weights that the checkpoint does not hold: a new shortener's, or none.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    raw = raw_config(path_or_hub_id)
+    config = _config(raw, path_or_hub_id, config_overrides)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if dtype not in (torch.float32, torch.bfloat16):
         raise CheckpointError(
             f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
         )
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path_or_hub_id), "use_safetensors": True}
+    folder = Path(path_or_hub_id)
+    if not folder.is_dir():
+        source["use_safetensors"] = None if allow_pickle else True
+    elif check_files(folder, allow_pickle=allow_pickle):
+        source = {"pretrained_model_name_or_path": None, "state_dict": read_pickles(folder)}
     try:
         with _quiet():
             model, info = MrT5ForConditionalGeneration.from_pretrained(
-                str(path_or_hub_id),
                 config=config,
                 attn_implementation=attn_implementation,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
+                **source,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        pickled = not folder.is_dir() and "safetensors" in str(error) and not allow_pickle
+        hint = f"; if it has only pickles: mrt5 convert {path_or_hub_id} DEST --to mrt5 --allow-pickle"
         raise CheckpointError(
-            f"{path_or_hub_id}: the weights could not be read: {_first_line(error)}"
+            f"{path_or_hub_id}: the weights could not be read: {first_line(error)}{hint if pickled else ''}"
         ) from error
-    _check_complete(path_or_hub_id, model, info)
-    return model.eval()
+    own = fields_of(raw, str(path_or_hub_id))
+    same = all(own.get(name) == getattr(config, name) for name in ("deletion_type", "delete_gate_layer"))
+    return model.eval(), _check_complete(path_or_hub_id, model, info, may_be_fresh=not same)
 
 
 def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
@@ -79,35 +112,22 @@ def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
     Raises:
         CheckpointError: as `load`, before any weight is read.
     """
+    return _config(raw_config(path_or_hub_id), path_or_hub_id, overrides)
+
+
+def _config(raw: dict[str, Any], path_or_hub_id: str | Path, overrides: dict[str, Any]) -> MrT5Config:
     where = str(path_or_hub_id)
-    raw = _raw_config(path_or_hub_id)
-    kind, classes = raw.get("model_type"), raw.get("architectures") or []
-    unsupported = [name for name in classes if name.startswith(("BPT5", "CanineT5"))]
-    if unsupported:
-        raise CheckpointError(f"{where} holds a {unsupported[0]}; this version has no such shortener")
-    if kind in PLAIN_T5_TYPES:
-        raw.setdefault("deletion_type", "none")
-        if raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings")):
-            raise CheckpointError(
-                f"{where} is a T5 v1.0 checkpoint (scaled, tied output); MrT5 starts from ByT5 or T5 v1.1"
-            )
-    elif kind != "mrt5":
-        raise CheckpointError(f"{where} holds a {kind!r} model; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
-    elif raw.get("delete_gate_layer") == 0:
-        # Only the authors' code leaves this field out, and at layer 0 it compacts positions.
-        raw.setdefault("hard_delete_positions", "compacted")
-    for key in ("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype"):
-        raw.pop(key, None)
-    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(raw))
+    fields = fields_of(raw, where)
+    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields))
     if unknown:
         raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
-        overrides.setdefault("deletion_threshold", None)
+        overrides = {"deletion_threshold": None, **overrides}
     try:
-        return MrT5Config(**{**raw, **overrides})
+        return MrT5Config(**{**fields, **overrides})
     except Exception as error:  # strict dataclasses raise several unrelated types
-        raise CheckpointError(f"{where}: {_first_line(error)}") from error
+        raise CheckpointError(f"{where}: {first_line(error)}") from error
 
 
 def build(
@@ -202,8 +222,14 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
         nn.init.normal_(weight, std=width**-0.5)
 
 
-def _check_complete(where: str | Path, model: MrT5ForConditionalGeneration, info: dict[str, Any]) -> None:
-    """Exactly a new shortener may be missing; anything else means that these are not this model's weights."""
+def _check_complete(
+    where: str | Path, model: MrT5ForConditionalGeneration, info: dict[str, Any], *, may_be_fresh: bool
+) -> list[str]:
+    """Exactly a new shortener may be missing; anything else means that these are not this model's weights.
+
+    Returns:
+        The weights of a new shortener, which are all of it or none.
+    """
     missing, mismatched = set(info["missing_keys"]), sorted(info["mismatched_keys"])
     if mismatched:
         key, found, expected = mismatched[0]
@@ -215,14 +241,18 @@ def _check_complete(where: str | Path, model: MrT5ForConditionalGeneration, info
         # transformers 5 builds T5 with a tied head and then does not write it.
         model.lm_head.weight.data.copy_(model.shared.weight.data)
         missing.discard("lm_head.weight")
-    lost = sorted(key for key in missing if not _of_a_shortener(key))
+    whole = {key for key in model.state_dict() if _of_a_shortener(key)}
+    fresh = whole if may_be_fresh and whole <= missing else set()
+    lost = sorted(missing - fresh)
     if lost:
-        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}")
+        part = " (an encoder alone?)" if all(key.startswith(("decoder.", "lm_head.")) for key in lost) else ""
+        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}{part}")
     extra = sorted(key for key in info["unexpected_keys"] if not _of_a_shortener(key))
     if extra:
         raise CheckpointError(
             f"{where}: {len(extra)} weights belong to no part of this model, first {extra[0]}"
         )
+    return sorted(fresh)
 
 
 def _of_a_shortener(key: str) -> bool:
@@ -230,19 +260,17 @@ def _of_a_shortener(key: str) -> bool:
     return any(f".{part}." in key for part in SHORTENER_PARTS)
 
 
-def _raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:
+def raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: there is none, or it is no JSON object.
+    """
     path = Path(path_or_hub_id)
     where = str(path_or_hub_id)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
-        if not any((path / name).is_file() for name in WEIGHT_FILES):
-            pickles = sorted(path.glob("*.bin"))
-            if pickles:
-                raise CheckpointError(
-                    f"{where} holds pickled weights ({pickles[0].name}), which may run code; convert them"
-                )
-            raise CheckpointError(f"{where} is not a whole checkpoint: it has no model.safetensors")
         file = path / "config.json"
     elif path.exists():
         raise CheckpointError(f"{where} is a file; expected a checkpoint directory or a Hub id")
@@ -276,7 +304,7 @@ def _hub_config(hub_id: str) -> Path:
         return Path(hf_hub_download(hub_id, "config.json"))
     except HfHubHTTPError as error:
         raise CheckpointError(
-            f"{hub_id}: the Hub has no such model, or it is private: {_first_line(error)}"
+            f"{hub_id}: the Hub has no such model, or it is private: {first_line(error)}"
         ) from error
 
 
@@ -303,9 +331,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    # A strict configuration wraps what is wrong in a line that names its own validator.
-    lines = str(error.__cause__ or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -6,11 +6,18 @@ import json
 
 import pytest
 import torch
+from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
+from transformers import T5Config
 
 from mrt5cli import models
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, build, load
+from mrt5cli.models.checkpoint import load_and_tell
 from mrt5cli.recipe import ModelSection
+
+
+GATE = "encoder.block.1.delete_gate"
+GATE_PARTS = ("feed_forward.bias", "feed_forward.weight", "layer_norm.weight")
 
 
 @pytest.fixture
@@ -32,6 +39,25 @@ def edit_weights(folder, change):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def truncate(file, to):
+    content = file.read_bytes()
+    file.write_bytes(content[:to])
+
+
+def break_header(file):
+    content = bytearray(file.read_bytes())
+    content[8:12] = b"[[[["
+    file.write_bytes(bytes(content))
+
+
+def drop(prefix):
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            del tensors[name]
+
+    return change
 
 
 def test_loads_in_eval_mode_with_overrides(saved):
@@ -63,9 +89,23 @@ def test_a_gate_may_be_left_out(saved):
             lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
             "pickled weights",
         ),
-        (lambda d: (d / "model.safetensors").write_bytes(b"nothing"), "could not be read"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"nothing"), "is not a safetensors file"),
         (lambda d: edit_config(d, model_type="bert"), "'bert' model"),
-        (lambda d: edit_config(d, model_type="t5", architectures=["BPT5X"]), "BPT5"),
+        (lambda d: (d / "model.safetensors").write_bytes(b""), "is empty"),
+        (lambda d: truncate(d / "model.safetensors", -5), "is cut off: its header promises"),
+        (lambda d: truncate(d / "model.safetensors", 300), "cut off in its header"),
+        (lambda d: break_header(d / "model.safetensors"), "header is no table"),
+        (lambda d: edit_config(d, model_type="t5", tie_word_embeddings=True), "T5 v1.0"),
+        (lambda d: edit_config(d, model_type="llama"), "'llama' model"),
+        (lambda d: edit_config(d, mrt5_toolkit=[]), "mrt5_toolkit in config.json is not an object"),
+        (lambda d: edit_config(d, prior=2.0), "prior is a share"),
+        (lambda d: edit_config(d, delete_gate_layer="first"), "delete_gate_layer"),
+        (lambda d: edit_weights(d, drop("decoder.")), "an encoder alone"),
+        (
+            lambda d: edit_weights(d, drop("encoder.block.1.delete_gate.feed_forward.bias")),
+            "1 weights are missing",
+        ),
+        (lambda d: edit_weights(d, drop(GATE)), "3 weights are missing"),
         (
             lambda d: edit_config(d, model_type="t5", scale_decoder_outputs=True),
             "T5 v1.0",
@@ -137,3 +177,151 @@ def test_meta_builds_need_neither_weights_nor_memory():
 
 def section(**fields) -> ModelSection:
     return ModelSection.model_validate_json(json.dumps(fields))
+
+
+# --- pickles and shards
+# ------------------------------------------------------------------------------------
+
+
+class Intruder:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def pickle_weights(folder):
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    return state
+
+
+def test_a_pickle_is_read_on_request_only(saved):
+    state = pickle_weights(saved)
+    with pytest.raises(CheckpointError, match="--allow-pickle"):
+        load(saved)
+    model = load(saved, allow_pickle=True)
+    for name, tensor in state.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_pickles_in_shards(saved):
+    state = pickle_weights(saved)
+    (saved / "pytorch_model.bin").unlink()
+    names = sorted(state)
+    parts = {"a.bin": names[::2], "b.bin": names[1::2]}
+    for file, part in parts.items():
+        torch.save({name: state[name] for name in part}, saved / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (saved / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert torch.equal(load(saved, allow_pickle=True).shared.weight, state["shared.weight"])
+    (saved / "b.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"1 of the 2 weight files .* first b.bin"):
+        load(saved, allow_pickle=True)
+
+
+def test_code_in_a_pickle_is_not_run(saved, tmp_path):
+    state = pickle_weights(saved)
+    trace = tmp_path / "was-here"
+    torch.save({**state, "extra": Intruder(trace)}, saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        load(saved, allow_pickle=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "is not a whole pickle|is no pickle at all"),
+        (b"PK\x03\x04 half a zip", "is not a whole pickle|is no pickle at all"),
+        (b"not a pickle", "is not a whole pickle|is no pickle at all"),
+    ],
+)
+def test_no_whole_pickle(saved, content, words):
+    pickle_weights(saved)
+    (saved / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load(saved, allow_pickle=True)
+
+
+def test_a_pickle_of_something_else(saved):
+    pickle_weights(saved)
+    torch.save([torch.ones(2)], saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="does not hold tensors by name"):
+        load(saved, allow_pickle=True)
+
+
+def test_shards_load_and_a_missing_one_is_named(saved):
+    model = load(saved)
+    (saved / "model.safetensors").unlink()
+    model.save_pretrained(saved, max_shard_size="10KB")
+    shards = sorted(saved.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert torch.equal(load(saved).lm_head.weight, model.lm_head.weight)
+    shards[1].unlink()
+    with pytest.raises(CheckpointError, match=f"first {shards[1].name}"):
+        load(saved)
+    (saved / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="not an index of weights"):
+        load(saved)
+
+
+# --- whose checkpoint
+# ------------------------------------------------------------------------------------
+
+
+def test_a_plain_start_misses_exactly_its_new_shortener(saved):
+    load(saved, deletion_type="none").save_pretrained(saved / "plain")
+    for kind, parts in {
+        "scaled_sigmoid": [f"delete_gate.{part}" for part in GATE_PARTS],
+        "convolution": ["down_ln.weight", "downsampling_module.conv.bias", "downsampling_module.conv.weight"],
+        "random": [],
+    }.items():
+        _, fresh = load_and_tell(saved / "plain", deletion_type=kind)
+        assert fresh == [f"encoder.block.1.{part}" for part in parts]
+    assert load_and_tell(saved)[1] == []
+    # Another place or kind is a new shortener too.
+    assert len(load_and_tell(saved, delete_gate_layer=0)[1]) == 3
+    assert len(load_and_tell(saved, deletion_type="boundary_predictor")[1]) == 5
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5", "umt5"])
+def test_plain_directories(saved, kind):
+    config = load(saved).config.to_diff_dict() | {"deletion_type": "none"}
+    config |= {"relative_bias_per_layer": kind == "umt5"}
+    source = MrT5ForConditionalGeneration(MrT5Config(**config)).eval()
+    folder = saved / kind
+    source.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    ours = set(MrT5Config().to_dict()) - set(T5Config().to_dict())
+    plain = {key: value for key, value in config.items() if key not in ours}
+    (folder / "config.json").write_text(json.dumps({**plain, "model_type": kind}))
+    model = load(folder)
+    assert model.config.deletion_type == "none"
+    assert model.config.relative_bias_per_layer == (kind == "umt5")
+    ids = torch.randint(3, 259, (1, 9))
+    with torch.no_grad():
+        expected = source(ids, labels=ids).logits
+        assert torch.equal(model(ids, labels=ids).logits, expected)
+
+
+def test_remote_code_of_a_published_layout_is_not_run(saved, tmp_path):
+    trace = tmp_path / "was-here"
+    (saved / "modeling_theirs.py").write_text(f"open({str(trace)!r}, 'w')\nraise SystemExit\n")
+    edit_config(
+        saved, auto_map={"AutoModelForSeq2SeqLM": "modeling_theirs.Model", "AutoConfig": "modeling_theirs.C"}
+    )
+    load(saved)
+    assert not trace.exists()
+
+
+def test_the_authors_poolings_are_loaded_right_per_row():
+    for name, kind in {"bpt5": "boundary_predictor", "canine": "convolution"}.items():
+        config = load(GOLDEN / "models" / name).config
+        assert (config.deletion_type, config.shortening_per) == (kind, "row")
+    assert load(GOLDEN / "models/bpt5").config.boundary_temperature == 0.5
+    assert not hasattr(load(GOLDEN / "models/bpt5").generation_config, "boundary_temperature")

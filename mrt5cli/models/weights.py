@@ -1,0 +1,124 @@
+"""The weight files of a directory: whether they are whole, and pickles for those who ask for them.
+
+safetensors files hold numbers and nothing else. A pickle may run code when it is read, so one is read only
+on request, and then by a reader that knows no code.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrt5cli.models.layouts import CheckpointError, first_line
+
+SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+LARGEST_HEADER = 100_000_000
+
+
+def check_files(folder: Path, *, allow_pickle: bool) -> bool:
+    """Whether a directory's weights are in pickles, having checked that safetensors files are whole.
+
+    Raises:
+        CheckpointError: no weights, half of them, or only pickles without leave to read them.
+    """
+    if (folder / SAFE).is_file():
+        _check_safetensors(folder / SAFE)
+        return False
+    if (folder / SAFE_INDEX).is_file():
+        for shard in _shards(folder, SAFE_INDEX):
+            _check_safetensors(shard)
+        return False
+    pickles = sorted(folder.glob("*.bin"))
+    if not pickles:
+        raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{folder} holds pickled weights ({pickles[0].name}), which may run code; rewrite them once: "
+            f"mrt5 convert {folder} DEST --to mrt5 --allow-pickle"
+        )
+    return True
+
+
+def read_pickles(folder: Path) -> dict[str, Tensor]:
+    """The tensors of pytorch_model.bin, or of its shards, on the CPU; no code in them is run.
+
+    Raises:
+        CheckpointError: code in the pickle, no whole pickle, or no tensors by name.
+    """
+    files = [folder / PICKLE]
+    if not files[0].is_file():
+        files = _shards(folder, PICKLE_INDEX) if (folder / PICKLE_INDEX).is_file() else []
+    if not files:
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
+        raise CheckpointError(f"{folder} has neither {PICKLE} nor {PICKLE_INDEX}, only {found}")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= _read_pickle(file)
+    return state
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than numbers, or is no pickle at all; nothing in it was run "
+            f"({first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{file} is not a whole pickle: {first_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
+    return content
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    path = folder / index
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not an index of weights: it has no object weight_map") from error
+    shards = [folder / str(name) for name in sorted(names)]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} is not a whole checkpoint: {len(missing)} of the {len(shards)} weight files that "
+            f"{index} names are missing, first {missing[0]}"
+        )
+    return shards
+
+
+def _check_safetensors(file: Path) -> None:
+    """Raise CheckpointError unless the file has a header and all the bytes it promises."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else None
+        if size == 0:
+            raise CheckpointError(f"{file} is empty; copy or download it again")
+        if length is None or length > LARGEST_HEADER:
+            raise CheckpointError(f"{file} is not a safetensors file")
+        if length > size - 8:
+            raise CheckpointError(
+                f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
+            )
+        try:
+            header = json.loads(opened.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f"{file} is not a safetensors file: its header is no table of tensors"
+            ) from error
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise CheckpointError(
+            f"{file} is cut off: its header promises {expected:,} bytes, it has {size:,}; copy or download "
+            "it again"
+        )
