@@ -1,21 +1,26 @@
 """Shrinking a recipe: the same code paths, a few seconds on a CPU, no network.
 
 What is kept is what chooses code: the task, the shortener and its settings, softmax1, positions, the losses,
-the controller, the schedule, the precision, gradient accumulation. What is shrunk is size and time. A Hub
-dataset is replaced by the embedded text (which is English, so the languages become `en`), and a start from a
-checkpoint or the Hub by a random model: the numbers of such a run mean nothing.
+the controller, the schedule, the precision, gradient accumulation. What is shrunk is size and time. Text of
+the Hub is replaced by the embedded text (which is English, so the languages become `en`), rows of a
+downstream task by generated ones, and a start from a checkpoint or the Hub by a random model: the numbers of
+such a run mean nothing.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mrt5cli.recipe.schema import BoundaryPredictor, DiagnosticTask, Recipe, Shape
+from mrt5cli.recipe.schema import BoundaryPredictor, DiagnosticTask, Recipe, RowTask, Shape
 
 SUFFIX = "-smoke"
 STEPS = 6
 LAYERS = 3
 STRIDE = 4
+LENGTH = 64
+EXAMPLES = 16
+LANGUAGES = 2
+ANSWER_LENGTH = 8
 SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_decoder_layers=2)
 
 
@@ -40,10 +45,18 @@ def _shrink_task(task: dict[str, Any], recipe: Recipe) -> None:
         task["length"] = length
         _at_most(task, train_examples=64, eval_examples=16)
         return
+    if isinstance(recipe.task, RowTask):
+        task["source"] = {"kind": "generated", "examples": EXAMPLES}
+        task["input_length"] = min(recipe.input_length, LENGTH)
+        if "languages" in task:
+            task["languages"] = task["languages"][:LANGUAGES]
+        if "answer_length" in task:
+            _at_most(task, answer_length=ANSWER_LENGTH)
+        return
     if recipe.task.source.kind == "hub":
         task["source"] = {"kind": "embedded"}
         task["languages"] = ["en"]
-    _at_most(task, input_length=64)
+    _at_most(task, input_length=LENGTH)
 
 
 def _shrink_model(model: dict[str, Any], recipe: Recipe) -> None:

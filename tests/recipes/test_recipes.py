@@ -11,6 +11,7 @@ import pytest
 
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
+from mrt5cli.rundir import default_directory
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -40,7 +41,7 @@ each_recipe = pytest.mark.parametrize("file", FILES, ids=IDS)
 
 
 def test_none_is_overlooked() -> None:
-    assert len(FILES) == 54
+    assert len(FILES) == 74
     assert sorted(shipped().values()) == FILES
     assert not [file for file in (ROOT / "recipes").rglob("*") if file.is_file() and file.suffix != ".yaml"]
 
@@ -60,7 +61,8 @@ def test_goes_through_yaml_unchanged(file: Path, tmp_path: Path) -> None:
 def test_opens_with_how_to_run_it(file: Path) -> None:
     header = re.split(r"^[^#]", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
     path = file.relative_to(ROOT).as_posix()
-    assert re.search(rf"mrt5 pretrain {re.escape(path)}( |\n)", header)
+    command = "finetune" if load(file).is_finetuning else "pretrain"
+    assert re.search(rf"mrt5 {command} {re.escape(path)}( |\n)", header)
     for named in re.findall(r"recipes/\S+\.yaml", header):
         assert (ROOT / named).is_file()
 
@@ -155,6 +157,9 @@ def test_names_its_published_numbers(file: Path) -> None:
     if group == "recipes":
         assert (recipe.paper is None) == (file.stem != "pctrl40")
         return
+    if group == "xquad":
+        assert recipe.paper is None, "no numbers were published"
+        return
     assert recipe.paper is not None
     version = group.rsplit("_", 1)[-1]
     assert recipe.paper.version == version
@@ -179,6 +184,10 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
         "contextual_vowel_removal": "contextual_vowel_removal",
         "merge_ABC": "sequence_merge",
         "span_corruption": None,
+        "xnli": "xnli",
+        "tydiqa": "tydiqa_goldp",
+        "spelling_correction_contextual": "spelling_correction_contextual",
+        "word_search": "word_search",
     }
     ours: dict[str, Any] = {
         "seed": recipe.seed,
@@ -186,6 +195,8 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
         "delta": recipe.target_deletion_rate,
         "rate": getattr(shortener, "rate", getattr(shortener, "amount", None)),
         "prior": getattr(shortener, "prior", None),
+        # The share of positions that the authors expected to go.
+        "run_tag": f"{100 * (1 - getattr(shortener, 'prior', 0)):g}%",
         "downsampling_rate": getattr(shortener, "stride", None),
         "gate_after_layer": getattr(shortener, "layer", None),
         "train_data": "English",
@@ -205,6 +216,11 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
         ("english_v1", 3000, 1024, 8, 1024),
         ("multilingual_v3", 5000, 1024, 8, 1024),
         ("diagnostic_v3", 30_000, 128, 32, 64),
+        ("xnli_v3", 3000, 128, 16, 1024),
+        ("tydiqa_v3", 3000, 64, 4, 2048),
+        ("xquad", 3000, 64, 4, 2048),
+        ("spelling_v3", 3000, 64, 64, 64),
+        ("word_search_v3", 3000, 64, 64, 128),
     ],
 )
 def test_settings_common_to_a_group(
@@ -235,7 +251,7 @@ def test_gates_are_those_of_their_version() -> None:
 
 def test_controllers_update_as_the_published_runs_did() -> None:
     for name, path in shipped().items():
-        if name.startswith(("multilingual_v3/mrt5", "pctrl40")):
+        if "_v3/mrt5" in name or name.startswith(("xquad/mrt5", "pctrl40")):
             assert load(path).controller.update_per == "micro_batch", name
 
 
@@ -244,7 +260,8 @@ def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
     counts: dict[str, int] = {}
     for name, path in shipped().items():
         shortener = load(path).model.shortener
-        if load(path).paper is None or shortener.kind in ("none", "delete_gate"):
+        published = load(path).paper is not None or name.startswith("xquad")
+        if not published or shortener.kind in ("none", "delete_gate"):
             continue
         counts[shortener.kind] = counts.get(shortener.kind, 0) + 1
         assert (shortener.layer, shortener.per) == (3, "batch"), name
@@ -252,7 +269,36 @@ def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
             assert (shortener.type, shortener.temperature, shortener.sampling) == ("gumbel", 0.5, "always"), (
                 name
             )
-    assert counts == {"random": 10, "fixed": 10, "boundary_predictor": 5, "convolution": 3}
+    assert counts == {"random": 10, "fixed": 10, "boundary_predictor": 10, "convolution": 8}
+
+
+DOWNSTREAM = ("xnli_v3", "tydiqa_v3", "xquad", "spelling_v3", "word_search_v3")
+
+
+@pytest.mark.parametrize("group", DOWNSTREAM)
+def test_downstream_recipes_start_from_the_run_of_their_own_kind(group: str) -> None:
+    """A run that a shipped recipe makes, with the same shortener, whose weights therefore fit."""
+    makers = {str(default_directory(made)): made for made in map(load, FILES)}
+    recipes = [load(file) for file in sorted((ROOT / "recipes" / group).glob("*.yaml"))]
+    assert [recipe.model.shortener.kind for recipe in recipes] == [
+        "boundary_predictor",
+        "none",
+        "convolution",
+        "delete_gate",
+    ]
+    for recipe in recipes:
+        maker = makers[recipe.model.start]
+        assert recipe.is_finetuning and not maker.is_finetuning
+        assert recipe.model.shortener == maker.model.shortener
+        assert recipe.target_deletion_rate == maker.target_deletion_rate
+        assert recipe.training.best_metric == "loss" and recipe.evaluation.hard_delete
+        assert recipe.training.max_steps % recipe.training.eval_steps == 0
+
+
+def test_lengths_of_targets_are_the_papers() -> None:
+    assert load("tydiqa_v3/byt5").task.answer_length == load("xquad/byt5").task.answer_length == 256
+    assert load("spelling_v3/byt5").task.target_length == 64
+    assert load("word_search_v3/byt5").task.target_length == 16
 
 
 def test_every_model_builds() -> None:
