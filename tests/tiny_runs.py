@@ -12,6 +12,18 @@ SHAPE = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 2, 
 GATE = {"kind": "delete_gate", "layer": 1, "bias_init": 0.0}
 TARGET = {"kind": "pi", "target_deletion_rate": 0.25}
 NO_GATE = {"kind": "none"}
+SHORTENERS: dict[str, dict[str, Any]] = {
+    "random": {"kind": "random", "layer": 1, "rate": 0.25},
+    "fixed": {"kind": "fixed", "layer": 1, "amount": 0.4},
+    "bp": {"kind": "boundary_predictor", "layer": 1},
+    "bp_entropy": {"kind": "boundary_predictor", "layer": 1, "type": "entropy"},
+    "bp_unigram": {"kind": "boundary_predictor", "layer": 1, "type": "unigram"},
+    "bp_batch": {"kind": "boundary_predictor", "layer": 1, "per": "batch", "sampling": "always"},
+    "cp": {"kind": "convolution", "layer": 1, "stride": 3},
+    "cp_batch": {"kind": "convolution", "layer": 1, "stride": 3, "per": "batch"},
+    "gone": {"kind": "source_removed"},
+}
+"""Every shortener but MrT5's own gate."""
 
 
 def make_run(
@@ -24,7 +36,7 @@ def make_run(
     seconds: float | None = None,
     **model: Any,
 ) -> Path:
-    """A finished run `<name>-seed3`; its gate, if it has one, parts bytes at about the middle."""
+    """A finished run `<name>-seed3`; what learns to delete or to segment does so about half of the time."""
     import torch
 
     from mrt5cli import recipe as recipes
@@ -53,5 +65,7 @@ def make_run(
     for key, parameter in built.named_parameters():
         if "delete_gate.feed_forward.weight" in key:
             torch.nn.init.normal_(parameter, std=0.5)
+        elif "boundary_predictor.boundary_predictor.2" in key:
+            parameter.data.mul_(0 if key.endswith("bias") else 20)
     built.save_pretrained(run.model)
     return run.path

@@ -1,8 +1,10 @@
-"""Which bytes a model deletes: per row, and counted by kind of byte.
+"""Which bytes a model deletes, or pools: per row, and counted by kind of byte.
 
 Deleted means removed by hard deletion: `keep_mask` is False and the position is not padding. EOS counts as a
 position. This rate is the deletion rate of evaluation (share of gates below the threshold) except
 for gates exactly at the threshold, and for a row that would lose everything, which keeps its best byte.
+
+Where bytes are pooled, `keep_mask` marks the first byte of each segment; the others count as deleted.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,23 +33,50 @@ class InspectedRow:
     Attributes:
         ids: (n,) int64, EOS included.
         deleted: (n,) bool.
-        gate: (n,) float32, `scale` (delete) to 0 (keep).
+        gate: (n,) float32, `scale` (delete) to 0 (keep); None where bytes are pooled.
         deletable: (n,) bool, bytes the task's target does not need; None where the task cannot know.
         target: ids of the task's target, or None for free text.
         label: what to call the row, e.g. "piece 2".
+        window: the most positions a pooled segment can have; None where there is no limit.
     """
 
     ids: NDArray[np.int64]
     deleted: NDArray[np.bool_]
-    gate: NDArray[np.float32]
+    gate: NDArray[np.float32] | None
     deletable: NDArray[np.bool_] | None = None
     target: NDArray[np.int64] | None = None
     label: str = ""
+    window: int | None = None
 
     @property
     def rate(self) -> Ratio:
         """Deleted positions of all positions."""
         return Ratio(float(self.deleted.sum()), len(self.ids))
+
+    @property
+    def segments(self) -> list[tuple[int, int]] | None:
+        """Start and length of each pooled segment; None where bytes are deleted.
+
+        Together they are the row, but for a tail that the reference's law drops (see `dropped`).
+        """
+        if self.gate is not None:
+            return None
+        bounds = [*np.flatnonzero(~self.deleted).tolist(), len(self.ids)]
+        longest = self.window or len(self.ids)
+        return [(start, min(stop - start, longest)) for start, stop in pairwise(bounds)]
+
+    @property
+    def dropped(self) -> int:
+        """Positions at the end of the row that are in no segment."""
+        return 0 if self.segments is None else len(self.ids) - sum(length for _, length in self.segments)
+
+    @property
+    def starts(self) -> NDArray[np.bool_]:
+        """(n,) bool, where a pooled segment, or the dropped tail, starts."""
+        starts = ~self.deleted
+        if self.dropped:
+            starts[-self.dropped] = True
+        return starts
 
     def characters(self, *, sentinels: bool = False) -> list[Character]:
         """The row's ids as characters."""
@@ -76,7 +106,7 @@ def inspect_batch(
     """What the model deletes from each row of a batch; only the encoder is run.
 
     Args:
-        model: an MrT5 with a gate, in eval mode.
+        model: an MrT5 that shortens its source, in eval mode.
         batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
         threshold: a gate value that replaces the configured threshold.
         deletable: (B, L), what `Task.deletable` says of the inputs.
@@ -91,7 +121,10 @@ def inspect_batch(
             hard_delete=True,
             deletion_threshold=threshold,
         )
-    keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output.float().cpu().numpy()
+    keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
+    gate = None if gate is None else gate.float().cpu().numpy()
+    # Only a convolution has a window, and only the reference's law leaves a tail out of all of them.
+    window = model.config.downsampling_rate if model.config.deletion_type == "convolution" else None
     ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     rows = []
     for row in range(len(ids)):
@@ -101,9 +134,10 @@ def inspect_batch(
             InspectedRow(
                 ids=ids[row][real],
                 deleted=~keep[row][real],
-                gate=gate[row][real],
+                gate=None if gate is None else gate[row][real],
                 deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
                 target=None if target is None else target[target > PAD],
+                window=window,
             )
         )
     return rows
@@ -152,6 +186,29 @@ def kind_table(rows: Iterable[InspectedRow], *, sentinels: bool = False) -> list
         count.update(kinds)
         gone.update(kind for kind, deleted in zip(kinds, row.deleted, strict=True) if deleted)
     return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
+
+
+@dataclass(frozen=True)
+class LengthRow:
+    """How many pooled segments of one length there were."""
+
+    length: int
+    count: int
+
+
+def length_table(rows: Iterable[InspectedRow]) -> list[LengthRow]:
+    """Pooled segments by length, in positions; together they hold every position once."""
+    count = Counter(length for row in rows for _, length in row.segments or [])
+    return [LengthRow(length, count[length]) for length in sorted(count)]
+
+
+def starts_inside_characters(rows: Iterable[InspectedRow]) -> int:
+    """Number of pooled segments that start at a byte that is not the first of its UTF-8 character."""
+    return sum(
+        int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
+        for row in rows
+        for character in row.characters()
+    )
 
 
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:

@@ -1,10 +1,10 @@
 """Text with its deleted bytes marked, readable with and without colour and never ambiguous.
 
 Without colour, `[-...-]` holds deleted characters. A character some of whose bytes are deleted is shown with
-all
-of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Characters that would not show, or that are marks
-    here,
-are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. So what is shown can be read back byte for byte.
+all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Where bytes are pooled, `|` stands between the
+segments that become one position each, within a character too: ⟨ж:d0|b6⟩. Characters that would not show, or
+that are marks here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. So what is shown can be read
+back byte for byte.
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from mrt5cli.data.byte_tokens import OFFSET
 if TYPE_CHECKING:
     from rich.text import Text
 
-State = Literal["kept", "deleted", "partial"]
+State = Literal["kept", "deleted", "partial", "segment", "next segment", "bar", "split"]
 
-_STYLES: dict[State, str] = {"kept": "", "deleted": "dim strike", "partial": "bold yellow"}
+# Segments take turns, so that neighbours differ; a reader without colour has the bars.
+_STYLES: dict[State, str] = {
+    "kept": "",
+    "deleted": "dim strike",
+    "partial": "bold yellow",
+    "segment": "",
+    "next segment": "cyan",
+    "bar": "dim",
+    "split": "bold yellow",
+}
+_BAR = "⟨U+007C⟩"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,44 @@ def _shown(row: Sequence[Character], deleted: Sequence[bool]) -> Iterator[tuple[
         yield state, text, ends_line
 
 
+def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
+    """The characters of one row in runs of one segment, with bars between them.
+
+    Args:
+        row: what `characters` gave.
+        starts: (L,) whether a segment starts at each position of the row.
+    """
+    found: list[Run] = []
+    segment = 0
+    carried = False  # whether a combining mark would be drawn on a character of its own segment
+    for character in row:
+        stop = character.start + len(character.ids)
+        first, *within = [bool(start) for start in starts[character.start : stop]]
+        if first and character.start:
+            found.append(Run("|", "bar"))
+            segment += 1
+            carried = False
+        text = _BAR if character.text == "|" else character.visible
+        if character.combines and not carried:
+            text = "◌" + text
+        state: State = "next segment" if segment % 2 else "segment"
+        ends_line = character.text == "\n"
+        if any(within):
+            state = "split"
+            segment += sum(within)
+            text = f"⟨{text.strip('⟨⟩')}:{''.join(_split_bytes(character, [False, *within]))}⟩"
+        carried = not text.startswith("⟨") and not ends_line
+        if found and found[-1].state == state != "split" and not found[-1].ends_line:
+            text = found.pop().text + text
+        found.append(Run(text, state, ends_line))
+    return found
+
+
+def _split_bytes(character: Character, starts: Sequence[bool]) -> Iterator[str]:
+    for place, (i, start) in enumerate(zip(character.ids, starts, strict=True)):
+        yield f"{'|' if start else ' ' if place else ''}{i - OFFSET:02x}"
+
+
 def _hex_bytes(character: Character, flags: Sequence[bool]) -> Iterator[str]:
     for i, flag in zip(character.ids, flags, strict=True):
         yield f"{'✗' if flag else ''}{i - OFFSET:02x}"
@@ -77,6 +125,8 @@ def plain(row: Sequence[Run]) -> str:
 
 
 def _plain_run(run: Run) -> str:
+    if run.state not in ("kept", "deleted", "partial"):
+        return run.text  # beside segments nothing is deleted, so brackets are only brackets
     if run.state == "deleted":
         return f"[-{_escape_brackets(f'-{run.text}-')[1:-1]}-]"
     return _escape_brackets(run.text)
@@ -105,9 +155,15 @@ def legend(rows: Sequence[Sequence[Run]], *, colour: bool) -> str:
         ("deleted" in states, "struck out: deleted" if colour else "[-...-] deleted"),
         ("␣" in shown, "␣ deleted space"),
         ("partial" in states, "⟨ж:d0 ✗b6⟩ a character that lost its byte b6"),
+        ("bar" in states, "| between pooled segments, each of which becomes one position"),
+        ("split" in states, "⟨ж:d0|b6⟩ a character that two segments share"),
         ("⏎" in shown, "⏎ newline"),
         ("⇥" in shown, "⇥ tab"),
-        ("◌" in shown, "◌ carries a mark whose letter fared differently"),
+        (
+            "◌" in shown,
+            "◌ carries a mark whose letter "
+            + ("is in another segment" if "bar" in states else "fared differently"),
+        ),
         (bool(re.search("⟨S[0-9]", shown)), "⟨S0⟩ a sentinel: a span is missing there"),
         (bool(re.search("⟨U\\+", shown)), "⟨U+200F⟩ a character named by its code point"),
         (bool(re.search("⟨[0-9a-f]{2}⟩", shown)), "⟨ff⟩ a byte that is not UTF-8"),

@@ -204,14 +204,22 @@ def _columns(*, several: bool, language_model: bool, each_without_source: bool) 
 def _notes(comparison: Comparison) -> list[str]:
     """What the numbers are of, and a warning about every model that hardly reads its source."""
     first = comparison.results[0].subject.name
+    pooling = [result.subject.name for result in comparison.results if result.pools]
+    pooled = ", or that are pooled into another" if pooling else ""
     notes = [
-        "deleted: share of input positions (EOS counts, padding does not) whose gate is below the threshold",
+        "deleted: share of input positions (EOS counts, padding does not) whose gate is below the threshold"
+        + pooled,
         f"source removed: the same targets while the encoder of {first} sees a lone EOS; losses in nats",
     ]
     if any(result.summary.gate_recall is not None for result in comparison.results):
         notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
+    if pooling and not comparison.hard_delete:
+        notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     for result in comparison.results:
         row = result.summary
+        if result.deletion_type == "source_removed":
+            notes.append(f"{result.subject.name} reads a lone EOS whatever its source is: nothing to remove")
+            continue
         if row.loss is None or row.source_removed_loss is None:
             continue
         worth = row.source_removed_loss - row.loss

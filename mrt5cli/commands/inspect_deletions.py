@@ -1,4 +1,4 @@
-"""`mrt5 inspect-deletions`: the text with its deleted bytes marked, and what kind of byte goes."""
+"""`mrt5 inspect-deletions`: the text with deleted bytes or pooled segments marked, and what goes counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrt5cli.commands.tables import percent, print_table
+from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def inspect_deletions(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
-    """Show which bytes a model deletes, and count them by kind.
+    """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 
     Without --text, --file or --task: test examples of the run's own task.
 
@@ -58,6 +58,8 @@ def inspect_deletions(
 
       mrt5 inspect-deletions runs/mrt5-seed1 --file book.txt --limit 3 --json
     """
+    import torch
+
     from mrt5cli import runtime
     from mrt5cli.evaluation.subject import find_subject, load_model
 
@@ -66,14 +68,19 @@ def inspect_deletions(
     content = _content(text, file)
     subject = find_subject(run)
     model = load_model(subject, runtime.device(device))
-    _check_gate(model, subject, threshold)
+    _check_shortens(model, subject)
+    if threshold is not None:
+        _check_threshold(model, subject, threshold)
+    torch.manual_seed(0)  # the reference's laws draw in evaluation too
     if content is None:
         rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
         rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), False
     in_force = model.config.deletion_threshold if threshold is None else threshold
+    kind = model.config.deletion_type
     if as_json:
-        print(json.dumps(document(rows, subject.name, in_force, sentinels), indent=2, ensure_ascii=False))
+        told = document(rows, subject.name, kind, in_force, sentinels)
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         present(rows, subject.name, in_force, sentinels)
 
@@ -99,18 +106,38 @@ def _content(text: str | None, file: Path | None) -> bytes | None:
     return content
 
 
-def _check_gate(model: Any, subject: Subject, threshold: float | None) -> None:
-    if model.config.deletion_type == "none":
+def _check_shortens(model: Any, subject: Subject) -> None:
+    reasons = {
+        "none": "has no delete gate: a plain ByT5 deletes nothing",
+        "source_removed": "reads no source: its encoder sees a lone EOS, whatever the text is",
+    }
+    reason = reasons.get(model.config.deletion_type)
+    if reason is not None:
         raise UserError(
-            f"{subject.name} has no delete gate: a plain ByT5 deletes nothing",
-            "inspect a run whose recipe has a model.shortener",
+            f"{subject.name} {reason}", "inspect a run whose recipe has a model.shortener that reads"
         )
-    scale = model.config.sigmoid_mask_scale
-    if threshold is not None and not scale < threshold < 0:
+
+
+def _check_threshold(model: Any, subject: Subject, threshold: float) -> None:
+    config = model.config
+    without = {
+        "boundary_predictor": "pools segments, whose ends no gate value decides",
+        "convolution": f"pools every {config.downsampling_rate} positions, whatever they hold",
+        "random": "deletes at random: its gate values are only a coin's two sides",
+        "fixed": "deletes the ends of words: its gate values say no more than that",
+    }
+    if config.deletion_type in without:
+        raise UserError(
+            f"{subject.name} {without[config.deletion_type]}, so --threshold {threshold:g} has no meaning",
+            "leave --threshold out",
+        )
+    # The log of a probability has no lowest value.
+    lowest = float("-inf") if config.deletion_type == "log_sigmoid" else config.sigmoid_mask_scale
+    if not lowest < threshold < 0:
         raise UserError(
             f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
-            f"gate values run from {scale:g} (delete) to 0 (keep); this model parts at "
-            f"{model.config.deletion_threshold:g}",
+            f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
+            f"{config.deletion_threshold:g}",
         )
 
 
@@ -161,19 +188,23 @@ def _task_rows(
     return rows, section.kind == "span_corruption"
 
 
-def document(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> dict[str, Any]:
-    """What is shown, exactly, for JSON."""
+def document(
+    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: bool
+) -> dict[str, Any]:
+    """What is shown, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
     from mrt5cli.analysis.deletions import kind_table, total_rate
-    from mrt5cli.analysis.marked_text import plain, runs
+    from mrt5cli.analysis.marked_text import plain
 
-    rate = total_rate(rows)
+    rate, pools = total_rate(rows), _pools(rows)
     return {
         "name": name,
-        "threshold": threshold,
+        "deletion_type": deletion_type,
+        "threshold": None if pools else threshold,
         "positions": rate.count,
         "deleted": int(rate.total),
         "deletion_rate": rate.value,
         **_agreement(rows),
+        **_segments(rows),
         "kinds": [
             {"kind": kind.kind, "count": kind.count, "deleted": kind.deleted, "rate": kind.rate}
             for kind in kind_table(rows, sentinels=sentinels)
@@ -181,10 +212,11 @@ def document(rows: Sequence[InspectedRow], name: str, threshold: float, sentinel
         "rows": [
             {
                 "label": row.label,
-                "marked": plain(runs(row.characters(sentinels=sentinels), row.deleted.tolist())),
+                "marked": plain(_marked(row, sentinels)),
                 "ids": row.ids.tolist(),
                 "deleted": row.deleted.astype(int).tolist(),
-                "gate": [round(value, 4) for value in row.gate.tolist()],
+                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
+                "segments": row.segments,
                 "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
                 "target": None if row.target is None else row.target.tolist(),
                 "deletion_rate": row.rate.value,
@@ -194,11 +226,48 @@ def document(rows: Sequence[InspectedRow], name: str, threshold: float, sentinel
     }
 
 
+def _pools(rows: Sequence[InspectedRow]) -> bool:
+    return rows[0].gate is None
+
+
+def _marked(row: InspectedRow, sentinels: bool) -> list[Any]:
+    from mrt5cli.analysis.marked_text import runs, segment_runs
+
+    characters = row.characters(sentinels=sentinels)
+    if row.gate is None:
+        return segment_runs(characters, row.starts.tolist())
+    return runs(characters, row.deleted.tolist())
+
+
+def _segments(rows: Sequence[InspectedRow]) -> dict[str, Any]:
+    """How long pooled segments are; nothing where bytes are deleted."""
+    from mrt5cli.analysis.deletions import length_table, starts_inside_characters
+
+    if not _pools(rows):
+        return {}
+    table = length_table(rows)
+    count = sum(line.count for line in table)
+    return {
+        "segments": {
+            "count": count,
+            "mean_length": sum(line.length * line.count for line in table) / count,
+            "inside_characters": starts_inside_characters(rows),
+            "dropped_positions": sum(row.dropped for row in rows),
+            "lengths": [{"length": line.length, "count": line.count} for line in table],
+        }
+    }
+
+
 def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
     """Precision and recall against what the task does not need; nothing where no task says so."""
     from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 
-    known = [(row.deleted, row.deletable, row.ids) for row in rows if row.deletable is not None]
+    # What is pooled away is not lost, so it is neither right nor wrong.
+    known = [
+        (row.deleted, row.deletable, row.ids)
+        for row in rows
+        if row.deletable is not None and row.gate is not None
+    ]
     if not known:
         return {}
     return {
@@ -208,20 +277,20 @@ def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
 
 
 def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
-    """Print the rows with their deletions marked, the rate, and the table of kinds."""
+    """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
-    from mrt5cli.analysis.deletions import kind_table, total_rate
-    from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
+    from mrt5cli.analysis.marked_text import coloured, legend, plain
 
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets its code
         sys.stdout.reconfigure(errors="backslashreplace")
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    marked = [runs(row.characters(sentinels=sentinels), row.deleted.tolist()) for row in rows]
+    pools = _pools(rows)
+    marked = [_marked(row, sentinels) for row in rows]
     for row, shown in zip(rows, marked, strict=True):
         if len(rows) > 1:
-            print(f"{row.label}, {percent(row.rate.value, 1)} % deleted")
+            print(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
         if colour:
             console.print(coloured(shown), soft_wrap=True)
         else:
@@ -230,8 +299,17 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
             target = "".join(character.visible for character in _characters(row.target))
             print(f"target: {target}")
     explained = legend(marked, colour=colour)
-    rate = total_rate(rows)
     print(f"\n{explained}\n" if explained else "")
+    if pools:
+        _present_pooling(rows, name, sentinels)
+    else:
+        _present_deletion(rows, name, threshold, sentinels)
+
+
+def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
+    from mrt5cli.analysis.deletions import kind_table, total_rate
+
+    rate = total_rate(rows)
     print(
         f"{name} deletes {int(rate.total):,} of {rate.count:,} positions ({percent(rate.value, 1)} %), "
         f"gate threshold {threshold:g}"
@@ -247,6 +325,38 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
     print_table(
         ["kind of byte", "count", "deleted", "%"],
         [[kind.kind, f"{kind.count:,}", f"{kind.deleted:,}", percent(kind.rate, 1)] for kind in table],
+    )
+
+
+def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -> None:
+    from mrt5cli.analysis.deletions import kind_table, total_rate
+
+    rate, segments = total_rate(rows), _segments(rows)["segments"]
+    print(
+        f"{name} pools {rate.count:,} positions into {segments['count']:,} ({percent(rate.value, 1)} % are "
+        f"gone), {number(segments['mean_length'], 2)} a segment; segments that start inside a character: "
+        f"{segments['inside_characters']:,}"
+    )
+    if segments["dropped_positions"]:
+        print(
+            "positions dropped at the ends of rows, where they fill no window (the reference's law, per: "
+            f"batch): {segments['dropped_positions']:,}"
+        )
+    print()
+    print_table(
+        ["positions", "segments", "%"],
+        [
+            [f"{line['length']:,}", f"{line['count']:,}", percent(line["count"] / segments["count"], 1)]
+            for line in segments["lengths"]
+        ],
+    )
+    print()
+    print_table(
+        ["kind of byte", "count", "start a segment", "%"],
+        [
+            [kind.kind, f"{kind.count:,}", f"{kind.count - kind.deleted:,}", percent(1 - kind.rate, 1)]
+            for kind in kind_table(rows, sentinels=sentinels)
+        ],
     )
 
 

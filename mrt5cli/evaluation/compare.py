@@ -20,11 +20,21 @@ from mrt5cli.tasks.base import build_task
 
 @dataclass(frozen=True)
 class Result:
-    """One model's rows: a subset each, the total last when there are several."""
+    """One model's rows: a subset each, the total last when there are several.
+
+    Attributes:
+        deletion_type: what shortens the source, as the model's configuration names it.
+    """
 
     subject: Subject
     rows: list[Row]
     conditions: dict[str, Any]
+    deletion_type: str = "none"
+
+    @property
+    def pools(self) -> bool:
+        """Whether bytes become one position together, soft or hard, instead of being deleted."""
+        return self.deletion_type in ("boundary_predictor", "convolution")
 
     @property
     def summary(self) -> Row:
@@ -74,6 +84,7 @@ class Comparison:
                 {
                     "name": result.subject.name,
                     "source": result.subject.source,
+                    "deletion_type": result.deletion_type,
                     "target_deletion_rate": result.target_deletion_rate,
                     "train_seconds": result.train_seconds,
                     **result.conditions,
@@ -148,7 +159,7 @@ def compare(
             runtime=runtime,
             progress=report,
         )
-        results.append(Result(subject, rows, conditions(model)))
+        results.append(Result(subject, rows, conditions(model), model.config.deletion_type))
     about = {"kind": section.kind, "version": task.version, "settings": section.model_dump(mode="json")}
     return Comparison(about, split, hard_delete, limit, batch_size, results)
 

@@ -146,7 +146,7 @@ def tally(output: Any, batch: Batch, threshold: float, deletable: Any = None) ->
     else:
         return common
     common = replace(common, deleted=Ratio(float(deleted.sum()), real))
-    if deletable is None:
+    if deletable is None or output.delete_gate_output is None:  # what is pooled away is not lost
         return common
     deletable = np.asarray(deletable, dtype=bool)
     return replace(

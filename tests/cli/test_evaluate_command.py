@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import GATE, NO_GATE, SPANS, TARGET, VOWELS, make_run
+from tiny_runs import GATE, NO_GATE, SHORTENERS, SPANS, TARGET, VOWELS, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
@@ -61,6 +62,78 @@ def test_several_runs_are_lines_of_one_table(runs: dict[str, Path]) -> None:
     assert "1 h 07 min" in result.stdout
     assert "10 examples" in result.stdout
     assert max(map(len, result.stdout.splitlines()[:8])) <= 90
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One run of every shortener, of one task."""
+    folder = tmp_path_factory.mktemp("variants")
+    sections = {"byt5": NO_GATE, "mrt5": GATE, **SHORTENERS}
+    return {
+        name: make_run(folder, name.replace("_", "-"), shortener=section)
+        for name, section in sections.items()
+    }
+
+
+def test_every_variant_in_one_table(variants: dict[str, Path]) -> None:
+    result = evaluate(*variants.values(), "--limit", 10)
+
+    assert result.exit_code == 0, result.output
+    table = [line.split() for line in result.stdout.splitlines() if re.match(r"\S+-seed3 +[0-9]", line)]
+    assert [cells[0] for cells in table] == [f"{name.replace('_', '-')}-seed3" for name in variants]
+    deleted = {name: float(cells[1]) for name, cells in zip(variants, table, strict=True)}
+    assert deleted["byt5"] == 0
+    assert all(0 < deleted[name] < 100 for name in variants if name != "byt5")
+    assert "whose gate is below the threshold, or that are pooled into another" in result.stdout
+    assert "gone-seed3 reads a lone EOS whatever its source is" in result.stdout
+    assert "removing its source costs gone-seed3" not in result.stdout
+    assert "soft mode" not in result.stdout
+
+
+def test_every_variant_in_one_document(variants: dict[str, Path]) -> None:
+    told = document(*variants.values(), "--limit", 10)
+
+    for model in told["models"]:
+        (row,) = model["rows"]
+        assert row["deletion_rate"] == pytest.approx(1 - row["kept_length"] / row["input_length"])
+        gated = model["deletion_type"] in ("scaled_sigmoid", "random", "fixed")
+        assert (row["gate_recall"] is not None) == gated, model["name"]
+        assert row["source_removed_loss"] is not None
+    rows = {model["name"].removesuffix("-seed3"): model["rows"][0] for model in told["models"]}
+    assert rows["gone"]["kept_length"] == rows["gone"]["new_length"] == 1
+    assert rows["gone"]["loss"] == pytest.approx(rows["gone"]["source_removed_loss"])
+    lengths = rows["cp"]["input_length"]
+    assert lengths / 3 <= rows["cp"]["kept_length"] <= lengths / 3 + 1
+    assert rows["byt5"]["loss"] != rows["cp"]["loss"]
+
+
+@pytest.mark.parametrize("name", SHORTENERS)
+def test_batches_of_another_size_change_no_row_by_row_result(name: str, variants: dict[str, Path]) -> None:
+    few, many = (
+        document(variants[name], "--limit", 10, "--batch-size", size)["models"][0]["rows"][0]
+        for size in (2, 10)
+    )
+    same = few["loss"] == pytest.approx(many["loss"], rel=1e-5)
+    same = same and few["deletion_rate"] == many["deletion_rate"]
+    assert same or name.endswith("_batch"), "only the reference's laws mix rows"
+
+
+def test_soft_evaluation_says_what_has_no_soft_mode(variants: dict[str, Path]) -> None:
+    chosen = [variants[name] for name in ("mrt5", "bp", "cp", "fixed")]
+    result = evaluate(*chosen, "--soft", "--limit", 10)
+
+    assert result.exit_code == 0, result.output
+    assert "pooling has no soft mode; pooled as with --hard: bp-seed3, cp-seed3" in result.stdout
+    soft, hard = (document(*chosen, flag, "--limit", 10)["models"] for flag in ("--soft", "--hard"))
+    for one, other in zip(soft, hard, strict=True):
+        row, same = one["rows"][0], other["rows"][0]
+        pools = one["name"] in ("bp-seed3", "cp-seed3")
+        if one["name"] != "fixed-seed3":  # whose gates are shut or open, so that soft and hard hardly differ
+            assert (row["loss"] == pytest.approx(same["loss"])) == pools, one["name"]
+        assert row["deletion_rate"] == same["deletion_rate"]
+        assert row["kept_length"] == same["kept_length"]
+        assert (row["new_length"] == row["input_length"]) == (not pools)
+    assert "soft mode" not in evaluate(variants["fixed"], "--soft", "--limit", 4).stdout
 
 
 def test_the_document_holds_what_the_table_shows(runs: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import NO_GATE, SPANS, make_run
+from tiny_runs import NO_GATE, SHORTENERS, SPANS, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
@@ -23,6 +23,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mrt5": make_run(folder, "mrt5"),
         "byt5": make_run(folder, "byt5", shortener=NO_GATE),
         "spans": make_run(folder, "spans", task=SPANS),
+        **{
+            name: make_run(folder, name.replace("_", "-"), shortener=section)
+            for name, section in SHORTENERS.items()
+        },
+        "bp_spans": make_run(folder, "bp-spans", task=SPANS, shortener=SHORTENERS["bp"]),
     }
 
 
@@ -101,6 +106,71 @@ def test_threshold(runs: dict[str, Path]) -> None:
     assert few["threshold"] == -29
 
 
+@pytest.mark.parametrize("name", ["random", "fixed"])
+def test_gates_that_learn_nothing(name: str, runs: dict[str, Path]) -> None:
+    told = document(runs[name], "--text", "some plain words")
+
+    assert told["deletion_type"] == name
+    assert 0 < told["deleted"] < told["positions"]
+    assert told == document(runs[name], "--text", "some plain words")
+    assert "segments" not in told
+    assert all(row["segments"] is None for row in told["rows"])
+    assert "[-" in inspect(runs[name], "--text", "some plain words").stdout
+
+
+@pytest.mark.parametrize("name", ["bp", "bp_entropy", "bp_unigram", "bp_batch", "cp", "cp_batch"])
+def test_pooled_segments(name: str, runs: dict[str, Path]) -> None:
+    text = "Wo ist das? где это, was?"
+    result = inspect(runs[name], "--text", text)
+
+    assert result.exit_code == 0, result.output
+    told = document(runs[name], "--text", text)
+    assert [i for row in told["rows"] for i in row["ids"] if i != 1] == ids_of(text)
+    for row in told["rows"]:
+        covered = sum(length for _, length in row["segments"])
+        starts = {start for start, _ in row["segments"]}
+        assert [start for start, _ in row["segments"]] == sorted(starts)
+        assert row["deleted"] == [int(i not in starts) for i in range(len(row["ids"]))]
+        assert row["gate"] is None
+        assert row["marked"] in result.stdout
+        # What the reference's law drops has its own bar.
+        assert row["marked"].count("|") == len(starts) - 1 + (covered < len(row["ids"]))
+    summary = told["segments"]
+    assert summary["count"] == sum(len(row["segments"]) for row in told["rows"])
+    assert summary["count"] == told["positions"] - told["deleted"]
+    pooled = sum(line["length"] * line["count"] for line in summary["lengths"])
+    assert pooled + summary["dropped_positions"] == told["positions"]
+    assert summary["mean_length"] == pytest.approx(pooled / summary["count"])
+    assert (summary["dropped_positions"] > 0) == (name == "cp_batch")
+    assert ("fill no window" in result.stdout) == (name == "cp_batch")
+    assert told["threshold"] is None
+    assert f"pools {told['positions']} positions into {summary['count']} (" in result.stdout
+    assert "| between pooled segments, each of which becomes one position" in result.stdout
+    assert "deleted" not in result.stdout
+    assert all(kind["kind"] in result.stdout for kind in told["kinds"])
+    assert told == document(runs[name], "--text", text), "draws repeat themselves"
+
+
+def test_pooled_examples_of_a_task(runs: dict[str, Path]) -> None:
+    result = inspect(runs["cp"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("target: ") == 5
+    assert result.stdout.count("% pooled away") == 5
+    assert "not needed for" not in result.stdout, "what is pooled is not lost"
+    assert "gate_precision" not in document(runs["cp"])
+    spans = inspect(runs["bp_spans"], "--limit", 2)
+    assert spans.exit_code == 0, spans.output
+    assert "S0⟩" in spans.stdout
+    assert "sentinels" in spans.stdout
+
+
+def test_a_row_shorter_than_the_window(runs: dict[str, Path]) -> None:
+    for name in ("cp", "cp_batch"):
+        told = document(runs[name], "--text", "a")
+        assert told["rows"][0]["segments"] == [[0, 2]]
+
+
 def test_a_file_of_any_bytes(runs: dict[str, Path], tmp_path: Path) -> None:
     raw = bytes(range(256)) * 2
     (tmp_path / "raw").write_bytes(raw)
@@ -123,6 +193,12 @@ def test_a_long_file_is_cut_and_says_so(runs: dict[str, Path], tmp_path: Path) -
     ("arguments", "sentence"),
     [
         (["{byt5}", "--text", "abc"], "byt5-seed3 has no delete gate: a plain ByT5 deletes nothing"),
+        (["{gone}"], "gone-seed3 reads no source: its encoder sees a lone EOS, whatever the text is"),
+        (["{gone}", "--threshold", "-3"], "gone-seed3 reads no source"),
+        (["{bp}", "--threshold", "-3"], "bp-seed3 pools segments, whose ends no gate value decides, so"),
+        (["{cp}", "--threshold", "-3"], "cp-seed3 pools every 3 positions, whatever they hold, so --thres"),
+        (["{random}", "--threshold", "-3"], "random-seed3 deletes at random"),
+        (["{fixed}", "--threshold", "-3"], "--threshold -3 has no meaning"),
         (["{mrt5}", "--text", ""], "--text is empty"),
         (["{mrt5}", "--file", "{mrt5}/nothing.txt"], "nothing.txt: does not exist"),
         (["{mrt5}", "--file", "{mrt5}"], "is a directory"),

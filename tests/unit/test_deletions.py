@@ -10,10 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from variants import batch_of, random_rows, shared
 
 from mrt5cli.analysis.characters import byte_kinds, characters, script
-from mrt5cli.analysis.deletions import inspect_batch, inspect_text, kind_table, pieces, total_rate
-from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
+from mrt5cli.analysis.deletions import (
+    InspectedRow,
+    inspect_batch,
+    inspect_text,
+    kind_table,
+    length_table,
+    pieces,
+    starts_inside_characters,
+    total_rate,
+)
+from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
 
 EOS = 1
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40) | st.text("[]-⟨⟩␣ ⏎\n✗:a", max_size=12)
@@ -184,6 +194,104 @@ def test_the_legend_explains_what_is_there_and_nothing_else() -> None:
     assert legend([runs(characters(ids_of(b"ab")), [False] * 3)], colour=False) == ""
 
 
+# --- segments ---
+
+
+def read_segments_back(shown: str) -> tuple[list[int], list[int]]:
+    """Ids and where segments start, from the colourless form."""
+    ids: list[int] = []
+    starts = [0]
+    shown = shown.replace("⏎\n", "⏎").replace("◌", "")
+    while shown:
+        if shown.startswith("|"):
+            starts.append(len(ids))
+            shown = shown[1:]
+            continue
+        named = re.match(r"⟨([^⟩]*)⟩", shown)
+        token, shown = (named[1], shown[named.end() :]) if named else (shown[0], shown[1:])
+        split = re.fullmatch(r".*:([0-9a-f]{2}(?:[ |][0-9a-f]{2})+)", token) if named else None
+        if split is None:
+            ids += read_token(token, bool(named))[0]
+            continue
+        for mark in re.findall(r"\|?[0-9a-f]{2}", split[1]):
+            if mark.startswith("|"):
+                starts.append(len(ids))
+            ids.append(int(mark.strip("|"), 16) + 3)
+    return ids, starts
+
+
+def pooled_row(ids: list[int], starts: list[bool], window: int | None = None) -> InspectedRow:
+    return InspectedRow(np.array(ids), ~np.array(starts), None, window=window)
+
+
+@given(text=texts | st.text("|[]-⟨⟩⏎\n:aжé\u0301", max_size=12), data=st.data())
+def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data: st.DataObject) -> None:
+    ids = ids_of(text.encode())
+    starts = [True, *flags_for(data, len(ids) - 1)]
+    row = pooled_row(ids, starts)
+
+    assert read_segments_back(plain(segment_runs(row.characters(), row.starts.tolist()))) == (
+        ids,
+        np.flatnonzero(starts).tolist(),
+    )
+    assert row.segments is not None
+    assert [i for start, length in row.segments for i in ids[start : start + length]] == ids
+    assert sum(line.length * line.count for line in length_table([row])) == len(ids)
+    assert row.rate.total == len(ids) - len(row.segments)
+
+
+@pytest.mark.parametrize(
+    ("text", "starts", "shown"),
+    [
+        ("Hello world", [0, 3, 5, 9], "Hel|lo| wor|ld⟨EOS⟩"),
+        ("a|b", [0, 1], "a|⟨U+007C⟩b⟨EOS⟩"),
+        ("nжт", [0, 2, 5], "n⟨ж:d0|b6⟩т|⟨EOS⟩"),
+        ("中", [0, 1, 2], "⟨中:e4|b8|ad⟩⟨EOS⟩"),
+        ("中", [0, 2], "⟨中:e4 b8|ad⟩⟨EOS⟩"),
+        ("a\nb", [0, 2], "a⏎\n|b⟨EOS⟩"),
+        ("e\u0301", [0, 1], "e|◌\u0301⟨EOS⟩"),
+        ("e\u0301", [0], "e\u0301⟨EOS⟩"),
+        ("[-a-]", [0], "[-a-]⟨EOS⟩"),
+    ],
+)
+def test_plain_form_of_segments(text: str, starts: list[int], shown: str) -> None:
+    ids = ids_of(text.encode())
+
+    assert plain(segment_runs(characters(ids), [i in starts for i in range(len(ids))])) == shown
+
+
+def test_neighbouring_segments_have_different_colours() -> None:
+    ids = ids_of("ab cdж".encode())
+    row = segment_runs(characters(ids), [i in (0, 2, 3, 6) for i in range(len(ids))])
+
+    text = coloured(row)
+
+    assert text.plain == "ab| |cd⟨ж:d0|b6⟩⟨EOS⟩"
+    styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
+    assert styles == {"|": "dim", " ": "cyan", "⟨ж:d0|b6⟩": "bold yellow", "⟨EOS⟩": "cyan"}
+    assert legend([row], colour=True) == (
+        "| between pooled segments, each of which becomes one position; "
+        "⟨ж:d0|b6⟩ a character that two segments share"
+    )
+
+
+def test_segments_that_start_inside_a_character() -> None:
+    ids = ids_of("aжb中".encode())
+
+    starts = [i in (0, 1, 3, 5, 6) for i in range(len(ids))]
+    assert starts_inside_characters([pooled_row(ids, starts)]) == 2
+    assert starts_inside_characters([pooled_row(ids, [i in (0, 1, 3) for i in range(len(ids))])]) == 0
+
+
+def test_a_dropped_tail_is_in_no_segment() -> None:
+    row = pooled_row(ids_of(b"abcdefghi"), [i in (0, 4) for i in range(10)], window=4)
+
+    assert row.segments == [(0, 4), (4, 4)]
+    assert row.dropped == 2
+    assert plain(segment_runs(row.characters(), row.starts.tolist())) == "abcd|efgh|i⟨EOS⟩"
+    assert row.rate.value == 0.8
+
+
 # --- models ---
 
 
@@ -193,6 +301,7 @@ class KnownGate:
     def __init__(self, doomed: set[int]) -> None:
         self.doomed = doomed
         self.encoder = self._encode
+        self.config = SimpleNamespace(deletion_type="scaled_sigmoid")
 
     def parameters(self):
         yield torch.zeros(1)
@@ -269,6 +378,42 @@ def test_the_threshold_can_be_replaced(tiny_gated_model) -> None:
     many = inspect_text(tiny_gated_model, b"The threshold moves the rate.", 64, threshold=-5.0)
 
     assert total_rate(few).total < total_rate(many).total
+
+
+@pytest.mark.parametrize("variant", ["bp_gumbel", "bp_unigram", "cp_3", "cp_4"])
+def test_segments_of_real_poolings(variant: str) -> None:
+    model = shared(variant)
+    text = "Was bleibt übrig? Что останется?".encode()
+
+    rows = inspect_text(model, text, 24)
+
+    assert [i for row in rows for i in row.ids if i != EOS] == [byte + 3 for byte in text]
+    for row in rows:
+        out = model(input_ids=torch.from_numpy(row.ids)[None], labels=torch.ones(1, 1, dtype=torch.long))
+        assert row.segments is not None
+        assert row.gate is None
+        assert row.dropped == 0
+        assert len(row.segments) == int(out.kept_lengths[0])
+        assert sum(length for _, length in row.segments) == len(row.ids)
+        if variant.startswith("cp"):
+            stride = model.config.downsampling_rate
+            assert all(length == stride for _, length in row.segments[:-1])
+        else:
+            ends = [start + length - 1 for start, length in row.segments][:-1]
+            assert ends == (out.boundary_logits[0, :-1] > 0).nonzero()[:, 0].tolist()
+    assert 0 < total_rate(rows).total < total_rate(rows).count
+
+
+def test_a_batch_of_pooled_rows_is_that_of_each_row() -> None:
+    ids, mask = batch_of(random_rows([14, 5, 1]), 3)
+    for variant in ("bp_gumbel", "cp_3"):
+        together = inspect_batch(shared(variant), {"input_ids": ids, "attention_mask": mask})
+        for place, row in enumerate(together):
+            alone = ids[place, : len(row.ids)][None]
+            (found,) = inspect_batch(
+                shared(variant), {"input_ids": alone, "attention_mask": torch.ones_like(alone)}
+            )
+            assert found.segments == row.segments
 
 
 @pytest.fixture(scope="module")
