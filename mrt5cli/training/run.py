@@ -18,6 +18,7 @@ from transformers.utils import logging
 import mrt5cli
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.best import Best, check_kept
@@ -203,7 +204,8 @@ def _summary(run: RunDir) -> str:
     parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
     if last["target"] is not None or last["deletion_rate"] > 0:
         target = "" if last["target"] is None else f" (target {100 * last['target']:g} %)"
-        parts.append(f"deleted {100 * last['deletion_rate']:.1f} %{target}, by soft gates on training data")
+        gates = "by soft gates " if run.recipe().model.shortener.kind in GATES else ""
+        parts.append(f"deleted {100 * last['deletion_rate']:.1f} %{target}, {gates}on training data")
     best = run.meta().get("best")
     return (
         f"done: {last['step']:,} steps in {duration(last['seconds'])}\n"

@@ -90,6 +90,7 @@ def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
     assert "to 100 training examples" in result.stderr
+    assert "gates" not in result.stderr and " %, on training data" in result.stderr
     return RunDir(folder / "run")
 
 
