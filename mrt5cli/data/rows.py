@@ -241,10 +241,14 @@ def _separated_rows(file: Path, columns: Sequence[Column], header: bool) -> Iter
     for number, cells in lines:
         if len(cells) < len(names) or (names is first[1] and len(cells) > len(names)):
             raise UserError(
-                f"{place} {number}: {len(cells)} cells, expected {len(names)} ({', '.join(names)})",
+                f"{place} {number}: {_cells_of(len(cells))}, expected {len(names)} ({', '.join(names)})",
                 "cells with line breaks, quotes or separators in them are put in double quotes",
             )
         yield place, number, dict(zip(names, cells, strict=False))
+
+
+def _cells_of(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:

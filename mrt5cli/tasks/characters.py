@@ -50,9 +50,8 @@ class Characters(TableTask):
         known = TEST_PARTS[self.section.kind]
         if self.files is None:
             return known
-        return sorted(
-            self.files.parts("test"), key=lambda part: (known.index(part) if part in known else -1, part)
-        )
+        own = self.files.parts("test")
+        return [part for part in known if part in own] + [part for part in own if part not in known]
 
     def read_file_name(self, name: str) -> tuple[str, str | None] | None:
         """What "train", "val", "test_oov" says, with or without the task's name before it."""

@@ -257,9 +257,9 @@ class TableTask(Task):
             facts.append(f"test{self._places('test')}")
         longest_target = self.answer_length or self.encoding.target_length
         lengths = f"{self.encoding.input_length} -> {longest_target} byte tokens at most"
-        counters = {"sources": self.encoding.sources_cut, "targets": self.encoding.targets_cut}
+        counters = {"source": self.encoding.sources_cut, "target": self.encoding.targets_cut}
         cut = [
-            f"{number:,} {what}"
+            f"{number:,} {what}{'s' if number > 1 else ''}"
             for what, count in counters.items()
             if (number := sum(map(count, tables.values())))
         ]

@@ -1,0 +1,519 @@
+"""Rows of a task: formats, layouts, what is refused, encoding, order, held-out parts, the Hub."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from mrt5cli.data.byte_tokens import PAD, decode, encode
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
+from mrt5cli.tasks import Batch, Task, build_task
+from mrt5cli.tasks.base import IGNORED_LABEL, batches_of, make_batch
+from mrt5cli.tasks.rows import Shuffled, token_ids
+
+PAIRS = [
+    {
+        "premise": f"premise {number} {'x' * (7 * number % 31)} ключ",
+        "hypothesis": f'a "quoted",\n{number}\tword',
+        "label": number % 3,
+    }
+    for number in range(23)
+]
+
+
+def in_language(language: str, rows: list[dict[str, Any]] = PAIRS) -> list[dict[str, Any]]:
+    return [{**row, "premise": f"{language} {row['premise']}"} for row in rows]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows in the format that the file's name says."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if file.name.endswith(".jsonl"):
+        file.write_text(lines, encoding="utf-8")
+    elif file.name.endswith(".gz"):
+        file.write_bytes(gzip.compress(lines.encode()))
+    elif file.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            delimiter = "\t" if file.suffix == ".tsv" else ","
+            writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+def xnli(folder: Path, languages: tuple[str, ...] = ("en", "sw"), **settings: Any) -> Task:
+    section = {"kind": "xnli", "source": {"kind": "files", "path": str(folder)}, "languages": list(languages)}
+    return build_task(XnliTask.model_validate(section | settings))
+
+
+def texts(batches: Any) -> list[tuple[str, str]]:
+    return [
+        (decode(source), decode(target))
+        for batch in batches
+        for source, target in zip(batch["input_ids"], batch["labels"], strict=True)
+    ]
+
+
+def expected(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(f"Premise: {row['premise']} Hypothesis: {row['hypothesis']}", str(row["label"])) for row in rows]
+
+
+# --- what every task answers --------------------------------------------------------------------------------
+
+
+def test_a_task_without_rows_answers_too() -> None:
+    task = build_task(DiagnosticTask(kind="copy"))
+    assert (task.measures, task.experiment, task.choices, task.answer_length) == ((), None, None, None)
+    assert task.references("test", "all") is None
+    assert task.truncated("test", "all") == 0
+    assert task.language_of("all") is None
+
+
+def test_batches_are_as_wide_as_their_longest_row() -> None:
+    ids = np.array([[5, 1, PAD, PAD], [5, 6, 1, PAD], [5, 6, 7, 1]])
+    labels = np.array([[9, 1, -100], [9, -100, -100], [9, 1, -100]])
+    first, second = batches_of(make_batch(ids, labels), 2)
+    assert first["input_ids"].tolist() == [[5, 1, 0], [5, 6, 1]]
+    assert first["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert first["labels"].tolist() == [[9, 1], [9, -100]]
+    assert second["input_ids"].tolist() == [[5, 6, 7, 1]] and second["labels"].tolist() == [[9, 1]]
+    assert all(tensor.is_contiguous() for tensor in [*first.values(), *second.values()])
+
+
+# --- formats and layouts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"train{suffix}", PAIRS)
+    task = xnli(tmp_path)
+    assert task.rows("train", "en").to_pylist() == [row | {"label": str(row["label"])} for row in PAIRS]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("layout", ["folders", "names", "columns", "pieces"])
+def test_layouts(tmp_path: Path, layout: str) -> None:
+    sets = {language: in_language(language) for language in ("sw", "en", "fr")}
+    if layout == "columns":
+        rows = [row | {"language": language} for language, rows in sets.items() for row in rows]
+        write(tmp_path / "test.csv", rows)
+    for language, rows in sets.items():
+        if layout == "folders":
+            write(tmp_path / language / "test.jsonl", rows)
+        if layout == "names":
+            write(tmp_path / f"test-{language}.tsv", rows)
+        if layout == "pieces":
+            write(tmp_path / f"test-{language}-00000-of-00002.parquet", rows[:9])
+            write(tmp_path / f"test-{language}-00001-of-00002.parquet", rows[9:])
+    (tmp_path / "README.md").write_text("not rows")
+    task = xnli(tmp_path)
+    for language in ("en", "sw"):
+        assert texts(task.held_out("test", language, batch_size=4)) == expected(sets[language])
+        assert task.language_of(language) == language
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+def test_names_of_validation_and_a_file_that_names_no_language(tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"{name}.csv", PAIRS)
+    assert texts(xnli(tmp_path).held_out("validation", "en", batch_size=30)) == expected(PAIRS)
+
+
+def test_a_test_in_one_language_need_not_name_it(tmp_path: Path) -> None:
+    write(tmp_path / "test.csv", PAIRS)
+    assert texts(xnli(tmp_path, ("sw",)).held_out("test", "sw", batch_size=30)) == expected(PAIRS)
+
+
+def test_rows_of_the_wanted_language_only(tmp_path: Path) -> None:
+    """XNLI's training is in English, also when a file has more."""
+    rows = [row | {"language": language} for language in ("sw", "en") for row in in_language(language)]
+    write(tmp_path / "train.jsonl", rows)
+    assert texts([next(iter(xnli(tmp_path).train_stream(batch_size=50, seed=1)))])[0][0].startswith(
+        "Premise: en"
+    )
+    assert len(xnli(tmp_path).rows("train", "en")) == 23  # type: ignore[attr-defined]
+
+
+def test_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.csv", PAIRS)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes() + b"\r\n\n")
+    assert len(xnli(tmp_path).rows("train", "en")) == 23  # type: ignore[attr-defined]
+
+
+def test_long_cells(tmp_path: Path) -> None:
+    """Beyond the 128 KiB that Python's reader takes by default, which it takes again afterwards."""
+    before = csv.field_size_limit()
+    write(tmp_path / "train.csv", [PAIRS[0] | {"premise": "x" * 200_000}])
+    assert len(xnli(tmp_path).rows("train", "en")) == 1  # type: ignore[attr-defined]
+    assert csv.field_size_limit() == before
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+GOOD = '{"premise": "a", "hypothesis": "b", "label": 0}\n'
+WRONG = {
+    "not JSON": ("train.jsonl", GOOD + '{"premise": ', "train.jsonl, line 2: not JSON: Expecting value"),
+    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: [1] is no row"),
+    "column": (
+        "train.jsonl",
+        '{"premise": "a", "hypotesis": "b"}',
+        "line 1: no column 'hypothesis'; it has premise, hypotesis",
+    ),
+    "type": (
+        "train.jsonl",
+        '{"premise": ["a"], "hypothesis": "b", "label": 1}',
+        "line 1: column 'premise' holds ['a'], expected text",
+    ),
+    "empty": (
+        "train.jsonl",
+        GOOD + '{"premise": " ", "hypothesis": "b", "label": 1}',
+        "train.jsonl, line 2: column 'premise' holds no text, expected text",
+    ),
+    "null": (
+        "train.jsonl",
+        '{"premise": null, "hypothesis": "b", "label": 1}',
+        "line 1: column 'premise' holds nothing, expected text",
+    ),
+    "header": ("train.csv", "premise,label\na,0\n", "train.csv, line 1: no column 'hypothesis'"),
+    "cells": (
+        "train.csv",
+        'premise,hypothesis,label\n"a\nb",b,0\na,b\n',
+        "train.csv, line 4: 2 cells, expected 3 (premise, hypothesis, label)",
+    ),
+    "quotes": (
+        "train.tsv",
+        'premise\thypothesis\tlabel\na\tb\t0\n"a" b\tc\t1\n',
+        "train.tsv, line 3: not well-formed TSV",
+    ),
+    "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: not well-formed CSV"),
+    "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv holds no rows"),
+    "language": (
+        "train.jsonl",
+        GOOD.replace("{", '{"language": "", '),
+        "line 1: column 'language' holds '', expected a code such as en",
+    ),
+    "other language": (
+        "train.jsonl",
+        GOOD.replace("{", '{"language": "xx", '),
+        "train.jsonl has no rows in en (1 in xx)",
+    ),
+    "parquet": ("train.parquet", "none", "train.parquet cannot be read as Parquet"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_files(tmp_path: Path, case: str) -> None:
+    name, content, message = WRONG[case]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        xnli(tmp_path).train_stream(batch_size=1, seed=1)
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "train.csv"):
+        file = tmp_path / name
+        file.write_bytes(b"premise,hypothesis,label\ncaf\xe9,b,0\n")
+        with pytest.raises(UserError, match=rf"{name} is not UTF-8: byte 28 is 0xe9"):
+            xnli(tmp_path).train_stream(batch_size=1, seed=1)
+        file.unlink()
+
+
+def test_a_wrong_type_in_parquet_names_the_row(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [*PAIRS, PAIRS[0] | {"label": None}])
+    with pytest.raises(
+        UserError, match=r"train.parquet, row 24: column 'label' holds nothing, expected 0, 1, 2"
+    ):
+        xnli(tmp_path).train_stream(batch_size=1, seed=1)
+
+
+def test_folders_that_will_not_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        xnli(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a file"):
+        xnli(write(tmp_path / "rows.csv", PAIRS))
+    with pytest.raises(UserError, match=r"has no train, validation or test files \(found: rows.csv\)"):
+        xnli(tmp_path)
+    write(tmp_path / "train.csv", PAIRS)
+    write(tmp_path / "train.jsonl", PAIRS)
+    with pytest.raises(UserError, match=r"several files for train: train.csv, train.jsonl"):
+        xnli(tmp_path)
+
+
+def test_splits_and_languages_that_are_not_there(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", PAIRS)
+    write(tmp_path / "test-fr.csv", PAIRS)
+    task = xnli(tmp_path)
+    with pytest.raises(UserError) as caught:
+        task.held_out("test", "sw", batch_size=1)
+    assert caught.value.message.endswith("has no files of test (sw); it has test (fr), train")
+    assert "test-sw.jsonl" in str(caught.value.hint)
+    write(tmp_path / "test.csv", PAIRS)
+    with pytest.raises(UserError, match=r"test\.csv does not say which language its rows are in"):
+        xnli(tmp_path).held_out("test", "sw", batch_size=1)
+    with pytest.raises(ValueError, match="no subset 'xx' in test"):
+        task.held_out("test", "xx", batch_size=1)
+
+
+# --- encoding -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=6), st.integers(2, 20), st.integers(0, 3))
+def test_token_ids_are_those_of_each_text(texts: list[str], at_most: int, before: int) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    array = pa.array(["before"] * before + texts, type=pa.large_string()).slice(before)
+    ids = token_ids(array, at_most, -100)
+    for row, text in zip(ids, texts, strict=True):
+        wanted = [*encode(text)[: at_most - 1].tolist(), 1]
+        assert row.tolist() == wanted + [-100] * (ids.shape[1] - len(wanted))
+    assert ids.shape[1] == max((row != -100).sum() for row in ids)
+
+
+def test_a_lone_surrogate_becomes_a_question_mark(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(GOOD.replace('"a"', '"a\\ud800"'))
+    assert xnli(tmp_path).example("train") == ("Premise: a? Hypothesis: b", "0")
+
+
+def test_what_is_cut_is_counted(tmp_path: Path) -> None:
+    write(tmp_path / "test-en.csv", PAIRS)
+    task = xnli(tmp_path, ("en",), input_length=70)
+    lengths = [len(source.encode()) + 1 for source, _ in expected(PAIRS)]
+    assert task.truncated("test", "en") == sum(length > 70 for length in lengths) > 0
+    assert task.truncated("test", "en", 5) == sum(length > 70 for length in lengths[:5])
+    batches = list(task.held_out("test", "en", batch_size=1))
+    assert [len(batch["input_ids"][0]) for batch in batches] == [min(length, 70) for length in lengths]
+    assert all(batch["input_ids"][0, -1] == 1 for batch in batches)
+
+
+def test_describe_counts_rows_and_cuts(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", PAIRS)
+    write(tmp_path / "test-en.csv", PAIRS)
+    assert xnli(tmp_path).describe() == (
+        f"xnli, rows of {tmp_path}, 23 training rows in en, test in 2 languages, "
+        "1024 -> 2 byte tokens at most"
+    )
+    write(tmp_path / "dev.csv", PAIRS[:2])
+    described = xnli(tmp_path, input_length=70).describe()
+    assert "23 training and 2 validation rows in en" in described
+    cut = sum(len(source.encode()) + 1 > 70 for source, _ in expected(PAIRS) + expected(PAIRS[:2]))
+    assert described.endswith(f"({cut} sources cut)")
+
+
+# --- order --------------------------------------------------------------------------------------------------
+
+
+def take(stream: Any, count: int) -> list[Batch]:
+    return [batch for batch, _ in zip(stream, range(count), strict=False)]
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a
+    )
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    write(tmp_path / "train.csv", PAIRS)
+    write(tmp_path / "test-en.csv", PAIRS)
+    return xnli(tmp_path, ("en",))
+
+
+def test_every_pass_has_all_rows_in_an_order_of_its_own(task: Task) -> None:
+    seen = texts(take(task.train_stream(batch_size=5, seed=1), 23))
+    passes = [seen[start : start + 23] for start in range(0, 115, 23)]
+    assert all(sorted(one) == sorted(expected(PAIRS)) for one in passes)
+    assert len({tuple(one) for one in [*passes, tuple(expected(PAIRS))]}) == 6
+    assert seen != texts(take(task.train_stream(batch_size=5, seed=2), 23))
+
+
+def test_example_i_depends_on_the_seed_and_i_alone(task: Task) -> None:
+    one = texts(take(task.train_stream(batch_size=1, seed=1), 60))
+    assert texts(take(task.train_stream(batch_size=7, seed=1), 9))[:60] == one
+    ranks = [
+        [
+            texts([batch])
+            for batch in take(task.train_stream(batch_size=2, seed=1, rank=rank, world_size=3), 10)
+        ]
+        for rank in range(3)
+    ]
+    assert [text for batches in zip(*ranks, strict=True) for batch in batches for text in batch] == one
+
+
+@pytest.mark.parametrize("batches", [1, 3, 13])
+def test_resuming_is_exact(task: Task, batches: int) -> None:
+    whole = take(task.train_stream(batch_size=4, seed=1), 20)
+    stream = task.train_stream(batch_size=4, seed=1)
+    take(stream, batches)
+    resumed = task.train_stream(batch_size=4, seed=1)
+    resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(batches))))
+    assert same(take(resumed, 20 - batches), whole[batches:])
+
+
+def test_batches_are_padded_to_their_own_longest(task: Task) -> None:
+    for batch in [
+        *take(task.train_stream(batch_size=3, seed=1), 30),
+        *task.held_out("test", "en", batch_size=3),
+    ]:
+        lengths = batch["attention_mask"].sum(dim=1)
+        assert batch["input_ids"].shape[1] == lengths.max()
+        assert torch.equal(batch["attention_mask"], batch["input_ids"].ne(PAD).long())
+        assert (batch["labels"] != IGNORED_LABEL).any(dim=0).all()
+
+
+def test_streams_travel_to_processes_that_start_afresh(task: Task) -> None:
+    stream = pickle.loads(pickle.dumps(task.train_stream(batch_size=4, seed=1)))
+    assert same(take(stream, 8), take(task.train_stream(batch_size=4, seed=1), 8))
+
+
+def test_an_order_is_drawn_for_every_pass(task: Task) -> None:
+    shuffled = Shuffled(task.rows("train", "en"), task.encoding, seed=3)  # type: ignore[attr-defined]
+    rows = shuffled.rows(np.arange(200))
+    assert rows[23 * 4 + 2] == shuffled.rows(np.array([23 * 4 + 2]))[0]
+    assert all(sorted(rows[start : start + 23]) == list(range(23)) for start in range(0, 184, 23))
+
+
+@pytest.mark.parametrize("limit", [None, 1, 8, 23, 99])
+def test_held_out_rows_are_the_same_whatever_the_batch_size(task: Task, limit: int | None) -> None:
+    wanted = expected(PAIRS)[:limit]
+    for batch_size in (1, 3, 8, 70):
+        batches = list(task.held_out("test", "en", batch_size=batch_size, limit=limit))
+        assert texts(batches) == wanted
+        assert [len(batch["labels"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+# --- Hub ----------------------------------------------------------------------------------------------------
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, ...]]:
+    """Let `datasets.load_dataset` answer; what it was asked for."""
+    import datasets
+
+    asked = []
+
+    def load_dataset(name: str, configuration: str | None = None, *, split: str) -> Any:
+        asked.append((name, configuration, split))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(name, configuration, split) if callable(answer) else answer
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def hub_rows(rows: list[dict[str, Any]], names: list[str] | None = None) -> Any:
+    import datasets
+
+    dataset = datasets.Dataset.from_list(rows)
+    return dataset.cast_column("label", datasets.ClassLabel(names=names)) if names else dataset
+
+
+def hub_xnli(**settings: Any) -> Task:
+    return build_task(XnliTask.model_validate({"kind": "xnli", **settings}))
+
+
+def test_hub_labels_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset that counts its labels in another order means the same by their names."""
+    rows = [{"premise": "a", "hypothesis": "b", "label": number} for number in (0, 1, 2)]
+    stand_in(monkeypatch, hub_rows(rows, ["contradiction", "entailment", "neutral"]))
+    targets = [target for _, target in texts(hub_xnli().held_out("test", "en", batch_size=3))]
+    assert targets == ["2", "0", "1"]
+
+
+def test_published_text_is_taken_as_it_is_and_labels_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"premise": "", "hypothesis": "b", "label": 0}, {"premise": "a", "hypothesis": "b", "label": -1}]
+    stand_in(monkeypatch, hub_rows(rows[:1]))
+    assert hub_xnli().example("test") == ("Premise:  Hypothesis: b", "0")
+    for names in (None, ["entailment", "neutral", "contradiction"]):
+        stand_in(monkeypatch, hub_rows(rows, names))
+        with pytest.raises(
+            UserError,
+            match=r"facebook/xnli \(en, test\), row 2: column 'label' holds (-1|nothing), expected 0,",
+        ):
+            hub_xnli().held_out("test", "en", batch_size=3)
+
+
+def test_hub_rows_of_another_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, hub_rows([{"sentence1": "a", "sentence2": "b", "label": 1}]))
+    with pytest.raises(
+        UserError, match=r"\(en, train\): no column 'premise'; it has sentence1, sentence2, label"
+    ):
+        hub_xnli().train_stream(batch_size=1, seed=1)
+    stand_in(monkeypatch, hub_rows([{"premise": {"en": "a"}, "hypothesis": "b", "label": 1}]))
+    with pytest.raises(UserError, match=r"row 1: column 'premise' holds \{'en': 'a'}, expected text"):
+        hub_xnli().train_stream(batch_size=1, seed=1)
+
+
+def test_no_network_and_other_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(UserError, match="facebook/xnli cannot be read from the Hugging Face Hub") as caught:
+        hub_xnli().train_stream(batch_size=1, seed=1)
+    assert "--data FOLDER" in str(caught.value.hint) and "connect" in str(caught.value.hint)
+    stand_in(monkeypatch, ValueError("Unknown split 'test'."))
+    with pytest.raises(UserError, match="Unknown split 'test'"):
+        hub_xnli().held_out("test", "en", batch_size=1)
+    stand_in(monkeypatch, OSError("No space left on device"))
+    with pytest.raises(RunFailed, match="reading facebook/xnli from the Hub failed: No space left"):
+        hub_xnli().train_stream(batch_size=1, seed=1)
+
+
+def test_a_language_that_the_published_dataset_does_not_have() -> None:
+    with pytest.raises(UserError, match="facebook/xnli from the Hub has no language 'fi'; it has en, fr,"):
+        hub_xnli(languages=["en", "fi"])
+    assert hub_xnli(languages=["fi"], source={"kind": "hub", "name": "a/b"}).subsets("test") == ["fi"]
+
+
+# --- generated rows -----------------------------------------------------------------------------------------
+
+GENERATED = {
+    "xnli": XnliTask,
+    "tydiqa": TyDiQATask,
+    "xquad": XQuADTask,
+    "spelling_correction_contextual": CharacterTask,
+    "word_search": CharacterTask,
+}
+
+
+@pytest.mark.parametrize("kind", GENERATED)
+def test_generated_rows(kind: str) -> None:
+    section = GENERATED[kind].model_validate({"kind": kind, "source": {"kind": "generated", "examples": 7}})
+    first, second = build_task(section), build_task(section)
+    for split in ("train", "validation", "test"):
+        assert first.example(split) == second.example(split)
+    parts = first.subsets("test")
+    batches = {part: list(first.held_out("test", part, batch_size=3)) for part in parts}
+    assert all([len(batch["labels"]) for batch in batches[part]] == [3, 3, 1] for part in parts)
+    assert len({str(texts(batches[part])) for part in parts}) == len(parts), "parts are different"
+    assert texts(batches[parts[0]]) != texts(
+        first.held_out("validation", first.subsets("validation")[0], batch_size=3)
+    )
+    assert "generated rows, " in first.describe()
+    assert len(take(first.train_stream(batch_size=4, seed=1), 5)) == 5
+    if references := first.references("test", parts[-1]):
+        sources = [source for source, _ in texts(batches[parts[-1]])]
+        assert all(answer in source for source, [answer] in zip(sources, references, strict=True))
+
+
+def test_generated_rows_are_the_same_everywhere() -> None:
+    section = TyDiQATask.model_validate({"kind": "tydiqa", "source": {"kind": "generated", "examples": 1}})
+    source, target = build_task(section).example("validation")
+    assert source.startswith("Question: ") and target in source
+    assert (source[:24], target) == SEEN_ONCE
+
+
+SEEN_ONCE = ("Question: пшлтл? Context", "отиш шюткмг юкфеьм")
