@@ -151,7 +151,7 @@ def compare_means(
     farther = int((np.abs(drawn - difference) >= abs(difference) - slack).sum())
     low, high = np.quantile(drawn, (0.025, 0.975))
     p_value = (farther + 1) / (resamples + 1)
-    return Difference(subset, measure, *values, float(low), float(high), p_value, "bootstrap")
+    return Difference(subset, measure, values[0], values[1], float(low), float(high), p_value, "bootstrap")
 
 
 def _resampled(

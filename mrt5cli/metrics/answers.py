@@ -73,7 +73,7 @@ def exact_match(
 def f1(
     prediction: str, references: Sequence[str], rule: Normalization = "squad", language: str | None = None
 ) -> float:
-    """The best F1, 0 to 1, of the prediction's tokens against one reference's, each counted as often as it is.
+    """The best F1, 0 to 1, of the prediction's tokens against one reference's, repeated ones counted.
 
     0 where they share no token: also where both are empty, as in the official script.
     """

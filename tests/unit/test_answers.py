@@ -28,7 +28,7 @@ languages = st.sampled_from([None, "en", "de", "ar", "zh", "zh-TW", "th"])
         ("١٩٩٩؟", "١٩٩٩", "ar"),
         ("दिल्ली।", "दिल्ली", "hi"),
         ("STRASSE", "Straße", "de"),
-        ("ＮＡＴＯ", "nato", "zh"),
+        ("\uff2e\uff21\uff34\uff2f", "nato", "zh"),
         ("cafe\u0301", "café", "fr"),
         ("e\u200d\u0301te…", "éte", "fr"),
         ("a\u00a0b\u3000c", "a b c", "fr"),
