@@ -9,6 +9,7 @@ Shapes: B rows, T target positions, L input positions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,7 @@ def bits_per_byte(nats_per_token: float | None) -> float | None:
     return None if nats_per_token is None else nats_per_token / math.log(2)
 
 
-def wilson_interval(share: float | None, trials: int, z: float = 1.96) -> tuple[float, float] | None:
+def wilson_interval(share: float | None, trials: float, z: float = 1.96) -> tuple[float, float] | None:
     """The 95 % Wilson score interval of a share seen in independent trials, or None without trials."""
     if share is None or trials == 0:
         return None
@@ -115,3 +116,21 @@ def wilson_interval(share: float | None, trials: int, z: float = 1.96) -> tuple[
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(groups: Sequence[ArrayLike]) -> tuple[float, float] | None:
+    """A 95 % interval of the mean of scores between 0 and 1, or None without scores.
+
+    Wilson's, with as many trials as a share of the same mean would need to vary as little as the scores do:
+    it is the share's own where all scores are 0 or 1, narrower elsewhere, and never leaves 0 to 1.
+
+    Args:
+        groups: (n,) scores of each subset; what the subsets' means differ by is no part of the spread.
+    """
+    scores = [np.asarray(group, dtype=float) for group in groups if np.size(group)]
+    count = sum(len(group) for group in scores)
+    if not count:
+        return None
+    mean = sum(float(group.sum()) for group in scores) / count
+    variance = sum(len(group) * float(group.var()) for group in scores) / count**2
+    return wilson_interval(mean, mean * (1 - mean) / variance if variance else count)

@@ -20,6 +20,7 @@ from mrt5cli.metrics.counts import (
     deleted_bytes,
     gate_precision,
     gate_recall,
+    mean_interval,
     sequences_right,
     target_tokens,
     tokens_right,
@@ -120,6 +121,35 @@ def test_wilson_interval_against_a_textbook_value() -> None:
     """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, table I, method 3)."""
     interval = wilson_interval(81 / 263, 263)
     assert interval == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+def test_the_interval_of_a_mean_of_shares_is_wilsons() -> None:
+    assert mean_interval([[1, 0, 1, 1]]) == pytest.approx(wilson_interval(0.75, 4))
+    assert mean_interval([[1, 1, 1]]) == wilson_interval(1.0, 3), "all alike is no certainty"
+    assert mean_interval([[], []]) is None
+
+
+def test_the_interval_of_a_mean_is_near_the_normal_one_and_leaves_out_what_subsets_differ_by() -> None:
+    scores = np.random.default_rng(0).uniform(0.2, 0.8, 4000)
+
+    low, high = mean_interval([scores])
+
+    half = 1.96 * scores.std() / 4000**0.5
+    assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=1e-4)
+    apart = mean_interval([scores[:2000] - 0.2, scores[2000:] + 0.2])
+    assert apart[1] - apart[0] == pytest.approx(2 * half, rel=0.02)
+
+
+@given(groups=st.lists(st.lists(st.floats(0, 1), max_size=8), min_size=1, max_size=3))
+def test_the_interval_of_a_mean_holds_it(groups: list) -> None:
+    every = [score for group in groups for score in group]
+    interval = mean_interval(groups)
+    if not every:
+        assert interval is None
+        return
+    low, high = interval
+    assert 0 <= low <= np.mean(every) + 1e-9
+    assert np.mean(every) - 1e-9 <= high <= 1
 
 
 def test_the_counts_need_neither_torch_nor_evaluate() -> None:

@@ -1,0 +1,107 @@
+"""Answers that a model gives itself: generated greedily, or chosen among the few that a task has.
+
+Letters: B rows, L byte tokens of the longest source, T of an answer, C choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mrt5cli.data.byte_tokens import EOS, PAD, decode, encode
+from mrt5cli.evaluation.timing import Stopwatch
+from mrt5cli.metrics.counts import IGNORED_LABEL
+
+
+def generate_answers(
+    model: Any,
+    sources: Sequence[torch.Tensor],
+    *,
+    answer_length: int,
+    batch_size: int,
+    deletion: dict[str, Any],
+    watch: Stopwatch | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The model's greedy answer to each source, in the order given.
+
+    Sources of like length share a batch, the longest first, so that little is padded and what does not fit
+    into memory shows at once. Padding changes no answer.
+
+    Args:
+        model: from `mrt5cli.models`, in eval mode.
+        sources: ids (L,) without padding.
+        answer_length: byte tokens at most, EOS included.
+        batch_size: sources a batch.
+        deletion: keywords of the encoder, such as hard_delete.
+        watch: times a forward pass over each batch and its answers, as the paper does.
+        progress: called with the number of answers so far.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+    answers = [""] * len(sources)
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        ids = torch.nn.utils.rnn.pad_sequence(
+            [sources[place] for place in places], batch_first=True, padding_value=PAD
+        ).to(device)
+        given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
+        # All that decides is said here: a checkpoint may come with settings for sampling or beams.
+        sequences = model.generate(
+            **given,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=answer_length,
+            max_length=None,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            decoder_start_token_id=PAD,
+        )
+        generated = sequences[:, 1:]
+        for place, row in zip(places, generated.cpu().numpy(), strict=True):
+            ends = np.flatnonzero(row == EOS)
+            answers[place] = decode(row[: ends[0]] if len(ends) else row)
+        if watch is not None:
+            labels = generated.masked_fill(generated == PAD, IGNORED_LABEL)
+            forward = lambda given=given, labels=labels: model(**given, labels=labels)
+            forward()
+            watch.time(forward, len(places))
+        if progress is not None:
+            progress(start + len(places))
+    return answers
+
+
+def choose(model: Any, encoded: Any, choices: Sequence[str], rows: int) -> NDArray[np.int64]:
+    """(B,) the choice to which the model gives the most probability, EOS included, by its place.
+
+    Args:
+        model: from `mrt5cli.models`, in eval mode.
+        encoded: its encoder's output for B sources, read once for each choice.
+        choices: C texts.
+        rows: B.
+    """
+    device = next(model.parameters()).device
+    scores = []
+    for choice in choices:
+        labels = torch.from_numpy(encode(choice, add_eos=True)).to(device).expand(rows, -1).contiguous()
+        logits = model(encoder_outputs=encoded, labels=labels).logits
+        nats = logits.float().log_softmax(-1).gather(-1, labels[..., None])
+        scores.append(nats.double().sum(dim=(1, 2)))
+    return torch.stack(scores, dim=1).argmax(dim=1).cpu().numpy()
+
+
+def choice_of(labels: torch.Tensor, choices: Sequence[str]) -> NDArray[np.int64]:
+    """(B,) the place among the choices of each row of labels (B, T).
+
+    Raises:
+        ValueError: a target that is no choice.
+    """
+    targets = [decode(row) for row in labels.cpu().numpy()]
+    if foreign := sorted({target for target in targets if target not in choices}):
+        raise ValueError(f"a target is {foreign[0]!r}, which is none of {', '.join(choices)}")
+    return np.array([choices.index(target) for target in targets])
