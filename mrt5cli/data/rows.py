@@ -70,8 +70,8 @@ def label_column(name: str, labels: Sequence[str]) -> Column:
     expected = f"{', '.join(map(str, range(len(labels))))} or {', '.join(labels)}"
 
     def read(value: Any) -> str:
-        # bool is an int; 1.0 is what csv writers make of a label beside missing ones, and is refused.
-        key = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        # 1.0 is what table writers make of a label beside missing ones, and is refused with them.
+        key = str(value) if isinstance(value, int) else value
         if not isinstance(key, str) or key not in places:
             raise ValueError(f"holds {_shown(value)}")
         return places[key]
