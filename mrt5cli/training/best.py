@@ -15,6 +15,11 @@ LOWER_IS_BETTER = ("loss",)
 """Of the metrics a recipe may choose. None of them contains alpha, so all steps of a run compare."""
 
 
+def in_words(metric: str) -> str:
+    """A metric's name for people. Validation's loss is the cross-entropy alone, unlike the one trained on."""
+    return "cross-entropy" if metric == "loss" else metric.replace("_", " ")
+
+
 @dataclass
 class Best:
     """What is known after each evaluation; the same in all processes.

@@ -12,9 +12,10 @@ from typing import Any
 from mrt5cli import runtime as machine
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import accumulation
-from mrt5cli.training.best import LOWER_IS_BETTER
+from mrt5cli.training.best import LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import model_of_checkpoint, model_to_start
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
@@ -328,10 +329,11 @@ def _best(recipe: Recipe) -> str:
     training = recipe.training
     assert training.best_metric is not None
     which = "lowest" if training.best_metric in LOWER_IS_BETTER else "highest"
-    how = "hard" if recipe.evaluation.hard_delete else "soft"
+    how = "hard deletion" if recipe.evaluation.hard_delete else "soft deletion"
+    gates = f", {how}" if recipe.model.shortener.kind in GATES else ""
     patience = f"; stops after {training.patience} without a better one" if training.patience else ""
     return (
-        f"{which} {training.best_metric.replace('_', ' ')} on validation data, {how} deletion, every "
+        f"{which} {in_words(training.best_metric)} on validation data{gates}, measured every "
         f"{training.eval_steps} steps{patience}"
     )
 

@@ -21,7 +21,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
-from mrt5cli.training.best import Best, check_kept
+from mrt5cli.training.best import Best, check_kept, in_words
 from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Plan, continue_command, make_plan
@@ -217,7 +217,7 @@ def _summary(run: RunDir) -> str:
 
 
 def _best_in_words(best: dict[str, Any]) -> str:
-    name = best["metric"].replace("_", " ")
+    name = in_words(best["metric"])
     if best["step"] is None:
         return f"no {name} could be measured on validation data: the model is that of the last step\n"
     early = "; stopped early, nothing better came" if best["stopped_early"] else ""

@@ -51,19 +51,20 @@ def model_to_start(section: Any) -> tuple[Any, str | None, list[str]]:
         UserError: there is no such start, or it does not fit the recipe.
     """
     from mrt5cli.models import CheckpointError, build
-    from mrt5cli.models.checkpoint import read_config
+    from mrt5cli.models.checkpoint import read_config, shortener_fields
 
     try:
         if section.start == "scratch":
             return build(section), None, []
         where = resolve_start(section.start)
         before = read_config(where)
-        _check_fits(section, before)
+        now = read_config(where, **shortener_fields(section.shortener))
+        _check_fits(section, before, now)
         model = build(section.model_copy(update={"start": where}))
     except CheckpointError as error:
         raise UserError(str(error), HINT) from error
-    carried, notes = _shortener_of(section.start, before, model.config)
-    return model, carried, notes
+    carried = SHORTENERS[now.deletion_type] if _goes_on(before, now) else None
+    return model, carried, _notes(section.start, before, now)
 
 
 def resolve_start(start: str) -> str:
@@ -91,11 +92,11 @@ def _recipe_that_makes(run: Path) -> str | None:
     return None
 
 
-def _check_fits(section: Any, before: Any) -> None:
+def _check_fits(section: Any, before: Any, now: Any) -> None:
     """Refuse what would load and not work, or fail with less to say.
 
     Args:
-        before: the start's `MrT5Config`.
+        before, now: `MrT5Config` of the start, and with what the recipe changes in it.
     """
     if before.has_absolute_position_embeddings and section.positions != "absolute":
         raise UserError(
@@ -104,42 +105,49 @@ def _check_fits(section: Any, before: Any) -> None:
             "--set model.positions=absolute "
             f"--set model.max_positions={before.max_position_embeddings}, or start from another model",
         )
-    shortener = section.shortener
-    if (
-        shortener.kind == before.deletion_type == "convolution"
-        and shortener.layer == before.delete_gate_layer
-        and shortener.stride != before.downsampling_rate
-    ):
-        raise UserError(
-            f"{section.start} has a convolution of stride {before.downsampling_rate}, which does not fit "
-            f"model.shortener.stride {shortener.stride}",
-            f"--set model.shortener.stride={before.downsampling_rate}, or start from another model",
-        )
+    if not _goes_on(before, now):
+        return
+    shortener, settings = SHORTENERS[now.deletion_type], {}
+    if shortener == "strided convolution":
+        settings = {"stride": (before.downsampling_rate, now.downsampling_rate)}
+    elif shortener == "delete gate":
+        settings = {"norm": (_norm(before), _norm(now))}
+    for key, (old, new) in settings.items():
+        if old != new:
+            raise UserError(
+                f"{section.start} has a {shortener} with {key} {old}, whose weights do not fit "
+                f"model.shortener.{key} {new}",
+                f"--set model.shortener.{key}={old}, or start from another model",
+            )
 
 
-def _shortener_of(start: str, before: Any, now: Any) -> tuple[str | None, list[str]]:
-    """What of the start's shortener the model has, and notes where that is not all of it.
+def _goes_on(before: Any, now: Any) -> bool:
+    """Whether the shortener's weights are those of the start: the same kind at the same place."""
+    kind = SHORTENERS[now.deletion_type]
+    same_place = before.delete_gate_layer == now.delete_gate_layer
+    return kind in LEARNED and kind == SHORTENERS[before.deletion_type] and same_place
+
+
+def _notes(start: str, before: Any, now: Any) -> list[str]:
+    """What the start has and the model has not, or the other way round.
 
     Args:
         start: as the recipe says it.
         before, now: `MrT5Config` of the start and of the model.
     """
+    if _goes_on(before, now):
+        return []
     old, new = SHORTENERS[before.deletion_type], SHORTENERS[now.deletion_type]
-    same_place = before.delete_gate_layer == now.delete_gate_layer
-    if old == new and old in LEARNED and same_place:
-        if old == "delete gate" and _norm(before) != _norm(now):
-            return old, [
-                f"the delete gate of {start} was trained with norm {_norm(before)}, and "
-                f"model.shortener.norm is {_norm(now)}: the norm starts fresh where their weights differ"
-            ]
-        return old, []
-    place = f" before encoder block {before.delete_gate_layer}" if old == new else ""
-    has = old if old.startswith("no ") else f"a {old}{place}"
     if new in LEARNED:
-        return None, [f"the {new} starts fresh: {start} has {has}"]
+        place = f" before encoder block {before.delete_gate_layer}" if old == new else ""
+        return [f"the {new} starts fresh: {start} has {_with_article(old)}{place}"]
     if old in LEARNED:
-        return None, [f"the {old} of {start} is left out: the recipe has {new}"]
-    return None, []
+        return [f"the {old} of {start} is left out: the recipe has {_with_article(new)}"]
+    return []
+
+
+def _with_article(what: str) -> str:
+    return what if what.startswith("no ") else f"a {what}"
 
 
 def _norm(config: Any) -> str:
