@@ -6,6 +6,7 @@ Letters: B rows, L byte tokens of the longest source, T of an answer, C choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def generate_answers(
             answers[place] = decode(row[: ends[0]] if len(ends) else row)
         if watch is not None:
             labels = generated.masked_fill(generated == PAD, IGNORED_LABEL)
-            forward = lambda given=given, labels=labels: model(**given, labels=labels)
+            forward = partial(model, **given, labels=labels)
             forward()
             watch.time(forward, len(places))
         if progress is not None:

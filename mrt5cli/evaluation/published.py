@@ -1,0 +1,81 @@
+"""Published numbers in the units of our rows, to set below them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.evaluation.rows import TOTAL
+from mrt5cli.reproduce import Published, published
+
+METRICS = {
+    "sequence_accuracy": ("sequence_accuracy", 0.01),
+    "exact_match": ("exact_match", 0.01),
+    "f1": ("f1", 0.01),
+    "seq_len_reduction": ("deletion_rate", 0.01),
+    "runtime_per_example": ("ms_per_example", 1.0),
+    "num_examples": ("examples", 1),
+}
+"""The number of a `Row` that each published metric is, and the unit it is given in."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What was published of one model on one subset.
+
+    Attributes:
+        version: "v1" or "v3" of the paper.
+        model: as the paper calls it.
+        setting: of its run, such as delta or seed.
+        subset: as our rows name it.
+        numbers: by the names and in the units of `Row`.
+        ids: of the published numbers.
+    """
+
+    version: str
+    model: str
+    setting: dict[str, Any]
+    subset: str
+    numbers: dict[str, float]
+    ids: list[str]
+
+
+def published_rows(task: Any, subsets: Sequence[str], named: Collection[str] = ()) -> list[PublishedRow]:
+    """The published numbers of a task's experiment, models in the paper's order, camera-ready before v1.
+
+    Args:
+        task: its `experiment` is looked up; without one there is nothing.
+        subsets: of the task, as many as were evaluated; the published total is there when all of them were.
+        named: ids that recipes name; where some are of this experiment, only models that have one are given,
+            else all of them.
+    """
+    rows = [row for row in published().values() if row.experiment == task.experiment and row.setting]
+    rows = [row for row in rows if row.version in ("v1", "v3") and row.metric in METRICS]
+    ours = {_key(row) for row in rows if row.id in named}
+    there = {row.subset for row in rows} - {TOTAL}
+    names = {_published_name(task, subset): subset for subset in subsets}
+    if there and there <= names.keys():
+        names[TOTAL] = TOTAL
+    found: dict[tuple[Any, ...], PublishedRow] = {}
+    for row in sorted(rows, key=lambda row: row.version != "v3"):
+        if row.subset not in names or (ours and _key(row) not in ours):
+            continue
+        entry = found.setdefault(
+            (*_key(row), row.subset),
+            PublishedRow(row.version, row.model, dict(row.setting), names[row.subset], {}, []),
+        )
+        name, unit = METRICS[row.metric]
+        entry.numbers[name] = row.value * unit
+        entry.ids.append(row.id)
+    return list(found.values())
+
+
+def _key(row: Published) -> tuple[Any, ...]:
+    return row.version, row.model, str(row.setting)
+
+
+def _published_name(task: Any, subset: str) -> str:
+    language = task.language_of(subset)
+    return LANGUAGES[language].name if language in LANGUAGES else subset
