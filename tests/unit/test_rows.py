@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from torch.utils.data import DataLoader
 
 from mrt5cli.data.byte_tokens import PAD, decode, encode
 from mrt5cli.errors import RunFailed, UserError
@@ -254,7 +255,9 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
         xnli(tmp_path)
 
 
-@pytest.mark.parametrize("names", [("dev.csv", "val.csv"), ("dev-00000.csv", "dev.csv")])
+@pytest.mark.parametrize(
+    "names", [("dev.csv", "val.csv"), ("dev-00000.csv", "dev.csv"), ("dev-00000.csv", "dev-00000.tsv")]
+)
 def test_rows_are_not_taken_twice(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
         write(tmp_path / name, PAIRS)
@@ -381,6 +384,11 @@ def test_batches_are_padded_to_their_own_longest(task: Task) -> None:
         assert batch["input_ids"].shape[1] == lengths.max()
         assert torch.equal(batch["attention_mask"], batch["input_ids"].ne(PAD).long())
         assert (batch["labels"] != IGNORED_LABEL).any(dim=0).all()
+
+
+def test_loader_workers_change_nothing(task: Task) -> None:
+    loader = DataLoader(task.train_stream(batch_size=4, seed=1), batch_size=None, num_workers=2)
+    assert same(take(loader, 15), take(task.train_stream(batch_size=4, seed=1), 15))
 
 
 def test_streams_travel_to_processes_that_start_afresh(task: Task) -> None:
