@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__
-from mrt5cli.commands import data, evaluate, finetune, inspect_deletions, pretrain, recipe
+from mrt5cli.commands import convert, data, evaluate, finetune, inspect_deletions, pretrain, recipe
 from mrt5cli.errors import UserError
 
 INTERRUPTED = 130
@@ -77,6 +77,7 @@ app.command(short_help="Train a model as its recipe says.")(pretrain.pretrain)
 app.command(short_help="Train a model that is there already on a task.")(finetune.finetune)
 app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
+app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
 app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.")
 app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
 

@@ -54,6 +54,7 @@ def export_hub(
     *,
     repo_id: str | None = None,
     dtype: str | torch.dtype | None = None,
+    shard_size: str = SHARD_SIZE,
 ) -> None:
     """Write a model with everything that plain transformers and its readers need.
 
@@ -64,6 +65,7 @@ def export_hub(
         folder: an existing, empty directory.
         repo_id: the Hub repository it is meant for, "owner/name"; the card's examples name it.
         dtype: "float32" or "bfloat16"; None keeps the model's.
+        shard_size: weights above it go into several files.
 
     Raises:
         UserError: another dtype, a repository name that cannot be, results of the run that cannot be read.
@@ -76,11 +78,10 @@ def export_hub(
     card = model_card(model, recipe, run, repo_id=repo_id, dtype=name, tokenizer=of_bytes)
     for file, source in source_files().items():
         write_text(folder / file, source)
-    _write_weights(model, folder, name)
+    write_weights(model, folder, name, shard_size)
     _write_configuration(folder, name)
     _write_generation_config(model.config, recipe, folder)
-    if of_bytes:
-        _write_tokenizer(model.config.vocab_size, folder)
+    write_tokenizer(model.config.vocab_size, folder)
     if recipe is not None:
         # `mrt5 evaluate` finds a checkpoint's task beside it.
         write_text(folder / "recipe.yaml", recipes.dump(recipe))
@@ -120,7 +121,15 @@ def most_new_tokens(config: Any, recipe: Recipe | None) -> int:
     return min(length, config.max_position_embeddings) if config.has_absolute_position_embeddings else length
 
 
-def _write_weights(model: Any, folder: Path, dtype: str) -> None:
+def write_weights(model: Any, folder: Path, dtype: str, shard_size: str = SHARD_SIZE) -> None:
+    """Write weights, config.json and generation_config.json as `save_pretrained` does.
+
+    Args:
+        model: left as it is.
+        folder: an existing directory.
+        dtype: "float32" or "bfloat16".
+        shard_size: weights above it go into several files.
+    """
     import torch
 
     state = model.state_dict()
@@ -132,7 +141,7 @@ def _write_weights(model: Any, folder: Path, dtype: str) -> None:
             converted.setdefault(tensor.data_ptr(), tensor.to(target))
         state = {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
     with _quiet():
-        model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
+        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
 
 
 def _write_configuration(folder: Path, dtype: str) -> None:
@@ -156,9 +165,12 @@ def _write_generation_config(config: Any, recipe: Recipe | None, folder: Path) -
     ).save_pretrained(folder)
 
 
-def _write_tokenizer(vocab_size: int, folder: Path) -> None:
+def write_tokenizer(vocab_size: int, folder: Path) -> None:
+    """Write the files of ByT5's tokenizer, if the vocabulary can be one of bytes."""
     from transformers import ByT5Tokenizer
 
+    if not has_byte_vocabulary(vocab_size):
+        return
     ByT5Tokenizer(extra_ids=vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
 
 

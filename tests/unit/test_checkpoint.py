@@ -15,7 +15,6 @@ from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGenera
 from mrt5cli.models.checkpoint import load_and_tell
 from mrt5cli.recipe import ModelSection
 
-
 GATE = "encoder.block.1.delete_gate"
 GATE_PARTS = ("feed_forward.bias", "feed_forward.weight", "layer_norm.weight")
 

@@ -1,0 +1,160 @@
+"""`mrt5 convert`: a checkpoint in another layout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrt5cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mrt5cli.convert.conversion import Outcome
+
+LAYOUTS = {
+    "mrt5": "this toolkit's layout",
+    "byt5": "plain T5 v1.1, without the shortener",
+    "reference": "the authors' layout",
+    "hub": "for plain transformers with trust_remote_code, with a model card",
+}
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A run, a checkpoint directory or a Hub id, whoever made it."),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A directory that is not there yet.")],
+    to: Annotated[
+        Literal["mrt5", "byt5", "reference", "hub"],
+        typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
+    ],
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="A new delete gate sits before this 0-based encoder block. Default: 3."),
+    ] = None,
+    gate: Annotated[
+        Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
+        typer.Option(help="A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
+    ] = None,
+    softmax1: Annotated[
+        bool | None,
+        typer.Option(
+            "--softmax1/--softmax", help="Attention. Default: the source's; softmax1 for an MrT5 start."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Take a new shortener, and softmax1, from this recipe.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of a new shortener's weights.")] = 42,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Also read pickled weights; no code in them is run.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="Weights above it go into several files.")] = "5GB",
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Write a checkpoint in another layout; DEST appears whole or not at all.
+
+    What is read: runs and models of this toolkit, the authors' checkpoints of every class, models published
+    on the Hub (their code is not run), and plain ByT5, T5 v1.1, mT5 and umT5, which become an MrT5 start.
+
+    Examples:
+
+      mrt5 convert google/byt5-small mrt5-start --to mrt5
+
+      mrt5 convert runs/mrt5-seed40 mrt5-mine --to hub --push me/mrt5-mine
+
+      mrt5 convert their_checkpoint ours --to mrt5 --allow-pickle
+    """
+    if push is not None and to != "hub":
+        raise UserError(f"--push uploads what --to hub makes, not --to {to}", "add --to hub")
+    _check_size(max_shard_size)
+    fields = _fields(layer, gate, softmax1, recipe)
+    with _working(f"converting {source}"):
+        from mrt5cli.convert.conversion import convert as run
+
+        outcome = run(
+            source,
+            destination,
+            to,
+            fields=fields,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            seed=seed,
+            overwrite=overwrite,
+            shard_size=max_shard_size,
+            repo_id=push,
+        )
+    if as_json:
+        from dataclasses import asdict
+
+        print(json.dumps(asdict(outcome), indent=2, ensure_ascii=False))
+    else:
+        present(outcome)
+
+
+def present(outcome: Outcome) -> None:
+    """Print what was written, what is new in it, and what to know."""
+    print(
+        f"{outcome.source} ({outcome.read}) -> {outcome.destination}: {LAYOUTS[outcome.layout]}\n"
+        f"{outcome.model}; {outcome.weights:,} weights, {outcome.dtype}"
+    )
+    if outcome.fresh:
+        print(f"new, drawn at random: {', '.join(outcome.fresh)}")
+    for note in outcome.notes:
+        print(f"note: {note}")
+    if outcome.url:
+        print(f"pushed: {outcome.url}")
+
+
+def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: str | None) -> dict[str, Any]:
+    """Configuration fields that the options stand for."""
+    fields: dict[str, Any] = {}
+    if recipe is not None:
+        if layer is not None or gate is not None:
+            raise UserError("--recipe brings its own gate; leave --layer and --gate out")
+        from mrt5cli import recipe as recipes
+        from mrt5cli.models.checkpoint import shortener_fields
+
+        section = recipes.load(recipes.find(recipe)).model
+        fields = shortener_fields(section.shortener) | {"use_softmax1": section.softmax1}
+    if gate == "none" and layer is not None:
+        raise UserError("--layer places a gate, and --gate none asks for none")
+    if layer is not None or gate is not None:
+        fields["deletion_type"] = gate or "scaled_sigmoid"
+    if layer is not None:
+        fields["delete_gate_layer"] = layer
+    if softmax1 is not None:
+        fields["use_softmax1"] = softmax1
+    return fields
+
+
+def _check_size(size: str) -> None:
+    number = size[:-2]
+    if size[-2:].upper() not in ("KB", "MB", "GB") or not number.isdigit() or int(number) == 0:
+        raise UserError(f"--max-shard-size {size!r} is not a size", "for example 500MB or 5GB")
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner on a terminal: reading and writing gigabytes takes a while."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield

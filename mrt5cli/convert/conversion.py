@@ -1,0 +1,208 @@
+"""One conversion, from what the user names to a whole new directory, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrt5cli.convert.hub import check_can_push, dtype_name, push
+from mrt5cli.convert.layouts import LAYOUTS, Job
+from mrt5cli.errors import UserError
+from mrt5cli.evaluation.subject import find_subject
+from mrt5cli.models.checkpoint import load_and_tell, raw_config
+from mrt5cli.models.layouts import PLAIN, fields_of, writer_of
+from mrt5cli.rundir import whole_directory
+
+ROOM = 1.05
+"""Free space asked for, in sizes of the weights: configuration, code and tokenizer are small."""
+
+
+@dataclass
+class Outcome:
+    """What was converted.
+
+    Attributes:
+        source, destination: as the user named them.
+        read: whose layout the source was in.
+        layout: what was written.
+        model: one phrase about the model.
+        weights: number of parameters.
+        dtype: of the weights written.
+        fresh: weights that the source did not hold.
+        notes: what the user should know.
+        files: names of what was written.
+        url: of the Hub repository it was pushed to, or None.
+    """
+
+    source: str
+    destination: str
+    read: str
+    layout: str
+    model: str
+    weights: int
+    dtype: str
+    fresh: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    url: str | None = None
+
+
+def convert(
+    source: str,
+    destination: Path,
+    layout: str,
+    *,
+    fields: dict[str, Any] | None = None,
+    dtype: str | None = None,
+    allow_pickle: bool = False,
+    seed: int = 42,
+    overwrite: bool = False,
+    shard_size: str = "5GB",
+    repo_id: str | None = None,
+) -> Outcome:
+    """Read a checkpoint, whoever wrote it, and write it in another layout.
+
+    Args:
+        source: a run directory, a checkpoint directory or a Hub id.
+        destination: a directory that is not there; it appears whole or not at all.
+        layout: "mrt5", "byt5", "reference" or "hub".
+        fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
+        dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
+        allow_pickle: read weights from pickles too, running no code in them.
+        seed: of the weights of a new shortener.
+        overwrite: replace a checkpoint that is at the destination.
+        shard_size: weights above it go into several files.
+        repo_id: also push to this Hub repository.
+
+    Raises:
+        UserError, CheckpointError: it cannot be done; then nothing was written.
+    """
+    if repo_id is not None:
+        check_can_push(repo_id)
+    subject = find_subject(source)
+    _check_place(subject.source, destination, overwrite)
+    raw = raw_config(subject.source)
+    stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
+    changes = _changes(raw, subject.source, fields or {}, layout)
+    torch.manual_seed(seed)
+    model, fresh = load_and_tell(subject.source, dtype=dtype, allow_pickle=allow_pickle, **changes)
+    notes = _oddities(model, stored)
+    _check_room(model, dtype, destination)
+
+    job = Job(model, subject.recipe, subject.run, dtype, shard_size, repo_id)
+    with whole_directory(destination) as folder:
+        notes += LAYOUTS[layout](job, folder)
+        files = sorted(path.name for path in folder.iterdir())
+    outcome = Outcome(
+        source=source,
+        destination=str(destination),
+        read=writer_of(raw),
+        layout=layout,
+        model=describe(model.config, layout),
+        weights=_size(model, layout),
+        dtype=dtype,
+        fresh=fresh,
+        notes=notes,
+        files=files,
+    )
+    if repo_id is not None:
+        outcome.url = push(destination, repo_id)
+    return outcome
+
+
+def describe(config: Any, layout: str = "mrt5") -> str:
+    """A model in a phrase: its depth, and what shortens it where."""
+    what = {
+        "scaled_sigmoid": "delete gate",
+        "log_sigmoid": "delete gate (log sigmoid)",
+        "random": f"random deletion of {100 * config.random_deletion_probability:g} %",
+        "fixed": f"deletion of the last {100 * config.fixed_deletion_amount:g} % of each word",
+        "boundary_predictor": f"boundary predictor ({config.boundary_predictor_type})",
+        "convolution": f"convolution of stride {config.downsampling_rate}",
+        "source_removed": "source removed",
+        "none": "no shortener",
+    }[config.deletion_type if layout != "byt5" else "none"]
+    place = f" before encoder block {config.delete_gate_layer}"
+    placed = layout != "byt5" and config.deletion_type not in ("none", "source_removed")
+    return f"{config.num_layers} + {config.num_decoder_layers} layers, {what}{place if placed else ''}"
+
+
+def _changes(raw: dict[str, Any], where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
+    """What to change while reading: an MrT5 start gets a gate, and nothing else may change its kind."""
+    has = fields_of(raw, where).get("deletion_type", "scaled_sigmoid")
+    if "deletion_type" in fields and has not in ("none", fields["deletion_type"]):
+        raise UserError(
+            f"{where} has a shortener of its own ({has}); a conversion does not exchange it",
+            f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
+        )
+    # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
+    plain = raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in raw
+    if layout == "mrt5" and plain:
+        return {"deletion_type": "scaled_sigmoid", "use_softmax1": True, **fields}
+    return fields
+
+
+def _size(model: Any, layout: str) -> int:
+    everything = sum(weight.numel() for weight in model.parameters())
+    shortener = model.encoder.shortener
+    if layout != "byt5" or shortener is None:
+        return everything
+    left_out = [shortener]
+    if shortener.normalises:
+        left_out.append(model.encoder.block[model.config.delete_gate_layer].down_ln)
+    return everything - sum(weight.numel() for part in left_out for weight in part.parameters())
+
+
+def _oddities(model: Any, stored: str) -> list[str]:
+    notes = []
+    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        notes.append(f"{len(broken)} weights hold NaN or infinity, first {broken[0]}: a training went wrong")
+    if stored == "float16":
+        notes.append("the weights are stored in float16, in which T5 overflows; they are written in float32")
+    return notes
+
+
+def _check_place(source: str, destination: Path, overwrite: bool) -> None:
+    here, there = Path(source), destination.absolute()
+    if here.is_dir() and (there == here.absolute() or here.absolute() in there.parents):
+        raise UserError(
+            f"{destination} lies in the source {source}; a conversion never writes there",
+            "name another directory",
+        )
+    if here.is_dir() and there in here.absolute().parents:
+        raise UserError(f"{destination} holds the source {source}", "name another directory")
+    if destination.is_symlink() or not destination.exists():
+        if destination.is_symlink():
+            raise UserError(f"{destination} is a link", "name a directory that is not there")
+        return
+    if not destination.is_dir():
+        raise UserError(f"{destination} is a file", "name a directory that is not there")
+    if not any(destination.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{destination} is there already", "add --overwrite to replace it, or name another")
+    if not (destination / "config.json").is_file():
+        raise UserError(
+            f"{destination} is not a checkpoint (no config.json), so it is not replaced",
+            "name another directory",
+        )
+
+
+def _check_room(model: Any, dtype: str, destination: Path) -> None:
+    size = 2 if dtype == "bfloat16" else 4
+    needed = int(ROOM * size * sum(weight.numel() for weight in model.parameters()))
+    place = destination.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{destination} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            "make room, choose another place, or --dtype bfloat16",
+        )

@@ -1,0 +1,123 @@
+"""The four layouts that `mrt5 convert` writes, each into an empty directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import recipe as recipes
+from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
+from mrt5cli.convert.reference import (
+    deviations,
+    plain_config,
+    reference_config,
+    reference_generation_config,
+)
+from mrt5cli.errors import UserError
+from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.rundir import write_json, write_text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is written, and how.
+
+    Attributes:
+        model: from `mrt5cli.models`.
+        recipe, run: what the model comes from, or None.
+        dtype: of the weights, "float32" or "bfloat16".
+        shard_size: weights above it go into several files.
+        repo_id: the Hub repository it is meant for, or None.
+    """
+
+    model: Any
+    recipe: Any
+    run: Any
+    dtype: str
+    shard_size: str
+    repo_id: str | None = None
+
+
+def write_mrt5(job: Job, folder: Path) -> list[str]:
+    """This toolkit's own layout."""
+    write_weights(job.model, folder, job.dtype, job.shard_size)
+    write_tokenizer(job.model.config.vocab_size, folder)
+    if job.recipe is not None:
+        write_text(folder / "recipe.yaml", recipes.dump(job.recipe))
+    return []
+
+
+def write_byt5(job: Job, folder: Path) -> list[str]:
+    """Plain T5 v1.1: the shortener is left out.
+
+    Raises:
+        UserError: learned positions, which plain T5 has not.
+    """
+    config = job.model.config
+    if config.has_absolute_position_embeddings:
+        raise UserError(
+            "plain T5 has a relative bias; this model has learned positions, and cannot become one",
+            "convert it to mrt5, reference or hub",
+        )
+    write_weights(bare_copy(job.model), folder, job.dtype, job.shard_size)
+    write_json(folder / "config.json", dict(sorted(plain_config(config, job.dtype).items())))
+    write_json(folder / "generation_config.json", reference_generation_config(config))
+    write_tokenizer(config.vocab_size, folder)
+    notes = []
+    if config.use_softmax1:
+        notes.append(
+            "the model was made with softmax1, and plain T5 computes softmax: its outputs differ until it is "
+            "trained on"
+        )
+    if config.deletion_type != "none":
+        notes.append("the model was made with a shortener, which plain T5 has not: it reads every byte")
+    return notes
+
+
+def write_reference(job: Job, folder: Path) -> list[str]:
+    """The authors' layout."""
+    config = job.model.config
+    written = reference_config(config, job.dtype)
+    write_weights(job.model, folder, job.dtype, job.shard_size)
+    write_json(folder / "config.json", written)
+    write_json(folder / "generation_config.json", reference_generation_config(config))
+    return [f"the authors' code {phrase}; this model was made otherwise" for phrase in deviations(config)]
+
+
+def write_hub(job: Job, folder: Path) -> list[str]:
+    """What plain transformers loads with `trust_remote_code=True`, with a model card."""
+    export_hub(
+        job.model,
+        job.recipe,
+        job.run,
+        folder,
+        repo_id=job.repo_id,
+        dtype=job.dtype,
+        shard_size=job.shard_size,
+    )
+    if job.repo_id is not None and job.recipe is not None:
+        return ["the recipe is published with the model, local paths in it included"]
+    return []
+
+
+LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
+    "mrt5": write_mrt5,
+    "byt5": write_byt5,
+    "reference": write_reference,
+    "hub": write_hub,
+}
+"""Layout and its writer, which returns notes for the user."""
+
+
+def bare_copy(model: Any) -> Any:
+    """The same weights, not copied, in a model without a shortener."""
+    import torch
+
+    fields = model.config.to_diff_dict() | {"deletion_type": "none", "deletion_threshold": None}
+    with torch.device("meta"):
+        bare = MrT5ForConditionalGeneration(type(model.config)(**fields))
+    bare.load_state_dict(model.state_dict(), strict=False, assign=True)
+    bare.tie_weights()
+    return bare

@@ -1,0 +1,151 @@
+"""Our models in the authors' layout: their class names, their fields, their keys.
+
+What their code has no field for is kept in one object of config.json, which they ignore and we read back, so
+that there and back again nothing is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mrt5cli.errors import UserError
+from mrt5cli.models import MrT5Config
+from mrt5cli.models.layouts import NOT_FIELDS, POOLINGS, TOOLKIT_KEY, fields_of
+
+# Of every one of their configurations.
+SHARED_FIELDS = (
+    "classifier_dropout",
+    "d_ff",
+    "d_kv",
+    "d_model",
+    "decoder_start_token_id",
+    "dense_act_fn",
+    "dropout_rate",
+    "eos_token_id",
+    "feed_forward_proj",
+    "initializer_factor",
+    "is_encoder_decoder",
+    "is_gated_act",
+    "layer_norm_epsilon",
+    "num_decoder_layers",
+    "num_heads",
+    "num_layers",
+    "pad_token_id",
+    "relative_attention_max_distance",
+    "relative_attention_num_buckets",
+    "use_cache",
+    "vocab_size",
+)
+GATE_FIELDS = (
+    "delete_gate_layer",
+    "deletion_threshold",
+    "deletion_type",
+    "fixed_deletion_amount",
+    "gate_layer_norm",
+    "random_deletion_probability",
+    "sigmoid_mask_scale",
+    "use_gumbel_noise",
+)
+POOLING_FIELDS = {
+    "boundary_predictor": ("boundary_predictor_type", "prior"),
+    "convolution": ("downsampling_rate",),
+}
+GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
+
+# Fields of ours whose other values their code would not follow, and what it does instead.
+NOT_THEIRS = {
+    "gate_layer_norm_type": "normalises the gate's input without a mean and a bias",
+    "relative_bias_per_layer": "has one relative bias for all layers",
+    "shortening_per": "mixes the rows of a batch in its baselines",
+    "boundary_sampling": "draws boundaries in evaluation too",
+    "row_without_survivors": "keeps the first byte of a row that would lose all",
+    "hard_delete_positions": "counts survivors anew when the gate is at layer 0",
+    "gumbel_noise_law": "draws gate noise with a mean of 0.58",
+}
+ALWAYS = {
+    "shortening_per": "batch",
+    "boundary_sampling": "always",
+    "row_without_survivors": "first",
+    "hard_delete_positions": "compacted",
+    "gumbel_noise_law": "single",
+    "gate_layer_norm_type": "rms",
+    "relative_bias_per_layer": False,
+}
+
+
+def reference_config(config: Any, dtype: str) -> dict[str, Any]:
+    """The config.json of the authors' code for a model of ours.
+
+    Args:
+        config: `MrT5Config`.
+        dtype: of the weights, "float32" or "bfloat16".
+
+    Raises:
+        UserError: a model that their classes cannot hold.
+    """
+    if config.relative_bias_per_layer:
+        raise UserError(
+            "the authors' code has one relative bias for all layers; this model has one in each (umT5)",
+            "convert it to mrt5 or hub",
+        )
+    written = plain_config(config, dtype)
+    written |= {name: getattr(config, name) for name in ("use_softmax1", "has_absolute_position_embeddings")}
+    if config.has_absolute_position_embeddings:
+        written["max_position_embeddings"] = config.max_position_embeddings
+    pooling = next((each for each in POOLINGS if each.deletion_type == config.deletion_type), None)
+    if config.deletion_type in GATES:
+        written |= {"architectures": ["MrT5ForConditionalGeneration"], "model_type": "mrt5"}
+        written |= {name: getattr(config, name) for name in GATE_FIELDS}
+        written |= {name: getattr(config, name, "en") for name in ("train_language", "eval_language")}
+    elif pooling is not None:
+        written |= {"architectures": [pooling.architecture], "model_type": "t5"}
+        written |= {name: getattr(config, name) for name in POOLING_FIELDS[config.deletion_type]}
+        written |= {theirs: getattr(config, ours) for theirs, ours in pooling.renamed.items()}
+    lost = _lost(config, written)
+    if lost:
+        written[TOOLKIT_KEY] = lost
+    return dict(sorted(written.items()))
+
+
+def plain_config(config: Any, dtype: str) -> dict[str, Any]:
+    """The config.json of a plain T5 v1.1, or umT5, of the same sizes; arguments as above."""
+    kind = "UMT5" if config.relative_bias_per_layer else "T5"
+    written = {name: getattr(config, name) for name in SHARED_FIELDS}
+    return {
+        **written,
+        "architectures": [f"{kind}ForConditionalGeneration"],
+        "model_type": kind.lower(),
+        "tie_word_embeddings": False,
+        "tokenizer_class": "ByT5Tokenizer",
+        "torch_dtype": dtype,
+    }
+
+
+def reference_generation_config(config: Any) -> dict[str, Any]:
+    """The generation_config.json beside it."""
+    names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    return {"_from_model_config": True} | {name: getattr(config, name) for name in names}
+
+
+def deviations(config: Any) -> list[str]:
+    """What the authors' code does otherwise than this model, a phrase each."""
+    relevant = {"gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions"}
+    if config.deletion_type in ("boundary_predictor", "convolution", "random", "fixed"):
+        relevant = {"shortening_per"}
+    if config.deletion_type == "boundary_predictor":
+        relevant |= {"boundary_sampling"}
+    if config.deletion_type in ("none", "source_removed"):
+        relevant = set()
+    if config.delete_gate_layer > 0:
+        relevant -= {"hard_delete_positions"}
+    if not config.use_gumbel_noise:
+        relevant -= {"gumbel_noise_law"}
+    return [NOT_THEIRS[name] for name in sorted(relevant) if getattr(config, name) != ALWAYS[name]]
+
+
+def _lost(config: Any, written: dict[str, Any]) -> dict[str, Any]:
+    """Fields of ours that reading `written` would not give back."""
+    ours = config.to_dict()
+    back = MrT5Config(**fields_of(written, "")).to_dict()
+    ignored = {*NOT_FIELDS, "tokenizer_class", "tie_word_embeddings", "_name_or_path", TOOLKIT_KEY}
+    return {name: value for name, value in ours.items() if name not in ignored and back.get(name) != value}

@@ -1,0 +1,100 @@
+"""`mrt5 convert` as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import GOLDEN
+from tiny_runs import make_run
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, ["convert", *map(str, words)])
+
+
+@pytest.mark.parametrize("layout", ["mrt5", "byt5", "reference", "hub"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (GOLDEN / "models").iterdir()))
+def test_every_golden_model_to_every_layout(name: str, layout: str, tmp_path: Path):
+    result = invoke(GOLDEN / "models" / name, tmp_path / "out", "--to", layout, "--json")
+    if layout == "byt5" and name.endswith("_abs"):
+        assert result.exit_code == 2
+        assert "learned positions" in result.stderr
+        assert not (tmp_path / "out").exists()
+        return
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["layout"] == layout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == document["files"]
+
+
+def test_a_run_to_the_hub_layout_and_back_into_evaluate(tmp_path: Path):
+    run = make_run(tmp_path, "run")
+    result = invoke(run, tmp_path / "out", "--to", "hub")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\n")
+    again = CliRunner().invoke(app, ["evaluate", str(tmp_path / "out"), "--limit", "4", "--device", "cpu"])
+    assert again.exit_code == 0, again.output
+
+
+def test_in_a_process_of_its_own(tmp_path: Path):
+    words = [sys.executable, "-m", "mrt5cli", "convert", str(GOLDEN / "models/canine"), "out", "--to", "mrt5"]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first.endswith("canine (the authors' CanineT5) -> out: this toolkit's layout")
+    assert second == "3 + 1 layers, convolution of stride 4 before encoder block 1; 73,376 weights, float32"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nowhere/at/all", "out", "--to", "mrt5"], "does not exist"),
+        (["nobody/nothing", "out", "--to", "mrt5"], "the Hub cannot be reached"),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--push", "me/mine"],
+            "--push uploads what --to hub makes",
+        ),
+        ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a repository of the Hub"),
+        ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"], "delete_gate_layer 9"),
+        ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--max-shard-size", "much"], "is not a size"),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--gate", "none", "--layer", "1"],
+            "--layer places a gate",
+        ),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--recipe", "pctrl40", "--layer", "1"],
+            "brings its own gate",
+        ),
+        ([GOLDEN / "models/mrt5_g1", "out", "--to", "mrt5", "--gate", "log_sigmoid"], "shortener of its own"),
+        ([GOLDEN / "models", "out", "--to", "mrt5"], "neither a run"),
+    ],
+)
+def test_wrong_words(words: list, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_from_a_recipe(tmp_path: Path):
+    result = invoke(GOLDEN / "models/t5", tmp_path / "out", "--to", "mrt5", "--recipe", "pctrl40", "--json")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["deletion_type"], config["delete_gate_layer"], config["use_softmax1"]) == (
+        "scaled_sigmoid",
+        3,
+        True,
+    )
+    assert len(json.loads(result.stdout)["fresh"]) == 4  # v1 normalises with a bias
