@@ -54,7 +54,7 @@ class Checked:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the recipes that come with the toolkit.
+    """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
     Examples:
 
@@ -68,6 +68,7 @@ def list_(as_json: Json = False) -> None:
     rows: list[dict[str, Any]] = [
         {
             "name": name,
+            "command": "finetune" if recipe.is_finetuning else "pretrain",
             "model": model_in_words(recipe),
             "steps": recipe.training.max_steps,
             "paper": f"{recipe.paper.version} {recipe.paper.experiment}" if recipe.paper else None,
@@ -79,10 +80,17 @@ def list_(as_json: Json = False) -> None:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     cells = [
-        [row["name"], row["model"], f"{row['steps']:,}", row["paper"] or "-", row["description"]]
+        [
+            row["name"],
+            row["command"],
+            row["model"],
+            f"{row['steps']:,}",
+            row["paper"] or "-",
+            row["description"],
+        ]
         for row in rows
     ]
-    _print_columns(["name", "model", "steps", "paper", "what"], cells)
+    _print_columns(["name", "command", "model", "steps", "paper", "what"], cells)
 
 
 @app.command()
@@ -236,10 +244,17 @@ def model_in_words(recipe: Recipe) -> str:
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; in a terminal the last one is cut to fit, in a pipe it is whole."""
+    """Aligned columns; in a terminal the last one is cut to fit, in a pipe it is whole.
+
+    Rows of one folder stand together: what comes from another one begins after an empty line.
+    """
     widths = [max(len(line[place]) for line in (headers, *rows)) for place in range(len(headers) - 1)]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    folder = ""
     for line in (headers, *rows):
+        before, folder = folder, str(Path(line[0]).parent)
+        if before not in ("", folder):
+            print()
         text = "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]])
         print(text[:limit])
 

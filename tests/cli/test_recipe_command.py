@@ -40,8 +40,17 @@ def mrt5(*arguments: str, code: int = 0) -> Any:
 
 def test_list_has_a_line_for_every_recipe() -> None:
     header, *lines = mrt5("list").stdout.splitlines()
-    assert header.split() == ["name", "model", "steps", "paper", "what"]
-    assert [line.split()[0] for line in lines] == list(shipped())
+    assert header.split() == ["name", "command", "model", "steps", "paper", "what"]
+    assert [line.split()[0] for line in lines if line] == list(shipped())
+    groups = [
+        [Path(line.split()[0]).parent for line in group.splitlines()]
+        for group in "\n".join(lines).split("\n\n")
+    ]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert len(groups) == len({Path(name).parent for name in shipped()}) == 9
+    commands = {line.split()[0]: line.split()[1] for line in lines if line}
+    assert commands["xnli_v3/mrt5_50"] == commands["xquad/byt5"] == "finetune"
+    assert commands["pctrl40"] == commands["quickstart"] == "pretrain"
     line = next(line for line in lines if line.startswith("multilingual_v3/mrt5_50 "))
     assert line.split("  ")[-1] == "MrT5 from ByT5-small on 15 languages, steered to delete 50 % of the bytes"
     assert "MrT5 50 % (pi)" in line and "5,000" in line and "v3 span_corruption_multilingual" in line
@@ -52,6 +61,7 @@ def test_list_as_json() -> None:
     assert rows["quickstart_byt5"]["model"] == "ByT5" and rows["quickstart_byt5"]["paper"] is None
     assert rows["english_v1/random_15"] == {
         "name": "english_v1/random_15",
+        "command": "pretrain",
         "model": "random 15 %",
         "steps": 3000,
         "paper": "v1 english_span_corruption",

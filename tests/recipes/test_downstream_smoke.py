@@ -1,0 +1,44 @@
+"""Every recipe of a downstream task goes through `mrt5 finetune --smoke`: no network, no start, no data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+from mrt5cli.recipe import load
+from mrt5cli.recipe.loading import shipped
+from mrt5cli.rundir import RunDir
+
+NAMES = [name for name, path in shipped().items() if load(path).is_finetuning]
+
+
+def test_none_is_overlooked() -> None:
+    assert len(NAMES) == 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_trained_measured_and_chosen(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    result = CliRunner().invoke(app, ["finetune", name, "--smoke", "--device", "cpu"])
+    torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    [path] = Path("runs/smoke").iterdir()
+    run, recipe = RunDir(path), load(shipped()[name])
+    assert run.recipe().task.source.kind == "generated"
+    assert run.meta()["step"] == 6 and run.meta()["best"]["step"] in (3, 6)
+    measured = [row for row in run.metrics() if "validation" in row]
+    assert [row["step"] for row in measured] == [3, 6]
+    parts = {"xnli": {"en"}, "xquad": {"en"}, "tydiqa": {"ru", "ar", "total"}}.get(recipe.task.kind, {"all"})
+    assert set(measured[0]["validation"]) == parts
+    rate = measured[0]["validation"][max(parts)]["deletion_rate"]
+    if recipe.model.shortener.kind != "delete_gate":  # which, untrained, may delete or not
+        assert (rate == 0.0) == (recipe.model.shortener.kind == "none")
+    assert re.search(r"\d+ training and \d+ validation rows", result.stderr)
+    assert (run.model / "config.json").is_file()
