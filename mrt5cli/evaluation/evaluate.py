@@ -62,6 +62,7 @@ def measure(
     hard_delete: bool = True,
     threshold: float | None = None,
     source_removed: bool = True,
+    generate: bool = True,
     constrained: bool = False,
     normalization: Normalization = "squad",
     runtime: bool = False,
@@ -70,8 +71,8 @@ def measure(
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
-    Where a task has accepted answers, the model also generates its own and they are scored; all else is
-    teacher-forced.
+    Where a task has accepted answers, the model also generates its own and they are scored, unless told not
+    to; all else is teacher-forced.
 
     Args:
         model: from `mrt5cli.models`; put in eval mode meanwhile.
@@ -83,6 +84,7 @@ def measure(
         hard_delete: delete for real, as at inference; False gates softly, as in training.
         threshold: gate value under which a byte is deleted, in place of the model's own; hard deletion only.
         source_removed: also score the same targets without their source.
+        generate: where a task has accepted answers, have the model generate its own, which takes long.
         constrained: also choose among the task's choices.
         normalization: of generated answers and accepted ones, see `metrics.answers`.
         runtime: also time forward passes, five a batch.
@@ -118,6 +120,7 @@ def measure(
                     | ({} if threshold is None else {"deletion_threshold": threshold}),
                     threshold=model.config.deletion_threshold if threshold is None else threshold,
                     choices=task.choices if constrained else None,
+                    generate=generate,
                     normalization=normalization,
                     watch=Stopwatch(where) if runtime else None,
                     progress=progress,
@@ -142,12 +145,13 @@ class _Subset:
     deletion: dict[str, Any]
     threshold: float
     choices: Sequence[str] | None
+    generate: bool
     normalization: Normalization
     watch: Stopwatch | None
     progress: Progress | None
 
     def measure(self, source_removed: bool) -> tuple[Row, Outcomes]:
-        references = self.task.references(self.split, self.subset, self.limit)
+        references = self.task.references(self.split, self.subset, self.limit) if self.generate else None
         full, removed = Tally(), Tally()
         parts: list[Outcomes] = []
         sources: list[torch.Tensor] = []

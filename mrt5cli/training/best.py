@@ -14,6 +14,9 @@ from mrt5cli.rundir import RunDir, remove_directory
 LOWER_IS_BETTER = ("loss",)
 """Of the metrics a recipe may choose. None of them contains alpha, so all steps of a run compare."""
 
+GENERATED = ("exact_match", "f1")
+"""Those of answers that a model has to generate, which takes far longer than scoring given targets."""
+
 
 def in_words(metric: str) -> str:
     """A metric's name for people. Validation's loss is the cross-entropy alone, unlike the one trained on."""

@@ -15,7 +15,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import accumulation
-from mrt5cli.training.best import LOWER_IS_BETTER, in_words
+from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import model_of_checkpoint, model_to_start
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
@@ -30,8 +30,6 @@ FREE_KEYS = (
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 """Of those, the ones that decide which weights are the best where the run keeps them."""
-GENERATED = ("exact_match", "f1")
-"""Metrics of answers that a model has to generate."""
 SHOWN = 100
 
 

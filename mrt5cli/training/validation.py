@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from mrt5cli.evaluation.evaluate import evaluate_model
 from mrt5cli.rundir import RunDir
+from mrt5cli.training.best import GENERATED
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
@@ -61,6 +62,7 @@ class Validation(TrainerCallback):
             limit=self.settings.examples,
             hard_delete=self.settings.hard_delete,
             source_removed=False,
+            generate=self.chooses and self.trainer.best.metric in GENERATED,
         )
 
     def _numbers(self, row: Any) -> dict[str, Any]:

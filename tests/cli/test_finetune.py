@@ -242,6 +242,30 @@ def test_over_several_subsets_the_metric_is_the_total_by_examples():
     assert line["best"]["value"] == line["validation"]["total"]["loss"]
 
 
+QUESTIONS = "task={kind: xquad, source: {kind: generated, examples: 12}, answer_length: 8, input_length: 64}"
+
+
+@pytest.mark.parametrize("metric", ["f1", "exact_match", "loss"])
+def test_answers_are_generated_where_the_metric_needs_them(metric: str, monkeypatch: pytest.MonkeyPatch):
+    from mrt5cli.models import MrT5ForConditionalGeneration
+
+    generated: list[bool] = []
+    original = MrT5ForConditionalGeneration.generate
+
+    def watched(self: Any, *args: Any, **options: Any) -> Any:
+        generated.append(options["hard_delete"])
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(MrT5ForConditionalGeneration, "generate", watched)
+    words = ("--set", QUESTIONS, "--set", f"training.best_metric={metric}", "--set", "training.max_steps=3")
+    run, _ = done("mrt5.yaml", *words)
+    [line] = validations(run)
+    assert line["best"]["value"] == line["validation"]["en"][metric]
+    if metric != "loss":
+        assert 0.0 <= line["best"]["value"] <= 1.0
+    assert set(generated) == (set() if metric == "loss" else {True})
+
+
 def test_smoke_runs_start_from_random_weights_and_say_so():
     result = finetune("mrt5.yaml", "--from", "runs/mrt5-seed3", "--smoke", "--device", "cpu")
     assert result.exit_code == 0, result.output
