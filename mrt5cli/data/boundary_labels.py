@@ -111,11 +111,10 @@ def load(path: str | Path) -> BoundaryLabeller:
 
 # --- unigram ------------------------------------------------------------------------------------------------
 
-# Ids as characters of the tokenizer: any one-to-one map would do but for U+0000, which ends its training.
-FIRST_CHARACTER = 0x100
 SINGLE_BYTES = 256
-BETWEEN_WORDS = chr(FIRST_CHARACTER + PAD)
-WORD_ENDS = (chr(FIRST_CHARACTER + EOS), chr(FIRST_CHARACTER + UNK))
+# What the tokenizer never sees: the character between words is taken out before, the ends of words after.
+BETWEEN_WORDS = "\0"
+WORD_ENDS = (chr(SINGLE_BYTES + EOS), chr(SINGLE_BYTES + UNK))
 WHITE, WORD, MARK, ALONE = range(4)
 LONGEST_REMEMBERED = 32
 MOST_REMEMBERED = 100_000
@@ -149,13 +148,14 @@ class UnigramLabeller(BoundaryLabeller):
     kind = "unigram"
 
     def __init__(self, pieces: list[tuple[str, float]]) -> None:
-        from tokenizers import Tokenizer
         from tokenizers.models import Unigram
 
         self.pieces = pieces
-        table = {byte: FIRST_CHARACTER + OFFSET + byte for byte in range(256)}
-        self._tokenizer = Tokenizer(Unigram([(piece.translate(table), score) for piece, score in pieces]))
-        # Text says the same words again and again, and to look one up is ten times as fast as its tokens.
+        letters = np.frombuffer("".join(piece for piece, _ in pieces).encode("latin-1"), dtype=np.uint8)
+        self._codes = _codes(letters)
+        table = dict(enumerate(self._codes[OFFSET:].tolist()))
+        self._model = Unigram([(piece.translate(table), score) for piece, score in pieces])
+        # Text says the same words again and again, and to look one up is twenty times as fast as its tokens.
         self._remembered: dict[str, bytes] = {}
 
     @classmethod
@@ -171,16 +171,19 @@ class UnigramLabeller(BoundaryLabeller):
         from tokenizers.models import Unigram
         from tokenizers.trainers import UnigramTrainer
 
-        alone = {chr(FIRST_CHARACTER + number) for number in np.flatnonzero(CLASSES == ALONE)} | {""}
-        words = [word for word in _words(ids, ids != PAD) if word not in alone]
+        ids = np.where(ids > LAST_BYTE_ID, UNK, ids)
+        codes = _codes(ids[ids >= OFFSET] - OFFSET)
+        alone = {"", *map(chr, codes[CLASSES == ALONE].tolist())}
+        words = [word for word in _words(ids, ids != PAD, codes) if word not in alone]
         if not words:
             return cls(_canonical({}))
         tokenizer = Tokenizer(Unigram())
         size = vocabulary - SINGLE_BYTES + len(set().union(*words)) + len(WORD_ENDS)
-        trainer = UnigramTrainer(vocab_size=size, show_progress=False, special_tokens=[])
+        # Half of the candidates go in each round, not a quarter: text without spaces takes minutes otherwise.
+        trainer = UnigramTrainer(vocab_size=size, shrinking_factor=0.5, show_progress=False)
         with _one_thread():
             tokenizer.train_from_iterator(_ended(words), trainer)
-        table = {FIRST_CHARACTER + OFFSET + byte: byte for byte in range(256)}
+        table = {code: byte for byte, code in enumerate(codes[OFFSET:].tolist())}
         learned = json.loads(tokenizer.to_str())["model"]["vocab"]
         return cls(_canonical({piece.translate(table): score for piece, score in learned}))
 
@@ -188,8 +191,8 @@ class UnigramLabeller(BoundaryLabeller):
         known = self._remembered
         if len(known) > MOST_REMEMBERED:
             known.clear()
-        with _one_thread():
-            labels = b"".join([known.get(word) or self._of_word(word) for word in _words(ids, real)])
+        words = _words(ids, real, self._codes)
+        labels = b"".join([known.get(word) or self._of_word(word) for word in words])
         ends = np.zeros(ids.shape, dtype=np.bool_)
         ends[real] = np.frombuffer(labels, dtype=np.bool_)
         return ends
@@ -198,8 +201,8 @@ class UnigramLabeller(BoundaryLabeller):
         """A 1 for each byte of a word that ends a token, a 0 for the others."""
         if len(word) < 2:
             return b"\1" * len(word)
-        tokens = self._tokenizer.encode(word, add_special_tokens=False).tokens
-        ends = b"".join([bytes(len(token) - 1) + b"\1" for token in tokens])
+        tokens = self._model.tokenize(word)
+        ends = b"".join([bytes(len(token.value) - 1) + b"\1" for token in tokens])
         if len(word) <= LONGEST_REMEMBERED:
             self._remembered[word] = ends
         return ends
@@ -220,7 +223,22 @@ class UnigramLabeller(BoundaryLabeller):
         return cls(list(zip(pieces, arrays["scores"].tolist(), strict=True)))
 
 
-def _words(ids: Ids, real: Flags) -> list[str]:
+def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
+    """(259,) the characters of ids for the tokenizer, the most frequent bytes those of ASCII.
+
+    It works on UTF-8, and twice as fast on characters of one byte. U+0000 would end its training.
+
+    Args:
+        letters: (N,) bytes as they come.
+    """
+    order = np.argsort(-np.bincount(letters, minlength=SINGLE_BYTES), kind="stable")
+    codes = np.zeros(LAST_BYTE_ID + 1, dtype=np.uint16)
+    codes[OFFSET + order] = np.arange(1, SINGLE_BYTES + 1)
+    codes[[EOS, UNK]] = [ord(end) for end in WORD_ENDS]
+    return codes
+
+
+def _words(ids: Ids, real: Flags, codes: NDArray[np.uint16]) -> list[str]:
     """The words of all rows (B, L) in order, characters for ids; the first is empty."""
     classes = np.take(CLASSES, np.where(real, ids, PAD), mode="clip")
     before, behind = np.full_like(classes, ALONE), np.full_like(classes, ALONE)
@@ -231,8 +249,7 @@ def _words(ids: Ids, real: Flags) -> list[str]:
     starts |= (classes == WHITE) & (before != WHITE)
     starts |= (classes == WHITE) & (behind != WHITE) & (behind != ALONE)
     apart = np.insert(ids[real], np.flatnonzero(starts[real]), PAD)
-    characters = (apart + FIRST_CHARACTER).astype("<u2").tobytes().decode("utf-16-le")
-    return characters.split(BETWEEN_WORDS)
+    return codes[apart].astype("<u2").tobytes().decode("utf-16-le").split(BETWEEN_WORDS)
 
 
 def _ended(words: list[str]) -> Iterator[str]:

@@ -57,7 +57,9 @@ def texts() -> np.ndarray[Any, Any]:
     rows = [
         f"{random_text(30, seed)}. {random_text(5, seed)}!\n{random_text(9, seed)}$" for seed in range(60)
     ]
-    return rows_of(*rows, b"\xff\xfe\x00 odd bytes, \x80\x81 of no text$")
+    found = rows_of(*rows, b"\xff\xfe\x00 odd bytes, \x80\x81 of no text$")
+    found[-1, 40:45] = 300, 259, 383, 2, EOS
+    return found
 
 
 @pytest.fixture(scope="module", params=sorted(LABELLERS))
@@ -256,7 +258,7 @@ def test_a_spike_exceeds_both_positions_before_it(
 def test_entropies_are_those_of_the_interpolated_model(texts: np.ndarray[Any, Any]) -> None:
     """Against counts in dictionaries, for contexts that were seen and for others."""
     counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
-    for row in texts.tolist():
+    for row in np.where(texts > 258, 2, texts).tolist():
         history = [0, 0, 0]
         for symbol in row:
             if symbol:
