@@ -64,6 +64,7 @@ def test_a_model_without_memory_takes_weights_from_a_file(variant: str, tmp_path
     assert shapes == {name: weight.shape for name, weight in model.state_dict().items()}
     empty.load_state_dict(torch.load(tmp_path / "weights", weights_only=True), assign=True)
     empty.tie_weights()
+    assert not any(tensor.is_meta for tensor in [*empty.parameters(), *empty.buffers()])
     assert torch.equal(logits(empty), logits(model))
 
 
