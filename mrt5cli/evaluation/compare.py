@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.evaluation.evaluate import evaluate_model
-from mrt5cli.evaluation.rows import Row
+from mrt5cli.errors import UserError
+from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.published import PublishedRow, published_rows
+from mrt5cli.evaluation.rows import TOTAL, Outcomes, Row
+from mrt5cli.evaluation.significance import Difference, compare_means, compare_right
 from mrt5cli.evaluation.subject import Subject, check_fits, load_model
 from mrt5cli.evaluation.timing import PASSES, conditions
+from mrt5cli.metrics.answers import Normalization
 from mrt5cli.rundir import write_json
 from mrt5cli.tasks.base import build_task
 
@@ -24,12 +28,14 @@ class Result:
 
     Attributes:
         deletion_type: what shortens the source, as the model's configuration names it.
+        outcomes: of the examples of each subset.
     """
 
     subject: Subject
     rows: list[Row]
     conditions: dict[str, Any]
     deletion_type: str = "none"
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
 
     @property
     def pools(self) -> bool:
@@ -58,7 +64,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models on one task; `limit` is the number of examples a subset that was asked for."""
+    """Models on one task.
+
+    Attributes:
+        task: its kind, version and settings.
+        limit: examples a subset that were asked for.
+        measures: names of the task's own numbers, the headline first; none where the loss is.
+        constrained: whether choices were made, too.
+        normalization: of answers; None where there are none.
+        languages: subsets that were asked for; None for all.
+        data: what replaces the task's source, or None.
+        published: numbers of the same experiment.
+        differences: of two models that were to be compared.
+    """
 
     task: dict[str, Any]
     split: str
@@ -66,6 +84,13 @@ class Comparison:
     limit: int
     batch_size: int
     results: list[Result]
+    measures: tuple[str, ...] = ()
+    constrained: bool = False
+    normalization: Normalization | None = None
+    languages: tuple[str, ...] | None = None
+    data: str | None = None
+    published: list[PublishedRow] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
 
     def document(self, results: Sequence[Result] | None = None) -> dict[str, Any]:
         """Everything, for JSON; numbers that are not finite become null."""
@@ -75,6 +100,9 @@ class Comparison:
             "deletion": "hard" if self.hard_delete else "soft",
             "limit": self.limit,
             "batch_size": self.batch_size,
+            "constrained": self.constrained,
+            "normalization": self.normalization,
+            "languages": None if self.languages is None else list(self.languages),
             "timed_passes": PASSES,
             "versions": {
                 "python": platform.python_version(),
@@ -91,6 +119,12 @@ class Comparison:
                     "rows": [_finite(asdict(row)) for row in result.rows],
                 }
                 for result in (self.results if results is None else results)
+            ],
+            "published": [asdict(row) for row in self.published],
+            # One model's own file says nothing of another it was once compared with.
+            "differences": [
+                _finite({**asdict(one), "difference": one.difference})
+                for one in (self.differences if results is None else ())
             ],
         }
 
@@ -113,11 +147,15 @@ class Comparison:
         return lines
 
     def _file_name(self, subject: Subject) -> str:
-        # Hard and soft, splits and checkpoints are different results: none overwrites another.
+        # Whatever makes results differ is in the name: none overwrites another.
         parts = [
             self.task["kind"],
             "" if self.split == "test" else self.split,
             "" if self.hard_delete else "soft",
+            "constrained" if self.constrained else "",
+            "" if self.normalization in (None, "squad") else self.normalization,
+            "" if self.languages is None else "+".join(self.languages),
+            "" if self.data is None else f"data-{Path(self.data).resolve().name}",
             "" if subject.step is None else Path(subject.source).name,
         ]
         return "-".join(part for part in parts if part)
@@ -131,6 +169,11 @@ def compare(
     hard_delete: bool,
     batch_size: int,
     limit: int,
+    languages: Sequence[str] | None = None,
+    constrained: bool = False,
+    normalization: Normalization | None = None,
+    data: str | None = None,
+    test_difference: bool = False,
     runtime: bool = False,
     device: Any = None,
     progress: Callable[[str, str, int], None] | None = None,
@@ -140,28 +183,107 @@ def compare(
     Args:
         section: the recipe section of the task.
         limit: examples a subset.
+        languages: subsets; by default all.
+        normalization: of answers; by default the published one.
+        data: what replaced the section's source, for the record.
+        test_difference: say whether the two subjects differ.
         progress: called with the subject's name, the subset and the number of its examples done.
-        split, hard_delete, batch_size, runtime, device: as `evaluate_model`.
+        split, hard_delete, batch_size, constrained, runtime, device: as `measure`.
+
+    Raises:
+        UserError: the task has no such subset, no choices to be constrained to, or no answers to normalise.
     """
     task = build_task(section)
+    subsets = _check(task, section.kind, split, languages, constrained, normalization)
+    rule = None if task.answer_length is None else normalization or "squad"
     results = []
     for subject in subjects:
         model = load_model(subject, device)
         check_fits(model, section, subject.name)
-        report = None if progress is None else _for_model(progress, subject.name)
-        rows = evaluate_model(
+        measured = measure(
             model,
             task,
             split=split,
+            subsets=subsets,
             hard_delete=hard_delete,
             batch_size=batch_size,
             limit=limit,
+            constrained=constrained,
+            normalization=rule or "squad",
             runtime=runtime,
-            progress=report,
+            progress=None if progress is None else _for_model(progress, subject.name),
         )
-        results.append(Result(subject, rows, conditions(model), model.config.deletion_type))
-    about = {"kind": section.kind, "version": task.version, "settings": section.model_dump(mode="json")}
-    return Comparison(about, split, hard_delete, limit, batch_size, results)
+        results.append(
+            Result(subject, measured.rows, conditions(model), model.config.deletion_type, measured.outcomes)
+        )
+    recipes = [subject.recipe for subject in subjects if subject.recipe is not None]
+    named = {row for recipe in recipes if recipe.paper is not None for row in recipe.paper.rows}
+    measures = (*(["constrained_accuracy"] if constrained else []), *task.measures)
+    return Comparison(
+        {"kind": section.kind, "version": task.version, "settings": section.model_dump(mode="json")},
+        split,
+        hard_delete,
+        limit,
+        batch_size,
+        results,
+        measures,
+        constrained,
+        rule,
+        None if languages is None else tuple(subsets),
+        data,
+        published_rows(task, subsets, named) if task.measures and split == "test" else [],
+        differences(results[0], results[1], section.kind, measures) if test_difference else [],
+    )
+
+
+def _check(
+    task: Any,
+    kind: str,
+    split: str,
+    languages: Sequence[str] | None,
+    constrained: bool,
+    normalization: str | None,
+) -> list[str]:
+    """The subsets to evaluate, once everything asked for is something the task has."""
+    there = list(task.subsets(split))
+    unknown = [] if languages is None else [name for name in languages if name not in there]
+    if unknown:
+        raise UserError(
+            f"the {split} split of {kind} has no {', '.join(unknown)}, only {', '.join(there)}",
+            "name some of these with --languages, or leave it out",
+        )
+    if constrained and task.choices is None:
+        raise UserError(
+            f"--constrained chooses among the possible targets, and those of {kind} are not few",
+            "leave it out, or use --task xnli",
+        )
+    if normalization is not None and task.answer_length is None:
+        raise UserError(
+            f"--normalization is of generated answers, and {kind} has none",
+            "leave it out, or use --task tydiqa or xquad",
+        )
+    return there if languages is None else [name for name in there if name in languages]
+
+
+def differences(first: Result, second: Result, kind: str, measures: Sequence[str]) -> list[Difference]:
+    """Each measure and the loss of two results on the same examples, a subset each and all together."""
+    names = list(first.outcomes)
+    groups = [(name, [name]) for name in names] + ([(TOTAL, names)] if len(names) > 1 else [])
+    if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
+        measures = ("sequence_accuracy",)
+    found = []
+    for measure_ in (*measures, "loss"):
+        for subset, parts in groups:
+            one, other = ([result.outcomes[part] for part in parts] for result in (first, second))
+            if measure_ == "loss":
+                tokens = [outcomes.tokens for outcomes in one]
+                nats, others = ([outcomes.nats for outcomes in side] for side in (one, other))
+                found.append(compare_means(subset, measure_, nats, others, tokens))
+            else:
+                test = compare_means if measure_ == "f1" else compare_right
+                sides = ([getattr(outcomes, measure_) for outcomes in side] for side in (one, other))
+                found.append(test(subset, measure_, *sides))
+    return found
 
 
 def _for_model(progress: Callable[[str, str, int], None], name: str) -> Callable[[str, int], None]:

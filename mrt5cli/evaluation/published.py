@@ -69,7 +69,9 @@ def published_rows(task: Any, subsets: Sequence[str], named: Collection[str] = (
         name, unit = METRICS[row.metric]
         entry.numbers[name] = row.value * unit
         entry.ids.append(row.id)
-    return list(found.values())
+    models = list(dict.fromkeys(key[:-1] for key in found))
+    places = {name: place for place, name in enumerate(names)}
+    return [found[key] for key in sorted(found, key=lambda key: (models.index(key[:-1]), places[key[-1]]))]
 
 
 def _key(row: Published) -> tuple[Any, ...]:

@@ -45,7 +45,7 @@ class Row:
         loss: cross-entropy, nats per target token.
         bits_per_byte: the same in bits.
         token_accuracy, sequence_accuracy: teacher-forced, 0 to 1.
-        exact_match, f1: of generated answers against the accepted ones, 0 to 1; None where none are generated.
+        exact_match, f1: of generated answers against the accepted ones, 0 to 1; None where there are none.
         constrained_accuracy: the likeliest of the task's choices is the right one, 0 to 1; None where nobody
             asked for it.
         truncated: sources that were cut to the task's input length.

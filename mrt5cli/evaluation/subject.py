@@ -7,13 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import DiagnosticTask, EmbeddedSource, Recipe, SpanCorruptionTask
+from mrt5cli.recipe import (
+    CharacterTask,
+    DiagnosticTask,
+    EmbeddedSource,
+    FileRows,
+    FilesSource,
+    Recipe,
+    RowTask,
+    SpanCorruptionTask,
+    TyDiQATask,
+    XnliTask,
+    XQuADTask,
+)
+from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 
 if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
 
 DIAGNOSTICS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
-TASK_KINDS = ("span_corruption", *DIAGNOSTICS)
+PUBLISHED_ROWS: dict[str, type[RowTask]] = {"xnli": XnliTask, "tydiqa": TyDiQATask, "xquad": XQuADTask}
+"""Tasks of rows that the Hub has."""
+CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
+TASK_KINDS = ("span_corruption", *DIAGNOSTICS, *PUBLISHED_ROWS, *CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,46 @@ def find_subject(path_or_hub_id: str) -> Subject:
     return Subject(path_or_hub_id.rstrip("/"), source, None, found)
 
 
+def newest_subject(option: str | None) -> Subject:
+    """The finished run under runs/ that ended last, of those trained on a task.
+
+    Args:
+        option: the task as `--task` says it; None takes a run of any.
+
+    Raises:
+        UserError: there is none.
+    """
+    from mrt5cli import rundir
+
+    kind = None if option is None else _kind(option)
+    folder = Path(rundir.DEFAULT_FOLDER)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        run = rundir.RunDir(path)
+        if run.is_run and run.is_finished and (kind is None or run.recipe().task.kind == kind):
+            found.append((run.meta().get("ended") or "", path.name))
+    if found:
+        return find_subject(str(folder / max(found)[1]))
+    if kind is None:
+        raise UserError(f"there is no finished run under {folder}/", "make one: mrt5 pretrain quickstart")
+    raise UserError(
+        f"there is no finished run under {folder}/ that was trained on {kind}", _how_to_train(kind)
+    )
+
+
+def _how_to_train(kind: str) -> str:
+    """The command that trains the gated recipe of a kind of task."""
+    from mrt5cli import recipe
+    from mrt5cli.recipe.loading import shipped
+
+    for name, file in shipped().items():
+        found = recipe.load(file)
+        if found.task.kind == kind and found.model.shortener.kind == "delete_gate":
+            command = "finetune" if found.is_finetuning else "pretrain"
+            return f"make one: mrt5 {command} {name}; or name a run"
+    return "train one with a recipe of your own (mrt5 recipe template), or name a run"
+
+
 def load_model(subject: Subject, device: Any = None) -> Any:
     """The subject's model in eval mode, on a device.
 
@@ -69,14 +125,16 @@ def load_model(subject: Subject, device: Any = None) -> Any:
     return model if device is None else model.to(device)
 
 
-def choose_task(option: str | None, subject: Subject) -> Any:
+def choose_task(option: str | None, subject: Subject, data: str | None = None) -> Any:
     """The task section to use: the subject's own, another kind of suitable length, or another recipe's.
 
     Args:
         option: what `--task` says: a kind of task, a recipe's name or file, or None.
+        data: a folder or file of examples that replaces the task's source, or None.
 
     Raises:
-        UserError: a subject without a recipe and no option, or an option that is neither kind nor recipe.
+        UserError: a subject without a recipe and no option, an option that is neither kind nor recipe, a task
+            whose examples are files that nobody gave, or data for a task that makes up its own.
     """
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
@@ -86,33 +144,74 @@ def choose_task(option: str | None, subject: Subject) -> Any:
                 f"{subject.name}{here} comes without a recipe, so its task is not known",
                 f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
             )
-        return own
-    if option not in TASK_KINDS:
-        from mrt5cli import recipe
+        section: Any = own
+    elif option not in TASK_KINDS:
+        section = _task_of_recipe(option)
+    elif own is not None and own.kind == option:
+        section = own
+    else:
+        section = _default_section(option, None if own is None else task_length(own), data)
+    return section if data is None else _with_data(section, data)
 
-        try:
-            found = recipe.find(option)
-        except UserError as error:
-            kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
-            raise UserError(f"--task {option}: {error.message}", kinds) from error
-        return recipe.load(found).task
-    if own is not None and own.kind == option:
-        return own
-    length = None if own is None else task_length(own)
-    if option == "span_corruption":
+
+def _kind(option: str) -> str:
+    return option if option in TASK_KINDS else str(_task_of_recipe(option).kind)
+
+
+def _task_of_recipe(option: str) -> Any:
+    from mrt5cli import recipe
+
+    try:
+        found = recipe.find(option)
+    except UserError as error:
+        kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
+        raise UserError(f"--task {option}: {error.message}", kinds) from error
+    return recipe.load(found).task
+
+
+def _default_section(kind: str, length: int | None, data: str | None) -> Any:
+    """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
+    if kind in PUBLISHED_ROWS:
+        return PUBLISHED_ROWS[kind].model_validate({"kind": kind})
+    if kind in CHARACTERS:
+        if data is None:
+            raise UserError(
+                f"the examples of {kind} are files, and none are given",
+                "give their folder with --data, or a recipe with --task",
+            )
+        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": data}})
+    if kind == "span_corruption":
         embedded = EmbeddedSource(kind="embedded")
         if length is None:
             return SpanCorruptionTask(kind="span_corruption", source=embedded)
         return SpanCorruptionTask(kind="span_corruption", source=embedded, input_length=max(16, length))
     default = DiagnosticTask.model_fields["length"].default
     return DiagnosticTask.model_validate(
-        {"kind": option, "length": default if length is None else min(length, default)}
+        {"kind": kind, "length": default if length is None else min(length, default)}
     )
+
+
+def _with_data(section: Any, data: str) -> Any:
+    if section.kind in DIAGNOSTICS:
+        raise UserError(
+            f"the examples of {section.kind} are generated: there is nothing to read from {data}",
+            "leave out --data, or choose another --task",
+        )
+    source: Any = FileRows(kind="files", path=data)
+    if section.kind == "span_corruption":
+        source = FilesSource(kind="files", path=data)
+        if section.source.kind == "files":
+            source = section.source.model_copy(update={"path": data})
+    return section.model_copy(update={"source": source})
 
 
 def task_length(section: Any) -> int:
     """Encoder input of a task section, in byte tokens."""
-    return int(section.input_length if section.kind == "span_corruption" else section.length)
+    if section.kind in DIAGNOSTICS:
+        return int(section.length)
+    if section.kind in CHARACTERS and section.input_length is None:
+        return CHARACTER_LENGTHS[section.kind][0]
+    return int(section.input_length)
 
 
 def check_fits(model: Any, section: Any, name: str) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import TASK_KINDS, Subject, check_fits, choose_task, task_length
-from mrt5cli.recipe import Recipe
+from mrt5cli.evaluation.subject import (
+    TASK_KINDS,
+    Subject,
+    check_fits,
+    choose_task,
+    newest_subject,
+    task_length,
+)
+from mrt5cli.recipe import Recipe, dump
+from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.rundir import RunDir, write_json, write_text
 
 
 def subject(task: dict | None) -> Subject:
@@ -25,7 +36,12 @@ SPANS = {"kind": "span_corruption", "source": {"kind": "embedded"}, "input_lengt
 
 
 def test_the_kinds_are_those_of_the_schema() -> None:
-    assert TASK_KINDS == ("span_corruption", "copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC")
+    diagnostics = ("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC")
+    characters = ("spelling_correction_contextual", "word_search")
+    assert ("span_corruption", *diagnostics, "xnli", "tydiqa", "xquad", *characters) == TASK_KINDS
+    sections = get_args(get_args(TaskSection)[0])
+    kinds = [kind for section in sections for kind in get_args(section.model_fields["kind"].annotation)]
+    assert sorted(TASK_KINDS) == sorted(kinds)
 
 
 def test_the_runs_own_task() -> None:
@@ -54,6 +70,73 @@ def test_a_model_without_recipe_takes_the_papers_lengths() -> None:
 def test_lengths() -> None:
     assert task_length(choose_task(None, subject(SPANS))) == 256
     assert task_length(choose_task(None, subject(VOWELS))) == 20
+
+
+def test_tasks_of_rows_have_the_papers_settings_whatever_the_run_was() -> None:
+    xnli = choose_task("xnli", subject(VOWELS))
+    assert (xnli.source.kind, len(xnli.languages), task_length(xnli)) == ("hub", 15, 1024)
+    assert task_length(choose_task("tydiqa", subject(None))) == 2048
+    assert task_length(choose_task("xquad", subject(SPANS))) == 2048
+    own = subject({"kind": "xnli", "languages": ["en"]})
+    assert choose_task("xnli", own) is own.recipe.task  # type: ignore[union-attr]
+
+
+def test_character_tasks_need_their_files() -> None:
+    with pytest.raises(
+        UserError, match="the examples of word_search are files, and none are given"
+    ) as caught:
+        choose_task("word_search", subject(VOWELS))
+    assert "--data" in (caught.value.hint or "")
+
+    section = choose_task("word_search", subject(VOWELS), "there")
+    assert (section.source.path, task_length(section)) == ("there", 128)
+    assert task_length(choose_task("spelling_correction_contextual", subject(None), "there")) == 64
+
+
+def test_data_replaces_the_source_and_nothing_else() -> None:
+    own = subject({"kind": "xnli", "languages": ["en", "sw"], "input_length": 200})
+    section = choose_task(None, own, "mine")
+    assert section.source.model_dump() == {"kind": "files", "path": "mine"}
+    assert (section.languages, section.input_length) == (["en", "sw"], 200)
+
+    assert choose_task("span_corruption", subject(SPANS), "mine").source.path == "mine"
+    files = {"kind": "files", "path": "theirs", "text_column": "body"}
+    other = choose_task(None, subject({**SPANS, "source": files}), "mine").source
+    assert (other.path, other.text_column) == ("mine", "body")
+
+    with pytest.raises(UserError, match="the examples of copy are generated: there is nothing to read from"):
+        choose_task("copy", subject(None), "mine")
+
+
+def test_the_newest_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, task: dict, status: str, ended: str | None) -> None:
+        made = RunDir.create(Path("runs") / name)
+        recipe = subject(task).recipe
+        assert recipe is not None
+        write_text(made.recipe_path, dump(recipe))
+        write_json(made.meta_path, {"status": status, "ended": ended})
+        write_json(made.model / "config.json", {})
+
+    with pytest.raises(UserError, match="there is no finished run under runs/") as caught:
+        newest_subject(None)
+    assert caught.value.hint == "make one: mrt5 pretrain quickstart"
+    run("old", VOWELS, "finished", "2026-01-01T10:00:00+00:00")
+    run("new", VOWELS, "finished", "2026-01-02T09:00:00+00:00")
+    run("text", SPANS, "finished", "2026-01-02T08:00:00+00:00")
+    run("newer", VOWELS, "stopped", "2026-01-03T09:00:00+00:00")
+    (tmp_path / "runs" / "notes").mkdir()
+
+    assert newest_subject(None).name == "new"
+    assert newest_subject("vowel_removal").name == "new"
+    assert newest_subject("span_corruption").name == "text"
+    assert newest_subject("runs/text/recipe.yaml").name == "text"
+    with pytest.raises(UserError, match="no finished run under runs/ that was trained on xnli") as caught:
+        newest_subject("xnli")
+    assert (caught.value.hint or "").startswith("make one: mrt5 finetune xnli_v3/mrt5")
+    with pytest.raises(UserError, match="--task xnly: no recipe 'xnly'"):
+        newest_subject("xnly")
 
 
 def test_a_model_with_too_few_positions_is_refused() -> None:
