@@ -228,14 +228,25 @@ def test_what_is_remembered_changes_nothing(
 
 @pytest.mark.parametrize("before", [None, "true"])
 def test_the_environment_is_left_as_it_was(
-    unigram: UnigramLabeller, monkeypatch: pytest.MonkeyPatch, before: str | None
+    texts: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, before: str | None
 ) -> None:
     name = "TOKENIZERS_PARALLELISM"
     monkeypatch.delenv(name, raising=False)
     if before:
         monkeypatch.setenv(name, before)
-    segments(unigram, "some new words")
+    UnigramLabeller.fit(texts, vocabulary=300)
     assert os.environ.get(name) == before
+
+
+def test_white_space_at_the_end_of_a_row_is_the_same_before_padding(texts: np.ndarray[Any, Any]) -> None:
+    indented = [f"abcd:{' ' * (4 + number % 3)}efgh" for number in range(30)]
+    labeller = UnigramLabeller.fit(rows_of(*indented), vocabulary=300)
+    rows = rows_of("abcd   ", "abcd      efgh")
+    assert segments(labeller, "abcd   ")[-1] == "   "
+    assert (
+        np.flatnonzero(labeller.label(rows)[0]).tolist()
+        == np.flatnonzero(labeller.label(rows[:1, :7])[0]).tolist()
+    )
 
 
 # --- entropy ------------------------------------------------------------------------------------------------
