@@ -166,9 +166,8 @@ def test_float16_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_large_weights_go_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "SHARD_SIZE", "20KB")
-    folder = export(tmp_path / "out")
+def test_large_weights_go_into_shards(tmp_path: Path) -> None:
+    folder = export(tmp_path / "out", shard_size="20KB")
     shards = list(folder.glob("model-*.safetensors"))
     assert len(shards) > 1 and not (folder / "model.safetensors").exists()
     assert set(read_json(folder / "model.safetensors.index.json")["weight_map"].values()) == {
