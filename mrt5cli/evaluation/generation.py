@@ -5,7 +5,8 @@ Letters: B rows, L byte tokens of the longest source, T of an answer, C choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -51,18 +52,16 @@ def generate_answers(
             [sources[place] for place in places], batch_first=True, padding_value=PAD
         ).to(device)
         given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
-        # All that decides is said here: a checkpoint may come with settings for sampling or beams.
-        sequences = model.generate(
-            **given,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            max_new_tokens=answer_length,
-            max_length=None,
-            eos_token_id=EOS,
-            pad_token_id=PAD,
-            decoder_start_token_id=PAD,
-        )
+        with _plain_settings(model):
+            sequences = model.generate(
+                **given,
+                do_sample=False,
+                use_cache=True,
+                max_new_tokens=answer_length,
+                eos_token_id=EOS,
+                pad_token_id=PAD,
+                decoder_start_token_id=PAD,
+            )
         generated = sequences[:, 1:]
         for place, row in zip(places, generated.cpu().numpy(), strict=True):
             ends = np.flatnonzero(row == EOS)
@@ -75,6 +74,19 @@ def generate_answers(
         if progress is not None:
             progress(start + len(places))
     return answers
+
+
+@contextmanager
+def _plain_settings(model: Any) -> Iterator[None]:
+    """Without the settings a checkpoint may bring: generate fills in whatever it is not told from those."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def choose(model: Any, encoded: Any, choices: Sequence[str], rows: int) -> NDArray[np.int64]:

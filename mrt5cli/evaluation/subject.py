@@ -86,13 +86,24 @@ def newest_subject(option: str | None) -> Subject:
 
     kind = None if option is None else _kind(option)
     folder = Path(rundir.DEFAULT_FOLDER)
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        run = rundir.RunDir(path)
-        if run.is_run and run.is_finished and (kind is None or run.recipe().task.kind == kind):
-            found.append((run.meta().get("ended") or "", path.name))
-    if found:
-        return find_subject(str(folder / max(found)[1]))
+    runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
+    finished = [
+        (run.meta().get("ended") or "", run.path.name) for run in runs if run.is_run and run.is_finished
+    ]
+    unreadable = []
+    for _, name in sorted(finished, reverse=True):
+        try:
+            subject = find_subject(str(folder / name))
+        except UserError:  # a recipe of another version of the toolkit, say
+            unreadable.append(name)
+            continue
+        if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
+            return subject
+    if unreadable:
+        raise UserError(
+            f"no finished run under {folder}/ will do, and some cannot be read: {', '.join(unreadable)}",
+            f"mrt5 evaluate {folder / unreadable[0]} says what is wrong with it",
+        )
     if kind is None:
         raise UserError(f"there is no finished run under {folder}/", "make one: mrt5 pretrain quickstart")
     raise UserError(

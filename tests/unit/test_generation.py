@@ -69,14 +69,25 @@ def test_an_answer_is_what_the_model_itself_generates() -> None:
     assert answers(model, [row], 1) == [text]
 
 
-def test_a_checkpoints_settings_for_generation_do_not_matter() -> None:
-    model = writer("none")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": 5.0},
+        {"num_beams": 3},
+        {"repetition_penalty": 9.0},
+        {"max_length": 4},
+        {"min_new_tokens": 12},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_checkpoints_settings_for_generation_do_not_matter(settings: dict[str, Any]) -> None:
+    model = writer("mrt5")
     before = answers(model, sources(), 3)
-    model.generation_config.do_sample = True
-    model.generation_config.num_beams = 3
-    model.generation_config.max_length = 4
+    model.generation_config.update(**settings)
+    own = model.generation_config
 
     assert answers(model, sources(), 3) == before
+    assert model.generation_config is own
 
 
 def test_a_threshold_reaches_the_encoder() -> None:
@@ -89,6 +100,8 @@ def test_a_threshold_reaches_the_encoder() -> None:
 
 class Writes(torch.nn.Module):
     """Generates given ids, whatever it is asked."""
+
+    generation_config = None
 
     def __init__(self, *ids: list[int]) -> None:
         super().__init__()
@@ -202,6 +215,7 @@ class Says(torch.nn.Module):
     """Answers texts from a list: by what is asked."""
 
     config = SimpleNamespace(deletion_threshold=-15.0)
+    generation_config = None
 
     def __init__(self, **answers: str) -> None:
         super().__init__()
@@ -357,6 +371,19 @@ def test_choices_of_unequal_length_are_compared_as_wholes() -> None:
         ]
 
     assert chosen.tolist() == [int(two > one) for one, two in scores]
+
+
+def test_a_longer_choice_is_not_favoured_by_the_mean_of_its_tokens() -> None:
+    def flat(encoder_outputs: object, labels: torch.Tensor) -> Any:
+        """Every token of every target has one probability; that of "yes" is a little larger."""
+        logits = torch.zeros(*labels.shape, 384)
+        logits.scatter_(-1, labels[..., None], 2.0 if labels.shape[1] == 4 else 1.9)
+        return SimpleNamespace(logits=logits)
+
+    class Flat(Writes):
+        forward = staticmethod(flat)
+
+    assert choose(Flat([]), None, ["yes", "y"], 3).tolist() == [1, 1, 1]
 
 
 def test_the_encoder_runs_once_for_all_choices(monkeypatch: pytest.MonkeyPatch) -> None:

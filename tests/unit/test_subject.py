@@ -135,6 +135,10 @@ def test_the_newest_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="no finished run under runs/ that was trained on xnli") as caught:
         newest_subject("xnli")
     assert (caught.value.hint or "").startswith("make one: mrt5 finetune xnli_v3/mrt5")
+    (tmp_path / "runs/new/recipe.yaml").write_text("name: from elsewhere\n")
+    assert newest_subject("vowel_removal").name == "old", "the one that cannot be read is passed over"
+    with pytest.raises(UserError, match="will do, and some cannot be read: new"):
+        newest_subject("xnli")
     with pytest.raises(UserError, match="--task xnly: no recipe 'xnly'"):
         newest_subject("xnly")
 
