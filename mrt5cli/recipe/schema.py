@@ -348,7 +348,9 @@ class BoundaryPredictor(Section):
     label_examples: PositiveInt = Field(
         2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
     )
-    vocabulary: PositiveInt = Field(8000, description="tokens of the tokenizer; only with type: unigram")
+    vocabulary: Annotated[int, Field(ge=257)] = Field(
+        8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> BoundaryPredictor:
@@ -467,7 +469,7 @@ class ModelSection(Section):
             problems.append(
                 (
                     "shortener.layer",
-                    f"{layer} is not below the encoder's {layers} layers; nothing would be deleted",
+                    f"{layer} is not below the encoder's {layers} layers; it would never be reached",
                 )
             )
         if problems:

@@ -282,7 +282,7 @@ WRONG = [
     ("training.precision=16", "expected 'fp32' or 'bf16', not 16"),
     # sections that do not fit
     ("training.batch_size=12", "12 is not a multiple of training.device_batch_size 8"),
-    ("model.shortener.layer=12", "12 is not below the encoder's 12 layers; nothing would be deleted"),
+    ("model.shortener.layer=12", "12 is not below the encoder's 12 layers; it would never be reached"),
     ("model.shortener.threshold=-31.0", "-31.0 is not above the scale -30.0; nothing would go"),
     (
         "loss.regularizer_delay=10",
@@ -537,7 +537,7 @@ def test_the_last_part_of_a_name_is_enough_when_only_one_has_it() -> None:
             "no recipe 'zzz': neither a file nor the name of a shipped recipe",
             "`mrt5 recipe list` shows the shipped ones",
         ),
-        ("byt5", "byt5 is the name of 2 recipes", "one of: english_v1/byt5, multilingual_v3/byt5"),
+        ("random_40", "random_40 is the name of 2 recipes", "one of: english_v1/random_40, multilingual_v3/random_40"),
         ("mine", "mine is a directory, not a recipe", "give a file of it: mine/first.yaml"),
         (
             "mine/frst.yaml",
