@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from mrt5cli.convert.hub import check_can_push, dtype_name, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import find_subject
 from mrt5cli.models.checkpoint import load_and_tell, raw_config
+from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN, fields_of, writer_of
+from mrt5cli.models.weights import stored_dtype
 from mrt5cli.rundir import whole_directory
 
 ROOM = 1.05
@@ -84,18 +89,22 @@ def convert(
     if repo_id is not None:
         check_can_push(repo_id)
     subject = find_subject(source)
-    _check_place(subject.source, destination, overwrite)
+    with _place(destination):
+        _check_place(subject.source, destination, overwrite)
     raw = raw_config(subject.source)
-    stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    # What the files hold counts; config.json may say something else, or nothing.
+    said = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    stored = stored_dtype(Path(subject.source)) or str(said)
     dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
     changes = _changes(raw, subject.source, fields or {}, layout)
     torch.manual_seed(seed)
     model, fresh = load_and_tell(subject.source, dtype=dtype, allow_pickle=allow_pickle, **changes)
-    notes = _oddities(model, stored)
+    notes = _oddities(model, stored, dtype)
     _check_room(model, dtype, destination)
 
     job = Job(model, subject.recipe, subject.run, dtype, shard_size, repo_id)
-    with whole_directory(destination) as folder:
+    # Resolved, so that the temporary name is really beside the final one.
+    with _place(destination), whole_directory(destination.resolve()) as folder:
         notes += LAYOUTS[layout](job, folder)
         files = sorted(path.name for path in folder.iterdir())
     outcome = Outcome(
@@ -134,12 +143,18 @@ def describe(config: Any, layout: str = "mrt5") -> str:
 
 def _changes(raw: dict[str, Any], where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
     """What to change while reading: an MrT5 start gets a gate, and nothing else may change its kind."""
-    has = fields_of(raw, where).get("deletion_type", "scaled_sigmoid")
-    if "deletion_type" in fields and has not in ("none", fields["deletion_type"]):
+    own = fields_of(raw, where)
+    has = own.get("deletion_type", MrT5Config.deletion_type)
+    place = own.get("delete_gate_layer", MrT5Config.delete_gate_layer)
+    moved = has != "source_removed" and fields.get("delete_gate_layer", place) != place
+    if has != "none" and (fields.get("deletion_type", has) != has or moved):
+        at = "" if has == "source_removed" else f" before encoder block {place}"
         raise UserError(
-            f"{where} has a shortener of its own ({has}); a conversion does not exchange it",
+            f"{where} has a shortener of its own ({has}{at}); a conversion does not exchange it",
             f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
         )
+    if layout == "byt5" and fields.get("deletion_type", "none") != "none":
+        raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in raw
     if layout == "mrt5" and plain:
@@ -158,24 +173,37 @@ def _size(model: Any, layout: str) -> int:
     return everything - sum(weight.numel() for part in left_out for weight in part.parameters())
 
 
-def _oddities(model: Any, stored: str) -> list[str]:
+def _oddities(model: Any, stored: str, dtype: str) -> list[str]:
     notes = []
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         notes.append(f"{len(broken)} weights hold NaN or infinity, first {broken[0]}: a training went wrong")
     if stored == "float16":
-        notes.append("the weights are stored in float16, in which T5 overflows; they are written in float32")
+        notes.append(f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}")
     return notes
 
 
+@contextmanager
+def _place(destination: Path) -> Iterator[None]:
+    """What the file system objects to, as a sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{destination} cannot be written: {why}; nothing is left of it",
+            "choose a place that is writable and has room",
+        ) from error
+
+
 def _check_place(source: str, destination: Path, overwrite: bool) -> None:
-    here, there = Path(source), destination.absolute()
-    if here.is_dir() and (there == here.absolute() or here.absolute() in there.parents):
+    here, there = Path(source).resolve(), destination.resolve()
+    if here.is_dir() and (there == here or here in there.parents):
         raise UserError(
             f"{destination} lies in the source {source}; a conversion never writes there",
             "name another directory",
         )
-    if here.is_dir() and there in here.absolute().parents:
+    if here.is_dir() and there in here.parents:
         raise UserError(f"{destination} holds the source {source}", "name another directory")
     if destination.is_symlink() or not destination.exists():
         if destination.is_symlink():
@@ -197,7 +225,7 @@ def _check_place(source: str, destination: Path, overwrite: bool) -> None:
 def _check_room(model: Any, dtype: str, destination: Path) -> None:
     size = 2 if dtype == "bfloat16" else 4
     needed = int(ROOM * size * sum(weight.numel() for weight in model.parameters()))
-    place = destination.absolute()
+    place = destination.resolve()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

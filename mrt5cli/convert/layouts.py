@@ -71,6 +71,11 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
             "the model was made with softmax1, and plain T5 computes softmax: its outputs differ until it is "
             "trained on"
         )
+    if config.relative_bias_per_layer:
+        notes.append(
+            "transformers 5 takes every umT5 for one with a tied head, and divides its logits by the root of "
+            "d_model: the best tokens stay the same, losses do not"
+        )
     if config.deletion_type != "none":
         notes.append("the model was made with a shortener, which plain T5 has not: it reads every byte")
     return notes

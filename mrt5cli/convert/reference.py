@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mrt5cli.convert.hub import has_byte_vocabulary
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config
 from mrt5cli.models.layouts import NOT_FIELDS, POOLINGS, TOOLKIT_KEY, fields_of
@@ -111,12 +112,13 @@ def plain_config(config: Any, dtype: str) -> dict[str, Any]:
     """The config.json of a plain T5 v1.1, or umT5, of the same sizes; arguments as above."""
     kind = "UMT5" if config.relative_bias_per_layer else "T5"
     written = {name: getattr(config, name) for name in SHARED_FIELDS}
+    if has_byte_vocabulary(config.vocab_size):
+        written["tokenizer_class"] = "ByT5Tokenizer"
     return {
         **written,
         "architectures": [f"{kind}ForConditionalGeneration"],
         "model_type": kind.lower(),
         "tie_word_embeddings": False,
-        "tokenizer_class": "ByT5Tokenizer",
         "torch_dtype": dtype,
     }
 

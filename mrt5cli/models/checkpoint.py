@@ -22,6 +22,7 @@ from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import check_files, read_pickles
 
+SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 
 
@@ -124,8 +125,13 @@ def _config(raw: dict[str, Any], path_or_hub_id: str | Path, overrides: dict[str
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {"deletion_threshold": None, **overrides}
+    fields |= overrides
+    for name in SIZES:
+        size = fields.get(name)
+        if isinstance(size, int) and size < 1:
+            raise CheckpointError(f"{where}: {name} is {size}; expected 1 or more")
     try:
-        return MrT5Config(**{**fields, **overrides})
+        return MrT5Config(**fields)
     except Exception as error:  # strict dataclasses raise several unrelated types
         raise CheckpointError(f"{where}: {first_line(error)}") from error
 
@@ -245,7 +251,9 @@ def _check_complete(
     fresh = whole if may_be_fresh and whole <= missing else set()
     lost = sorted(missing - fresh)
     if lost:
-        part = " (an encoder alone?)" if all(key.startswith(("decoder.", "lm_head.")) for key in lost) else ""
+        decoder = {key for key in model.state_dict() if key.startswith("decoder.block.")}
+        alone = decoder <= set(lost) and not any(key.startswith("encoder.") for key in lost)
+        part = " (an encoder alone?)" if alone else ""
         raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}{part}")
     extra = sorted(key for key in info["unexpected_keys"] if not _of_a_shortener(key))
     if extra:

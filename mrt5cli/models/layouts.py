@@ -70,8 +70,14 @@ def fields_of(raw: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         CheckpointError: another kind of model.
     """
+    if raw.get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{where} is quantised; expected weights in float32, bfloat16 or float16, from before that"
+        )
     fields = {key: value for key, value in raw.items() if key not in NOT_FIELDS}
     kind, pooling = raw.get("model_type"), _pooling_of(raw)
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{where}: config.json has no model_type, so its model is not known")
     if kind in PLAIN:
         _refuse_scaled(raw, where)
         fields.setdefault("deletion_type", "none")
@@ -100,6 +106,9 @@ def _pooling_of(raw: dict[str, Any]) -> Pooling | None:
 
 def _refuse_scaled(raw: dict[str, Any], where: str) -> None:
     """Refuse T5 v1.0, whose head is the embedding and whose decoder output is scaled."""
+    if raw["model_type"] != "t5" and str(raw.get("transformers_version")).split(".")[0] >= "5":
+        # It says "tied" of every mT5 and umT5; a head of their own is in the weights.
+        return
     tied_by_default = raw.get("model_type") == "t5" and not raw.get(
         "is_gated_act", "gated" in _activation(raw)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from mrt5cli.models.layouts import CheckpointError, first_line
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 LARGEST_HEADER = 100_000_000
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+"""What weights may be stored in, by the names of safetensors."""
 
 
 def check_files(folder: Path, *, allow_pickle: bool) -> bool:
@@ -28,12 +31,10 @@ def check_files(folder: Path, *, allow_pickle: bool) -> bool:
     Raises:
         CheckpointError: no weights, half of them, or only pickles without leave to read them.
     """
-    if (folder / SAFE).is_file():
-        _check_safetensors(folder / SAFE)
-        return False
-    if (folder / SAFE_INDEX).is_file():
-        for shard in _shards(folder, SAFE_INDEX):
-            _check_safetensors(shard)
+    safe = _safetensors_files(folder)
+    if safe:
+        for file in safe:
+            _bytes_by_dtype(file)
         return False
     pickles = sorted(folder.glob("*.bin"))
     if not pickles:
@@ -44,6 +45,24 @@ def check_files(folder: Path, *, allow_pickle: bool) -> bool:
             f"mrt5 convert {folder} DEST --to mrt5 --allow-pickle"
         )
     return True
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """What most bytes of a directory's safetensors files are stored in, like "float32"; None if it has none.
+
+    Raises:
+        CheckpointError: they are not whole, or hold something else.
+    """
+    sizes: Counter[str] = Counter()
+    for file in _safetensors_files(folder) if folder.is_dir() else []:
+        sizes.update(_bytes_by_dtype(file))
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _safetensors_files(folder: Path) -> list[Path]:
+    if (folder / SAFE).is_file():
+        return [folder / SAFE]
+    return _shards(folder, SAFE_INDEX) if (folder / SAFE_INDEX).is_file() else []
 
 
 def read_pickles(folder: Path) -> dict[str, Tensor]:
@@ -95,8 +114,12 @@ def _shards(folder: Path, index: str) -> list[Path]:
     return shards
 
 
-def _check_safetensors(file: Path) -> None:
-    """Raise CheckpointError unless the file has a header and all the bytes it promises."""
+def _bytes_by_dtype(file: Path) -> dict[str, int]:
+    """How much of a safetensors file is stored in each dtype.
+
+    Raises:
+        CheckpointError: it has no header, not all the bytes it promises, or what is no weight.
+    """
     size = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(8)
@@ -111,14 +134,26 @@ def _check_safetensors(file: Path) -> None:
             )
         try:
             header = json.loads(opened.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            tensors = [
+                (name, str(entry["dtype"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
+                for name, entry in header.items()
+                if name != "__metadata__"
+            ]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"{file} is not a safetensors file: its header is no table of tensors"
             ) from error
-    expected = 8 + length + max(ends, default=0)
+    expected = 8 + length + max((end for *_, end in tensors), default=0)
     if size < expected:
         raise CheckpointError(
             f"{file} is cut off: its header promises {expected:,} bytes, it has {size:,}; copy or download "
             "it again"
         )
+    sizes: Counter[str] = Counter()
+    for name, dtype, start, end in tensors:
+        if dtype not in DTYPES:
+            raise CheckpointError(
+                f"{file}: {name} is stored as {dtype}; expected {', '.join(DTYPES)} (a quantised checkpoint?)"
+            )
+        sizes[DTYPES[dtype]] += end - start
+    return sizes

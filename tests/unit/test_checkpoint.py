@@ -96,6 +96,13 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: break_header(d / "model.safetensors"), "header is no table"),
         (lambda d: edit_config(d, model_type="t5", tie_word_embeddings=True), "T5 v1.0"),
         (lambda d: edit_config(d, model_type="llama"), "'llama' model"),
+        (lambda d: edit_config(d, model_type=["mrt5"]), "has no model_type"),
+        (lambda d: edit_config(d, d_ff=0), "d_ff is 0; expected 1 or more"),
+        (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantised"),
+        (
+            lambda d: edit_weights(d, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].char()})),
+            "lm_head.weight is stored as I8",
+        ),
         (lambda d: edit_config(d, mrt5_toolkit=[]), "mrt5_toolkit in config.json is not an object"),
         (lambda d: edit_config(d, prior=2.0), "prior is a share"),
         (lambda d: edit_config(d, delete_gate_layer="first"), "delete_gate_layer"),
@@ -316,6 +323,12 @@ def test_remote_code_of_a_published_layout_is_not_run(saved, tmp_path):
     )
     load(saved)
     assert not trace.exists()
+
+
+def test_one_weight_of_a_decoder_is_not_taken_for_all(saved):
+    edit_weights(saved, drop("decoder.final_layer_norm"))
+    with pytest.raises(CheckpointError, match=r"first decoder.final_layer_norm.weight$"):
+        load(saved)
 
 
 def test_the_authors_poolings_are_loaded_right_per_row():

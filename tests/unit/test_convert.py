@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from conftest import GOLDEN, read_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoTokenizer, T5ForConditionalGeneration, UMT5ForConditionalGeneration
 
 from mrt5cli.convert import conversion
 from mrt5cli.convert.conversion import convert
@@ -178,8 +180,28 @@ def test_umt5_has_no_place_in_the_authors_layout(tmp_path: Path):
     with pytest.raises(UserError, match="one relative bias for all layers"):
         convert(str(source), tmp_path / "out", "reference")
     assert not (tmp_path / "out").exists()
-    convert(str(source), tmp_path / "plain", "byt5")
+    notes = convert(str(source), tmp_path / "plain", "byt5").notes
     assert config_of(tmp_path / "plain")["model_type"] == "umt5"
+    theirs = UMT5ForConditionalGeneration.from_pretrained(tmp_path / "plain").eval()
+    ours = load(tmp_path / "plain")
+    ids, labels = torch.randint(3, 259, (2, 15)), torch.randint(3, 259, (2, 6))
+    with torch.no_grad():
+        scaled = theirs(ids, labels=labels).logits * TINY["d_model"] ** 0.5
+        torch.testing.assert_close(ours(ids, labels=labels).logits, scaled, atol=1e-5, rtol=1e-4)
+    assert "divides its logits by the root of d_model" in notes[0]
+
+
+@pytest.mark.parametrize("kind", ["mt5", "umt5"])
+def test_what_transformers_5_writes_of_an_untied_head_is_not_believed(kind: str, tmp_path: Path):
+    source = saved(tmp_path / "u", deletion_type="none", relative_bias_per_layer=kind == "umt5")
+    convert(str(source), tmp_path / "plain", "byt5")
+    config = config_of(tmp_path / "plain") | {"model_type": kind, "tie_word_embeddings": True}
+    path = tmp_path / "plain" / "config.json"
+    path.write_text(json.dumps(config | {"transformers_version": "5.23.0"}))
+    assert torch.equal(load(tmp_path / "plain").lm_head.weight, load(source).lm_head.weight)
+    path.write_text(json.dumps(config | {"transformers_version": "4.39.1"}))
+    with pytest.raises(CheckpointError, match=r"T5 v1\.0"):
+        load(tmp_path / "plain")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,9 +256,19 @@ def test_a_new_gate_follows_the_seed(tmp_path: Path):
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
+def test_no_shortener_for_a_layout_without(tmp_path: Path):
+    source = plain(tmp_path)
+    fields = {"deletion_type": "scaled_sigmoid", "delete_gate_layer": 1}
+    with pytest.raises(UserError, match="--to byt5 leaves every shortener out"):
+        convert(str(source), tmp_path / "out", "byt5", fields=fields)
+
+
 def test_a_shortener_is_not_exchanged(tmp_path: Path):
+    gate = saved(tmp_path / "gate")
+    with pytest.raises(UserError, match=r"\(scaled_sigmoid before encoder block 1\)"):
+        convert(str(gate), tmp_path / "out", "mrt5", fields={"delete_gate_layer": 2})
     source = saved(tmp_path / "cp", deletion_type="convolution")
-    with pytest.raises(UserError, match=r"has a shortener of its own \(convolution\)"):
+    with pytest.raises(UserError, match=r"has a shortener of its own \(convolution"):
         convert(str(source), tmp_path / "out", "mrt5", fields={"deletion_type": "scaled_sigmoid"})
 
 
@@ -267,6 +299,29 @@ def test_float16_is_written_in_float32(tmp_path: Path):
     outcome = convert(str(source), tmp_path / "out", "mrt5")
     assert outcome.dtype == "float32" and "float16" in outcome.notes[0]
     assert tensors_of(tmp_path / "out")["shared.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_the_files_say_what_they_are_stored_in(stored: str, tmp_path: Path):
+    """Whatever config.json says, or does not."""
+    source = saved(tmp_path / "ours")
+    dtype = getattr(torch, stored)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(source).items()}
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    config = config_of(source)
+    del config["dtype"]
+    (source / "config.json").write_text(json.dumps(config))
+    outcome = convert(str(source), tmp_path / "out", "mrt5")
+    assert outcome.dtype == ("float32" if stored == "float16" else stored)
+    assert bool(outcome.notes) == (stored == "float16")
+
+
+@pytest.mark.parametrize("layout", ["byt5", "reference"])
+def test_a_tokenizer_of_bytes_is_named_for_a_vocabulary_of_bytes_only(layout: str, tmp_path: Path):
+    for size in (384, 1000):
+        source = saved(tmp_path / f"from{size}", deletion_type="none", vocab_size=size)
+        convert(str(source), tmp_path / f"to{size}", layout)
+        assert ("tokenizer_class" in config_of(tmp_path / f"to{size}")) == (size == 384)
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path):
@@ -325,6 +380,40 @@ def test_places_that_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="is not a checkpoint"):
         convert(str(source), other, "mrt5", overwrite=True)
     assert (other / "thesis.txt").exists()
+
+
+def test_the_source_under_another_name_is_never_replaced(tmp_path: Path):
+    source = saved(tmp_path / "ours")
+    (tmp_path / "side").mkdir()
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    before = tensors_of(source).keys()
+    for named, place in (
+        (source, tmp_path / "side" / ".." / "ours"),
+        (source, tmp_path / "linked" / "ours"),
+        (source, tmp_path / "link"),
+        (tmp_path / "link", source),
+    ):
+        with pytest.raises(UserError, match="lies in the source"):
+            convert(str(named), place, "byt5", overwrite=True)
+    assert tensors_of(source).keys() == before
+
+
+def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = saved(tmp_path / "ours")
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file" / "out", tmp_path / ("n" * 300)):
+        with pytest.raises(UserError, match="cannot be written"):
+            convert(str(source), place, "mrt5")
+
+    def full(job, folder):
+        (folder / "half").write_text("x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(conversion.LAYOUTS, "mrt5", full)
+    with pytest.raises(UserError, match="No space left on device; nothing is left of it"):
+        convert(str(source), tmp_path / "out", "mrt5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ours"]
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
