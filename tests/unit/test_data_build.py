@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -187,6 +188,28 @@ def test_context_decides_in_the_dependent_test(made: Path) -> None:
     assert manifest["files"]["test_context_independent.tsv"]["most_frequent_word_is_right"] == 0.0
 
 
+def test_words_of_one_misspelling_are_balanced_and_known_from_training() -> None:
+    dictionary = misspellings.Misspellings({"abd": ("and", "bad"), "fro": ("for", "from")}, {})
+    pieces = {
+        "train": [f"{letter} and more of it" for letter in "abcdef"]
+        + ["a bad one", "b bad one", "go for it"],
+        "validation": [],
+        "test": [f"{letter} and less of it" for letter in "abc"]
+        + ["c bad one", "look for it", "here from it"],
+    }
+    made = spelling.examples_of(pieces, dictionary, spelling.Options())
+    counts = {name: Counter(example.pair for example in examples) for name, examples in made.items()}
+    assert counts["train"] == {("abd", "and"): 2, ("abd", "bad"): 2}
+    assert counts["test_context_dependent"] == {("abd", "and"): 1, ("abd", "bad"): 1}
+
+
+def test_a_sentence_comes_once() -> None:
+    dictionary = misspellings.Misspellings({"teh": ("the",)}, {})
+    documents = ["This is the end of it. This is the end of it.", "This is the end of it."]
+    found = spelling.windows_of_splits(documents, dictionary, spelling.Options())
+    assert [piece for pieces in found.values() for piece in pieces] == ["This is the end of it."]
+
+
 def test_the_most_frequent_word_is_counted_from_training() -> None:
     def of(wrong: str, right: str) -> spelling.Example:
         return spelling.Example(wrong, right, (wrong, right))
@@ -240,6 +263,7 @@ def test_options_do_what_they_say(tmp_path: Path) -> None:
         "test_context_independent": 7,
     }
     assert max(len(text) for found in short.values() for row in found for text in row) <= 32
+    assert len({pair_of(*row)[1] for row in short["train"]}) > 15, "drawn from all, not the first"
     common = files(common=10)
     assert len({pair_of(*row)[1] for row in common["train"]}) <= 10
     few = [pair_of(*row) for row in files(per_pair=2)["train"]]
@@ -355,6 +379,25 @@ def test_overlapping_words_share_letters_on_either_side(searched: Path) -> None:
     assert min(sides.values()) > 20
 
 
+def test_a_clue_is_never_the_word_itself() -> None:
+    assert {word_search.Draws(seed).shuffled("it") for seed in range(50)} == {"ti"}
+
+
+def test_a_string_is_in_one_file_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def same(*arguments: object) -> list[tuple[str, str]]:
+        return [("ti: itx", "it"), ("ti: itx", "it"), (f"ti: it{arguments[-1]}", "it")]
+
+    monkeypatch.setattr(word_search, "examples", same)
+    word_search.build(tmp_path / "out", word_search.Options())
+    assert {file.stem: len(rows(file)) for file in (tmp_path / "out").glob("*.tsv")} == {
+        "train": 2,
+        "validation": 1,
+        "test_reshuffled": 1,
+        "test_overlap": 1,
+        "test_oov": 1,
+    }
+
+
 def test_the_manifest_says_that_it_is_a_stand_in(searched: Path) -> None:
     manifest = json.loads((searched / "manifest.json").read_text())
     assert "in place of" in manifest["note"] and "not comparable" in manifest["note"]
@@ -409,6 +452,13 @@ def test_translations_share_a_split(tmp_path: Path) -> None:
                 split_of.setdefault(row["doc"], set()).add(split)
     assert len(split_of) == 13 and all(len(splits) == 1 for splits in split_of.values())
     assert split_of["udhr/preamble"] == {"train"}
+
+
+def test_the_preamble_is_never_held_out() -> None:
+    documents = udhr.documents_of(page("en"))
+    for seed in range(20):
+        split = udhr.split_articles({"en": documents}, seed)
+        assert "preamble" not in split and set(split.values()) == {"validation", "test"}
 
 
 def test_span_corruption_reads_the_declaration(tmp_path: Path) -> None:
