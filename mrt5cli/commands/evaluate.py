@@ -23,7 +23,7 @@ def evaluate(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
             show_default=False,
         ),
@@ -61,6 +61,13 @@ def evaluate(
             "--compare", metavar="RUN", help="Set this one beside the run, and test whether they differ."
         ),
     ] = None,
+    deletion_rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE,...",
+            help="Also run it at these deletion rates, by a threshold found on validation data, untrained.",
+        ),
+    ] = None,
     runtime: Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Examples a language. Default: the recipe's.")
@@ -88,6 +95,8 @@ def evaluate(
 
       mrt5 evaluate runs/mrt5-seed1 --task vowel_removal --soft --json
 
+      mrt5 evaluate runs/mrt5-seed1 --deletion-rate 0.3,0.5,0.7
+
       mrt5 evaluate --task xnli --languages en,sw --constrained
 
       mrt5 evaluate runs/mrt5-seed1 --compare runs/byt5-seed1 --task tydiqa --data tydi/
@@ -112,17 +121,25 @@ def evaluate(
         print(f"newest finished run{of}: {subjects[0].name}", file=sys.stderr if as_json else sys.stdout)
     if compare_with is not None:
         subjects.append(find_subject(compare_with))
+    rates = [] if deletion_rate is None else _rates(deletion_rate)
+    if rates and len(subjects) > 1:
+        raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
     section = choose_task(task, subjects[0], None if data is None else str(data))
     if task is None:
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationSection() if recipe is None else recipe.evaluation
+    hard_delete = settings.hard_delete if hard is None else hard
+    if rates and not hard_delete:
+        raise UserError(
+            "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
+        )
     with examples_done(limit or settings.examples) as progress:
         comparison = compare(
             subjects,
             section,
             split=split,
-            hard_delete=settings.hard_delete if hard is None else hard,
+            hard_delete=hard_delete,
             batch_size=batch_size or settings.batch_size,
             limit=limit or settings.examples,
             languages=None if languages is None else _names(languages),
@@ -130,6 +147,7 @@ def evaluate(
             normalization=normalization,
             data=None if data is None else str(data),
             test_difference=compare_with is not None,
+            deletion_rates=rates,
             runtime=runtime,
             device=machine.device(device),
             progress=progress,
@@ -149,6 +167,20 @@ def _names(listed: str) -> list[str]:
     if not names:
         raise UserError("--languages names none", "give some, such as --languages en,sw, or leave it out")
     return names
+
+
+def _rates(listed: str) -> list[float]:
+    """Shares of positions, 0 to 1, in the order given."""
+    try:
+        rates = [float(part) for part in listed.split(",")]
+    except ValueError:
+        rates = [-1.0]
+    if not all(0 < rate < 1 for rate in rates):
+        raise UserError(
+            f"--deletion-rate {listed!r}: a rate is a share of positions, above 0 and below 1",
+            "for example --deletion-rate 0.3,0.5,0.7",
+        )
+    return rates
 
 
 def _check_writable(out: Path) -> None:

@@ -41,7 +41,7 @@ def present(comparison: Comparison) -> None:
     if by_subset:
         lines = [(row.subset, row, results[0]) for row in results[0].rows]
     else:
-        lines = [(result.subject.name, result.summary, result) for result in results]
+        lines = [(result.label, result.summary, result) for result in results]
         if not comparison.measures:
             lines.append(("source removed", results[0].summary.without_source(), None))
     language_model = kind == "span_corruption"
@@ -228,6 +228,14 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     if any(result.summary.gate_recall is not None for result in comparison.results):
         notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
+    for result in comparison.results:
+        moved = result.calibration
+        if moved is not None:
+            notes.append(
+                f"{result.label}: threshold {moved.threshold:.4g}, which deletes {100 * moved.reached:.1f} % "
+                f"of {moved.positions:,} validation positions"
+                + (": the gate has no value in between" if moved.missed else "")
+            )
     if pooling and not comparison.hard_delete:
         notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     for result in comparison.results:
@@ -238,7 +246,7 @@ def _notes(comparison: Comparison) -> list[str]:
         if row.loss is None or row.source_removed_loss is None:
             continue
         worth = row.source_removed_loss - row.loss
-        if worth < HARDLY_READ * row.source_removed_loss:
+        if worth < HARDLY_READ * row.source_removed_loss and result.calibration is None:
             notes.append(
                 f"warning: removing its source costs {result.subject.name} {worth:.2f} nats: it hardly reads "
                 "its input, so deleting bytes looks free and says little"

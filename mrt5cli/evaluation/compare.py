@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mrt5cli.errors import UserError
+from mrt5cli.evaluation.calibration import Calibration, calibrate
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.published import PublishedRow, published_rows
 from mrt5cli.evaluation.rows import TOTAL, Outcomes, Row
@@ -29,6 +30,7 @@ class Result:
     Attributes:
         deletion_type: what shortens the source, as the model's configuration names it.
         outcomes: of the examples of each subset.
+        calibration: the threshold it was run at, where that is not the model's own.
     """
 
     subject: Subject
@@ -36,6 +38,14 @@ class Result:
     conditions: dict[str, Any]
     deletion_type: str = "none"
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @property
+    def label(self) -> str:
+        """What to call it in a table: the model, and the rate it was set to."""
+        if self.calibration is None:
+            return self.subject.name
+        return f"{self.subject.name} at {100 * self.calibration.rate:g} %"
 
     @property
     def pools(self) -> bool:
@@ -49,7 +59,9 @@ class Result:
 
     @property
     def target_deletion_rate(self) -> float | None:
-        """What the run's controller aimed at, a share of non-pad positions."""
+        """What the run's controller, or the threshold, aimed at, a share of non-pad positions."""
+        if self.calibration is not None:
+            return self.calibration.rate
         return None if self.subject.recipe is None else self.subject.recipe.target_deletion_rate
 
     @property
@@ -114,6 +126,7 @@ class Comparison:
                     "source": result.subject.source,
                     "deletion_type": result.deletion_type,
                     "target_deletion_rate": result.target_deletion_rate,
+                    "calibration": None if result.calibration is None else asdict(result.calibration),
                     "train_seconds": result.train_seconds,
                     **result.conditions,
                     "rows": [_finite(asdict(row)) for row in result.rows],
@@ -135,12 +148,15 @@ class Comparison:
             A line for each run: where its results are, or why they could not be written there.
         """
         lines = []
-        for result in self.results:
-            if result.subject.run is None:
+        for place, result in enumerate(self.results):
+            subject = result.subject
+            earlier = [before.subject for before in self.results[:place]]
+            if subject.run is None or subject in earlier:
                 continue
-            path = result.subject.run.eval(self._file_name(result.subject))
+            own = [other for other in self.results if other.subject == subject]
+            path = subject.run.eval(self._file_name(subject))
             try:
-                write_json(path, self.document([result]))
+                write_json(path, self.document(own))
                 lines.append(f"saved {path}")
             except OSError as error:  # somebody else's run, say: the results are still printed
                 lines.append(f"not saved, {path} cannot be written: {error.strerror}")
@@ -155,6 +171,7 @@ class Comparison:
             "constrained" if self.constrained else "",
             "" if self.normalization in (None, "squad") else self.normalization,
             "" if self.languages is None else "+".join(self.languages),
+            "rates" if any(result.calibration for result in self.results) else "",
             "" if self.data is None else f"data-{Path(self.data).resolve().name}",
             "" if subject.step is None else Path(subject.source).name,
         ]
@@ -174,6 +191,7 @@ def compare(
     normalization: Normalization | None = None,
     data: str | None = None,
     test_difference: bool = False,
+    deletion_rates: Sequence[float] = (),
     runtime: bool = False,
     device: Any = None,
     progress: Callable[[str, str, int], None] | None = None,
@@ -187,6 +205,8 @@ def compare(
         normalization: of answers; by default the published one.
         data: what replaced the section's source, for the record.
         test_difference: say whether the two subjects differ.
+        deletion_rates: also run the only subject with its threshold moved to each of these rates, found on
+            `limit` validation examples a subset.
         progress: called with the subject's name, the subset and the number of its examples done.
         split, hard_delete, batch_size, constrained, runtime, device: as `measure`.
 
@@ -200,22 +220,29 @@ def compare(
     for subject in subjects:
         model = load_model(subject, device)
         check_fits(model, section, subject.name)
-        measured = measure(
-            model,
-            task,
-            split=split,
-            subsets=subsets,
-            hard_delete=hard_delete,
-            batch_size=batch_size,
-            limit=limit,
-            constrained=constrained,
-            normalization=rule or "squad",
-            runtime=runtime,
-            progress=None if progress is None else _for_model(progress, subject.name),
-        )
-        results.append(
-            Result(subject, measured.rows, conditions(model), model.config.deletion_type, measured.outcomes)
-        )
+        calibrations: list[Calibration | None] = [None]
+        if deletion_rates:
+            text = _validation_batches(task, batch_size, limit)
+            calibrations += calibrate(model, text, deletion_rates, subject.name)
+        for calibration in calibrations:
+            result = Result(
+                subject, [], conditions(model), model.config.deletion_type, calibration=calibration
+            )
+            measured = measure(
+                model,
+                task,
+                split=split,
+                subsets=subsets,
+                hard_delete=hard_delete,
+                threshold=None if calibration is None else calibration.threshold,
+                batch_size=batch_size,
+                limit=limit,
+                constrained=constrained,
+                normalization=rule or "squad",
+                runtime=runtime,
+                progress=None if progress is None else _for_model(progress, result.label),
+            )
+            results.append(replace(result, rows=measured.rows, outcomes=measured.outcomes))
     recipes = [subject.recipe for subject in subjects if subject.recipe is not None]
     named = {row for recipe in recipes if recipe.paper is not None for row in recipe.paper.rows}
     measures = (*(["constrained_accuracy"] if constrained else []), *task.measures)
@@ -284,6 +311,11 @@ def differences(first: Result, second: Result, kind: str, measures: Sequence[str
                 sides = ([getattr(outcomes, measure_) for outcomes in side] for side in (one, other))
                 found.append(test(subset, measure_, *sides))
     return found
+
+
+def _validation_batches(task: Any, batch_size: int, limit: int) -> Iterator[Any]:
+    for subset in task.subsets("validation"):
+        yield from task.held_out("validation", subset, batch_size=batch_size, limit=limit)
 
 
 def _for_model(progress: Callable[[str, str, int], None], name: str) -> Callable[[str, int], None]:

@@ -293,3 +293,46 @@ def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> N
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["limit"] == 4
     assert "saved " in done.stderr
+
+
+# --- another deletion rate
+# ------------------------------------------------------------------------------------
+
+
+def test_deletion_rates_without_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "mrt5")
+    result = evaluate(run, "--deletion-rate", "0.2,0.8", "--limit", "40", "--json")
+    assert result.exit_code == 0, result.output
+    own, low, high = json.loads(result.stdout)["models"]
+    assert own["calibration"] is None
+    for model, rate in ((low, 0.2), (high, 0.8)):
+        assert model["calibration"]["rate"] == model["target_deletion_rate"] == rate
+        assert abs(model["calibration"]["reached"] - rate) < 0.01
+        assert abs(model["rows"][-1]["deletion_rate"] - rate) < 0.1
+    saved = [path.name for path in (run / "eval").iterdir()]
+    assert saved == ["vowel_removal-rates.json"]
+    assert len(json.loads((run / "eval" / saved[0]).read_text())["models"]) == 3
+
+    table = evaluate(run, "--deletion-rate", "0.2,0.8", "--limit", "40").stdout
+    assert "mrt5-seed3 at 20 %" in table and "validation positions" in table
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--deletion-rate", "60"], "above 0 and below 1"),
+        (["--deletion-rate", "half"], "above 0 and below 1"),
+        (["--deletion-rate", "0.5", "--soft"], "soft gates have none"),
+    ],
+)
+def test_deletion_rates_that_cannot_be(words: list[str], message: str, tmp_path: Path) -> None:
+    result = evaluate(make_run(tmp_path, "mrt5"), *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_rate_needs_one_run_with_a_learned_gate(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "mrt5")
+    assert "give one RUN" in evaluate(run, run, "--deletion-rate", "0.5").stderr
+    plain = make_run(tmp_path, "byt5", shortener={"kind": "none"})
+    assert "no learned delete gate" in evaluate(plain, "--deletion-rate", "0.5").stderr
