@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.layouts import CheckpointError, fields_of, first_line
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
-from mrt5cli.models.weights import check_files, read_pickles
+from mrt5cli.models.weights import check_files, not_only_numbers, read_pickles
 
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
@@ -96,6 +98,8 @@ def load_and_tell(
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
                 **source,
             )
+    except (pickle.UnpicklingError, EOFError, struct.error) as error:
+        raise not_only_numbers(path_or_hub_id) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pickled = not folder.is_dir() and "safetensors" in str(error) and not allow_pickle
         hint = f"; if it has only pickles: mrt5 convert {path_or_hub_id} DEST --to mrt5 --allow-pickle"

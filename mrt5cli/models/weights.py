@@ -7,7 +7,6 @@ on request, and then by a reader that knows no code.
 from __future__ import annotations
 
 import json
-import pickle
 import struct
 from collections import Counter
 from pathlib import Path
@@ -83,16 +82,22 @@ def read_pickles(folder: Path) -> dict[str, Tensor]:
     return state
 
 
+def not_only_numbers(where: str | Path) -> CheckpointError:
+    """The error for a pickle that was not read."""
+    # Without what torch says, which is mostly how to run the code all the same.
+    return CheckpointError(
+        f"{where} holds more than numbers, or is no whole pickle; nothing in it was run; get its weights as "
+        "safetensors from who made them"
+    )
+
+
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds more than numbers, or is no pickle at all; nothing in it was run "
-            f"({first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole pickle: {first_line(error)}") from error
+    except Exception as error:  # bytes that are no pickle make torch's reader fail in any way
+        raise not_only_numbers(file) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
     return content

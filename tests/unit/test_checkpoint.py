@@ -234,17 +234,43 @@ def test_code_in_a_pickle_is_not_run(saved, tmp_path):
     state = pickle_weights(saved)
     trace = tmp_path / "was-here"
     torch.save({**state, "extra": Intruder(trace)}, saved / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="nothing in it was run"):
+    with pytest.raises(CheckpointError, match="nothing in it was run") as raised:
         load(saved, allow_pickle=True)
+    assert not trace.exists()
+    assert "weights_only" not in str(raised.value) and "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("poisoned", [True, False])
+def test_a_pickle_on_the_hub_is_no_safer(saved, tmp_path, monkeypatch, poisoned):
+    state = pickle_weights(saved)
+    trace = tmp_path / "was-here"
+    if poisoned:
+        torch.save({**state, "extra": Intruder(trace)}, saved / "pytorch_model.bin")
+    else:
+        (saved / "pytorch_model.bin").write_bytes(b"junk")
+    # What transformers finds for the id is this directory.
+    original = MrT5ForConditionalGeneration.from_pretrained.__func__
+
+    def from_hub(cls, pretrained_model_name_or_path, **options):
+        assert pretrained_model_name_or_path == "nobody/nothing"
+        return original(cls, str(saved), **options)
+
+    monkeypatch.setattr(models.checkpoint, "_hub_config", lambda hub_id: saved / "config.json")
+    monkeypatch.setattr(MrT5ForConditionalGeneration, "from_pretrained", classmethod(from_hub))
+    with pytest.raises(CheckpointError, match=r"could not be read.*--allow-pickle"):
+        load("nobody/nothing")
+    with pytest.raises(CheckpointError, match=r"nobody/nothing .* nothing in it was run"):
+        load("nobody/nothing", allow_pickle=True)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "is not a whole pickle|is no pickle at all"),
-        (b"PK\x03\x04 half a zip", "is not a whole pickle|is no pickle at all"),
-        (b"not a pickle", "is not a whole pickle|is no pickle at all"),
+        (b"", "is not a whole pickle|is no whole pickle"),
+        (b"PK\x03\x04 half a zip", "is not a whole pickle|is no whole pickle"),
+        (b"junk", "is not a whole pickle|is no whole pickle"),
+        (b"not a pickle", "is not a whole pickle|is no whole pickle"),
     ],
 )
 def test_no_whole_pickle(saved, content, words):
