@@ -33,7 +33,7 @@ quickstart: setup  ## train ByT5, MrT5 and random deletion on a toy task and com
 	$(BIN)/mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --limit 8
 
 test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
-	$(BIN)/pytest -m 'not slow and not gpu and not network'
+	$(BIN)/pytest -m 'not slow and not gpu and not network' -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
