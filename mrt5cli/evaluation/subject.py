@@ -20,7 +20,7 @@ from mrt5cli.recipe import (
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS
 
 if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
@@ -156,17 +156,17 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
                 f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
             )
         section: Any = own
-    elif option not in TASK_KINDS:
-        section = _task_of_recipe(option)
     elif own is not None and own.kind == option:
         section = own
+    elif option not in TASK_KINDS:
+        section = _task_of_recipe(option)
     else:
         section = _default_section(option, None if own is None else task_length(own), data)
     return section if data is None else _with_data(section, data)
 
 
 def _kind(option: str) -> str:
-    return option if option in TASK_KINDS else str(_task_of_recipe(option).kind)
+    return option if option in (*TASK_KINDS, *ADDED) else str(_task_of_recipe(option).kind)
 
 
 def _task_of_recipe(option: str) -> Any:

@@ -7,9 +7,10 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -240,10 +241,37 @@ class CharacterTask(RowTask):
     )
 
 
-TaskSection = Annotated[
-    SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask,
-    Field(discriminator="kind"),
-]
+OWN_FILES = {"base", "rows", "qa", "characters", "diagnostic", "span_corruption", "span_streams"}
+OWN_FILES |= {"xnli", "tydiqa", "xquad"}
+ADDED = tuple(
+    sorted(
+        path.stem
+        for path in (Path(__file__).parent.parent / "tasks").glob("[a-z]*.py")
+        if path.stem not in OWN_FILES
+    )
+)
+"""Tasks that somebody has added: files of mrt5cli/tasks, each with a task of the file's name."""
+
+
+class AddedTask(RowTask):
+    """A task added by a file of its name in mrt5cli/tasks."""
+
+    kind: str
+    source: RowSource = Field(description="where the rows come from")
+    languages: list[Text] = Field([], description="languages, where the task has any")
+    input_length: Annotated[int, Field(ge=16)] = Field(256, description="source at most, in byte tokens")
+    target_length: PositiveInt = Field(256, description="target at most, in byte tokens")
+
+
+if TYPE_CHECKING:
+    TaskSection = (
+        SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
+    )
+else:
+    _tasks = SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask
+    for _kind in ADDED:
+        _tasks |= create_model(f"{_kind}_task", __base__=AddedTask, kind=(Literal[_kind], ...))
+    TaskSection = Annotated[_tasks, Field(discriminator="kind")]
 
 
 # --- model --------------------------------------------------------------------------------------------------
