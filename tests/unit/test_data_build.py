@@ -608,6 +608,7 @@ def test_messages_and_declaration_make_a_corpus(archives: Path, tmp_path: Path) 
         ("en", "A sentence of some words.", True),
         ("en", "Too short", False),
         ("en", "$1 - $2 | 10 (12) / 100 % - 5.5 ... 2024-11-24 ok then yes", False),
+        ("en", "Version 1234567890.1234567890.1234567890 of this program", False),
         ("en", "Это предложение на русском.", False),
         ("ru", "Это предложение на русском.", True),
         ("ru", "This sentence is in English.", False),
