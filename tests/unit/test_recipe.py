@@ -537,7 +537,11 @@ def test_the_last_part_of_a_name_is_enough_when_only_one_has_it() -> None:
             "no recipe 'zzz': neither a file nor the name of a shipped recipe",
             "`mrt5 recipe list` shows the shipped ones",
         ),
-        ("random_40", "random_40 is the name of 2 recipes", "one of: english_v1/random_40, multilingual_v3/random_40"),
+        (
+            "random_40",
+            "random_40 is the name of 2 recipes",
+            "one of: english_v1/random_40, multilingual_v3/random_40",
+        ),
         ("mine", "mine is a directory, not a recipe", "give a file of it: mine/first.yaml"),
         (
             "mine/frst.yaml",
