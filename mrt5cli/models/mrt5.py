@@ -34,10 +34,10 @@ from transformers.models.t5.modeling_t5 import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from mrt5cli.models.attention import IMPLEMENTATIONS, ScorePenalty
+from mrt5cli.models.attention import IMPLEMENTATIONS, Rows, ScorePenalty
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
-from mrt5cli.models.packing import distance_bias, last_position
+from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output, PackedStates
+from mrt5cli.models.packing import Packing, distance_bias, last_position
 from mrt5cli.models.shortening import (
     SHORTENERS,
     BoundaryPredictor,
@@ -49,6 +49,10 @@ from mrt5cli.models.shortening import (
     norm_in_float32,
     refuse_threshold,
 )
+
+
+CAPTURED = ("output_attentions", "output_hidden_states")
+"""Requests that transformers answers by watching every layer, whose states must then be in their places."""
 
 
 class LearnedPositions(nn.Embedding):
@@ -122,6 +126,8 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                 is_self = isinstance(layer, T5LayerSelfAttention)
                 attention = layer.SelfAttention if is_self else layer.EncDecAttention
                 attention.is_cross_attention = not is_self
+                if config.attention_dropout_rate is not None:
+                    attention.dropout = config.attention_dropout_rate
             if config.dense_act_fn == "gelu_new":
                 # The same function in one kernel; transformers writes it out in eight.
                 block.layer[-1].DenseReluDense.act = nn.GELU(approximate="tanh")
@@ -213,6 +219,7 @@ class MrT5Encoder(MrT5Stack):
         deletion_threshold: float | None = None,
         boundary_labels: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
+        keep_packed: bool = False,
         **kwargs: Any,
     ) -> MrT5EncoderOutput:
         """Encode.
@@ -225,6 +232,7 @@ class MrT5Encoder(MrT5Stack):
             boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
                 type "entropy" and "unigram" learn from.
             score_penalty: collects the score loss from the gated block on.
+            keep_packed: also return the states without their padding, if they were computed so.
         """
         states = self._embed(input_ids, inputs_embeds)
         padding = self._padding(input_ids, attention_mask, states)
@@ -243,10 +251,18 @@ class MrT5Encoder(MrT5Stack):
         shortening = Shortening(
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
         )
-        bias = None
+        packing = self._packing(attention_mask, padding, score_penalty, kwargs)
+        packs = packing is not None
+        if packs and not packing.saves:
+            packing = None
+        if packing is not None:
+            states = packing.pack(states)
+        bias, rows = None, None
 
         for index, block in enumerate(self.block):
             if index == gate_layer:
+                if packing is not None:
+                    states = packing.unpack(states)
                 given = Sequences(
                     states,
                     attention_mask,
@@ -257,8 +273,17 @@ class MrT5Encoder(MrT5Stack):
                 )
                 shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
                 states, bias = shortening.states, None
+                if packs and shortening.positions is not None:
+                    packing = self._pack_survivors(shortening)
+                if packing is not None:
+                    states = packing.pack(states)
             if bias is None or self.config.relative_bias_per_layer:
-                bias = self._bias(block, shortening, padding.shape[1])
+                if packing is None:
+                    bias = self._bias(block, shortening, padding.shape[1])
+                else:
+                    # Blocks hand a bias on; what counts in a packed batch is in its rows.
+                    bias = states.new_zeros(1)
+                    rows = self._rows(block, shortening, packing, padding.shape[1])
             after_gate = gate_layer is not None and index >= gate_layer
             states, _, _ = block(
                 states,
@@ -266,11 +291,17 @@ class MrT5Encoder(MrT5Stack):
                 bias,
                 key_gate=shortening.key_gate,
                 score_penalty=score_penalty if after_gate else None,
+                rows=rows,
                 **kwargs,
             )
 
+        states = self.dropout(self.final_layer_norm(states))
+        packed = None
+        if packing is not None:
+            packed = PackedStates(states, Rows(rows.bounds, gates=rows.gates)) if keep_packed else None
+            states = packing.unpack(states)
         return MrT5EncoderOutput(
-            last_hidden_state=self.dropout(self.final_layer_norm(states)),
+            last_hidden_state=states,
             attention_mask=shortening.mask,
             key_gate=shortening.key_gate,
             delete_gate_output=shortening.gate_values,
@@ -279,7 +310,57 @@ class MrT5Encoder(MrT5Stack):
             kept_lengths=shortening.kept_lengths,
             boundary_logits=shortening.boundary_logits,
             auxiliary_loss=shortening.auxiliary_loss,
+            packed=packed,
         )
+
+    def _packing(
+        self,
+        attention_mask: Tensor | None,
+        padding: Tensor,
+        score_penalty: ScorePenalty | None,
+        asked: dict[str, Any],
+    ) -> Packing | None:
+        """How the input would be packed, or None where packing cannot be: without the kernel, without a mask
+        that hides just the padding, or where every layer's scores or states are wanted in their places."""
+        wanted = [asked.get(name, getattr(self.config, name, False)) for name in CAPTURED]
+        if self.config._attn_implementation != IMPLEMENTATIONS["packed"] or any(wanted):
+            return None
+        if score_penalty is not None or attention_mask is None or padding.device.type != "cpu":
+            return None
+        if not torch.equal(attention_mask != 0, ~padding):
+            return None
+        return Packing(~padding)
+
+    def _pack_survivors(self, shortening: Shortening) -> Packing | None:
+        """How what is left is packed; None in laws of the reference that let rows see more than themselves."""
+        if shortening.self_mask is not None or shortening.mask is None:
+            return None
+        return Packing(shortening.mask != 0)
+
+    def _rows(self, block: nn.Module, shortening: Shortening, packing: Packing, length: int) -> Rows:
+        """Each row's position bias, (1, N, n, n), and key gate."""
+        by_distance = self._bias_by_distance(block, length)
+        gates = None if shortening.key_gate is None else packing.rows(shortening.key_gate)
+        afresh = shortening.positions is None or self._positions_start_afresh
+        positions = None if afresh else packing.rows(shortening.positions)
+        biases: list[Tensor | None] = []
+        of_length: dict[int, Tensor] = {}
+        for row, place in enumerate(packing):
+            count = place.stop - place.start
+            if by_distance is None or count == 0:
+                bias = None
+            elif positions is not None:
+                bias = distance_bias(by_distance, positions[row][None], length)
+            else:
+                if count not in of_length:
+                    window = by_distance[:, length - count : length + count - 1]
+                    of_length[count] = distance_bias(window, None, count)
+                bias = of_length[count]
+            if gates is not None and count:
+                gate = gates[row][None, None, None, :]
+                bias = gate.expand(1, 1, count, count) if bias is None else bias + gate
+            biases.append(bias)
+        return Rows(packing.bounds, biases, gates)
 
     def _padding(self, input_ids: Tensor | None, attention_mask: Tensor | None, states: Tensor) -> Tensor:
         """(B, L) bool. Ids tell padding even where no mask is passed; a mask may also hide real bytes."""
@@ -405,6 +486,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 deletion_threshold=deletion_threshold,
                 boundary_labels=boundary_labels,
                 score_penalty=penalty,
+                keep_packed=True,
                 **kwargs,
             )
         elif not isinstance(encoder_outputs, MrT5EncoderOutput):
@@ -414,15 +496,17 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
+        packed = encoder_outputs.packed
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
-            encoder_attention_mask=encoder_outputs.attention_mask,
+            encoder_hidden_states=encoder_outputs.last_hidden_state if packed is None else packed.states,
+            encoder_attention_mask=encoder_outputs.attention_mask if packed is None else None,
             use_cache=use_cache,
             encoder_key_gate=encoder_outputs.key_gate,
+            encoder_rows=None if packed is None else packed.rows,
             score_penalty=penalty,
             **kwargs,
         )

@@ -10,6 +10,21 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from mrt5cli.models.attention import Rows
+
+
+@dataclass
+class PackedStates:
+    """Encoder states of a batch laid end to end.
+
+    Attributes:
+        states: (1, n, D).
+        rows: where each row lies in them.
+    """
+
+    states: Tensor
+    rows: Rows
+
 
 @dataclass
 class MrT5EncoderOutput(BaseModelOutput):
@@ -21,6 +36,8 @@ class MrT5EncoderOutput(BaseModelOutput):
         delete_gate_output, delete_gate_logits, keep_mask, boundary_logits: (B, L) or None.
         kept_lengths: (B) int64.
         auxiliary_loss: scalar or None.
+        packed: the states of `last_hidden_state` without its padding, for a decoder that is called at once,
+            or None.
     """
 
     attention_mask: Tensor | None = None
@@ -31,6 +48,7 @@ class MrT5EncoderOutput(BaseModelOutput):
     kept_lengths: Tensor | None = None
     boundary_logits: Tensor | None = None
     auxiliary_loss: Tensor | None = None
+    packed: PackedStates | None = None
 
 
 @dataclass

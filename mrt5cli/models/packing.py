@@ -5,8 +5,46 @@ Legend: B batch, L input bytes, K kept slots (the longest row's count), N heads,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor
+
+
+class Packing:
+    """Rows of a padded batch laid end to end, without the padding: (B, K, ...) <-> (1, n, ...).
+
+    Args:
+        valid: (B, K) bool, what is laid down. Reading the rows' lengths is a device sync.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        self.valid = valid
+        self.bounds: list[int] = [0, *accumulate(valid.sum(dim=1).tolist())]
+
+    def __iter__(self) -> Iterator[slice]:
+        return (slice(start, stop) for start, stop in pairwise(self.bounds))
+
+    @property
+    def saves(self) -> bool:
+        """Whether there is any padding to leave out."""
+        return self.bounds[-1] < self.valid.numel()
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, K, ...) -> (1, n, ...)."""
+        return padded[self.valid][None]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(1, n, ...) -> (B, K, ...), zeros where nothing was."""
+        padded = packed.new_zeros(*self.valid.shape, *packed.shape[2:])
+        padded[self.valid] = packed[0]
+        return padded
+
+    def rows(self, padded: Tensor) -> list[Tensor]:
+        """What each row of (B, K, ...) holds, (n, ...) each."""
+        flat = padded[self.valid]
+        return [flat[place] for place in self]
 
 
 def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback: str) -> Tensor:

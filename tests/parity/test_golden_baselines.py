@@ -41,7 +41,7 @@ def forward(model, tensors, **arguments):
     )
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 @pytest.mark.parametrize("path", GATED)
 def test_gates(path: Path, attention: str, monkeypatch: pytest.MonkeyPatch):
     case, tensors = read_case(path)
@@ -96,7 +96,7 @@ def test_random_law(law: dict):
     assert deleted.flatten().nonzero()[:, 0].tolist() == law["deleted_flat_indices"]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 @pytest.mark.parametrize("path", POOLED)
 def test_poolings(path: Path, attention: str):
     case, tensors = read_case(path)

@@ -14,7 +14,7 @@ from mrt5cli.training.losses import GATE_LOSSES
 CASES = [case for case in golden_cases("gradients") if "bpt5" not in case.id]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 @pytest.mark.parametrize("path", CASES)
 def test_gradients(path: Path, attention: str):
     case, tensors = read_case(path)

@@ -26,7 +26,7 @@ def exact_float32():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 @pytest.mark.parametrize("dtype, limit", [("float32", 2e-4), ("bfloat16", None)])
 @pytest.mark.parametrize("path", golden_cases("mrt5"))
 def test_forward(path: Path, dtype: str, limit: float | None, attention: str):

@@ -1,0 +1,96 @@
+"""The models a benchmark sets against each other: one set of weights under several implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
+
+from mrt5cli.errors import UserError
+from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load
+
+TINY = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2}
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": TINY,
+    **{name.removeprefix("google/"): shape for name, shape in BYT5_SHAPES.items()},
+}
+
+
+def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
+    """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
+    if model is not None:
+        found = load(model)
+        if found.config.deletion_type not in ("scaled_sigmoid", "none"):
+            raise UserError(
+                f"{model} shortens by {found.config.deletion_type!r}; the benchmark steers a delete gate",
+                "give a ByT5 or an MrT5, or leave the model out",
+            )
+        if found.config.deletion_type == "none":
+            found = load(model, deletion_type="scaled_sigmoid", use_softmax1=True)
+    else:
+        torch.manual_seed(0)
+        fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
+        found = MrT5ForConditionalGeneration(MrT5Config(**fields))
+    return found.to(device)
+
+
+def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
+    """Another model of the same weights, not copied."""
+    config = MrT5Config(**{**base.config.to_diff_dict(), "deletion_threshold": None, **fields})
+    with torch.device("meta"):
+        model = MrT5ForConditionalGeneration(config)
+    model.load_state_dict(base.state_dict(), strict=False, assign=True)
+    model.tie_weights()
+    model.set_attn_implementation(attention)
+    model.train(False)
+    return model
+
+
+def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
+    """transformers' own T5 of the same weights, not copied; it computes softmax."""
+    fields = {key: getattr(base.config, key) for key in _T5_FIELDS}
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(**fields))
+    model.config.tie_word_embeddings = False
+    if hasattr(model.config, "scale_decoder_outputs"):
+        model.config.scale_decoder_outputs = False
+    model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
+    model.load_state_dict(base.state_dict(), strict=False, assign=True)
+    model.set_attn_implementation(attention)
+    model.train(False)
+    return model
+
+
+_T5_FIELDS = (
+    "vocab_size",
+    "d_model",
+    "d_ff",
+    "d_kv",
+    "num_heads",
+    "num_layers",
+    "num_decoder_layers",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "dropout_rate",
+    "layer_norm_epsilon",
+    "feed_forward_proj",
+    "decoder_start_token_id",
+    "pad_token_id",
+    "eos_token_id",
+)
+
+
+def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int) -> None:
+    """Make the model's gate keep so many positions of each row, spread evenly over the row."""
+    gate = model.encoder.shortener
+    values = torch.full((len(kept), length), float(model.config.sigmoid_mask_scale))
+    for row, count in enumerate(kept):
+        values[row, torch.linspace(0, length - 1, count).round().long()] = 0.0
+
+    def score(states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        return values.to(states.device), None
+
+    gate.score = score  # type: ignore[union-attr]

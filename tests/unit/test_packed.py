@@ -1,0 +1,182 @@
+"""The fast paths against the eager oracle: outputs and gradients, whatever the shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models.attention import _eager, fused, has_fused
+from mrt5cli.models.packing import Packing
+
+SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
+VARIANTS = {
+    "none": {},
+    "scaled_sigmoid": {},
+    "log_sigmoid": {},
+    "random": {"random_deletion_probability": 0.6},
+    "fixed": {},
+    "boundary_predictor": {},
+    "convolution": {"downsampling_rate": 3},
+    "source_removed": {},
+}
+
+
+def pair(fast: str, **fields) -> tuple[MrT5ForConditionalGeneration, MrT5ForConditionalGeneration]:
+    """The same weights under the oracle and under a fast path."""
+    torch.manual_seed(0)
+    config = MrT5Config(**{**SIZES, "delete_gate_layer": 1, "dropout_rate": 0.0, **fields})
+    oracle = MrT5ForConditionalGeneration(config).eval()
+    for name, parameter in oracle.named_parameters():
+        if "relative_attention_bias" in name or "delete_gate.feed_forward.weight" in name:
+            parameter.data.mul_(5)
+    torch.manual_seed(0)
+    other = MrT5ForConditionalGeneration(MrT5Config(**config.to_diff_dict())).eval()
+    other.load_state_dict(oracle.state_dict())
+    oracle.set_attn_implementation("eager")
+    other.set_attn_implementation(fast)
+    return oracle, other
+
+
+def ragged(lengths: list[int], width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 259, (len(lengths), max(width, *lengths)), generator=generator)
+    mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
+    return ids * mask, mask.long()
+
+
+ROWS = st.lists(st.integers(1, 21), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    fast=st.sampled_from(["sdpa", "packed"]),
+    kind=st.sampled_from(sorted(VARIANTS)),
+    lengths=ROWS,
+    width=st.integers(1, 24),
+    layer=st.integers(0, 2),
+    one=st.booleans(),
+    absolute=st.booleans(),
+    hard=st.booleans(),
+    threshold=st.sampled_from([None, -29.9, -0.5, -1e-9]),
+    seed=st.integers(0, 99),
+)
+@example("packed", "scaled_sigmoid", [1], 1, 0, True, False, True, None, 0)
+@example("packed", "scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 1)
+@example("packed", "scaled_sigmoid", [9, 9], 9, 1, False, False, True, -1e-9, 2)
+def test_outputs_and_gradients(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed):
+    fields = {"deletion_type": kind, "delete_gate_layer": layer, "use_softmax1": one, **VARIANTS[kind]}
+    if absolute:
+        fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": 32}
+    models = pair(fast, **fields)
+    ids, mask = ragged(lengths, width, seed)
+    labels = torch.randint(3, 259, (len(lengths), 5), generator=torch.Generator().manual_seed(seed))
+    learned = kind in ("scaled_sigmoid", "log_sigmoid")
+    outputs = []
+    for model in models:
+        out = model(
+            ids,
+            attention_mask=mask,
+            labels=labels,
+            hard_delete=hard,
+            deletion_threshold=threshold if learned else None,
+        )
+        total = out.loss
+        if learned:
+            total = total + 0.01 * (out.delete_gate_output * mask).mean()
+        total.backward()
+        outputs.append(out)
+    oracle, other = outputs
+    torch.testing.assert_close(other.logits, oracle.logits, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(other.loss, oracle.loss, atol=1e-5, rtol=1e-5)
+    assert torch.equal(other.kept_lengths, oracle.kept_lengths)
+    for (name, expected), parameter in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        if expected.grad is None or not expected.grad.any():
+            assert parameter.grad is None or parameter.grad.abs().max() < 1e-6, name
+            continue
+        limit = 1e-6 + 1e-3 * expected.grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0, msg=name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    width=st.sampled_from([1, 8, 13, 64]),
+    bias=st.sampled_from(["none", "shared", "of each row", "of each key"]),
+    one=st.booleans(),
+)
+def test_the_fused_core(batch, heads, queries, keys, width, bias, one):
+    torch.manual_seed(1)
+    shapes = {"shared": (1, heads), "of each row": (batch, heads), "of each key": (batch, 1)}
+
+    def tensors() -> list[torch.Tensor | None]:
+        torch.manual_seed(2)
+        parts = [torch.randn(batch, heads, n, width) for n in (queries, keys, keys)]
+        parts.append(None if bias == "none" else 3 * torch.randn(*shapes[bias], queries, keys))
+        return [None if part is None else part.requires_grad_() for part in parts]
+
+    ours, theirs = tensors(), tensors()
+    assert has_fused(ours[0])
+    output = fused(*ours, one)
+    expected = _eager(*theirs, one, 0.0)[0]
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    weight = torch.randn_like(output)
+    (output * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for part, other in zip(ours, theirs, strict=True):
+        if part is not None:
+            torch.testing.assert_close(part.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_a_row_that_sees_nothing_gets_zeros_under_softmax1():
+    q, k, v = (torch.randn(1, 2, 3, 8) for _ in range(3))
+    hidden = torch.full((1, 1, 3, 3), torch.finfo(torch.float32).min)
+    assert not fused(q, k, v, hidden, True).any()
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_packing_there_and_back(rows: list[list[bool]]):
+    valid = torch.tensor(rows)
+    values = torch.randn(*valid.shape, 3) * valid[..., None]
+    packing = Packing(valid)
+    assert torch.equal(packing.unpack(packing.pack(values)), values)
+    assert [len(row) for row in packing.rows(values)] == [sum(row) for row in rows]
+    assert packing.saves == (not valid.all())
+
+
+def test_bfloat16_is_near():
+    model, fast = pair("packed", use_softmax1=True)
+    ids, mask = ragged([20, 13, 1], 20, 3)
+    labels = torch.randint(3, 259, (3, 5))
+    with torch.no_grad():
+        oracle = model(ids, attention_mask=mask, labels=labels, hard_delete=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            near = fast(ids, attention_mask=mask, labels=labels, hard_delete=True)
+    assert torch.equal(near.kept_lengths, oracle.kept_lengths)
+    assert (near.logits.float() - oracle.logits).abs().max() < 0.1 * oracle.logits.abs().max()
+
+
+@pytest.mark.parametrize("fast", ["sdpa", "packed"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_is_the_same(fast: str, beams: int):
+    model, other = pair(fast, use_softmax1=True)
+    ids, mask = ragged([20, 13, 4], 22, 5)
+    for hard in (True, False):
+        settings_ = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False, "hard_delete": hard}
+        expected = model.generate(ids, attention_mask=mask, **settings_)
+        assert torch.equal(other.generate(ids, attention_mask=mask, **settings_), expected)
+
+
+def test_hidden_states_are_in_their_places_when_asked_for():
+    model, other = pair("packed")
+    ids, mask = ragged([20, 13], 20, 5)
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask, labels=ids[:, :4], output_hidden_states=True)
+        out = other(ids, attention_mask=mask, labels=ids[:, :4], output_hidden_states=True)
+    for state, wanted in zip(out.encoder_hidden_states, expected.encoder_hidden_states, strict=True):
+        torch.testing.assert_close(state, wanted, atol=1e-4, rtol=1e-4)
