@@ -239,4 +239,9 @@ def _difference(oracle: Tensor, other: Tensor) -> tuple[float, float]:
     return float((oracle - other).abs().max()), float(oracle.abs().max())
 
 
-SUITES = {"forward": forward, "train": train, "generate": generate, "attention": attention}
+SUITES: dict[str, Callable[[Any, Shapes], Suite]] = {
+    "train": train,
+    "generate": generate,
+    "attention": attention,
+}
+"""Beside `forward`, which also takes the precision."""

@@ -34,7 +34,8 @@ def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForCon
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
         found = MrT5ForConditionalGeneration(MrT5Config(**fields))
-    return found.to(device)
+    found.to(device)  # type: ignore[arg-type]
+    return found
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:

@@ -116,7 +116,7 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool
     ) -> Tensor:
-        output, lse = _FLASH_ON_CPU(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)  # type: ignore[misc]
+        output, lse = _FLASH_ON_CPU(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
         if one:
             output = output * torch.sigmoid(lse)[..., None].to(output.dtype)
             lse = F.softplus(lse)
@@ -218,7 +218,7 @@ def _by_row(
             continue
         q = query[number : number + 1] if cross else query[:, :, place]
         if not cross:
-            bias = rows.biases[number]  # type: ignore[index]
+            bias = rows.biases[number]
         else:
             bias = None if rows.gates is None else rows.gates[number][None, None, None, :]
             bias = None if bias is None else bias.expand(1, 1, q.shape[2], -1)

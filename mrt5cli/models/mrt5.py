@@ -279,7 +279,7 @@ class MrT5Encoder(MrT5Stack):
                     states = packing.pack(states)
             if bias is None or self.config.relative_bias_per_layer:
                 if packing is None:
-                    bias = self._bias(block, shortening, padding.shape[1])
+                    bias, rows = self._bias(block, shortening, padding.shape[1]), None
                 else:
                     # Blocks hand a bias on; what counts in a packed batch is in its rows.
                     bias = states.new_zeros(1)
@@ -326,6 +326,8 @@ class MrT5Encoder(MrT5Stack):
         if self.config._attn_implementation != IMPLEMENTATIONS["packed"] or any(wanted):
             return None
         if score_penalty is not None or attention_mask is None or padding.device.type != "cpu":
+            return None
+        if self.config.shortening_per == "batch":  # the reference's laws look at padding
             return None
         if not torch.equal(attention_mask != 0, ~padding):
             return None
