@@ -71,8 +71,8 @@ class MrT5Config(T5Config):
             depends on nothing else. "batch": the reference's laws, which mix rows and padding: one random
             draw for the whole batch; fixed segments counted over all rows; pooled slots of longer rows
             visible in shorter ones; windows over the padded batch that drop its tail.
-        attention_dropout_rate: probability of dropping an attention weight in training; None is `dropout_rate`,
-            as in T5. Only 0 lets fused kernels train: none of them drops single weights.
+        attention_dropout_rate: probability of dropping an attention weight in training; None is
+            `dropout_rate`, as in T5. Only 0 lets fused kernels train: none of them drops single weights.
         relative_bias_per_layer: every layer has a relative bias of its own (umT5), not only the first.
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
             "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.

@@ -50,7 +50,6 @@ from mrt5cli.models.shortening import (
     refuse_threshold,
 )
 
-
 CAPTURED = ("output_attentions", "output_hidden_states")
 """Requests that transformers answers by watching every layer, whose states must then be in their places."""
 
@@ -334,7 +333,7 @@ class MrT5Encoder(MrT5Stack):
         return Packing(~padding)
 
     def _pack_survivors(self, shortening: Shortening) -> Packing | None:
-        """How what is left is packed; None in laws of the reference that let rows see more than themselves."""
+        """How what is left is packed; None where a law of the reference lets rows see each other."""
         if shortening.self_mask is not None or shortening.mask is None:
             return None
         return Packing(shortening.mask != 0)
