@@ -52,7 +52,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; the data set is a folder", "give another name")
-    if not _is_ours(out):
+    if not is_made_here(out):
         raise UserError(
             f"{out} is not empty and was not made by `{MADE_BY}`", "give a new folder; this one is left alone"
         )
@@ -60,7 +60,8 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} holds a data set already", "--overwrite replaces it, or give another folder")
 
 
-def _is_ours(out: Path) -> bool:
+def is_made_here(out: Path) -> bool:
+    """Whether a folder holds a data set of this package: not the published data, whatever its form."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
