@@ -8,8 +8,10 @@ on for both tasks, is read as it is.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from random import Random
 
+from mrt5cli.data.builders.writing import is_made_here
 from mrt5cli.data.generated import words
 from mrt5cli.data.rows import SPLIT_NAMES, Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
@@ -38,7 +40,9 @@ class Characters(TableTask):
     by_language = False
 
     def __init__(self, section: CharacterTask) -> None:
-        self.experiment = section.kind
+        # Data made here are not the paper's, so its numbers do not belong beside theirs.
+        made_here = section.source.kind == "files" and is_made_here(Path(section.source.path))
+        self.experiment = None if made_here else section.kind
         default_input, default_target = CHARACTER_LENGTHS[section.kind]
         lengths = section.input_length or default_input, section.target_length or default_target
         super().__init__(section, Encoding("{input}", "output", *lengths))

@@ -121,3 +121,10 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
     assert task.subsets("test") == ["test_oov"]
     with pytest.raises(UserError, match=r"has no files of train; it has test \(test_oov\)"):
         task.train_stream(batch_size=1, seed=1)
+
+
+def test_numbers_of_the_paper_do_not_stand_beside_data_made_here(tmp_path: Path) -> None:
+    write(tmp_path, "train.tsv", "the cta sat\tthe cat sat\n")
+    assert characters(tmp_path).experiment == SPELLING
+    write(tmp_path, "manifest.json", '{"made_by": "mrt5 data build spelling"}')
+    assert characters(tmp_path).experiment is None
