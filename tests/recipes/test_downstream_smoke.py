@@ -18,7 +18,7 @@ NAMES = [name for name, path in shipped().items() if load(path).is_finetuning]
 
 
 def test_none_is_overlooked() -> None:
-    assert len(NAMES) == 20
+    assert len(NAMES) == 22
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,7 +32,12 @@ def test_is_trained_measured_and_chosen(name: str, tmp_path: Path, monkeypatch: 
     [path] = Path("runs/smoke").iterdir()
     run, recipe = RunDir(path), load(shipped()[name])
     assert run.recipe().task.source.kind == "generated"
-    assert run.meta()["step"] == 6 and run.meta()["best"]["step"] in (3, 6)
+    assert run.meta()["step"] == 6
+    assert (run.model / "config.json").is_file()
+    if recipe.training.best_metric is None:
+        assert name.startswith("spelling_small")
+        return
+    assert run.meta()["best"]["step"] in (3, 6)
     measured = [row for row in run.metrics() if "validation" in row]
     assert [row["step"] for row in measured] == [3, 6]
     parts = {"xnli": {"en"}, "xquad": {"en"}, "tydiqa": {"ru", "ar", "total"}}.get(recipe.task.kind, {"all"})
@@ -41,4 +46,3 @@ def test_is_trained_measured_and_chosen(name: str, tmp_path: Path, monkeypatch: 
     if recipe.model.shortener.kind != "delete_gate":  # which, untrained, may delete or not
         assert (rate == 0.0) == (recipe.model.shortener.kind == "none")
     assert re.search(r"\d+ training and \d+ validation rows", result.stderr)
-    assert (run.model / "config.json").is_file()
