@@ -1,8 +1,8 @@
 """What `mrt5 reproduce` works with: experiments, the jobs they need, and the plan those make.
 
 A suite is a list of experiments in the order of the report: `suites/paper.yaml` is the paper, and
-`suites/miniature.yaml` the paper's claims on small models and real text. An experiment is what one table or figure
-shows. A job is one thing to do for it: train a recipe, evaluate the run, or analyse several runs together.
+`suites/miniature.yaml` the paper's claims on small models and real text. An experiment is what one table or
+figure shows. A job is one thing to do for it: train a recipe, evaluate the run, or analyse several runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mrt5cli.rundir import RunDir
 
 Kind = Literal["train", "evaluate", "analyse"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
-"""Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed. "left out":
-not asked for, or beyond the budget."""
+"""Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
+"left out": not asked for, or beyond the budget."""
 
 
 @dataclass(frozen=True)
