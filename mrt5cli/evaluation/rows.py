@@ -137,6 +137,8 @@ class Outcomes:
         sequence_accuracy: (n,) bool, all of them.
         constrained_accuracy: (n,) bool, the likeliest choice is the right one, or None.
         exact_match, f1: (n,) float, of the generated answer, or None.
+        positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
+            gates, that would be. None where nobody counted.
         answers: the generated answers, or None.
     """
 
@@ -147,6 +149,8 @@ class Outcomes:
     constrained_accuracy: NDArray[np.bool_] | None = None
     exact_match: NDArray[np.float64] | None = None
     f1: NDArray[np.float64] | None = None
+    positions: NDArray[np.int64] | None = None
+    kept: NDArray[np.int64] | None = None
     answers: tuple[str, ...] | None = None
 
     @classmethod
@@ -165,7 +169,7 @@ def teacher_forced(output: Any, batch: Batch) -> Outcomes:
 
     Args:
         output: of the model on this batch.
-        batch: labels (B, T), on the same device.
+        batch: input_ids (B, L) and labels (B, T), on the same device.
     """
     targets = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
     nats = F.cross_entropy(
@@ -180,6 +184,8 @@ def teacher_forced(output: Any, batch: Batch) -> Outcomes:
         tokens=count,
         tokens_right=right,
         sequence_accuracy=(right == count) & (count > 0),
+        positions=batch["input_ids"].ne(PAD).sum(dim=1).cpu().numpy(),
+        kept=output.kept_lengths.cpu().numpy(),
     )
 
 
