@@ -13,11 +13,13 @@ from typing import Any
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.calibration import Calibration, calibrate
 from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.names import result_name
 from mrt5cli.evaluation.published import PublishedRow, published_rows
 from mrt5cli.evaluation.rows import TOTAL, Outcomes, Row
 from mrt5cli.evaluation.significance import Difference, compare_means, compare_right
 from mrt5cli.evaluation.subject import Subject, check_fits, load_model
 from mrt5cli.evaluation.timing import PASSES, conditions
+from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.rundir import write_json
 from mrt5cli.tasks.base import build_task
@@ -73,6 +75,11 @@ class Result:
             (row["seconds"] for row in reversed(rows) if "seconds" in row and row["step"] <= step), None
         )
 
+    @property
+    def run_ended(self) -> str | None:
+        """When the run's training ended: which of several trainings in that place was measured."""
+        return None if self.subject.run is None else self.subject.run.meta().get("ended")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -88,6 +95,7 @@ class Comparison:
         data: what replaces the task's source, or None.
         published: numbers of the same experiment.
         differences: of two models that were to be compared.
+        label: set apart, by the name of their files, results whose other settings would share one.
     """
 
     task: dict[str, Any]
@@ -103,6 +111,7 @@ class Comparison:
     data: str | None = None
     published: list[PublishedRow] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    label: str = ""
 
     def document(self, results: Sequence[Result] | None = None) -> dict[str, Any]:
         """Everything, for JSON; numbers that are not finite become null."""
@@ -116,6 +125,7 @@ class Comparison:
             "normalization": self.normalization,
             "languages": None if self.languages is None else list(self.languages),
             "timed_passes": PASSES,
+            "code": code_version("evaluate"),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("mrt5cli", "torch", "transformers")},
@@ -128,6 +138,9 @@ class Comparison:
                     "target_deletion_rate": result.target_deletion_rate,
                     "calibration": None if result.calibration is None else asdict(result.calibration),
                     "train_seconds": result.train_seconds,
+                    "run_ended": None
+                    if result.subject.run is None
+                    else result.subject.run.meta().get("ended"),
                     **result.conditions,
                     "rows": [_finite(asdict(row)) for row in result.rows],
                 }
@@ -163,19 +176,18 @@ class Comparison:
         return lines
 
     def _file_name(self, subject: Subject) -> str:
-        # Whatever makes results differ is in the name: none overwrites another.
-        parts = [
+        return result_name(
             self.task["kind"],
-            "" if self.split == "test" else self.split,
-            "" if self.hard_delete else "soft",
-            "constrained" if self.constrained else "",
-            "" if self.normalization in (None, "squad") else self.normalization,
-            "" if self.languages is None else "+".join(self.languages),
-            "rates" if any(result.calibration for result in self.results) else "",
-            "" if self.data is None else f"data-{Path(self.data).resolve().name}",
-            "" if subject.step is None else Path(subject.source).name,
-        ]
-        return "-".join(part for part in parts if part)
+            split=self.split,
+            hard_delete=self.hard_delete,
+            constrained=self.constrained,
+            normalization=self.normalization,
+            languages=self.languages,
+            at_rates=any(result.calibration for result in self.results),
+            data=self.data,
+            checkpoint=None if subject.step is None else Path(subject.source).name,
+            label=self.label,
+        )
 
 
 def compare(

@@ -12,24 +12,13 @@ from typing import Any
 from mrt5cli import runtime as machine
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import model_of_checkpoint, model_to_start
 
-# Keys that may change when a run goes on: they leave its numbers as they are.
-FREE_KEYS = (
-    "description",
-    "paper",
-    "evaluation",
-    "training.data_workers",
-    "training.eval_steps",
-    "training.save_steps",
-    "training.keep_checkpoints",
-)
-CHOOSING_KEYS = ("evaluation", "training.eval_steps")
-"""Of those, the ones that decide which weights are the best where the run keeps them."""
 SHOWN = 100
 
 
@@ -182,12 +171,7 @@ def _place(recipe: Recipe, run: RunDir, *, resume: bool, overwrite: bool) -> Pla
 def _check_same(recipe: Recipe, run: RunDir) -> list[str]:
     """Notes on keys that may change; an error on those that would make another run of it."""
     changed = differences(run.recipe(), recipe)
-    chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
-    fixed = {
-        key: text
-        for key, text in changed.items()
-        if not key.startswith(FREE_KEYS) or (chooses and key.startswith(chooses))
-    }
+    fixed = {key: text for key, text in changed.items() if decides_numbers(key, recipe)}
     if fixed:
         lines = "\n".join(f"  {key}: {text}" for key, text in fixed.items())
         raise UserError(
@@ -195,26 +179,6 @@ def _check_same(recipe: Recipe, run: RunDir) -> list[str]:
             f"go on with its own: {continue_command(run)}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key not in ("description",)]
-
-
-def differences(before: Recipe, now: Recipe) -> dict[str, str]:
-    """Dotted keys whose values differ, each with both values."""
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    return {
-        key: f"{old.get(key, 'absent')} in the run, {new.get(key, 'absent')} now"
-        for key in {**old, **new}
-        if old.get(key, "absent") != new.get(key, "absent")
-    }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _check_validation(plan: Plan) -> None:

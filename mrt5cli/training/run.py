@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 import mrt5cli
 from mrt5cli import recipe as recipes
+from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
@@ -153,7 +154,8 @@ def _open_directory(plan: Plan, overwrite: bool) -> None:
     run.keep_metrics_until(plan.resume_step or 0)
     write_text(run.recipe_path, recipes.dump(plan.recipe))
     before = run.meta()
-    sessions = [*before.get("sessions", []), {"started": _now(), "from_step": plan.resume_step or 0}]
+    session = {"started": _now(), "from_step": plan.resume_step or 0, "code": code_version("train")}
+    sessions = [*before.get("sessions", []), session]
     write_json(
         run.meta_path,
         {

@@ -1,8 +1,8 @@
 """Suites: which experiments there are, as YAML beside this file, and the one reader of it.
 
-The file is a mapping with one key, `experiments`: a list whose entries have the fields of `jobs.Experiment`,
-lists for its tuples. `recipes` holds shipped names, or globs of them, such as `multilingual_v3/*`, which stand
-for every match that no entry before named, in the order of the names.
+The file is a mapping with one key, `experiments`: a list whose entries have the fields of
+`jobs.Experiment`, lists for its tuples. `recipes` holds shipped names, or globs of them such as
+`multilingual_v3/*`, which stand for every match that no entry before named, in the order of the names.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class ExperimentEntry(Section):
     title: Text
     version: Literal["v1", "v3"] | None = None
     about: Text
-    recipes: list[Text] = []
-    seeds: list[Seed] = []
+    recipes: list[Text] = Field([])
+    seeds: list[Seed] = Field([])
     baseline: Text | None = None
-    evaluations: list[EvaluationEntry] = [EvaluationEntry()]
-    analyses: list[Text] = []
-    figures: list[Text] = []
-    claims: list[Text] = []
+    evaluations: list[EvaluationEntry] = Field([EvaluationEntry()])
+    analyses: list[Text] = Field([])
+    figures: list[Text] = Field([])
+    claims: list[Text] = Field([])
 
 
 class SuiteFile(Section):
