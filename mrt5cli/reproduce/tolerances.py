@@ -1,6 +1,7 @@
 """How far a number of ours may be from the published one and still be the same result.
 
-Every rule of judgement is in `RULES`, and the report prints them. A tolerance is the sum of up to three parts:
+Every rule of judgement is in `RULES`, and the report prints them. A tolerance is the sum of up to three
+parts:
 
 - reading: what the published number is itself known to: half of its last digit, or what can be told on a
   figure;
@@ -62,7 +63,7 @@ class Rule:
         """The allowance, for people."""
         return {
             "relative": f"{100 * self.allowance:g} %",
-            "absolute": f"{self.allowance:g}" if self.name.startswith("MACs") else f"{self.allowance:g} points",
+            "absolute": f"{self.allowance:g} points",
             "factor": f"factor {self.allowance:g}",
             "correlation": f"{self.allowance:g} of Fisher's z",
             "exact": "none",
@@ -199,7 +200,7 @@ RULES = (
         (REDUCTION,),
         "absolute",
         5.0,
-        "what is controlled is the rate over all languages in training, not each one's, nor that on test data",
+        "a controller holds the rate over all languages in training, not each one's, nor that on test data",
         where=lambda row: _one_language_of_many(row) or not _language_model(row),
     ),
     Rule(
@@ -221,7 +222,7 @@ RULES = (
         (DECREASE,),
         "absolute",
         10.0,
-        "other hardware and other kernels; two protocols on the authors' own machine differ by up to 4 points",
+        "other hardware and other kernels; on the authors' own, two protocols differ by up to 4 points",
         better="higher",
     ),
     Rule(
