@@ -1,4 +1,4 @@
-"""Published numbers without a recipe, and recipes without a published number: `unmatched.yaml`, and its reader.
+"""Published numbers without a recipe, recipes without a published number: `unmatched.yaml` and its reader.
 
 What a recipe is held against stands in its own `paper.rows`. The rest is listed, so that nothing is left out
 unsaid: a number comes from an analysis of several runs or of none, or it is not reproduced, for a reason.
@@ -91,7 +91,8 @@ def check(found: Unmatched, numbers: Mapping[str, Published]) -> Unmatched:
         ValueError: see `unmatched`.
     """
     seen: set[str] = set()
-    for part in (*found.analyses, *found.without):
+    parts: list[FromAnalysis | Without] = [*found.analyses, *found.without]
+    for part in parts:
         chosen = part.numbers.choose(numbers.values())
         unknown = sorted(set(part.numbers.rows or ()) - set(chosen))
         twice = sorted(seen & set(chosen))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import pytest
 
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
+from mrt5cli.reproduce import Published, published
+from mrt5cli.reproduce.suites import load_suite
+from mrt5cli.reproduce.unmatched import unpublished
 from mrt5cli.rundir import default_directory
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 IDS = [file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in FILES]
-PUBLISHED = json.loads((ROOT / "tests/fixtures/paper/rows.json").read_text())
-"""Rows of the published results, grouped by what they are of: version, experiment, model, setting, task."""
+PAPER = sorted({name for experiment in load_suite("paper") for name in experiment.recipes})
+"""Recipes that the experiments of the paper train."""
 
 PUBLISHED_NAME = {
     "none": "ByT5",
@@ -27,6 +30,16 @@ PUBLISHED_NAME = {
     "boundary_predictor": "BP",
     "convolution": "CP",
 }
+PUBLISHED_TASK = {
+    "vowel_removal": "simple_vowel_removal",
+    "contextual_vowel_removal": "contextual_vowel_removal",
+    "merge_ABC": "sequence_merge",
+    "xnli": "xnli",
+    "tydiqa": "tydiqa_goldp",
+    "spelling_correction_contextual": "spelling_correction_contextual",
+    "word_search": "word_search",
+}
+"""What the published numbers call a task: as subset those of diagnostics, as experiment the others."""
 DELETION_TYPE = {
     "none": "none",
     "delete_gate": "scaled_sigmoid",
@@ -37,11 +50,35 @@ DELETION_TYPE = {
     "source_removed": "source_removed",
 }
 
+TARGET = "controller.target_deletion_rate"
+
 each_recipe = pytest.mark.parametrize("file", FILES, ids=IDS)
 
 
 def test_none_is_overlooked() -> None:
-    assert len(FILES) == 77
+    folders = Counter(file.parent.name for file in FILES)
+    folders.pop("miniature", None)  # counted by its own tests
+    assert folders == {
+        "recipes": 8,
+        "diagnostic_v1": 11,
+        "diagnostic_v3": 9,
+        "english_v1": 16,
+        "gate_placement_v1": 9,
+        "gate_placement_v3": 4,
+        "large_v3": 2,
+        "multilingual_v1": 2,
+        "multilingual_v3": 24,
+        "softmax_ablation": 2,
+        "spelling_v1": 2,
+        "spelling_v3": 4,
+        "tydiqa_v3": 4,
+        "word_search_v1": 2,
+        "word_search_v3": 4,
+        "xnli_v1": 2,
+        "xnli_v3": 4,
+        "xquad": 4,
+        "zero_shot": 1,
+    }
     assert sorted(shipped().values()) == FILES
     assert not [file for file in (ROOT / "recipes").rglob("*") if file.is_file() and file.suffix != ".yaml"]
 
@@ -62,7 +99,10 @@ def test_opens_with_how_to_run_it(file: Path) -> None:
     header = re.split(r"^[^#]", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
     path = file.relative_to(ROOT).as_posix()
     command = "finetune" if load(file).is_finetuning else "pretrain"
-    assert re.search(rf"mrt5 {command} {re.escape(path)}( |\n)", header)
+    run = rf"mrt5 {command} {re.escape(path)}( |\n)"
+    if file.parent.name == "zero_shot":  # a task, not a run
+        run = r"mrt5 evaluate \S+ --task zero_shot/mc4 "
+    assert re.search(run, header)
     for named in re.findall(r"recipes/\S+\.yaml", header):
         assert (ROOT / named).is_file()
 
@@ -153,60 +193,80 @@ def test_smoke_trains_every_kind_of_baseline(
 @each_recipe
 def test_names_its_published_numbers(file: Path) -> None:
     recipe = load(file)
-    group = file.parent.name
-    if group == "recipes":
-        assert (recipe.paper is None) == (file.stem != "pctrl40")
-        return
-    if group == "xquad":
-        assert recipe.paper is None, "no numbers were published"
+    name = file.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+    if name not in PAPER or name in unpublished():
+        assert recipe.paper is None or (name, recipe.paper.rows) == ("pctrl40", [])
         return
     assert recipe.paper is not None
-    version = group.rsplit("_", 1)[-1]
-    assert recipe.paper.version == version
+    assert recipe.paper.version == file.parent.name.rsplit("_", 1)[-1]
     assert recipe.paper.rows == sorted(set(recipe.paper.rows)) != []
-    assert "paper" in read(file).tree, "rows must not come from the base"
-    found = {row: group for group in PUBLISHED for row in group["rows"]}
+    assert "rows" in read(file).tree["paper"], "rows must not come from the base"
     for row in recipe.paper.rows:
-        assert row in found, f"{row} is not a published row"
-        assert _is_of(found[row], recipe), f"{row} is of {found[row]}"
+        assert row in published(), f"{row} is not a published row"
+        assert _is_of(published()[row], recipe), f"{row} is of {published()[row]}"
 
 
-def test_each_published_row_belongs_to_one_recipe() -> None:
-    named = [row for file in FILES if (paper := load(file).paper) for row in paper.rows]
-    assert sorted(named) == sorted(row for group in PUBLISHED for row in group["rows"])
+def test_rows_of_a_section_are_of_its_runs() -> None:
+    """A recipe's experiment is one that its rows are of, and every row says so or is of the same run."""
+    for name in PAPER:
+        paper = load(name).paper
+        if paper is not None and paper.rows:
+            assert paper.experiment in {published()[row].experiment for row in paper.rows}, name
 
 
-def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether published numbers are of this very run."""
-    shortener, controller, setting = recipe.model.shortener, recipe.controller, dict(published["setting"])
-    tasks = {
-        "vowel_removal": "simple_vowel_removal",
-        "contextual_vowel_removal": "contextual_vowel_removal",
-        "merge_ABC": "sequence_merge",
-        "span_corruption": None,
-        "xnli": "xnli",
-        "tydiqa": "tydiqa_goldp",
-        "spelling_correction_contextual": "spelling_correction_contextual",
-        "word_search": "word_search",
-    }
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [
+        ("r0094", "diagnostic_v1/merge_ABC_mrt5_1e-3_l6", "diagnostic_v1/merge_ABC_mrt5_1e-3_l7"),
+        (
+            "r0094",
+            "diagnostic_v1/merge_ABC_mrt5_1e-3_l6",
+            "diagnostic_v1/contextual_vowel_removal_mrt5_1e-3_l7",
+        ),
+        ("r0261", "multilingual_v1/byt5", "english_v1/byt5"),
+        ("r0216", "english_v1/byt5", "multilingual_v1/byt5"),
+        ("r0361", "gate_placement_v1/mrt5_p_50_l4", "gate_placement_v1/mrt5_alpha_0.01_l4"),
+        ("r0339", "gate_placement_v3/mrt5_50_l4", "gate_placement_v3/mrt5_50_l5"),
+        ("r1225", "large_v3/mrt5_50", "multilingual_v3/mrt5_50"),
+        ("r2091", "xnli_v1/mrt5", "xnli_v3/mrt5_50"),
+        ("r2091", "xnli_v1/mrt5", "spelling_v1/mrt5"),
+    ],
+)
+def test_a_row_of_another_run_is_told_apart(row: str, right: str, wrong: str) -> None:
+    assert _is_of(published()[row], load(right))
+    assert not _is_of(published()[row], load(wrong))
+
+
+def _is_of(row: Published, recipe: Recipe) -> bool:
+    """Whether a published number is of this very run."""
+    shortener, controller, task = recipe.model.shortener, recipe.controller, recipe.task
+    layer = getattr(shortener, "layer", None)
     ours: dict[str, Any] = {
         "seed": recipe.seed,
         "alpha": getattr(controller, "alpha", None),
         "delta": recipe.target_deletion_rate,
+        "target_deletion_rate": recipe.target_deletion_rate,
+        "controller": {"p": "P", "pi": "PI"}.get(controller.kind),
         "rate": getattr(shortener, "rate", getattr(shortener, "amount", None)),
         "prior": getattr(shortener, "prior", None),
         # The share of positions that the authors expected to go.
         "run_tag": f"{100 * (1 - getattr(shortener, 'prior', 0)):g}%",
         "downsampling_rate": getattr(shortener, "stride", None),
-        "gate_after_layer": getattr(shortener, "layer", None),
-        "train_data": "English",
+        "gate_after_layer": layer,
+        "gate_after_layer_or_run_tag": layer if layer == 3 else f"L{layer}",
+        "train_data": {1: "English", 15: "15 languages"}.get(len(getattr(task, "languages", []))),
     }
+    size = " large" if recipe.model.start.endswith("large") else ""
+    if task.kind == "span_corruption":
+        of_the_task = row.experiment not in PUBLISHED_TASK.values() and "diagnostic" not in row.experiment
+    else:
+        of_the_task = PUBLISHED_TASK[task.kind] in (row.experiment, row.subset)
     return (
         recipe.paper is not None
-        and published["version"] == recipe.paper.version
-        and published["task"] == tasks[recipe.task.kind]
-        and published["model"] == PUBLISHED_NAME[shortener.kind]
-        and all(ours[key] == value for key, value in setting.items())
+        and row.version == recipe.paper.version
+        and of_the_task
+        and row.model == PUBLISHED_NAME[shortener.kind] + size
+        and all(ours[key] == value for key, value in row.setting.items())
     )
 
 
@@ -214,12 +274,21 @@ def _is_of(published: dict[str, Any], recipe: Recipe) -> bool:
     ("group", "steps", "batch_size", "device_batch_size", "length"),
     [
         ("english_v1", 3000, 1024, 8, 1024),
+        ("multilingual_v1", 3000, 1024, 8, 1024),
         ("multilingual_v3", 5000, 1024, 8, 1024),
+        ("gate_placement_v1", 3000, 1024, 8, 1024),
+        ("gate_placement_v3", 5000, 1024, 8, 1024),
+        ("large_v3", 5000, 1024, 8, 1024),
+        ("softmax_ablation", 5000, 1024, 8, 1024),
+        ("diagnostic_v1", 20_000, 128, 32, 128),
         ("diagnostic_v3", 30_000, 128, 32, 64),
+        ("xnli_v1", 3000, 128, 16, 1024),
         ("xnli_v3", 3000, 128, 16, 1024),
         ("tydiqa_v3", 3000, 64, 4, 2048),
         ("xquad", 3000, 64, 4, 2048),
+        ("spelling_v1", 3000, 64, 64, 64),
         ("spelling_v3", 3000, 64, 64, 64),
+        ("word_search_v1", 3000, 64, 64, 128),
         ("word_search_v3", 3000, 64, 64, 128),
     ],
 )
@@ -236,23 +305,89 @@ def test_settings_common_to_a_group(
             device_batch_size,
         )
         assert (training.learning_rate, training.schedule, training.warmup_steps) == (1e-4, "linear", 0)
-        assert recipe.model.softmax1 and recipe.input_length == length
+        assert recipe.model.softmax1 == (group != "softmax_ablation")
+        assert recipe.input_length == length
 
 
 def test_gates_are_those_of_their_version() -> None:
-    for name, path in shipped().items():
-        gate = load(path).model.shortener
-        if gate.kind == "delete_gate" and not name.startswith(("quickstart", "local_text", "spelling_small")):
-            first = name.startswith(("english_v1", "pctrl40"))
-            assert (gate.norm, gate.bias_init) == (("layer", -1.0) if first else ("rms", 1.0)), name
-            assert gate.layer == (2 if name.startswith("diagnostic") else 3), name
-            assert gate.scale == -30.0 and gate.threshold is None and gate.noise == "none", name
+    layers: Counter[int] = Counter()
+    for name in PAPER:
+        gate = load(name).model.shortener
+        if gate.kind != "delete_gate":
+            continue
+        group = name.split("/")[0]
+        first = group.endswith("_v1") or name == "pctrl40"
+        tag = re.search(r"_l(\d)$", name)
+        layer = int(tag[1]) if tag else 2 if group == "diagnostic_v3" else 3
+        layers[gate.layer] += 1
+        assert (gate.norm, gate.bias_init) == (("layer", -1.0) if first else ("rms", 1.0)), name
+        assert gate.layer == layer, name
+        assert gate.scale == -30.0 and gate.threshold is None and gate.noise == "none", name
+    assert {1, 2, 4, 5, 6, 7, 8} < set(layers) and layers[3] == max(layers.values())
 
 
 def test_controllers_update_as_the_published_runs_did() -> None:
-    for name, path in shipped().items():
-        if "_v3/mrt5" in name or name.startswith(("xquad/mrt5", "pctrl40")):
-            assert load(path).controller.update_per == "micro_batch", name
+    steered = [name for name in PAPER if load(name).controller.kind != "constant"]
+    assert len(steered) == 22
+    for name in steered:
+        controller = load(name).controller
+        p = name.startswith(("pctrl40", "gate_placement_v1"))
+        assert controller.kind == ("p" if p else "pi"), name
+        assert (controller.update_per, controller.every_steps) == ("micro_batch", 10 if p else 1), name
+        assert controller.k_p == (1e-6 if p else 0.5) and getattr(controller, "k_i", 1e-5) == 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("base", "group", "changed"),
+    [
+        ("english_v1/mrt5_alpha_0.01", "gate_placement_v1/mrt5_alpha_0.01_l*", {"model.shortener.layer"}),
+        ("pctrl40", "gate_placement_v1/mrt5_p_50_l*", {"model.shortener.layer", "seed", TARGET}),
+        ("multilingual_v3/mrt5_50", "gate_placement_v3/*", {"model.shortener.layer", "seed"}),
+        ("multilingual_v3/byt5", "softmax_ablation/byt5", {"model.softmax1"}),
+        ("multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50", {"model.softmax1"}),
+        ("multilingual_v3/byt5", "large_v3/byt5", {"model.start", "evaluation.examples", "seed"}),
+        ("multilingual_v3/mrt5_50", "large_v3/mrt5_50", {"model.start", "evaluation.examples", "seed"}),
+        ("english_v1/byt5", "multilingual_v1/byt5", {"task.languages"}),
+        ("multilingual_v3/byt5", "zero_shot/mc4", {"task.languages"}),
+        ("xnli_v3/byt5", "xnli_v1/byt5", {"model.start", "seed"}),
+        ("spelling_v3/byt5", "spelling_v1/byt5", {"model.start", "seed"}),
+        ("word_search_v3/byt5", "word_search_v1/byt5", {"model.start", "seed"}),
+    ],
+)
+def test_a_variant_changes_what_it_is_about_and_nothing_else(
+    base: str, group: str, changed: set[str]
+) -> None:
+    files = sorted((ROOT / "recipes").glob(f"{group}.yaml"))
+    below = _settings(load(base))
+    found = set()
+    for file in files:
+        variant = _settings(load(file))
+        found |= {key for key in below.keys() | variant.keys() if below.get(key) != variant.get(key)}
+    assert found == changed
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting that decides numbers, by its dotted key."""
+    flat: dict[str, Any] = {}
+
+    def walk(section: dict[str, Any], above: str) -> None:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                walk(value, f"{above}{key}.")
+            else:
+                flat[above + key] = value
+
+    walk(recipe.model_dump(exclude={"name", "description", "paper"}), "")
+    return flat
+
+
+def test_the_zero_shot_task_is_in_all_languages_of_mc4() -> None:
+    languages = load("zero_shot/mc4").task.languages
+    trained = load("multilingual_v3/byt5").task.languages
+    assert len(languages) == len(set(languages)) == 107
+    assert set(trained) < set(languages)
+    # A reader of YAML 1.1 takes Norwegian's code for "false".
+    assert "no" in languages and len([code for code in languages if code.endswith("-Latn")]) == 6
 
 
 def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
@@ -273,6 +408,7 @@ def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
 
 
 DOWNSTREAM = ("xnli_v3", "tydiqa_v3", "xquad", "spelling_v3", "word_search_v3")
+DOWNSTREAM += ("xnli_v1", "spelling_v1", "word_search_v1")
 
 
 @pytest.mark.parametrize("group", DOWNSTREAM)
@@ -280,15 +416,14 @@ def test_downstream_recipes_start_from_the_run_of_their_own_kind(group: str) -> 
     """A run that a shipped recipe makes, with the same shortener, whose weights therefore fit."""
     makers = {str(default_directory(made)): made for made in map(load, FILES)}
     recipes = [load(file) for file in sorted((ROOT / "recipes" / group).glob("*.yaml"))]
-    assert [recipe.model.shortener.kind for recipe in recipes] == [
-        "boundary_predictor",
-        "none",
-        "convolution",
-        "delete_gate",
-    ]
+    kinds = ["none", "delete_gate"]
+    if not group.endswith("_v1"):
+        kinds = ["boundary_predictor", "none", "convolution", "delete_gate"]
+    assert [recipe.model.shortener.kind for recipe in recipes] == kinds
     for recipe in recipes:
         maker = makers[recipe.model.start]
         assert recipe.is_finetuning and not maker.is_finetuning
+        assert recipe.paper is None or maker.paper is None or recipe.paper.version == maker.paper.version
         assert recipe.model.shortener == maker.model.shortener
         assert recipe.target_deletion_rate == maker.target_deletion_rate
         assert recipe.training.best_metric == "loss" and recipe.evaluation.hard_delete
@@ -314,3 +449,15 @@ def test_every_model_builds() -> None:
         model = build(section, device="meta")
         assert model.config.deletion_type == DELETION_TYPE[section.shortener.kind]
         assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_the_large_model_has_the_papers_size() -> None:
+    """1.2 billion parameters; the gate has a norm and a weight for each of 1536 dimensions, and a bias."""
+    from mrt5cli.models import build
+
+    sizes = {
+        name: sum(parameter.numel() for parameter in build(load(name).model, device="meta").parameters())
+        for name in ("large_v3/byt5", "large_v3/mrt5_50")
+    }
+    assert round(sizes["large_v3/byt5"] / 1e9, 1) == 1.2
+    assert sizes["large_v3/mrt5_50"] - sizes["large_v3/byt5"] == 1536 + 1536 + 1
