@@ -31,7 +31,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
         "evaluation/rows.py",
     ),
     "evaluate": (*_SHARED, "evaluation"),
-    "analyse": (*_SHARED, "evaluation", "analysis", "reproduce/analyses.py"),
+    "analyse": (*_SHARED, "evaluation", "analysis", "reproduce/analyses"),
 }
 """Folders and files of the package, for each kind of work."""
 
@@ -45,7 +45,6 @@ DECIDES_NOTHING = (
     "evaluation/subject.py",
     "evaluation/names.py",
     "analysis/figures",
-    "analysis/figures.py",
     "analysis/marked_text.py",
 )
 """What lies in those folders and changes no number."""

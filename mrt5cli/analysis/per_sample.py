@@ -1,4 +1,4 @@
-"""Whether the bytes a model deletes from a sample tell how much worse it does there (paper, per-sample analysis).
+"""Whether the share deleted from a sample tells how much its loss rises (paper, per-sample analysis).
 
 One sample: its deletion rate against how much its loss rises over ByT5's on the same sample, both in percent.
 One model: Pearson's r over samples. Several models of a kind: the mean of their r by Fisher's z.
