@@ -1,0 +1,285 @@
+"""Claims: each holds and fails on made-up results, and has no verdict where runs are missing."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli import recipe as recipes
+from mrt5cli.reproduce.claims import CLAIMS, STATEMENTS, TARGET_TOLERANCE, check_claim, judge
+from mrt5cli.reproduce.evidence import Evidence, Result
+from mrt5cli.reproduce.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.reproduce.suites import load_suite
+from mrt5cli.rundir import RunDir
+
+CONFIG = {
+    "d_model": 128,
+    "d_ff": 256,
+    "num_heads": 4,
+    "d_kv": 32,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "delete_gate_layer": 1,
+    "vocab_size": 384,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
+def result(recipe, kind, *, rate=0.0, loss=1.0, seed=42, target=None, softmax1=True, rows=None, **row):
+    last = {"subset": "en", "deletion_rate": rate, "loss": loss, "source_removed_loss": 3.0, **row}
+    lengths = {"examples": 10, "target_tokens": 220, "input_length": 96.0, "new_length": 96.0}
+    return Result(
+        f"miniature/{recipe}",
+        seed,
+        kind,
+        task=row.get("task", "span_corruption"),
+        softmax1=softmax1,
+        target=target,
+        rows=[lengths | last] if rows is None else rows,
+        config=CONFIG,
+    )
+
+
+def tradeoff(random_loss, seed=42, random_rate=0.4):
+    return [
+        result("byt5", "none", loss=1.0, seed=seed),
+        result("mrt5_30", "delete_gate", rate=0.3, loss=1.1, target=0.3, seed=seed),
+        result("mrt5_50", "delete_gate", rate=0.5, loss=1.3, target=0.5, seed=seed),
+        result("random_40", "random", rate=random_rate, loss=random_loss, seed=seed),
+    ]
+
+
+def test_every_claim_has_a_statement_and_the_suite_names_only_claims():
+    assert set(CLAIMS) == set(STATEMENTS)
+    named = {name for experiment in load_suite("miniature") for name in experiment.claims}
+    assert named == set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_without_runs_there_is_no_verdict_and_the_missing_ones_are_named(name):
+    claim = judge(name, Evidence([], ["miniature/byt5 seed 42"]))
+    assert claim.holds is None
+    assert "miniature/byt5 seed 42" in claim.sentence
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_results_that_cannot_decide_get_no_verdict(name):
+    unrelated = [result("cp_2", "convolution", rate=0.5)]
+    assert judge(name, Evidence(unrelated)).holds is None
+
+
+def test_a_verdict_waits_for_all_runs():
+    claim = judge("less_loss_at_equal_reduction", Evidence(tradeoff(2.0), ["miniature/bp_50 seed 42"]))
+    assert claim.holds is None
+    assert claim.rows and "bp_50" in claim.sentence
+
+
+class TestEqualReduction:
+    def test_losses_are_compared_at_the_baselines_rate(self):
+        claim = judge("less_loss_at_equal_reduction", Evidence(tradeoff(1.25)))
+        (row,) = claim.rows
+        assert claim.holds is True
+        assert row["mrt5_above_byt5"] == pytest.approx(0.2)  # half way from 1.1 to 1.3
+        assert row["above_mrt5"] == pytest.approx(0.05)
+
+    def test_one_baseline_below_mrt5_is_enough_to_deny_it_and_is_named(self):
+        better = result("cp_2", "convolution", rate=0.5, loss=1.29)
+        claim = judge("less_loss_at_equal_reduction", Evidence([*tradeoff(1.25), better]))
+        assert claim.holds is False
+        assert "not lower than cp_2 (-0.010)" in claim.sentence
+
+    def test_between_byt5_and_the_lowest_mrt5_the_line_starts_at_no_deletion(self):
+        claim = judge("less_loss_at_equal_reduction", Evidence(tradeoff(1.06, random_rate=0.15)))
+        assert claim.rows[0]["above_mrt5"] == pytest.approx(0.01)
+
+    def test_a_little_beyond_mrt5_it_is_still_compared_and_far_beyond_it_is_not(self):
+        near = judge("less_loss_at_equal_reduction", Evidence(tradeoff(1.4, random_rate=0.53)))
+        far = judge("less_loss_at_equal_reduction", Evidence(tradeoff(9.0, random_rate=0.6)))
+        assert near.rows[0]["mrt5_above_byt5"] == pytest.approx(0.33)
+        assert far.holds is None and "random_40" in far.sentence
+
+    def test_each_seed_is_compared_with_its_own(self):
+        claim = judge("less_loss_at_equal_reduction", Evidence([*tradeoff(1.25), *tradeoff(1.15, seed=43)]))
+        (row,) = claim.rows
+        assert claim.holds is False
+        assert (row["seeds"], row["seeds_mrt5_lower"]) == (2, 1)
+        assert row["above_mrt5_low"] == pytest.approx(-0.05)
+        assert row["above_mrt5_high"] == pytest.approx(0.05)
+
+    @given(
+        rates=st.lists(st.floats(0.05, 0.9), min_size=1, max_size=4, unique=True),
+        costs=st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
+        rate=st.floats(0.01, 0.9),
+        gap=st.floats(0.001, 1.0),
+    )
+    def test_a_baseline_above_the_line_bears_it_out_and_one_below_denies_it(self, rates, costs, rate, gap):
+        learned = sorted(zip(rates, costs, strict=False))
+        points = [(0.0, 1.0), *((r, 1.0 + cost) for r, cost in learned)]
+        on_line = next(
+            (
+                low[1] + (high[1] - low[1]) * (rate - low[0]) / (high[0] - low[0])
+                for low, high in itertools.pairwise(points)
+                if low[0] <= rate <= high[0]
+            ),
+            None,
+        )
+        runs = [result("byt5", "none")]
+        runs += [
+            result(f"mrt5_{i}", "delete_gate", rate=r, loss=loss) for i, (r, loss) in enumerate(points[1:])
+        ]
+        for sign in (1, -1):
+            loss = (on_line or 1.0) + sign * gap
+            claim = judge(
+                "less_loss_at_equal_reduction",
+                Evidence([*runs, result("random", "random", rate=rate, loss=loss)]),
+            )
+            if on_line is not None:
+                assert claim.holds is (sign > 0)
+            elif claim.holds is None:
+                assert rate > points[-1][0]
+
+
+@pytest.mark.parametrize(("removed", "holds"), [(1.3, True), (1.1, False)])
+def test_models_that_hardly_read_their_source_are_told(removed, holds):
+    claim = judge("source_is_read", Evidence([result("byt5", "none", source_removed_loss=removed)]))
+    assert claim.holds is holds
+
+
+@pytest.mark.parametrize(
+    ("off", "holds"), [(TARGET_TOLERANCE - 0.001, True), (-TARGET_TOLERANCE - 0.001, False)]
+)
+def test_targets_are_hit_within_the_tolerance_on_either_side(off, holds):
+    runs = [
+        result("mrt5_30", "delete_gate", rate=0.3, target=0.3),
+        result("mrt5_50", "delete_gate", rate=0.5 + off, target=0.5),
+    ]
+    claim = judge("hits_targets", Evidence(runs))
+    assert claim.holds is holds
+    assert f"{0.5 + off:.1%} for 50%" in claim.sentence
+
+
+@pytest.mark.parametrize(
+    ("precision", "recall", "holds"), [(1.0, 0.97, True), (0.98, 1.0, False), (1.0, 0.5, False)]
+)
+def test_a_gate_must_delete_the_letters_and_only_them(precision, recall, holds):
+    gate = result(
+        "merge", "delete_gate", task="merge_ABC", gate_precision=precision, gate_recall=recall, rate=0.19
+    )
+    base = result("merge_byt5", "none", task="merge_ABC", sequence_accuracy=0.99)
+    claim = judge("gate_finds_the_letters", Evidence([base, gate]))
+    assert claim.holds is holds
+    assert claim.rows[0]["byt5_sequence_accuracy"] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("rates", "holds"),
+    [
+        ({"en": 0.44, "fr": 0.46, "ru": 0.56, "bg": 0.57, "zh": 0.30}, True),
+        ({"en": 0.30, "fr": 0.60, "ru": 0.31, "bg": 0.59, "zh": 0.45}, False),
+    ],
+)
+def test_rates_differ_by_script_when_scripts_are_farther_apart_than_languages_of_one(rates, holds):
+    rows = [{"subset": code, "deletion_rate": rate, "loss": 1.0} for code, rate in rates.items()]
+    total = {"subset": "total", "deletion_rate": 0.5, "loss": 1.0}
+    claim = judge("rates_differ_by_script", Evidence([result("m", "delete_gate", rows=[*rows, total])]))
+    assert claim.holds is holds
+    assert [row["language"] for row in claim.rows] == ["English", "French", "Russian", "Bulgarian", "Chinese"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "holds"), [(0.05, 0.35, True), (0.30, 0.35, False), (-0.5, 0.35, False)]
+)
+def test_r_of_mrt5_must_be_nearer_to_nothing_than_that_of_random(ours, theirs, holds):
+    runs = [result("mrt5_50", "delete_gate", rate=0.5), result("random_50", "random", rate=0.5)]
+    models = [
+        {"recipe": f"miniature/{name}", "seed": 42, "samples": 1000, "r": r, "p_value": 0.01}
+        for name, r in (("mrt5_50", ours), ("random_50", theirs))
+    ]
+    claim = judge("rate_does_not_tell_loss", Evidence(runs, analyses={"per_sample": {"models": models}}))
+    assert claim.holds is holds
+
+
+@pytest.mark.parametrize(("softmax_loss", "holds"), [(1.7, True), (1.55, False)])
+def test_each_attention_is_compared_with_its_own_byt5(softmax_loss, holds):
+    runs = [
+        result("byt5", "none", loss=1.0),
+        result("mrt5_50", "delete_gate", rate=0.5, loss=1.1),
+        result("byt5_softmax", "none", loss=1.5, softmax1=False),
+        result("mrt5_50_softmax", "delete_gate", rate=0.5, loss=softmax_loss, softmax1=False),
+    ]
+    claim = judge("softmax1_costs_less", Evidence(runs))
+    assert claim.holds is holds
+    assert [row["above_byt5"] for row in claim.rows] == pytest.approx([0.1, softmax_loss - 1.5])
+
+
+class TestRuntime:
+    def runs(self, *times):
+        kept = (70.0, 50.0, 30.0)
+        gates = [
+            result(
+                f"mrt5_{i}",
+                "delete_gate",
+                rate=1 - length / 96,
+                median_ms_per_example=time,
+                new_length=length,
+            )
+            for i, (length, time) in enumerate(zip(kept, times, strict=True))
+        ]
+        return [result("byt5", "none", median_ms_per_example=10.0), *gates]
+
+    def test_time_near_the_arithmetic_bears_it_out(self):
+        claim = judge("runtime_falls_as_predicted", Evidence(self.runs(8.5, 7.2, 6.0)))
+        assert claim.holds is True
+        ratios = [row["macs_ratio"] for row in claim.rows]
+        assert ratios == sorted(ratios, reverse=True) and 0 < ratios[-1] < ratios[0] < 1
+
+    def test_time_that_does_not_fall_with_the_rate_denies_it(self):
+        claim = judge("runtime_falls_as_predicted", Evidence(self.runs(7.0, 7.2, 5.0)))
+        assert claim.holds is False
+        assert "does not fall" in claim.sentence
+
+    def test_time_that_falls_too_little_denies_it(self):
+        assert judge("runtime_falls_as_predicted", Evidence(self.runs(9.9, 9.8, 9.7))).holds is False
+
+
+class TestGathering:
+    """From files to evidence: what runs left on disk is found, and what is not there is named."""
+
+    NAMES = ("miniature/byt5", "miniature/mrt5_50")
+
+    def plan(self, folder):
+        experiment = Experiment("tradeoff", "t", None, "a", recipes=self.NAMES, baseline="miniature/byt5")
+        plan = Plan("miniature", folder, [experiment])
+        for name in self.NAMES:
+            recipe = recipes.load(f"recipes/{name}.yaml")
+            run = RunDir(folder / recipe.name)
+            train = Job(f"train {name}", "train", name, recipe=recipe, run=run)
+            output = run.eval("span_corruption")
+            plan.jobs += [
+                train,
+                Job(f"evaluate {name}", "evaluate", name, run=run, evaluation=Evaluation(), output=output),
+            ]
+        return plan, experiment
+
+    def write(self, plan, rates):
+        outputs = [job.output for job in plan.jobs if job.output is not None]
+        for output, rate in zip(outputs, rates, strict=False):
+            output.parent.mkdir(parents=True)
+            row = {"subset": "en", "deletion_rate": rate, "loss": 1.0 + rate, "source_removed_loss": 3.0}
+            output.write_text(json.dumps({"models": [{"rows": [row]}]}))
+
+    def test_what_is_on_disk_is_judged(self, tmp_path):
+        plan, experiment = self.plan(tmp_path)
+        self.write(plan, (0.0, 0.49))
+        claim = check_claim("hits_targets", experiment, plan)
+        assert claim.holds is True
+        assert claim.rows[0]["target"] == 0.5 and claim.rows[0]["deleted"] == 0.49
+
+    def test_what_is_not_is_named(self, tmp_path):
+        plan, experiment = self.plan(tmp_path)
+        self.write(plan, (0.0,))
+        claim = check_claim("hits_targets", experiment, plan)
+        assert claim.holds is None
+        assert "miniature/mrt5_50 seed 42" in claim.sentence
