@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check fix smoke lock clean
+.PHONY: help setup quickstart reproduce miniature test test-slow test-gpu check fix smoke lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,13 @@ quickstart: setup  ## train ByT5, MrT5 and random deletion on a toy task and com
 	$(BIN)/mrt5 pretrain recipes/quickstart_random.yaml --resume
 	$(BIN)/mrt5 evaluate runs/quickstart-byt5-seed42 runs/quickstart-mrt5-seed42 runs/quickstart-random-seed42
 	$(BIN)/mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --limit 8
+
+reproduce: setup  ## every experiment of the paper and a report (GPUs); SMOKE=1, ONLY='GLOB ...', JOBS=N
+	$(BIN)/mrt5 reproduce $(if $(filter-out 0,$(SMOKE)),--smoke) $(foreach glob,$(ONLY),--only '$(glob)') \
+	  $(if $(JOBS),--jobs $(JOBS))
+
+miniature: setup  ## the paper's claims on small models and real text (two cores, an hour or so); PART='GLOB ...'
+	$(BIN)/mrt5 reproduce miniature $(foreach glob,$(PART),--only '$(glob)') --jobs $(or $(JOBS),2)
 
 test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
 	$(BIN)/pytest -m 'not slow and not gpu and not network' -n auto --maxprocesses 8 --dist loadfile

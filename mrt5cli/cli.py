@@ -14,7 +14,17 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__
-from mrt5cli.commands import bench, convert, data, evaluate, finetune, inspect_deletions, pretrain, recipe
+from mrt5cli.commands import (
+    bench,
+    convert,
+    data,
+    evaluate,
+    finetune,
+    inspect_deletions,
+    pretrain,
+    recipe,
+    reproduce,
+)
 from mrt5cli.errors import UserError
 
 INTERRUPTED = 130
@@ -79,6 +89,7 @@ app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
 app.command(short_help="Time models against each other.")(bench.bench)
+app.command(short_help="Reproduce the paper, or its claims in miniature.")(reproduce.reproduce)
 app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.")
 app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
 

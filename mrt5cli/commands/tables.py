@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 MISSING = "-"
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are numbers. A header may have two lines."""
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Collection[int] = (0,)
+) -> None:
+    """Print a table; the first column is text, the others are numbers. A header may have two lines.
+
+    Args:
+        text_columns: the columns that are text, if others.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -18,7 +24,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for place, header in enumerate(headers):
-        justify: Any = "right" if place else "left"
+        justify: Any = "left" if place in text_columns else "right"
         table.add_column(Text(header), justify=justify, no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
@@ -76,7 +76,12 @@ class Job:
         id: e.g. "train multilingual_v3/mrt5_50 seed 40", unique in a plan.
         name: the shipped recipe, or for an analysis "experiment:analysis".
         needs: ids of the jobs that must be done before.
+        recipe: as it is trained: shrunk for smoke, its start in the plan's folder.
+        experiments: ids of those that show it; none where other jobs need it and nobody shows it.
+        own_seed: the seed is the shipped recipe's, not one that an experiment repeats it with.
         run: where the recipe's run is, or None for an analysis.
+        task: recipe section of the task that an evaluation measures.
+        limit: examples a language that it measures at most.
         output: the file that says it is done.
         reason: why it is not done, in words; None when it is.
         gpu_hours, gigabytes: estimates of what it will take and leave on disk.
@@ -86,9 +91,13 @@ class Job:
     kind: Kind
     name: str
     needs: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()
+    own_seed: bool = True
     recipe: Recipe | None = None
     run: RunDir | None = None
     evaluation: Evaluation | None = None
+    task: Any = None
+    limit: int = 0
     output: Path | None = None
     status: Status = "missing"
     reason: str | None = None
@@ -127,7 +136,7 @@ class Plan:
             if job.kind == "train"
             and job.name in wanted
             and job.recipe is not None
-            and (not experiment.seeds or job.recipe.seed in experiment.seeds)
+            and (job.recipe.seed in experiment.seeds if experiment.seeds else job.own_seed)
         ]
         found.sort(key=lambda job: (wanted[job.name], job.recipe.seed if job.recipe else 0))
         return {(job.name, job.recipe.seed): job for job in found if job.recipe}

@@ -1,0 +1,304 @@
+"""`mrt5 reproduce`: a whole suite of experiments, from nothing to a report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mrt5cli.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from mrt5cli.reproduce.executing import Outcome
+    from mrt5cli.reproduce.jobs import Job, Plan
+    from mrt5cli.reproduce.processes import Launcher
+
+PAPER = "paper"
+SMOKE = "smoke"
+MOST_SMOKE_JOBS = 8
+"""Jobs at a time by default for smoke runs, each with one thread and some hundred MB of its own."""
+
+
+def reproduce(
+    suite: Annotated[str, typer.Argument(help="paper, miniature, or a file like theirs.")] = PAPER,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="GLOB",
+            help="Only these experiments and recipes, and what they need; may be repeated.",
+        ),
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink every recipe to seconds on a CPU, to see that all works.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="HOURS", help="Leave out what does not fit into so many estimated GPU hours."
+        ),
+    ] = None,
+    gpu_tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="TFLOPS",
+            help="Sustained speed of a GPU, for the estimates.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_changed: Annotated[
+        bool,
+        typer.Option("--keep-changed", help="Let finished runs and results of changed code stand."),
+    ] = False,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs. [default: runs, or inside it]", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.")] = "auto",
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
+
+    What is done is skipped, what is half done goes on, what fails takes only along what needs it. Ctrl-C
+    saves; the same command goes on. Every job has a log in the logs/ folder of the runs.
+
+    Examples:
+
+      mrt5 reproduce --dry-run
+
+      mrt5 reproduce --only 'multilingual_v3' --only 'xnli_v3/mrt5*'
+
+      mrt5 reproduce --smoke
+
+      mrt5 reproduce miniature --runs runs/miniature
+    """
+    from mrt5cli.reproduce.estimates import estimate
+    from mrt5cli.reproduce.locking import only_one
+    from mrt5cli.reproduce.planning import keep_to_budget, make_plan, shipped_recipes
+    from mrt5cli.reproduce.suites import load_suite
+
+    name = Path(suite).stem
+    root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
+    experiments, known = load_suite(suite), shipped_recipes()
+
+    def planned() -> tuple[Plan, list[Job]]:
+        plan = make_plan(
+            name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
+        )
+        estimate(plan, gpu_tflops)
+        return plan, [] if budget is None else keep_to_budget(plan, budget)
+
+    plan, beyond = planned()
+    if dry_run:
+        _print_plan(plan, beyond, gpu_tflops, as_json)
+        return
+    outcome: Outcome | None = None
+    if not report_only:
+        with only_one(root, lambda text: print(text, file=sys.stderr, flush=True)):
+            plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
+            if not as_json:
+                print(_summary(plan, beyond, gpu_tflops), file=sys.stderr)
+            outcome = _execute(plan, suite, device, jobs)
+        if outcome.interrupted:
+            print(
+                "to go on: the same command again; for a report of what is there: --report-only",
+                file=sys.stderr,
+            )
+            raise KeyboardInterrupt
+    written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
+    if as_json:
+        print(json.dumps(_document(plan, outcome, written), indent=2, ensure_ascii=False))
+    else:
+        for path in written:
+            print(path)
+    if outcome is not None and outcome.failures:
+        raise _failed(outcome)
+
+
+def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
+    """Do what is to be done, telling stderr about it."""
+    from mrt5cli.reproduce.display import display
+    from mrt5cli.reproduce.executing import Outcome, execute
+    from mrt5cli.reproduce.planning import TO_DO
+
+    if not any(job.status in TO_DO for job in plan.jobs):
+        print("nothing left to do", file=sys.stderr)
+        return Outcome()
+    launcher, place, device = _launcher(plan, suite, device, jobs)
+    print(f"{place}; runs and logs in {plan.root}", file=sys.stderr, flush=True)
+    _warn_of_disk(plan)
+    with display(plan) as shown:
+        return execute(plan, launcher, shown, device=device)
+
+
+def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[Launcher, str, str]:
+    """What starts jobs on this machine, that in words, and the device that jobs are given."""
+    from mrt5cli import runtime
+    from mrt5cli.reproduce.processes import Alone, Forked, visible_gpus
+
+    kind = runtime.device(device).type  # refuses a device that is not there
+    gpus = visible_gpus() if kind == "cuda" else []
+    if kind != "cuda":
+        cores = runtime.usable_cpus()
+        number = jobs or (min(cores, MOST_SMOKE_JOBS) if plan.smoke else 1)
+        threads = 1 if plan.smoke else max(1, cores // number)
+        of = f"{number} job{'s' * (number > 1)} at a time, {threads} thread{'s' * (threads > 1)} each"
+        return Forked(number, threads), f"on the CPU, {of}", "cpu"
+    if ":" in device:
+        if jobs is not None and jobs > 1:
+            raise UserError(f"--jobs {jobs} on the one GPU {device}", "leave out --jobs or the GPU's number")
+        gpus = [gpus[int(device.split(":")[1])]]
+    number = jobs or len(gpus)
+    if number > len(gpus):
+        raise UserError(f"--jobs {number}: there are {len(gpus)} GPUs, and a job takes one", "lower --jobs")
+    if plan.smoke:
+        return Forked(number, 1, gpus), f"on {len(gpus)} GPUs, {number} jobs at a time", "cuda"
+    if number == 1 and len(gpus) > 1:
+        return Alone(suite, gpus, together=True), f"one training at a time on {len(gpus)} GPUs", "cuda"
+    return Alone(suite, gpus[:number]), f"{number} jobs at a time, one GPU each", "cuda"
+
+
+def _warn_of_disk(plan: Plan) -> None:
+    from mrt5cli.reproduce.planning import TO_DO
+
+    needed = sum(job.gigabytes for job in plan.jobs if job.status in TO_DO)
+    place = next(path for path in [plan.root.absolute(), *plan.root.absolute().parents] if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    if free < needed:
+        print(
+            f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", file=sys.stderr
+        )
+
+
+def _report(plan: Plan, out: Path) -> list[Path]:
+    from mrt5cli.reproduce.report import write_report
+
+    written: list[Path] = write_report(plan, out)
+    return written
+
+
+def _failed(outcome: Outcome) -> RunFailed:
+    """What failed, why, where to read on, and what that kept from being done."""
+    lines = []
+    for failure in outcome.failures:
+        lines.append(f"  {failure.job}: {failure.error}\n    log: {failure.log}")
+        if failure.blocked:
+            more = f" and {len(failure.blocked) - 3} more" if len(failure.blocked) > 3 else ""
+            lines.append(f"    blocks: {', '.join(failure.blocked[:3])}{more}")
+    count = len(outcome.failures)
+    return RunFailed(
+        f"{count} job{'s' * (count > 1)} failed\n" + "\n".join(lines),
+        "the same command tries them again, and leaves what is done as it is",
+    )
+
+
+# --- the plan -----------------------------------------------------------------------------------------------
+
+
+def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_document(plan, None, []), indent=2, ensure_ascii=False))
+        return
+    from mrt5cli.commands.tables import print_table
+
+    for title, jobs in _by_experiment(plan):
+        print(title)
+        rows = [
+            [
+                *(job.id, _amount(job.gpu_hours), _amount(job.gigabytes), job.status),
+                "" if job.status == "missing" else job.reason or "",
+            ]
+            for job in jobs
+        ]
+        print_table(["job", "GPU h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
+        print()
+    print(_summary(plan, beyond, tflops))
+
+
+def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
+    """Jobs under the first experiment that shows them, and what is only needed under its own heading."""
+    groups = [
+        (f"{one.id}: {one.title}", [job for job in plan.jobs if job.experiments[:1] == (one.id,)])
+        for one in plan.experiments
+    ]
+    groups.append(("needed by these", [job for job in plan.jobs if not job.experiments]))
+    return [(title, jobs) for title, jobs in groups if jobs]
+
+
+def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
+    """The plan in three lines: how many jobs in which state, what is left to do, what that rests on."""
+    from mrt5cli.reproduce.estimates import assumption
+    from mrt5cli.reproduce.planning import TO_DO
+
+    left = [job for job in plan.jobs if job.status in TO_DO]
+    states = [job.status for job in plan.jobs]
+    counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
+    hours, space = sum(job.gpu_hours for job in left), sum(job.gigabytes for job in left)
+    lines = [
+        f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
+        f"{len(plan.jobs)} jobs, {counts}",
+        f"to do: {len(left)} jobs, {_amount(hours)} GPU hours, {_amount(space)} GB; {assumption(tflops)}",
+    ]
+    if beyond:
+        trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]
+        shown = ", ".join(trained[:5]) + (f" and {len(trained) - 5} more" if len(trained) > 5 else "")
+        lines.append(f"left out, beyond the budget: {len(beyond)} jobs ({shown or 'no training'})")
+    return "\n".join(lines)
+
+
+def _amount(value: float) -> str:
+    if value == 0:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
+
+
+def _document(plan: Plan, outcome: Outcome | None, written: list[Path]) -> dict[str, Any]:
+    """Plan and outcome for scripts."""
+    return {
+        "suite": plan.suite,
+        "smoke": plan.smoke,
+        "runs": str(plan.root),
+        "jobs": [
+            {
+                "id": job.id,
+                "kind": job.kind,
+                "status": job.status,
+                "reason": job.reason,
+                "experiments": list(job.experiments),
+                "needs": list(job.needs),
+                "output": None if job.output is None else str(job.output),
+                "gpu_hours": job.gpu_hours,
+                "gigabytes": job.gigabytes,
+            }
+            for job in plan.jobs
+        ],
+        "outcome": None
+        if outcome is None
+        else {
+            "seconds": outcome.seconds,
+            "done": outcome.done,
+            "failed": [
+                {"job": one.job, "error": one.error, "log": str(one.log), "blocked": list(one.blocked)}
+                for one in outcome.failures
+            ],
+        },
+        "report": [str(path) for path in written],
+    }
