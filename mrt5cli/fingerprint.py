@@ -31,7 +31,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
         "evaluation/rows.py",
     ),
     "evaluate": (*_SHARED, "evaluation"),
-    "analyse": (*_SHARED, "evaluation", "analysis", "reproduce/analyses"),
+    "analyse": (*_SHARED, "evaluation", "analysis", "reproduce/analyses", "reproduce/ours.py"),
 }
 """Folders and files of the package, for each kind of work."""
 
@@ -45,24 +45,27 @@ DECIDES_NOTHING = (
     "evaluation/subject.py",
     "evaluation/names.py",
     "analysis/figures",
-    "analysis/marked_text.py",
 )
 """What lies in those folders and changes no number."""
 
 
-def code_version(work: Work, package: Path | None = None) -> str:
+@cache
+def code_version(work: Work) -> str:
     """The version of the code that a kind of work computes with, e.g. "0.1.0+1f0c5b7a9e21".
 
-    Args:
-        package: the folder of the package; by default this one.
+    Taken once a process, early, because a file that is edited later changes nothing about code that runs.
     """
+    return f"{mrt5cli.__version__}+{source_hash(work, Path(mrt5cli.__file__).parent)}"
+
+
+def source_hash(work: Work, package: Path) -> str:
+    """A hash of the syntax of a package's files that decide a kind of work's numbers."""
     digest = hashlib.sha256()
-    root = Path(mrt5cli.__file__).parent if package is None else package
-    for path in files_of(work, root):
+    for path in files_of(work, package):
         state = path.stat()
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
         digest.update(_digest(path, state.st_mtime_ns, state.st_size))
-    return f"{mrt5cli.__version__}+{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:12]
 
 
 def files_of(work: Work, package: Path) -> list[Path]:

@@ -234,12 +234,18 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
 
 
 def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
-    """Jobs under the first experiment that shows them, and what is only needed under its own heading."""
+    """Jobs under the first experiment that shows them, and what is only needed under its own heading.
+
+    Of what is left out, only what the budget leaves out is shown.
+    """
+    from mrt5cli.reproduce.planning import NOT_ASKED_FOR, NOT_NEEDED
+
+    shown = [job for job in plan.jobs if job.reason not in (NOT_ASKED_FOR, NOT_NEEDED)]
     groups = [
-        (f"{one.id}: {one.title}", [job for job in plan.jobs if job.experiments[:1] == (one.id,)])
+        (f"{one.id}: {one.title}", [job for job in shown if job.experiments[:1] == (one.id,)])
         for one in plan.experiments
     ]
-    groups.append(("needed by these", [job for job in plan.jobs if not job.experiments]))
+    groups.append(("needed by these", [job for job in shown if not job.experiments]))
     return [(title, jobs) for title, jobs in groups if jobs]
 
 
@@ -255,7 +261,7 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     lines = [
         f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
         f"{len(plan.jobs)} jobs, {counts}",
-        f"to do: {len(left)} jobs, {_amount(hours)} GPU hours, {_amount(space)} GB; {assumption(tflops)}",
+        f"to do: {len(left)} jobs, {_amount(hours) if hours else 0} GPU hours, {_amount(space) if space else 0} GB; {assumption(tflops)}",
     ]
     if beyond:
         trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]

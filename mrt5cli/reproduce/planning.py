@@ -25,6 +25,8 @@ from mrt5cli.reproduce.jobs import Experiment, Job, Plan, Status
 
 TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
 """The states of jobs that are still to be done."""
+NOT_ASKED_FOR = "not asked for"
+NOT_NEEDED = "only needed by what is done"
 MADE = "made"
 """Key of an analysis' document: what it was made by and from."""
 
@@ -53,7 +55,7 @@ def make_plan(
     """
     plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
     survey(plan, keep_changed=keep_changed)
-    leave_out(plan, wanted(plan, only), "not asked for" if only else "only needed by what is done")
+    leave_out(plan, wanted(plan, only), NOT_ASKED_FOR if only else NOT_NEEDED)
     return plan
 
 

@@ -1,0 +1,109 @@
+"""The version of the code that decides numbers: what changes it, and what must not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mrt5cli
+from mrt5cli import recipe as recipes
+from mrt5cli.fingerprint import (
+    DECIDES,
+    DECIDES_NOTHING,
+    code_version,
+    files_of,
+    recipe_hash,
+    source_hash,
+)
+
+PACKAGE = Path(mrt5cli.__file__).parent
+
+
+FILES = {
+    "models/mrt5.py": {"train", "evaluate", "analyse"},
+    "data/span_noise.py": {"train", "evaluate", "analyse"},
+    "training/losses.py": {"train"},
+    "evaluation/rows.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
+    "evaluation/timing.py": {"evaluate", "analyse"},
+    "analysis/deletions.py": {"analyse"},
+    "data/builders/spelling.py": set(),
+    "training/progress.py": set(),
+    "commands/evaluate.py": set(),
+    "recipe/schema.py": set(),  # recipes are compared key by key
+}
+"""Some files of the package, and the kinds of work whose numbers they decide."""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of some of the package's sources, to change."""
+    for name in [*FILES, "training/controller.py"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, tmp_path / name)
+    return tmp_path
+
+
+def hashes(package: Path) -> dict[str, str]:
+    return {work: source_hash(work, package) for work in DECIDES}
+
+
+def test_the_version_is_that_of_the_sources() -> None:
+    for work in DECIDES:
+        assert code_version(work) == f"{mrt5cli.__version__}+{source_hash(work, PACKAGE)}"
+    assert len(set(hashes(PACKAGE).values())) == len(DECIDES)
+
+
+def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
+    before = hashes(package)
+    path = package / "training" / "controller.py"
+    text = path.read_text()
+    first = text.index('"""')
+    path.write_text(f'"""Other words."""\n# a remark\n\n\n{text[text.index(chr(34) * 3, first + 3) + 3 :]}')
+    assert path.read_text() != text
+    assert hashes(package) == before
+
+
+@pytest.mark.parametrize("file, works", FILES.items())
+def test_what_a_file_decides(package: Path, file: str, works: set[str]) -> None:
+    before = hashes(package)
+    path = package / file
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    after = hashes(package)
+    assert {work for work in DECIDES if before[work] != after[work]} == works
+
+
+def test_a_new_file_and_a_renamed_one_count(package: Path) -> None:
+    before = hashes(package)
+    (package / "models" / "new.py").write_text("x = 1\n")
+    added = hashes(package)
+    (package / "models" / "new.py").rename(package / "models" / "newer.py")
+    assert len({before["train"], added["train"], hashes(package)["train"]}) == 3
+
+
+@given(st.integers(), st.integers())
+def test_values_count(one: int, other: int) -> None:
+    import ast
+
+    from mrt5cli.fingerprint import _syntax
+
+    trees = ["".join(_syntax(ast.parse(f"x = [{value}, 'a']  # {one}"))) for value in (one, other)]
+    assert (trees[0] == trees[1]) == (one == other)
+
+
+def test_every_name_is_of_something() -> None:
+    for names in DECIDES.values():
+        assert [name for name in names if not (PACKAGE / name).exists()] == []
+    missing = [name for name in DECIDES_NOTHING if not (PACKAGE / name).exists()]
+    assert missing == []
+    left_out = {PACKAGE / name for name in DECIDES_NOTHING}
+    assert not left_out & {path for work in DECIDES for path in files_of(work, PACKAGE)}
+
+
+def test_a_recipes_hash_is_of_what_it_says_about_the_run() -> None:
+    recipe = recipes.load("quickstart_byt5")
+    assert recipe_hash(recipe.model_copy(update={"description": "other words"})) == recipe_hash(recipe)
+    assert recipe_hash(recipe.model_copy(update={"seed": 7})) != recipe_hash(recipe)
