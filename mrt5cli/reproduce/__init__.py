@@ -24,6 +24,7 @@ class Published:
         metric, value, unit: e.g. "sequence_accuracy", 80.3, "percent".
         precision: how it came to us: "printed", "vector", "digitized", "derived" ...
         tolerance: of a digitized value, in its unit.
+        source: where the authors give it, in words: a notebook or figure of their repository.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Published:
     unit: str
     precision: str
     tolerance: float | None = None
+    source: str = ""
 
 
 @cache
@@ -50,5 +52,6 @@ def published() -> Mapping[str, Published]:
     rows: dict[str, Published] = {}
     for group in yaml.load(text, Loader=loader):
         of = group["version"], group["experiment"], group["model"], group["setting"] or {}
-        rows |= {name: Published(name, *of, *row) for name, row in group["rows"].items()}
+        source = group["source"]
+        rows |= {name: Published(name, *of, *row, source=source) for name, row in group["rows"].items()}
     return MappingProxyType(dict(sorted(rows.items())))

@@ -86,7 +86,7 @@ def test_the_numbers_are_those_that_were_compared_with_their_source() -> None:
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == DIGEST
 
 
-DIGEST = "c4c8b51431a7fa662a682af1a5761f71c9c5dabffc0ba0fc36695e2eeb2801c0"
+DIGEST = "8733d317cddb77bc46a320369db2764463a47f8199dc39b70fd8dfd036ed18a5"
 
 
 def test_every_number_has_exactly_one_place() -> None:

@@ -206,8 +206,7 @@ def test_names_its_published_numbers(file: Path) -> None:
         assert _is_of(published()[row], recipe), f"{row} is of {published()[row]}"
 
 
-def test_rows_of_a_section_are_of_its_runs() -> None:
-    """A recipe's experiment is one that its rows are of, and every row says so or is of the same run."""
+def test_the_experiment_of_a_recipe_is_one_that_its_rows_are_of() -> None:
     for name in PAPER:
         paper = load(name).paper
         if paper is not None and paper.rows:
