@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
@@ -63,6 +64,9 @@ FAMILIES = {
 }
 """Kinds of shortener, as the paper calls the models."""
 
+OTHER_RESULTS = ("rates", "data", "step")
+"""Words in the names of results (`evaluation.names`) with other thresholds, other data, other weights."""
+
 _CODES = {language.name: code for code, language in LANGUAGES.items()}
 
 
@@ -102,11 +106,16 @@ class Ran:
         name: of its shipped recipe.
         recipe: that it was trained by; in a smoke plan, shrunk.
         job: that trains it.
+        outputs: files of its evaluations in the plan, those that its experiment asks for first; empty where
+            the plan evaluates nothing.
+        asked: how many of them its experiment asks for.
     """
 
     name: str
     recipe: Recipe
     job: Job
+    outputs: tuple[Path, ...] = ()
+    asked: int = 0
 
     @property
     def seed(self) -> int:
@@ -124,21 +133,22 @@ class Ran:
 
     @cached_property
     def documents(self) -> list[dict[str, Any]]:
-        """Its results on test data as the recipe says (hard or soft) and with its own threshold and data.
+        """Its results on test data, deleting as the recipe says.
 
-        Those on the recipe's own task come first.
+        Those that the experiment asks for come first, then those on the recipe's own task.
+        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder, but for what
+        was run at other thresholds, on other data or with the weights of another step.
         """
         own = self.recipe.task.model_dump(mode="json")
         deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
         found = []
-        for path in sorted((self.run.path / "eval").glob("*.json")):
+        for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
+            if not path.is_file() or any(f"-{word}-" in f"{path.stem}-" for word in OTHER_RESULTS):
+                continue
             document = read_document(path)
-            [model, *more] = document["models"]
-            plain = document["split"] == "test" and document["data"] is None and not more
-            at_step = str(model["source"]).rstrip("/").rpartition("/")[2].startswith("step-")
-            if plain and document["deletion"] == deletion and model["calibration"] is None and not at_step:
-                found.append(document)
-        return sorted(found, key=lambda document: document["task"]["settings"] != own)
+            if document["split"] == "test" and document["deletion"] == deletion:
+                found.append((place >= self.asked, document["task"]["settings"] != own, place, document))
+        return [document for *_, document in sorted(found, key=lambda entry: entry[:3])]
 
     def is_own_task(self, document: Mapping[str, Any]) -> bool:
         """Whether a document is on the recipe's own task, all of it."""
@@ -186,7 +196,11 @@ class Results:
         self.runs: dict[str, list[Ran]] = {name: [] for name in experiment.recipes}
         for (name, _), job in plan.runs(experiment).items():
             assert job.recipe is not None
-            self.runs[name].append(Ran(name, job.recipe, job))
+            of_run = [other for other in plan.jobs if other.kind == "evaluate" and other.run == job.run]
+            of_run.sort(key=lambda other: other.evaluation not in experiment.evaluations)
+            asked = sum(other.evaluation in experiment.evaluations for other in of_run)
+            outputs = tuple(other.output for other in of_run if other.output is not None)
+            self.runs[name].append(Ran(name, job.recipe, job, outputs, asked))
         self._analyses: dict[str, dict[str, Any] | None] = {}
 
     def analysis(self, name: str) -> dict[str, Any] | None:

@@ -1,0 +1,174 @@
+"""The look of every figure, and how it becomes SVG.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
+own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
+
+Ink and paper are two stand-in colours until a drawing is written: in a page they become its text colour and
+its background, so that a dark page has light axes, and in a file of its own black on white. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")  # no window, whatever the user's own settings are
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+INK, PAPER = "#010203", "#fdfeff"
+FAINT = "#8a8a8a"
+WIDTH = 7.2
+"""Inches: a page of text."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of a family of models."""
+
+    colour: str
+    marker: str
+
+
+LOOKS = {
+    "ByT5": Look(INK, "*"),
+    "MrT5": Look("#0072B2", "o"),
+    "Random": Look("#D55E00", "^"),
+    "Fixed": Look("#009E73", "s"),
+    "BP": Look("#CC79A7", "D"),
+    "CP": Look("#E69F00", "v"),
+}
+OTHER_LOOKS = (Look("#56B4E9", "P"), Look(FAINT, "X"))
+
+SETTINGS: Any = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 6.0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",
+    "path.simplify": False,
+}
+
+_FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif"
+_MONOSPACED = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
+
+
+def look_of(family: str) -> Look:
+    """The look of a family; families that the paper has not share what is left."""
+    return LOOKS.get(family) or OTHER_LOOKS[sum(map(ord, family)) % len(OTHER_LOOKS)]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within, figures look like this package's; the caller's own settings come back."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def sheet(width: float = WIDTH, height: float = 4.0, **grid: Any) -> tuple[Figure, Any]:
+    """A figure that belongs to no window, and its axes.
+
+    Args:
+        width, height: inches.
+        grid: as `Figure.subplots` takes it.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**grid)
+
+
+def key(families: Sequence[str], *, ours: bool, published: bool) -> list[Line2D]:
+    """Entries of a legend: the families, and what filled and hollow mean where both are there."""
+    entries = [
+        Line2D([], [], color=look_of(name).colour, marker=look_of(name).marker, linestyle="", label=name)
+        for name in families
+    ]
+    if published:
+        if ours:
+            entries.append(Line2D([], [], color=INK, marker="o", linestyle="-", label="filled: ours"))
+        entries.append(hollow_entry("hollow: published"))
+    return entries
+
+
+def hollow_entry(label: str) -> Line2D:
+    """A legend entry for published values."""
+    return Line2D([], [], color=INK, linestyle=":", label=label, **hollow("o"))
+
+
+def hollow(marker: str) -> dict[str, Any]:
+    """Marker settings of published values."""
+    return {"marker": marker, "markerfacecolor": PAPER, "markeredgewidth": 1.1, "linewidth": 1.0}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, drawn.
+
+    Attributes:
+        name: for files and ids.
+        caption: what it shows, a sentence or two.
+        svg: the drawing, in stand-in colours.
+    """
+
+    name: str
+    caption: str
+    svg: str
+
+    @property
+    def file(self) -> str:
+        """A file of its own: black on white."""
+        background = '<rect width="100%" height="100%" fill="#ffffff"/>'
+        text = self.svg.replace(INK, "#000000").replace(PAPER, "#ffffff")
+        return re.sub(r"(<svg\b[^>]*>)", rf"\1{background}", text, count=1)
+
+    @property
+    def inline(self) -> str:
+        """Part of a page, in its colours: `currentColor`, and the variable --paper."""
+        text = self.svg[self.svg.index("<svg") :]
+        text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
+        caption = self.caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        return text.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+
+
+def drawn(figure: Figure, name: str, caption: str) -> Drawing:
+    """The figure as SVG, the same for the same figure; ids carry its name, so that pages can hold several."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = text.replace("'DejaVu Sans Mono'", _MONOSPACED).replace("'DejaVu Sans'", _FONTS)
+    return Drawing(name, caption, text)
