@@ -41,6 +41,9 @@ class Published:
     source: str = ""
 
 
+COLUMNS = ("subset", "metric", "value", "unit", "precision", "tolerance")
+
+
 @cache
 def published() -> Mapping[str, Published]:
     """All numbers, by their ids, in the paper's order."""
@@ -51,7 +54,9 @@ def published() -> Mapping[str, Published]:
     text = (resources.files(__name__) / "published.yaml").read_text(encoding="utf-8")
     rows: dict[str, Published] = {}
     for group in yaml.load(text, Loader=loader):
-        of = group["version"], group["experiment"], group["model"], group["setting"] or {}
-        source = group["source"]
-        rows |= {name: Published(name, *of, *row, source=source) for name, row in group["rows"].items()}
+        of = {name: group[name] for name in ("version", "experiment", "model", "source")}
+        of["setting"] = group["setting"] or {}
+        for id_, row in group["rows"].items():
+            # Only what was measured on a figure has a tolerance, the last column.
+            rows[id_] = Published(id=id_, **of, **dict(zip(COLUMNS, row, strict=False)))
     return MappingProxyType(dict(sorted(rows.items())))
