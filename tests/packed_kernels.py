@@ -67,19 +67,19 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
         dtype: of queries, keys and values.
         small: tiles of `SMALL` rows rather than those of a real launch.
     """
-    from mrt5cli.models.kernels import plan
+    from mrt5cli.models.kernels.rows import grid
     from mrt5cli.models.kernels.varlen import Packed, Tiles, attend
 
     heads, count = 2, sum(case.keys)
     rows = len(case.keys)
-    grid = count if case.queries is None else rows * case.queries
+    query_count = count if case.queries is None else rows * case.queries
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(*shape, generator=generator)).to(device)
 
     # Heads side by side and one matrix for keys and values, as projections give them: strides of every kind.
-    query = normal(grid, heads, case.width, scale=0.7).to(dtype)
+    query = normal(query_count, heads, case.width, scale=0.7).to(dtype)
     key, value = normal(count, 2, heads, case.width, scale=0.7).to(dtype).unbind(1)
     rel = None if case.far is None else normal(heads, 2 * case.far + 1)
     gate = -5 * torch.rand(count, generator=generator).to(device) if case.gated else None
@@ -92,7 +92,7 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
     positions = torch.cat(places).int().to(device)
     edges = [0, *torch.tensor(case.keys).cumsum(0).tolist()]
     at = Packed(torch.tensor(edges, dtype=torch.int32, device=device), reach, positions)
-    of_queries = at if case.queries is None else plan.grid(rows, case.queries, torch.device(device))
+    of_queries = at if case.queries is None else grid(rows, case.queries, torch.device(device))
     output, excess = attend(
         query,
         key,

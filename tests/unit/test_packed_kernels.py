@@ -21,7 +21,8 @@ from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
 if not HAS_TRITON:
     pytest.skip(NEEDS_TRITON, allow_module_level=True)
 
-from mrt5cli.models.kernels.plan import Plan, counts, grid
+from mrt5cli.models.kernels.plan import Plan, counts
+from mrt5cli.models.kernels.rows import grid
 from mrt5cli.models.kernels.varlen import Packed, Tiles, attend, tiles_for
 
 interpreted = pytest.mark.skipif(
@@ -99,7 +100,7 @@ def test_the_plan(rows: list[list[bool]], known: bool):
     assert torch.equal(plan.packed.positions.long(), positions[valid])
     assert plan.packed.bounds.diff().tolist() == lengths.tolist()
     assert plan.packed.bounds.dtype == plan.packed.positions.dtype == torch.int32
-    assert plan.saves == (not valid.all())
+    assert plan.is_full == bool(valid.all())
     assert torch.equal(Plan(valid).packed.positions.long(), valid.nonzero()[:, 1])
     values = torch.randn(*valid.shape, 3, dtype=torch.float64).requires_grad_()
     back = plan.unpack(plan.pack(values))

@@ -1,1 +1,26 @@
-"""Kernels of our own for packed rows on a GPU."""
+"""Packed attention on a GPU, by Triton kernels of our own.
+
+`rows.py` is what the model calls, `plan.py` says where rows lie, `varlen.py` is the autograd function and
+`tiles.py` the kernels. All but this file import triton: ask `runs_on` first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels run there. Without them a CPU packs row by row, and a GPU computes padding too.
+
+    They add to the gradient of the position bias in no fixed order, so a program that asked PyTorch for
+    deterministic algorithms does not get them.
+    """
+    return device.type == "cuda" and _has_triton() and not torch.are_deterministic_algorithms_enabled()

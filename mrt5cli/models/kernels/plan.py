@@ -51,9 +51,9 @@ class Plan:
         self.packed = Packed(bounds, self.shape[1], places.to(torch.int32))
 
     @property
-    def saves(self) -> bool:
-        """Whether there is any padding to leave out."""
-        return self.total < self.shape.numel()
+    def is_full(self) -> bool:
+        """Whether there is no padding at all."""
+        return self.total == self.shape.numel()
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, K, ...) -> (1, n, ...)."""
@@ -63,8 +63,3 @@ class Plan:
         """(1, n, ...) -> (B, K, ...), zeros where nothing was."""
         padded = packed.new_zeros(self.shape.numel(), *packed.shape[2:])
         return padded.index_copy_(0, self.index, packed[0]).unflatten(0, self.shape)
-
-
-def grid(rows: int, columns: int, device: torch.device) -> Packed:
-    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
-    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)

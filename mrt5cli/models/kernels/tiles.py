@@ -23,6 +23,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Numbers that change from batch to batch, whose special values are not worth a compilation each.
+CHANGING = ["total_q", "total_k", "far", "blocks"]
+
 
 @triton.jit
 def _place(cu, row):
@@ -89,7 +92,7 @@ def _add_bias_grad(grad, d_score, visible, pos_q, pos_k, far):
         tl.atomic_add(grad + _entries(pos_q, pos_k, far), d_score, mask=visible, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def forward(
     q, k, v, out, lse, excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_on, stride_oh, total_q,
@@ -150,7 +153,7 @@ def forward(
         tl.store(excess + program, tl.sum(above, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def backward_queries(
     q, k, v, out, d_out, lse, delta, d_q, d_rel, d_excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_on, stride_oh,
@@ -215,7 +218,7 @@ def backward_queries(
     _store(d_q + start_q * stride + head * WIDTH, d_queries, rows, length_q, stride, WIDTH, PADDED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def backward_keys(
     q, k, v, d_out, lse, delta, d_k, d_v, d_gate, d_excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_gn, stride_gh,

@@ -65,13 +65,13 @@ def padded_width(width: int) -> int:
 def tiles_for(width: int, dtype: torch.dtype) -> tuple[Tiles, Tiles]:
     """Tiles of forward and of backward.
 
-    The compiler says that they need at most 56 KiB of shared memory and, at head width 64, no stack for
-    registers that did not fit (sm_80 and sm_90, everything switched on). They are not tuned: nobody has timed
-    them on a GPU yet.
+    Triton 3.9 says of sm_80 and sm_90, with everything switched on: at most 57 KiB of shared memory, and all
+    values in registers, but for 300 bytes a thread in float32's backward at head width 128. They are not
+    tuned: nobody has timed them on a GPU yet.
     """
     wide = padded_width(width) > 64
     if dtype == torch.float32:  # exact products are no work for matrix units: operands lie in registers
-        return (Tiles(16, 32, 4, 1), Tiles(16, 16, 4, 1))
+        return (Tiles(32, 32, 8, 1), Tiles(16, 32, 4, 1))
     if wide:
         return (Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1))
     return (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 1))
@@ -171,13 +171,14 @@ class _Attend(torch.autograd.Function):
         lse = query.new_empty(heads, count, dtype=torch.float32)
         # Programs past their row's end leave their sum as it is.
         excess = None if ceiling is None else query.new_zeros(programs, dtype=torch.float32)
-        if programs and count:
-            tiles.forward[(programs,)](
-                query, key, value, output, lse, excess, rel, gate, queries.positions, keys.positions,
-                queries.bounds, keys.bounds,
-                *_strides(query, key, value, output), count, _far(rel), ceiling or 0.0, heads, blocks,
-                ONE=one, **_constants(query, rel, gate, ceiling, tile),
-            )  # fmt: skip
+        if programs:
+            with torch.cuda.device_of(query):
+                tiles.forward[(programs,)](
+                    query, key, value, output, lse, excess, rel, gate, queries.positions, keys.positions,
+                    queries.bounds, keys.bounds,
+                    *_strides(query, key, value, output), count, _far(rel), ceiling or 0.0, heads, blocks,
+                    ONE=one, **_constants(query, rel, gate, ceiling, tile),
+                )  # fmt: skip
         ctx.save_for_backward(query, key, value, output, lse, rel, gate)
         ctx.rest = queries, keys, ceiling, cut[1]
         return output, None if excess is None else excess.sum()
@@ -200,20 +201,19 @@ class _Attend(torch.autograd.Function):
         ends = queries.positions, keys.positions, queries.bounds, keys.bounds
         constants = _constants(query, rel, gate, ceiling, tile)
 
-        blocks = _blocks(queries.longest, tile.queries)
-        if rows and blocks:
-            tiles.backward_queries[(rows * heads * blocks,)](
-                query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, rel, gate, *ends,
-                *_strides(query, key, value, output, grad), query.shape[0], _far(rel), ceiling or 0.0, heads,
-                blocks, REPLICAS, REL_GRAD=d_rel is not None, **constants,
-            )  # fmt: skip
-        blocks = _blocks(keys.longest, tile.keys)
-        if rows and blocks:
-            tiles.backward_keys[(rows * heads * blocks,)](
-                query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, rel, gate, *ends,
-                *_strides(query, key, value, grad), query.shape[0], key.shape[0], _far(rel), ceiling or 0.0,
-                heads, blocks, **constants,
-            )  # fmt: skip
+        with torch.cuda.device_of(query):
+            if blocks := _blocks(queries.longest, tile.queries):
+                tiles.backward_queries[(rows * heads * blocks,)](
+                    query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, rel, gate, *ends,
+                    *_strides(query, key, value, output, grad), query.shape[0], _far(rel), ceiling or 0.0,
+                    heads, blocks, REPLICAS, REL_GRAD=d_rel is not None, **constants,
+                )  # fmt: skip
+            if blocks := _blocks(keys.longest, tile.keys):
+                tiles.backward_keys[(rows * heads * blocks,)](
+                    query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, rel, gate, *ends,
+                    *_strides(query, key, value, grad), query.shape[0], key.shape[0], _far(rel),
+                    ceiling or 0.0, heads, blocks, **constants,
+                )  # fmt: skip
         d_rel = None if d_rel is None else d_rel.sum(dim=0)
         d_gate = None if d_gate is None else d_gate.sum(dim=0)
         return (d_query, d_key, d_value, d_rel, d_gate, *(None,) * 5)
