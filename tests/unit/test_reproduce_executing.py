@@ -1,0 +1,326 @@
+"""Doing a plan: order, failures that stay alone, interruption, locks, processes that are killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reproduction import FAMILY, experiment, leave_done
+
+from mrt5cli.errors import UserError
+from mrt5cli.reproduce import executing
+from mrt5cli.reproduce.executing import Outcome, execute, log_of
+from mrt5cli.reproduce.jobs import Job, Plan
+from mrt5cli.reproduce.locking import LOCK, only_one
+from mrt5cli.reproduce.planning import make_plan
+from mrt5cli.reproduce.processes import Alone, Forked
+from mrt5cli.reproduce.work import JOBS_LOCK, Order, open_lock
+
+BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
+
+
+class Silent:
+    """A display that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.errors: dict[str, str | None] = {}
+
+    def started(self, job: Job, log: Path) -> None:
+        self.said.append(job.id)
+
+    def ended(self, job: Job, seconds: float, error: str | None) -> None:
+        self.errors[job.id] = error
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@dataclass
+class FakeJob:
+    """Ends after some polls; what it leaves, and its code, are told."""
+
+    code: int
+    leave: Callable[[], None]
+    polls: int = 2
+    stopped: int = 0
+    killed: int = 0
+
+    def poll(self) -> int | None:
+        self.polls -= 1
+        if self.polls > 0:
+            return None
+        if self.code == 0:
+            self.leave()
+        return self.code
+
+    def stop(self) -> None:
+        self.stopped += 1
+        self.code = 130
+
+    def kill(self) -> None:
+        self.killed += 1
+        self.code = -9
+        self.polls = 1
+
+
+@dataclass
+class FakeLauncher:
+    """Starts fakes: each job leaves what it should, but for those with a code of their own."""
+
+    slots: int = 1
+    codes: dict[str, int] = field(default_factory=dict)
+    polls: dict[str, int] = field(default_factory=dict)
+    says: dict[str, str] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
+    orders: list[Order] = field(default_factory=list)
+    running: list[FakeJob] = field(default_factory=list)
+    most: int = 0
+
+    def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+        assert 0 <= slot < self.slots
+        self.orders.append(order)
+        with log.open("a") as file:
+            file.write(self.says.get(order.job, ""))
+        leave = (lambda: None) if order.job in self.idle else (lambda: leave_done(order.plan, order.job))
+        job = FakeJob(self.codes.get(order.job, 0), leave, self.polls.get(order.job, 2))
+        self.running.append(job)
+        self.most = max(self.most, sum(one.polls > 0 for one in self.running))
+        return job
+
+
+def family(root: Path, **fields: object) -> Plan:
+    return make_plan(
+        "mine", [experiment("all", *FAMILY, analyses=("compute",), **fields)], root, known=FAMILY
+    )
+
+
+def run(plan: Plan, launcher: FakeLauncher, display: Silent | None = None) -> Outcome:
+    return execute(plan, launcher, display or Silent(), device="cpu")
+
+
+def test_everything_once_and_in_order(tmp_path: Path) -> None:
+    plan, launcher = family(tmp_path), FakeLauncher()
+    outcome = run(plan, launcher)
+    assert [order.job for order in launcher.orders] == outcome.done == [job.id for job in plan.jobs]
+    assert {job.status for job in plan.jobs} == {"done"}
+    assert outcome.failures == [] and not outcome.interrupted
+    again = FakeLauncher()
+    assert run(family(tmp_path), again).done == again.orders == []
+
+
+def test_jobs_fill_the_slots_as_far_as_needs_allow(tmp_path: Path) -> None:
+    launcher = FakeLauncher(slots=3, polls={BYT5: 8})
+    run(family(tmp_path), launcher)
+    order = [one.job for one in launcher.orders]
+    assert launcher.most == 3
+    assert order[:2] == [BYT5, OTHER]  # nothing else can be started yet
+    assert order[-1] == "analyse all:compute"
+
+
+def test_a_failure_takes_only_along_what_needs_it(tmp_path: Path) -> None:
+    says = {MRT5: "Traceback ...\nerror: no such file: data/x\nhint: make it\n"}
+    plan, launcher = family(tmp_path), FakeLauncher(codes={MRT5: 2}, says=says)
+    outcome = run(plan, launcher)
+    [failure] = outcome.failures
+    assert (failure.job, failure.error) == (MRT5, "no such file: data/x")
+    assert failure.log == log_of(plan, plan.job(MRT5)) and "data/x" in failure.log.read_text()
+    assert set(failure.blocked) == {"evaluate tiny/mrt5 seed 1 vowel_removal", "analyse all:compute"}
+    states = {job.id: job.status for job in plan.jobs}
+    assert states.pop(MRT5) == "failed"
+    assert {id_ for id_, status in states.items() if status == "blocked"} == set(failure.blocked)
+    assert {status for id_, status in states.items() if id_ not in failure.blocked} == {"done"}
+    assert [order.job for order in launcher.orders].count(MRT5) == 1  # not again and again
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.dictionaries(st.sampled_from([BYT5, MRT5, RANDOM, OTHER]), st.sampled_from([1, 2, -9])))
+def test_whatever_fails_the_rest_is_done(codes: dict[str, int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executing, "POLL_SECONDS", 0)
+        plan = family(Path(folder))
+        outcome = run(plan, FakeLauncher(slots=2, codes=codes))
+    states = {job.id: job.status for job in plan.jobs}
+    for job in plan.jobs:
+        if not {"failed", "blocked"}.isdisjoint(states[id_] for id_ in job.needs):
+            assert job.status == "blocked"
+        else:
+            assert job.status == ("failed" if job.id in codes else "done")
+    assert {failure.job for failure in outcome.failures} == {
+        id_ for id_, status in states.items() if status == "failed"
+    }
+
+
+def test_a_killed_job_says_so_and_old_logs_are_not_read(tmp_path: Path) -> None:
+    plan = family(tmp_path)
+    log = log_of(plan, plan.job(OTHER))
+    log.parent.mkdir(parents=True)
+    log.write_text("error: of yesterday\n")
+    [failure] = run(plan, FakeLauncher(codes={OTHER: -9})).failures
+    assert failure.error == "killed by SIGKILL, by hand or because memory ran out"
+    assert log.read_text().startswith("error: of yesterday\n== ")
+
+
+def test_a_job_that_leaves_nothing_has_failed(tmp_path: Path) -> None:
+    [failure] = run(family(tmp_path), FakeLauncher(idle=(OTHER,))).failures
+    assert failure.error == "it ended well, and is missing: not trained yet"
+
+
+def test_a_changed_run_is_replaced_and_a_half_done_one_gone_on_with(tmp_path: Path) -> None:
+    from reproduction import trained
+
+    plan = family(tmp_path)
+    trained(plan.job(BYT5), code="0.0.1+old")
+    trained(plan.job(OTHER), status="interrupted")
+    launcher = FakeLauncher()
+    run(family(tmp_path), launcher)
+    overwrite = {order.job: order.overwrite for order in launcher.orders}
+    assert overwrite[BYT5] and not overwrite[OTHER] and not overwrite[MRT5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_stops_and_a_second_kills(tmp_path: Path, number: signal.Signals) -> None:
+    plan = family(tmp_path)
+
+    class Signalled(FakeLauncher):
+        def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+            os.kill(os.getpid(), number)
+            return super().start(order, slot, log)
+
+    launcher, display = Signalled(slots=2), Silent()
+    outcome = run(plan, launcher, display)
+    assert outcome.interrupted and outcome.done == [] and outcome.failures == []
+    assert [(job.stopped, job.killed) for job in launcher.running] == [(1, 0)]  # and nothing more started
+    assert display.errors == {BYT5: "interrupted"}
+    assert plan.job(BYT5).status == "missing"
+    assert signal.getsignal(number) is not None
+
+    class Twice(FakeLauncher):
+        def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+            job = super().start(order, slot, log)
+            job.polls = 10**6
+            poll, pause = job.poll, [signal.SIGINT, signal.SIGINT]
+
+            def polled() -> int | None:
+                if pause:
+                    os.kill(os.getpid(), pause.pop())
+                return poll()
+
+            job.poll = polled  # type: ignore[method-assign]
+            return job
+
+    twice = Twice()
+    assert run(family(tmp_path), twice).interrupted
+    assert [(job.stopped, job.killed) for job in twice.running] == [(1, 1)]
+
+
+# --- locks --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    with only_one(tmp_path, print):
+        with pytest.raises(UserError) as caught, only_one(tmp_path, print):
+            pass
+        assert f"(process {os.getpid()})" in caught.value.message
+    with only_one(tmp_path, print):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from mrt5cli.reproduce.locking import only_one\n"
+        "with only_one(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid}"), only_one(tmp_path, print):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert (tmp_path / "logs" / LOCK).read_text() == str(holder.pid)
+    with only_one(tmp_path, print):
+        assert (tmp_path / "logs" / LOCK).read_text() == str(os.getpid())
+
+
+def test_jobs_left_behind_are_waited_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    with open_lock(tmp_path, JOBS_LOCK) as job:
+        fcntl.flock(job, fcntl.LOCK_SH)
+        with (
+            pytest.raises(UserError, match="still being done"),
+            only_one(tmp_path, said.append, patience=0.3),
+        ):
+            pass
+    assert len(said) == 1
+    with only_one(tmp_path, said.append, 0):
+        pass
+
+
+# --- processes ----------------------------------------------------------------------------------------------
+
+
+def ended(job: object, seconds: float = 60.0) -> int:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        code = job.poll()  # type: ignore[attr-defined]
+        if code is not None:
+            return int(code)
+        time.sleep(0.02)
+    raise AssertionError("it did not end")
+
+
+@pytest.fixture
+def launchers(tmp_path: Path) -> dict[str, Forked | Alone]:
+    return {"forked": Forked(1, 1), "alone": Alone("paper", [])}
+
+
+@pytest.mark.parametrize("kind", ["forked", "alone"])
+def test_real_processes_tell_how_they_ended(
+    tmp_path: Path, launchers: dict[str, Forked | Alone], kind: str
+) -> None:
+    """A job that is not there, and one killed before it can do anything."""
+    plan = Plan("paper", tmp_path, [], [Job("train nothing", "train", "nothing")])
+    log = tmp_path / "log"
+    job = launchers[kind].start(Order(plan, "train nothing", "cpu"), 0, log)
+    assert ended(job) in (1, 2)
+    assert "error:" in log.read_text()
+    job = launchers[kind].start(Order(plan, "train nothing", "cpu"), 0, log)
+    job.kill()
+    assert ended(job) == -signal.SIGKILL
+    job.stop()  # of one that has ended is nothing
+    job.kill()
+
+
+def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from mrt5cli.reproduce.work import begin\n"
+        "begin(int(sys.argv[1])); print(os.getpgrp() == os.getpid(), flush=True); time.sleep(60)"
+    )
+    theirs, ours = os.pipe()
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(theirs)], pass_fds=[theirs], stdout=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    assert job.stdout is not None and job.stdout.readline() == "True\n"
+    assert job.poll() is None
+    os.close(ours)
+    assert job.wait(timeout=20) == -signal.SIGTERM
+    job.stdout.close()
