@@ -1,100 +1,244 @@
-"""Runs the suites and makes one document of what they measured."""
+"""Runs the kinds of benchmark and makes one document of what they measured."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from mrt5cli.benchmark.cases import SUITES, Shapes, Suite, forward
+from mrt5cli.benchmark.attention import attention
+from mrt5cli.benchmark.compiling import check_compiler, compiled
+from mrt5cli.benchmark.forward import Builder, forward
+from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.loading import loader_rates
+from mrt5cli.benchmark.memory import Memory, measure
 from mrt5cli.benchmark.models import SIZES, base_model
+from mrt5cli.benchmark.precision import precision_rows
 from mrt5cli.benchmark.rounds import Timing, interleave, speedup
+from mrt5cli.benchmark.startup import startup
+from mrt5cli.benchmark.suite import Shapes, Suite
+from mrt5cli.benchmark.targets import judged
+from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.timing import conditions
+from mrt5cli.evaluation.subject import Subject, find_subject
+from mrt5cli.runtime import processor_name, usable_cpus
 
 Done = Callable[[str, int, int], None]
+STARTUP_ROUNDS = 5
+
+BUILDERS: dict[str, Builder] = {
+    "forward": forward,
+    "train": train,
+    "generate": generate,
+    "attention": attention,
+}
+"""The kinds whose cases are calls on one set of weights, and whose memory can be measured."""
 
 
-def run(
-    model: str | None,
-    *,
-    size: str,
-    kinds: Sequence[str],
-    rates: Sequence[float],
-    rows: str,
-    batch: int,
-    length: int,
-    target: int,
-    rounds: int,
-    bf16: bool,
-    device: torch.device,
-    done: Done,
-) -> dict[str, Any]:
+@dataclass
+class Benchmark:
+    """What to time, and on what.
+
+    Attributes:
+        model: a run, a checkpoint or a Hub id, or None for random weights of `size`.
+        rounds: that count.
+        threads: of the CPU.
+        memory: whether each case also runs once in a process of its own.
+        limit: examples a subset that precision is measured on.
+        done: told a kind, the calls done and their number (0: not known).
+    """
+
+    model: str | None
+    size: str
+    shapes: Shapes
+    rounds: int
+    device: torch.device
+    threads: int
+    memory: bool
+    limit: int
+    done: Done
+
+    @cached_property
+    def subject(self) -> Subject | None:
+        return None if self.model is None else find_subject(self.model)
+
+    @cached_property
+    def base(self) -> Any:
+        """The weights, made when first asked for: start-up and precision do without."""
+        source = None if self.subject is None else self.subject.source
+        return base_model(source, self.size, self.device)
+
+    def run(self, kind: str) -> dict[str, Any]:
+        """The document of one kind."""
+        if kind in BUILDERS:
+            suite = BUILDERS[kind](self.base, self.shapes)
+            document = self.timed(suite, self.rounds)
+            return self._with_memory(document) if self.memory else document
+        match kind:
+            case "data":
+                return loader_rates(self.base, self.shapes, self.done)
+            case "compile":
+                suite, costs = compiled(self.base, self.shapes)
+                document = self.timed(suite, self.rounds)
+                for case in document["cases"]:
+                    case["compiling"] = asdict(costs[case["name"]]) if case["name"] in costs else None
+                document["notes"] = [f"{name}: {cost.sentence()}" for name, cost in costs.items()]
+                return document
+            case "precision":
+                assert self.subject is not None  # `check` saw to it
+                return precision_rows(self.subject, device=self.device, limit=self.limit, done=self.done)
+            case "startup":
+                with tempfile.TemporaryDirectory() as folder:
+                    suite = startup(Path(folder), self.threads)
+                    return self.timed(suite, min(self.rounds, STARTUP_ROUNDS))
+        raise ValueError(f"{kind!r} is no kind of benchmark")
+
+    def timed(self, suite: Suite, rounds: int) -> dict[str, Any]:
+        """Check a suite's results, time its cases, and say so."""
+        parity = dict(suite.checks())
+        total, finished = (rounds + 1) * len(suite.cases), 0
+
+        def tick(_round: int, _name: str) -> None:
+            nonlocal finished
+            finished += 1
+            self.done(suite.what, finished, total)
+
+        calls = {name: case.call for name, case in suite.cases.items()}
+        timings = interleave(calls, rounds=rounds, device=self.device, done=tick)
+        return {
+            "what": suite.what,
+            "cases": [_case(suite, name, timings) for name in suite.cases],
+            "parity": {name: {**asdict(found), "holds": found.holds} for name, found in parity.items()},
+            "notes": suite.notes(timings),
+        }
+
+    def _with_memory(self, document: dict[str, Any]) -> dict[str, Any]:
+        names = [case["name"] for case in document["cases"]]
+        found: dict[str, Memory] = {}
+        source = None if self.subject is None else self.subject.source
+        for name, memory in measure(
+            document["what"],
+            names,
+            source=source,
+            size=self.size,
+            shapes=self.shapes,
+            device=self.device,
+            threads=self.threads,
+        ):
+            found[name] = memory
+            self.done(f"memory of {document['what']}", len(found), len(names))
+        for case in document["cases"]:
+            case["memory"] = asdict(found[case["name"]])
+        problems = [
+            f"{name}: no memory, {memory.problem}" for name, memory in found.items() if memory.problem
+        ]
+        weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
+        note = f"memory is beside the model's {weights / 1e6:,.0f} MB, each case in a process of its own"
+        return {**document, "notes": [*document["notes"], note, *problems]}
+
+    def setting(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        built = self.base if "base" in self.__dict__ else None
+        shape = None
+        if built is not None:
+            same = (
+                name
+                for name, fields in SIZES.items()
+                if all(getattr(built.config, key) == value for key, value in fields.items())
+            )
+            shape = next(same, None)
+        on_gpu = self.device.type == "cuda"
+        return {
+            "model": self.model or self.size,
+            "shape": shape,
+            "parameters": None if built is None else sum(weight.numel() for weight in built.parameters()),
+            "batch": self.shapes.batch,
+            "length": self.shapes.length,
+            "target": self.shapes.target,
+            "rows": ",".join(self.shapes.spreads),
+            "rates": list(self.shapes.rates),
+            "rounds": self.rounds,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "device_name": torch.cuda.get_device_name(self.device) if on_gpu else processor_name(),
+            "dtype": "float32",
+            "threads": self.threads,
+        }
+
+
+def run(benchmark: Benchmark, kinds: Sequence[str]) -> dict[str, Any]:
     """Time the kinds one after the other; see `mrt5 bench`.
 
     Raises:
-        UserError: a size that is not known, or a model that cannot be steered.
+        UserError: what was asked for cannot be timed here.
     """
-    if size not in SIZES:
-        raise UserError(f"--size {size} is not known", f"choose from {', '.join(SIZES)}")
-    source = None
-    if model is not None:
-        from mrt5cli.evaluation.subject import find_subject
-
-        source = find_subject(model).source
-    base = base_model(source, size, device)
-    shapes = Shapes(batch, length, target, rows, rates)
-    suites = []
-    for kind in kinds:
-        if kind == "data":
-            suites.append(loader_rates(base, shapes, done))
-            continue
-        suite = forward(base, shapes, bf16=bf16) if kind == "forward" else SUITES[kind](base, shapes)
-        total = (rounds + 1) * len(suite.calls)
-        finished = 0
-
-        def tick(_round: int, _name: str, kind: str = kind, total: int = total) -> None:
-            nonlocal finished
-            finished += 1
-            done(kind, finished, total)
-
-        suites.append(_document(suite, interleave(suite.calls, rounds=rounds, device=device, done=tick)))
-    return {
-        "setting": {
-            "model": model or size,
-            "parameters": sum(weight.numel() for weight in base.parameters()),
-            "batch": batch,
-            "length": length,
-            "target": target,
-            "rows": rows,
-            "rates": list(rates),
-            "rounds": rounds,
-            "torch": torch.__version__,
-            **conditions(base),
-        },
-        "suites": suites,
-    }
+    check(benchmark, kinds)
+    torch.set_num_threads(benchmark.threads)
+    suites = [benchmark.run(kind) for kind in kinds]
+    setting = benchmark.setting()
+    return {"setting": setting, "suites": suites, "targets": judged(setting, suites)}
 
 
-def _document(suite: Suite, timings: dict[str, Timing]) -> dict[str, Any]:
-    cases = []
-    for name, timing in timings.items():
-        ratios = [
-            {"baseline": other, "ideal": suite.ideal(name, other), **asdict(speedup(timings[other], timing))}
-            for other in suite.baseline[name]
-        ]
-        cases.append(
-            {
-                "name": name,
-                "seconds": timing.median,
-                "shown": f"{1000 * timing.median:,.1f} ms",
-                "rounds": timing.seconds,
-                "macs": suite.macs.get(name),
-                "ratios": ratios,
-            }
+def check(benchmark: Benchmark, kinds: Sequence[str]) -> None:
+    """Refuse what cannot be timed, before anything is.
+
+    Raises:
+        UserError: see there.
+    """
+    if benchmark.size not in SIZES:
+        raise UserError(f"--size {benchmark.size} is not known", f"choose from {', '.join(SIZES)}")
+    if "wide" in benchmark.shapes.spreads and benchmark.shapes.batch == 1:
+        raise UserError("--rows wide: one row cannot be longer than another", "use --batch 2 or more")
+    if "precision" in kinds and benchmark.model is None:
+        raise UserError(
+            "--what precision needs a trained run",
+            "name its directory: mrt5 bench runs/NAME --what precision",
         )
-    parity = {name: {"difference": d, "size": s} for name, (d, s) in suite.parity.items()}
-    return {"what": suite.what, "cases": cases, "parity": parity, "notes": []}
+    if "compile" in kinds:
+        check_compiler(benchmark.device)
+    if benchmark.model is not None:
+        assert benchmark.subject is not None  # raises where there is no such model
+
+
+def default_threads() -> int:
+    """What a command takes when nobody says otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return min(torch.get_num_threads(), usable_cpus())
+
+
+def broken_parity(document: dict[str, Any]) -> list[str]:
+    """Of each fast path that is not the oracle's equal, a sentence."""
+    return [
+        f"{suite['what']}, {name}: {found['difference']:.1e} from the oracle, on values up to "
+        f"{found['size']:.1f}; {found['allowed']:.1e} is rounding"
+        for suite in document["suites"]
+        for name, found in suite["parity"].items()
+        if not found["holds"]
+    ]
+
+
+def _case(suite: Suite, name: str, timings: dict[str, Timing]) -> dict[str, Any]:
+    case, timing = suite.cases[name], timings[name]
+    ratios = []
+    for other in case.against:
+        ratio, ideal = speedup(timings[other], timing), suite.ideal(name, other)
+        share = None if ideal is None else ratio.median / ideal
+        ratios.append({"baseline": other, "ideal": ideal, "share_of_ideal": share, **asdict(ratio)})
+    seconds = timing.median
+    return {
+        "name": name,
+        "seconds": seconds,
+        "shown": f"{1000 * seconds:,.1f} ms" if seconds < 10 else f"{seconds:,.2f} s",
+        "rounds": timing.seconds,
+        "macs": case.macs,
+        "operations_per_second": None if case.operations is None else case.operations / seconds,
+        "memory": None,
+        "ratios": ratios,
+    }

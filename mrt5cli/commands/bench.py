@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from mrt5cli.commands.tables import print_table
-from mrt5cli.errors import UserError
+from mrt5cli.commands.bench_tables import present
+from mrt5cli.commands.tables import duration
+from mrt5cli.errors import RunFailed, UserError
 
-KINDS = ("forward", "train", "generate", "attention", "data")
+KINDS = ("forward", "train", "generate", "attention", "data", "precision", "compile", "startup")
+SPREADS = ("even", "wide")
+TARGETED = {"what": "forward,attention,train,data,startup", "rates": "0.5,0.7", "rows": "even,wide"}
+"""What `--targets` times."""
 
 
 def bench(
@@ -28,52 +33,75 @@ def bench(
     what: Annotated[str, typer.Option(help=f"Which of {', '.join(KINDS)}, with commas.")] = "forward",
     rates: Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to below 1.")] = "0.3,0.5,0.7",
     rows: Annotated[
-        Literal["even", "wide"],
-        typer.Option(help="Rows of a batch keep the same, or very different lengths."),
+        str,
+        typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide."),
     ] = "even",
     batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 4,
     length: Annotated[int, typer.Option(min=8, help="Source positions of a row.")] = 1024,
-    target: Annotated[int, typer.Option(min=1, help="Target positions of a row.")] = 189,
+    target: Annotated[int, typer.Option(min=2, help="Target positions of a row.")] = 189,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count; one more warms up.")] = 7,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward: also under bfloat16 autocast.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
+    ] = False,
+    targets: Annotated[
+        bool,
+        typer.Option(
+            "--targets", help="Time all that has a target: sets --what, --rates, --rows, --bf16, --memory."
+        ),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Precision: held-out examples a subset.")] = 1000,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU. Default: as many as it may use.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.
 
-    Ratios are taken within a round, and their median and range are given. The ideal is the ratio of
-    multiply-accumulates; results of the fast paths are checked against the plain one in the same run.
+    Ratios are taken within a round; their median and range are given, and the ratio of both sides' fastest
+    rounds. The ideal is the ratio of multiply-accumulates. Results of the fast paths are checked against
+    the plain one in the same run: where one is not its equal, the command fails with exit code 1.
 
     Examples:
 
       mrt5 bench --size tiny --batch 2 --length 128 --target 16
 
-      mrt5 bench --rows wide --rates 0.5,0.7 --bf16
+      mrt5 bench --rows even,wide --rates 0.5,0.7 --bf16 --memory
 
-      mrt5 bench runs/mrt5-seed1 --what forward,generate --json
+      mrt5 bench --targets --batch 2 --out targets.json
+
+      mrt5 bench runs/quickstart-mrt5-seed42 --what precision
     """
     from mrt5cli import runtime as machine
-    from mrt5cli.benchmark.report import run
+    from mrt5cli.benchmark.report import Benchmark, broken_parity, default_threads, run
+    from mrt5cli.benchmark.suite import Shapes
 
-    kinds = _names(what)
-    shares = _rates(rates)
+    if targets:
+        what, rates, rows = TARGETED["what"], TARGETED["rates"], TARGETED["rows"]
+        bf16 = memory = True
+    kinds = _words("--what", what, KINDS, "to time")
+    shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS, "about rows"), bf16)
+    chosen = machine.device(device)
     with _progress() as done:
         document = run(
-            model,
-            size=size,
-            kinds=kinds,
-            rates=shares,
-            rows=rows,
-            batch=batch,
-            length=length,
-            target=target,
-            rounds=rounds,
-            bf16=bf16,
-            device=machine.device(device),
-            done=done,
+            Benchmark(
+                model,
+                size=size,
+                shapes=shapes,
+                rounds=rounds,
+                device=chosen,
+                threads=threads or default_threads(),
+                memory=memory,
+                limit=limit,
+                done=done,
+            ),
+            kinds,
         )
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if out is not None:
@@ -84,56 +112,28 @@ def bench(
         print(text)
     else:
         present(document)
-
-
-def present(document: dict[str, Any]) -> None:
-    """Print a table for each kind of thing that was timed."""
-    setting = document["setting"]
-    print(
-        f"{setting['model']}, {setting['parameters']:,} parameters; batch {setting['batch']} x "
-        f"{setting['length']} -> {setting['target']}, {setting['rows']} rows; {setting['device_name']}, "
-        f"{setting['threads']} threads, torch {setting['torch']}; {setting['rounds']} rounds\n"
-    )
-    for suite in document["suites"]:
-        print(suite["what"])
-        lines = []
-        for case in suite["cases"]:
-            first = True
-            for ratio in case["ratios"] or [None]:
-                lines.append(
-                    [
-                        case["name"] if first else "",
-                        case["shown"] if first else "",
-                        *(["", "", ""] if ratio is None else _ratio_cells(ratio)),
-                        ("" if ratio is None else ratio["baseline"]),
-                    ]
-                )
-                first = False
-        print_table(["", "median", "times\nfaster", "range", "ideal", "than"], lines)
-        for name, parity in suite["parity"].items():
-            print(
-                f"{name}: at most {parity['difference']:.1e} from the plain path, on values up to "
-                f"{parity['size']:.1f}"
-            )
-        for note in suite["notes"]:
-            print(note)
-        print()
-
-
-def _ratio_cells(ratio: dict[str, Any]) -> list[str]:
-    ideal = "" if ratio["ideal"] is None else f"{ratio['ideal']:.2f}"
-    return [f"{ratio['median']:.2f}", f"{ratio['least']:.2f}-{ratio['most']:.2f}", ideal]
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in KINDS]
-    if unknown or not names:
-        raise UserError(
-            f"--what {text!r}: {unknown[0]!r} is nothing to time" if unknown else "--what names nothing",
-            f"choose from {', '.join(KINDS)}",
+    broken = broken_parity(document)
+    if broken:
+        raise RunFailed(
+            "a fast path does not compute what the plain one does: " + "; ".join(broken),
+            "its times mean nothing; please report the machine and the versions",
         )
-    return names
+
+
+def _words(option: str, text: str, known: tuple[str, ...], what: str) -> list[str]:
+    """The words of an option, each once.
+
+    Raises:
+        UserError: one that is not known, or none.
+    """
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    unknown = [word for word in words if word not in known]
+    if unknown or not words:
+        raise UserError(
+            f"{option} {text!r}: {unknown[0]!r} is nothing {what}" if unknown else f"{option} names nothing",
+            f"choose from {', '.join(known)}",
+        )
+    return words
 
 
 def _rates(text: str) -> list[float]:
@@ -154,16 +154,9 @@ def _rates(text: str) -> list[float]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar when stderr is a terminal, else a line for each kind."""
+    """A bar when stderr is a terminal, else a line for each kind and one every half minute."""
     if not sys.stderr.isatty():
-        seen: set[str] = set()
-
-        def line(kind: str, finished: int, total: int) -> None:
-            if kind not in seen:
-                seen.add(kind)
-                print(f"timing {kind}", file=sys.stderr, flush=True)
-
-        yield line
+        yield _Lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -174,7 +167,29 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def bar(kind: str, finished: int, total: int) -> None:
             if kind not in known:
-                known[kind] = bars.add_task(kind, total=total)
-            bars.update(known[kind], completed=finished, total=total)
+                known[kind] = bars.add_task(kind, total=total or None)
+            bars.update(known[kind], completed=finished)
 
         yield bar
+
+
+class _Lines:
+    """Progress for a log: what is being timed, how much of it is done, and what is left."""
+
+    EVERY = 30.0
+
+    def __init__(self) -> None:
+        self.begun = self.told = time.monotonic()
+        self.kind, self.after = "", 0
+
+    def __call__(self, kind: str, finished: int, total: int) -> None:
+        now = time.monotonic()
+        if kind != self.kind:
+            self.kind, self.told, self.begun = kind, now, now
+            self.after = finished
+            print(f"timing {kind}", file=sys.stderr, flush=True)
+        elif now - self.told >= self.EVERY:
+            self.told = now
+            left = (now - self.begun) / (finished - self.after) * (total - finished)
+            rest = f" of {total}, about {duration(left)} left" if total else ""
+            print(f"{kind}: {finished}{rest}", file=sys.stderr, flush=True)

@@ -1,0 +1,145 @@
+"""What `mrt5 bench` prints: a table a kind, what was checked, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrt5cli.commands.tables import MISSING, number, percent, print_table
+
+Document = Mapping[str, Any]
+VERDICTS = {None: "another setting", "open": "open: median and fastest rounds disagree"}
+
+
+def present(document: Document) -> None:
+    """Print a table for each kind of thing that was timed, and one of the targets."""
+    setting = document["setting"]
+    print(_setting(setting) + "\n")
+    for suite in document["suites"]:
+        print(suite["what"])
+        if "rows" in suite:
+            _precision(suite["rows"])
+        else:
+            _timings(suite["cases"])
+        _parity(suite["parity"])
+        for note in suite["notes"]:
+            print(note)
+        print()
+    if document["targets"]:
+        _targets(document["targets"])
+
+
+def _setting(setting: Document) -> str:
+    size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
+    threads = f"{setting['threads']} thread{'' if setting['threads'] == 1 else 's'}"
+    return (
+        f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
+        f"{setting['rows']} rows; {setting['device_name']}, {threads}, torch {setting['torch']}; "
+        f"{setting['rounds']} rounds"
+    )
+
+
+def _timings(cases: Sequence[Document]) -> None:
+    """A line a case and baseline; columns that no case has anything for are left out."""
+    compared = any(case["ratios"] for case in cases)
+    rates = any(case.get("operations_per_second") for case in cases)
+    memory = any(case.get("memory") for case in cases)
+    live = any((case.get("memory") or {}).get("live") is not None for case in cases)
+    ideal = any(ratio["ideal"] is not None for case in cases for ratio in case["ratios"])
+    headers = ["", "median"]
+    headers += ["GFLOP/s"] if rates else []
+    headers += ["peak\nmemory"] if memory else []
+    headers += ["live\nmemory"] if live else []
+    headers += ["times\nfaster", "range", "fastest\nrounds"] if compared else []
+    headers += ["ideal", "% of\nideal"] if ideal else []
+    headers += ["than"] if compared else []
+    lines = []
+    for case in cases:
+        own = [case["name"], case["shown"]]
+        if rates:
+            rate = case.get("operations_per_second")
+            own.append("" if rate is None else f"{rate / 1e9:,.1f}")
+        if memory:
+            own.append(_bytes((case.get("memory") or {}).get("peak")))
+        if live:
+            own.append(_bytes((case.get("memory") or {}).get("live")))
+        for ratio in case["ratios"] or [None]:
+            more = _ratio(ratio, ideal) if compared else []
+            lines.append([*own, *more])
+            own = [""] * len(own)
+    print_table(headers, lines)
+
+
+def _ratio(ratio: Document | None, ideal: bool) -> list[str]:
+    if ratio is None:
+        return [""] * (6 if ideal else 4)
+    cells = [f"{ratio['median']:.2f}", f"{ratio['least']:.2f}-{ratio['most']:.2f}", f"{ratio['fastest']:.2f}"]
+    if ideal:
+        known = ratio["ideal"] is not None
+        cells += [f"{ratio['ideal']:.2f}", percent(ratio["share_of_ideal"], 0)] if known else ["", ""]
+    return [*cells, ratio["baseline"]]
+
+
+def _precision(rows: Sequence[Document]) -> None:
+    headers = [
+        "",
+        "loss",
+        "token\nacc. %",
+        "seq.\nacc. %",
+        "deleted\n%",
+        "argmaxes\nflipped %",
+        "gates\nflipped %",
+        "logits off\nat most",
+    ]
+    lines = [
+        [
+            row["precision"],
+            number(row["loss"], 4),
+            percent(row["token_accuracy"], 2),
+            percent(row["sequence_accuracy"], 2),
+            percent(row["deletion_rate"], 2),
+            percent(row["argmax_flipped"], 3),
+            percent(row["gate_flipped"], 3),
+            number(row["logits"], 3),
+        ]
+        for row in rows
+    ]
+    print_table(headers, lines)
+
+
+def _parity(parity: Document) -> None:
+    for name, found in parity.items():
+        what = "" if found["holds"] else f" MORE THAN THE {found['allowed']:.1e} THAT ARE ROUNDING"
+        print(f"{name}: at most {found['difference']:.1e} off, on values up to {found['size']:.1f}{what}")
+
+
+def _targets(targets: Sequence[Document]) -> None:
+    print("targets")
+    lines = []
+    for target in targets:
+        verdict = target["verdict"]
+        lines.append(
+            [
+                target["name"],
+                _amount(target["measured"], target["unit"]),
+                _amount(target["fastest"], target["unit"]),
+                ("at most " if target["less"] else "") + _amount(target["must"], target["unit"]),
+                _amount(target["stretch"], target["unit"]),
+                VERDICTS.get(verdict, verdict),
+            ]
+        )
+    print_table(["", "measured", "fastest\nrounds", "must", "stretch", ""], lines)
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None:
+        return MISSING
+    if unit == "share":
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f} s" if unit == "seconds" else f"{value:.2f}"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return MISSING
+    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
