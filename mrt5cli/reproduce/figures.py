@@ -38,7 +38,7 @@ def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> l
     metric, unit, number = _loss_of(compared)
     points = []
     for runs in results.runs.values():
-        rows = [found[0] for ran in runs if (found := first_row(ran)) is not None]
+        rows = [found[0] for ran in runs if (found := first_row(ran, number)) is not None]
         if rows:
             losses = [row[number] for row in rows]
             gone = 100 * statistics.fmean(row["deletion_rate"] or 0.0 for row in rows)
@@ -78,7 +78,9 @@ def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawin
         languages |= dict.fromkeys(names)
         family = runs[0].family if runs else "MrT5"
         model = Model(
-            label=_short(recipe),
+            label=_short(recipe)
+            if sum(_short(name) == _short(recipe) for name in results.runs) == 1
+            else recipe,
             family=family,
             loss=_means(lines, names, number, 1.0),
             reduction=_means(lines, names, "deletion_rate", 100.0),

@@ -47,16 +47,19 @@ def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -
     kinds = list(dict.fromkeys(kind for pattern in patterns for kind in (*pattern.rates, *pattern.published)))
     texts = [pattern for pattern in patterns if pattern.text]
     lines = sum(1 + _lines(pattern) for pattern in texts)
-    below = 0.75 + 0.27 * len(kinds) + 0.17 * -(-len(patterns) // 2)
+    explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
+    below = 0.5 + 0.27 * len(kinds)
     with styled():
-        above = 0.17 * lines
+        above = 0.19 * lines
         if texts:
-            figure, (top, axes) = sheet(height=above + below, nrows=2, height_ratios=[above, below])
+            height = above + below + 0.19 * explained * -(-(len(patterns) + 1) // 2)
+            figure, (top, axes) = sheet(height=height, nrows=2, height_ratios=[above, below])
             _texts(top, texts, lines)
         else:
-            figure, axes = sheet(height=below)
+            figure, axes = sheet(height=below + 0.19 * -(-(len(patterns) + 1) // 2))
         _rates(axes, patterns, kinds)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        if explained:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return drawn(figure, name, caption)
 
 
@@ -71,14 +74,14 @@ def _texts(axes: Any, patterns: Sequence[Pattern], lines: int) -> None:
     axes.set_ylim(lines, 0)
     line = 0
     for pattern in patterns:
-        axes.text(0, line + 0.75, pattern.label, fontsize=7.5, color=INK, va="baseline")
+        axes.text(0, line + 0.8, pattern.label, fontsize=7.5, color=INK, va="baseline")
         for start in range(0, min(len(pattern.text), LINES * COLUMNS), COLUMNS):
             line += 1
             for place, (character, gone) in enumerate(pattern.text[start : start + COLUMNS]):
                 if gone:
                     cell = Rectangle((place, line + 0.06), 1, 0.88, facecolor=GONE, alpha=0.25, linewidth=0)
                     axes.add_patch(cell)
-                    axes.hlines(line + 0.5, place, place + 1, color=GONE, linewidth=1.0)
+                    axes.hlines(line + 0.5, place, place + 1, color=GONE, linewidth=0.6)
                 if character != " ":
                     axes.text(
                         place + 0.5, line + 0.75, character.replace("$", r"\$"),
@@ -91,6 +94,9 @@ def _texts(axes: Any, patterns: Sequence[Pattern], lines: int) -> None:
 def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> None:
     """A line a kind, a mark a model."""
     places = {kind: place for place, kind in enumerate(kinds)}
+    for place in range(0, len(kinds), 2):
+        axes.axhspan(place - 0.5, place + 0.5, facecolor=FAINT, alpha=0.12, linewidth=0)
+    axes.grid(axis="y", visible=False)
     step = 0.62 / max(1, len(patterns) - 1)
     for number, pattern in enumerate(patterns):
         look = _LOOKS[number % len(_LOOKS)]

@@ -55,7 +55,7 @@ def macs(
             Line2D([], [], color=FAINT, linestyle=(0, (1, 3)), label="in proportion"),
         ]
         if published:
-            entries.append(hollow_entry("published"))
+            entries.append(hollow_entry("published", line=""))
         for family in runs or {}:
             look = look_of(family)
             entries.append(

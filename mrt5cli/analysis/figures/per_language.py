@@ -80,7 +80,7 @@ def per_language(
             Patch(facecolor=look.colour, label=model.label) for model, look in zip(models, looks, strict=True)
         ]
         if any(model.published_loss or model.published_reduction for model in models):
-            entries.append(hollow_entry("published"))
+            entries.append(hollow_entry("published", line=""))
         figure.legend(handles=entries, loc="outside upper center", ncols=min(5, len(entries)))
         return drawn(figure, name, caption)
 

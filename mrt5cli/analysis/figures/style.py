@@ -121,9 +121,9 @@ def key(families: Sequence[str], *, ours: bool, published: bool) -> list[Line2D]
     return entries
 
 
-def hollow_entry(label: str) -> Line2D:
-    """A legend entry for published values."""
-    return Line2D([], [], color=INK, linestyle=":", label=label, **hollow("o"))
+def hollow_entry(label: str, line: Any = ":") -> Line2D:
+    """A legend entry for published values, on a line of that style."""
+    return Line2D([], [], color=INK, linestyle=line, label=label, **hollow("o"))
 
 
 def hollow(marker: str) -> dict[str, Any]:
