@@ -461,7 +461,10 @@ def _limits(config: Any, recipe: Recipe | None, tokenizer: bool) -> str:
         points.append("Rows of a batch and their padding influence each other (`shortening_per: batch`).")
     points.append("Pass an `attention_mask` with padded batches; without one padding is attended to.")
     points.append("float32 or bfloat16; T5's activations overflow in float16.")
-    points.append('Attention runs with `attn_implementation="eager"` (the default) or `"sdpa"`.')
+    points.append(
+        'Attention runs with `attn_implementation="packed"` (the default; on a CPU it leaves out all padding), '
+        '`"sdpa"` or `"eager"`.'
+    )
     if config.has_absolute_position_embeddings:
         points.append(f"Inputs and outputs end at {config.max_position_embeddings} byte tokens.")
     if tokenizer:

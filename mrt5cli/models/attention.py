@@ -1,8 +1,9 @@
 """softmax1 attention with T5's additive biases, registered with transformers under three names.
 
-`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` hands the same sum of biases to PyTorch's
-fused kernel; `mrt5_packed` does so row by row of a batch without padding. Each is registered together with
-its mask function: an attention function without one gets no mask at all.
+`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs a fused kernel; `mrt5_packed` does so
+on batches without padding, too. Where a kernel cannot do what is asked (dropping attention weights, returning
+them), the written-out steps take its place: results never depend on the name. Each is registered together
+with its mask function: an attention function without one gets no mask at all.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -20,32 +21,32 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from mrt5cli.models.fused import fused, has_fused
+from mrt5cli.models.softmax1 import softmax1
+
 SCORE_CEILING = 5.0
 """Attention scores above this are penalised by the score loss (paper, appendix D)."""
 
 
-class _Softmax1(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:
-        # The implicit extra logit is 0, so the stabilising maximum is never below 0.
-        peak = scores.amax(dim=-1, keepdim=True).clamp_(min=0)
-        weights = (scores - peak).exp_()
-        weights.div_(weights.sum(dim=-1, keepdim=True) + (-peak).exp_())
-        ctx.save_for_backward(weights)
-        return weights
+class ScorePenalty:
+    """Collects the score loss over the layers of one forward pass, without keeping any score tensor.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # softmax1 is a softmax with one more logit held at 0, so the Jacobian among the others is the
-        # softmax's.
-        (weights,) = ctx.saved_tensors
-        weighted = grad * weights
-        return weighted.sub_(weights * weighted.sum(dim=-1, keepdim=True))
+    The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and
+    mask and before the gate (paper, appendix D; it covers the encoder from the gated block on and all
+    cross-attention).
+    """
 
+    def __init__(self) -> None:
+        self.layer_means: list[Tensor] = []
 
-def softmax1(scores: Tensor) -> Tensor:
-    """exp(x_i) / (1 + sum_j exp(x_j)) over the last dimension; sums to 0 where nothing is visible."""
-    return _Softmax1.apply(scores)
+    def add(self, excess: Tensor, query: Tensor, key: Tensor) -> None:
+        """Add one layer's sum of max(score - 5, 0) over the pairs of its (B, N, Q, H) and (B, N, K, H)."""
+        entries = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+        self.layer_means.append(excess / entries)
+
+    def mean(self) -> Tensor:
+        """The score loss, a scalar at least 0."""
+        return torch.stack(self.layer_means).mean()
 
 
 class _ScoreExcess(torch.autograd.Function):
@@ -64,27 +65,12 @@ class _ScoreExcess(torch.autograd.Function):
         return above @ key, above.transpose(-1, -2) @ query, bias_grad
 
 
-class ScorePenalty:
-    """Collects the score loss over the layers of one forward pass, without keeping any score tensor.
-
-    The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and
-    mask and before the gate (paper, appendix D; it covers the encoder from the gated block on and all
-    cross-attention).
-    """
-
-    def __init__(self) -> None:
-        self.layer_means: list[Tensor] = []
-
-    def add(self, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
-        """Add one layer's (B, N, Q, H) queries and (B, N, K, H) keys."""
-        entries = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-        with torch.autocast(query.device.type, enabled=False):
-            excess = _ScoreExcess.apply(query.float(), key.float(), None if bias is None else bias.float())
-        self.layer_means.append(excess / entries)
-
-    def mean(self) -> Tensor:
-        """The score loss, a scalar at least 0."""
-        return torch.stack(self.layer_means).mean()
+def _score_excess(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.autocast(query.device.type, enabled=False):
+        excess: Tensor = _ScoreExcess.apply(
+            query.float(), key.float(), None if bias is None else bias.float()
+        )
+    return excess
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,87 +86,72 @@ def _sum_biases(*biases: Tensor | None) -> Tensor | None:
     return total
 
 
-# Returns (output, log of the sum of exponentials) of softmax attention with an additive bias and no scaling.
-_FLASH_ON_CPU = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of a core beside the output.
 
-
-class _Fused(torch.autograd.Function):
-    """Attention that keeps no score: softmax1 from the stock kernel's output and log-sum-exp.
-
-    softmax1(s) = softmax(s) * sigmoid(lse(s)), and as a softmax its log-sum-exp is softplus(lse(s)). The
-    backward pass recomputes one row of the batch at a time, which gives the bias its gradient too; the stock
-    backward gives it none.
+    Attributes:
+        one: softmax1 instead of softmax.
+        dropout: probability of dropping an attention weight.
+        weights: return the attention weights.
+        excess: return the sum of max(score - 5, 0), scores with bias and before the gate.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool
-    ) -> Tensor:
-        output, lse = _FLASH_ON_CPU(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
-        if one:
-            output = output * torch.sigmoid(lse)[..., None].to(output.dtype)
-            lse = F.softplus(lse)
-        ctx.save_for_backward(query, key, value, bias, output, lse)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, output, lse = ctx.saved_tensors
-        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        bias_grad = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
-        for row in range(query.shape[0]):
-            q, k, v, g, o = (tensor[row].float() for tensor in (query, key, value, grad, output))
-            scores = torch.matmul(q, k.transpose(-1, -2))  # [N, Q, K]
-            if bias is not None:
-                scores += bias[row if bias.shape[0] > 1 else 0]
-            weights = scores.sub_(lse[row][..., None]).exp_()
-            grads[2][row] = torch.matmul(weights.transpose(-1, -2), g)
-            through = torch.matmul(g, v.transpose(-1, -2)).sub_((g * o).sum(dim=-1, keepdim=True))
-            through.mul_(weights)
-            grads[0][row] = torch.matmul(through, k)
-            grads[1][row] = torch.matmul(through.transpose(-1, -2), q)
-            if bias_grad is not None:
-                place = bias_grad[row if bias.shape[0] > 1 else 0]
-                place += through.sum_to_size(place.shape).to(place.dtype)
-        return (*grads, bias_grad, None)
+    one: bool
+    dropout: float = 0.0
+    weights: bool = False
+    excess: bool = False
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool) -> Tensor:
-    """(B, N, Q, H) attention of queries (B, N, Q, H) over keys and values (B, N, K, H); see `_Fused`."""
-    return _Fused.apply(query, key, value, bias, one)
+Answer = tuple[Tensor, Tensor | None, Tensor | None]
+"""Output (B, N, Q, H); weights (B, N, Q, K) or None; excess or None."""
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Ask], Answer]
 
 
-def has_fused(tensor: Tensor) -> bool:
-    """Whether `fused` runs where a tensor lies, in its precision."""
-    known = tensor.dtype in (torch.float32, torch.bfloat16)
-    return _FLASH_ON_CPU is not None and tensor.device.type == "cpu" and known
+def eager(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, gate: Tensor | None, ask: Ask
+) -> Answer:
+    """The oracle: every step written out.
+
+    Args:
+        query: (B, N, Q, H).
+        key, value: (B, N, K, H).
+        bias: additive, broadcasting to (B, N, Q, K), or None.
+        gate: (B, K) added to every score of a key, or None.
+    """
+    excess = _score_excess(query, key, bias) if ask.excess else None
+    scores = _scores(query, key, _sum_biases(bias, None if gate is None else gate[:, None, None, :])).float()
+    weights = (softmax1(scores) if ask.one else scores.softmax(dim=-1)).to(value.dtype)
+    weights = F.dropout(weights, p=ask.dropout, training=ask.dropout > 0)
+    return torch.matmul(weights, value), weights, excess
 
 
-Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor | None]]
-
-
-def _eager(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool, dropout: float
-) -> tuple[Tensor, Tensor]:
-    scores = _scores(query, key, bias).float()
-    weights = (softmax1(scores) if one else scores.softmax(dim=-1)).to(value.dtype)
-    weights = F.dropout(weights, p=dropout, training=dropout > 0)
-    return torch.matmul(weights, value), weights
-
-
-def _sdpa(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, one: bool, dropout: float
-) -> tuple[Tensor, None]:
-    if not dropout and has_fused(query):
-        return fused(query, key, value, bias, one), None
-    if one:
+def kernel(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, gate: Tensor | None, ask: Ask
+) -> Answer:
+    """The same by a fused kernel where there is one for what is asked; see `eager`."""
+    if ask.weights:
+        return eager(query, key, value, bias, gate, ask)
+    if not ask.dropout and has_fused(query):
+        if bias is not None:
+            bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
+        ceiling = SCORE_CEILING if ask.excess else None
+        output, excess = fused(query, key, value, bias, ask.one, gate=gate, ceiling=ceiling)
+        return output, None, excess
+    if query.device.type == "cpu":  # the kernel there drops no weights, and its substitute is slow
+        return eager(query, key, value, bias, gate, ask)
+    excess = _score_excess(query, key, bias) if ask.excess else None
+    bias = _sum_biases(bias, None if gate is None else gate[:, None, None, :])
+    if ask.one:
         # softmax1 is a softmax over one more key, whose score and value are 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         if bias is not None:
             bias = F.pad(bias.expand(*bias.shape[:-1], key.shape[2] - 1), (0, 1))
     bias = None if bias is None else bias.to(query.dtype)
-    output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
-    return output, None
+    output = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=ask.dropout, scale=1.0
+    )
+    return output, None, excess
 
 
 @dataclass
@@ -189,9 +160,9 @@ class Rows:
 
     Attributes:
         bounds: B + 1 offsets into the packed positions.
-        biases: of each row (1, N, n, n), position bias and key gate, or None where both are; None as a whole
-            for cross-attention.
-        gates: of each row (n) key gate, for cross-attention; or None.
+        biases: of each row (1, N, n, n) position bias, or None with learned positions; None as a whole for
+            cross-attention, which has none.
+        gates: of each row (n) key gate, or None after hard deletion.
     """
 
     bounds: list[int]
@@ -202,9 +173,7 @@ class Rows:
         return (slice(start, stop) for start, stop in itertools.pairwise(self.bounds))
 
 
-def _by_row(
-    query: Tensor, key: Tensor, value: Tensor, rows: Rows, one: bool, dropout: float, *, cross: bool
-) -> Tensor:
+def _by_row(query: Tensor, key: Tensor, value: Tensor, rows: Rows, ask: Ask, *, cross: bool) -> Tensor:
     """Attention within each row of a packed batch; queries of cross-attention are not packed.
 
     Args:
@@ -217,12 +186,9 @@ def _by_row(
             outputs.append(torch.zeros_like(query[number : number + 1] if cross else query[:, :, place]))
             continue
         q = query[number : number + 1] if cross else query[:, :, place]
-        if not cross:
-            bias = rows.biases[number]
-        else:
-            bias = None if rows.gates is None else rows.gates[number][None, None, None, :]
-            bias = None if bias is None else bias.expand(1, 1, q.shape[2], -1)
-        outputs.append(_sdpa(q, key[:, :, place], value[:, :, place], bias, one, dropout)[0])
+        bias = rows.biases[number] if rows.biases is not None else None
+        gate = rows.gates[number][None] if rows.gates is not None else None
+        outputs.append(kernel(q, key[:, :, place], value[:, :, place], bias, gate, ask)[0])
     return torch.cat(outputs, dim=0 if cross else 2)
 
 
@@ -242,6 +208,7 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
         score_penalty: ScorePenalty | None = None,
         rows: Rows | None = None,
         encoder_rows: Rows | None = None,
+        need_weights: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """T5 attention, unscaled, with softmax1 where the configuration asks for it.
@@ -258,22 +225,27 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
             rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added
                 to the scores is in here.
             encoder_rows: of a packed source; then keys and values of cross-attention are so.
+            need_weights: return the attention weights, whatever the implementation.
 
         Returns:
             Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
         """
-        one = module.config.use_softmax1
+        decoder_self = module.is_decoder and not module.is_cross_attention
+        ask = Ask(
+            one=module.config.use_softmax1,
+            dropout=dropout,
+            weights=need_weights,
+            excess=score_penalty is not None and not decoder_self,
+        )
         packed = encoder_rows if module.is_cross_attention else rows
         if packed is not None:
-            output = _by_row(query, key, value, packed, one, dropout, cross=module.is_cross_attention)
+            output = _by_row(query, key, value, packed, ask, cross=module.is_cross_attention)
             return output.transpose(1, 2).contiguous(), None
-        bias = _sum_biases(position_bias, attention_mask)
-        decoder_self = module.is_decoder and not module.is_cross_attention
-        if score_penalty is not None and not decoder_self:
-            score_penalty.add(query, key, bias)  # the score loss looks at scores before the gate joins
         gate = encoder_key_gate if module.is_cross_attention else key_gate
-        bias = _sum_biases(bias, None if gate is None else gate[:, None, None, :])
-        output, weights = core(query, key, value, bias, one, dropout)
+        bias = _sum_biases(position_bias, attention_mask)
+        output, weights, excess = core(query, key, value, bias, gate, ask)
+        if excess is not None:
+            score_penalty.add(excess, query, key)
         return output.transpose(1, 2).contiguous(), weights
 
     return attention
@@ -285,7 +257,7 @@ IMPLEMENTATIONS = {"eager": "mrt5_eager", "sdpa": "mrt5_sdpa", "packed": "mrt5_p
 
 def register() -> None:
     """Make the attention functions known to transformers, each with an additive mask."""
-    for name, core in (("mrt5_eager", _eager), ("mrt5_sdpa", _sdpa), ("mrt5_packed", _sdpa)):
+    for name, core in (("mrt5_eager", eager), ("mrt5_sdpa", kernel), ("mrt5_packed", kernel)):
         AttentionInterface.register(name, _attention(core))
         AttentionMaskInterface.register(name, eager_mask)
 

@@ -43,7 +43,7 @@ def load(
             ByT5, mT5 or umT5 one, which becomes a model without a shortener unless `deletion_type` is given),
             or a Hub id.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
-        attn_implementation: "eager" (the default) or "sdpa".
+        attn_implementation: "packed" (the default), "sdpa" or "eager"; see `models.attention`.
         allow_pickle: also read weights from pickles, with a reader that runs no code.
         **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every
             row by itself; `shortening_per="batch"` and `boundary_sampling="always"` are what their code does.
@@ -154,7 +154,11 @@ def build(
         CheckpointError: the start cannot be loaded.
     """
     fields = shortener_fields(section.shortener)
-    fields |= {"use_softmax1": section.softmax1, "dropout_rate": section.dropout}
+    fields |= {
+        "use_softmax1": section.softmax1,
+        "dropout_rate": section.dropout,
+        "attention_dropout_rate": section.attention_dropout,
+    }
     if section.positions == "absolute":
         fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": section.max_positions}
     on_meta = device is not None and torch.device(device).type == "meta"

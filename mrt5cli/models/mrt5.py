@@ -36,8 +36,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.attention import IMPLEMENTATIONS, Rows, ScorePenalty
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.feed_forward import use_fast_activation
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output, PackedStates
-from mrt5cli.models.packing import Packing, distance_bias, last_position
+from mrt5cli.models.packing import Packing, distance_bias, hides_nothing, last_position
+from mrt5cli.models.plain_generation import answer_plainly
 from mrt5cli.models.shortening import (
     SHORTENERS,
     BoundaryPredictor,
@@ -75,7 +77,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         self, attn_implementation: str | None, *_: Any, **__: Any
     ) -> str:
         if attn_implementation is None:
-            return IMPLEMENTATIONS["eager"]
+            return IMPLEMENTATIONS["packed"]
         if attn_implementation in IMPLEMENTATIONS.values():
             return attn_implementation
         if attn_implementation not in IMPLEMENTATIONS:
@@ -127,9 +129,7 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                 attention.is_cross_attention = not is_self
                 if config.attention_dropout_rate is not None:
                     attention.dropout = config.attention_dropout_rate
-            if config.dense_act_fn == "gelu_new":
-                # The same function in one kernel; transformers writes it out in eight.
-                block.layer[-1].DenseReluDense.act = nn.GELU(approximate="tanh")
+            use_fast_activation(block.layer[-1], config)
         self.post_init()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
@@ -147,6 +147,12 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
         return inputs_embeds
+
+
+def _asked(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+    """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
+    value = arguments.get(name)
+    return bool(getattr(config, name, False) if value is None else value)
 
 
 def _own_relative_bias(attention: nn.Module) -> None:
@@ -250,6 +256,7 @@ class MrT5Encoder(MrT5Stack):
         shortening = Shortening(
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
         )
+        need_weights = _asked("output_attentions", self.config, kwargs)
         packing = self._packing(attention_mask, padding, score_penalty, kwargs)
         packs = packing is not None
         if packs and not packing.saves:
@@ -291,6 +298,7 @@ class MrT5Encoder(MrT5Stack):
                 key_gate=shortening.key_gate,
                 score_penalty=score_penalty if after_gate else None,
                 rows=rows,
+                need_weights=need_weights,
                 **kwargs,
             )
 
@@ -321,14 +329,15 @@ class MrT5Encoder(MrT5Stack):
     ) -> Packing | None:
         """How the input would be packed, or None where packing cannot be: without the kernel, without a mask
         that hides just the padding, or where every layer's scores or states are wanted in their places."""
-        wanted = [asked.get(name, getattr(self.config, name, False)) for name in CAPTURED]
-        if self.config._attn_implementation != IMPLEMENTATIONS["packed"] or any(wanted):
+        if self.config._attn_implementation != IMPLEMENTATIONS["packed"] or torch.compiler.is_compiling():
             return None
-        if score_penalty is not None or attention_mask is None or padding.device.type != "cpu":
+        if any(_asked(name, self.config, asked) for name in CAPTURED):
+            return None
+        if score_penalty is not None or padding.device.type != "cpu":
             return None
         if self.config.shortening_per == "batch":  # the reference's laws look at padding
             return None
-        if not torch.equal(attention_mask != 0, ~padding):
+        if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
             return None
         return Packing(~padding)
 
@@ -339,7 +348,7 @@ class MrT5Encoder(MrT5Stack):
         return Packing(shortening.mask != 0)
 
     def _rows(self, block: nn.Module, shortening: Shortening, packing: Packing, length: int) -> Rows:
-        """Each row's position bias, (1, N, n, n), and key gate."""
+        """Each row's position bias, (1, N, n, n), and key gate (n)."""
         by_distance = self._bias_by_distance(block, length)
         gates = None if shortening.key_gate is None else packing.rows(shortening.key_gate)
         afresh = shortening.positions is None or self._positions_start_afresh
@@ -357,9 +366,6 @@ class MrT5Encoder(MrT5Stack):
                     window = by_distance[:, length - count : length + count - 1]
                     of_length[count] = distance_bias(window, None, count)
                 bias = of_length[count]
-            if gates is not None and count:
-                gate = gates[row][None, None, None, :]
-                bias = gate.expand(1, 1, count, count) if bias is None else bias + gate
             biases.append(bias)
         return Rows(packing.bounds, biases, gates)
 
@@ -400,7 +406,7 @@ class MrT5Encoder(MrT5Stack):
         else:
             bias = distance_bias(by_distance, positions, length)
         mask = shortening.mask if shortening.self_mask is None else shortening.self_mask
-        if mask is not None:
+        if mask is not None and not hides_nothing(mask):
             hidden = mask[:, None, None, :] == 0
             bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
         return bias
@@ -436,6 +442,11 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         self.decoder = MrT5Decoder(decoder_config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
+
+    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # What `generate` calls for greedy decoding too, with all it has made of its settings.
+        answers = None if args else answer_plainly(self, input_ids, **kwargs)
+        return super()._sample(input_ids, *args, **kwargs) if answers is None else answers
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows.
@@ -498,17 +509,21 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
         packed = encoder_outputs.packed
+        source_mask = None if packed is not None else encoder_outputs.attention_mask
+        if source_mask is not None and hides_nothing(source_mask):
+            source_mask = None  # else every layer adds a tensor of zeros
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
             encoder_hidden_states=encoder_outputs.last_hidden_state if packed is None else packed.states,
-            encoder_attention_mask=encoder_outputs.attention_mask if packed is None else None,
+            encoder_attention_mask=source_mask,
             use_cache=use_cache,
             encoder_key_gate=encoder_outputs.key_gate,
             encoder_rows=None if packed is None else packed.rows,
             score_penalty=penalty,
+            need_weights=_asked("output_attentions", self.config, kwargs),
             **kwargs,
         )
         logits = self.lm_head(decoder_outputs.last_hidden_state)

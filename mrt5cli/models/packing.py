@@ -47,6 +47,11 @@ class Packing:
         return [flat[place] for place in self]
 
 
+def hides_nothing(mask: Tensor) -> bool:
+    """Whether a mask is known to be all ones; on a GPU it is not, because looking makes the host wait."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
+
+
 def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback: str) -> Tensor:
     """The bytes that stay, at least one a row that has a candidate.
 

@@ -15,6 +15,7 @@ FREE_KEYS = (
     "training.eval_steps",
     "training.save_steps",
     "training.keep_checkpoints",
+    "training.recompute",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 """Of those, the ones that decide which weights are the best where the run keeps them."""

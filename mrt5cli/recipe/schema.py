@@ -480,6 +480,11 @@ class ModelSection(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.1, description="probability of dropping a unit"
     )
+    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None,
+        description="probability of dropping an attention weight; null: as dropout, which is the paper's; 0 "
+        "lets training use the fused attention core",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ModelSection:
@@ -598,7 +603,14 @@ class TrainingSection(Section):
     adam_epsilon: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
     max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast; fp16 overflows in T5")
-    compile: bool = Field(False, description="torch.compile the model")
+    recompute: Literal["none", "selective", "blocks"] = Field(
+        "none",
+        description="computed again in backward instead of kept: 'selective', norms, activations, dropout; "
+        "'blocks', everything inside each block",
+    )
+    compile: bool = Field(
+        False, description="torch.compile the feed-forward half of each block, for any length"
+    )
     data_workers: Count = Field(0, description="processes that prepare batches beside the training process")
     logging_steps: PositiveInt = Field(10, description="a line of metrics every so many steps")
     eval_steps: Count = Field(

@@ -52,7 +52,6 @@ def training_arguments(recipe: Any, runtime: Runtime, output_dir: str | Path) ->
         gpu_index=runtime.device.index or 0,
         use_cpu=runtime.device.type == "cpu",
         bf16=training.precision == "bf16",
-        torch_compile=training.compile,
         max_steps=training.max_steps,
         per_device_train_batch_size=training.device_batch_size,
         gradient_accumulation_steps=accumulation(training, runtime.world_size),

@@ -18,6 +18,8 @@ from transformers.utils import logging
 import mrt5cli
 from mrt5cli import recipe as recipes
 from mrt5cli.fingerprint import code_version
+from mrt5cli.models.compiling import compile_blocks
+from mrt5cli.models.recomputation import recompute
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
@@ -95,6 +97,9 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
 def _train(plan: Plan, best: Best | None, say: Callable[[str], None]) -> bool:
     """Train, and save the model unless interrupted; returns whether it was."""
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
+    recompute(plan.model, recipe.training.recompute)
+    if recipe.training.compile:
+        compile_blocks(plan.model)
     # Joins the processes to a group, which labels are passed on in.
     arguments = training_arguments(recipe, runtime, run.checkpoints)
     stream = with_labels(

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForCondi
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.checkpoint import initialize_depth_scaled
+from mrt5cli.models.recomputation import recompute
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
 
@@ -405,6 +406,33 @@ def test_gradient_checkpointing_gives_the_same_gradients(hard):
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputation_keeps_less_and_changes_nothing(dropout):
+    ids, mask = batch([40, 33])
+    kept, grads = {}, {}
+    for what in ("none", "selective", "blocks"):
+        model = tiny(use_softmax1=True, dropout_rate=dropout).train()
+        recompute(model, what)
+        torch.manual_seed(4)
+        sizes = {}
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = model(ids, attention_mask=mask, labels=LABELS.expand(2, -1), output_score_loss=True)
+            total = out.loss + 0.01 * out.delete_gate_output.mean() + out.score_loss
+        total.backward()
+        kept[what] = sum(sizes.values())
+        grads[what] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert kept["blocks"] < kept["none"]
+    for what in ("selective", "blocks"):
+        assert grads[what].keys() == grads["none"].keys()
+        for name, grad in grads["none"].items():
+            torch.testing.assert_close(grads[what][name], grad, atol=1e-6, rtol=1e-4, msg=f"{what} {name}")
 
 
 def test_attention_dropout_only_in_training():

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
-from mrt5cli.models.attention import _eager, fused, has_fused
+from mrt5cli.models.attention import Ask, eager
+from mrt5cli.models.fused import fused, has_fused
 from mrt5cli.models.packing import Packing
 
 SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
@@ -108,9 +109,11 @@ def test_outputs_and_gradients(fast, kind, lengths, width, layer, one, absolute,
     keys=st.integers(1, 40),
     width=st.sampled_from([1, 8, 13, 64]),
     bias=st.sampled_from(["none", "shared", "of each row", "of each key"]),
+    gated=st.booleans(),
     one=st.booleans(),
+    excess=st.booleans(),
 )
-def test_the_fused_core(batch, heads, queries, keys, width, bias, one):
+def test_the_fused_core(batch, heads, queries, keys, width, bias, gated, one, excess):
     torch.manual_seed(1)
     shapes = {"shared": (1, heads), "of each row": (batch, heads), "of each key": (batch, 1)}
 
@@ -118,16 +121,19 @@ def test_the_fused_core(batch, heads, queries, keys, width, bias, one):
         torch.manual_seed(2)
         parts = [torch.randn(batch, heads, n, width) for n in (queries, keys, keys)]
         parts.append(None if bias == "none" else 3 * torch.randn(*shapes[bias], queries, keys))
+        parts.append(-30 * torch.rand(batch, keys) ** 2 if gated else None)
         return [None if part is None else part.requires_grad_() for part in parts]
 
     ours, theirs = tensors(), tensors()
     assert has_fused(ours[0])
-    output = fused(*ours, one)
-    expected = _eager(*theirs, one, 0.0)[0]
+    *others, gate = ours
+    output, above = fused(*others, one, gate=gate, ceiling=5.0 if excess else None)
+    expected, _, expected_above = eager(*theirs, Ask(one, excess=excess))
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(above, expected_above)
     weight = torch.randn_like(output)
-    (output * weight).sum().backward()
-    (expected * weight).sum().backward()
+    ((output * weight).sum() + 0.1 * (above if excess else 0)).backward()
+    ((expected * weight).sum() + 0.1 * (expected_above if excess else 0)).backward()
     for part, other in zip(ours, theirs, strict=True):
         if part is not None:
             torch.testing.assert_close(part.grad, other.grad, atol=1e-4, rtol=1e-3)
@@ -136,7 +142,7 @@ def test_the_fused_core(batch, heads, queries, keys, width, bias, one):
 def test_a_row_that_sees_nothing_gets_zeros_under_softmax1():
     q, k, v = (torch.randn(1, 2, 3, 8) for _ in range(3))
     hidden = torch.full((1, 1, 3, 3), torch.finfo(torch.float32).min)
-    assert not fused(q, k, v, hidden, True).any()
+    assert not fused(q, k, v, hidden, True)[0].any()
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))

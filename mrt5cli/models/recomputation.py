@@ -1,0 +1,49 @@
+"""Computing activations again in backward, instead of keeping them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+Recompute = Literal["none", "selective", "blocks"]
+
+aten = torch.ops.aten
+KERNELS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+KEPT = {aten.mm.default} | {getattr(aten, name).default for name in KERNELS if hasattr(aten, name)}
+"""What "selective" keeps: the products with weight matrices, and what attention kernels return. Norms, gated
+activations and dropout are cheap to compute again. Products of scores are `bmm` and `addmm`, and not kept."""
+
+
+def recompute(model: Any, what: Recompute) -> None:
+    """Trade time for memory in the backward passes of a model, from now on.
+
+    Args:
+        model: of ours.
+        what: "none"; "selective", all but the products with weight matrices; "blocks", everything inside each
+            block.
+    """
+    if what == "none":
+        _call(model, "disable")
+        return
+    how: dict[str, Any] = {"use_reentrant": False}
+    if what == "selective":
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    _call(model, "enable", how)
+
+
+def _call(model: Any, what: str, *arguments: Any) -> None:
+    """transformers 5.23 deprecates the names that 5.17 has."""
+    new, old = f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"
+    getattr(model, new if hasattr(model, new) else old)(*arguments)
+
+
+def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
