@@ -67,8 +67,8 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
         dtype: of queries, keys and values.
         small: tiles of `SMALL` rows rather than those of a real launch.
     """
-    from mrt5cli.models.kernels.rows import grid
-    from mrt5cli.models.kernels.varlen import Packed, Tiles, attend
+    from mrt5cli.models.kernels.plan import Packed, grid
+    from mrt5cli.models.kernels.varlen import Tiles, attend
 
     heads, count = 2, sum(case.keys)
     rows = len(case.keys)

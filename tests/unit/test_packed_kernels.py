@@ -21,9 +21,8 @@ from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
 if not HAS_TRITON:
     pytest.skip(NEEDS_TRITON, allow_module_level=True)
 
-from mrt5cli.models.kernels.plan import Plan, counts
-from mrt5cli.models.kernels.rows import grid
-from mrt5cli.models.kernels.varlen import Packed, Tiles, attend, tiles_for
+from mrt5cli.models.kernels.plan import Packed, Plan, grid
+from mrt5cli.models.kernels.varlen import Tiles, attend, tiles_for
 
 interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a CUDA device is here: -m gpu runs these cases compiled"
@@ -94,7 +93,6 @@ def test_the_plan(rows: list[list[bool]], known: bool):
     valid = torch.tensor(rows)
     positions = torch.arange(0, 50, 10) + torch.arange(len(rows))[:, None]
     lengths = valid.sum(dim=1)
-    assert counts(lengths) == (int(valid.sum()), int(lengths.max()))
     plan = Plan(valid, int(valid.sum()) if known else None, positions)
     assert torch.equal(plan.index, valid.flatten().nonzero()[:, 0])
     assert torch.equal(plan.packed.positions.long(), positions[valid])

@@ -9,17 +9,31 @@ Legend: B rows, K slots of a row, n positions of all rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrt5cli.models.kernels.varlen import Packed
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows laid end to end.
+
+    Attributes:
+        bounds: (B + 1) int32, offsets of the rows.
+        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
+        positions: (n) int32, original position of each; within +-2^30.
+    """
+
+    bounds: Tensor
+    longest: int
+    positions: Tensor | None = None
 
 
-def counts(lengths: Tensor) -> tuple[int, int]:
-    """How many positions rows of `lengths` (B) have together, and the longest of them: one device sync."""
-    total, longest = torch.stack([lengths.sum(), lengths.max()]).tolist()
-    return total, longest
+def grid(rows: int, columns: int, device: torch.device) -> Packed:
+    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
+    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
 
 
 class Plan:
@@ -49,6 +63,11 @@ class Plan:
         places = self.index % self.shape[1] if positions is None else positions.flatten()[self.index]
         bounds = F.pad(lengths.cumsum(dim=0), (1, 0)).to(torch.int32)
         self.packed = Packed(bounds, self.shape[1], places.to(torch.int32))
+
+    @property
+    def saves(self) -> bool:
+        """Whether packing saves anything: always, because the kernels build no L x L bias."""
+        return True
 
     @property
     def is_full(self) -> bool:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from mrt5cli.models.kernels.varlen import Packed, attend
+from mrt5cli.models.kernels.plan import Packed, grid
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ def attend_rows(
     Returns:
         (1, n, N, H) or (B, Q, N, H), and the excess or None.
     """
+    from mrt5cli.models.kernels.varlen import attend  # needs triton
+
     batch, heads, count, width = query.shape
     queries = grid(batch, count, query.device) if cross else rows.packed
     output, excess = attend(
@@ -71,8 +72,3 @@ def attend_rows(
         score_ceiling=ceiling,
     )
     return output.view(batch, count, heads, width), excess
-
-
-def grid(rows: int, columns: int, device: torch.device) -> Packed:
-    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
-    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.kernels import tiles
-
-WIDEST_HEAD = 128
-"""Wider heads would not fit the shared memory of a block with the tiles below."""
+from mrt5cli.models.kernels import WIDEST_HEAD, tiles
+from mrt5cli.models.kernels.plan import Packed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,21 +38,6 @@ class Tiles:
     keys: int
     warps: int
     stages: int
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows laid end to end.
-
-    Attributes:
-        bounds: (B + 1) int32, offsets of the rows.
-        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
-        positions: (n) int32, original position of each; within +-2^30.
-    """
-
-    bounds: Tensor
-    longest: int
-    positions: Tensor | None = None
 
 
 def padded_width(width: int) -> int:
