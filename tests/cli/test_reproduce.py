@@ -1,0 +1,298 @@
+"""`mrt5 reproduce`, with real jobs in real processes: tiny recipes of its own, and shipped ones in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from reproduction import tree
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+from mrt5cli.commands import reproduce as command
+
+NOWHERE = {"kind": "files", "path": "nowhere"}
+TINY = {
+    "base": tree("base"),
+    "child": tree("child", "runs/base-seed1"),
+    "long": tree("long", training={"max_steps": 100_000, "save_steps": 100_000}),
+    "broken": tree("broken", task={"kind": "xnli", "source": NOWHERE, "input_length": 32}),
+    "on_broken": tree("on_broken", "runs/broken-seed1"),
+}
+"""One from nothing, one from that, an endless one, one whose data are not there, and one from that."""
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the shipped recipes are `TINY`, and the report is a list of statuses."""
+    for name, written in TINY.items():
+        path = tmp_path / "recipes" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(written))
+    monkeypatch.setattr("mrt5cli.recipe.loading.shipped_directory", lambda: tmp_path / "recipes")
+    monkeypatch.setattr(command, "_report", report)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def report(plan: Any, out: Path) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text("".join(f"{job.id}: {job.status}\n" for job in plan.jobs))
+    return [out / "report.md"]
+
+
+def suite(house: Path, *names: str) -> Path:
+    path = house / "mine.yaml"
+    entry = {"id": "all", "title": "All", "about": "what is asked", "recipes": list(names)}
+    path.write_text(yaml.safe_dump({"experiments": [entry]}))
+    return path
+
+
+def reproduce(*words: object) -> Any:
+    return CliRunner().invoke(app, ["reproduce", *map(str, words), "--device", "cpu"])
+
+
+def states(result: Any) -> dict[str, str]:
+    return {job["id"]: job["status"] for job in json.loads(result.stdout)["jobs"]}
+
+
+def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path) -> None:
+    path = suite(house, "base", "child")
+    result = reproduce(path, "--json")
+    assert result.exit_code == 0, result.output
+    assert set(states(result).values()) == {"done"}
+    document = json.loads(result.stdout)
+    assert document["runs"] == str(Path("runs", "mine"))
+    assert document["report"] == [str(Path("reports", "mine", "report.md"))]
+    runs = house / "runs" / "mine"
+    child = (runs / "child-seed1" / "recipe.yaml").read_text()
+    assert f"start: {Path('runs', 'mine', 'base-seed1')}" in child
+    log = (runs / "logs" / "train-child-seed-1.log").read_text()
+    assert "done: 4 steps" in log
+    results = json.loads((runs / "child-seed1" / "eval" / "vowel_removal.json").read_text())
+    meta = json.loads((runs / "child-seed1" / "meta.json").read_text())
+    assert results["models"][0]["run_ended"] == meta["ended"]
+    again = reproduce(path)
+    assert again.exit_code == 0, again.output
+    assert "nothing left to do" in again.stderr
+    assert again.stdout.strip().endswith("report.md")
+
+
+def test_what_fails_is_told_and_takes_nothing_else_along(house: Path) -> None:
+    path = suite(house, "broken", "on_broken", "base")
+    result = reproduce(path, "--json", "--jobs", 2)
+    assert result.exit_code == 1, result.output
+    document = json.loads(result.stdout)
+    found = states(result)
+    assert found["train broken seed 1"] == "failed"
+    assert found["train on_broken seed 1"] == found["evaluate broken seed 1 xnli"] == "blocked"
+    assert found["train base seed 1"] == found["evaluate base seed 1 vowel_removal"] == "done"
+    [failed] = document["outcome"]["failed"]
+    assert "nowhere" in failed["error"]
+    assert failed["error"] in Path(failed["log"]).read_text()
+    assert "1 job failed" in result.stderr and failed["log"] in result.stderr
+    assert "blocked" in (house / "reports" / "mine" / "report.md").read_text()  # written all the same
+    assert reproduce(path).exit_code == 1  # tried again, and the rest left alone
+    assert Path(failed["log"]).read_text().count("== ") == 2
+    assert (house / "runs" / "mine" / "logs" / "train-base-seed-1.log").read_text().count("== ") == 1
+
+
+def test_a_changed_recipe_is_trained_anew_with_what_starts_from_it(house: Path) -> None:
+    path = suite(house, "base", "child")
+    assert reproduce(path).exit_code == 0
+    changed = tree("base", training={"max_steps": 2})
+    (house / "recipes" / "base.yaml").write_text(yaml.safe_dump(changed))
+    planned = reproduce(path, "--dry-run", "--json")
+    assert set(states(planned).values()) == {"changed"}
+    assert reproduce(path, "--only", "base").exit_code == 0
+    meta = json.loads((house / "runs" / "mine" / "base-seed1" / "meta.json").read_text())
+    assert meta["step"] == 2 and len(meta["sessions"]) == 1
+    left = states(reproduce(path, "--dry-run", "--json"))
+    assert left["train base seed 1"] == "done"
+    assert left["train child seed 1"] == left["evaluate child seed 1 vowel_removal"] == "changed"
+
+
+def test_a_dry_run_shows_what_and_touches_nothing(house: Path) -> None:
+    path = suite(house, "base", "child")
+    result = reproduce(path, "--dry-run", "--budget", 0)
+    assert result.exit_code == 0, result.output
+    assert "all: All" in result.stdout and "beyond the budget of 0 GPU hours" in result.stdout
+    assert "train child seed 1" in result.stdout
+    assert "assumed to sustain" in result.stdout
+    assert "at an assumed 5 TFLOP/s" in reproduce(path, "--dry-run", "--gpu-tflops", 5).stdout
+    assert not (house / "runs").exists() and not (house / "reports").exists()
+
+
+def test_a_report_of_what_is_there_trains_nothing(house: Path) -> None:
+    result = reproduce(suite(house, "base"), "--report-only")
+    assert result.exit_code == 0, result.output
+    assert (house / "reports" / "mine" / "report.md").read_text().startswith("train base seed 1: missing")
+    assert not (house / "runs").exists()
+
+
+def test_smoke_stays_apart(house: Path) -> None:
+    result = reproduce(suite(house, "base"), "--smoke", "--json")
+    assert result.exit_code == 0, result.output
+    assert (house / "runs" / "smoke" / "mine" / "base-smoke-seed1" / "model").is_dir()
+    assert json.loads(result.stdout)["report"] == [str(Path("reports", "mine-smoke", "report.md"))]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nosuch"], "no suite 'nosuch'"),
+        (["mine.yaml", "--only", "chlid"], "did you mean child?"),
+        (["mine.yaml", "--device", "gpu"], "--device gpu is not a device"),
+    ],
+)
+def test_wrong_words(house: Path, words: list[str], message: str) -> None:
+    suite(house, "base", "child")
+    result = CliRunner().invoke(app, ["reproduce", *words])
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+# --- a process of its own -----------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import mrt5cli.recipe.loading as loading
+from mrt5cli.commands import reproduce as command
+from mrt5cli.cli import main
+loading.shipped_directory = lambda: Path("recipes")
+command._report = lambda plan, out: []
+if __name__ == "__main__":
+    sys.argv = ["mrt5", "reproduce", *sys.argv[1:]]
+    main()
+"""
+
+
+@contextmanager
+def started(house: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """`mrt5 reproduce` on the house's recipes, in its own process group, as a terminal would start it."""
+    script = house / "script.py"
+    script.write_text(SCRIPT)
+    with (house / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, str(script), *map(str, words), "--device", "cpu"],
+            cwd=house,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.05)
+
+
+def steps(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(house: Path) -> None:
+    path = suite(house, "long")
+    run = house / "runs" / "mine" / "long-seed1"
+    with started(house, path) as process:
+        wait_for(lambda: steps(run) > 5)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.wait(60) == 130
+    told = (house / "stderr").read_text()
+    assert "the same command again" in told and "interrupted" in told
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["status"] == "interrupted"
+    [saved] = sorted((run / "checkpoints").iterdir())
+    step = int(saved.name.removeprefix("step-"))
+    assert step == meta["step"] > 5
+    planned = {job["id"]: job for job in json.loads(reproduce(path, "--dry-run", "--json").stdout)["jobs"]}
+    assert planned["train long seed 1"]["status"] == "half done"
+    assert planned["train long seed 1"]["reason"] == f"saved at step {step} of 100000"
+    with started(house, path) as process:
+        wait_for(lambda: steps(run) > step + 5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    sessions = json.loads((run / "meta.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, step]
+    numbers = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_killed_jobs_and_a_killed_reproduce_lose_nothing(house: Path) -> None:
+    path = suite(house, "long", "base")
+    run = house / "runs" / "mine" / "long-seed1"
+    with started(house, path, "--only", "long") as process:
+        wait_for(lambda: steps(run) > 5)
+        second = reproduce(path)
+        assert second.exit_code == 2, second.output
+        assert f"another `mrt5 reproduce` (process {process.pid})" in second.stderr
+        process.kill()
+        process.wait()
+    # Its training is told by the end of a pipe, and saves as if asked to.
+    wait_for(lambda: json.loads((run / "meta.json").read_text())["status"] == "interrupted")
+    assert list((run / "checkpoints").glob("step-*"))
+    with started(house, path, "--jobs", 2) as process:
+        before = steps(run)
+        wait_for(lambda: steps(run) > before + 5)
+        os.kill(pid_of(run), signal.SIGKILL)
+        assert process.wait(90) == 1
+    sessions = json.loads((run / "meta.json").read_text())["sessions"]
+    assert len(sessions) == 2 and sessions[1]["from_step"] > 5
+    told = (house / "stderr").read_text()
+    assert "train long seed 1: killed by SIGKILL, by hand or because memory ran out" in told
+    assert re.search(r"done +evaluate base seed 1 vowel_removal", told)
+
+
+def pid_of(run: Path) -> int:
+    """The process that has a run's log open for writing."""
+    log = run.parent / "logs" / "train-long-seed-1.log"
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / "fd" / "1") == str(log):
+                return int(entry.name)
+        except OSError:  # somebody else's, or gone
+            continue
+    raise AssertionError("nobody writes the log")
+
+
+@pytest.mark.slow
+def test_all_gpus_together_train_one_run(tmp_path: Path) -> None:
+    """The processes of a group, on a CPU in place of GPUs."""
+    from rich.console import Console
+
+    from mrt5cli.reproduce.display import PlainDisplay
+    from mrt5cli.reproduce.executing import execute
+    from mrt5cli.reproduce.planning import make_plan
+    from mrt5cli.reproduce.processes import Alone
+    from mrt5cli.reproduce.suites import load_suite
+
+    plan = make_plan(
+        "paper", load_suite("paper"), tmp_path, smoke=True, only=["diagnostic_v3/merge_ABC_byt5"]
+    )
+    launcher = Alone("paper", ["0", "1"], together=True)
+    outcome = execute(plan, launcher, PlainDisplay(plan, Console(stderr=True)), device="cpu")
+    assert outcome.failures == [] and len(outcome.done) == 2
+    [run] = [job.run for job in plan.jobs if job.id in outcome.done and job.kind == "train"]
+    assert run is not None and run.meta()["processes"] == 2
