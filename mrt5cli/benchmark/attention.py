@@ -151,13 +151,12 @@ def _notes(suite: Suite, timings: Mapping[str, Timing]) -> list[str]:
 
     fused, parts = timings["fused forward"].median, [timings[name].median for name in (MATMULS, EXP)]
     peak = rate(LARGEST)
-    shares = {name: 100 * rate(name) / peak for name in (MATMULS, "fused forward", f"fused {BOTH_WAYS}")}
     least = (suite.cases["fused forward"].operations or 0) / peak
     possible = timings["written out forward"].median / least
-    both = shares[f"fused {BOTH_WAYS}"]
+    here, forth, both = (100 * rate(name) / peak for name in (MATMULS, "fused forward", f"fused {BOTH_WAYS}"))
     return [
-        f"a large matmul reaches {peak / 1e9:,.0f} GFLOP/s, matmuls of these shapes {shares[MATMULS]:.0f} % "
-        f"of that, the fused forward pass {shares['fused forward']:.0f} %, with its backward pass {both:.0f} %",
+        f"a large matmul reaches {peak / 1e9:,.0f} GFLOP/s, matmuls of these shapes {here:.0f} % of that, "
+        f"the fused forward pass {forth:.0f} %, with its backward pass {both:.0f} %",
         f"one after the other and through memory, its two matmuls take {1000 * parts[0]:,.2f} ms and an exp "
         f"a score {1000 * parts[1]:,.2f} ms; the fused forward pass takes {1000 * fused:,.2f} ms",
         f"with its matmuls as fast as a large one and the rest for nothing it would take {1000 * least:,.2f} "

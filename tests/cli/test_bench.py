@@ -3,73 +3,124 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from mrt5cli.benchmark.rounds import Timing, interleave, kept_lengths, speedup
+from mrt5cli.benchmark import loading, suite
 from mrt5cli.cli import app
+from mrt5cli.commands.bench import KINDS, _Lines
 
-SMALL = [
-    "--size",
-    "tiny",
-    "--batch",
-    "2",
-    "--length",
-    "40",
-    "--target",
-    "5",
-    "--rounds",
-    "2",
-    "--device",
-    "cpu",
-]
+HERE = ["--batch", "2", "--length", "40", "--target", "5", "--rounds", "2", "--device", "cpu"]
+SMALL = ["--size", "tiny", *HERE]
 
 
 def bench(*words: object):
     return CliRunner().invoke(app, ["bench", *map(str, words)])
 
 
-def test_every_kind_in_one_document(tmp_path: Path):
+def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
     out = tmp_path / "bench.json"
-    result = bench(
-        *SMALL,
-        "--what",
-        "forward,train,generate,attention",
-        "--rates",
-        "0,0.5",
-        "--bf16",
-        "--json",
-        "--out",
-        out,
-    )
+    words = ["--what", "forward,train,generate,attention", "--rates", "0,0.5", "--rows", "even,wide"]
+    result = bench(*SMALL, *words, "--bf16", "--json", "--out", out)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert json.loads(out.read_text()) == document
     assert [suite["what"] for suite in document["suites"]] == ["forward", "train", "generate", "attention"]
-    forward = document["suites"][0]
-    cases = {case["name"]: case for case in forward["cases"]}
-    assert {"transformers eager", "dense", "packed 50 %", "packed 50 % bf16"} <= set(cases)
-    assert all(len(case["rounds"]) == 2 for suite in document["suites"] for case in suite["cases"])
-    for parity in forward["parity"].values():
-        assert parity["difference"] < 2e-4 < parity["size"]
-    ideal = {ratio["baseline"]: ratio["ideal"] for ratio in cases["packed 50 %"]["ratios"]}
-    assert ideal["dense"] == cases["dense"]["macs"] / cases["packed 50 %"]["macs"] > 1
+    for found in document["suites"]:
+        assert all(len(case["rounds"]) == 2 for case in found["cases"])
+        assert found["parity"] and all(parity["holds"] for parity in found["parity"].values())
+    forward, train, _, attention = ({case["name"]: case for case in s["cases"]} for s in document["suites"])
+    assert {"transformers sdpa", "dense bf16", "packed 50 % even bf16", "eager 50 % wide"} <= set(forward)
+    assert {"reference-like", "fused, score loss, checkpointed", "fused, hard step 50 % wide"} <= set(train)
+    assert attention["fused forward"]["operations_per_second"] > 0
+    assert len(document["suites"][3]["notes"]) == 3
+
+
+def test_the_ideal_is_the_arithmetic(tmp_path: Path):
+    result = bench(*SMALL, "--rates", "0.5", "--rows", "even,wide", "--json")
+    assert result.exit_code == 0, result.output
+    [suite] = json.loads(result.stdout)["suites"]
+    cases = {case["name"]: case for case in suite["cases"]}
+
+    def ratio(case: str, baseline: str):
+        [found] = [found for found in cases[case]["ratios"] if found["baseline"] == baseline]
+        return found
+
+    found = ratio("packed 50 % even", "dense")
+    assert found["ideal"] == cases["dense"]["macs"] / cases["packed 50 % even"]["macs"] > 1
+    assert found["share_of_ideal"] == pytest.approx(found["median"] / found["ideal"])
+    assert found["least"] <= found["median"] <= found["most"]
+    # Rows of 20 and 80 % hold as many bytes as two of 50 %, but padded each is 80 % long.
+    assert cases["packed 50 % wide"]["macs"] == pytest.approx(cases["packed 50 % even"]["macs"], rel=0.01)
+    assert ratio("packed 50 % wide", "padded 50 % wide")["ideal"] > 1.05
+    assert ratio("packed 50 % even", "padded 50 % even")["ideal"] == 1
 
 
 def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
-    result = bench(
-        make_run(tmp_path, "mrt5"), *SMALL[2:], "--length", "30", "--rates", "0.5", "--rows", "wide"
-    )
+    run = make_run(tmp_path, "mrt5")
+    result = bench(run, *HERE, "--length", "30", "--rates", "0.5", "--rows", "wide")
     assert result.exit_code == 0, result.output
-    assert "packed 50 %" in result.stdout
-    assert "ideal" in result.stdout
-    assert "from the plain path" in result.stdout
+    assert "packed 50 % wide" in result.stdout
+    assert "% of" in result.stdout
+    assert "dense: at most" in result.stdout
+    assert "another setting" in result.stdout  # the targets are byt5-small's
+    assert "timing forward" in result.stderr
+
+
+def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
+    monkeypatch.setattr(suite, "LOGIT_TOLERANCE", 0.0)
+    result = bench(*SMALL, "--rates", "0.5")
+    assert result.exit_code == 1
+    assert "a fast path does not compute what the plain one does: forward, " in result.stderr
+    assert "MORE THAN" in result.stdout  # what was measured is shown all the same
+
+
+def test_memory_of_a_step_is_smaller_where_less_is_kept():
+    words = ["--length", "200", "--target", "20", "--rounds", "1"]
+    result = bench(*SMALL, *words, "--what", "train", "--rates", "0", "--memory", "--json")
+    assert result.exit_code == 0, result.output
+    [suite] = json.loads(result.stdout)["suites"]
+    live = {case["name"]: case["memory"]["live"] for case in suite["cases"]}
+    assert live["fused, score loss, checkpointed"] < live["fused, score loss"] < live["reference-like"]
+    # Two rows, four heads, 200 x 200 scores of 4 bytes: 1.3 MB a layer, several of each of six layers kept.
+    assert 8e6 < live["reference-like"] < 60e6
+    assert all(case["memory"]["peak"] >= case["memory"]["live"] for case in suite["cases"])
+
+
+def test_precision_of_a_trained_run(tmp_path: Path):
+    result = bench(make_run(tmp_path, "mrt5"), "--what", "precision", "--limit", 16, "--json", *HERE)
+    assert result.exit_code == 0, result.output
+    [found] = json.loads(result.stdout)["suites"]
+    full, autocast, weights = found["rows"]
+    assert [row["precision"] for row in found["rows"]] == ["fp32", "bf16 autocast", "bf16 weights"]
+    assert full["argmax_flipped"] == full["gate_flipped"] == full["logits"] == 0
+    for row in (autocast, weights):
+        assert row["logits"] > 1e-4  # it is another precision
+        assert row["loss"] == pytest.approx(full["loss"], rel=0.05)
+        assert 0 <= row["gate_flipped"] < 0.2
+    assert 0 < full["deletion_rate"] < 1
+    assert "16 test examples of vowel_removal" in found["notes"][0]
+
+
+def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
+    run = make_run(tmp_path, "byt5", shortener={"kind": "none"})
+    result = bench(run, "--what", "precision", "--limit", 8, *HERE)
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("bf16 weights")]
+    assert line.split()[-2] == "-"  # no gate, no decision to flip
+
+
+def test_the_loader_beside_training(monkeypatch):
+    monkeypatch.setattr(loading, "SECONDS", 0.1)
+    result = bench(*SMALL, "--what", "data")
+    assert result.exit_code == 0, result.output
+    assert "times what training takes" in result.stdout
+    assert "loader over training" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -78,8 +129,11 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
         (["--what", "forward,speed"], "'speed' is nothing to time"),
         (["--what", ","], "--what names nothing"),
         (["--rates", "50"], "is not a share of positions"),
+        (["--rows", "odd"], "'odd' is nothing about rows"),
+        (["--rows", "wide", "--batch", "1"], "one row cannot be longer than another"),
         (["--size", "huge"], "--size huge is not known"),
         (["nowhere/at/all"], "does not exist"),
+        (["--what", "precision"], "--what precision needs a trained run"),
     ],
 )
 def test_wrong_words(words: list[str], message: str):
@@ -88,35 +142,65 @@ def test_wrong_words(words: list[str], message: str):
     assert message in " ".join(result.stderr.split())
 
 
+def test_no_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = bench(*SMALL, "--what", "compile")
+    assert result.exit_code == 2
+    assert "CXX=no-such-compiler is not there" in result.stderr
+
+
 def test_a_pooling_has_no_gate_to_steer(tmp_path: Path):
     run = make_run(tmp_path, "cp", shortener={"kind": "convolution", "layer": 1, "stride": 2})
-    result = bench(run, *SMALL[2:])
+    result = bench(run, *HERE)
     assert result.exit_code == 2
     assert "shortens by 'convolution'" in result.stderr
 
 
-def test_every_round_begins_with_another_case():
-    order: list[str] = []
-    cases = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    timings = interleave(cases, rounds=3, device=torch.device("cpu"))
-    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
-    assert all(len(timing.seconds) == 3 for timing in timings.values())
+def test_a_model_without_a_recipe_has_no_data_to_be_precise_on(tmp_path: Path):
+    run = make_run(tmp_path, "mrt5")
+    (run / "model").rename(tmp_path / "bare")
+    result = bench(tmp_path / "bare", "--what", "precision", *HERE)
+    assert result.exit_code == 2
+    assert "comes without a recipe" in result.stderr
 
 
-def test_ratios_are_taken_within_rounds():
-    ratio = speedup(Timing("slow", [4.0, 40.0, 6.0]), Timing("fast", [2.0, 10.0, 1.0]))
-    assert (ratio.median, ratio.least, ratio.most) == (4.0, 2.0, 6.0)
+def test_the_command_itself():
+    words = [*SMALL, "--what", "attention", "--threads", "1", "--rounds", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mrt5cli", "bench", *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["setting"]["threads"] == 1
+    assert done.stderr.splitlines()[0] == "timing attention"
 
 
-@given(st.integers(1, 9), st.integers(8, 2000), st.floats(0.05, 0.95), st.sampled_from(["even", "wide"]))
-def test_kept_lengths(rows: int, length: int, deleted: float, spread: str):
-    kept = kept_lengths(rows, length, deleted, spread)
-    assert len(kept) == rows and all(1 <= count <= length for count in kept)
-    assert sum(kept) / rows == pytest.approx(max(1, length * (1 - deleted)), abs=1)
-    if spread == "even":
-        assert len(set(kept)) == 1
+def test_a_log_says_what_is_left(monkeypatch, capsys):
+    clock = iter([0.0, 0.0, 10.0, 40.0])
+    monkeypatch.setattr("mrt5cli.commands.bench.time.monotonic", lambda: next(clock))
+    tell = _Lines()
+    for finished in (1, 2, 5):
+        tell("forward", finished, 9)
+    assert capsys.readouterr().err.splitlines() == ["timing forward", "forward: 5 of 9, about 40 s left"]
 
 
-def test_wide_rows_are_those_of_the_targets():
-    assert kept_lengths(4, 100, 0.5, "wide") == [20, 40, 60, 80]
-    assert kept_lengths(2, 100, 0.7, "wide") == [12, 48]
+# torch.compile's warnings, about its own code.
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore::DeprecationWarning"
+)
+@pytest.mark.slow
+def test_the_rest_of_the_kinds(tmp_path: Path):
+    words = ["--what", "compile,startup", "--rates", "0.5", "--rounds", "1", "--json"]
+    result = bench(*SMALL, *words)
+    assert result.exit_code == 0, result.output
+    compiled, startup = json.loads(result.stdout)["suites"]
+    costs = {case["name"]: case["compiling"] for case in compiled["cases"] if case["compiling"]}
+    assert len(costs) == 4
+    assert all(cost["graphs"] >= 1 and cost["recompiled"] == 0 for cost in costs.values())
+    seconds = {case["name"]: case["seconds"] for case in startup["cases"]}
+    assert 0 < seconds["python alone"] < seconds["mrt5 --help"] < seconds["command to first training step"]
+
+
+def test_every_kind_is_one_that_runs():
+    assert {"forward", "train", "generate", "attention", "data", "precision", "compile", "startup"} == set(
+        KINDS
+    )

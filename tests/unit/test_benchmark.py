@@ -1,0 +1,337 @@
+"""What `mrt5 bench` is made of: rounds, ratios, baselines, checks that can fail, memory, targets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli.benchmark import attention, forward, generation, training_step
+from mrt5cli.benchmark.compiling import LENGTHS, compiling_costs
+from mrt5cli.benchmark.loading import loader_rates
+from mrt5cli.benchmark.memory import Gauge, measure
+from mrt5cli.benchmark.models import base_model, ours, plain, steer
+from mrt5cli.benchmark.report import BUILDERS
+from mrt5cli.benchmark.rounds import Timing, interleave, kept_lengths, speedup
+from mrt5cli.benchmark.startup import FIRST_STEP, HELP, _until_written, startup
+from mrt5cli.benchmark.suite import Parity, Shapes
+from mrt5cli.benchmark.targets import TARGETS, Found, Target, judged, verdict
+from mrt5cli.benchmark.written_out import softmax1
+from mrt5cli.errors import RunFailed
+from mrt5cli.models.compiling import compile_blocks
+
+CPU = torch.device("cpu")
+SMALL = Shapes(batch=2, length=24, target=5, rates=(0.5,), spreads=("wide",))
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return base_model(None, "tiny", CPU)
+
+
+# --- rounds -------------------------------------------------------------------------------------------------
+
+
+def test_every_round_begins_with_another_case():
+    order: list[str] = []
+    cases = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    timings = interleave(cases, rounds=3, device=CPU)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert all(len(timing.seconds) == 3 for timing in timings.values())
+
+
+def test_ratios_are_taken_within_rounds():
+    ratio = speedup(Timing("slow", [4.0, 40.0, 6.0]), Timing("fast", [2.0, 10.0, 1.0]))
+    assert (ratio.median, ratio.least, ratio.most, ratio.fastest) == (4.0, 2.0, 6.0, 4.0)
+
+
+@given(st.integers(1, 9), st.integers(8, 2000), st.floats(0.05, 0.95), st.sampled_from(["even", "wide"]))
+def test_kept_lengths(rows: int, length: int, deleted: float, spread: str):
+    kept = kept_lengths(rows, length, deleted, spread)
+    assert len(kept) == rows and all(1 <= count <= length for count in kept)
+    assert sum(kept) / rows == pytest.approx(max(1, length * (1 - deleted)), abs=1)
+    if spread == "even":
+        assert len(set(kept)) == 1
+    else:
+        assert list(kept) == sorted(kept)
+
+
+def test_wide_rows_are_those_of_the_targets():
+    assert kept_lengths(4, 100, 0.5, "wide") == [20, 40, 60, 80]
+    assert kept_lengths(2, 100, 0.5, "wide") == [20, 80]
+    assert kept_lengths(2, 100, 0.7, "wide") == [10, 50]
+    assert kept_lengths(1, 100, 0.5, "wide") == [50]
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def test_models_share_the_weights(base: Any):
+    for model in (ours(base, "packed"), plain(base, "eager")):
+        mine = dict(model.named_parameters())
+        for name, weight in base.named_parameters():
+            if "delete_gate" not in name or name in mine:
+                assert mine[name].data_ptr() == weight.data_ptr()
+        assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
+
+
+def test_a_steered_gate_keeps_as_many_as_it_is_told(base: Any):
+    model = ours(base, "packed")
+    ids = torch.randint(3, 259, (2, 24))
+    for kept in ([5, 19], [1, 24], [12, 12]):
+        steer(model, kept, 24)
+        with torch.inference_mode():
+            out = model(ids, attention_mask=torch.ones_like(ids), labels=ids[:, :3], hard_delete=True)
+        assert out.kept_lengths.tolist() == kept
+
+
+@given(st.integers(1, 5), st.integers(0, 99), st.sampled_from([0.1, 3.0, 60.0]))
+def test_written_out_softmax1_is_its_formula(keys: int, seed: int, size: float):
+    scores = size * torch.randn(2, keys, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    exponentials = scores.exp()
+    expected = exponentials / (1 + exponentials.sum(dim=-1, keepdim=True))
+    torch.testing.assert_close(softmax1(scores), expected)
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_all_fast_paths_equal_their_oracles(base: Any, kind: str):
+    checks = dict(BUILDERS[kind](base, SMALL).checks())
+    assert checks
+    assert {name: found for name, found in checks.items() if not found.holds} == {}
+    assert all(found.size > 0.1 for found in checks.values())
+
+
+def test_a_difference_beyond_rounding_is_seen():
+    one = torch.tensor([5.0, -3.0])
+    assert Parity.of(one, one + 1e-4).holds
+    assert not Parity.of(one, one + 3e-4).holds
+    assert Parity.of(10 * one, 10 * one + 1e-3).holds  # rounding grows with the numbers
+    assert not Parity.of(one, one * float("nan")).holds
+
+
+def test_gradients_are_compared_weight_by_weight():
+    oracle = {"large": torch.tensor([1000.0]), "small": torch.tensor([1e-3, 0.0])}
+    parity = training_step._gradient_parity
+    assert parity(oracle, {name: grad * 1.0005 for name, grad in oracle.items()}).holds
+    assert not parity(oracle, {**oracle, "small": torch.tensor([1e-3, 2e-6])}).holds
+    assert not parity(oracle, {"large": oracle["large"]}).holds  # a weight that got none
+    assert not parity(oracle, {**oracle, "large": torch.tensor([float("nan")])}).holds
+
+
+def test_a_step_whose_score_loss_is_lost_is_seen(base: Any, monkeypatch):
+    from mrt5cli.models.attention import ScorePenalty
+
+    shapes = Shapes(batch=2, length=200, target=20, rates=())
+    whole = ScorePenalty.mean
+    monkeypatch.setattr(ScorePenalty, "mean", lambda self: whole(self).detach())
+    monkeypatch.setattr(training_step, "SCORE_COEFFICIENT", 1e5)  # scores of fresh weights hardly exceed 5
+    checks = dict(training_step.train(base, shapes).checks())
+    assert not checks["gradients of fused, score loss"].holds
+
+
+def test_a_wrong_token_is_seen(base: Any):
+    oracle = ours(base, "eager", deletion_type="none")
+    ids = torch.randint(3, 259, (2, 24), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    tokens = oracle.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=6, max_new_tokens=6)
+    assert generation._greedy(oracle, ids, mask, tokens).holds
+    tokens[1, 4] = 3 + (int(tokens[1, 4]) + 50) % 256
+    assert not generation._greedy(oracle, ids, mask, tokens).holds
+
+
+def test_every_step_frees_its_gradients(base: Any):
+    suite = training_step.train(base, SMALL)
+    held: list[int] = []
+    for case in suite.cases.values():
+        case.call()
+        held.append(sum(weight.grad is not None for weight in base.parameters()))
+    assert held == [0] * len(suite.cases)
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+
+
+@linux
+def test_a_gauge_tells_what_is_held_and_what_was():
+    gauge = Gauge(CPU)
+    tensor = torch.ones(20_000_000)  # 80 MB
+    assert gauge.now() == pytest.approx(80e6, rel=0.1)
+    del tensor
+    assert gauge.now() < 20e6
+    assert gauge.peak() == pytest.approx(80e6, rel=0.1)
+
+
+@linux
+def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
+    shapes = Shapes(batch=2, length=600, target=20, rates=())
+    cases = [attention.MATMULS, "written out forward", "fused forward", "no such case"]
+    found = dict(measure("attention", cases, source=None, size="tiny", shapes=shapes, device=CPU, threads=1))
+    assert list(found) == cases
+    scores = 4 * 2 * 4 * 600 * 600  # bytes of 600 x 600 scores, 4 heads, 2 rows
+    assert scores <= found["written out forward"].peak < 6 * scores
+    assert found["fused forward"].peak < scores
+    assert found["no such case"].peak is None
+    assert "KeyError" in str(found["no such case"].problem)
+
+
+def test_a_measuring_process_that_dies_is_no_silence():
+    with pytest.raises(RunFailed, match="the process that measures memory ended with 1"):
+        list(measure("forward", ["x"], source=None, size="huge", shapes=SMALL, device=CPU, threads=1))
+
+
+# --- compiled -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    """Nothing that another test has compiled is there."""
+    logger = logging.getLogger("torch._dynamo")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    logger.setLevel(level)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning", "ignore::DeprecationWarning"
+)
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.usefixtures("dynamo")
+def test_compiled_blocks_serve_every_length(base: Any, hard: bool):
+    model, other = ours(base, "packed"), ours(base, "packed")
+    names = list(model.state_dict())
+    compile_blocks(model, backend="eager")
+    assert list(model.state_dict()) == names
+    seen: list[int] = []
+
+    def call(length: int) -> torch.Tensor:
+        seen.append(length)
+        ids = torch.randint(3, 259, (2, length), generator=torch.Generator().manual_seed(length))
+        outputs = []
+        for each in (model, other):
+            steer(each, kept_lengths(2, length, 0.5, "wide"), length)
+            with torch.inference_mode():
+                given = {"attention_mask": torch.ones_like(ids), "labels": ids[:, :5], "hard_delete": hard}
+                outputs.append(each(ids, **given).logits)
+        torch.testing.assert_close(*outputs)
+        return outputs[0]
+
+    costs = compiling_costs(call, 40)
+    assert costs.graphs >= 1
+    assert costs.recompiled == 0
+    assert len(set(seen)) == LENGTHS + 1
+
+
+# --- start-up -----------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_ended_where_it_writes(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    code = f"import time; open({str(path)!r}, 'w').write('x'); time.sleep(600)"
+    _until_written(path, [sys.executable, "-c", code], {})
+    assert path.read_text() == "x"
+
+
+def test_a_command_that_makes_no_step_says_why(tmp_path: Path):
+    with pytest.raises(RunFailed, match=r"made no step: .*broken"):
+        _until_written(tmp_path / "x", [sys.executable, "-c", "raise SystemExit('broken')"], {})
+
+
+def test_the_recipe_of_the_first_step_trains(tmp_path: Path):
+    from mrt5cli import recipe
+
+    startup(tmp_path, threads=1)
+    loaded = recipe.load(tmp_path / "recipe.yaml")
+    assert loaded.training.logging_steps == 1
+    assert (Path(loaded.model.start) / "model.safetensors").is_file()
+
+
+# --- targets ------------------------------------------------------------------------------------------------
+
+
+def test_verdicts():
+    fast = Target("speed", "x", lambda _: None, 1.5, 2.0)
+    small = Target("memory", "x", lambda _: None, 0.5, 0.15, less=True)
+    assert verdict(fast, Found(1.4, 1.45)) == "missed"
+    assert verdict(fast, Found(1.6, 1.55)) == "met"
+    assert verdict(fast, Found(2.1, 2.0)) == "stretch"
+    assert verdict(fast, Found(1.6, 1.4)) == verdict(fast, Found(1.4, 1.6)) == "open"
+    assert [verdict(small, Found(value)) for value in (0.6, 0.4, 0.1)] == ["missed", "met", "stretch"]
+
+
+def test_every_target_is_measured_by_a_case_that_exists(base: Any):
+    shapes = Shapes(2, 24, 5, rates=(0.5, 0.7), spreads=("even", "wide"), bf16=True)
+    suites = [_pretended(BUILDERS[kind](base, shapes)) for kind in ("forward", "attention", "train")]
+    suites.append({"what": "data", "factor": 3.0})
+    suites.append({"what": "startup", "cases": [_pretended_case(name) for name in (HELP, FIRST_STEP)]})
+    setting = {"shape": "byt5-small", "length": 1024, "target": 189}
+    found = [judged({**setting, "device": device}, suites) for device in ("cpu", "cuda:0")]
+    assert {target["name"] for some in found for target in some} == {target.name for target in TARGETS}
+    assert len(found[0]) == sum(target.device in ("any", "cpu") for target in TARGETS)
+    assert all(target["verdict"] in ("missed", "met", "stretch") for some in found for target in some)
+    [loader] = [target for target in found[0] if target["what"] == "data"]
+    assert loader["verdict"] == "missed"
+    elsewhere = judged({**setting, "length": 128, "device": "cpu"}, suites)
+    assert {target["what"] for target in elsewhere if target["verdict"] is not None} == {"startup"}
+
+
+def _pretended(suite: Any) -> dict[str, Any]:
+    """A document of a suite whose every case took a second and 100 bytes."""
+    cases = []
+    for name, case in suite.cases.items():
+        ratios = [
+            {"baseline": other, "median": 1.0, "fastest": 1.0, "share_of_ideal": 1.0}
+            for other in case.against
+        ]
+        cases.append({**_pretended_case(name), "ratios": ratios})
+    return {"what": suite.what, "cases": cases}
+
+
+def _pretended_case(name: str) -> dict[str, Any]:
+    return {"name": name, "seconds": 1.0, "rounds": [1.0], "memory": {"live": 100, "peak": 200}, "ratios": []}
+
+
+def test_what_the_forward_suite_multiplies(base: Any):
+    suite = forward.forward(base, SMALL)
+    assert suite.ideal("dense", forward.EAGER) == 1.0
+    packed, padded = suite.cases["packed 50 % wide"].macs, suite.cases["padded 50 % wide"].macs
+    dense = suite.cases["dense"].macs
+    assert packed is not None and padded is not None and dense is not None
+    assert packed < padded < dense
+
+
+def test_the_loader_is_fed_what_training_takes(base: Any, monkeypatch):
+    from mrt5cli.benchmark import loading
+
+    monkeypatch.setattr(loading, "SECONDS", 0.05)
+    taken: list[torch.Size] = []
+    built = loading.ours
+
+    def watched(*words: Any, **fields: Any) -> Any:
+        model = built(*words, **fields)
+        model.register_forward_pre_hook(
+            lambda _, __, given: taken.append(given["input_ids"].shape), with_kwargs=True
+        )
+        return model
+
+    monkeypatch.setattr(loading, "ours", watched)
+    document = loader_rates(base, Shapes(3, 80, 9, ()), lambda *_: None)
+    assert taken == [torch.Size([3, 80])] * (loading.STEPS + 1)
+    assert document["factor"] == pytest.approx(
+        document["cases"][0]["bytes_per_second"] / document["cases"][1]["bytes_per_second"]
+    )
+    assert all(weight.grad is None for weight in base.parameters())
