@@ -116,7 +116,9 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
     for experiment in plan.experiments:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for row, recipe in placed[experiment.id]:
-            number, unit = ("ms_per_example", 1.0) if row.metric in TIMES else NUMBERS.get(row.metric, ("", 1))
+            number, unit = (
+                ("ms_per_example", 1.0) if row.metric in TIMES else NUMBERS.get(row.metric, ("", 1))
+            )
             if recipe is None or not number:
                 continue
             subset = row.subset or "all"

@@ -30,6 +30,7 @@ class Table:
         title: of a folded table, or a heading's text; empty for none.
         folded: shown when asked for.
         words: leading columns that are words, the others being numbers.
+        prose: words are sentences, which may be broken into lines.
     """
 
     headers: tuple[str, ...]
@@ -37,6 +38,7 @@ class Table:
     title: str = ""
     folded: bool = False
     words: int = 1
+    prose: bool = False
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -102,6 +104,10 @@ METRICS = {
     "fisher_average_r": "mean r (Fisher)",
     "macs": "MACs",
     "macs_relative_to_byt5": "MACs, share",
+    "deletion_rate": "deleted, %: ",
+    "max_seq_len_reduction": "highest reduction, %",
+    "total_parameters": "parameters",
+    "delete_gate_parameters": "the gate's parameters",
 }
 """Published metrics, in the words of a table."""
 
@@ -120,7 +126,7 @@ def comparisons(rows: Sequence[Compared], experiment: str) -> list[Table]:
         whole = judged
     tables = []
     if whole:
-        tables.append(Table(HEADERS, [_line(one) for one in whole], words=3))
+        tables.append(Table(HEADERS, [_line(one) for one in whole], "Published and ours", words=3))
     parts: dict[str, list[Compared]] = {}
     for one in judged:
         if one not in whole:
@@ -142,7 +148,8 @@ def _line(one: Compared) -> tuple[str, ...]:
     ours = MISSING
     if one.ours is not None:
         ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
-    metric = METRICS.get(one.row.metric, one.row.metric)
+    name, _, kind = one.row.metric.partition("[")
+    metric = METRICS[name] + kind.rstrip("]").replace("_", " ")
     if unit != one.row.unit:  # a time, as what it is in percent less than ByT5's
         metric = METRICS["runtime_decrease_vs_byt5"]
     difference = one.difference
@@ -150,7 +157,7 @@ def _line(one: Compared) -> tuple[str, ...]:
     return (
         _model_of(one),
         (one.row.subset or MISSING).replace("_", " "),
-        metric.replace("deletion_rate[", "deleted of [").replace("_", " "),
+        metric,
         in_unit(one.value, unit),
         ours,
         MISSING if difference is None else _signed(difference, unit),
@@ -215,7 +222,7 @@ def rules() -> Table:
         for rule in RULES
     ]
     headers = ("numbers", "between runs", "sampling added", "better is", "why")
-    return Table(headers, lines, "Tolerances", folded=True, words=5)
+    return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
 
 
 # --- ours alone ------------------------------------------------------------------------------------------
@@ -313,7 +320,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     """Each claim, whether it holds here, and why."""
     words = {True: "holds", False: "does not hold", None: "open"}
     lines = [(words[claim.holds], claim.statement, claim.sentence) for claim in claims]
-    return Table(("here", "claim", "because"), lines, "Claims", words=3)
+    return Table(("here", "claim", "because"), lines, "Claims", words=3, prose=True)
 
 
 def evidence_of(claim: Claim) -> Table | None:
