@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from mrt5cli.models.fused import fused, has_fused
+from mrt5cli.models.kernels.rows import DeviceRows, attend_rows
 from mrt5cli.models.softmax1 import softmax1
 
 SCORE_CEILING = 5.0
@@ -172,6 +173,10 @@ class Rows:
     def __iter__(self) -> Iterator[slice]:
         return (slice(start, stop) for start, stop in itertools.pairwise(self.bounds))
 
+    def as_source(self) -> Rows:
+        """The same rows for cross-attention."""
+        return Rows(self.bounds, gates=self.gates)
+
 
 def _by_row(query: Tensor, key: Tensor, value: Tensor, rows: Rows, ask: Ask, *, cross: bool) -> Tensor:
     """Attention within each row of a packed batch; queries of cross-attention are not packed.
@@ -192,6 +197,25 @@ def _by_row(query: Tensor, key: Tensor, value: Tensor, rows: Rows, ask: Ask, *, 
     return torch.cat(outputs, dim=0 if cross else 2)
 
 
+def _by_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: DeviceRows,
+    ask: Ask,
+    penalty: ScorePenalty | None,
+    *,
+    cross: bool,
+) -> tuple[Tensor, None]:
+    """The same on a GPU by one kernel: (1, all positions, N, H), or (B, Q, N, H) in cross-attention."""
+    ceiling = SCORE_CEILING if ask.excess else None
+    output, excess = attend_rows(query, key, value, rows, one=ask.one, ceiling=ceiling, cross=cross)
+    if excess is not None:
+        queries = query.shape[2] if cross else rows.packed.longest
+        penalty.layer_means.append(excess / (query.shape[1] * rows.pairs(queries)))
+    return output, None
+
+
 def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The function that transformers calls, around a core that knows one additive bias."""
 
@@ -206,8 +230,8 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
         key_gate: Tensor | None = None,
         encoder_key_gate: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
-        rows: Rows | None = None,
-        encoder_rows: Rows | None = None,
+        rows: Rows | DeviceRows | None = None,
+        encoder_rows: Rows | DeviceRows | None = None,
         need_weights: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -238,6 +262,8 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
             excess=score_penalty is not None and not decoder_self,
         )
         packed = encoder_rows if module.is_cross_attention else rows
+        if isinstance(packed, DeviceRows):
+            return _by_kernel(query, key, value, packed, ask, score_penalty, cross=module.is_cross_attention)
         if packed is not None:
             output = _by_row(query, key, value, packed, ask, cross=module.is_cross_attention)
             return output.transpose(1, 2).contiguous(), None

@@ -34,9 +34,12 @@ from transformers.models.t5.modeling_t5 import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from mrt5cli.models import kernels
 from mrt5cli.models.attention import IMPLEMENTATIONS, Rows, ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.feed_forward import use_fast_activation
+from mrt5cli.models.kernels.plan import Plan
+from mrt5cli.models.kernels.rows import DeviceRows
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output, PackedStates
 from mrt5cli.models.packing import Packing, distance_bias, hides_nothing, last_position
 from mrt5cli.models.plain_generation import answer_plainly
@@ -225,6 +228,7 @@ class MrT5Encoder(MrT5Stack):
         boundary_labels: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
         keep_packed: bool = False,
+        real_bytes: int | None = None,
         **kwargs: Any,
     ) -> MrT5EncoderOutput:
         """Encode.
@@ -238,6 +242,8 @@ class MrT5Encoder(MrT5Stack):
                 type "entropy" and "unigram" learn from.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
+            real_bytes: how many positions of the whole batch are no padding, from a caller who knows that the
+                mask hides just the padding; then a GPU is not asked for it.
         """
         states = self._embed(input_ids, inputs_embeds)
         padding = self._padding(input_ids, attention_mask, states)
@@ -247,7 +253,7 @@ class MrT5Encoder(MrT5Stack):
             keep_mask = last_position(~padding)
             input_ids = padding.new_full((len(states), 1), self.config.eos_token_id, dtype=torch.long)
             states, attention_mask = self._embed(input_ids, None), None
-            padding = torch.zeros_like(input_ids, dtype=torch.bool)
+            padding, real_bytes = torch.zeros_like(input_ids, dtype=torch.bool), len(input_ids)
         states = self.dropout(states)
         shortener = self.shortener
         if shortener is None:
@@ -257,7 +263,7 @@ class MrT5Encoder(MrT5Stack):
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
         )
         need_weights = _asked("output_attentions", self.config, kwargs)
-        packing = self._packing(attention_mask, padding, score_penalty, kwargs)
+        packing = self._packing(attention_mask, padding, score_penalty, real_bytes, kwargs)
         packs = packing is not None
         if packs and not packing.saves:
             packing = None
@@ -280,7 +286,7 @@ class MrT5Encoder(MrT5Stack):
                 shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
                 states, bias = shortening.states, None
                 if packs and shortening.positions is not None:
-                    packing = self._pack_survivors(shortening)
+                    packing = self._pack_survivors(shortening, score_penalty)
                 if packing is not None:
                     states = packing.pack(states)
             if bias is None or self.config.relative_bias_per_layer:
@@ -289,7 +295,8 @@ class MrT5Encoder(MrT5Stack):
                 else:
                     # Blocks hand a bias on; what counts in a packed batch is in its rows.
                     bias = states.new_zeros(1)
-                    rows = self._rows(block, shortening, packing, padding.shape[1])
+                    find = self._device_rows if isinstance(packing, Plan) else self._rows
+                    rows = find(block, shortening, packing, padding.shape[1])
             after_gate = gate_layer is not None and index >= gate_layer
             states, _, _ = block(
                 states,
@@ -305,7 +312,7 @@ class MrT5Encoder(MrT5Stack):
         states = self.dropout(self.final_layer_norm(states))
         packed = None
         if packing is not None:
-            packed = PackedStates(states, Rows(rows.bounds, gates=rows.gates)) if keep_packed else None
+            packed = PackedStates(states, rows.as_source()) if keep_packed else None
             states = packing.unpack(states)
         return MrT5EncoderOutput(
             last_hidden_state=states,
@@ -325,27 +332,63 @@ class MrT5Encoder(MrT5Stack):
         attention_mask: Tensor | None,
         padding: Tensor,
         score_penalty: ScorePenalty | None,
+        real_bytes: int | None,
         asked: dict[str, Any],
-    ) -> Packing | None:
+    ) -> Packing | Plan | None:
         """How the input would be packed, or None where packing cannot be: without the kernel, without a mask
         that hides just the padding, or where every layer's scores or states are wanted in their places."""
         if self.config._attn_implementation != IMPLEMENTATIONS["packed"] or torch.compiler.is_compiling():
             return None
         if any(_asked(name, self.config, asked) for name in CAPTURED):
             return None
-        if score_penalty is not None or padding.device.type != "cpu":
-            return None
         if self.config.shortening_per == "batch":  # the reference's laws look at padding
+            return None
+        if kernels.runs_on(padding.device, self.config.d_kv):
+            return self._plan(attention_mask, padding, score_penalty, real_bytes)
+        if score_penalty is not None or padding.device.type != "cpu":
             return None
         if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
             return None
         return Packing(~padding)
 
-    def _pack_survivors(self, shortening: Shortening) -> Packing | None:
-        """How what is left is packed; None where a law of the reference lets rows see each other."""
-        if shortening.self_mask is not None or shortening.mask is None:
+    def _plan(
+        self,
+        attention_mask: Tensor | None,
+        padding: Tensor,
+        score_penalty: ScorePenalty | None,
+        real_bytes: int | None,
+    ) -> Plan | None:
+        """The same for a GPU's kernels, which drop no attention weights. They get full batches too, because
+        they need no L x L bias. With a score loss they get those alone: it looks at scores of padding."""
+        if self.training and self.block[0].layer[0].SelfAttention.dropout > 0:
             return None
+        if real_bytes is None:
+            attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
+            # Both numbers in one answer. Waiting for it and, later, for the number of survivors are all the
+            # times a forward waits for the device: neither Plan nor the kernels' launches ask it anything.
+            real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
+            if differing:
+                return None
+        plan = Plan(~padding, real_bytes)
+        return plan if score_penalty is None or plan.is_full else None
+
+    def _pack_survivors(
+        self, shortening: Shortening, score_penalty: ScorePenalty | None
+    ) -> Packing | Plan | None:
+        """How what is left is packed; None where a law of the reference lets rows see each other."""
+        if shortening.self_mask is not None or shortening.mask is None or score_penalty is not None:
+            return None
+        if kernels.runs_on(shortening.mask.device, self.config.d_kv):
+            positions = None if self._positions_start_afresh else shortening.positions
+            return Plan(shortening.mask != 0, shortening.mask_count, positions)
         return Packing(shortening.mask != 0)
+
+    def _device_rows(self, block: nn.Module, shortening: Shortening, plan: Plan, length: int) -> DeviceRows:
+        """What a GPU's kernels need to know about the rows; they look the position bias up themselves."""
+        # From max_distance on all distances share a bucket.
+        far = min(length - 1, self.config.relative_attention_max_distance)
+        gate = None if shortening.key_gate is None else plan.pack(shortening.key_gate)[0]
+        return DeviceRows(plan.packed, self._bias_by_distance(block, far + 1), gate)
 
     def _rows(self, block: nn.Module, shortening: Shortening, packing: Packing, length: int) -> Rows:
         """Each row's position bias, (1, N, n, n), and key gate (n)."""
@@ -473,6 +516,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         deletion_threshold: float | None = None,
         boundary_labels: Tensor | None = None,
         output_score_loss: bool = False,
+        real_bytes: int | None = None,
         **kwargs: Any,
     ) -> MrT5Output:
         """Encode, shorten, decode.
@@ -487,6 +531,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
                 type "entropy" and "unigram" are taught, needed in training only.
             output_score_loss: also compute the score regulariser (paper, appendix D).
+            real_bytes: how many of `input_ids` are no padding, if the caller knows; see the encoder.
         """
         penalty = ScorePenalty() if output_score_loss else None
         if encoder_outputs is None:
@@ -499,6 +544,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 boundary_labels=boundary_labels,
                 score_penalty=penalty,
                 keep_packed=True,
+                real_bytes=real_bytes,
                 **kwargs,
             )
         elif not isinstance(encoder_outputs, MrT5EncoderOutput):

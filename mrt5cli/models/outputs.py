@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
+from mrt5cli.models.kernels.rows import DeviceRows
 
 
 @dataclass
@@ -23,7 +24,7 @@ class PackedStates:
     """
 
     states: Tensor
-    rows: Rows
+    rows: Rows | DeviceRows
 
 
 @dataclass

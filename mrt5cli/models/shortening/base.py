@@ -46,6 +46,7 @@ class Shortening:
     Attributes:
         states: (B, S, D).
         mask: (B, S), 1 where a position holds something, or None when all do.
+        mask_count: how many 1s `mask` has, if the host knows without asking the device.
         positions: (B, S) original positions, or None when nothing moved.
         kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
             would keep.
@@ -70,6 +71,7 @@ class Shortening:
     keep_mask: Tensor | None = None
     boundary_logits: Tensor | None = None
     auxiliary_loss: Tensor | None = None
+    mask_count: int | None = None
 
 
 class Shortener(nn.Module):

@@ -49,11 +49,12 @@ class Gate(Shortener):
                 keep_mask=keep_BL,
                 **common,
             )
-        positions_BK, valid_BK, lengths_B = compact(keep_BL)
+        positions_BK, valid_BK, lengths_B, count = compact(keep_BL, None if mask is None else mask != 0)
         kept_mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
         return Shortening(
             states=gather_rows(states, positions_BK),
             mask=kept_mask,
+            mask_count=count,
             positions=positions_BK,
             kept_lengths=lengths_B,
             keep_mask=keep_BL,
