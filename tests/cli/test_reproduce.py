@@ -213,56 +213,48 @@ def steps(run: Path) -> int:
     return path.read_text().count("\n") if path.is_file() else 0
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(house: Path) -> None:
-    path = suite(house, "long")
+def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> None:
+    path = suite(house, "long", "base")
     run = house / "runs" / "mine" / "long-seed1"
-    with started(house, path) as process:
+
+    # Ctrl-C, as a terminal sends it: to the whole group.
+    with started(house, path, "--only", "long") as process:
         wait_for(lambda: steps(run) > 5)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
     told = (house / "stderr").read_text()
     assert "the same command again" in told and "interrupted" in told
     meta = json.loads((run / "meta.json").read_text())
-    assert meta["status"] == "interrupted"
-    [saved] = sorted((run / "checkpoints").iterdir())
-    step = int(saved.name.removeprefix("step-"))
-    assert step == meta["step"] > 5
+    [saved] = [int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir()]
+    assert meta["status"] == "interrupted" and saved == meta["step"] > 5
     planned = {job["id"]: job for job in json.loads(reproduce(path, "--dry-run", "--json").stdout)["jobs"]}
     assert planned["train long seed 1"]["status"] == "half done"
-    assert planned["train long seed 1"]["reason"] == f"saved at step {step} of 100000"
-    with started(house, path) as process:
-        wait_for(lambda: steps(run) > step + 5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
-    sessions = json.loads((run / "meta.json").read_text())["sessions"]
-    assert [session["from_step"] for session in sessions] == [0, step]
-    numbers = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert planned["train long seed 1"]["reason"] == f"saved at step {saved} of 100000"
 
-
-def test_killed_jobs_and_a_killed_reproduce_lose_nothing(house: Path) -> None:
-    path = suite(house, "long", "base")
-    run = house / "runs" / "mine" / "long-seed1"
+    # Killed; its training is told by the end of a pipe, and saves as if asked to.
     with started(house, path, "--only", "long") as process:
-        wait_for(lambda: steps(run) > 5)
+        wait_for(lambda: steps(run) > saved + 5)
         second = reproduce(path)
         assert second.exit_code == 2, second.output
         assert f"another `mrt5 reproduce` (process {process.pid})" in second.stderr
         process.kill()
         process.wait()
-    # Its training is told by the end of a pipe, and saves as if asked to.
     wait_for(lambda: json.loads((run / "meta.json").read_text())["status"] == "interrupted")
-    assert list((run / "checkpoints").glob("step-*"))
+
+    # Its lock is nobody's. Now the training is killed, and the other recipe is not touched by that.
     with started(house, path, "--jobs", 2) as process:
         before = steps(run)
         wait_for(lambda: steps(run) > before + 5)
         os.kill(pid_of(run), signal.SIGKILL)
         assert process.wait(90) == 1
-    sessions = json.loads((run / "meta.json").read_text())["sessions"]
-    assert len(sessions) == 2 and sessions[1]["from_step"] > 5
     told = (house / "stderr").read_text()
     assert "train long seed 1: killed by SIGKILL, by hand or because memory ran out" in told
     assert re.search(r"done +evaluate base seed 1 vowel_removal", told)
+    sessions = json.loads((run / "meta.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions][:2] == [0, saved]
+    assert sessions[2]["from_step"] > saved
+    numbers = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def pid_of(run: Path) -> int:

@@ -1,0 +1,142 @@
+"""Estimates: hours from exact multiply-accumulates, disk from parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reproduction import experiment, recipe
+
+from mrt5cli import recipe as recipes
+from mrt5cli.analysis.compute import macs
+from mrt5cli.recipe import Recipe, Shape
+from mrt5cli.reproduce.estimates import (
+    SHAPES,
+    SUSTAINED,
+    Lengths,
+    disk,
+    estimate,
+    lengths_of,
+    parameters,
+    shape_of,
+    sizes_of,
+    task_lengths,
+)
+from mrt5cli.reproduce.jobs import Evaluation
+from mrt5cli.reproduce.planning import make_plan
+
+GATE = {"kind": "delete_gate", "layer": 1}
+
+
+def test_sizes_are_those_of_the_published_models() -> None:
+    from mrt5cli.models import BYT5_SHAPES
+
+    for name, shape in SHAPES.items():
+        published = BYT5_SHAPES[f"google/byt5-{name}"]
+        assert {key: getattr(shape, key) for key in published} == published
+
+
+@pytest.mark.parametrize("size, millions", [("small", 300), ("base", 582), ("large", 1228)])
+def test_parameters_are_those_of_the_published_models(size: str, millions: int) -> None:
+    counted = parameters(sizes_of(recipe("x"), SHAPES[size]))
+    assert counted == pytest.approx(millions * 1e6, rel=0.01)
+
+
+def test_parameters_are_those_of_a_model_that_is_built() -> None:
+    from mrt5cli.models import build
+
+    small = recipe("x", model={"positions": "relative"})
+    weights = sum(weight.numel() for weight in build(small.model).parameters())
+    assert parameters(sizes_of(small, shape_of(small, {}))) == pytest.approx(weights, rel=0.05)
+
+
+@given(
+    batch=st.integers(1, 64),
+    steps=st.integers(1, 1000),
+    tflops=st.floats(0.1, 1000),
+    width=st.sampled_from([16, 64]),
+)
+def test_training_hours_are_six_operations_for_each_multiplication(
+    batch: int, steps: int, tflops: float, width: int
+) -> None:
+    own = recipe(
+        "x",
+        model={"shape": {**Shape().model_dump(), "d_model": width}},
+        training={"batch_size": batch, "device_batch_size": batch, "max_steps": steps},
+    )
+    plan = make_plan("mine", [experiment("a", "x", evaluations=())], Path("nowhere"), known={"x": own})
+    estimate(plan, tflops)
+    sizes = sizes_of(own, shape_of(own, {}))
+    expected = 6 * macs(sizes, [16], [16], [16]) * batch * steps / (tflops * 1e12) / 3600
+    assert plan.jobs[0].gpu_hours == pytest.approx(expected)
+
+
+def test_bf16_is_assumed_faster() -> None:
+    known: dict[str, Recipe] = {name: recipe(name, training={"precision": name}) for name in ("fp32", "bf16")}
+    plan = make_plan("mine", [experiment("a", *known, evaluations=())], Path("nowhere"), known=known)
+    estimate(plan)
+    slow, fast = (job.gpu_hours for job in plan.jobs)
+    assert slow / fast == pytest.approx(SUSTAINED["bf16"] / SUSTAINED["fp32"])
+
+
+def test_a_run_has_the_sizes_of_what_it_starts_from() -> None:
+    base = recipe("base")
+    starts = {"runs/base-seed1": base}
+    assert shape_of(recipe("x", "runs/base-seed1"), starts) == base.model.shape
+    assert shape_of(recipe("x", "runs/base-seed1/checkpoints/step-00000002"), starts) == base.model.shape
+    assert shape_of(recipe("x", "google/byt5-large"), {}) == SHAPES["large"]
+    assert shape_of(recipe("x", "somebody/else"), {}) == SHAPES["small"]
+
+
+@pytest.mark.parametrize(
+    "shortener, hard, kept",
+    [
+        ({"kind": "none"}, True, 16),
+        ({"kind": "source_removed"}, True, 1),
+        ({"kind": "random", "layer": 1, "rate": 0.25}, True, 12),
+        ({"kind": "random", "layer": 1, "rate": 0.25}, False, 16),
+        ({"kind": "fixed", "layer": 1, "amount": 0.5}, True, 8),
+        ({"kind": "boundary_predictor", "layer": 1, "prior": 0.25}, False, 4),
+        ({"kind": "convolution", "layer": 1, "stride": 4}, False, 4),
+    ],
+)
+def test_what_is_left_of_a_source(shortener: dict[str, object], hard: bool, kept: int) -> None:
+    assert lengths_of(recipe("x", model={"shortener": shortener}), hard=hard).kept == kept
+
+
+def test_hard_steps_count_in_training() -> None:
+    gated = recipe(
+        "x",
+        model={"shortener": GATE},
+        controller={"kind": "pi", "target_deletion_rate": 0.5},
+        loss={"hard_delete_probability": 0.5},
+    )
+    assert lengths_of(gated, hard=False).kept == 12
+    assert lengths_of(gated, hard=True).kept == 8
+
+
+def test_lengths_of_tasks() -> None:
+    spans = task_lengths(recipes.load("pctrl40").task)
+    assert (spans.source, spans.target) == (1024, 189)
+    assert task_lengths(recipes.load("xnli_v3/byt5").task).target < 20
+    assert task_lengths(recipes.load("word_search_v3/byt5").task) == Lengths(128, 128, 16)
+    assert task_lengths(recipes.load("tydiqa_v3/byt5").task).source == 2048
+
+
+def test_evaluations_cost_by_examples_languages_and_passes() -> None:
+    asked = (Evaluation(), Evaluation(limit=4), Evaluation(runtime=True))
+    plan = make_plan(
+        "mine", [experiment("a", "x", evaluations=asked)], Path("nowhere"), known={"x": recipe("x")}
+    )
+    estimate(plan)
+    whole, half, timed = (job.gpu_hours for job in plan.jobs if job.kind == "evaluate")
+    assert whole == pytest.approx(2 * half) and 4 * whole < timed < 7 * whole
+
+
+@given(st.integers(1, 5), st.integers(1, 10**9), st.booleans())
+def test_disk_is_what_training_checks_for(kept: int, weights: int, best: bool) -> None:
+    training = {"keep_checkpoints": kept} | ({"best_metric": "loss", "eval_steps": 1} if best else {})
+    taken = disk(recipe("x", training=training), weights)
+    assert taken == weights * (12 * kept + 4 + (4 * (1 + kept) if best else 0))
