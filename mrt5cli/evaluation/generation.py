@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mrt5cli.data.byte_tokens import EOS, PAD, decode, encode
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.metrics.counts import IGNORED_LABEL
+from mrt5cli.models.plain_generation import unchanging
 
 
 def generate_answers(
@@ -46,13 +47,13 @@ def generate_answers(
     device = next(model.parameters()).device
     order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
     answers = [""] * len(sources)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        ids = torch.nn.utils.rnn.pad_sequence(
-            [sources[place] for place in places], batch_first=True, padding_value=PAD
-        ).to(device)
-        given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
-        with _plain_settings(model):
+    with _plain_settings(model), unchanging(model):
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            ids = torch.nn.utils.rnn.pad_sequence(
+                [sources[place] for place in places], batch_first=True, padding_value=PAD
+            ).to(device)
+            given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
             sequences = model.generate(
                 **given,
                 do_sample=False,
@@ -62,17 +63,17 @@ def generate_answers(
                 pad_token_id=PAD,
                 decoder_start_token_id=PAD,
             )
-        generated = sequences[:, 1:]
-        for place, row in zip(places, generated.cpu().numpy(), strict=True):
-            ends = np.flatnonzero(row == EOS)
-            answers[place] = decode(row[: ends[0]] if len(ends) else row)
-        if watch is not None:
-            labels = generated.masked_fill(generated == PAD, IGNORED_LABEL)
-            forward = partial(model, **given, labels=labels)
-            forward()
-            watch.time(forward, len(places))
-        if progress is not None:
-            progress(start + len(places))
+            generated = sequences[:, 1:]
+            for place, row in zip(places, generated.cpu().numpy(), strict=True):
+                ends = np.flatnonzero(row == EOS)
+                answers[place] = decode(row[: ends[0]] if len(ends) else row)
+            if watch is not None:
+                labels = generated.masked_fill(generated == PAD, IGNORED_LABEL)
+                forward = partial(model, **given, labels=labels)
+                forward()
+                watch.time(forward, len(places))
+            if progress is not None:
+                progress(start + len(places))
     return answers
 
 

@@ -232,14 +232,13 @@ class GreedyDecoder:
             lengths, flat = valid.sum(dim=1).tolist(), states[valid]
             width = max(lengths)
         read = self._source(flat)
-        heads = self._decoder.config.num_heads
+        heads, head_width = self._decoder.config.num_heads, self._decoder.config.d_kv
         memories = []
         for part in read:
-            memory = part.new_zeros(rows, self._null + width, heads, self._decoder.config.d_kv)
-            memory = memory.transpose(1, 2).contiguous()
+            memory = part.new_zeros(rows, heads, self._null + width, head_width)
             at = 0
             for row, length in enumerate(lengths):
-                piece = part[at : at + length].view(length, heads, -1)
+                piece = part[at : at + length].view(length, heads, head_width)
                 memory[row, :, self._null : self._null + length] = piece.transpose(0, 1)
                 at += length
             memories.append(memory)

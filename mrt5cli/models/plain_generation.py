@@ -66,6 +66,7 @@ def answer_plainly(
     """
     settings = generation_config
     asks = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
+    asks = asks or settings.cache_implementation not in (None, "dynamic")
     cached = use_cache and _is_fresh(past_key_values)
     if asks or synced_gpus or streamer is not None or not cached or others.keys() - ENCODERS:
         return None
