@@ -14,19 +14,25 @@ from mrt5cli.benchmark.models import ours, plain, steer
 from mrt5cli.benchmark.rounds import kept_lengths
 from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, Case, Parity, Shapes, Suite
 
+LOOP = "dense, transformers' loop"
+
 
 def generate(base: Any, shapes: Shapes) -> Suite:
-    """transformers' models and ours, dense and deleted."""
+    """transformers' models and ours, dense and deleted; every call prepares its decoder anew."""
     ids, mask, _ = batch(base, shapes)
     suite = Suite("generate")
 
-    def add(name: str, model: Any, against: Sequence[str], kept: Sequence[int] | None = None) -> None:
-        how = {} if kept is None else {"hard_delete": True}
+    def add(
+        name: str, model: Any, against: Sequence[str], kept: Sequence[int] | None = None, loop: bool = False
+    ) -> None:
+        how: dict[str, Any] = {} if kept is None else {"hard_delete": True}
+        if loop:  # a call that asks for more than tokens is left to transformers
+            how["return_dict_in_generate"] = True
 
         def call() -> Tensor:
             if kept is not None:
                 steer(model, kept, shapes.length)
-            tokens: Tensor = model.generate(
+            told = model.generate(
                 ids,
                 attention_mask=mask,
                 do_sample=False,
@@ -35,14 +41,16 @@ def generate(base: Any, shapes: Shapes) -> Suite:
                 max_new_tokens=shapes.target,
                 **how,
             )
+            tokens: Tensor = told.sequences if loop else told
             return tokens
 
         suite.cases[name] = Case(call, against)
 
     add(EAGER, plain(base, "eager"), [])
     add(SDPA, plain(base, "sdpa"), [EAGER])
-    add("dense", ours(base, "packed", deletion_type="none"), [EAGER, SDPA])
-    model = ours(base, "packed")
+    dense, model = ours(base, "packed", deletion_type="none"), ours(base, "packed")
+    add(LOOP, dense, [EAGER], loop=True)
+    add("dense", dense, [EAGER, SDPA, LOOP])
     lengths = {
         f"deleted {tag}": kept_lengths(shapes.batch, shapes.length, rate, spread)
         for tag, rate, spread in shapes.deletions()
@@ -52,13 +60,12 @@ def generate(base: Any, shapes: Shapes) -> Suite:
 
     def checks() -> Iterator[tuple[str, Parity]]:
         oracle = ours(base, "eager")
-        for name, kept in {"dense": None, **lengths}.items():
-            if kept is None:
-                dense = ours(base, "eager", deletion_type="none")
-                yield name, _greedy(dense, ids, mask, suite.cases[name].call())
-            else:
-                steer(oracle, kept, shapes.length)
-                yield name, _greedy(oracle, ids, mask, suite.cases[name].call(), hard_delete=True)
+        plainly = ours(base, "eager", deletion_type="none")
+        for name in (LOOP, "dense"):
+            yield name, _greedy(plainly, ids, mask, suite.cases[name].call())
+        for name, kept in lengths.items():
+            steer(oracle, kept, shapes.length)
+            yield name, _greedy(oracle, ids, mask, suite.cases[name].call(), hard_delete=True)
 
     suite.checks = checks
     return suite

@@ -107,9 +107,9 @@ TARGETS = (
     Target("soft training step over reference-like", "train", _ratio(FUSED, REFERENCE), 1.1, 1.2),
     Target("its live memory", "train", _live(FUSED, REFERENCE), 0.5, less=True),
     Target(
-        "its live memory, checkpointed",
+        "its live memory, recomputing blocks",
         "train",
-        _live(f"{FUSED}, checkpointed", REFERENCE),
+        _live(f"{FUSED}, recomputing blocks", REFERENCE),
         0.5,
         0.15,
         less=True,

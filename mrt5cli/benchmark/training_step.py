@@ -15,14 +15,20 @@ from mrt5cli.benchmark.rounds import kept_lengths
 from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, Case, Parity, Shapes, Suite
 from mrt5cli.benchmark.written_out import reference_like
 from mrt5cli.models.attention import SCORE_CEILING
+from mrt5cli.models.recomputation import Recompute, recompute
 
 REFERENCE = "reference-like"
+RECOMPUTING: dict[str, Recompute] = {
+    "fused, score loss, recomputing selectively": "selective",
+    "fused, score loss, recomputing blocks": "blocks",
+}
+"""Names of cases, and the recipe's `training.recompute`."""
 SCORE_COEFFICIENT, GATE_COEFFICIENT = 0.5, 1e-3
 """What the gate and score losses count in the step; the time does not depend on it."""
 
 
 def train(base: Any, shapes: Shapes) -> Suite:
-    """Soft steps with and without the score loss, with layer checkpointing, and hard steps.
+    """Soft steps with and without the score loss, with activations computed again, and hard steps.
 
     `reference-like` writes attention out and returns the scores of all layers to compute the score loss. No
     dropout anywhere, so that gradients can be compared; the optimizer's step is not part of it.
@@ -72,14 +78,14 @@ def train(base: Any, shapes: Shapes) -> Suite:
 
     no_dropout = {"dropout_rate": 0.0}
     fused = ours(base, "packed", **no_dropout)
-    checkpointed = ours(base, "packed", **no_dropout)
-    enable = getattr(checkpointed, "activation_checkpointing_enable", None)  # its newer name
-    (enable or checkpointed.gradient_checkpointing_enable)()
     reference = reference_like(base, **no_dropout)
     add(REFERENCE, reference, returned_scores, [])
     add("eager, score loss", ours(base, "eager", **no_dropout), with_score_loss, [REFERENCE])
     add("fused, score loss", fused, with_score_loss, [REFERENCE, "eager, score loss"])
-    add("fused, score loss, checkpointed", checkpointed, with_score_loss, [REFERENCE])
+    for name, what in RECOMPUTING.items():
+        saving = ours(base, "packed", **no_dropout)
+        recompute(saving, what)
+        add(name, saving, with_score_loss, [REFERENCE, "fused, score loss"])
     add("fused", fused, without, [REFERENCE, "fused, score loss"])
     if shapes.bf16:
         add(f"{REFERENCE} bf16", reference, returned_scores, [REFERENCE], half=True)
@@ -104,7 +110,7 @@ def train(base: Any, shapes: Shapes) -> Suite:
             return found
 
         oracle = gradients(REFERENCE)
-        for name in ("eager, score loss", "fused, score loss", "fused, score loss, checkpointed"):
+        for name in ("eager, score loss", "fused, score loss", *RECOMPUTING):
             yield f"gradients of {name}", _gradient_parity(oracle, gradients(name))
 
     suite.checks = checks
