@@ -36,6 +36,7 @@ from mrt5cli.rundir import write_json
 ROWS = list(published().values())
 FINAL = [row for row in ROWS if not row.version.startswith("interim")]
 PAPER = load_suite("paper")
+PLACED = place(PAPER)
 rows = st.sampled_from([row for row in FINAL if rule_of(row) is not None])
 
 
@@ -174,14 +175,14 @@ def test_a_share_of_all_or_none_still_has_sampling_error() -> None:
 
 
 def test_each_number_stands_in_one_section_of_the_paper() -> None:
-    placed = place(PAPER)
+    placed = PLACED
     ids = [one.id for part in placed.values() for one, _ in part]
     assert len(ids) == len(set(ids))
     assert set(ids) == {one.id for one in FINAL if rule_of(one) is not None}
 
 
 def test_numbers_stand_where_they_belong() -> None:
-    where = {one.id: name for name, part in place(PAPER).items() for one, _ in part}
+    where = {one.id: name for name, part in PLACED.items() for one, _ in part}
     # Of one run, MrT5 at 50 %: the main figure, by language, its runtime, its place among gates, its samples.
     assert [where[id_] for id_ in ("r0417", "r1180", "r0393", "r0336", "r0320")] == [
         "multilingual_v3",
@@ -215,7 +216,7 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def compared(plan: Plan, id_: str) -> list[Compared]:
     [experiment] = [one for one in plan.experiments if one.id == id_]
-    return compare(Results(plan, experiment), place(plan.experiments)[id_])
+    return compare(Results(plan, experiment), PLACED[id_])
 
 
 def test_what_comes_out_as_published_is_within(pretended: Plan) -> None:

@@ -48,7 +48,7 @@ def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -
     texts = [pattern for pattern in patterns if pattern.text]
     lines = sum(1 + _lines(pattern) for pattern in texts)
     explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
-    below = 0.5 + 0.27 * len(kinds)
+    below = max(1.3, 0.5 + 0.27 * len(kinds))
     with styled():
         above = 0.19 * lines
         if texts:
@@ -84,7 +84,7 @@ def _texts(axes: Any, patterns: Sequence[Pattern], lines: int) -> None:
                     axes.hlines(line + 0.5, place, place + 1, color=GONE, linewidth=0.6)
                 if character != " ":
                     axes.text(
-                        place + 0.5, line + 0.75, character.replace("$", r"\$"),
+                        place + 0.5, line + 0.75, character,
                         fontsize=7.5, family="DejaVu Sans Mono", ha="center", va="baseline",
                         color=INK,
                     )  # fmt: skip

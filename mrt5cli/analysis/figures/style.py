@@ -76,6 +76,7 @@ SETTINGS: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "path.simplify": False,
 }
 

@@ -1,0 +1,238 @@
+"""Analyses of several tiny runs: what they say, what they refuse, and that missing runs only go missing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_plans import make_plan, train
+
+from mrt5cli.analysis.letters import letter_kinds
+from mrt5cli.analysis.per_sample import correlation
+from mrt5cli.data.byte_tokens import encode
+from mrt5cli.errors import UserError
+from mrt5cli.reproduce.analyses import ANALYSES, run_analysis
+from mrt5cli.reproduce.analyses.shared import subject_of
+from mrt5cli.reproduce.jobs import Experiment, Plan
+from mrt5cli.reproduce.ours import Results, first_row
+from mrt5cli.rundir import write_json
+
+LANGUAGES = Experiment(
+    "languages",
+    "Languages",
+    "v3",
+    "Three families.",
+    (
+        "multilingual_v3/byt5",
+        "multilingual_v3/mrt5_50",
+        "softmax_ablation/mrt5_50",
+        "multilingual_v3/random_50",
+        "multilingual_v3/cp_2",
+    ),
+    baseline="multilingual_v3/byt5",
+    analyses=tuple(ANALYSES),
+)
+LETTERS = Experiment("letters", "Letters", "v3", "Merging.", ("diagnostic_v3/merge_ABC_mrt5_1e-2",))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    made = make_plan(tmp_path_factory.mktemp("runs"), [LANGUAGES, LETTERS])
+    train(made, runtime=True)
+    return made
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path, [LANGUAGES, LETTERS], left_out=LANGUAGES.recipes)
+
+
+def names(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["recipe"].rpartition("/")[2] for line in lines]
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_documents_are_json_and_name_nothing_missing(plan: Plan, name: str) -> None:
+    seen: list[tuple[str, str, int]] = []
+    found = run_analysis(name, LANGUAGES, plan, progress=lambda *told: seen.append(told))
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    assert found["missing"] == []
+    assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1"))
+
+
+def test_an_unknown_analysis_is_refused(plan: Plan) -> None:
+    with pytest.raises(UserError, match="no analysis is called 'per_sampel'"):
+        run_analysis("per_sampel", LANGUAGES, plan)
+
+
+@pytest.mark.parametrize("name", [name for name in ANALYSES if name != "compute"])
+def test_without_runs_there_is_nothing_to_say(untrained: Plan, name: str) -> None:
+    with pytest.raises(UserError, match="no "):
+        run_analysis(name, LANGUAGES, untrained)
+
+
+# --- per sample ------------------------------------------------------------------------------------------
+
+
+def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: Plan) -> None:
+    """Batches of one delete what batches of four do, and losses are the evaluation's own."""
+    found = run_analysis("per_sample", LANGUAGES, plan)
+    assert found["samples"] == 8  # the smoke recipe's examples
+    assert names(found["models"]) == ["mrt5_50", "mrt5_50", "random_50", "cp_2"]
+    for model, runs in zip(found["models"], list(Results(plan, LANGUAGES).runs.values())[1:], strict=True):
+        row = first_row(runs[0])
+        assert row is not None
+        if model["family"] == "MrT5":
+            assert np.mean(model["deleted_percent"]) == pytest.approx(100 * row[0]["deletion_rate"], abs=1e-3)
+        again = correlation(model["deleted_percent"], model["loss_increase_percent"])
+        assert model["r"] is None or model["r"] == pytest.approx(again.r, abs=1e-4)
+    assert found["models"][3]["r"] is None  # a convolution pools as much of every sample
+    assert set(found["families"]) == {"MrT5", "Random", "CP"}
+    assert found["families"]["CP"] is None
+
+
+def test_a_rise_is_over_byt5s_loss_on_the_same_sample(plan: Plan, tmp_path: Path) -> None:
+    """ByT5 beside itself rises nowhere."""
+    twin = Experiment("twin", "", "v3", "", ("multilingual_v3/byt5", "multilingual_v3/byt5"))
+    results = Results(plan, LANGUAGES)
+    from mrt5cli.reproduce.analyses.per_sample import _Drawn, _measured
+    from mrt5cli.reproduce.analyses.shared import Asked
+    from mrt5cli.tasks.base import build_task
+
+    base = results.baseline[0]
+    drawn = _Drawn.of(build_task(base.recipe.task), "en", 8, "v3")
+    loss, deleted = _measured(Asked(twin, plan), base, drawn)
+    row = first_row(base)
+    assert row is not None
+    assert loss.mean() == pytest.approx(row[0]["loss"], rel=1e-5)  # all targets are as long
+    assert not deleted.any()
+
+
+def test_per_sample_needs_its_baseline(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, [LANGUAGES], left_out=["multilingual_v3/byt5"])
+    with pytest.raises(UserError, match="no finished run of its baseline, multilingual_v3/byt5"):
+        run_analysis("per_sample", LANGUAGES, plan)
+
+
+# --- compute and time ------------------------------------------------------------------------------------
+
+
+def test_without_runs_the_curve_is_the_papers(untrained: Plan) -> None:
+    found = run_analysis("compute", LANGUAGES, untrained)
+    curve = {point["deletion_rate"]: point for point in found["curve"]}
+    assert curve[0.0]["paper_macs"] == 311_455_522_304
+    assert curve[0.5]["paper_relative"] == pytest.approx(0.6166, abs=5e-5)
+    assert curve[0.5]["relative"] > curve[0.5]["paper_relative"]  # what is never deleted weighs more
+    assert len(found["missing"]) == 5
+
+
+def test_with_runs_the_curve_is_theirs_and_they_lie_on_it(plan: Plan) -> None:
+    found = run_analysis("compute", LANGUAGES, plan)
+    assert found["sizes"]["d_model"] == 32
+    assert found["source"] == 64
+    byt5, mrt5, *_ = found["runs"]
+    assert byt5["relative"] == 1.0
+    x = [point["deletion_rate"] for point in found["curve"]]
+    y = [point["relative"] for point in found["curve"]]
+    assert mrt5["relative"] == pytest.approx(float(np.interp(mrt5["deletion_rate"], x, y)), abs=0.01)
+
+
+def test_times_are_shares_of_the_baselines(plan: Plan) -> None:
+    found = run_analysis("runtime", LANGUAGES, plan)
+    byt5, mrt5, *_ = found["runs"]
+    assert byt5["decrease_percent"] == pytest.approx(0.0)
+    expected = 100 * (1 - mrt5["ms_per_example"] / byt5["ms_per_example"])
+    assert mrt5["decrease_percent"] == pytest.approx(expected)
+    assert 0 < mrt5["macs_decrease_percent"] < 100 * mrt5["deletion_rate"]
+
+
+def test_what_was_timed_elsewhere_is_left_out_and_named(plan: Plan) -> None:
+    ran = Results(plan, LANGUAGES).runs["multilingual_v3/mrt5_50"][0]
+    [path] = (ran.run.path / "eval").glob("*.json")
+    whole = path.read_text()
+    try:
+        other = json.loads(whole)
+        other["models"][0]["device_name"] = "another machine"
+        write_json(path, other)
+        found = run_analysis("runtime", LANGUAGES, plan)
+        assert found["missing"] == [f"multilingual_v3/mrt5_50 seed {ran.seed}"]
+        placed = run_analysis("gate_placement", LANGUAGES, plan)
+        assert placed["runs"][0]["decrease_percent"] is None
+    finally:
+        path.write_text(whole)
+
+
+def test_gates_are_told_by_the_layer_they_follow(plan: Plan) -> None:
+    found = run_analysis("gate_placement", LANGUAGES, plan)
+    assert [line["after_layer"] for line in found["runs"]] == [2, 2, 2, 2]  # shrunk from 3
+    assert "byt5" not in names(found["runs"])
+
+
+# --- softmax1 --------------------------------------------------------------------------------------------
+
+
+def test_softmax1_is_compared_on_the_same_examples(plan: Plan) -> None:
+    [pair] = run_analysis("softmax1", LANGUAGES, plan)["pairs"]
+    assert (pair["recipe"], pair["without"]) == ("multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50")
+    [loss] = [found for found in pair["differences"] if found["measure"] == "loss"]
+    assert loss["difference"] == pytest.approx(pair["softmax1"]["loss"] - pair["softmax"]["loss"], rel=1e-5)
+    assert loss["low"] <= loss["difference"] <= loss["high"]
+
+
+# --- patterns --------------------------------------------------------------------------------------------
+
+
+def test_patterns_of_letters_are_counted_as_published(plan: Plan) -> None:
+    [model] = run_analysis("deletion_patterns", LETTERS, plan)["models"]
+    rates = {line["kind"]: line for line in model["letters"]}
+    assert list(rates) == [
+        "all", "A_in_ABC", "B_in_ABC", "C_in_ABC", "outside_ABC_incl_markers", "start_marker_#", "eos"
+    ]  # fmt: skip
+    assert rates["all"]["count"] == 16 * model["examples"] == model["positions"]
+    assert rates["all"]["rate"] == pytest.approx(model["deletion_rate"])
+    letters = sum(rates[kind]["deleted"] for kind in ("A_in_ABC", "B_in_ABC", "C_in_ABC"))
+    assert letters + rates["outside_ABC_incl_markers"]["deleted"] == rates["all"]["deleted"]
+    row = first_row(Results(plan, LETTERS).runs[LETTERS.recipes[0]][0])
+    assert row is not None
+    assert model["gate_precision"] == pytest.approx(row[0]["gate_precision"])
+    assert model["gate_recall"] == pytest.approx(row[0]["gate_recall"])
+
+
+def test_shown_texts_are_whole(plan: Plan) -> None:
+    for model in run_analysis("deletion_patterns", LANGUAGES, plan)["models"]:
+        assert model["family"] != "ByT5"
+        for shown in model["shown"]:
+            text = "".join(part for part, _ in shown["runs"])
+            assert len(text) > 16
+            states = {state for _, state in shown["runs"]}
+            assert ("bar" in states) == (model["family"] == "CP")
+
+
+letters = st.text("ABCDabcdeiouXz", max_size=40)
+
+
+@given(letters)
+def test_kinds_of_letters_hold_what_they_say(text: str) -> None:
+    ids = encode(f"#{text}", add_eos=True)
+    for task in ("vowel_removal", "contextual_vowel_removal", "merge_ABC"):
+        kinds = letter_kinds(task, ids)
+        # Together they are every position but what the task leaves unnamed, and none twice.
+        parts = [mask for kind, mask in kinds.items() if kind != "all"]
+        if task == "merge_ABC":
+            parts = [mask for kind, mask in kinds.items() if "ABC" in kind]
+        assert np.sum(parts, axis=0).tolist() == [1] * len(ids)
+    assert letter_kinds("merge_ABC", ids)["A_in_ABC"].sum() == text.count("ABC")
+    after = letter_kinds("contextual_vowel_removal", ids)["vowel_after_lowercase_consonant"]
+    expected = sum(one in "bcdz" and other in "Aaeiou" for one, other in itertools.pairwise(text))
+    assert after.sum() == expected
+
+
+def test_subjects_are_runs(plan: Plan) -> None:
+    ran = Results(plan, LETTERS).runs[LETTERS.recipes[0]][0]
+    assert subject_of(ran).run == ran.run
