@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mrt5cli.models.attention import softmax1
+from mrt5cli.models.kernels.plan import Packed, grid
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"
@@ -58,8 +59,44 @@ def cases(draw: st.DrawFn, longest: int = 37) -> Case:
     )
 
 
+def written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    queries: Packed,
+    keys: Packed,
+    rel: Tensor | None,
+    gate: Tensor | None,
+    one: bool,
+    score_ceiling: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """What `attend` computes, each row's attention step by step in float32."""
+    outputs, excess = [], torch.zeros((), device=query.device)
+    spans = [pairwise(packed.bounds.tolist()) for packed in (queries, keys)]
+    for (first, last), (start, stop) in zip(*spans, strict=True):
+        q, k, v = (
+            part.float().transpose(0, 1) for part in (query[first:last], key[start:stop], value[start:stop])
+        )
+        if stop == start:
+            outputs.append(torch.zeros_like(q.transpose(0, 1)))
+            continue
+        scores = q @ k.transpose(-1, -2)  # [N, Q, K]
+        if rel is not None:
+            far = rel.shape[1] // 2
+            here, there = queries.positions[first:last].long(), keys.positions[start:stop].long()
+            scores = scores + rel[:, (there[None, :] - here[:, None]).clamp(-far, far) + far]
+        if score_ceiling is not None:
+            excess = excess + (scores - score_ceiling).clamp(min=0).sum()
+        if gate is not None:
+            scores = scores + gate[start:stop]
+        weights = softmax1(scores) if one else scores.softmax(dim=-1)
+        outputs.append((weights @ v).transpose(0, 1))
+    return torch.cat(outputs).to(query.dtype), None if score_ceiling is None else excess
+
+
 def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, small: bool = True) -> None:
-    """Outputs, excess and every gradient of `attend` against each row's attention written out in float32.
+    """Outputs, excess and every gradient of `attend` against `written_out`.
 
     Args:
         case: the case.
@@ -67,18 +104,16 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
         dtype: of queries, keys and values.
         small: tiles of `SMALL` rows rather than those of a real launch.
     """
-    from mrt5cli.models.kernels.plan import Packed, grid
     from mrt5cli.models.kernels.varlen import Tiles, attend
 
-    heads, count = 2, sum(case.keys)
-    rows = len(case.keys)
+    heads, rows, count = 2, len(case.keys), sum(case.keys)
     query_count = count if case.queries is None else rows * case.queries
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(*shape, generator=generator)).to(device)
 
-    # Heads side by side and one matrix for keys and values, as projections give them: strides of every kind.
+    # Keys and values as columns of one matrix, as a joint projection gives them: strides of every kind.
     query = normal(query_count, heads, case.width, scale=0.7).to(dtype)
     key, value = normal(count, 2, heads, case.width, scale=0.7).to(dtype).unbind(1)
     rel = None if case.far is None else normal(heads, 2 * case.far + 1)
@@ -89,60 +124,25 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
 
     reach = max(case.keys) + 17
     places = [torch.randperm(reach, generator=generator)[:length].sort().values for length in case.keys]
-    positions = torch.cat(places).int().to(device)
-    edges = [0, *torch.tensor(case.keys).cumsum(0).tolist()]
-    at = Packed(torch.tensor(edges, dtype=torch.int32, device=device), reach, positions)
-    of_queries = at if case.queries is None else grid(rows, case.queries, torch.device(device))
-    output, excess = attend(
-        query,
-        key,
-        value,
-        queries=of_queries,
-        keys=at,
-        rel=rel,
-        gate=gate,
-        one=case.one,
-        score_ceiling=case.ceiling,
-        cut=(Tiles(SMALL, SMALL, 4, 1),) * 2 if small else None,
-    )
+    edges = torch.tensor([0, *case.keys], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    keys = Packed(edges.to(device), reach, torch.cat(places).int().to(device))
+    queries = keys if case.queries is None else grid(rows, case.queries, torch.device(device))
+    how = {"queries": queries, "keys": keys, "rel": rel, "gate": gate, "one": case.one}
+    how["score_ceiling"] = case.ceiling
+    output, excess = attend(query, key, value, **how, cut=(Tiles(SMALL, SMALL, 4, 1),) * 2 if small else None)
+    wanted, wanted_excess = written_out(query, key, value, **how)
     assert output.dtype == dtype and (excess is None) == (case.ceiling is None)
-
-    expected, expected_excess = [], torch.zeros((), device=device)
-    for row, (start, stop) in enumerate(pairwise(edges)):
-        first = start if case.queries is None else row * case.queries
-        last = stop if case.queries is None else first + case.queries
-        q, k, v = (
-            part.float().transpose(0, 1) for part in (query[first:last], key[start:stop], value[start:stop])
-        )
-        if stop == start:
-            expected.append(torch.zeros_like(q.transpose(0, 1)))
-            continue
-        scores = q @ k.transpose(-1, -2)  # [N, Q, K]
-        if rel is not None:
-            there = positions[start:stop].long()
-            distance = (there[None, :] - there[:, None]).clamp(-case.far, case.far) + case.far
-            scores = scores + rel[:, distance]
-        if case.ceiling is not None:
-            expected_excess = expected_excess + (scores - case.ceiling).clamp(min=0).sum()
-        if gate is not None:
-            scores = scores + gate[start:stop]
-        weights = softmax1(scores) if case.one else scores.softmax(dim=-1)
-        expected.append((weights @ v).transpose(0, 1))
-    wanted = torch.cat(expected)
-
     exact = dtype == torch.float32
-    torch.testing.assert_close(
-        output.float(), wanted, atol=2e-4 if exact else 0.03, rtol=1e-4 if exact else 0.03
-    )
+    near = {"atol": 2e-4, "rtol": 1e-4} if exact else {"atol": 0.03, "rtol": 0.03}
+    torch.testing.assert_close(output, wanted, **near)
     if excess is not None:
-        torch.testing.assert_close(excess, expected_excess, atol=1e-3, rtol=1e-4 if exact else 0.01)
+        torch.testing.assert_close(excess, wanted_excess, atol=1e-3, rtol=1e-4 if exact else 0.01)
 
     weight = normal(*output.shape)
-    ours = (output.float() * weight).sum() + (0 if excess is None else 0.1 * excess)
-    theirs = (wanted * weight).sum() + 0.1 * expected_excess
-    got = torch.autograd.grad(ours, inputs)
-    due = torch.autograd.grad(theirs, inputs, allow_unused=True)
-    for part, other in zip(got, due, strict=True):
-        other = torch.zeros_like(part) if other is None else other
-        limit = 1e-5 + (1e-3 if exact else 0.03) * other.abs().max().item()
-        torch.testing.assert_close(part, other, atol=limit, rtol=0)
+    found = []
+    for out, above in ((output, excess), (wanted, wanted_excess)):
+        total = (out.float() * weight).sum() + (0 if above is None else 0.1 * above)
+        found.append(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))
+    for ours, theirs in zip(*found, strict=True):
+        limit = 1e-5 + (1e-3 if exact else 0.03) * theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, atol=limit, rtol=0)

@@ -1,8 +1,9 @@
-"""The Triton kernels of packed attention against the eager oracle, and the plan that feeds them.
+"""The packed path of a GPU: its kernels, the plan that feeds them, and the model around both.
 
 Without a GPU the kernels run in Triton's interpreter, which shows that they compute the right numbers and
 nothing of their speed; with one, tests/parity/test_gpu.py runs the same cases compiled. What only a compiler
-can tell, whether a tile fits a device, is asked of the compiler.
+can tell, whether a tile fits a device, is asked of the compiler. All else needs no triton: there the model is
+told that this CPU is such a GPU, and gets the attention written out in place of the kernels.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import test_packed
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
+from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, written_out
+from test_packed import VARIANTS, pair, ragged
+from torch.utils._python_dispatch import TorchDispatchMode
 
-if not HAS_TRITON:
-    pytest.skip(NEEDS_TRITON, allow_module_level=True)
-
+from mrt5cli.models import kernels
 from mrt5cli.models.kernels.plan import Packed, Plan, grid
-from mrt5cli.models.kernels.varlen import Tiles, attend, tiles_for
+from mrt5cli.models.packing import compact
 
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
 interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a CUDA device is here: -m gpu runs these cases compiled"
 )
@@ -32,6 +36,7 @@ ALL_ON = Case((1, 33, 0, 20), None, 10, 9, True, True, 1.0, 0)
 NO_KEYS = Case((0, 17), 7, 16, None, True, False, 1.0, 0)
 
 
+@needs_triton
 @interpreted
 @settings(max_examples=12, deadline=None)
 @given(case=cases())
@@ -41,20 +46,25 @@ def test_outputs_and_gradients(case: Case):
     compare(case, "cpu")
 
 
+@needs_triton
 @interpreted
 @pytest.mark.parametrize("case", [ALL_ON, NO_KEYS], ids=["self", "cross"])
 def test_half_precision_is_near(case: Case):
     compare(case, "cpu", torch.float16)  # the interpreter multiplies bfloat16 as if it were integers
 
 
+@needs_triton
 @interpreted
 def test_with_the_tiles_of_a_launch():
     compare(Case((70, 3), None, 64, 9, True, True, 1.0, 0), "cpu", small=False)
 
 
+@needs_triton
 @interpreted
 def test_a_column_of_a_longer_projection():
     """Strides of a fused q|k|v, and a gradient that is one number everywhere."""
+    from mrt5cli.models.kernels.varlen import attend
+
     whole = torch.randn(5, 3, 2, 16).requires_grad_()
     rows = Packed(torch.tensor([0, 2, 5], dtype=torch.int32), 3)
     output, _ = attend(*whole.unbind(1), queries=rows, keys=rows, rel=None, gate=None, one=True)
@@ -64,6 +74,7 @@ def test_a_column_of_a_longer_projection():
     torch.testing.assert_close(whole.grad, torch.stack([part.grad for part in parts], dim=1))
 
 
+@needs_triton
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -78,6 +89,8 @@ def test_a_column_of_a_longer_projection():
     ],
 )
 def test_what_the_kernels_do_not_take(change, words):
+    from mrt5cli.models.kernels.varlen import attend
+
     rows = Packed(torch.tensor([0, 3], dtype=torch.int32), 3)
     given_ = {name: torch.zeros(3, 2, 16) for name in ("query", "key", "value")}
     given_ |= {"queries": rows, "keys": rows, "rel": None, "gate": None, "one": True} | change
@@ -159,6 +172,7 @@ LEAST_SHARED = 99 * 1024
 """Bytes of shared memory a block may use on the smallest GPUs with bfloat16 (compute capability 8.6)."""
 
 
+@needs_triton
 @pytest.mark.parametrize("dtype, width", [("bfloat16", 64), ("float32", 64), ("bfloat16", 128)])
 def test_tiles_fit(tmp_path, dtype: str, width: int):
     """The compiler takes every kernel, with everything on, and it fits: no GPU is needed for that."""
@@ -175,8 +189,204 @@ def test_tiles_fit(tmp_path, dtype: str, width: int):
     assert len(shared) == 3 and max(shared.values()) <= LEAST_SHARED, shared
 
 
+@needs_triton
 def test_tiles_are_ones_a_matrix_unit_takes():
+    from mrt5cli.models.kernels.varlen import tiles_for
+
     for dtype in (torch.float32, torch.bfloat16):
         for width in (1, 10, 64, 128):
             for tile in tiles_for(width, dtype):
-                assert isinstance(tile, Tiles) and min(tile.queries, tile.keys) >= 16
+                assert min(tile.queries, tile.keys) >= 16
+
+
+def test_where_the_kernels_run(monkeypatch):
+    monkeypatch.setattr(kernels, "_has_triton", lambda: True)
+    cuda = torch.device("cuda")
+    assert kernels.runs_on(cuda, 64) and not kernels.runs_on(torch.device("cpu"), 64)
+    assert not kernels.runs_on(cuda, 200)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not kernels.runs_on(cuda, 64)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(kernels, "_has_triton", lambda: False)
+    assert not kernels.runs_on(cuda, 64)
+
+
+@given(
+    kept=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3),
+    seen=st.none() | st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_how_many_survivors_are_seen(kept, seen):
+    keep = torch.tensor(kept)
+    visible = None if seen is None else torch.tensor(seen).expand(len(kept), 4)
+    positions, valid, lengths, count = compact(keep, visible)
+    assert positions.shape[1] == int(keep.sum(dim=1).max()) and torch.equal(lengths, keep.sum(dim=1))
+    mask = valid if visible is None else valid & visible.gather(1, positions)
+    assert count == int(mask.sum())
+
+
+@pytest.fixture(params=["written out", pytest.param("triton", marks=[needs_triton, interpreted])])
+def by_kernel(request, monkeypatch):
+    """The model takes this CPU for a GPU with kernels."""
+    calls = []
+    found = SimpleNamespace(calls=calls, inside=False, slow=request.param == "triton")
+
+    def counted(*args, **how):
+        calls.append(how)
+        found.inside = True
+        try:
+            return core(*args, **how)
+        finally:
+            found.inside = False
+
+    if request.param == "triton":
+        from mrt5cli.models.kernels.varlen import attend as core
+    else:
+        core = written_out
+    monkeypatch.setitem(sys.modules, "mrt5cli.models.kernels.varlen", SimpleNamespace(attend=counted))
+    monkeypatch.setattr(kernels, "runs_on", lambda device, width: True)
+    return found
+
+
+MODEL = {
+    "kind": st.sampled_from(sorted(VARIANTS)),
+    "lengths": test_packed.ROWS,
+    "width": st.integers(1, 24),
+    "layer": st.integers(0, 2),
+    "one": st.booleans(),
+    "absolute": st.booleans(),
+    "hard": st.booleans(),
+    "threshold": st.sampled_from([None, -29.9, -0.5, -1e-9]),
+    "seed": st.integers(0, 99),
+}
+
+
+def test_the_model(by_kernel):
+    """Every variant, soft and hard: the cases and limits of the paths of a CPU."""
+    same = test_packed.test_outputs_and_gradients.hypothesis.inner_test
+
+    @settings(max_examples=3 if by_kernel.slow else 60, deadline=None, database=None)
+    @given(**MODEL)
+    @example("scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 1)
+    @example("scaled_sigmoid", [9, 9], 9, 1, False, False, False, None, 2)
+    @example("convolution", [9, 4], 12, 1, True, True, False, None, 2)
+    def check(kind, lengths, width, layer, one, absolute, hard, threshold, seed):
+        before = len(by_kernel.calls)
+        same("packed", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
+        assert len(by_kernel.calls) == before + 5  # three encoder layers, two of cross-attention
+
+    check()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result's value or size the host would have to wait for on a GPU."""
+
+    ASKING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "equal",
+        "masked_select",
+        "is_nonzero",
+        "unique_dim",
+        "_unique2",
+    )
+
+    def __init__(self, by_kernel: SimpleNamespace) -> None:
+        super().__init__()
+        self.count, self.by_kernel = 0, by_kernel
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1]
+        )
+        self.count += (name in self.ASKING or by_mask) and not self.by_kernel.inside
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "lengths, hard, known, waits",
+    [
+        ([9, 5], True, 14, 1),  # the survivors
+        ([9, 5], True, None, 2),  # and the bytes of a batch whose maker did not count them
+        ([9, 5], False, 14, 0),
+        ([9, 9], True, 18, 1),
+        ([9, 9], False, None, 1),
+    ],
+)
+def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known, waits):
+    model, fast = pair("packed", use_softmax1=True)
+    ids, mask = ragged(lengths, 12, 3)
+    given_ = {"attention_mask": mask, "labels": ids[:, :4].clamp(min=3), "hard_delete": hard}
+    expected = model(ids, **given_).logits
+    answer = torch.Tensor.tolist
+    with Waits(by_kernel) as counter:
+
+        def counting(tensor):  # of a CPU's tensor it is no operation
+            counter.count += not by_kernel.inside
+            return answer(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", counting)
+        out = fast(ids, **given_, real_bytes=known)
+    torch.testing.assert_close(out.logits, expected, atol=2e-4, rtol=1e-4)
+    assert by_kernel.calls and counter.count == waits
+
+
+@pytest.mark.parametrize("lengths, packs", [([9, 9], True), ([9, 5], False)], ids=["full", "ragged"])
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_score_loss(by_kernel, lengths: list[int], packs: bool, hard: bool):
+    """The loss looks at scores of padding, too, so the kernels compute it where there is none."""
+    models = pair("packed", use_softmax1=True)
+    ids, mask = ragged(lengths, 9, 3)
+    labels = torch.randint(3, 259, (2, 4))
+    found = []
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if name.endswith("Attention.q.weight"):
+                parameter.data.mul_(40)  # scores that pass the ceiling
+        out = model(ids, attention_mask=mask, labels=labels, output_score_loss=True, hard_delete=hard)
+        (out.loss + out.score_loss).backward()
+        found.append(out)
+    assert found[0].score_loss > 0.1
+    torch.testing.assert_close(found[1].score_loss, found[0].score_loss, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1].logits, found[0].logits, atol=2e-4, rtol=1e-4)
+    assert bool(by_kernel.calls) == packs
+    for expected, parameter in zip(*(model.parameters() for model in models), strict=True):
+        if expected.grad is not None:
+            limit = 1e-5 + 1e-3 * expected.grad.abs().max().item()
+            torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_dropped_attention_weights_are_not_for_the_kernels(by_kernel, rate: float):
+    _, model = pair("packed", attention_dropout_rate=rate)
+    ids, mask = ragged([9, 5], 9, 3)
+    model.train()(ids, attention_mask=mask, labels=ids[:, :4].clamp(min=3))
+    assert bool(by_kernel.calls) == (rate == 0)
+
+
+def test_a_mask_that_hides_real_bytes_is_not_packed(by_kernel):
+    model, fast = pair("packed")
+    ids, mask = ragged([9, 5], 9, 3)
+    mask[0, :3] = 0
+    labels = ids[:, :4].clamp(min=3)
+    expected = model(ids, attention_mask=mask, labels=labels).logits
+    torch.testing.assert_close(
+        fast(ids, attention_mask=mask, labels=labels).logits, expected, atol=2e-4, rtol=1e-4
+    )
+    assert not by_kernel.calls
+
+
+def test_positions_are_where_bytes_stood(by_kernel):
+    """Padding before and between bytes: distances are those of the padded batch."""
+    model, fast = pair("packed", use_softmax1=True)
+    ids, _ = ragged([9, 9], 9, 3)
+    ids[0, :3] = 0
+    ids[1, 4:6] = 0
+    mask, labels = (ids != 0).long(), torch.randint(3, 259, (2, 4))
+    for hard in (True, False):
+        expected = model(ids, attention_mask=mask, labels=labels, hard_delete=hard).logits
+        out = fast(ids, attention_mask=mask, labels=labels, hard_delete=hard).logits
+        torch.testing.assert_close(out, expected, atol=2e-4, rtol=1e-4)
+    assert by_kernel.calls
