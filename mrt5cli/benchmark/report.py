@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from mrt5cli.benchmark.precision import precision_rows
 from mrt5cli.benchmark.rounds import Timing, interleave, speedup
 from mrt5cli.benchmark.startup import startup
 from mrt5cli.benchmark.suite import Shapes, Suite
-from mrt5cli.benchmark.targets import judged
+from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import Subject, find_subject
@@ -31,6 +31,7 @@ from mrt5cli.runtime import processor_name, usable_cpus
 
 Done = Callable[[str, int, int], None]
 STARTUP_ROUNDS = 5
+SLOW = ("forward", "train")
 
 BUILDERS: dict[str, Builder] = {
     "forward": forward,
@@ -51,6 +52,7 @@ class Benchmark:
         threads: of the CPU.
         memory: whether each case also runs once in a process of its own.
         limit: examples a subset that precision is measured on.
+        targets: time just what has a target, of the suites where that takes long.
         done: told a kind, the calls done and their number (0: not known).
     """
 
@@ -62,6 +64,7 @@ class Benchmark:
     threads: int
     memory: bool
     limit: int
+    targets: bool
     done: Done
 
     @cached_property
@@ -78,7 +81,8 @@ class Benchmark:
         """The document of one kind."""
         if kind in BUILDERS:
             suite = BUILDERS[kind](self.base, self.shapes)
-            document = self.timed(suite, self.rounds)
+            only = needed(kind, str(self.device)) if self.targets and kind in SLOW else None
+            document = self.timed(suite, self.rounds, only)
             return self._with_memory(document) if self.memory else document
         match kind:
             case "data":
@@ -99,21 +103,21 @@ class Benchmark:
                     return self.timed(suite, min(self.rounds, STARTUP_ROUNDS))
         raise ValueError(f"{kind!r} is no kind of benchmark")
 
-    def timed(self, suite: Suite, rounds: int) -> dict[str, Any]:
-        """Check a suite's results, time its cases, and say so."""
+    def timed(self, suite: Suite, rounds: int, only: Container[str] | None = None) -> dict[str, Any]:
+        """Check all of a suite's results, time its cases or some of them, and say so."""
         parity = dict(suite.checks())
-        total, finished = (rounds + 1) * len(suite.cases), 0
+        calls = {name: case.call for name, case in suite.cases.items() if only is None or name in only}
+        total, finished = (rounds + 1) * len(calls), 0
 
         def tick(_round: int, _name: str) -> None:
             nonlocal finished
             finished += 1
             self.done(suite.what, finished, total)
 
-        calls = {name: case.call for name, case in suite.cases.items()}
         timings = interleave(calls, rounds=rounds, device=self.device, done=tick)
         return {
             "what": suite.what,
-            "cases": [_case(suite, name, timings) for name in suite.cases],
+            "cases": [_case(suite, name, timings) for name in calls],
             "parity": {name: {**asdict(found), "holds": found.holds} for name, found in parity.items()},
             "notes": suite.notes(timings),
         }
@@ -227,7 +231,7 @@ def broken_parity(document: dict[str, Any]) -> list[str]:
 def _case(suite: Suite, name: str, timings: dict[str, Timing]) -> dict[str, Any]:
     case, timing = suite.cases[name], timings[name]
     ratios = []
-    for other in case.against:
+    for other in (name for name in case.against if name in timings):
         ratio, ideal = speedup(timings[other], timing), suite.ideal(name, other)
         share = None if ideal is None else ratio.median / ideal
         ratios.append({"baseline": other, "ideal": ideal, "share_of_ideal": share, **asdict(ratio)})

@@ -99,6 +99,7 @@ def bench(
                 threads=threads or default_threads(),
                 memory=memory,
                 limit=limit,
+                targets=targets,
                 done=done,
             ),
             kinds,

@@ -121,22 +121,22 @@ def _targets(targets: Sequence[Document]) -> None:
         lines.append(
             [
                 target["name"],
-                _amount(target["measured"], target["unit"]),
-                _amount(target["fastest"], target["unit"]),
-                ("at most " if target["less"] else "") + _amount(target["must"], target["unit"]),
-                _amount(target["stretch"], target["unit"]),
+                _amount(target["measured"], target["quantity"]),
+                _amount(target["fastest"], target["quantity"]),
+                ("at most " if target["less"] else "") + _amount(target["must"], target["quantity"]),
+                _amount(target["stretch"], target["quantity"]),
                 VERDICTS.get(verdict, verdict),
             ]
         )
     print_table(["", "measured", "fastest\nrounds", "must", "stretch", ""], lines)
 
 
-def _amount(value: float | None, unit: str) -> str:
+def _amount(value: float | None, quantity: str) -> str:
     if value is None:
         return MISSING
-    if unit == "share":
+    if quantity == "share_of_ideal":
         return f"{100 * value:.0f} %"
-    return f"{value:.2f} s" if unit == "seconds" else f"{value:.2f}"
+    return f"{value:.2f} s" if quantity == "seconds" else f"{value:.2f}"
 
 
 def _bytes(count: int | None) -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.benchmark import loading, suite
 from mrt5cli.cli import app
-from mrt5cli.commands.bench import KINDS, _Lines
+from mrt5cli.commands.bench import KINDS, TARGETED, _Lines
 
 HERE = ["--batch", "2", "--length", "40", "--target", "5", "--rounds", "2", "--device", "cpu"]
 SMALL = ["--size", "tiny", *HERE]
@@ -123,6 +123,21 @@ def test_the_loader_beside_training(monkeypatch):
     assert result.exit_code == 0, result.output
     assert "times what training takes" in result.stdout
     assert "loader over training" in result.stdout
+
+
+def test_all_targets_and_no_more(monkeypatch):
+    monkeypatch.setitem(
+        TARGETED, "what", "forward,train"
+    )  # the others take long, and are tested by themselves
+    result = bench(*SMALL, "--rounds", "1", "--device", "cpu", "--targets", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["setting"]["rates"] == [0.5, 0.7]
+    forward, train = ({case["name"] for case in suite["cases"]} for suite in document["suites"])
+    assert len(forward) == 7 and "packed 70 % wide bf16" in forward
+    assert train == {"reference-like", "fused, score loss", "fused, score loss, recomputing blocks"}
+    assert len(document["targets"]) == 10
+    assert all(target["verdict"] is None for target in document["targets"])  # no byt5-small
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mrt5cli.benchmark.report import BUILDERS
 from mrt5cli.benchmark.rounds import Timing, interleave, kept_lengths, speedup
 from mrt5cli.benchmark.startup import FIRST_STEP, HELP, _until_written, startup
 from mrt5cli.benchmark.suite import Parity, Shapes
-from mrt5cli.benchmark.targets import TARGETS, Found, Target, judged, verdict
+from mrt5cli.benchmark.targets import TARGETS, Found, Target, judged, needed, verdict
 from mrt5cli.benchmark.written_out import softmax1
 from mrt5cli.errors import RunFailed
 from mrt5cli.models.compiling import compile_blocks
@@ -269,8 +269,8 @@ def test_the_recipe_of_the_first_step_trains(tmp_path: Path):
 
 
 def test_verdicts():
-    fast = Target("speed", "x", lambda _: None, 1.5, 2.0)
-    small = Target("memory", "x", lambda _: None, 0.5, 0.15, less=True)
+    fast = Target("speed", "x", "ours", "theirs", 1.5, 2.0)
+    small = Target("memory", "x", "ours", "theirs", 0.5, 0.15, "live")
     assert verdict(fast, Found(1.4, 1.45)) == "missed"
     assert verdict(fast, Found(1.6, 1.55)) == "met"
     assert verdict(fast, Found(2.1, 2.0)) == "stretch"
@@ -292,6 +292,16 @@ def test_every_target_is_measured_by_a_case_that_exists(base: Any):
     assert loader["verdict"] == "missed"
     elsewhere = judged({**setting, "length": 128, "device": "cpu"}, suites)
     assert {target["what"] for target in elsewhere if target["verdict"] is not None} == {"startup"}
+
+
+def test_what_the_targets_need_is_timed_and_no_more():
+    few = Shapes(2, 24, 5, rates=(0.5, 0.7), spreads=("even", "wide"), bf16=True)
+    for device in ("cpu", "cuda:1"):
+        for kind in ("forward", "train", "attention"):
+            cases = needed(kind, device)
+            assert cases < BUILDERS[kind](base_model(None, "tiny", CPU), few).cases.keys()
+    assert "packed 70 % wide" in needed("forward", "cpu")
+    assert "packed 70 % wide" not in needed("forward", "cuda:1")
 
 
 def _pretended(suite: Any) -> dict[str, Any]:
