@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import GOLDEN, golden_cases, read_case
+from hypothesis import example, given, settings
+from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
+from variants import KINDS, tiny
 
 from mrt5cli.models import load
 
@@ -57,3 +61,75 @@ def test_a_run_on_the_gpu(tmp_path: Path, precision: str):
     assert run.is_finished
     assert json.dumps(outcome(run))
     assert "cuda" in run.meta()["device"]
+
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
+LONG = Case((300, 1, 0, 129), None, 64, 128, True, True, 1.0, 0)
+"""Rows of many tiles, some of them further apart than the bias reaches."""
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("small", [True, False], ids=["small tiles", "launched tiles"])
+def test_packed_kernels(dtype: torch.dtype, small: bool):
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(case=cases(longest=150))
+    @example(LONG)
+    @example(Case((0, 65), 7, 128, None, True, False, 1.0, 0))
+    def check(case: Case):
+        compare(case, "cuda", dtype, small=small)
+
+    check()
+
+
+@needs_triton
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("variant", KINDS)
+def test_packed_model(variant: str, hard: bool):
+    """Outputs and gradients of the packed path and of the eager one, both there."""
+    ids = torch.randint(3, 259, (3, 40), device="cuda")
+    for row, length in enumerate((40, 23, 1)):
+        ids[row, length:] = 0
+    labels = torch.randint(3, 259, (3, 6), device="cuda")
+    found = []
+    for attention in ("eager", "packed"):
+        model = tiny(variant, dropout_rate=0.0).cuda()
+        model.set_attn_implementation(attention)
+        out = model(ids, attention_mask=(ids != 0).long(), labels=labels, hard_delete=hard)
+        out.loss.backward()
+        found.append((out, {name: part.grad for name, part in model.named_parameters()}))
+    (expected, due), (out, grads) = found
+    torch.testing.assert_close(out.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    assert torch.equal(out.kept_lengths, expected.kept_lengths)
+    for name, wanted in due.items():
+        if wanted is not None:
+            limit = 1e-6 + 1e-3 * wanted.abs().max().item()
+            torch.testing.assert_close(grads[name], wanted, atol=limit, rtol=0, msg=name)
+
+
+@needs_triton
+@pytest.mark.parametrize("known, waits", [(True, 1), (False, 2)], ids=["bytes counted", "bytes not counted"])
+def test_hard_deletion_waits_for_the_device_once(known: bool, waits: int):
+    model = tiny("mrt5").cuda().eval()
+    model.set_attn_implementation("packed")
+    ids = torch.randint(3, 259, (3, 40), device="cuda")
+    ids[1, 23:] = 0
+    given_ = {
+        "attention_mask": (ids != 0).long(),
+        "labels": torch.randint(3, 259, (3, 6), device="cuda"),
+        "hard_delete": True,
+        "real_bytes": 103 if known else None,
+    }
+    with torch.no_grad():
+        model(ids, **given_)  # compiles the kernels
+        torch.cuda.synchronize()
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                model(ids, **given_)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    stops = [warning for warning in seen if "synchronizing" in str(warning.message)]
+    assert len(stops) == waits, [f"{stop.filename}:{stop.lineno}" for stop in stops]
