@@ -18,6 +18,7 @@ from mrt5cli.reproduce import planning
 from mrt5cli.reproduce.graph import build_plan
 from mrt5cli.reproduce.jobs import Evaluation, Experiment, Plan
 from mrt5cli.reproduce.planning import TO_DO, closure, keep_to_budget, make_plan, survey
+from mrt5cli.reproduce.suites import load_suite, suite_names
 from mrt5cli.rundir import write_json
 
 BYT5, MRT5 = "train tiny/byt5 seed 1", "train tiny/mrt5 seed 1"
@@ -142,6 +143,20 @@ def test_any_family_is_ordered_or_refused(starts: list[int]) -> None:
     for job in jobs:
         assert seen.issuperset(job.needs)
         seen.add(job.id)
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("name", suite_names())
+def test_the_suites_that_come_along_make_plans(tmp_path: Path, name: str, smoke: bool) -> None:
+    experiments = load_suite(name)
+    plan = make_plan(name, experiments, tmp_path, smoke=smoke)
+    assert {job.status for job in plan.jobs} == {"missing"}
+    for one in experiments:
+        shown = {job.name for job in plan.jobs if job.kind == "train" and one.id in job.experiments}
+        assert shown == set(one.recipes)
+        assert len(plan.runs(one)) == len(one.recipes) * max(1, len(one.seeds))
+    if smoke:
+        assert all(not job.needs for job in plan.jobs if job.kind == "train")
 
 
 # --- what is done -------------------------------------------------------------------------------------------
