@@ -37,9 +37,7 @@ def writer(variant: str = "mrt5", **fields: Any) -> MrT5ForConditionalGeneration
     silent[[EOS, *range(100, 126)]] = False
     model.lm_head.weight.data[silent] = 0.0
     model.lm_head.weight.data *= 3
-    model.lm_head.weight.data[EOS] *= (
-        -1 if fields.get("feed_forward_proj") == "relu" else 3
-    )  # not all at once
+    model.lm_head.weight.data[EOS] *= -1 if fields.get("feed_forward_proj") == "relu" else 3
     for block in model.decoder.block:
         block.layer[1].EncDecAttention.o.weight.data *= 20
     return model
