@@ -261,8 +261,15 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     lines = [
         f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
         f"{len(plan.jobs)} jobs, {counts}",
-        f"to do: {len(left)} jobs, {_amount(hours) if hours else 0} GPU hours, {_amount(space) if space else 0} GB; {assumption(tflops)}",
+        f"to do: {len(left)} jobs, {_amount(hours, '0')} GPU hours, {_amount(space, '0')} GB; "
+        f"{assumption(tflops)}",
     ]
+    replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
+    if replaced:
+        lines.append(
+            f"note: {replaced} run{'s that are' if replaced > 1 else ' that is'} there will be replaced: "
+            "recipe, code or start changed; --keep-changed keeps finished ones of other code"
+        )
     if beyond:
         trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]
         shown = ", ".join(trained[:5]) + (f" and {len(trained) - 5} more" if len(trained) > 5 else "")
@@ -270,9 +277,9 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     return "\n".join(lines)
 
 
-def _amount(value: float) -> str:
+def _amount(value: float, nothing: str = "-") -> str:
     if value == 0:
-        return "-"
+        return nothing
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 

@@ -60,7 +60,7 @@ def _wait_for_jobs(root: Path, say: Callable[[str], None], patience: float) -> N
             if time.monotonic() > give_up:
                 raise UserError(
                     f"jobs of an earlier `mrt5 reproduce` are still being done in {root}",
-                    "wait for them, or end them: they are processes with `mrt5cli` in their name",
+                    "wait for them: they save, and end by themselves",
                 )
             if not told:
                 say("waiting for the jobs of an earlier `mrt5 reproduce`, which is gone, to end")

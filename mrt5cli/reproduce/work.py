@@ -182,7 +182,10 @@ def main(words: list[str] | None = None) -> int:
     if given.life is not None:
         begin(given.life)
     try:
-        plan = make_plan(given.suite, load_suite(given.suite), given.runs, smoke=given.smoke)
+        # Whoever wants this job has judged what it needs.
+        plan = make_plan(
+            given.suite, load_suite(given.suite), given.runs, smoke=given.smoke, keep_changed=True
+        )
         if given.job not in {job.id for job in plan.jobs}:
             raise UserError(f"suite {given.suite} has no job {given.job!r}")
     except UserError as error:

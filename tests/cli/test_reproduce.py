@@ -115,6 +115,7 @@ def test_a_changed_recipe_is_trained_anew_with_what_starts_from_it(house: Path) 
     (house / "recipes" / "base.yaml").write_text(yaml.safe_dump(changed))
     planned = reproduce(path, "--dry-run", "--json")
     assert set(states(planned).values()) == {"changed"}
+    assert "note: 2 runs that are there will be replaced" in reproduce(path, "--dry-run").stdout
     assert reproduce(path, "--only", "base").exit_code == 0
     meta = json.loads((house / "runs" / "mine" / "base-seed1" / "meta.json").read_text())
     assert meta["step"] == 2 and len(meta["sessions"]) == 1
