@@ -22,8 +22,13 @@ from mrt5cli.benchmark.suite import Shapes
 from mrt5cli.errors import RunFailed
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""glibc gives freed blocks of this size back at once, so that resident memory is what is in use."""
+ENVIRONMENT = {
+    # glibc gives freed blocks of this size back at once, so that resident memory is what is in use.
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    # Asking whether there is a GPU must not start CUDA, which does not survive a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def measure(
     }
     command = [sys.executable, "-m", "mrt5cli.benchmark.memory"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **MALLOC}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(request))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -86,12 +87,21 @@ _T5_FIELDS = (
 
 def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int) -> None:
     """Make the model's gate keep so many positions of each row, spread evenly over the row."""
-    gate = model.encoder.shortener
-    values = torch.full((len(kept), length), float(model.config.sigmoid_mask_scale))
-    for row, count in enumerate(kept):
-        values[row, torch.linspace(0, length - 1, count).round().long()] = 0.0
+    weight = model.lm_head.weight
+    values = _gate_values(tuple(kept), length, float(model.config.sigmoid_mask_scale), weight.device)
 
     def score(states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
-        return values.to(states.device), None
+        return values, None
 
+    gate = model.encoder.shortener
     gate.score = score  # type: ignore[union-attr]
+
+
+@lru_cache(maxsize=128)
+def _gate_values(kept: tuple[int, ...], length: int, scale: float, device: torch.device) -> Tensor:
+    """(rows, length) gate values, 0 to keep and `scale` to delete; made once: no call pays for them."""
+    with torch.inference_mode(False):
+        values = torch.full((len(kept), length), scale)
+        for row, count in enumerate(kept):
+            values[row, torch.linspace(0, length - 1, count).round().long()] = 0.0
+        return values.to(device)
