@@ -68,7 +68,7 @@ lock:  ## resolve the ranges of pyproject.toml anew, starting from torch 2.13.0
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q torch==2.13.0
-	$(VENV)-lock/bin/pip install -q -e '.[dev,plots]'
+	$(VENV)-lock/bin/pip install -q -e '.[dev]'
 	$(VENV)-lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' >.requirements.lock
 	rm -rf $(VENV)-lock
 

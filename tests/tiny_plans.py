@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def make_plan(
     wanted: dict[tuple[str, int], recipes.Recipe] = {}
     for experiment in experiments:
         for name in experiment.recipes:
-            recipe = recipes.load(shipped()[name])
+            recipe = _shipped(name)
             recipe = recipes.smoke(recipe) if smoke else recipe
             for seed in experiment.seeds or (recipe.seed,):
                 wanted[name, seed] = recipe.model_copy(update={"seed": seed})
@@ -39,12 +40,17 @@ def make_plan(
                 name,
                 recipe=recipe,
                 run=run,
-                own_seed=seed == recipes.load(shipped()[name]).seed,
+                own_seed=seed == _shipped(name).seed,
                 status=status,  # type: ignore[arg-type]
                 reason=reason,
             )
         )
     return plan
+
+
+@cache
+def _shipped(name: str) -> recipes.Recipe:
+    return recipes.load(shipped()[name])
 
 
 def train(plan: Plan, *, evaluate: bool = True, runtime: bool = False) -> None:
@@ -132,7 +138,7 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
                 settings = job.recipe.task.model_dump(mode="json")
                 task = experiment.evaluations[0].task if experiment.evaluations else None
                 if task is not None:
-                    settings = recipes.load(shipped()[task]).task.model_dump(mode="json")
+                    settings = _shipped(task).task.model_dump(mode="json")
                 write_json(job.run.meta_path, meta())
                 write_json(job.run.eval(f"{settings['kind']}-of-{experiment.id}"), document(settings, rows))
 

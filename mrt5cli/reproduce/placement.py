@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 from mrt5cli.recipe import load
 from mrt5cli.recipe.loading import shipped
@@ -45,6 +46,13 @@ def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     return rows
 
 
+@cache
+def _rows_of(recipe: Path) -> tuple[str, ...]:
+    """The ids a recipe names; read once, since resolving a hundred recipes takes seconds."""
+    paper = load(recipe).paper
+    return tuple(paper.rows) if paper else ()
+
+
 def _distance(number: Published, experiment: Experiment) -> tuple[bool, bool]:
     about = _ABOUT.get(number.experiment)
     return about is None or not about(experiment), not experiment.evaluations
@@ -55,8 +63,7 @@ def _numbers(experiments: Sequence[Experiment]) -> list[Placed]:
     files = shipped()
     of: dict[str, str | None] = {}
     for name in dict.fromkeys(name for experiment in experiments for name in experiment.recipes):
-        paper = load(files[name]).paper if name in files else None
-        for id_ in paper.rows if paper else ():
+        for id_ in _rows_of(files[name]) if name in files else ():
             of.setdefault(id_, name)
     for id_ in from_analyses():
         of.setdefault(id_, None)

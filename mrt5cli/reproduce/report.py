@@ -88,6 +88,7 @@ class Report:
     facts: Sequence[tuple[str, str]]
     runs: Table
     failures: Sequence[str]
+    left_out: Sequence[str] = ()
     how_to_draw: str | None = None
     verdicts: tuple[Verdict, ...] = field(default=VERDICTS)
 
@@ -126,7 +127,8 @@ def make_report(plan: Plan) -> Report:
     """Read everything that a plan has left on disk."""
     placed = place(plan.experiments)
     sections, claims = [], []
-    for experiment in plan.experiments:
+    asked = [experiment for experiment in plan.experiments if _is_asked_for(plan, experiment)]
+    for experiment in asked:
         results = Results(plan, experiment)
         compared = compare(results, placed[experiment.id])
         found = [check_claim(name, experiment, plan) for name in experiment.claims]
@@ -145,9 +147,17 @@ def make_report(plan: Plan) -> Report:
         rules=rules(),
         facts=_facts(plan),
         runs=_runs(plan),
+        left_out=[experiment.title for experiment in plan.experiments if experiment not in asked],
         failures=[_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")],
         how_to_draw=None if can_draw() else HOW_TO_DRAW,
     )
+
+
+def _is_asked_for(plan: Plan, experiment: Experiment) -> bool:
+    """Whether any part of an experiment is in the plan to be done, or was done."""
+    jobs = list(plan.runs(experiment).values())
+    jobs += [job for job in plan.jobs if job.kind == "analyse" and job.name.startswith(f"{experiment.id}:")]
+    return not jobs or any(job.status != "left out" for job in jobs)
 
 
 def _section(results: Results, compared: Sequence[Compared], claims: Sequence[Claim]) -> Section:
@@ -185,7 +195,7 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 
 
 def _headline(plan: Plan, counts: Mapping[str, Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
-    trained = [job for job in plan.jobs if job.kind == "train"]
+    trained = [job for job in plan.jobs if job.kind == "train" and job.status != "left out"]
     done = sum(job.status in ("done", "changed") for job in trained)
     told = [f"{done:,} of {counted(len(trained), 'run')} are done."]
     totals = {verdict: sum(count[verdict] for count in counts.values()) for verdict in VERDICTS}
@@ -195,7 +205,8 @@ def _headline(plan: Plan, counts: Mapping[str, Mapping[Verdict, int]], claims: S
         told.append(
             f"Of {published:,} published numbers {judged:,} are compared: {totals['within']:,} are within "
             f"tolerance, {totals['better']:,} better, {totals['outside']:,} outside; {totals['not run']:,} "
-            f"have not been run, and {totals['not compared']:,} mean nothing on another machine."
+            f"have not been run, and {totals['not compared']:,} cannot be compared, such as times of "
+            "another machine."
         )
     if claims:
         held = [sum(claim.holds is verdict for claim in claims) for verdict in (True, False, None)]

@@ -137,8 +137,8 @@ def comparisons(rows: Sequence[Compared], experiment: str) -> list[Table]:
     others = [one for one in rows if one.verdict == "not compared"]
     if others:
         title = f"{counted(len(others), 'number')} not compared"
-        lines = [(*_line(one)[:4], one.reason) for one in others]
-        headers = (*HEADERS[:4], "why")
+        lines = [(*_line(one)[:5], one.reason) for one in others]
+        headers = (*HEADERS[:5], "why")
         tables.append(Table(headers, lines, title, folded=True, words=3))
     return tables
 

@@ -28,6 +28,8 @@ Direction = Literal["lower", "higher"]
 Z_95 = 1.96
 FINEST_DIGIT = 2
 """Decimals that anything printed has at least: 0.7 is 0.70 in the notebooks."""
+ENOUGH = 0.1
+"""Share of the published test examples below which ours say too little: anything would be within."""
 DIAGNOSTIC_EXAMPLES = 32_000
 CORRELATED_SAMPLES = 1_000
 AVERAGES = ("15-language weighted average", "15-language average", "15-language total time / examples")
@@ -339,6 +341,8 @@ def examples_of(row: Published) -> int | None:
     """The test examples a published number is over, where that is known."""
     if row.experiment == "diagnostic":
         return DIAGNOSTIC_EXAMPLES
+    if row.experiment == "per_sample":
+        return CORRELATED_SAMPLES
     return _counts().get((row.version, row.experiment, row.subset))
 
 

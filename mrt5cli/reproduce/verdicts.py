@@ -11,11 +11,21 @@ from typing import Literal, get_args
 from mrt5cli.reproduce import Published, published
 from mrt5cli.reproduce.ours import Missing, Ours, Results
 from mrt5cli.reproduce.placement import Placed
-from mrt5cli.reproduce.tolerances import DECREASE, REDUCTION, TIMES, Band, Rule, band, rule_of
+from mrt5cli.reproduce.tolerances import (
+    DECREASE,
+    ENOUGH,
+    REDUCTION,
+    TIMES,
+    Band,
+    Rule,
+    band,
+    examples_of,
+    rule_of,
+)
 
 Verdict = Literal["within", "outside", "better", "not run", "not compared"]
 """Of one number. "better": outside on the good side, and with no less deleted. "not compared": it could not
-mean anything, such as milliseconds of another machine."""
+mean anything, such as milliseconds of another machine, or a share of a handful of examples."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -82,6 +92,10 @@ def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
     except Missing as missing:
         return Compared(row, recipe, value, unit, None, band(row, rule, value), "not run", str(missing))
     allowed = band(row, rule, value, ours.examples)
+    there = examples_of(row)
+    if rule.sampled and there and ours.examples is not None and ours.examples < ENOUGH * there:
+        few = f"on {ours.examples:,} test examples, where {there:,} were published"
+        return Compared(row, recipe, value, unit, ours, None, "not compared", few)
     return Compared(row, recipe, value, unit, ours, allowed, judge(ours.mean, allowed, rule))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from mrt5cli.analysis.figures.style import FAINT, INK, Drawing, Look, drawn, look_of, sheet, styled
@@ -14,6 +15,8 @@ COLUMNS = 84
 """Characters a line of text."""
 LINES = 2
 """Of text a model at most."""
+LINE, GAP = 0.165, 0.5
+"""Inches a line of text, and lines between two models' texts."""
 GONE = "#D55E00"
 _LOOKS = (
     look_of("MrT5"), look_of("Random"), look_of("Fixed"), look_of("BP"), look_of("CP"),
@@ -46,20 +49,21 @@ def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -
     """
     kinds = list(dict.fromkeys(kind for pattern in patterns for kind in (*pattern.rates, *pattern.published)))
     texts = [pattern for pattern in patterns if pattern.text]
-    lines = sum(1 + _lines(pattern) for pattern in texts)
+    lines = sum(1 + _lines(pattern) + GAP for pattern in texts)
+    heights = [LINE * lines] if texts else []
+    heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(patterns))))
     explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
-    below = max(1.3, 0.5 + 0.27 * len(kinds))
     with styled():
-        above = 0.19 * lines
-        if texts:
-            height = above + below + 0.19 * explained * -(-(len(patterns) + 1) // 2)
-            figure, (top, axes) = sheet(height=height, nrows=2, height_ratios=[above, below])
-            _texts(top, texts, lines)
-        else:
-            figure, axes = sheet(height=below + 0.19 * -(-(len(patterns) + 1) // 2))
-        _rates(axes, patterns, kinds)
+        below = 0.19 * -(-(len(patterns) + 1) // 2) if explained else 0.0
+        figure, grid = sheet(
+            height=sum(heights) + below, nrows=len(heights), height_ratios=heights, squeeze=False
+        )
+        *top, [rates] = grid
+        for [axes] in top:
+            _texts(axes, texts, lines)
+        entries = _rates(rates, patterns, kinds)
         if explained:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            figure.legend(handles=entries, loc="outside lower center", ncols=2)
         return drawn(figure, name, caption)
 
 
@@ -67,12 +71,12 @@ def _lines(pattern: Pattern) -> int:
     return min(LINES, -(-len(pattern.text) // COLUMNS))
 
 
-def _texts(axes: Any, patterns: Sequence[Pattern], lines: int) -> None:
+def _texts(axes: Any, patterns: Sequence[Pattern], lines: float) -> None:
     """A cell a character: deleted ones stand on colour, struck out."""
     axes.set_axis_off()
     axes.set_xlim(0, COLUMNS)
     axes.set_ylim(lines, 0)
-    line = 0
+    line = 0.0
     for pattern in patterns:
         axes.text(0, line + 0.8, pattern.label, fontsize=7.5, color=INK, va="baseline")
         for start in range(0, min(len(pattern.text), LINES * COLUMNS), COLUMNS):
@@ -88,38 +92,40 @@ def _texts(axes: Any, patterns: Sequence[Pattern], lines: int) -> None:
                         fontsize=7.5, family="DejaVu Sans Mono", ha="center", va="baseline",
                         color=INK,
                     )  # fmt: skip
-        line += 1
+        line += 1 + GAP
 
 
-def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> None:
-    """A line a kind, a mark a model."""
+def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> list[Line2D]:
+    """A line a kind, a mark a model. Returns the entries of a legend."""
     places = {kind: place for place, kind in enumerate(kinds)}
     for place in range(0, len(kinds), 2):
         axes.axhspan(place - 0.5, place + 0.5, facecolor=FAINT, alpha=0.12, linewidth=0)
     axes.grid(axis="y", visible=False)
     step = 0.62 / max(1, len(patterns) - 1)
+    entries = []
     for number, pattern in enumerate(patterns):
         look = _LOOKS[number % len(_LOOKS)]
         offset = number * step - 0.31 if len(patterns) > 1 else 0.0
-        axes.plot(
-            list(pattern.published.values()),
-            [places[kind] + offset for kind in pattern.published],
-            marker=look.marker, linestyle="", color=look.colour, markerfacecolor="none", markersize=8.5,
-            clip_on=False,
-        )  # fmt: skip
-        axes.plot(
-            list(pattern.rates.values()),
-            [places[kind] + offset for kind in pattern.rates],
-            marker=look.marker, linestyle="", color=look.colour, markersize=4.5, clip_on=False,
-            label=pattern.label,
-        )  # fmt: skip
+        style: dict[str, Any] = {"marker": look.marker, "linestyle": "", "color": look.colour}
+        for values, more in (
+            (pattern.published, {"markerfacecolor": "none", "markersize": 8.5}),
+            (pattern.rates, {"markersize": 4.5}),
+        ):
+            if values:  # a line without marks would have a place all the same, and be made room for
+                axes.plot(
+                    list(values.values()),
+                    [places[kind] + offset for kind in values],
+                    clip_on=False,
+                    **style,
+                    **more,
+                )
+        entries.append(Line2D([], [], markersize=4.5, label=pattern.label, **style))
     if any(pattern.published for pattern in patterns):
-        axes.plot(
-            [], [], marker="o", linestyle="", color=INK, markerfacecolor="none", markersize=8.5,
-            label="hollow, around: published",
-        )  # fmt: skip
+        hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "color": INK, "markerfacecolor": "none"}
+        entries.append(Line2D([], [], markersize=8.5, label="hollow, around: published", **hollow))
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("deleted (%)")
     axes.tick_params(axis="y", length=0)
+    return entries
