@@ -173,6 +173,8 @@ def test_a_killed_job_says_so_and_old_logs_are_not_read(tmp_path: Path) -> None:
     [failure] = run(plan, FakeLauncher(codes={OTHER: -9})).failures
     assert failure.error == "killed by SIGKILL, by hand or because memory ran out"
     assert log.read_text().startswith("error: of yesterday\n== ")
+    [failure] = run(family(tmp_path), FakeLauncher(codes={OTHER: 1})).failures
+    assert failure.error == "ended with code 1: it said nothing"
 
 
 def test_a_job_that_leaves_nothing_has_failed(tmp_path: Path) -> None:
