@@ -1,0 +1,102 @@
+"""How far a plan is: plain lines, live bars, and the newest line of a training's metrics."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reproduction import FAMILY, experiment
+from rich.console import Console
+
+from mrt5cli.reproduce.display import LiveDisplay, PlainDisplay, duration, last_metrics, progress_of
+from mrt5cli.reproduce.jobs import Job, Plan
+from mrt5cli.reproduce.planning import make_plan
+
+
+def planned(root: Path) -> Plan:
+    return make_plan("mine", [experiment("all", "other")], root, known=FAMILY)
+
+
+def with_metrics(job: Job, text: str) -> Job:
+    assert job.run is not None
+    job.run.path.mkdir(parents=True, exist_ok=True)
+    job.run.metrics_path.write_text(text)
+    return job
+
+
+def row(step: int, **more: object) -> str:
+    return json.dumps({"step": step, "loss": 2.5, "deletion_rate": 0.31, **more}) + "\n"
+
+
+def test_a_line_for_each_start_and_end(tmp_path: Path) -> None:
+    plan, out = planned(tmp_path), StringIO()
+    display = PlainDisplay(plan, Console(file=out), plain_seconds=0)
+    train, evaluate = plan.jobs
+    display.started(with_metrics(train, row(1) + row(2)), tmp_path / "log")
+    display.tick()
+    display.ended(train, 12.0, None)
+    display.started(evaluate, tmp_path / "log")
+    display.tick()
+    display.ended(evaluate, 3.0, "no such file")
+    assert out.getvalue().splitlines() == [
+        "started  train other seed 1",
+        "running  train other seed 1  step 2/4  loss 2.5  deleted 31 %",
+        "done     train other seed 1 in 12 s  [1/2]",
+        "started  evaluate other seed 1 vowel_removal",
+        "running  evaluate other seed 1 vowel_removal",
+        "failed   evaluate other seed 1 vowel_removal: no such file  [2/2]",
+    ]
+
+
+def test_between_ticks_nothing_is_said(tmp_path: Path) -> None:
+    plan, out = planned(tmp_path), StringIO()
+    display = PlainDisplay(plan, Console(file=out))
+    display.started(plan.jobs[0], tmp_path)
+    display.tick()
+    display.ended(plan.jobs[0], 1.0, "interrupted")
+    assert out.getvalue().splitlines()[1:] == ["stopped  train other seed 1 in 1 s  [1/2]"]
+
+
+def test_bars_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrt5cli.reproduce.display.LIVE_SECONDS", 0)
+    plan, out = planned(tmp_path), StringIO()
+    display = LiveDisplay(plan, Console(file=out, force_terminal=True, width=120))
+    with display.bars:
+        display.started(with_metrics(plan.jobs[0], row(3)), tmp_path / "log")
+        display.tick()
+        display.bars.refresh()
+        bar = display.bars.tasks[-1]
+        assert (bar.completed, bar.total) == (3, 4)
+        display.ended(plan.jobs[0], 1.0, None)
+        assert [task.description for task in display.bars.tasks] == ["jobs"]
+        assert display.bars.tasks[0].completed == 1
+    assert "loss 2.5" in out.getvalue() and "done     train other seed 1" in out.getvalue()
+
+
+@given(st.integers(1, 60), st.integers(0, 200))
+def test_the_newest_whole_line_however_long_the_file(rows: int, cut: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = "".join(row(step, note="x" * 100) for step in range(1, rows + 1))
+        kept = text[: len(text) - cut] if cut < len(text) else ""
+        job = with_metrics(planned(Path(folder)).jobs[0], kept)
+        whole = kept.count("\n")
+        assert last_metrics(job).get("step", 0) == whole
+        assert bool(progress_of(job)) == bool(whole)
+
+
+def test_what_has_no_steps_has_no_metrics(tmp_path: Path) -> None:
+    train, evaluate = planned(tmp_path).jobs
+    assert last_metrics(train) == last_metrics(evaluate) == {}
+    assert progress_of(train) == ""
+    assert last_metrics(with_metrics(train, "no json\n")) == {}
+
+
+@pytest.mark.parametrize("seconds, words", [(12.4, "12 s"), (600, "10 min"), (3 * 3600 + 300, "3 h 05 min")])
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
