@@ -276,7 +276,9 @@ class _Layer:
         first, second, last = block.layer
         own, cross, forward = first.SelfAttention, second.EncDecAttention, last.DenseReluDense
         self.norms = [first.layer_norm, second.layer_norm, last.layer_norm]
-        self.act = forward.act
+        # transformers writes `gelu_new` out in eight passes; this is the same function in one.
+        one_pass = own.config.dense_act_fn == "gelu_new"
+        self.act = nn.GELU(approximate="tanh") if one_pass else forward.act
         inner = [forward.wi_0, forward.wi_1] if hasattr(forward, "wi_0") else [forward.wi]
         groups = ([own.q, own.k, own.v], [own.o], [cross.q], [cross.o], inner, [forward.wo])
         self.stacks = [StackedLinear([linear.weight for linear in group], dtype) for group in groups]
