@@ -167,6 +167,12 @@ def test_an_interval_holds_its_r_and_narrows_with_samples(r: float, samples: int
     assert low < closer[0] < r < closer[1] < high
 
 
+def test_an_interval_of_r_by_hand() -> None:
+    z = 0.5 * math.log(1.3 / 0.7)
+    expected = math.tanh(z - 1.96 / 5), math.tanh(z + 1.96 / 5)
+    assert fisher_interval(0.3, 28) == pytest.approx(expected)
+
+
 @given(st.lists(small_r, min_size=1, max_size=8))
 def test_the_mean_by_fishers_z_lies_among_its_parts(rs: list[float]) -> None:
     mean = fisher_mean(rs)

@@ -220,6 +220,19 @@ def test_a_smoke_report_says_that_it_means_nothing(tiny: tuple[Plan, Path]) -> N
     assert Page(html).text.index("Smoke run") < Page(html).text.index("Tiny")
 
 
+def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "runs", PAPER[:2], smoke=False)
+    for job in plan.jobs:
+        if job.name.startswith("diagnostic_v3/"):
+            job.status, job.reason = "left out", "not asked for"
+    html, markdown = pages(write_report(plan, tmp_path / "report"))
+    for text in (html, markdown):
+        assert "Not asked for: Diagnostic tasks." in text
+        assert "24 of 24 runs are done." in text
+    assert "## Diagnostic tasks" not in markdown
+    assert "<h2>Diagnostic tasks</h2>" not in html
+
+
 def test_words_of_suites_are_escaped(tiny: tuple[Plan, Path]) -> None:
     html, markdown = both(tiny)
     assert "<h2>Tiny &lt;models&gt; | of everything</h2>" in html

@@ -364,6 +364,59 @@ def test_a_plans_own_evaluations_are_read_and_nothing_beside_them(tmp_path: Path
     assert Results(results.plan, results.experiment).value(AVERAGE, RECIPE).mean == 1.3
 
 
+# --- analyses --------------------------------------------------------------------------------------------
+
+
+def analysed(tmp_path: Path, id_: str, name: str, found: dict[str, Any]) -> dict[str, Compared]:
+    """Numbers of an experiment of the paper beside what an analysis found, by their ids."""
+    [experiment] = [one for one in PAPER if one.id == id_]
+    plan = make_plan(tmp_path, [experiment], smoke=False)
+    write_json(plan.analysis(experiment, name), found)
+    return {one.row.id: one for one in compare(Results(plan, experiment), PLACED[id_])}
+
+
+def samples_of(recipe: str, r: float | None, samples: int = 1000) -> dict[str, Any]:
+    return {"recipe": recipe, "seed": 7, "family": "MrT5", "samples": samples, "r": r}
+
+
+def test_correlations_and_their_means_come_from_the_analysis(tmp_path: Path) -> None:
+    models = [samples_of("multilingual_v3/mrt5_30", 0.2), samples_of("multilingual_v3/mrt5_40", None)]
+    found = analysed(tmp_path, "per_sample_v3", "per_sample", {"models": models, "families": {"MrT5": 0.9}})
+    assert found["r0318"].ours == Ours((0.2,), (7,), 1000)
+    assert found["r0318"].verdict == "within"
+    assert found["r0323"].verdict == "outside"
+    assert found["r0319"].verdict == "not run"  # deletes as much from every sample
+    assert found["r0329"].reason == "no run of Random was analysed"
+
+
+def test_a_handful_of_samples_is_no_comparison(tmp_path: Path) -> None:
+    models = [samples_of("multilingual_v3/mrt5_30", 0.2, 99), samples_of("multilingual_v3/mrt5_40", 0.2, 100)]
+    found = analysed(tmp_path, "per_sample_v3", "per_sample", {"models": models, "families": {}})
+    assert found["r0318"].verdict == "not compared"
+    assert found["r0318"].reason == "on 99 test examples, where 1,000 were published"
+    assert found["r0319"].verdict == "within"
+
+
+def test_multiply_accumulates_are_arithmetic(tmp_path: Path) -> None:
+    from mrt5cli.reproduce.analyses import run_analysis
+
+    [experiment] = [one for one in PAPER if one.id == "compute_savings"]
+    curve = run_analysis("compute", experiment, make_plan(tmp_path, [experiment], smoke=False))
+    found = analysed(tmp_path, "compute_savings", "compute", curve)
+    assert Counter(one.verdict for one in found.values()) == {"within": 22}
+    for point in curve["curve"]:
+        point["paper_macs"] += 10**7
+    worse = analysed(tmp_path, "compute_savings", "compute", curve)
+    assert Counter(one.verdict for one in worse.values()) == {"within": 11, "outside": 11}
+
+
+def test_letters_come_from_the_analysis_of_their_run(tmp_path: Path) -> None:
+    letters = [{"kind": "vowel", "rate": 0.97}, {"kind": "consonant", "rate": 0.5}]
+    model = {"recipe": "diagnostic_v3/vowel_removal_mrt5_1e-4", "seed": 1, "examples": 50, "letters": letters}
+    found = analysed(tmp_path, "diagnostic_v3", "deletion_patterns", {"models": [model]})
+    assert [found[id_].verdict for id_ in ("r0105", "r0106", "r0108")] == ["within", "outside", "not run"]
+
+
 # --- better ----------------------------------------------------------------------------------------------
 
 
