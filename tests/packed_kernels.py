@@ -29,6 +29,7 @@ class Case:
         width: of a head.
         far: distances at which the position bias ends; None without one.
         gated, one, ceiling: as `attend` takes them.
+        bias: standard deviation of the position bias.
     """
 
     keys: tuple[int, ...]
@@ -39,6 +40,7 @@ class Case:
     one: bool
     ceiling: float | None
     seed: int
+    bias: float = 1.0
 
 
 @st.composite
@@ -116,7 +118,7 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
     # Keys and values as columns of one matrix, as a joint projection gives them: strides of every kind.
     query = normal(query_count, heads, case.width, scale=0.7).to(dtype)
     key, value = normal(count, 2, heads, case.width, scale=0.7).to(dtype).unbind(1)
-    rel = None if case.far is None else normal(heads, 2 * case.far + 1)
+    rel = None if case.far is None else normal(heads, 2 * case.far + 1, scale=case.bias)
     gate = -5 * torch.rand(count, generator=generator).to(device) if case.gated else None
     inputs = [part for part in (query, key, value, rel, gate) if part is not None]
     for part in inputs:

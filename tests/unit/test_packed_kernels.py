@@ -33,14 +33,17 @@ interpreted = pytest.mark.skipif(
 )
 
 ALL_ON = Case((1, 33, 0, 20), None, 10, 9, True, True, 1.0, 0)
+OVERFLOWING = Case((5,), None, 16, 0, False, True, None, 0, bias=150.0)
+"""Scores whose exponentials are no float32, also where a tile reaches past its row."""
 NO_KEYS = Case((0, 17), 7, 16, None, True, False, 1.0, 0)
 
 
 @needs_triton
 @interpreted
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(case=cases())
 @example(ALL_ON)
+@example(OVERFLOWING)
 @example(NO_KEYS)
 def test_outputs_and_gradients(case: Case):
     compare(case, "cpu")
@@ -173,7 +176,10 @@ LEAST_SHARED = 99 * 1024
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype, width", [("bfloat16", 64), ("float32", 64), ("bfloat16", 128)])
+@pytest.mark.parametrize(
+    "dtype, width",
+    [("bfloat16", 64), ("float32", 64), pytest.param("bfloat16", 128, marks=pytest.mark.slow)],
+)
 def test_tiles_fit(tmp_path, dtype: str, width: int):
     """The compiler takes every kernel, with everything on, and it fits: no GPU is needed for that."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
@@ -266,7 +272,7 @@ def test_the_model(by_kernel):
     """Every variant, soft and hard: the cases and limits of the paths of a CPU."""
     same = test_packed.test_outputs_and_gradients.hypothesis.inner_test
 
-    @settings(max_examples=3 if by_kernel.slow else 60, deadline=None, database=None)
+    @settings(max_examples=1 if by_kernel.slow else 40, deadline=None, database=None)
     @given(**MODEL)
     @example("scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 1)
     @example("scaled_sigmoid", [9, 9], 9, 1, False, False, False, None, 2)

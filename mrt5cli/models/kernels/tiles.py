@@ -20,8 +20,13 @@ Legend: N heads, H head width, D entries of the relative bias (2 far + 1).
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+# Only imported where `runs_on` says yes. Guarded all the same, because transformers refuses an exported model
+# when one of its files needs, without a guard, what is not installed.
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    raise ImportError("packed attention on a GPU needs triton, which torch for CUDA brings") from error
 
 # Numbers that change from batch to batch, whose special values are not worth a compilation each.
 CHANGING = ["total_q", "total_k", "far", "blocks"]
@@ -205,7 +210,7 @@ def backward_queries(
             extra = tl.where(visible & (score > ceiling), penalty, 0.0)
         if HAS_GATE:
             score += tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)[None, :]
-        weight = tl.where(visible, tl.exp(score - logs[:, None]), 0.0)
+        weight = tl.exp(tl.where(visible, score - logs[:, None], float("-inf")))
         values = _load(v, columns, length_k, stride_vn, WIDTH, PADDED)
         d_weight = tl.dot(wanted, tl.trans(values), input_precision=PRECISION)
         d_score = weight * (d_weight - through[:, None])
@@ -268,7 +273,7 @@ def backward_keys(
         if HAS_GATE:
             score += gates[None, :]
         logs = tl.load(lse + rows, mask=rows < length_q, other=0.0)
-        weight = tl.where(visible, tl.exp(score - logs[:, None]), 0.0)
+        weight = tl.exp(tl.where(visible, score - logs[:, None], float("-inf")))
         wanted = _load(d_out, rows, length_q, stride_gn, WIDTH, PADDED)
         d_values = tl.dot(tl.trans(weight.to(wanted.dtype)), wanted, acc=d_values, input_precision=PRECISION)
         d_weight = tl.dot(wanted, tl.trans(values), input_precision=PRECISION)
