@@ -10,7 +10,7 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import RecipeError
 from mrt5cli.evaluation.names import result_name
-from mrt5cli.recipe import Recipe
+from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
 from mrt5cli.recipe.words import nearest
 from mrt5cli.reproduce.jobs import Evaluation, Experiment, Job, Plan
 from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
@@ -56,6 +56,18 @@ def evaluation_label(evaluation: Evaluation) -> str:
         "" if evaluation.limit is None else f"first-{evaluation.limit}",
     ]
     return "-".join(part for part in parts if part)
+
+
+def shrunk(recipe: Recipe) -> Recipe:
+    """A recipe for smoke: as `mrt5 pretrain --smoke` has it, and text that is not there yet stands in too."""
+    small = recipes.smoke(recipe)
+    task = small.task
+    if not isinstance(task, SpanCorruptionTask) or not isinstance(task.source, FilesSource):
+        return small
+    if Path(task.source.path).exists():
+        return small
+    stand_in = {"source": EmbeddedSource(kind="embedded"), "languages": ["en"]}
+    return small.model_copy(update={"task": task.model_copy(update=stand_in)})
 
 
 class _Graph:
@@ -107,7 +119,7 @@ class _Graph:
         recipe = recipe.model_copy(update={"seed": seed})
         needs: tuple[str, ...] = ()
         if self.plan.smoke:
-            recipe = recipes.smoke(recipe)
+            recipe = shrunk(recipe)
         elif recipe.model.start.split("/")[0] == DEFAULT_FOLDER:
             self.open.append(id_)
             start = self._start(name, Path(recipe.model.start))
@@ -143,7 +155,7 @@ class _Graph:
         task: Any = train.recipe.task
         if evaluation.task is not None:
             other = self.shipped[evaluation.task]
-            task = (recipes.smoke(other) if self.plan.smoke else other).task
+            task = (shrunk(other) if self.plan.smoke else other).task
         limit = evaluation.limit or train.recipe.evaluation.examples
         if self.plan.smoke:
             limit = min(limit, train.recipe.evaluation.examples)

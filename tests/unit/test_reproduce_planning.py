@@ -98,6 +98,21 @@ def test_smoke_runs_start_from_nothing_and_are_called_so(tmp_path: Path) -> None
     assert job.run.path.name == "mrt5-smoke-seed1"
 
 
+def test_text_that_is_not_there_stands_in_for_smoke(tmp_path: Path) -> None:
+    source = {"kind": "files", "path": str(tmp_path / "corpus")}
+    task = {"kind": "span_corruption", "source": source, "languages": ["fr", "de"], "input_length": 32}
+    known = {"text": recipe("text", task=task)}
+
+    def read() -> Any:
+        [job, evaluation] = planned(tmp_path, experiment("a", "text"), known=known, smoke=True).jobs
+        assert job.recipe is not None and evaluation.task == job.recipe.task
+        return job.recipe.task
+
+    assert (read().source.kind, read().languages) == ("embedded", ["en"])
+    (tmp_path / "corpus").mkdir()
+    assert (read().source.kind, read().languages) == ("files", ["fr", "de"])
+
+
 def test_everything_wrong_with_the_starts_at_once(tmp_path: Path) -> None:
     known = {
         "lost": recipe("lost", "runs/byt6-seed1"),
