@@ -462,7 +462,7 @@ def _limits(config: Any, recipe: Recipe | None, tokenizer: bool) -> str:
     points.append("Pass an `attention_mask` with padded batches; without one padding is attended to.")
     points.append("float32 or bfloat16; T5's activations overflow in float16.")
     points.append(
-        'Attention runs with `attn_implementation="packed"` (the default; on a CPU it leaves out all padding), '
+        'Attention runs with `attn_implementation="packed"` (the default, which leaves out all padding), '
         '`"sdpa"` or `"eager"`.'
     )
     if config.has_absolute_position_embeddings:

@@ -22,8 +22,9 @@ CONFIGURATION, MODELING = "configuration_mrt5", "modeling_mrt5"
 ENTRIES = {f"{PACKAGE}.config": CONFIGURATION, f"{PACKAGE}.mrt5": MODELING}
 """What transformers looks up by name, under the names it is used to; the rest is what these import."""
 
-INSTALLED = frozenset({"torch", "transformers", "huggingface_hub"})
-"""What whoever loads the model has: transformers needs the third itself."""
+INSTALLED = frozenset({"torch", "transformers", "huggingface_hub", "triton"})
+"""What whoever loads the model has: transformers needs the third itself; torch for CUDA brings the fourth,
+which is imported under a guard, and only there."""
 
 TRANSFORMERS = (5, 17)
 """The oldest transformers these files run on; pyproject.toml says the same of the toolkit."""

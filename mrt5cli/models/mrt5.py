@@ -34,10 +34,10 @@ from transformers.models.t5.modeling_t5 import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from mrt5cli.models import kernels
 from mrt5cli.models.attention import IMPLEMENTATIONS, Rows, ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.feed_forward import use_fast_activation
+from mrt5cli.models.kernels import runs_on
 from mrt5cli.models.kernels.plan import Plan
 from mrt5cli.models.kernels.rows import DeviceRows
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output, PackedStates
@@ -343,7 +343,7 @@ class MrT5Encoder(MrT5Stack):
             return None
         if self.config.shortening_per == "batch":  # the reference's laws look at padding
             return None
-        if kernels.runs_on(padding.device, self.config.d_kv):
+        if runs_on(padding.device, self.config.d_kv):
             return self._plan(attention_mask, padding, score_penalty, real_bytes)
         if score_penalty is not None or padding.device.type != "cpu":
             return None
@@ -378,7 +378,7 @@ class MrT5Encoder(MrT5Stack):
         """How what is left is packed; None where a law of the reference lets rows see each other."""
         if shortening.self_mask is not None or shortening.mask is None or score_penalty is not None:
             return None
-        if kernels.runs_on(shortening.mask.device, self.config.d_kv):
+        if runs_on(shortening.mask.device, self.config.d_kv):
             positions = None if self._positions_start_afresh else shortening.positions
             return Plan(shortening.mask != 0, shortening.mask_count, positions)
         return Packing(shortening.mask != 0)

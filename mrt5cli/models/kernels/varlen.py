@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.kernels import WIDEST_HEAD, tiles
+from mrt5cli.models.kernels import WIDEST_HEAD
 from mrt5cli.models.kernels.plan import Packed
+from mrt5cli.models.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -156,7 +157,7 @@ class _Attend(torch.autograd.Function):
         excess = None if ceiling is None else query.new_zeros(programs, dtype=torch.float32)
         if programs:
             with torch.cuda.device_of(query):
-                tiles.forward[(programs,)](
+                forward[(programs,)](
                     query, key, value, output, lse, excess, rel, gate, queries.positions, keys.positions,
                     queries.bounds, keys.bounds,
                     *_strides(query, key, value, output), count, _far(rel), ceiling or 0.0, heads, blocks,
@@ -186,13 +187,13 @@ class _Attend(torch.autograd.Function):
 
         with torch.cuda.device_of(query):
             if blocks := _blocks(queries.longest, tile.queries):
-                tiles.backward_queries[(rows * heads * blocks,)](
+                backward_queries[(rows * heads * blocks,)](
                     query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, rel, gate, *ends,
                     *_strides(query, key, value, output, grad), query.shape[0], _far(rel), ceiling or 0.0,
                     heads, blocks, REPLICAS, REL_GRAD=d_rel is not None, **constants,
                 )  # fmt: skip
             if blocks := _blocks(keys.longest, tile.keys):
-                tiles.backward_keys[(rows * heads * blocks,)](
+                backward_keys[(rows * heads * blocks,)](
                     query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, rel, gate, *ends,
                     *_strides(query, key, value, grad), query.shape[0], key.shape[0], _far(rel),
                     ceiling or 0.0, heads, blocks, **constants,
