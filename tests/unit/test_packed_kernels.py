@@ -251,7 +251,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr(kernels, "runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.mrt5.runs_on", lambda device, width: True)
     return found
 
 
