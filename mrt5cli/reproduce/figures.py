@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.errors import UserError
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.reproduce import Published, published
 from mrt5cli.reproduce.ours import DIAGNOSTICS, TOTAL, Ran, Results, first_row, mean
@@ -28,7 +29,12 @@ def draw(name: str, results: Results, compared: Sequence[Compared]) -> list[Draw
     Args:
         results: of the experiment.
         compared: its published numbers.
+
+    Raises:
+        UserError: there is no such figure.
     """
+    if name not in FIGURES:
+        raise UserError(f"no figure is called {name!r}", f"there are: {', '.join(FIGURES)}")
     return FIGURES[name](results, compared)
 
 

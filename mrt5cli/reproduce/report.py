@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from mrt5cli.reproduce.placement import place
 from mrt5cli.reproduce.tables import (
     MISSING,
     Table,
+    claims_overview,
     claims_table,
     comparisons,
     counted,
@@ -90,7 +91,11 @@ class Report:
     failures: Sequence[str]
     left_out: Sequence[str] = ()
     how_to_draw: str | None = None
-    verdicts: tuple[Verdict, ...] = field(default=VERDICTS)
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything was published of what is here."""
+        return any(sum(section.counts.values()) for section in self.sections)
 
 
 def write_report(plan: Plan, out: Path) -> list[Path]:
@@ -126,23 +131,24 @@ def write_report(plan: Plan, out: Path) -> list[Path]:
 def make_report(plan: Plan) -> Report:
     """Read everything that a plan has left on disk."""
     placed = place(plan.experiments)
-    sections, claims = [], []
+    sections: list[Section] = []
+    claims: list[tuple[str, Claim]] = []
     asked = [experiment for experiment in plan.experiments if _is_asked_for(plan, experiment)]
     for experiment in asked:
         results = Results(plan, experiment)
         compared = compare(results, placed[experiment.id])
         found = [check_claim(name, experiment, plan) for name in experiment.claims]
         sections.append(_section(results, compared, found))
-        claims += found
+        claims += [(experiment.title, claim) for claim in found]
     counts = {section.experiment.id: section.counts for section in sections}
     titles = {experiment.id: experiment.title for experiment in plan.experiments}
     return Report(
         title=TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
         smoke=plan.smoke,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        headline=_headline(plan, counts, claims),
+        headline=_headline(plan, counts, [claim for _, claim in claims]),
         summary=summary(counts, titles),
-        claims=claims_table(claims) if claims else None,
+        claims=claims_overview(claims) if claims else None,
         sections=sections,
         rules=rules(),
         facts=_facts(plan),

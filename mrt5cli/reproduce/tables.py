@@ -316,10 +316,18 @@ def problems(results: Results) -> list[str]:
     return told
 
 
+_HOLDS = {True: "holds", False: "does not hold", None: "open"}
+
+
+def claims_overview(claims: Sequence[tuple[str, Claim]]) -> Table:
+    """Each experiment's claims, and whether they hold here."""
+    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
+    return Table(("here", "experiment", "claim"), lines, "Claims", words=3, prose=True)
+
+
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Each claim, whether it holds here, and why."""
-    words = {True: "holds", False: "does not hold", None: "open"}
-    lines = [(words[claim.holds], claim.statement, claim.sentence) for claim in claims]
+    lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
     return Table(("here", "claim", "because"), lines, "Claims", words=3, prose=True)
 
 

@@ -185,10 +185,10 @@ def test_before_anything_has_run_everything_is_said_to_be_missing(empty: tuple[s
 def test_the_summary_counts_what_the_sections_show(half: tuple[Plan, Path]) -> None:
     _, markdown = both(half)
     shown = {
-        verdict: len(re.findall(rf"^\| .*\| {verdict}(?:: [^|]*)? \| $", markdown, re.MULTILINE))
+        verdict: len(re.findall(rf"^\| .*\| {verdict}(?:: [^|]*)? \|$", markdown, re.MULTILINE))
         for verdict in ("within", "outside", "better", "not run")
     }
-    [totals] = re.findall(r"^\| all \| (.*) \| $", markdown, re.MULTILINE)
+    [totals] = re.findall(r"^\| all \| (.*) \|$", markdown, re.MULTILINE)
     counts = [int(cell.replace(",", "")) for cell in totals.split(" | ")]
     assert counts[:4] == list(shown.values())
     assert counts[1] > 0
@@ -320,6 +320,12 @@ def test_figures_of_an_earlier_report_go(tiny: tuple[Plan, Path], tmp_path: Path
     write_report(tiny[0], tmp_path)
     assert not (tmp_path / "figures" / "old-macs.svg").exists()
     assert (tmp_path / "figures" / "tiny-macs.svg").exists()
+
+
+def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "runs", [replace(TINY, figures=("mcas",), claims=())])
+    with pytest.raises(UserError, match="no figure is called 'mcas'"):
+        write_report(plan, tmp_path / "report")
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
