@@ -250,6 +250,16 @@ def test_times_are_compared_as_a_decrease_and_never_in_milliseconds(pretended: P
     assert len(milliseconds) == 64
 
 
+def test_a_rate_that_counts_padding_is_not_compared(pretended: Plan) -> None:
+    rates = [one for one in compared(pretended, "xnli_v3") if one.row.metric == REDUCTION]
+    padded = [one for one in rates if one.verdict == "not compared"]
+    assert {one.row.model for one in padded} == {"BP"}
+    assert len(padded) == 16
+    assert all(one.ours is not None for one in padded)  # ours is shown all the same
+    found = compared(pretended, "tydiqa_v3")  # single questions, which are not padded
+    assert {one.verdict for one in found if one.row.metric == REDUCTION} == {"within"}
+
+
 def test_a_time_without_its_baseline_is_no_number(pretended: Plan) -> None:
     found = [one for one in compared(pretended, "english_v1") if one.row.metric == "runtime_decrease_vs_byt5"]
     assert {one.verdict for one in found} == {"not run"}
