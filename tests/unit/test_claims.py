@@ -244,6 +244,52 @@ class TestRuntime:
         assert judge("runtime_falls_as_predicted", Evidence(self.runs(9.9, 9.8, 9.7))).holds is False
 
 
+class TestPaper:
+    """The paper's own numbers (camera-ready, averages over 15 languages) bear out what it claims."""
+
+    def test_equal_reduction(self):
+        bits = {
+            "delete_gate": ((0.337, 0.993), (0.411, 1.001), (0.495, 1.020), (0.574, 1.045), (0.681, 1.091)),
+            "random": ((0.300, 1.105), (0.400, 1.164), (0.500, 1.236), (0.600, 1.318), (0.701, 1.436)),
+            "fixed": ((0.258, 1.192), (0.350, 1.274), (0.447, 1.364), (0.543, 1.458), (0.645, 1.571)),
+        }
+        runs = [
+            result(f"{kind}_{place}", kind, rate=rate, loss=loss)
+            for kind, points in bits.items()
+            for place, (rate, loss) in enumerate(points)
+        ]
+        claim = judge("less_loss_at_equal_reduction", Evidence([result("byt5", "none", loss=0.962), *runs]))
+        assert claim.holds is True
+        assert len(claim.rows) == 10
+
+    def test_scripts(self):
+        percent = {
+            "en": 56.1, "fr": 47.6, "es": 49.2, "de": 43.1, "el": 52.9, "bg": 54.1, "ru": 54.5, "tr": 41.6,
+            "ar": 53.2, "vi": 42.1, "th": 58.2, "zh": 35.9, "hi": 54.9, "sw": 40.0, "ur": 52.1,
+        }  # fmt: skip
+        rows = [{"subset": code, "deletion_rate": rate / 100, "loss": 1.0} for code, rate in percent.items()]
+        rows.append({"subset": "total", "deletion_rate": 0.495, "loss": 1.0})
+        claim = judge("rates_differ_by_script", Evidence([result("m", "delete_gate", rows=rows)]))
+        assert claim.holds is True
+        assert "35.9% (Han) to 58.2% (Thai)" in claim.sentence
+
+    def test_samples(self):
+        correlations = {
+            "delete_gate": (0.14, 0.13, 0.13, 0.08, 0.03),
+            "random": (0.28, 0.30, 0.32, 0.29, 0.28),
+        }
+        runs, models = [], []
+        for kind, rs in correlations.items():
+            for place, r in enumerate(rs):
+                runs.append(result(f"{kind}_{place}", kind, rate=0.5))
+                models.append(
+                    {"recipe": runs[-1].recipe, "seed": 42, "samples": 1000, "r": r, "p_value": 0.0}
+                )
+        claim = judge("rate_does_not_tell_loss", Evidence(runs, analyses={"per_sample": {"models": models}}))
+        assert claim.holds is True
+        assert "0.102 for MrT5 (5 models) and 0.294" in claim.sentence
+
+
 class TestGathering:
     """From files to evidence: what runs left on disk is found, and what is not there is named."""
 
