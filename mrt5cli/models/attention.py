@@ -1,9 +1,10 @@
-"""softmax1 attention with T5's additive biases, registered with transformers under three names.
+"""softmax1 attention with T5's additive biases, registered with transformers under four names.
 
 `mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs a fused kernel; `mrt5_packed` does so
-on batches without padding, too. Where a kernel cannot do what is asked (dropping attention weights, returning
-them), the written-out steps take its place: results never depend on the name. Each is registered together
-with its mask function: an attention function without one gets no mask at all.
+on batches without padding on a CPU, and `mrt5_triton` on a GPU, too. Where a kernel cannot do what is asked
+(dropping attention weights, returning them), the written-out steps take its place: results never depend on
+the name. Each is registered together with its mask function: an attention function without one gets no mask
+at all.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -277,13 +278,19 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
     return attention
 
 
-IMPLEMENTATIONS = {"eager": "mrt5_eager", "sdpa": "mrt5_sdpa", "packed": "mrt5_packed"}
+IMPLEMENTATIONS = {
+    "eager": "mrt5_eager",
+    "sdpa": "mrt5_sdpa",
+    "packed": "mrt5_packed",
+    "triton": "mrt5_triton",
+}
 """`attn_implementation` as users write it, and the name it is registered under."""
 
 
 def register() -> None:
     """Make the attention functions known to transformers, each with an additive mask."""
-    for name, core in (("mrt5_eager", eager), ("mrt5_sdpa", kernel), ("mrt5_packed", kernel)):
+    for name in IMPLEMENTATIONS.values():
+        core = eager if name == "mrt5_eager" else kernel
         AttentionInterface.register(name, _attention(core))
         AttentionMaskInterface.register(name, eager_mask)
 

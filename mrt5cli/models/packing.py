@@ -17,11 +17,17 @@ class Packing:
 
     Args:
         valid: (B, K) bool, what is laid down. Reading the rows' lengths is a device sync.
+
+    Attributes:
+        bounds: B + 1 offsets of the rows.
+        has_gaps: something is left out between positions of a row, not only before or after them.
     """
 
     def __init__(self, valid: Tensor) -> None:
         self.valid = valid
         self.bounds: list[int] = [0, *accumulate(valid.sum(dim=1).tolist())]
+        # Between two positions that are laid down, none is left out.
+        self.has_gaps = bool((valid[:, 1:] & ~valid[:, :-1] & (valid.cumsum(dim=1)[:, :-1] > 0)).any())
 
     def __iter__(self) -> Iterator[slice]:
         return (slice(start, stop) for start, stop in pairwise(self.bounds))

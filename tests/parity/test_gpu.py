@@ -30,7 +30,7 @@ def exact_float32():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed", "triton"])
 @pytest.mark.parametrize("dtype, limit", [("float32", 2e-4), ("bfloat16", None)])
 @pytest.mark.parametrize("path", golden_cases("mrt5"))
 def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
@@ -92,7 +92,7 @@ def test_packed_model(variant: str, hard: bool):
         ids[row, length:] = 0
     labels = torch.randint(3, 259, (3, 6), device="cuda")
     found = []
-    for attention in ("eager", "packed"):
+    for attention in ("eager", "triton"):
         model = tiny(variant, dropout_rate=0.0).cuda()
         model.set_attn_implementation(attention)
         out = model(ids, attention_mask=(ids != 0).long(), labels=labels, hard_delete=hard)
@@ -111,7 +111,7 @@ def test_packed_model(variant: str, hard: bool):
 @pytest.mark.parametrize("known, waits", [(True, 1), (False, 2)], ids=["bytes counted", "bytes not counted"])
 def test_hard_deletion_waits_for_the_device_once(known: bool, waits: int):
     model = tiny("mrt5").cuda().eval()
-    model.set_attn_implementation("packed")
+    model.set_attn_implementation("triton")
     ids = torch.randint(3, 259, (3, 40), device="cuda")
     ids[1, 23:] = 0
     given_ = {

@@ -155,6 +155,20 @@ def test_packing_there_and_back(rows: list[list[bool]]):
     assert packing.saves == (not valid.all())
 
 
+def test_padding_between_bytes_keeps_their_distances():
+    models = pair("packed", use_softmax1=True)
+    ids, _ = ragged([20, 17, 9], 20, 6)
+    ids[0, [3, 4, 11]] = 0
+    ids[2, :2] = 0
+    mask = ids.ne(0).long()
+    with torch.no_grad():
+        for hard in (False, True):
+            expected, found = (
+                m(ids, attention_mask=mask, labels=ids[:, 5:9] + 1, hard_delete=hard) for m in models
+            )
+            torch.testing.assert_close(found.logits, expected.logits, atol=2e-4, rtol=1e-4)
+
+
 def test_bfloat16_is_near():
     model, fast = pair("packed", use_softmax1=True)
     ids, mask = ragged([20, 13, 1], 20, 3)

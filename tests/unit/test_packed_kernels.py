@@ -251,7 +251,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.mrt5.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.encoder_rows.runs_on", lambda device, width: True)
     return found
 
 
@@ -279,7 +279,7 @@ def test_the_model(by_kernel):
     @example("convolution", [9, 4], 12, 1, True, True, False, None, 2)
     def check(kind, lengths, width, layer, one, absolute, hard, threshold, seed):
         before = len(by_kernel.calls)
-        same("packed", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
+        same("triton", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
         assert len(by_kernel.calls) == before + 5  # three encoder layers, two of cross-attention
 
     check()
@@ -322,7 +322,7 @@ class Waits(TorchDispatchMode):
     ],
 )
 def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known, waits):
-    model, fast = pair("packed", use_softmax1=True)
+    model, fast = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 12, 3)
     given_ = {"attention_mask": mask, "labels": ids[:, :4].clamp(min=3), "hard_delete": hard}
     expected = model(ids, **given_).logits
@@ -343,7 +343,7 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 def test_score_loss(by_kernel, lengths: list[int], packs: bool, hard: bool):
     """The loss looks at scores of padding, too, so the kernels compute it where there is none."""
-    models = pair("packed", use_softmax1=True)
+    models = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 9, 3)
     labels = torch.randint(3, 259, (2, 4))
     found = []
@@ -366,14 +366,14 @@ def test_score_loss(by_kernel, lengths: list[int], packs: bool, hard: bool):
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_dropped_attention_weights_are_not_for_the_kernels(by_kernel, rate: float):
-    _, model = pair("packed", attention_dropout_rate=rate)
+    _, model = pair("triton", attention_dropout_rate=rate)
     ids, mask = ragged([9, 5], 9, 3)
     model.train()(ids, attention_mask=mask, labels=ids[:, :4].clamp(min=3))
     assert bool(by_kernel.calls) == (rate == 0)
 
 
 def test_a_mask_that_hides_real_bytes_is_not_packed(by_kernel):
-    model, fast = pair("packed")
+    model, fast = pair("triton")
     ids, mask = ragged([9, 5], 9, 3)
     mask[0, :3] = 0
     labels = ids[:, :4].clamp(min=3)
@@ -386,7 +386,7 @@ def test_a_mask_that_hides_real_bytes_is_not_packed(by_kernel):
 
 def test_positions_are_where_bytes_stood(by_kernel):
     """Padding before and between bytes: distances are those of the padded batch."""
-    model, fast = pair("packed", use_softmax1=True)
+    model, fast = pair("triton", use_softmax1=True)
     ids, _ = ragged([9, 9], 9, 3)
     ids[0, :3] = 0
     ids[1, 4:6] = 0

@@ -1,0 +1,156 @@
+"""What encoder and decoder share: T5's stack with optional learned positions, and the decoder itself.
+
+Legend: B batch, T target bytes, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTrainedModel, T5Stack
+
+from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.feed_forward import use_fast_activation
+from mrt5cli.models.shortening import BoundaryPredictor, Convolution, DeleteGate
+
+
+class LearnedPositions(nn.Embedding):
+    """One vector a position, added to the embeddings; the alternative to T5's relative bias."""
+
+
+class MrT5PreTrainedModel(T5PreTrainedModel):
+    """What encoder, decoder and whole model share: initialisation and the choice of attention."""
+
+    config_class = MrT5Config
+    base_model_prefix = "model"
+    _supports_flex_attn = False
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # transformers initialises the containers of "custom" models with its generic rule, which would leave
+        # attention and feed-forward weights at a standard deviation of 1.
+        return False
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *_: Any, **__: Any
+    ) -> str:
+        if attn_implementation is None:
+            return IMPLEMENTATIONS["packed"]
+        if attn_implementation in IMPLEMENTATIONS.values():
+            return attn_implementation
+        if attn_implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"attn_implementation {attn_implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}: "
+                "no other kernel has T5's bias, the delete gate and softmax1"
+            )
+        return IMPLEMENTATIONS[attn_implementation]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DeleteGate):
+            init.xavier_uniform_(module.feed_forward.weight)
+            init.constant_(module.feed_forward.bias, float(self.config.gate_bias_init))
+        elif isinstance(module, BoundaryPredictor):
+            for linear in (module.boundary_predictor[0], module.boundary_predictor[2]):
+                init.xavier_uniform_(linear.weight)
+                init.constant_(linear.bias, -1.0)
+        elif isinstance(module, Convolution):
+            # PyTorch's own law, which the reference leaves in place.
+            bound = (module.conv.in_channels * module.rate) ** -0.5
+            init.uniform_(module.conv.weight, -bound, bound)
+            init.uniform_(module.conv.bias, -bound, bound)
+        elif isinstance(module, LearnedPositions):
+            init.normal_(module.weight, mean=0.0, std=float(self.config.initializer_factor))
+
+
+class MrT5Stack(MrT5PreTrainedModel, T5Stack):
+    """T5's stack with optional learned positions; base of our encoder and our decoder."""
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.absolute_pos_embed: LearnedPositions | None = None
+        if config.has_absolute_position_embeddings:
+            self.absolute_pos_embed = LearnedPositions(config.max_position_embeddings, config.d_model)
+            first = self.block[0].layer[0].SelfAttention
+            del first.relative_attention_bias
+            first.has_relative_attention_bias = False
+        for block in self.block:
+            if config.relative_bias_per_layer:
+                _own_relative_bias(block.layer[0].SelfAttention)
+            for layer in block.layer[:-1]:
+                is_self = isinstance(layer, T5LayerSelfAttention)
+                attention = layer.SelfAttention if is_self else layer.EncDecAttention
+                attention.is_cross_attention = not is_self
+                if config.attention_dropout_rate is not None:
+                    attention.dropout = config.attention_dropout_rate
+            use_fast_activation(block.layer[-1], config)
+        self.post_init()
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if self.absolute_pos_embed is not None:
+            length = inputs_embeds.shape[1]
+            if past + length > self.absolute_pos_embed.num_embeddings:
+                raise ValueError(
+                    f"{past + length} positions are more than the {self.absolute_pos_embed.num_embeddings} "
+                    "this model learned (max_position_embeddings)"
+                )
+            positions = torch.arange(past, past + length, device=inputs_embeds.device)
+            inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
+        return inputs_embeds
+
+
+def _own_relative_bias(attention: nn.Module) -> None:
+    """Give a self-attention a relative bias that it uses in place of the one handed down from the first."""
+    attention.has_relative_attention_bias = True
+    attention.relative_attention_bias = nn.Embedding(
+        attention.relative_attention_num_buckets, attention.n_heads
+    )
+    if attention.is_decoder:  # our encoder hands down each block's own
+
+        def forget_bias(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, kwargs | {"position_bias": None}
+
+        attention.register_forward_pre_hook(forget_bias, with_kwargs=True)
+
+
+class MrT5Decoder(MrT5Stack):
+    """T5's decoder; positions of cached steps count on from the cache."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return super().forward(
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            inputs_embeds=self._embed(input_ids, inputs_embeds, past),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+def asked(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+    """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
+    value = arguments.get(name)
+    return bool(getattr(config, name, False) if value is None else value)
