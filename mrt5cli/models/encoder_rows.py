@@ -53,7 +53,7 @@ def pack_input(
 
 
 def _by_kernels(encoder: Any, device: torch.device) -> bool:
-    """Whether our kernels lay rows end to end on a GPU: on request only, until they have been timed on one."""
+    """Whether our kernels lay rows end to end on a GPU: on request, until they have been timed on one."""
     asked_for = encoder.config._attn_implementation == IMPLEMENTATIONS["triton"]
     return asked_for and runs_on(device, encoder.config.d_kv)
 
