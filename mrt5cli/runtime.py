@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from mrt5cli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+COMPILERS = ("g++", "clang++", "c++")
 Precision = Literal["fp32", "bf16"]
 
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
@@ -122,6 +124,24 @@ def device(requested: str | None = None) -> torch.device:
             f"--device {name} names one GPU for several processes", "use --device cuda; each takes its own"
         )
     return torch.device("cuda", index)
+
+
+def check_compiler(device: torch.device, asked_by: str) -> None:
+    """Refuse to compile for a CPU without a C++ compiler.
+
+    Args:
+        asked_by: the setting that wants it, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = os.environ.get("CXX")
+    if device.type == "cpu" and not any(shutil.which(name) for name in ((named,) if named else COMPILERS)):
+        found = f"CXX={named} is not there" if named else f"none of {', '.join(COMPILERS)} is there"
+        raise UserError(
+            f"{asked_by}: torch.compile needs a C++ compiler on a CPU, and {found}",
+            "install one, or name one with the variable CXX",
+        )
 
 
 def processes() -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,28 +15,11 @@ from mrt5cli.benchmark.inputs import batch
 from mrt5cli.benchmark.models import ours, steer
 from mrt5cli.benchmark.rounds import kept_lengths, wait
 from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
-from mrt5cli.errors import UserError
 from mrt5cli.models.compiling import compile_blocks
+from mrt5cli.runtime import check_compiler
 
 LENGTHS = 10
 """Source lengths that a compiled model must serve without compiling again."""
-COMPILERS = ("g++", "clang++", "c++")
-
-
-def check_compiler(device: torch.device) -> None:
-    """Refuse to compile for a CPU without a C++ compiler.
-
-    Raises:
-        UserError: there is none.
-    """
-    named = os.environ.get("CXX")
-    if device.type == "cpu" and not any(shutil.which(name) for name in ((named,) if named else COMPILERS)):
-        found = f"CXX={named} is not there" if named else f"none of {', '.join(COMPILERS)} is there"
-        raise UserError(
-            f"--what compile: torch.compile needs a C++ compiler on a CPU, and {found}",
-            "install one, or name one with the variable CXX",
-        )
-
 
 @dataclass(frozen=True)
 class Costs:
@@ -72,7 +53,7 @@ def compiled(base: Any, shapes: Shapes) -> tuple[Suite, dict[str, Costs]]:
     Raises:
         UserError: there is no compiler.
     """
-    check_compiler(next(base.parameters()).device)
+    check_compiler(next(base.parameters()).device, "--what compile")
     suite, costs = Suite("compile"), {}
     calls: dict[str, Callable[[int], Any]] = {}
     tags: list[tuple[str, float | None, str]] = [("dense", None, "even")]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mrt5cli.benchmark.attention import attention
-from mrt5cli.benchmark.compiling import check_compiler, compiled
+from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import Builder, forward
 from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.loading import loader_rates
@@ -27,7 +27,7 @@ from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import Subject, find_subject
-from mrt5cli.runtime import processor_name, usable_cpus
+from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
 
 Done = Callable[[str, int, int], None]
 STARTUP_ROUNDS = 5
@@ -205,7 +205,7 @@ def check(benchmark: Benchmark, kinds: Sequence[str]) -> None:
             "name its directory: mrt5 bench runs/NAME --what precision",
         )
     if "compile" in kinds:
-        check_compiler(benchmark.device)
+        check_compiler(benchmark.device, "--what compile")
     if benchmark.model is not None:
         assert benchmark.subject is not None  # raises where there is no such model
 

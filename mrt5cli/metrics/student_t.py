@@ -79,7 +79,7 @@ def critical_t(freedom: float, level: float = 0.95) -> float:
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
-    """A 95 % interval of the mean that values, such as one a seed, were drawn around; None for fewer than two."""
+    """A 95 % interval of the mean that values, one a seed say, were drawn around; None for fewer than two."""
     count = len(values)
     if count < 2:
         return None

@@ -124,6 +124,8 @@ def make_plan(
     if plan.finished:
         return plan
     accumulation(recipe.training, plan.runtime.world_size)
+    if recipe.training.compile:
+        machine.check_compiler(plan.runtime.device, "training.compile")
 
     from mrt5cli.tasks import build_task
 

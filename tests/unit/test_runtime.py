@@ -103,3 +103,12 @@ def test_what_is_told():
     assert here.describe()["processes"] == 1
     assert here.sentence().startswith("cpu (")
     assert here.sentence().endswith("), fp32")
+
+
+def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"training\.compile: .*CXX=no-such-compiler is not there"):
+        runtime.check_compiler(torch.device("cpu"), "training.compile")
+    runtime.check_compiler(torch.device("cuda"), "training.compile")
+    monkeypatch.setenv("CXX", "sh")  # whatever is there will do: it is the compiler that is asked, later
+    runtime.check_compiler(torch.device("cpu"), "training.compile")
