@@ -21,6 +21,7 @@ from mrt5cli.runtime import check_compiler
 LENGTHS = 10
 """Source lengths that a compiled model must serve without compiling again."""
 
+
 @dataclass(frozen=True)
 class Costs:
     """What compiling cost.

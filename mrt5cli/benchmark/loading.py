@@ -52,10 +52,15 @@ def loader_rates(base: Any, shapes: Shapes, done: Callable[[str, int, int], None
     return {
         "what": "data",
         "cases": [
-            {"name": name, "bytes_per_second": rate, "shown": f"{rate / 1e6:,.3f} MB/s", "ratios": []}
+            {"name": name, "bytes_per_second": rate, "shown": _speed(rate), "ratios": []}
             for name, rate in (("loader gives", gives), ("training takes", takes))
         ],
         "parity": {},
         "notes": [f"the loader, one process, gives {gives / takes:,.0f} times what training takes"],
         "factor": gives / takes,
     }
+
+
+def _speed(rate: float) -> str:
+    """Bytes a second in words; a large model on a CPU takes some dozens."""
+    return f"{rate / 1e6:,.3f} MB/s" if rate >= 1e5 else f"{rate / 1e3:,.3f} kB/s"
