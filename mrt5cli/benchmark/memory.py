@@ -161,7 +161,7 @@ def _in_a_fork(base: Any, name: str, request: dict[str, Any], device: torch.devi
 
 
 def _measure_here(base: Any, kind: str, name: str, shapes: Shapes) -> Memory:
-    from mrt5cli.benchmark.report import BUILDERS
+    from mrt5cli.benchmark.kinds import BUILDERS
 
     small = replace(shapes, length=min(16, shapes.length), target=2)
     BUILDERS[kind](base, small).cases[name].call()  # what libraries set up at a first call is not the case's

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from mrt5cli.benchmark.attention import attention
 from mrt5cli.benchmark.compiling import compiled
-from mrt5cli.benchmark.forward import Builder, forward
-from mrt5cli.benchmark.generation import generate
+from mrt5cli.benchmark.kinds import BUILDERS
 from mrt5cli.benchmark.loading import loader_rates
 from mrt5cli.benchmark.memory import Memory, measure
 from mrt5cli.benchmark.models import SIZES, base_model
@@ -24,7 +22,6 @@ from mrt5cli.benchmark.rounds import Timing, interleave, speedup
 from mrt5cli.benchmark.startup import startup
 from mrt5cli.benchmark.suite import Shapes, Suite
 from mrt5cli.benchmark.targets import judged, needed
-from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import Subject, find_subject
 from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
@@ -32,14 +29,6 @@ from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
 Done = Callable[[str, int, int], None]
 STARTUP_ROUNDS = 5
 SLOW = ("forward", "train")
-
-BUILDERS: dict[str, Builder] = {
-    "forward": forward,
-    "train": train,
-    "generate": generate,
-    "attention": attention,
-}
-"""The kinds whose cases are calls on one set of weights, and whose memory can be measured."""
 
 
 @dataclass

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from mrt5cli.benchmark import attention, forward, generation, training_step
 from mrt5cli.benchmark.compiling import LENGTHS, compiling_costs
+from mrt5cli.benchmark.kinds import BUILDERS
 from mrt5cli.benchmark.loading import loader_rates
 from mrt5cli.benchmark.memory import Gauge, measure
 from mrt5cli.benchmark.models import base_model, ours, plain, steer
-from mrt5cli.benchmark.report import BUILDERS
 from mrt5cli.benchmark.rounds import Timing, interleave, kept_lengths, speedup
 from mrt5cli.benchmark.startup import FIRST_STEP, HELP, _until_written, startup
 from mrt5cli.benchmark.suite import Parity, Shapes
