@@ -344,7 +344,7 @@ def softmax1_costs_less(evidence: Evidence) -> Finding:
 
 
 def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
-    """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates at the lengths run."""
+    """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     plain = {result.seed: result for result in evidence.of_kind("none") if _time(result) is not None}
     rows: list[Row] = []
     for result in evidence.of_kind("delete_gate"):
@@ -390,7 +390,7 @@ def _time(result: Result) -> float | None:
 
 
 def _macs(result: Result, config: Any = None) -> int:
-    """Of one example of the mean lengths, at the padded length that the encoder really ran at."""
+    """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
     row, config = result.total, config or result.config
     sizes = Sizes(
         d_model=config["d_model"],
@@ -404,7 +404,7 @@ def _macs(result: Result, config: Any = None) -> int:
     )
     source = round(row["input_length"])
     target = round(row["target_tokens"] / row["examples"])
-    kept = source if result.kind == "none" else round(row["new_length"])
+    kept = source if result.kind == "none" else round(row["kept_length"])
     return macs(sizes, [source], [kept], [target])
 
 

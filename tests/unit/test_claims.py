@@ -29,7 +29,7 @@ CONFIG = {
 
 def result(recipe, kind, *, rate=0.0, loss=1.0, seed=42, target=None, softmax1=True, rows=None, **row):
     last = {"subset": "en", "deletion_rate": rate, "loss": loss, "source_removed_loss": 3.0, **row}
-    lengths = {"examples": 10, "target_tokens": 220, "input_length": 96.0, "new_length": 96.0}
+    lengths = {"examples": 10, "target_tokens": 220, "input_length": 96.0, "kept_length": 96.0}
     return Result(
         f"miniature/{recipe}",
         seed,
@@ -223,7 +223,7 @@ class TestRuntime:
                 "delete_gate",
                 rate=1 - length / 96,
                 median_ms_per_example=time,
-                new_length=length,
+                kept_length=length,
             )
             for i, (length, time) in enumerate(zip(kept, times, strict=True))
         ]
