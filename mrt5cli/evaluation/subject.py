@@ -112,12 +112,14 @@ def newest_subject(option: str | None) -> Subject:
 
 
 def _how_to_train(kind: str) -> str:
-    """The command that trains the gated recipe of a kind of task."""
+    """The command that trains the gated recipe of a kind of task, of the paper's last version."""
     from mrt5cli import recipe
     from mrt5cli.recipe.loading import shipped
 
-    for name, file in shipped().items():
-        found = recipe.load(file)
+    loaded = [(name, recipe.load(file)) for name, file in shipped().items()]
+    for name, found in sorted(
+        loaded, key=lambda one: one[1].paper is not None and one[1].paper.version == "v1"
+    ):
         if found.task.kind == kind and found.model.shortener.kind == "delete_gate":
             command = "finetune" if found.is_finetuning else "pretrain"
             return f"make one: mrt5 {command} {name}; or name a run"

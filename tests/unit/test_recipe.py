@@ -516,7 +516,9 @@ def test_names_are_found_as_people_write_them(
 
 
 def test_the_last_part_of_a_name_is_enough_when_only_one_has_it() -> None:
-    assert find("merge_ABC_byt5") == recipe_load.shipped()["diagnostic_v3/merge_ABC_byt5"]
+    assert find("merge_ABC_mrt5_1.5e-2") == recipe_load.shipped()["diagnostic_v3/merge_ABC_mrt5_1.5e-2"]
+    with pytest.raises(UserError, match="merge_ABC_byt5 is the name of 2 recipes"):
+        find("merge_ABC_byt5")
 
 
 @pytest.mark.parametrize(
