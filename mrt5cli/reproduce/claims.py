@@ -347,7 +347,7 @@ def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     plain = {result.seed: result for result in evidence.of_kind("none") if _time(result) is not None}
     rows: list[Row] = []
-    for result in evidence.of_kind("delete_gate"):
+    for result in evidence.of_kind("delete_gate", "random"):
         base, time = plain.get(result.seed), _time(result)
         if base is None or time is None or not result.config:
             continue
@@ -368,7 +368,7 @@ def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
         (row for row in rows if row["share_of_saving"] is not None), key=lambda row: row["deleted"]
     )
     if not known:
-        return None, "no MrT5 was timed beside a ByT5 of its seed", rows
+        return None, "nothing that deletes was timed beside a ByT5 of its seed", rows
     falls = all(a["time_ratio"] > b["time_ratio"] for a, b in itertools.pairwise(known))
     least = min(known, key=lambda row: row["share_of_saving"])
     each = ", ".join(
