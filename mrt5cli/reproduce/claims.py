@@ -11,7 +11,7 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -337,10 +337,32 @@ def softmax1_costs_less(evidence: Evidence) -> Finding:
     ours, theirs = (_mean(row["above_byt5"] for row in of) for of in (one, other))
     rates = [_mean(row["deleted"] for row in of) for of in (one, other)]
     sentence = (
-        f"deletion costs {ours:+.3f} nats with softmax1 ({rates[0]:.1%} deleted) and {theirs:+.3f} with "
+        f"deletion costs {ours:+.4f} nats with softmax1 ({rates[0]:.1%} deleted) and {theirs:+.4f} with "
         f"softmax ({rates[1]:.1%}); {len(one)} and {len(other)} runs"
     )
-    return ours <= theirs, sentence, rows
+    uncertain = _uncertainty(evidence.analyses.get("softmax1"))
+    if uncertain is None:
+        return None, f"{sentence}; {NOT_THERE}analysis softmax1, which says how sure that is", rows
+    if abs(ours - theirs) <= uncertain:
+        return None, f"{sentence}: too close to call, the test text leaves {uncertain:.4f} open", rows
+    return ours < theirs, sentence, rows
+
+
+def _uncertainty(document: Mapping[str, Any] | None) -> float | None:
+    """Half of the 95 % interval, nats, of a difference of differences: softmax1's minus softmax's cost.
+
+    From the intervals of ByT5's and of MrT5's own difference as if they were independent, of test examples
+    alone. The two are of the same examples and likely to go together, so this is rather too wide.
+    """
+    losses = [
+        one
+        for pair in (document or {}).get("pairs", ())
+        for one in pair["differences"]
+        if one["measure"] == "loss"
+    ]
+    if not losses:
+        return None
+    return math.sqrt(math.fsum(((one["high"] - one["low"]) / 2) ** 2 for one in losses))
 
 
 def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
