@@ -2,7 +2,7 @@
 
 A claim is a pure function of evidence: it returns a verdict, a sentence with the numbers, and the rows of a
 table. It says so when a claim does not hold. Thresholds are constants with their reasons; none was chosen
-after looking at a result.
+after looking at a result. What was added after one: that softmax1 and softmax may be too close to call.
 """
 
 from __future__ import annotations
