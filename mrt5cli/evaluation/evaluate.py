@@ -16,7 +16,6 @@ import torch
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
 from mrt5cli.evaluation.rows import (
-    Batch,
     Outcomes,
     Row,
     Tally,
@@ -29,6 +28,7 @@ from mrt5cli.evaluation.rows import (
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.metrics.answers import Normalization, exact_match, f1
 from mrt5cli.metrics.counts import EOS
+from mrt5cli.models.inputs import on_device
 
 Progress = Callable[[str, int], None]
 
@@ -162,7 +162,7 @@ class _Subset:
             if references is not None:
                 lengths = batch["attention_mask"].sum(dim=1).tolist()
                 sources += [row[:length] for row, length in zip(batch["input_ids"], lengths, strict=True)]
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            batch = on_device(batch, device)
             output, found = self._forced(batch)
             full += tally(output, batch, found, self.threshold, deletable)
             parts.append(found)
@@ -196,13 +196,16 @@ class _Subset:
             )
         return row, outcomes
 
-    def _forced(self, batch: Batch) -> tuple[Any, Outcomes]:
+    def _forced(self, batch: dict[str, Any]) -> tuple[Any, Outcomes]:
         """The output given the targets and what became of them; with choices, also what is chosen."""
         if self.choices is None:
             output = self._forward(batch)()
             return output, teacher_forced(output, batch)
         encoded = self.model.encoder(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self.deletion
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            real_bytes=batch["real_bytes"],
+            **self.deletion,
         )
         output = self.model(encoder_outputs=encoded, labels=batch["labels"])
         chosen = choose(self.model, encoded, self.choices, len(batch["labels"]))
@@ -231,11 +234,12 @@ class _Subset:
             answers=tuple(answers),
         )
 
-    def _forward(self, batch: Batch) -> Callable[[], Any]:
+    def _forward(self, batch: dict[str, Any]) -> Callable[[], Any]:
         return lambda: self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],
+            real_bytes=batch["real_bytes"],
             **self.deletion,
         )
 
@@ -244,7 +248,7 @@ class _Subset:
             self.progress(what, done)
 
 
-def without_source(batch: Batch) -> Batch:
+def without_source(batch: dict[str, Any]) -> dict[str, Any]:
     """The same targets with nothing to read them from: every source becomes one EOS."""
     ids = batch["input_ids"].new_full((len(batch["input_ids"]), 1), EOS)
-    return {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids), "real_bytes": len(ids)}

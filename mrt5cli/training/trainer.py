@@ -30,6 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
@@ -105,7 +106,7 @@ class DeletionTrainer(Trainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: Batch,
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
@@ -143,9 +144,9 @@ class DeletionTrainer(Trainer):
         """
         if not model.training:
             model.train()
-        inputs = {name: part.to(self.args.device, non_blocking=True) for name, part in inputs.items()}
+        moved = on_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
-            loss: Tensor = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
+            loss: Tensor = self.compute_loss(model, moved) / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
         self.batches_taken += 1
         self.window.add(self.terms)

@@ -186,6 +186,7 @@ def test_hard_batches_are_drawn_at_the_asked_rate(tmp_path: Path):
 
     def watch(*args: Any, **kwargs: Any) -> Any:
         seen.append(kwargs["hard_delete"])
+        assert kwargs["real_bytes"] == (kwargs["input_ids"] != 0).sum()  # a GPU is not asked for it
         return forward(*args, **kwargs)
 
     trainer.model.forward = watch
