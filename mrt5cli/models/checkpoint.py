@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import logging
 
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
@@ -230,7 +231,7 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
                 nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5)
             elif isinstance(module, nn.Embedding) and name != "embed_tokens":
                 nn.init.normal_(module.weight, std=(width * depth) ** -0.5)
-            elif type(module).__name__ in ("T5LayerNorm", "LayerNorm"):
+            elif isinstance(module, T5LayerNorm | nn.LayerNorm):
                 nn.init.constant_(module.weight, depth**-0.5)
     for weight in (model.shared.weight, model.lm_head.weight):
         nn.init.normal_(weight, std=width**-0.5)
