@@ -259,7 +259,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[Plan, Path]) -> No
         assert f"(figures/{name}.svg)" in markdown
         assert (tiny[1] / "figures" / f"{name}.svg").is_file()
     assert html.count("<svg") == len(names)
-    assert "hold here" in markdown
+    assert "held here" in markdown
     for word in ("next-segment", "deleted"):  # of the examples, pooled and deleted
         assert f'<span class="{word}">' in html
 
@@ -293,7 +293,7 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
     experiment = replace(TINY, analyses=(), figures=(), claims=("one", "two", "three"))
     plan = make_plan(tmp_path / "runs", [experiment])
     html, markdown = pages(write_report(plan, tmp_path / "report"))
-    assert "Of 3 claims 1 hold here, 1 do not, 1 are open." in markdown
+    assert "Of 3 claims 1 held here, 1 did not, 1 stayed open." in markdown
     for kind, words in (("holds", "holds"), ("does-not-hold", "does not hold"), ("open", "open")):
         assert f'<td class="verdict {kind}">{words}</td>' in html
     assert "one: the numbers" in markdown
