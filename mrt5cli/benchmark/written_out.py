@@ -1,4 +1,5 @@
-"""Attention as the reference computes it: every step a tensor of its own, scores handed out for the loss.
+"""A model as the reference computes it: in attention every step a tensor of its own, and scores handed out
+for the loss; norms and feed-forward layers are transformers'.
 
 What training is compared with. Our own eager path computes the same, but keeps less for the backward pass
 and returns no scores.
@@ -13,11 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from mrt5cli.benchmark.models import ours
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.feed_forward import GatedFeedForward
+from mrt5cli.models.norms import RMSNorm
 
 NAME = "mrt5_bench_written_out"
+THEIRS: dict[type[nn.Module], type[nn.Module]] = {
+    GatedFeedForward: T5DenseGatedActDense,
+    RMSNorm: T5LayerNorm,
+}
+"""transformers' classes, for ours with the same parameters."""
 
 
 def softmax1(scores: Tensor) -> Tensor:
@@ -65,8 +74,11 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
-    """A model of the same weights that computes attention so."""
+    """A model of the same weights that computes so."""
     model = ours(base, "eager", **fields)
+    for module in model.modules():
+        if type(module) in THEIRS:
+            module.__class__ = THEIRS[type(module)]
     for config in (model.config, model.encoder.config, model.decoder.config):
         config._attn_implementation = NAME
     return model

@@ -217,7 +217,8 @@ def _headline(plan: Plan, counts: Mapping[str, Mapping[Verdict, int]], claims: S
     if claims:
         held = [sum(claim.holds is verdict for claim in claims) for verdict in (True, False, None)]
         told.append(
-            f"Of {counted(len(claims), 'claim')} {held[0]} held here, {held[1]} did not, {held[2]} stayed open."
+            f"Of {counted(len(claims), 'claim')} {held[0]} held here, {held[1]} did not, "
+            f"{held[2]} stayed open."
         )
     return " ".join(told)
 
