@@ -3,6 +3,7 @@
 from mrt5cli.benchmark.attention import attention
 from mrt5cli.benchmark.forward import Builder, forward
 from mrt5cli.benchmark.generation import generate
+from mrt5cli.benchmark.products import products
 from mrt5cli.benchmark.training_step import train
 
 BUILDERS: dict[str, Builder] = {
@@ -10,4 +11,5 @@ BUILDERS: dict[str, Builder] = {
     "train": train,
     "generate": generate,
     "attention": attention,
+    "products": products,
 }

@@ -1,5 +1,5 @@
 """A model as the reference computes it: in attention every step a tensor of its own, and scores handed out
-for the loss; norms and feed-forward layers are transformers'.
+for the loss; norms, feed-forward and linear layers are transformers' and PyTorch's.
 
 What training is compared with. Our own eager path computes the same, but keeps less for the backward pass
 and returns no scores.
@@ -20,13 +20,15 @@ from mrt5cli.benchmark.models import ours
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.feed_forward import GatedFeedForward
 from mrt5cli.models.norms import RMSNorm
+from mrt5cli.models.products import Linear
 
 NAME = "mrt5_bench_written_out"
 THEIRS: dict[type[nn.Module], type[nn.Module]] = {
     GatedFeedForward: T5DenseGatedActDense,
+    Linear: nn.Linear,
     RMSNorm: T5LayerNorm,
 }
-"""transformers' classes, for ours with the same parameters."""
+"""The classes of transformers and PyTorch, for ours with the same parameters."""
 
 
 def softmax1(scores: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.tables import duration
 from mrt5cli.errors import RunFailed, UserError
 
-KINDS = ("forward", "train", "generate", "attention", "data", "precision", "compile", "startup")
+KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
 SPREADS = ("even", "wide")
 TARGETED = {"what": "forward,attention,train,data,startup", "rates": "0.5,0.7", "rows": "even,wide"}
 """What `--targets` times."""

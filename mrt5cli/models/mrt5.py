@@ -33,6 +33,7 @@ from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.packing import hides_nothing
 from mrt5cli.models.plain_generation import answer_plainly
+from mrt5cli.models.products import Linear
 from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, asked
 
 
@@ -60,7 +61,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         decoder_config.deletion_type = "none"
         decoder_config.num_layers = config.num_decoder_layers
         self.decoder = MrT5Decoder(decoder_config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     @torch.no_grad()

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrt5cli.models.products import linear, multiply
+
 ROWS = 32
 """Rows the order is made for. It serves fewer just as well; only a single row in float32 does not gain."""
 
@@ -47,14 +49,9 @@ class StackedLinear:
         """states (R, D) -> one (R, out_i) for each weight, in the weights' dtype."""
         states = states.to(self.dtype)
         if self._packed is None:
-            return tuple(F.linear(states, weight) for weight in self._weights)
-        joined = _apply(states, self._packed)
+            return tuple(linear(states, weight) for weight in self._weights)
+        joined = multiply(states, self._packed)
         return joined.split([len(weight) for weight in self._weights], dim=-1)
-
-
-def _apply(states: Tensor, packed: Tensor) -> Tensor:
-    joined: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, None, "none", [], "")
-    return joined
 
 
 @cache
@@ -69,7 +66,7 @@ def can_pack(dtype: torch.dtype, device: str) -> bool:
     weight = torch.randn(48, 40, generator=generator).to(dtype)
     states = torch.randn(3, 40, generator=generator).to(dtype)
     try:
-        found = _apply(states, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
+        found = multiply(states, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
     return bool(torch.allclose(found.float(), F.linear(states, weight).float(), rtol=2e-2, atol=1e-3))

@@ -27,6 +27,7 @@ from transformers.generation.stopping_criteria import (
 
 from mrt5cli.models.decoding import GreedyDecoder
 from mrt5cli.models.outputs import MrT5EncoderOutput
+from mrt5cli.models.products import is_its_weight
 
 ENCODERS = frozenset({"attention_mask", "hard_delete", "deletion_threshold", "boundary_labels"})
 """Keywords that have done their work once the encoder has run."""
@@ -116,7 +117,7 @@ def _as_built(model: nn.Module) -> bool:
         for weight in module.parameters(recurse=False):
             if weight.device != device or type(weight.data) is not Tensor:
                 return False
-        if isinstance(module, nn.Linear) and (type(module) is not nn.Linear or module.bias is not None):
+        if isinstance(module, nn.Linear) and not is_its_weight(module):
             return False
     return True
 

@@ -18,6 +18,8 @@ KERNELS = (
     "_scaled_dot_product_cudnn_attention",
 )
 KEPT = {aten.mm.default} | {getattr(aten, name).default for name in KERNELS if hasattr(aten, name)}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # models/products.py
+    KEPT.add(torch.ops.mkldnn._linear_pointwise.default)
 """What "selective" keeps: the products with weight matrices, and what attention kernels return. Norms, gated
 activations and dropout are cheap to compute again. Products of scores are `bmm` and `addmm`, and not kept."""
 

@@ -18,6 +18,7 @@ from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.feed_forward import use_fast_activation
 from mrt5cli.models.norms import use_fast_norms
+from mrt5cli.models.products import use_fast_products
 from mrt5cli.models.shortening import BoundaryPredictor, Convolution, DeleteGate
 
 
@@ -93,6 +94,7 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                     attention.dropout = config.attention_dropout_rate
             use_fast_activation(block.layer[-1], config)
         use_fast_norms(self)
+        use_fast_products(self)
         self.post_init()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:

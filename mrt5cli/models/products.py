@@ -1,0 +1,142 @@
+"""Products with weight matrices by the faster of two libraries, on a CPU.
+
+PyTorch multiplies float32 matrices on x86 by MKL. oneDNN, which lies beside it and serves PyTorch's own
+compiler, is faster where T5 is wide (`mrt5 bench --what products`), and applies the gated activation while a
+product is still in the cache. Its operators are no public interface: they are tried before they are used.
+
+Narrow weights stay with MKL: oneDNN makes a kernel for every new number of rows, which packed batches change
+all the time, and there that takes as long as the product.
+
+Legend: R rows (of any number of dimensions), D input width, E output width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+WIDE = 2**19
+"""Numbers in a weight from which on oneDNN multiplies by it; byt5-small's narrowest has 1472 x 384."""
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias; its parameter is that of PyTorch's class, whose forward this computes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if self.bias is not None else linear(input, self.weight)
+
+
+def use_fast_products(model: nn.Module) -> None:
+    """Have a model's linear layers multiply so, if they are PyTorch's own and not what another package put
+    there."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.bias is None:
+            module.__class__ = Linear
+
+
+def is_its_weight(layer: nn.Module) -> bool:
+    """Whether a layer multiplies by its weight and does nothing else: no bias, adapter, quantised weight or
+    hook."""
+    if type(layer) not in (nn.Linear, Linear) or layer.bias is not None or "forward" in vars(layer):
+        return False
+    if layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    return not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def linear(states: Tensor, weight: Tensor) -> Tensor:
+    """states (R, D) @ weight (E, D).T -> (R, E), by the faster library."""
+    if not suits_onednn(states, weight):
+        return F.linear(states, weight)
+    if torch.is_grad_enabled():
+        product: Tensor = _Product.apply(states, weight)
+        return product
+    return multiply(states, weight)
+
+
+def gated_product(states: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """gelu(states @ gate.T) * (states @ weight.T), with tanh's approximation; has no gradient.
+
+    Args:
+        states: (R, D) in float32 or bfloat16.
+        gate, weight: (E, D) in the same dtype; see `suits_onednn`.
+
+    Returns:
+        (R, E). In bfloat16 both are rounded once, and not between product and activation.
+    """
+    active = torch.ops.mkldnn._linear_pointwise(states, gate, None, "gelu", [], "tanh")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, active, weight, None, "mul")
+    return product
+
+
+def multiply(states: Tensor, weight: Tensor) -> Tensor:
+    """states (R, D) @ weight (E, D).T by oneDNN, which reads a transposed weight as well; no gradient."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, None, "none", [], "")
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """states @ weight.T, and the gradient of the states, by oneDNN; that of the weight is no faster there."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(states, weight)
+        return multiply(states, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        states, weight = ctx.saved_tensors
+        to_states = multiply(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        to_weight = grad.flatten(0, -2).t() @ states.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return to_states, to_weight
+
+
+def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether oneDNN is to multiply (R, D) by (E, D) and can.
+
+    Autocast, the compiler and tensors that are more than their numbers (sharded, quantised) have ways of
+    their own. `torch.backends.mkldnn.enabled = False` switches it off.
+    """
+    return (
+        weight.numel() >= WIDE
+        and states.dtype == weight.dtype
+        and weight.dtype in dtypes
+        and states.device.type == weight.device.type == "cpu"
+        and states.numel() > 0
+        and type(states.data) is type(weight.data) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
+        and multiplies_by_mkl()
+        and works(weight.dtype)
+    )
+
+
+@cache
+def multiplies_by_mkl() -> bool:
+    """Whether PyTorch's own products are MKL's: elsewhere they are oneDNN's, or as good, already."""
+    return bool(torch.backends.mkl.is_available())
+
+
+@cache
+def works(dtype: torch.dtype) -> bool:
+    """Whether this build and processor have the operators, and they are right."""
+    generator = torch.Generator().manual_seed(0)
+    states, gate, weight = (torch.randn(n, 40, generator=generator).to(dtype) for n in (3, 48, 48))
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            found = multiply(states, gate), multiply(states, weight.t().contiguous().t())
+            gated = gated_product(states, gate, weight)
+            expected = F.linear(states, gate), F.linear(states, weight)
+            activated = F.gelu(expected[0].float(), approximate="tanh") * expected[1].float()
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError):
+        return False
+    close = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 0.3}
+    pairs = zip((*found, gated), (*expected, activated), strict=True)
+    return all(torch.allclose(one.float(), other.float(), **close) for one, other in pairs)
