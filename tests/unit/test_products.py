@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, products
@@ -19,7 +20,8 @@ from mrt5cli.models.products import Linear, is_its_weight, linear, suits_onednn,
 from mrt5cli.models.recomputation import recompute
 
 pytestmark = pytest.mark.skipif(
-    not (products.multiplies_by_mkl() and works(torch.float32)), reason="oneDNN is not to multiply here"
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
+    reason="this build of torch has not both libraries",
 )
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 drawn = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -290,6 +292,33 @@ def test_a_model_computes_the_same(
     assert not asked
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+class Counting(TorchDispatchMode):
+    """Counts the products that are computed; what recomputation kept does not arrive here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.products += func is torch.ops.mkldnn._linear_pointwise.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_selective_recomputation_keeps_products() -> None:
+    """A product made again would cost what recomputation spares."""
+
+    def products_of(what: Any) -> int:
+        model = model_of()
+        recompute(model.train(), what)
+        with Counting() as counting:
+            results(model, False)
+        return counting.products
+
+    once = products_of("none")
+    assert products_of("selective") == once
+    assert products_of("blocks") > once
 
 
 def test_every_linear_layer_without_bias_is_ours_and_a_saved_model_is_as_before(tmp_path: Any) -> None:
