@@ -62,16 +62,16 @@ def generate(base: Any, shapes: Shapes) -> Suite:
         oracle = ours(base, "eager")
         plainly = ours(base, "eager", deletion_type="none")
         for name in (LOOP, "dense"):
-            yield name, _greedy(plainly, ids, mask, suite.cases[name].call())
+            yield name, greedy_parity(plainly, ids, mask, suite.cases[name].call())
         for name, kept in lengths.items():
             steer(oracle, kept, shapes.length)
-            yield name, _greedy(oracle, ids, mask, suite.cases[name].call(), hard_delete=True)
+            yield name, greedy_parity(oracle, ids, mask, suite.cases[name].call(), hard_delete=True)
 
     suite.checks = checks
     return suite
 
 
-def _greedy(oracle: Any, ids: Tensor, mask: Tensor, tokens: Tensor, **how: Any) -> Parity:
+def greedy_parity(oracle: Any, ids: Tensor, mask: Tensor, tokens: Tensor, **how: Any) -> Parity:
     """How far below the oracle's best token the chosen ones lie, in logits, given the same tokens before.
 
     Not whether the oracle generates the same: at a near tie it may go another way, and never come back.

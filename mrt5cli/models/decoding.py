@@ -117,7 +117,8 @@ class GreedyDecoder:
     Args:
         model: an `MrT5ForConditionalGeneration` in eval mode.
         compile: compile a step, which then has the same shapes at every step: rows that have ended stay, and
-            weights are not packed. Takes minutes, once for each batch size, answer and source length.
+            weights are not packed. Up to three graphs serve all batches, and each takes a while. On a CPU it
+            is slower than without (`mrt5 bench --what compile`).
     """
 
     def __init__(self, model: Any, *, compile: bool = False) -> None:
@@ -136,7 +137,7 @@ class GreedyDecoder:
         self._fixed = compile
         self._next: Callable[[Tensor, int | Tensor, Answers, Source], Tensor] = self._logits
         if compile:
-            self._next = torch.compile(self._logits, fullgraph=True, dynamic=False)
+            self._next = torch.compile(self._logits, fullgraph=True)
 
     @torch.no_grad()
     def decode(

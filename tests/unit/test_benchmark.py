@@ -144,9 +144,9 @@ def test_a_wrong_token_is_seen(base: Any):
     ids = torch.randint(3, 259, (2, 24), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
     tokens = oracle.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=6, max_new_tokens=6)
-    assert generation._greedy(oracle, ids, mask, tokens).holds
+    assert generation.greedy_parity(oracle, ids, mask, tokens).holds
     tokens[1, 4] = 3 + (int(tokens[1, 4]) + 50) % 256
-    assert not generation._greedy(oracle, ids, mask, tokens).holds
+    assert not generation.greedy_parity(oracle, ids, mask, tokens).holds
 
 
 def test_every_step_frees_its_gradients(base: Any, monkeypatch):

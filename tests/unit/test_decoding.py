@@ -455,6 +455,31 @@ def test_a_compiled_step_is_one_graph_for_all_steps(
     assert torch.equal(told, by_transformers(model, ids, mask, hard_delete=True))
 
 
+def test_a_compiled_step_serves_batches_of_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than the compiler's limit of graphs, which a step that is one graph may not exceed."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    model = writer("mrt5", **ARCHITECTURES["softmax1"])
+    decoder = GreedyDecoder(model, compile=True)
+    for extra in range(6):
+        for rows in (2, 3):
+            ids, mask = batch_of(random_rows([5 + extra] * rows))
+            with torch.no_grad():
+                encoded = model.encoder(input_ids=ids, attention_mask=mask)
+            tokens = TOKENS + extra
+            told = decoder.decode(encoded, max_new_tokens=tokens, min_new_tokens=tokens)
+            plain = GreedyDecoder(model).decode(encoded, max_new_tokens=tokens, min_new_tokens=tokens)
+            assert torch.equal(told, plain)
+
+    assert len(graphs) <= 3
+
+
 # --- GPU ---
 
 
