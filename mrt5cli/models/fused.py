@@ -2,15 +2,17 @@
 
 Forward is PyTorch's flash kernel, which also gives each query's log-sum-exp: softmax1(s) is softmax(s) times
 sigmoid(lse(s)), and as a softmax its log-sum-exp is softplus(lse(s)). Backward is ours, because the stock one
-gives the bias no gradient: it recomputes the scores of one row and head at a time, which stay in the cache.
-The score loss looks at the same scores, and so lives here: its sum is taken tile by tile in forward, and its
-gradient joins that of the scores in backward.
+gives the bias no gradient: it recomputes the scores of a tile at a time, which stay in the cache. A tile is
+one head of one row, or of short rows as many as have no more scores: one by one they would be thousands of
+calls a step. The score loss looks at the same scores, and so lives here: its sum is taken tile by tile in
+forward, and its gradient joins that of the scores in backward.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch import Tensor
 
 # Returns (output, log-sum-exp) of softmax attention with an additive bias and a given scale.
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+TILE = 2**20
+"""Scores of a tile, unless one head of one row has more."""
 WIDTH_STEP = 8
 """Head widths are padded to a multiple of this when a gate joins; the kernel is slower at odd widths."""
 
@@ -75,9 +79,8 @@ class _Fused(torch.autograd.Function):
             lse = F.softplus(lse)
         excess = torch.zeros((), device=query.device)
         if ceiling is not None:
-            for row, head in _tiles(query):
-                scores = _scores(query, key, bias, row, head)
-                excess += scores.sub_(ceiling).clamp_(min=0).sum()
+            for tile in _tiles(query, key):
+                excess += _scores(query, key, bias, tile).sub_(ceiling).clamp_(min=0).sum()
         ctx.save_for_backward(query, key, value, bias, gate, output, lse)
         ctx.ceiling = ceiling
         return output, excess
@@ -89,25 +92,26 @@ class _Fused(torch.autograd.Function):
         bias_grad = _zeros(bias) if ctx.needs_input_grad[3] else None
         gate_grad = _zeros(gate) if ctx.needs_input_grad[4] else None
         gates = None if gate is None else gate.float()
-        for row, head in _tiles(query):
-            q, k, v, g, o = (part[row, head].float() for part in (query, key, value, grad, output))
-            scores = _scores(query, key, bias, row, head)
+        for tile in _tiles(query, key):
+            q, k, v, g, o = (part[tile].float() for part in (query, key, value, grad, output))
+            scores = _scores(query, key, bias, tile)
             above = None
             if ctx.ceiling is not None:
                 above = (scores > ctx.ceiling).to(scores.dtype).mul_(excess_grad)
             if gates is not None:
-                scores += gates[row]
-            weights = scores.sub_(lse[row, head, :, None]).exp_()
-            value_grad[row, head] = weights.t() @ g
-            through = torch.addmm((g * o).sum(dim=-1, keepdim=True), g, v.t(), beta=-1).mul_(weights)
+                scores += gates[tile[0], None, None]
+            weights = scores.sub_(lse[tile][..., None]).exp_()
+            value_grad[tile] = weights.mT @ g
+            through = torch.matmul(g, v.mT).sub_((g * o).sum(dim=-1, keepdim=True)).mul_(weights)
             if gate_grad is not None:
-                gate_grad[row] += through.sum(dim=0)
+                gate_grad[tile[0]] += through.sum(dim=(1, 2))
             if above is not None:
                 through += above
-            query_grad[row, head] = through @ k
-            key_grad[row, head] = through.t() @ q
+            query_grad[tile] = through @ k
+            key_grad[tile] = through.mT @ q
             if bias_grad is not None:
-                bias_grad[row % len(bias_grad), head % bias_grad.shape[1]] += through
+                of_tile = _shared(bias_grad, tile)
+                of_tile += through.sum_to_size(of_tile.shape)
         bias_grad = None if bias_grad is None else bias_grad.to(bias.dtype)
         gate_grad = None if gate_grad is None else gate_grad.to(gate.dtype)
         return query_grad, key_grad, value_grad, bias_grad, gate_grad, None, None
@@ -133,17 +137,31 @@ def _flash(
     return output[..., :width], lse
 
 
-def _tiles(query: Tensor) -> list[tuple[int, int]]:
-    return [(row, head) for row in range(query.shape[0]) for head in range(query.shape[1])]
+Tile = tuple[slice, slice]
+"""Rows and heads."""
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, row: int, head: int) -> Tensor:
-    """(Q, K) of one row and head in float32, with bias, before the gate; the caller may overwrite them."""
-    q, k = query[row, head].float(), key[row, head].float()
-    if bias is None:
-        # Not a plain product: selective recomputation would take it for one with weights, and keep it.
-        return torch.addmm(q.new_zeros(()), q, k.t(), beta=0)
-    return torch.addmm(bias[row % len(bias), head % bias.shape[1]].float(), q, k.t())
+def _tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
+    """All rows and heads of (B, N, Q, H) and (B, N, K, H), once each."""
+    rows, heads, queries = query.shape[:3]
+    at_once = max(1, TILE // (queries * key.shape[2]))
+    of_heads = min(heads, at_once)
+    of_rows = max(1, at_once // heads)
+    for row in range(0, rows, of_rows):
+        for head in range(0, heads, of_heads):
+            yield slice(row, row + of_rows), slice(head, head + of_heads)
+
+
+def _scores(query: Tensor, key: Tensor, bias: Tensor | None, tile: Tile) -> Tensor:
+    """(rows, heads, Q, K) of a tile in float32, with bias, before the gate; the caller may overwrite them."""
+    # Never a plain product: selective recomputation would take it for one with weights, and keep it.
+    scores = torch.matmul(query[tile].float(), key[tile].float().mT)
+    return scores if bias is None else scores.add_(_shared(bias, tile))
+
+
+def _shared(bias: Tensor, tile: Tile) -> Tensor:
+    """What a tile has of (1 or B, 1 or N, Q, K)."""
+    return bias[tuple(part if size > 1 else slice(1) for part, size in zip(tile, bias.shape, strict=False))]
 
 
 def _zeros(like: Tensor) -> Tensor:
