@@ -11,8 +11,7 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers.masking_utils import eager_mask
 
 from mrt5cli.models.fused import fused, has_fused
 from mrt5cli.models.kernels.rows import DeviceRows, attend_rows
+from mrt5cli.models.packing import Group
 from mrt5cli.models.softmax1 import softmax1
 
 SCORE_CEILING = 5.0
@@ -161,22 +161,18 @@ class Rows:
     """Where the rows of a packed batch lie, and what is added to their attention scores.
 
     Attributes:
-        bounds: B + 1 offsets into the packed positions.
-        biases: of each row (1, N, n, n) position bias, or None with learned positions; None as a whole for
-            cross-attention, which has none.
-        gates: of each row (n) key gate, or None after hard deletion.
+        groups: of rows that are gone through at once, r rows of at most n positions each.
+        biases: of each group (1 or r, 1 or N, 1 or n, n): position bias, and what hides padding; or None.
+        gates: of each group (r, n) key gate; or None after hard deletion.
     """
 
-    bounds: list[int]
-    biases: list[Tensor | None] | None = None
+    groups: list[Group]
+    biases: list[Tensor | None]
     gates: list[Tensor] | None = None
 
-    def __iter__(self) -> Iterator[slice]:
-        return (slice(start, stop) for start, stop in itertools.pairwise(self.bounds))
-
     def as_source(self) -> Rows:
-        """The same rows for cross-attention."""
-        return Rows(self.bounds, gates=self.gates)
+        """The same rows for cross-attention, which has no position bias."""
+        return Rows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
 
 
 def _by_row(query: Tensor, key: Tensor, value: Tensor, rows: Rows, ask: Ask, *, cross: bool) -> Tensor:
@@ -185,17 +181,24 @@ def _by_row(query: Tensor, key: Tensor, value: Tensor, rows: Rows, ask: Ask, *, 
     Args:
         query: (1, N, all positions, H), or (B, N, Q, H) in cross-attention.
         key, value: (1, N, all positions, H).
+
+    Returns:
+        (1, all positions, N, H), or (B, Q, N, H) in cross-attention.
     """
     outputs = []
-    for number, place in enumerate(rows):
-        if place.stop == place.start:  # a row of which nothing is left attends to nothing
-            outputs.append(torch.zeros_like(query[number : number + 1] if cross else query[:, :, place]))
+    for number, group in enumerate(rows.groups):
+        if group.longest == 0:  # of whose rows nothing is left, attends to nothing
+            nothing = query[group.rows] if cross else query[0, :, group.place]
+            outputs.append(torch.zeros_like(nothing).transpose(-3, -2))
             continue
-        q = query[number : number + 1] if cross else query[:, :, place]
-        bias = rows.biases[number] if rows.biases is not None else None
-        gate = rows.gates[number][None] if rows.gates is not None else None
-        outputs.append(kernel(q, key[:, :, place], value[:, :, place], bias, gate, ask)[0])
-    return torch.cat(outputs, dim=0 if cross else 2)
+        # (positions, N, H) -> (r, N, n, H)
+        k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
+        q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
+        gate = rows.gates[number] if rows.gates is not None else None
+        output = kernel(q, k, v, rows.biases[number], gate, ask)[0].transpose(1, 2)
+        outputs.append(output if cross else group.unpad(output))
+    joined = torch.cat(outputs)
+    return joined if cross else joined[None]
 
 
 def _by_kernel(
@@ -267,7 +270,7 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
             return _by_kernel(query, key, value, packed, ask, score_penalty, cross=module.is_cross_attention)
         if packed is not None:
             output = _by_row(query, key, value, packed, ask, cross=module.is_cross_attention)
-            return output.transpose(1, 2).contiguous(), None
+            return output.contiguous(), None
         gate = encoder_key_gate if module.is_cross_attention else key_gate
         bias = _sum_biases(position_bias, attention_mask)
         output, weights, excess = core(query, key, value, bias, gate, ask)

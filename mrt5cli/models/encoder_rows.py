@@ -1,7 +1,7 @@
 """How the encoder lays the rows of a batch end to end, without padding, and what attention is told of them.
 
-On a CPU rows are gone through one by one (`packing.Packing`), on a GPU kernels take them all at once
-(`kernels.plan.Plan`).
+On a CPU rows are gone through one by one, short ones some at once (`packing.Packing`), on a GPU kernels take
+them all at once (`kernels.plan.Plan`).
 
 Legend: B batch, L input bytes, N heads, n positions of a row.
 """
@@ -103,30 +103,40 @@ def _device_rows(
 
 
 def _rows(encoder: Any, block: nn.Module, shortening: Shortening, packing: Packing, length: int) -> Rows:
-    """Each row's position bias, (1, N, n, n), and key gate (n)."""
+    """What is added to the scores of each group of rows: position bias, mask and key gate."""
     by_distance = encoder.bias_by_distance(block, length)
-    gates = None if shortening.key_gate is None else packing.rows(shortening.key_gate)
+    groups = packing.groups(encoder.config.num_heads)
+    gates = None
+    if shortening.key_gate is not None:
+        flat = shortening.key_gate[packing.valid]
+        gates = [group.pad(flat) for group in groups]
     positions = None
     if shortening.positions is None:
         if packing.has_gaps:  # neighbours in the packed row are none in the text
-            positions = [row.nonzero()[:, 0] for row in packing.valid]
+            positions = packing.valid.nonzero()[:, 1]
     elif not encoder.positions_start_afresh:
-        positions = packing.rows(shortening.positions)
+        positions = shortening.positions[packing.valid]
     biases: list[Tensor | None] = []
     of_length: dict[int, Tensor] = {}
-    for row, place in enumerate(packing):
-        count = place.stop - place.start
+    for group in groups:
+        count = group.longest
         if by_distance is None or count == 0:
             bias = None
         elif positions is not None:
-            bias = distance_bias(by_distance, positions[row][None], length)
+            bias = distance_bias(by_distance, group.pad(positions), length)
         else:
             if count not in of_length:
                 window = by_distance[:, length - count : length + count - 1]
                 of_length[count] = distance_bias(window, None, count)
             bias = of_length[count]
-        biases.append(bias)
-    return Rows(packing.bounds, biases, gates)
+        biases.append(_with(group.hidden(torch.float32 if bias is None else bias.dtype), bias))
+    return Rows(groups, biases, gates)
+
+
+def _with(hidden: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    if hidden is None or bias is None:
+        return bias if hidden is None else hidden
+    return bias + hidden
 
 
 def rows_of(

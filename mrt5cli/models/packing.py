@@ -5,11 +5,59 @@ Legend: B batch, L input bytes, K kept slots (the longest row's count), N heads,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+
+SCORES_AT_ONCE = 2**18
+"""Attention scores, of one layer, up to which short rows are gone through together: their calls would take
+longer than the scores of a little padding."""
+
+
+class Group:
+    """Neighbouring rows of a packed batch that attention goes through at once, padded to the longest of them.
+
+    Args:
+        rows: of the batch.
+        place: their positions in the packed batch.
+        counts: positions of each row.
+
+    Attributes:
+        longest: n, in the shapes below; r is the number of rows.
+        valid: (r, n) bool, what is no padding; None where nothing is.
+    """
+
+    def __init__(self, rows: slice, place: slice, counts: Sequence[int], device: torch.device) -> None:
+        self.rows, self.place, self.counts = rows, place, counts
+        self.longest = max(counts)
+        self.valid: Tensor | None = None
+        if min(counts) < self.longest:
+            slots = torch.arange(self.longest, device=device)
+            self.valid = slots < torch.tensor(counts, device=device)[:, None]
+            # Known before a compiled block asks: how many there are is no shape for a graph to find out.
+            self._slots = self.valid.flatten().nonzero()[:, 0]
+
+    def hidden(self, dtype: torch.dtype) -> Tensor | None:
+        """(r, 1, 1, n) to add to scores, so that nothing attends to padding; None where there is none."""
+        if self.valid is None:
+            return None
+        added = torch.zeros(self.valid.shape, dtype=dtype, device=self.valid.device)
+        return added.masked_fill_(~self.valid, torch.finfo(dtype).min)[:, None, None]
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """All positions of a packed batch, (positions, ...) -> (r, n, ...), zeros where nothing was."""
+        of_group, shape = packed[self.place], (len(self.counts), self.longest)
+        if self.valid is None:
+            return of_group.unflatten(0, shape)
+        padded = of_group.new_zeros(self.valid.numel(), *of_group.shape[1:])
+        return padded.index_copy(0, self._slots, of_group).unflatten(0, shape)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(r, n, ...) -> (positions of the group, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.valid is None else flat.index_select(0, self._slots)
 
 
 class Packing:
@@ -29,8 +77,19 @@ class Packing:
         # Between two positions that are laid down, none is left out.
         self.has_gaps = bool((valid[:, 1:] & ~valid[:, :-1] & (valid.cumsum(dim=1)[:, :-1] > 0)).any())
 
-    def __iter__(self) -> Iterator[slice]:
-        return (slice(start, stop) for start, stop in pairwise(self.bounds))
+    def groups(self, heads: int) -> list[Group]:
+        """The rows in the order of the batch, as attention with so many heads goes through them."""
+        groups: list[Group] = []
+        counts = [stop - start for start, stop in pairwise(self.bounds)]
+        first = 0
+        for row in range(1, len(counts) + 1):
+            together = counts[first : row + 1]
+            if row < len(counts) and len(together) * heads * max(together) ** 2 <= SCORES_AT_ONCE:
+                continue
+            place = slice(self.bounds[first], self.bounds[row])
+            groups.append(Group(slice(first, row), place, counts[first:row], self.valid.device))
+            first = row
+        return groups
 
     @property
     def saves(self) -> bool:
@@ -46,11 +105,6 @@ class Packing:
         padded = packed.new_zeros(*self.valid.shape, *packed.shape[2:])
         padded[self.valid] = packed[0]
         return padded
-
-    def rows(self, padded: Tensor) -> list[Tensor]:
-        """What each row of (B, K, ...) holds, (n, ...) each."""
-        flat = padded[self.valid]
-        return [flat[place] for place in self]
 
 
 def hides_nothing(mask: Tensor) -> bool:

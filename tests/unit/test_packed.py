@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models import fused as fused_module
+from mrt5cli.models import packing as packing_module
 from mrt5cli.models.attention import Ask, eager
 from mrt5cli.models.fused import fused, has_fused
 from mrt5cli.models.packing import Packing
@@ -62,12 +67,25 @@ ROWS = st.lists(st.integers(1, 21), min_size=1, max_size=4)
     absolute=st.booleans(),
     hard=st.booleans(),
     threshold=st.sampled_from([None, -29.9, -0.5, -1e-9]),
+    at_once=st.sampled_from([1, 200, 2**18]),
     seed=st.integers(0, 99),
 )
-@example("packed", "scaled_sigmoid", [1], 1, 0, True, False, True, None, 0)
-@example("packed", "scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 1)
-@example("packed", "scaled_sigmoid", [9, 9], 9, 1, False, False, True, -1e-9, 2)
-def test_outputs_and_gradients(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed):
+@example("packed", "scaled_sigmoid", [1], 1, 0, True, False, True, None, 1, 0)
+@example("packed", "scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 1, 1)
+@example("packed", "scaled_sigmoid", [1, 21, 5], 24, 0, True, False, True, -1e-9, 2**18, 1)
+@example("packed", "scaled_sigmoid", [9, 9], 9, 1, False, False, True, -1e-9, 2**18, 2)
+def test_outputs_and_gradients(
+    fast, kind, lengths, width, layer, one, absolute, hard, threshold, at_once, seed
+):
+    """Whether short rows are gone through at once, and share a tile of the backward pass, or not."""
+    with (
+        patch.object(packing_module, "SCORES_AT_ONCE", at_once),
+        patch.object(fused_module, "TILE", at_once),
+    ):
+        compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed)
+
+
+def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed):
     fields = {"deletion_type": kind, "delete_gate_layer": layer, "use_softmax1": one, **VARIANTS[kind]}
     if absolute:
         fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": 32}
@@ -145,14 +163,30 @@ def test_a_row_that_sees_nothing_gets_zeros_under_softmax1():
     assert not fused(q, k, v, hidden, True)[0].any()
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
-def test_packing_there_and_back(rows: list[list[bool]]):
+@given(
+    st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4),
+    st.sampled_from([1, 20, 60, 10**6]),
+)
+def test_packing_there_and_back(rows: list[list[bool]], at_once: int):
     valid = torch.tensor(rows)
     values = torch.randn(*valid.shape, 3) * valid[..., None]
     packing = Packing(valid)
     assert torch.equal(packing.unpack(packing.pack(values)), values)
-    assert [len(row) for row in packing.rows(values)] == [sum(row) for row in rows]
     assert packing.saves == (not valid.all())
+    flat, seen = packing.pack(values)[0], []
+    with patch.object(packing_module, "SCORES_AT_ONCE", at_once):
+        groups = packing.groups(heads=2)
+    for group in groups:
+        padded = group.pad(flat)
+        assert padded.shape[:2] == (len(group.counts), max(group.counts))
+        assert torch.equal(group.unpad(padded), flat[group.place])
+        assert len(group.counts) == 1 or 2 * padded.shape[0] * padded.shape[1] ** 2 <= at_once
+        hidden = group.hidden(torch.float32)
+        there = torch.ones(padded.shape[:2], dtype=torch.bool) if hidden is None else hidden[:, 0, 0] == 0
+        assert there.sum(dim=1).tolist() == list(group.counts)
+        seen += list(range(len(rows)))[group.rows]
+    assert seen == list(range(len(rows)))
+    assert [count for group in groups for count in group.counts] == [sum(row) for row in rows]
 
 
 def test_padding_between_bytes_keeps_their_distances():
@@ -162,10 +196,11 @@ def test_padding_between_bytes_keeps_their_distances():
     ids[2, :2] = 0
     mask = ids.ne(0).long()
     with torch.no_grad():
-        for hard in (False, True):
-            expected, found = (
-                m(ids, attention_mask=mask, labels=ids[:, 5:9] + 1, hard_delete=hard) for m in models
-            )
+        for hard, at_once in itertools.product((False, True), (1, 2**18)):
+            with patch.object(packing_module, "SCORES_AT_ONCE", at_once):
+                expected, found = (
+                    m(ids, attention_mask=mask, labels=ids[:, 5:9] + 1, hard_delete=hard) for m in models
+                )
             torch.testing.assert_close(found.logits, expected.logits, atol=2e-4, rtol=1e-4)
 
 
