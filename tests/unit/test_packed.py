@@ -14,7 +14,7 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models import fused as fused_module
 from mrt5cli.models import packing as packing_module
 from mrt5cli.models.attention import Ask, eager
-from mrt5cli.models.fused import fused, has_fused
+from mrt5cli.models.fused import _tiles, fused, has_fused
 from mrt5cli.models.packing import Packing
 
 SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
@@ -130,8 +130,14 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
     gated=st.booleans(),
     one=st.booleans(),
     excess=st.booleans(),
+    tile=st.sampled_from([1, 500, 2**20]),
 )
-def test_the_fused_core(batch, heads, queries, keys, width, bias, gated, one, excess):
+def test_the_fused_core(batch, heads, queries, keys, width, bias, gated, one, excess, tile):
+    with patch.object(fused_module, "TILE", tile):
+        compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess)
+
+
+def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
     torch.manual_seed(1)
     shapes = {"shared": (1, heads), "of each row": (batch, heads), "of each key": (batch, 1)}
 
@@ -155,6 +161,17 @@ def test_the_fused_core(batch, heads, queries, keys, width, bias, gated, one, ex
     for part, other in zip(ours, theirs, strict=True):
         if part is not None:
             torch.testing.assert_close(part.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 400))
+def test_tiles_are_every_row_and_head_once_and_no_larger_than_asked(batch, heads, queries, keys, most):
+    with patch.object(fused_module, "TILE", most):
+        tiles = list(_tiles(torch.empty(batch, heads, queries, 1), torch.empty(batch, heads, keys, 1)))
+    covered = torch.zeros(batch, heads, dtype=torch.long)
+    for tile in tiles:
+        assert covered[tile].numel() * queries * keys <= most or covered[tile].numel() == 1
+        covered[tile] += 1
+    assert (covered == 1).all()
 
 
 def test_a_row_that_sees_nothing_gets_zeros_under_softmax1():
