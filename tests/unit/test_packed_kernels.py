@@ -270,7 +270,6 @@ MODEL = {
 
 def test_the_model(by_kernel):
     """Every variant, soft and hard: the cases and limits of the paths of a CPU."""
-    same = test_packed.test_outputs_and_gradients.hypothesis.inner_test
 
     @settings(max_examples=1 if by_kernel.slow else 40, deadline=None, database=None)
     @given(**MODEL)
@@ -279,7 +278,7 @@ def test_the_model(by_kernel):
     @example("convolution", [9, 4], 12, 1, True, True, False, None, 2)
     def check(kind, lengths, width, layer, one, absolute, hard, threshold, seed):
         before = len(by_kernel.calls)
-        same("triton", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
+        test_packed.compare("triton", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
         assert len(by_kernel.calls) == before + 5  # three encoder layers, two of cross-attention
 
     check()
