@@ -79,17 +79,22 @@ class Packing:
 
     def groups(self, heads: int) -> list[Group]:
         """The rows in the order of the batch, as attention with so many heads goes through them."""
-        groups: list[Group] = []
         counts = [stop - start for start, stop in pairwise(self.bounds)]
-        first = 0
-        for row in range(1, len(counts) + 1):
-            together = counts[first : row + 1]
-            if row < len(counts) and len(together) * heads * max(together) ** 2 <= SCORES_AT_ONCE:
-                continue
-            place = slice(self.bounds[first], self.bounds[row])
-            groups.append(Group(slice(first, row), place, counts[first:row], self.valid.device))
-            first = row
-        return groups
+        starts, longest = [0], 0
+        for row, count in enumerate(counts):
+            longest = max(longest, count)
+            if row > starts[-1] and (row + 1 - starts[-1]) * heads * longest**2 > SCORES_AT_ONCE:
+                starts.append(row)
+                longest = count
+        return [
+            Group(
+                slice(first, end),
+                slice(self.bounds[first], self.bounds[end]),
+                counts[first:end],
+                self.valid.device,
+            )
+            for first, end in pairwise([*starts, len(counts)])
+        ]
 
     @property
     def saves(self) -> bool:
