@@ -57,7 +57,9 @@ def normalise(text: str, rule: Normalization = "squad", language: str | None = N
     plain = _nfkc(_MARKS.sub("", folded))
     if base == "en":
         plain = _ARTICLES.sub(" ", plain)
-    return " ".join(_CHARACTERS.findall(plain) if base in NO_SPACES else plain.split())
+    # What parts words is Python's to say: control characters that `\S` takes for characters do, too.
+    words = plain.split()
+    return " ".join(_CHARACTERS.findall(" ".join(words)) if base in NO_SPACES else words)
 
 
 def exact_match(

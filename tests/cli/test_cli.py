@@ -182,6 +182,7 @@ def test_ctrl_c_in_a_process_is_exit_code_130() -> None:
     code = (
         "import os, signal, sys, typer\n"
         "from mrt5cli import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "@cli.app.command()\n"
         "def act() -> None:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.argv = ['mrt5', 'act']\n"

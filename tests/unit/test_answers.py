@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mrt5cli.metrics.answers import NORMALIZATIONS, exact_match, f1, normalise
@@ -81,6 +81,7 @@ def test_what_is_normalised_stays_so(text: str, rule: str, language: str | None)
 
 
 @given(one=texts, other=texts, rule=rules, language=languages)
+@example(one="\x1f", other="", rule="multilingual", language="zh")
 def test_scores(one: str, other: str, rule: str, language: str | None) -> None:
     assert exact_match(one, [one], rule, language) == 1.0
     assert f1(one, [one], rule, language) == float(bool(normalise(one, rule, language)))
