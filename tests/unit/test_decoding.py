@@ -434,18 +434,22 @@ def test_one_decoder_serves_all_batches_while_nothing_changes(monkeypatch: pytes
 # --- compiled ---
 
 
-@pytest.mark.parametrize("architecture", ["softmax", "softmax1", "absolute"])
-def test_a_compiled_step_is_one_graph_for_all_steps(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs: list[object] = []
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What torch.compile makes from now on, and runs as it is."""
+    made: list[object] = []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        graphs.append(graph)
+        made.append(graph)
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch._dynamo.reset()
+    return made
+
+
+@pytest.mark.parametrize("architecture", ["softmax", "softmax1", "absolute"])
+def test_a_compiled_step_is_one_graph_for_all_steps(architecture: str, graphs: list[object]) -> None:
     model = writer("mrt5", **ARCHITECTURES[architecture])
     ids, mask = batch_of(random_rows(LENGTHS))
 
@@ -455,16 +459,8 @@ def test_a_compiled_step_is_one_graph_for_all_steps(
     assert torch.equal(told, by_transformers(model, ids, mask, hard_delete=True))
 
 
-def test_a_compiled_step_serves_batches_of_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_serves_batches_of_any_shape(graphs: list[object]) -> None:
     """More of them than the compiler's limit of graphs, which a step that is one graph may not exceed."""
-    graphs: list[object] = []
-
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    torch._dynamo.reset()
     model = writer("mrt5", **ARCHITECTURES["softmax1"])
     decoder = GreedyDecoder(model, compile=True)
     for extra in range(6):
