@@ -84,6 +84,6 @@ def labels_for(ids: torch.Tensor) -> torch.Tensor:
     return LABELS.expand(len(ids), -1).contiguous()
 
 
-def boundary_labels(ids: torch.Tensor) -> torch.Tensor:
+def segment_ends(ids: torch.Tensor) -> torch.Tensor:
     """(B, L) bool, a segment ends at every third byte."""
     return (torch.arange(ids.shape[1]) % 3 == 2).expand(ids.shape)

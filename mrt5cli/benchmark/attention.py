@@ -64,7 +64,7 @@ def attention(base: Any, shapes: Shapes) -> Suite:
     def both_ways(function: Any, score: str | None) -> Callable[[], list[Tensor]]:
         def call() -> list[Tensor]:
             parts = [part.detach().requires_grad_() for part in (q, k, v, bias)]
-            penalty = ScorePenalty() if score == "collected" else None
+            penalty = ScorePenalty("row") if score == "collected" else None
             result, scores = output(
                 function, *parts, **({} if penalty is None else {"score_penalty": penalty})
             )

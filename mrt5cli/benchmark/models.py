@@ -35,7 +35,7 @@ def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForCon
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
         found = MrT5ForConditionalGeneration(MrT5Config(**fields))
-    found.to(device)  # type: ignore[arg-type]
+    found.to(device)
     return found
 
 

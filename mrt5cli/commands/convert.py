@@ -20,6 +20,7 @@ LAYOUTS = {
     "mrt5": "this toolkit's layout",
     "byt5": "plain T5 v1.1, without the shortener",
     "reference": "the authors' layout",
+    "reference-v1": "that of the first version of their code",
     "hub": "for plain transformers with trust_remote_code, with a model card",
 }
 
@@ -31,7 +32,7 @@ def convert(
     ],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A directory that is not there yet.")],
     to: Annotated[
-        Literal["mrt5", "byt5", "reference", "hub"],
+        Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
         typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
     ],
     layer: Annotated[

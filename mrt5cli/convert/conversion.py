@@ -16,9 +16,10 @@ from mrt5cli.convert.hub import check_can_push, dtype_name, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import find_subject
-from mrt5cli.models.checkpoint import load_and_tell, raw_config
+from mrt5cli.models.checkpoint import Description, load_and_tell
+from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.layouts import PLAIN, fields_of, writer_of
+from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.rundir import whole_directory
 
@@ -74,7 +75,7 @@ def convert(
     Args:
         source: a run directory, a checkpoint directory or a Hub id.
         destination: a directory that is not there; it appears whole or not at all.
-        layout: "mrt5", "byt5", "reference" or "hub".
+        layout: one of `layouts.LAYOUTS`.
         fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
         dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
         allow_pickle: read weights from pickles too, running no code in them.
@@ -91,12 +92,13 @@ def convert(
     subject = find_subject(source)
     with _place(destination):
         _check_place(subject.source, destination, overwrite)
-    raw = raw_config(subject.source)
+    described = describe_checkpoint(subject.source)
+    raw = described.raw
     # What the files hold counts; config.json may say something else, or nothing.
     said = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     stored = stored_dtype(Path(subject.source)) or str(said)
     dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
-    changes = _changes(raw, subject.source, fields or {}, layout)
+    changes = _changes(described, subject.source, fields or {}, layout)
     torch.manual_seed(seed)
     model, fresh = load_and_tell(subject.source, dtype=dtype, allow_pickle=allow_pickle, **changes)
     notes = _oddities(model, stored, dtype)
@@ -110,7 +112,7 @@ def convert(
     outcome = Outcome(
         source=source,
         destination=str(destination),
-        read=writer_of(raw),
+        read=described.writer,
         layout=layout,
         model=describe(model.config, layout),
         weights=_size(model, layout),
@@ -141,9 +143,9 @@ def describe(config: Any, layout: str = "mrt5") -> str:
     return f"{config.num_layers} + {config.num_decoder_layers} layers, {what}{place if placed else ''}"
 
 
-def _changes(raw: dict[str, Any], where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
+def _changes(described: Description, where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
     """What to change while reading: an MrT5 start gets a gate, and nothing else may change its kind."""
-    own = fields_of(raw, where)
+    raw, own = described.raw, described.fields
     has = own.get("deletion_type", MrT5Config.deletion_type)
     place = own.get("delete_gate_layer", MrT5Config.delete_gate_layer)
     moved = has != "source_removed" and fields.get("delete_gate_layer", place) != place

@@ -12,7 +12,7 @@ the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,13 @@ def most_new_tokens(config: Any, recipe: Recipe | None) -> int:
     return min(length, config.max_position_embeddings) if config.has_absolute_position_embeddings else length
 
 
-def write_weights(model: Any, folder: Path, dtype: str, shard_size: str = SHARD_SIZE) -> None:
+def write_weights(
+    model: Any,
+    folder: Path,
+    dtype: str,
+    shard_size: str = SHARD_SIZE,
+    rename: Callable[[str], str] = str,
+) -> None:
     """Write weights, config.json and generation_config.json as `save_pretrained` does.
 
     Args:
@@ -129,10 +135,11 @@ def write_weights(model: Any, folder: Path, dtype: str, shard_size: str = SHARD_
         folder: an existing directory.
         dtype: "float32" or "bfloat16".
         shard_size: weights above it go into several files.
+        rename: what a weight of the model is called in the files.
     """
     import torch
 
-    state = model.state_dict()
+    state = {rename(name): tensor for name, tensor in model.state_dict().items()}
     if str(model.dtype) != f"torch.{dtype}":
         target = getattr(torch, dtype)
         converted: dict[int, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""The four layouts that `mrt5 convert` writes, each into an empty directory."""
+"""The five layouts that `mrt5 convert` writes, each into an empty directory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from mrt5cli import recipe as recipes
 from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
 from mrt5cli.convert.reference import (
     deviations,
+    first_version_config,
     plain_config,
     reference_config,
     reference_generation_config,
 )
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.layouts import move_gate
 from mrt5cli.rundir import write_json, write_text
 
 
@@ -91,6 +93,23 @@ def write_reference(job: Job, folder: Path) -> list[str]:
     return [f"the authors' code {phrase}; this model was made otherwise" for phrase in deviations(config)]
 
 
+def write_first_version(job: Job, folder: Path) -> list[str]:
+    """The layout of the first version of the authors' code, whose gate stands after a block.
+
+    Raises:
+        UserError: a model that its classes cannot hold.
+    """
+    config = job.model.config
+    written = first_version_config(config, job.dtype)
+    write_weights(job.model, folder, job.dtype, job.shard_size, rename=lambda name: move_gate(name, -1))
+    write_json(folder / "config.json", written)
+    write_json(folder / "generation_config.json", reference_generation_config(config))
+    return [
+        f"the first version of the authors' code {phrase}; this model was made otherwise"
+        for phrase in deviations(config, first_version=True)
+    ]
+
+
 def write_hub(job: Job, folder: Path) -> list[str]:
     """What plain transformers loads with `trust_remote_code=True`, with a model card."""
     export_hub(
@@ -111,6 +130,7 @@ LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
     "mrt5": write_mrt5,
     "byt5": write_byt5,
     "reference": write_reference,
+    "reference-v1": write_first_version,
     "hub": write_hub,
 }
 """Layout and its writer, which returns notes for the user."""

@@ -11,7 +11,7 @@ from typing import Any
 from mrt5cli.convert.hub import has_byte_vocabulary
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config
-from mrt5cli.models.layouts import NOT_FIELDS, POOLINGS, TOOLKIT_KEY, fields_of
+from mrt5cli.models.layouts import FIRST_VERSION_FIELD, NOT_FIELDS, POOLINGS, TOOLKIT_KEY, fields_of
 
 # Of every one of their configurations.
 SHARED_FIELDS = (
@@ -51,7 +51,8 @@ POOLING_FIELDS = {
     "boundary_predictor": ("boundary_predictor_type", "prior"),
     "convolution": ("downsampling_rate",),
 }
-GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
+LEARNED_GATES = ("scaled_sigmoid", "log_sigmoid")
+GATES = (*LEARNED_GATES, "random", "fixed")
 
 # Fields of ours whose other values their code would not follow, and what it does instead.
 NOT_THEIRS = {
@@ -102,10 +103,44 @@ def reference_config(config: Any, dtype: str) -> dict[str, Any]:
         written |= {"architectures": [pooling.architecture], "model_type": "t5"}
         written |= {name: getattr(config, name) for name in POOLING_FIELDS[config.deletion_type]}
         written |= {theirs: getattr(config, ours) for theirs, ours in pooling.renamed.items()}
-    lost = _lost(config, written)
-    if lost:
-        written[TOOLKIT_KEY] = lost
-    return dict(sorted(written.items()))
+    return _with_lost(config, written)
+
+
+def first_version_config(config: Any, dtype: str) -> dict[str, Any]:
+    """The config.json of the first version of the authors' code; arguments as `reference_config`.
+
+    Raises:
+        UserError: a model that its classes cannot hold.
+    """
+    if config.deletion_type not in GATES:
+        raise UserError(
+            "the first version of the authors' code knows delete gates and nothing else that shortens; this "
+            f"model has deletion_type {config.deletion_type!r}",
+            "convert it to reference, their later code",
+        )
+    if config.delete_gate_layer == 0:
+        raise UserError(
+            "in the first version of the authors' code a gate stands after a block; this one stands before "
+            "the first",
+            "convert it to reference, their later code",
+        )
+    if (
+        config.deletion_type in LEARNED_GATES
+        and config.gate_layer_norm
+        and config.gate_layer_norm_type != "layer"
+    ):
+        raise UserError(
+            "in the first version of the authors' code the gate's norm has a mean and a bias; this one has "
+            "neither",
+            "convert it to reference, their later code",
+        )
+    theirs = reference_config(config, dtype) | {
+        "model_type": "t5",
+        "delete_gate_layer": config.delete_gate_layer - 1,
+        FIRST_VERSION_FIELD: False,
+    }
+    del theirs["use_gumbel_noise"]
+    return _with_lost(config, theirs)
 
 
 def plain_config(config: Any, dtype: str) -> dict[str, Any]:
@@ -129,8 +164,8 @@ def reference_generation_config(config: Any) -> dict[str, Any]:
     return {"_from_model_config": True} | {name: getattr(config, name) for name in names}
 
 
-def deviations(config: Any) -> list[str]:
-    """What the authors' code does otherwise than this model, a phrase each."""
+def deviations(config: Any, *, first_version: bool = False) -> list[str]:
+    """What the authors' code, or its first version, does otherwise than this model, a phrase each."""
     relevant = {"gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions"}
     if config.deletion_type in ("boundary_predictor", "convolution", "random", "fixed"):
         relevant = {"shortening_per"}
@@ -140,14 +175,19 @@ def deviations(config: Any) -> list[str]:
         relevant = set()
     if config.delete_gate_layer > 0:
         relevant -= {"hard_delete_positions"}
-    if not config.use_gumbel_noise:
+    if not config.use_gumbel_noise or first_version:
         relevant -= {"gumbel_noise_law"}
-    return [NOT_THEIRS[name] for name in sorted(relevant) if getattr(config, name) != ALWAYS[name]]
+    if first_version:
+        relevant -= {"gate_layer_norm_type"}
+    phrases = [NOT_THEIRS[name] for name in sorted(relevant) if getattr(config, name) != ALWAYS[name]]
+    return [*phrases, "draws no gate noise"] if first_version and config.use_gumbel_noise else phrases
 
 
-def _lost(config: Any, written: dict[str, Any]) -> dict[str, Any]:
-    """Fields of ours that reading `written` would not give back."""
+def _with_lost(config: Any, written: dict[str, Any]) -> dict[str, Any]:
+    """`written`, sorted, with an object of the fields of ours that reading it would not give back."""
+    written = {name: value for name, value in sorted(written.items()) if name != TOOLKIT_KEY}
     ours = config.to_dict()
     back = MrT5Config(**fields_of(written, "")).to_dict()
     ignored = {*NOT_FIELDS, "tokenizer_class", "tie_word_embeddings", "_name_or_path", TOOLKIT_KEY}
-    return {name: value for name, value in ours.items() if name not in ignored and back.get(name) != value}
+    lost = {name: value for name, value in ours.items() if name not in ignored and back.get(name) != value}
+    return written | {TOOLKIT_KEY: lost} if lost else written

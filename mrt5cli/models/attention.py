@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +36,38 @@ class ScorePenalty:
     The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and
     mask and before the gate (paper, appendix D; it covers the encoder from the gated block on and all
     cross-attention).
+
+    Args:
+        per: which pairs of a query and a key the mean is over. "row": each row's own, so that a row counts
+            for the same whatever it is padded with. "batch": all that the batch has room for, as in the
+            reference: padding counts, and so do the slots that hard deletion fills up in rows that keep
+            fewer bytes.
+        targets: (B, T) bool, queries of cross-attention that are no padding; None for all.
+
+    Attributes:
+        source: (B, S) bool, encoder positions that hold something, from the gated block on; None for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, per: Literal["row", "batch"], targets: Tensor | None = None) -> None:
+        self.per, self.targets = per, targets if per == "row" else None
+        self.source: Tensor | None = None
         self.layer_means: list[Tensor] = []
 
-    def add(self, excess: Tensor, query: Tensor, key: Tensor) -> None:
+    def queries(self, *, cross: bool) -> Tensor | None:
+        """(B, Q) bool, the queries of a layer that count; None for all."""
+        return self.targets if cross else self.source
+
+    def add(self, excess: Tensor, query: Tensor, key: Tensor, *, cross: bool) -> None:
         """Add one layer's sum of max(score - 5, 0) over the pairs of its (B, N, Q, H) and (B, N, K, H)."""
-        entries = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-        self.layer_means.append(excess / entries)
+        rows, heads, queries, _ = query.shape
+        counted, keys = self.queries(cross=cross), self.source
+        if counted is None and keys is None:
+            self.layer_means.append(excess / (rows * heads * queries * key.shape[2]))
+            return
+        # Keys that hold nothing are hidden, and hidden scores exceed nothing.
+        of_row = queries if counted is None else counted.sum(dim=1)
+        pairs = of_row * (key.shape[2] if keys is None else keys.sum(dim=1))
+        self.layer_means.append(excess / (heads * pairs.sum()))
 
     def mean(self) -> Tensor:
         """The score loss, a scalar at least 0."""
@@ -52,25 +75,30 @@ class ScorePenalty:
 
 
 class _ScoreExcess(torch.autograd.Function):
-    """Sum of max(score, ceiling) - ceiling over all scores, recomputing the scores in backward."""
+    """Sum of max(score, ceiling) - ceiling over the scores of the queries that count, recomputing the scores
+    in backward."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(query, key, bias)
-        return (_scores(query, key, bias) - SCORE_CEILING).clamp_(min=0).sum()
+    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor | None, queries: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, bias, queries)
+        excess = (_scores(query, key, bias) - SCORE_CEILING).clamp_(min=0)
+        return (excess if queries is None else excess * queries[:, None, :, None]).sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        query, key, bias = ctx.saved_tensors
-        above = (_scores(query, key, bias) > SCORE_CEILING).to(query.dtype) * grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        query, key, bias, queries = ctx.saved_tensors
+        exceeds = _scores(query, key, bias) > SCORE_CEILING
+        if queries is not None:
+            exceeds &= queries[:, None, :, None]
+        above = exceeds.to(query.dtype) * grad
         bias_grad = above.sum_to_size(bias.shape) if bias is not None and ctx.needs_input_grad[2] else None
-        return above @ key, above.transpose(-1, -2) @ query, bias_grad
+        return above @ key, above.transpose(-1, -2) @ query, bias_grad, None
 
 
-def _score_excess(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+def _score_excess(query: Tensor, key: Tensor, bias: Tensor | None, queries: Tensor | None) -> Tensor:
     with torch.autocast(query.device.type, enabled=False):
         excess: Tensor = _ScoreExcess.apply(
-            query.float(), key.float(), None if bias is None else bias.float()
+            query.float(), key.float(), None if bias is None else bias.float(), queries
         )
     return excess
 
@@ -97,12 +125,14 @@ class Ask:
         dropout: probability of dropping an attention weight.
         weights: return the attention weights.
         excess: return the sum of max(score - 5, 0), scores with bias and before the gate.
+        queries: (B, Q) bool, those whose scores are in that sum; None for all.
     """
 
     one: bool
     dropout: float = 0.0
     weights: bool = False
     excess: bool = False
+    queries: Tensor | None = None
 
 
 Answer = tuple[Tensor, Tensor | None, Tensor | None]
@@ -121,7 +151,7 @@ def eager(
         bias: additive, broadcasting to (B, N, Q, K), or None.
         gate: (B, K) added to every score of a key, or None.
     """
-    excess = _score_excess(query, key, bias) if ask.excess else None
+    excess = _score_excess(query, key, bias, ask.queries) if ask.excess else None
     scores = _scores(query, key, _sum_biases(bias, None if gate is None else gate[:, None, None, :])).float()
     weights = (softmax1(scores) if ask.one else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=ask.dropout, training=ask.dropout > 0)
@@ -138,11 +168,13 @@ def kernel(
         if bias is not None:
             bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
         ceiling = SCORE_CEILING if ask.excess else None
-        output, excess = fused(query, key, value, bias, ask.one, gate=gate, ceiling=ceiling)
+        output, excess = fused(
+            query, key, value, bias, ask.one, gate=gate, ceiling=ceiling, queries=ask.queries
+        )
         return output, None, excess
     if query.device.type == "cpu":  # the kernel there drops no weights, and its substitute is slow
         return eager(query, key, value, bias, gate, ask)
-    excess = _score_excess(query, key, bias) if ask.excess else None
+    excess = _score_excess(query, key, bias, ask.queries) if ask.excess else None
     bias = _sum_biases(bias, None if gate is None else gate[:, None, None, :])
     if ask.one:
         # softmax1 is a softmax over one more key, whose score and value are 0.
@@ -258,24 +290,27 @@ def _attention(core: Core) -> Callable[..., tuple[Tensor, Tensor | None]]:
         Returns:
             Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
         """
-        decoder_self = module.is_decoder and not module.is_cross_attention
+        cross = module.is_cross_attention
+        if module.is_decoder and not cross:
+            score_penalty = None
         ask = Ask(
             one=module.config.use_softmax1,
             dropout=dropout,
             weights=need_weights,
-            excess=score_penalty is not None and not decoder_self,
+            excess=score_penalty is not None,
+            queries=None if score_penalty is None else score_penalty.queries(cross=cross),
         )
-        packed = encoder_rows if module.is_cross_attention else rows
+        packed = encoder_rows if cross else rows
         if isinstance(packed, DeviceRows):
-            return _by_kernel(query, key, value, packed, ask, score_penalty, cross=module.is_cross_attention)
+            return _by_kernel(query, key, value, packed, ask, score_penalty, cross=cross)
         if packed is not None:
-            output = _by_row(query, key, value, packed, ask, cross=module.is_cross_attention)
+            output = _by_row(query, key, value, packed, ask, cross=cross)
             return output.contiguous(), None
-        gate = encoder_key_gate if module.is_cross_attention else key_gate
+        gate = encoder_key_gate if cross else key_gate
         bias = _sum_biases(position_bias, attention_mask)
         output, weights, excess = core(query, key, value, bias, gate, ask)
         if excess is not None:
-            score_penalty.add(excess, query, key)
+            score_penalty.add(excess, query, key, cross=cross)
         return output.transpose(1, 2).contiguous(), weights
 
     return attention

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,10 +21,23 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import logging
 
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
-from mrt5cli.models.layouts import CheckpointError, fields_of, first_line
+from mrt5cli.models.layouts import (
+    CheckpointError,
+    fields_of,
+    first_line,
+    is_first_version,
+    move_gate,
+    writer_of,
+)
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
-from mrt5cli.models.weights import check_files, not_only_numbers, read_pickles
+from mrt5cli.models.weights import (
+    check_files,
+    not_only_numbers,
+    read_pickles,
+    read_safetensors,
+    weight_names,
+)
 
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
@@ -76,8 +90,8 @@ def load_and_tell(
     Raises:
         CheckpointError: as `load`.
     """
-    raw = raw_config(path_or_hub_id)
-    config = _config(raw, path_or_hub_id, config_overrides)
+    described = describe(path_or_hub_id)
+    config = _config(described.fields, path_or_hub_id, config_overrides)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if dtype not in (torch.float32, torch.bfloat16):
         raise CheckpointError(
@@ -87,8 +101,14 @@ def load_and_tell(
     folder = Path(path_or_hub_id)
     if not folder.is_dir():
         source["use_safetensors"] = None if allow_pickle else True
-    elif check_files(folder, allow_pickle=allow_pickle):
-        source = {"pretrained_model_name_or_path": None, "state_dict": read_pickles(folder)}
+    else:
+        pickled = check_files(folder, allow_pickle=allow_pickle)
+        if pickled or described.first_version:
+            state = read_pickles(folder) if pickled else read_safetensors(folder)
+            if described.first_version:
+                # Not by transformers' `key_mapping`, which would move the gate back at every saving.
+                state = {move_gate(name, 1): weight for name, weight in state.items()}
+            source = {"pretrained_model_name_or_path": None, "state_dict": state}
     try:
         with _quiet():
             model, info = MrT5ForConditionalGeneration.from_pretrained(
@@ -107,7 +127,7 @@ def load_and_tell(
         raise CheckpointError(
             f"{path_or_hub_id}: the weights could not be read: {first_line(error)}{hint if pickled else ''}"
         ) from error
-    own = fields_of(raw, str(path_or_hub_id))
+    own = described.fields
     same = all(own.get(name) == getattr(config, name) for name in ("deletion_type", "delete_gate_layer"))
     return model.eval(), _check_complete(path_or_hub_id, model, info, may_be_fresh=not same)
 
@@ -118,12 +138,42 @@ def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
     Raises:
         CheckpointError: as `load`, before any weight is read.
     """
-    return _config(raw_config(path_or_hub_id), path_or_hub_id, overrides)
+    return _config(describe(path_or_hub_id).fields, path_or_hub_id, overrides)
 
 
-def _config(raw: dict[str, Any], path_or_hub_id: str | Path, overrides: dict[str, Any]) -> MrT5Config:
-    where = str(path_or_hub_id)
-    fields = fields_of(raw, where)
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is, as far as can be told without reading its weights.
+
+    Attributes:
+        raw: the content of its config.json.
+        fields: of `MrT5Config`, that `raw` stands for.
+        writer: whose layout it is in, for people.
+        first_version: whether it is in that of the authors' first version.
+    """
+
+    raw: dict[str, Any]
+    fields: dict[str, Any]
+    writer: str
+    first_version: bool
+
+
+def describe(path_or_hub_id: str | Path) -> Description:
+    """What a checkpoint is.
+
+    Raises:
+        CheckpointError: as `load`, before any weight is read.
+    """
+    raw = raw_config(path_or_hub_id)
+    folder = Path(path_or_hub_id)
+    names = weight_names(folder) if folder.is_dir() else []
+    return Description(
+        raw, fields_of(raw, str(path_or_hub_id), names), writer_of(raw, names), is_first_version(raw, names)
+    )
+
+
+def _config(own: dict[str, Any], path_or_hub_id: str | Path, overrides: dict[str, Any]) -> MrT5Config:
+    where, fields = str(path_or_hub_id), dict(own)
     unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields))
     if unknown:
         raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
@@ -264,10 +314,12 @@ def _check_complete(
         alone = decoder <= set(lost) and not any(key.startswith("encoder.") for key in lost)
         part = " (an encoder alone?)" if alone else ""
         raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}{part}")
-    extra = sorted(key for key in info["unexpected_keys"] if not _of_a_shortener(key))
+    # A shortener that the caller has exchanged or left out stays behind, and no other.
+    extra = sorted(key for key in info["unexpected_keys"] if not (may_be_fresh and _of_a_shortener(key)))
     if extra:
         raise CheckpointError(
-            f"{where}: {len(extra)} weights belong to no part of this model, first {extra[0]}"
+            f"{where}: {len(extra)} weights belong to no part of the model that its config.json describes, "
+            f"first {extra[0]}"
         )
     return sorted(fresh)
 

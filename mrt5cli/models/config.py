@@ -7,7 +7,7 @@ accident; the docstring says which.
 
 # No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
@@ -81,10 +81,13 @@ class MrT5Config(T5Config):
         use_softmax1: exp(x) / (1 + sum exp(x)) in every attention of encoder and decoder.
         has_absolute_position_embeddings: learned positions in place of T5's relative bias.
         max_position_embeddings: number of learned positions.
+        learned_positions: whether learned positions are "added" to the embeddings, or "unused", as the
+            reference leaves those of its poolings.
     """
 
     model_type = "mrt5"
-    keys_to_ignore_at_inference = (
+    # A list, because trainers of transformers add to it.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "past_key_values",
         "encoder_last_hidden_state",
         "encoder_attention_mask",
@@ -93,7 +96,7 @@ class MrT5Config(T5Config):
         "keep_mask",
         "kept_lengths",
         "boundary_logits",
-    )
+    ]
 
     vocab_size: int = 384
     d_model: int = 1472
@@ -135,6 +138,7 @@ class MrT5Config(T5Config):
     use_softmax1: bool = False
     has_absolute_position_embeddings: bool = False
     max_position_embeddings: int = 1024
+    learned_positions: Literal["added", "unused"] = "added"
     attention_dropout_rate: float | int | None = None
     relative_bias_per_layer: bool = False
 
@@ -181,6 +185,16 @@ class MrT5Config(T5Config):
             raise ValueError(f"boundary_temperature must be above 0, not {self.boundary_temperature}")
         if self.downsampling_rate < 2:
             raise ValueError(f"downsampling_rate {self.downsampling_rate} shortens nothing; 2 is the least")
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
+        """The configuration of one side, as transformers asks for it; the decoder's tells its own depth.
+
+        transformers sizes the caches of `generate` by it, and `num_layers` is the encoder's depth.
+        """
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and not encoder and self.is_encoder_decoder:
+            config.num_layers = self.num_decoder_layers
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The saved form: it says that the head is untied, and readers before transformers 5 believe it."""

@@ -25,6 +25,7 @@ from mrt5cli.models.shortening import (
     Shortening,
     norm_in_float32,
     refuse_threshold,
+    with_fillers_in_sight,
 )
 from mrt5cli.models.stack import MrT5Stack, asked
 
@@ -56,7 +57,7 @@ class MrT5Encoder(MrT5Stack):
         inputs_embeds: Tensor | None = None,
         hard_delete: bool = False,
         deletion_threshold: float | None = None,
-        boundary_labels: Tensor | None = None,
+        segment_ends: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
         keep_packed: bool = False,
         real_bytes: int | None = None,
@@ -69,7 +70,7 @@ class MrT5Encoder(MrT5Stack):
             attention_mask: (B, L); None means every position is attended to, padding too.
             hard_delete: remove the bytes under the threshold instead of gating them.
             deletion_threshold: replaces the configured one; soft gating has no threshold and ignores it.
-            boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
+            segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
                 type "entropy" and "unigram" learn from.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
@@ -112,9 +113,14 @@ class MrT5Encoder(MrT5Stack):
                     padding,
                     input_ids,
                     normed=norm_in_float32(block.down_ln, states) if shortener.normalises else None,
-                    boundary_labels=boundary_labels,
+                    segment_ends=segment_ends,
                 )
                 shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
+                if score_penalty is not None:
+                    if score_penalty.per == "batch":
+                        shortening = with_fillers_in_sight(shortening, given)
+                    elif shortening.mask is not None:
+                        score_penalty.source = shortening.mask != 0
                 states, bias = shortening.states, None
                 if packs and shortening.positions is not None:
                     packing = pack_survivors(self, shortening, score_penalty)

@@ -77,7 +77,8 @@ def _plan(
         if differing:
             return None
     plan = Plan(~padding, real_bytes)
-    return plan if score_penalty is None or plan.is_full else None
+    # The kernels sum the scores of all queries.
+    return plan if score_penalty is None or (plan.is_full and score_penalty.targets is None) else None
 
 
 def pack_survivors(

@@ -42,6 +42,7 @@ def fused(
     *,
     gate: Tensor | None = None,
     ceiling: float | None = None,
+    queries: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention, unscaled, and what the scores exceed a ceiling by.
 
@@ -53,11 +54,12 @@ def fused(
         gate: (B, K), added to every score of a key.
         ceiling: ask for the sum of max(score - ceiling, 0) over all pairs, scores with bias and before the
             gate.
+        queries: (B, Q) bool, those whose scores are in that sum; None for all.
 
     Returns:
         (B, N, Q, H), and the excess in float32 or None.
     """
-    output, excess = _Fused.apply(query, key, value, bias, gate, one, ceiling)
+    output, excess = _Fused.apply(query, key, value, bias, gate, one, ceiling, queries)
     return output, excess if ceiling is not None else None
 
 
@@ -72,6 +74,7 @@ class _Fused(torch.autograd.Function):
         gate: Tensor | None,
         one: bool,
         ceiling: float | None,
+        queries: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         output, lse = _flash(query, key, value, bias, gate)
         if one:
@@ -80,14 +83,15 @@ class _Fused(torch.autograd.Function):
         excess = torch.zeros((), device=query.device)
         if ceiling is not None:
             for tile in _tiles(query, key):
-                excess += _scores(query, key, bias, tile).sub_(ceiling).clamp_(min=0).sum()
-        ctx.save_for_backward(query, key, value, bias, gate, output, lse)
+                above = _scores(query, key, bias, tile).sub_(ceiling).clamp_(min=0)
+                excess += (above if queries is None else above.mul_(_of_rows(queries, tile))).sum()
+        ctx.save_for_backward(query, key, value, bias, gate, output, lse, queries)
         ctx.ceiling = ceiling
         return output, excess
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, excess_grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, gate, output, lse = ctx.saved_tensors
+        query, key, value, bias, gate, output, lse, queries = ctx.saved_tensors
         query_grad, key_grad, value_grad = (torch.empty_like(part) for part in (query, key, value))
         bias_grad = _zeros(bias) if ctx.needs_input_grad[3] else None
         gate_grad = _zeros(gate) if ctx.needs_input_grad[4] else None
@@ -98,6 +102,8 @@ class _Fused(torch.autograd.Function):
             above = None
             if ctx.ceiling is not None:
                 above = (scores > ctx.ceiling).to(scores.dtype).mul_(excess_grad)
+                if queries is not None:
+                    above.mul_(_of_rows(queries, tile))
             if gates is not None:
                 scores += gates[tile[0], None, None]
             weights = scores.sub_(lse[tile][..., None]).exp_()
@@ -114,7 +120,7 @@ class _Fused(torch.autograd.Function):
                 of_tile += through.sum_to_size(of_tile.shape)
         bias_grad = None if bias_grad is None else bias_grad.to(bias.dtype)
         gate_grad = None if gate_grad is None else gate_grad.to(gate.dtype)
-        return query_grad, key_grad, value_grad, bias_grad, gate_grad, None, None
+        return query_grad, key_grad, value_grad, bias_grad, gate_grad, None, None, None
 
 
 def _flash(
@@ -157,6 +163,11 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None, tile: Tile) -> Tens
     # Never a plain product: selective recomputation would take it for one with weights, and keep it.
     scores = torch.matmul(query[tile].float(), key[tile].float().mT)
     return scores if bias is None else scores.add_(_shared(bias, tile))
+
+
+def _of_rows(queries: Tensor, tile: Tile) -> Tensor:
+    """(rows, 1, Q, 1), what a tile has of (B, Q)."""
+    return queries[tile[0], None, :, None]
 
 
 def _shared(bias: Tensor, tile: Tile) -> Tensor:

@@ -1,11 +1,13 @@
 """Whose config.json this is, and what it says in the fields of ours.
 
-Four writers are read: this toolkit, the authors' code (MrT5, and its two poolings, which call themselves
-"t5"), and plain T5 v1.1, ByT5, mT5 or umT5.
+Five writers are read: this toolkit, the authors' code (MrT5, and its two poolings, which call themselves
+"t5"), the first version of that code, and plain T5 v1.1, ByT5, mT5 or umT5.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +46,23 @@ POOLINGS = (
 
 PLAIN = {"t5": "ByT5 or T5 v1.1", "mt5": "mT5", "umt5": "umT5"}
 
+FIRST_VERSION_FIELD = "output_attn_logs"
+"""Field of a config.json that only the authors' first version wrote."""
+
+GATE_KEY = re.compile(r"encoder\.block\.(\d+)\.delete_gate\.")
+
 NOT_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype")
 
 
-def writer_of(raw: dict[str, Any]) -> str:
-    """Whose layout a config.json is in, for people."""
+def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
+    """Whose layout a checkpoint is in, for people; arguments as `is_first_version`."""
+    if is_first_version(raw, weights):
+        return "the authors' MrT5, first version"
     pooling = _pooling_of(raw)
     if pooling is not None:
         return f"the authors' {pooling.architecture.removesuffix('ForConditionalGeneration')}"
+    if raw.get("model_type") == "t5" and _is_mrt5(raw):
+        return "the authors' MrT5"
     if raw.get("model_type") != "mrt5":
         return PLAIN.get(str(raw.get("model_type")), f"{raw.get('model_type')!r}")
     if "auto_map" in raw:
@@ -60,12 +71,40 @@ def writer_of(raw: dict[str, Any]) -> str:
     return "MrT5 toolkit" if "shortening_per" in raw else "the authors' MrT5"
 
 
-def fields_of(raw: dict[str, Any], where: str) -> dict[str, Any]:
+def is_first_version(raw: dict[str, Any], weights: Iterable[str] = ()) -> bool:
+    """Whether the authors' first version (October to December 2024) wrote a checkpoint.
+
+    Its gate stands at the end of block `delete_gate_layer`, not at the entry, and normalises its input with
+    a mean and a bias. It called its models "t5", as did the code that followed until April 2025, so it is
+    told by the bias of that norm, or, for a gate without one, by a field of config.json that was dropped soon
+    after. For two weeks in between, the authors' unreleased code wrote the same of a gate at the entry;
+    nothing in such a checkpoint says so, and it is read as the first version's.
+
+    Args:
+        raw: the content of config.json.
+        weights: names of the weights beside it, as far as they are known.
+    """
+    if raw.get("model_type") != "t5" or not _is_mrt5(raw):
+        return False
+    return FIRST_VERSION_FIELD in raw or any(".delete_gate.layer_norm.bias" in name for name in weights)
+
+
+def _is_mrt5(raw: dict[str, Any]) -> bool:
+    return "MrT5ForConditionalGeneration" in (raw.get("architectures") or [])
+
+
+def move_gate(name: str, blocks: int) -> str:
+    """The name of a weight after its delete gate, if it belongs to one, has moved on by some blocks."""
+    return GATE_KEY.sub(lambda found: f"encoder.block.{int(found[1]) + blocks}.delete_gate.", name)
+
+
+def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> dict[str, Any]:
     """The fields of `MrT5Config` that a config.json stands for.
 
     Args:
         raw: its content; left as it is.
         where: the checkpoint, for people.
+        weights: names of the weights beside it, as far as they are known; see `is_first_version`.
 
     Raises:
         CheckpointError: another kind of model.
@@ -84,19 +123,43 @@ def fields_of(raw: dict[str, Any], where: str) -> dict[str, Any]:
         fields.setdefault("relative_bias_per_layer", kind == "umt5")
     elif kind != "mrt5":
         raise CheckpointError(f"{where} holds a {kind!r} model; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
-    elif raw.get("delete_gate_layer") == 0:
-        # Only the authors' code leaves this field out, and at layer 0 it compacts positions.
-        fields.setdefault("hard_delete_positions", "compacted")
+    if is_first_version(raw, weights):
+        _move_first_gate(fields, where)
     if pooling is not None:
         fields["deletion_type"] = pooling.deletion_type
         for theirs, ours in pooling.renamed.items():
             if theirs in fields:
                 fields[ours] = fields.pop(theirs)
+        if fields.get("has_absolute_position_embeddings"):
+            fields.setdefault("learned_positions", "unused")
+    if (pooling is not None or _is_mrt5(raw)) and fields.get("delete_gate_layer") == 0:
+        # Only the authors' code leaves this field out, and at layer 0 it compacts positions.
+        fields.setdefault("hard_delete_positions", "compacted")
     fields.pop("temperature", None)  # the authors' default for gate noise; nothing depends on it
     own = fields.pop(TOOLKIT_KEY, {})
     if not isinstance(own, dict):
         raise CheckpointError(f"{where}: {TOOLKIT_KEY} in config.json is not an object")
     return fields | own
+
+
+def _move_first_gate(fields: dict[str, Any], where: str) -> None:
+    """Say of a first version's gate, in place, what it is called now.
+
+    Raises:
+        CheckpointError: it stands after the last block, where nothing of ours can.
+    """
+    layer, last = fields.get("delete_gate_layer"), fields.get("num_layers")
+    if not isinstance(layer, int):
+        raise CheckpointError(f"{where}: config.json of the authors' first version has no delete_gate_layer")
+    if isinstance(last, int) and layer + 1 >= last:
+        raise CheckpointError(
+            f"{where}: its delete gate stands after the last encoder block (delete_gate_layer {layer} of "
+            f"{last} layers, counted from 0), so it shortens nothing but what the decoder reads; expected a "
+            "gate before an encoder block"
+        )
+    fields["delete_gate_layer"] = layer + 1
+    fields.setdefault("gate_layer_norm_type", "layer")
+    fields.pop(FIRST_VERSION_FIELD, None)
 
 
 def _pooling_of(raw: dict[str, Any]) -> Pooling | None:

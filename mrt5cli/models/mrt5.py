@@ -16,7 +16,7 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, asked
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
     """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way."""
 
+    # `loss` is divided by the targets of a whole optimizer step, if a trainer passes their number.
+    accepts_loss_kwargs: ClassVar[bool] = True
     # The head is its own: only the two embeddings follow the shared one.
     _tied_weights_keys: ClassVar[dict[str, str]] = {
         "encoder.embed_tokens.weight": "shared.weight",
@@ -99,9 +101,11 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         use_cache: bool | None = None,
         hard_delete: bool = False,
         deletion_threshold: float | None = None,
-        boundary_labels: Tensor | None = None,
+        segment_ends: Tensor | None = None,
         output_score_loss: bool = False,
+        score_loss_per: Literal["row", "batch"] = "row",
         real_bytes: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MrT5Output:
         """Encode, shorten, decode.
@@ -113,12 +117,19 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             labels: (B, T), -100 where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
             deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
-            boundary_labels: (B, L) bool, true at the last byte of each segment; what boundary predictors of
+            segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
                 type "entropy" and "unigram" are taught, needed in training only.
             output_score_loss: also compute the score regulariser (paper, appendix D).
+            score_loss_per: the mean is over each "row"'s own pairs of positions, in the source those that are
+                not hidden, in the target those that `decoder_attention_mask` or, without one, `labels` count;
+                or, as in the reference, over all that the "batch" has room for.
             real_bytes: how many of `input_ids` are no padding, if the caller knows; see the encoder.
+            num_items_in_batch: what to divide the summed loss by, in place of the number of labels that count
+                here: their number in all the batches of an optimizer step. transformers' trainers pass it.
         """
-        penalty = ScorePenalty() if output_score_loss else None
+        penalty = None
+        if output_score_loss:
+            penalty = ScorePenalty(score_loss_per, _counted(labels, decoder_attention_mask))
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
@@ -126,7 +137,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 inputs_embeds=inputs_embeds,
                 hard_delete=hard_delete,
                 deletion_threshold=deletion_threshold,
-                boundary_labels=boundary_labels,
+                segment_ends=segment_ends,
                 score_penalty=penalty,
                 keep_packed=True,
                 real_bytes=real_bytes,
@@ -160,7 +171,10 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         logits = self.lm_head(decoder_outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction=reduction)
+            if num_items_in_batch is not None:
+                loss = loss / num_items_in_batch
 
         mask = encoder_outputs.attention_mask
         if mask is None:
@@ -186,3 +200,13 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             score_loss=penalty.mean() if penalty is not None else None,
             auxiliary_loss=encoder_outputs.auxiliary_loss,
         )
+
+
+def _counted(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """(B, T) bool, target positions that are no padding; None where all are known to count."""
+    counted = None
+    if mask is not None:
+        counted = mask != 0
+    elif labels is not None:
+        counted = labels != -100
+    return None if counted is None or hides_nothing(counted) else counted

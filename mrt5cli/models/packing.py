@@ -117,6 +117,11 @@ def hides_nothing(mask: Tensor) -> bool:
     return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
+TIE = 1e-4
+"""Gate values that differ by no more, or by no more than this share of the best one if that is beyond +-1,
+are equal: rounding differs with the batch, and must not decide which byte stays."""
+
+
 def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback: str) -> Tensor:
     """The bytes that stay, at least one a row that has a candidate.
 
@@ -124,14 +129,19 @@ def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback:
         keep_BL: bool, gate above the threshold.
         gate_BL: gate values; the highest candidate is the "best" byte of a row.
         candidates_BL: bool, positions that hold input (no padding).
-        fallback: what a row with no survivor keeps: its "best" candidate, or its "first" position.
+        fallback: what a row with no survivor keeps: its "best" candidate, the first of those that tie, or its
+            "first" position.
     """
     if fallback == "first":
         spare = torch.zeros_like(keep_BL)
         spare[:, 0] = True
     else:
-        best = gate_BL.masked_fill(~candidates_BL, float("-inf")).argmax(dim=1, keepdim=True)
-        spare = torch.zeros_like(keep_BL).scatter_(1, best, True)
+        among_BL = gate_BL.masked_fill(~candidates_BL, float("-inf"))
+        best = among_BL.max(dim=1, keepdim=True).values
+        ties_BL = among_BL >= best - TIE * best.abs().clamp(min=1)
+        spare = torch.zeros_like(keep_BL).scatter_(
+            1, ties_BL.to(torch.uint8).argmax(dim=1, keepdim=True), True
+        )
     return torch.where(keep_BL.any(dim=1, keepdim=True), keep_BL, spare)
 
 

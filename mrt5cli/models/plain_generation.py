@@ -29,7 +29,7 @@ from mrt5cli.models.decoding import GreedyDecoder
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.products import is_its_weight
 
-ENCODERS = frozenset({"attention_mask", "hard_delete", "deletion_threshold", "boundary_labels"})
+ENCODERS = frozenset({"attention_mask", "hard_delete", "deletion_threshold", "segment_ends"})
 """Keywords that have done their work once the encoder has run."""
 
 _PREPARED: WeakKeyDictionary[Any, GreedyDecoder | None] = WeakKeyDictionary()

@@ -5,7 +5,7 @@ Legend: B batch, T target bytes, D model width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,19 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     config_class = MrT5Config
     base_model_prefix = "model"
     _supports_flex_attn = False
+
+    def half(self, *_: Any) -> Self:
+        """Refuse: see `to`."""
+        return self.to(torch.float16)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As PyTorch's.
+
+        Raises:
+            ValueError: to float16, in which T5's activations overflow.
+        """
+        _refuse_float16(torch._C._nn._parse_to(*args, **kwargs)[1])
+        return super().to(*args, **kwargs)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -76,6 +89,8 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
     """T5's stack with optional learned positions; base of our encoder and our decoder."""
 
     def __init__(self, config: MrT5Config) -> None:
+        # `from_pretrained` builds a model in the dtype it is to have.
+        _refuse_float16(torch.get_default_dtype())
         super().__init__(config)
         self.absolute_pos_embed: LearnedPositions | None = None
         if config.has_absolute_position_embeddings:
@@ -102,7 +117,11 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.absolute_pos_embed is not None:
+        _refuse_float16(inputs_embeds.dtype)
+        device = inputs_embeds.device.type
+        if torch.is_autocast_enabled(device):
+            _refuse_float16(torch.get_autocast_dtype(device))
+        if self.absolute_pos_embed is not None and self.config.learned_positions == "added":
             length = inputs_embeds.shape[1]
             if past + length > self.absolute_pos_embed.num_embeddings:
                 raise ValueError(
@@ -112,6 +131,14 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
         return inputs_embeds
+
+
+def _refuse_float16(dtype: torch.dtype | None) -> None:
+    if dtype == torch.float16:
+        raise ValueError(
+            "T5's activations overflow in float16, and this model would answer with NaN or with nonsense; "
+            "use torch.bfloat16, which has the range, or torch.float32"
+        )
 
 
 def _own_relative_bias(attention: nn.Module) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mrt5cli.models.layouts import CheckpointError, first_line
@@ -58,10 +59,27 @@ def stored_dtype(folder: Path) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
+def weight_names(folder: Path) -> list[str]:
+    """Names of the weights in a directory's safetensors files; none where it has no such file.
+
+    Raises:
+        CheckpointError: they are not whole.
+    """
+    return [name for file in _safetensors_files(folder) for name, *_ in _entries(file)]
+
+
 def _safetensors_files(folder: Path) -> list[Path]:
     if (folder / SAFE).is_file():
         return [folder / SAFE]
     return _shards(folder, SAFE_INDEX) if (folder / SAFE_INDEX).is_file() else []
+
+
+def read_safetensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a directory's safetensors files, on the CPU."""
+    state: dict[str, Tensor] = {}
+    for file in _safetensors_files(folder):
+        state |= load_file(file)
+    return state
 
 
 def read_pickles(folder: Path) -> dict[str, Tensor]:
@@ -123,7 +141,23 @@ def _bytes_by_dtype(file: Path) -> dict[str, int]:
     """How much of a safetensors file is stored in each dtype.
 
     Raises:
-        CheckpointError: it has no header, not all the bytes it promises, or what is no weight.
+        CheckpointError: as `_entries`, or something else than weights is stored in it.
+    """
+    sizes: Counter[str] = Counter()
+    for name, dtype, size in _entries(file):
+        if dtype not in DTYPES:
+            raise CheckpointError(
+                f"{file}: {name} is stored as {dtype}; expected {', '.join(DTYPES)} (a quantised checkpoint?)"
+            )
+        sizes[DTYPES[dtype]] += size
+    return sizes
+
+
+def _entries(file: Path) -> list[tuple[str, str, int]]:
+    """Name, dtype and size in bytes of each tensor of a safetensors file.
+
+    Raises:
+        CheckpointError: it has no header, or not all the bytes that its header promises.
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -154,11 +188,4 @@ def _bytes_by_dtype(file: Path) -> dict[str, int]:
             f"{file} is cut off: its header promises {expected:,} bytes, it has {size:,}; copy or download "
             "it again"
         )
-    sizes: Counter[str] = Counter()
-    for name, dtype, start, end in tensors:
-        if dtype not in DTYPES:
-            raise CheckpointError(
-                f"{file}: {name} is stored as {dtype}; expected {', '.join(DTYPES)} (a quantised checkpoint?)"
-            )
-        sizes[DTYPES[dtype]] += end - start
-    return sizes
+    return [(name, dtype, end - start) for name, dtype, start, end in tensors]

@@ -524,6 +524,11 @@ class LossSection(Section):
     score_coefficient: NonNegativeFloat = Field(
         0.0, description="beta: weight of the attention-score regulariser"
     )
+    score_per: Literal["row", "batch"] = Field(
+        "row",
+        description="what the score loss is a mean over: each row's own pairs of positions, or, as in the "
+        "reference, all that the batch has room for, padding included",
+    )
     regularizer_delay: Count = Field(
         0, description="optimizer steps before the gate loss and the controller start"
     )

@@ -24,7 +24,7 @@ READ_AT_ONCE = 50
 
 
 class LabelledStream(BatchStream):
-    """A stream whose batches also hold `boundary_labels`, (B, L) bool, True at the last byte of each segment.
+    """A stream whose batches also hold `segment_ends`, (B, L) bool, True at the last byte of each segment.
 
     Where the stream is, and where it begins again, is the inner stream's affair.
     """
@@ -37,7 +37,7 @@ class LabelledStream(BatchStream):
         """See `BatchStream`."""
         for batch in self.stream.batches(worker, workers):
             labels = self.labeller.label(batch["input_ids"].numpy())
-            yield {**batch, "boundary_labels": torch.from_numpy(labels)}
+            yield {**batch, "segment_ends": torch.from_numpy(labels)}
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
         """See `BatchStream`."""

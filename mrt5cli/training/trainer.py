@@ -117,6 +117,7 @@ class DeletionTrainer(Trainer):
             **inputs,
             hard_delete=hard,
             output_score_loss=self.loss_settings.score_coefficient > 0,
+            score_loss_per=self.loss_settings.score_per,
             use_cache=False,
         )
         self.alpha_used = self.controller.alpha

@@ -52,9 +52,8 @@ def test_gates(path: Path, attention: str, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(RandomGate, "score", lambda *_: (expected_gate, None))
     with torch.no_grad():
         out = forward(model, tensors, hard_delete=case["hard_delete"])
-    real = tensors["in.input_ids"] != 0
-    assert torch.equal(out.keep_mask, tensors["out.keep_mask"] & real)
-    assert torch.equal(out.delete_gate_output[real], expected_gate[real])
+    assert torch.equal(out.keep_mask, tensors["out.keep_mask"])
+    assert torch.equal(out.delete_gate_output, expected_gate)
     torch.testing.assert_close(out.logits, tensors["out.logits"], **STATES)
     torch.testing.assert_close(out.loss, tensors["out.loss"], **LOSS)
 
@@ -66,10 +65,11 @@ def test_fixed_masks(case: dict, per: str):
     ids, expected = torch.tensor(case["input_ids"]), torch.tensor(case["keep"]).bool()
     if case["batch"] == 1:
         ids, expected = ids[None], expected[None]
-    values, _ = gate.score(torch.zeros(*ids.shape, 1), ids == 0, ids)
+    padding = torch.zeros_like(ids, dtype=torch.bool) if per == "batch" else ids == 0
+    values, _ = gate.score(torch.zeros(*ids.shape, 1), padding, ids)
     kept = values == 0
     if case["batch"] == 1 or per == "batch":
-        assert torch.equal(kept, expected & (ids != 0))
+        assert torch.equal(kept, expected)
         return
     for row in range(len(ids)):  # ours: every row as if it were alone
         alone = ids[row][ids[row] != 0][None]

@@ -107,6 +107,7 @@ def trainer_for(run: dict[str, Any], folder: Path) -> RecordingTrainer:
         loss=LossSection(
             gate_loss=LOSSES[settings["loss_function"]],
             score_coefficient=settings.get("scores", 0.0),
+            score_per="batch",
             regularizer_delay=settings.get("delay", 0),
             hard_delete_probability=settings.get("hard_prob", 0.0),
         ),

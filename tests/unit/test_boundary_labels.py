@@ -428,7 +428,7 @@ def test_a_labelled_stream_goes_on_where_it_was(
     expected = [next(batches) for _ in range(8)]
     for batch in expected:
         labels = torch.from_numpy(unigram.label(batch["input_ids"].numpy()))
-        assert torch.equal(batch["boundary_labels"], labels)
+        assert torch.equal(batch["segment_ends"], labels)
     _, batches = begin(stream.state_dict(5))
     for batch in expected[5:]:
         found = next(batches)

@@ -278,7 +278,7 @@ def test_a_shortener_is_not_exchanged(tmp_path: Path):
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_bfloat16_and_shards(layout: str, tmp_path: Path):
-    source = saved(tmp_path / "ours")
+    source = saved(tmp_path / "ours", gate_layer_norm_type="layer" if layout == "reference-v1" else "rms")
     outcome = convert(str(source), tmp_path / "out", layout, dtype="bfloat16", shard_size="10KB")
     assert outcome.dtype == "bfloat16"
     shards = [name for name in outcome.files if name.startswith("model-0")]

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.models import mrt5 as mrt5_module
+from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.checkpoint import initialize_depth_scaled
+from mrt5cli.models.packing import TIE, survivors
 from mrt5cli.models.recomputation import recompute
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
@@ -241,8 +244,21 @@ def test_a_row_that_loses_everything_keeps_its_best_byte():
         )
     assert out.kept_lengths.tolist() == [1, 1]
     gate = out.delete_gate_output.masked_fill(mask == 0, float("-inf"))
-    assert torch.equal(out.keep_mask.int().argmax(dim=1), gate.argmax(dim=1))
+    best = gate.max(dim=1, keepdim=True).values
+    ties = gate >= best - TIE * best.abs().clamp(min=1)
+    assert torch.equal(out.keep_mask.int().argmax(dim=1), ties.int().argmax(dim=1))
     assert out.logits.isfinite().all()
+
+
+def test_the_first_of_the_best_bytes_stays_whatever_rounding_says():
+    for noise in (0.0, 1e-5, -1e-5):
+        gate = torch.tensor([[-9.0, -4.0 + noise, -4.0, -4.0 - noise, -30.0], [-30.0] * 5])
+        real = torch.ones_like(gate, dtype=torch.bool)
+        real[1, 0] = False
+        kept = survivors(torch.zeros_like(real), gate, real, "best")
+        assert kept.nonzero().tolist() == [[0, 1], [1, 1]]
+    clear = torch.tensor([[-4.01, -4.0]])
+    assert survivors(clear > 0, clear, clear < 0, "best").tolist() == [[False, True]]
 
 
 def test_an_all_padding_row_breaks_nothing():
@@ -345,6 +361,23 @@ def test_generation_in_a_padded_batch_equals_generation_alone(how):
             alone = model.generate(ids[row : row + 1, :length], hard_delete=hard, max_new_tokens=6, **how)
             stop = alone.shape[1]
             assert together[row, :stop].tolist() == alone[0].tolist()
+
+
+@pytest.mark.parametrize("depths", [(2, 4), (4, 2)], ids=["deeper", "shallower"])
+@pytest.mark.parametrize(
+    "how", [{"num_beams": 3}, {"do_sample": True}, {"cache_implementation": "static"}, {}], ids=str
+)
+def test_generation_with_a_decoder_of_another_depth(how, depths):
+    encoder, decoder = depths
+    model = tiny(num_layers=encoder, num_decoder_layers=decoder)
+    ids, mask = batch([9, 6])
+    given = {"attention_mask": mask, "hard_delete": True, "max_new_tokens": 6, **how}
+    torch.manual_seed(3)
+    cached = model.generate(ids, **given)
+    torch.manual_seed(3)
+    uncached = model.generate(ids, **{**given, "cache_implementation": None}, use_cache=False)
+    assert torch.equal(cached, uncached)
+    assert model.config.num_layers == encoder
 
 
 def test_generate_refuses_a_misspelt_argument():
@@ -516,3 +549,103 @@ def test_own_biases_follow_the_survivors():
         hard = model(ids, attention_mask=mask, labels=labels, hard_delete=True)
     assert 0 < int(hard.kept_lengths.sum()) < int(mask.sum())
     torch.testing.assert_close(hard.logits, soft.logits, atol=2e-5, rtol=1e-4)
+
+
+# --- precision, losses
+# ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, _: model.half(),
+        lambda model, _: model.to(torch.float16),
+        lambda model, _: model.to("cpu", torch.float16),
+        lambda model, _: model.encoder.to(dtype=torch.float16),
+        lambda _, folder: MrT5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float16),
+        lambda _, folder: AutoModelForSeq2SeqLM.from_pretrained(folder, dtype="float16"),
+    ],
+)
+def test_float16_is_refused_where_it_is_asked_for(make, tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"overflow in float16.*use torch.bfloat16"):
+        make(model, tmp_path)
+    assert model.dtype == torch.float32
+
+
+def test_float16_is_refused_in_a_forward_pass():
+    model, (ids, _) = tiny(), batch([9])
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="overflow in float16"):
+        model(ids, labels=LABELS)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float16)
+    with pytest.raises(ValueError, match="overflow in float16"):
+        model.generate(ids, max_new_tokens=2)
+
+
+def test_the_loss_of_a_part_of_a_step_is_divided_by_the_targets_of_all_of_it():
+    model, (ids, _) = tiny(), batch([9, 6, 4, 8])
+    labels = LABELS.repeat(4, 1)
+    labels[1, 2:] = labels[2, 5:] = -100
+    whole = model(ids, labels=labels).loss
+    count = (labels != -100).sum()
+    parts = [model(ids[n : n + 1], labels=labels[n : n + 1], num_items_in_batch=count).loss for n in range(4)]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def scoring(attention: str) -> MrT5ForConditionalGeneration:
+    """A model with scores above the ceiling, which a fresh one has not."""
+    model = tiny(use_softmax1=True)
+    spread_gate(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("Attention.q.weight"):
+            parameter.data.mul_(20)
+    model.set_attn_implementation(attention)
+    return model
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
+@settings(max_examples=10, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=2, max_size=4),
+    seed=st.integers(0, 9),
+)
+def test_the_score_loss_counts_each_rows_own_pairs(hard, attention, rows, seed):
+    """In a padded batch it is what the rows give alone, each by the number of its pairs; its gradient too."""
+    model = scoring(attention)
+    ids, mask = batch([source for source, _ in rows], seed, length=11)
+    labels = LABELS.repeat(len(rows), 1)
+    for place, (_, targets) in enumerate(rows):
+        labels[place, targets:] = -100
+    penalties: list[ScorePenalty] = []
+
+    class Recorded(ScorePenalty):
+        def __init__(self, *given) -> None:
+            super().__init__(*given)
+            penalties.append(self)
+
+    def forward(source, targets, attended=None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mrt5_module, "ScorePenalty", Recorded)
+            return model(
+                source, attention_mask=attended, labels=targets, hard_delete=hard, output_score_loss=True
+            )
+
+    weights = [parameter for name, parameter in model.named_parameters() if "Attention.k" in name]
+    together = forward(ids, labels, mask).score_loss
+    found = torch.autograd.grad(together, weights, allow_unused=True)
+
+    sums, pairs = torch.zeros(4), torch.zeros(4)
+    for place, (source, targets) in enumerate(rows):
+        out = forward(ids[place : place + 1, :source], labels[place : place + 1, :targets])
+        kept = int(out.encoder_attention_mask.sum())
+        # Two encoder blocks stand after the gate, and two layers of cross-attention.
+        own = torch.tensor([kept * kept, kept * kept, kept * targets, kept * targets])
+        sums, pairs = sums + torch.stack(penalties[-1].layer_means) * own, pairs + own
+    expected = (sums / pairs).mean()
+    torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-4)
+    for one, other in zip(found, torch.autograd.grad(expected, weights, allow_unused=True), strict=True):
+        if one is not None:  # a score may pass the ceiling by rounding alone
+            torch.testing.assert_close(one, other, atol=1e-4 + 1e-2 * other.abs().max().item(), rtol=0)

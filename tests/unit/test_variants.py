@@ -20,9 +20,9 @@ from variants import (
     TAUGHT,
     VARIANTS,
     batch_of,
-    boundary_labels,
     labels_for,
     random_rows,
+    segment_ends,
     shared,
     tiny,
 )
@@ -181,7 +181,7 @@ def test_a_segment_starts_after_each_end(variant):
 def test_in_training_segments_end_where_the_labels_say(variant):
     model = tiny(variant).train()
     ids, mask = batch_of(random_rows([11, 4]), 2)
-    out = model(ids, attention_mask=mask, labels=labels_for(ids), boundary_labels=boundary_labels(ids))
+    out = model(ids, attention_mask=mask, labels=labels_for(ids), segment_ends=segment_ends(ids))
     assert out.keep_mask[0].nonzero()[:, 0].tolist() == [0, 3, 6, 9]
     assert out.keep_mask[1].nonzero()[:, 0].tolist() == [0, 3]
     logits = torch.cat([out.boundary_logits[0, :11], out.boundary_logits[1, :4]])
@@ -296,7 +296,7 @@ def test_a_threshold_is_refused_where_there_is_no_gate(variant):
 def test_labels_are_asked_for_in_training_only(variant):
     model, ids = tiny(variant), torch.tensor(random_rows([9]))
     assert model(ids, labels=LABELS).auxiliary_loss is None
-    with pytest.raises(ValueError, match="learns from boundary_labels: give them in training"):
+    with pytest.raises(ValueError, match="learns from segment_ends: give them in training"):
         model.train()(ids, labels=LABELS)
 
 

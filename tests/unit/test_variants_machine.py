@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from variants import GATES, KINDS, VARIANTS, batch_of, boundary_labels, labels_for, random_rows, tiny
+from variants import GATES, KINDS, VARIANTS, batch_of, labels_for, random_rows, segment_ends, tiny
 
 from mrt5cli.models.shortening import Sequences
 
@@ -24,7 +24,7 @@ MODES = [
 
 def forward(model: Any, hard: bool, **arguments: Any) -> Any:
     if model.training and model.config.boundary_predictor_type != "gumbel":
-        arguments["boundary_labels"] = boundary_labels(IDS)
+        arguments["segment_ends"] = segment_ends(IDS)
     torch.manual_seed(1)  # of the draws of random deletion and boundaries
     return model(IDS, attention_mask=MASK, labels=labels_for(IDS), hard_delete=hard, **arguments)
 

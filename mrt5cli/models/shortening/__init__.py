@@ -9,7 +9,7 @@ from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, nor
 from mrt5cli.models.shortening.baselines import FixedGate, RandomGate
 from mrt5cli.models.shortening.boundary import BoundaryPredictor
 from mrt5cli.models.shortening.convolution import Convolution
-from mrt5cli.models.shortening.gate import DeleteGate, Gate
+from mrt5cli.models.shortening.gate import DeleteGate, Gate, with_fillers_in_sight
 
 SHORTENERS: dict[str, Callable[[MrT5Config], Shortener]] = {
     "scaled_sigmoid": DeleteGate,
@@ -34,4 +34,5 @@ __all__ = [
     "Shortening",
     "norm_in_float32",
     "refuse_threshold",
+    "with_fillers_in_sight",
 ]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrt5cli.models.config import MrT5Config
+
 
 @dataclass
 class Sequences:
@@ -23,7 +25,7 @@ class Sequences:
         padding: (B, L) bool, positions that hold no input.
         input_ids: (B, L), or None when the model was given embeddings.
         normed: (B, L, D) in float32, `states` after the norm of shorteners that have one, or None.
-        boundary_labels: (B, L) bool, True at the last byte of each segment, or None.
+        segment_ends: (B, L) bool, True at the last byte of each segment, or None.
     """
 
     states: Tensor
@@ -31,7 +33,7 @@ class Sequences:
     padding: Tensor
     input_ids: Tensor | None
     normed: Tensor | None = None
-    boundary_labels: Tensor | None = None
+    segment_ends: Tensor | None = None
 
     @property
     def real(self) -> Tensor:
@@ -97,6 +99,15 @@ class Shortener(nn.Module):
             ValueError: the shortener has no threshold, or needs something it was not given.
         """
         raise TypeError(f"{type(self).__name__} does not say how it shortens")
+
+
+def hidden_once(config: MrT5Config) -> bool:
+    """Whether later encoder blocks see pooled positions by what was hidden before they were pooled: a law of
+    the reference, which masks its position bias in the first block and hands it on. A shortener before that
+    block comes first, and learned positions leave no bias to hand on.
+    """
+    mixes = config.shortening_per == "batch"
+    return mixes and config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
 
 
 def mark(positions: Tensor, valid: Tensor, length: int) -> Tensor:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import last_position
-from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, mark, refuse_threshold
+from mrt5cli.models.shortening.base import (
+    Sequences,
+    Shortener,
+    Shortening,
+    hidden_once,
+    mark,
+    refuse_threshold,
+)
 
 
 class BoundaryPredictor(Shortener):
@@ -44,6 +51,7 @@ class BoundaryPredictor(Shortener):
         self.temperature = float(config.boundary_temperature)
         self.always_draw = config.boundary_sampling == "always"
         self.per_row = config.shortening_per == "row"
+        self.hidden_once = hidden_once(config)
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         refuse_threshold(threshold, "a boundary predictor")
@@ -53,15 +61,15 @@ class BoundaryPredictor(Shortener):
         # Where segments end must not depend on the precision the rest of the network runs in.
         with torch.autocast(given.states.device.type, enabled=False):
             logits_BL = self._logits(given.normed)
-            ends_BL, loss = self._ends(logits_BL, real_BL, given.boundary_labels)
+            ends_BL, loss = self._ends(logits_BL, real_BL, given.segment_ends)
             states, positions, valid = self._pool(given.states, ends_BL, real_BL)
         return Shortening(
             states=states,
             mask=valid.long(),
             positions=positions,
             kept_lengths=valid.sum(dim=1),
-            # The reference computes the bias before it pools, and so hides no slot from later blocks.
-            self_mask=None if self.per_row else torch.ones_like(valid),
+            # Before it is pooled, the reference hides no slot from later blocks.
+            self_mask=torch.ones_like(valid) if self.hidden_once else None,
             keep_mask=mark(positions, valid, real_BL.shape[1]),
             boundary_logits=logits_BL,
             auxiliary_loss=loss,
@@ -80,7 +88,7 @@ class BoundaryPredictor(Shortener):
         if self.supervision is not None and self.training:
             if labels_BL is None:
                 raise ValueError(
-                    f"a boundary predictor of type {self.supervision!r} learns from boundary_labels: give "
+                    f"a boundary predictor of type {self.supervision!r} learns from segment_ends: give "
                     "them in training, (batch, length), true at the last byte of each segment"
                 )
             ends_BL = _close_rows(labels_BL.to(logits_BL.dtype), real_BL)

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, mark, refuse_threshold
+from mrt5cli.models.shortening.base import (
+    Sequences,
+    Shortener,
+    Shortening,
+    hidden_once,
+    mark,
+    refuse_threshold,
+)
 
 
 class Convolution(Shortener):
@@ -30,6 +37,7 @@ class Convolution(Shortener):
         super().__init__()
         self.rate = config.downsampling_rate
         self.per_row = config.shortening_per == "row"
+        self.hidden_once = hidden_once(config)
         self.conv = nn.Conv1d(config.d_model, config.d_model, self.rate, stride=self.rate)
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
@@ -55,8 +63,8 @@ class Convolution(Shortener):
             valid = torch.ones_like(positions, dtype=torch.bool)
         else:
             valid = self._any_in_window(given.mask != 0)[:, : pooled.shape[1]]
-            # Its later encoder blocks see the mask of each window's first byte.
-            self_mask = given.mask.gather(1, positions)
+            if self.hidden_once:  # of a window, by its first byte
+                self_mask = given.mask.gather(1, positions)
         return Shortening(
             states=pooled,
             mask=valid.long(),

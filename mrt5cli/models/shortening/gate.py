@@ -6,6 +6,8 @@ Legend: B batch, L input bytes, K kept slots, D model width.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,15 +17,24 @@ from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import compact, gather_rows, survivors
 from mrt5cli.models.shortening.base import Sequences, Shortener, Shortening, norm_in_float32
 
+HIDDEN = -1e9
+"""Gate value that hides a slot, whatever its score."""
+
 
 class Gate(Shortener):
-    """Base of the gates: subclasses score the bytes, this class deletes them softly or for real."""
+    """Base of the gates: subclasses score the bytes, this class deletes them softly or for real.
+
+    Attributes:
+        spares_padding: padding is scored, and kept, like every other byte, as gates without parameters do in
+            the reference. Only where nobody passes a mask does this show.
+    """
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__()
         self.scale = float(config.sigmoid_mask_scale)
         self.threshold = float(config.deletion_threshold)
         self.fallback = config.row_without_survivors
+        self.spares_padding = False
 
     def score(
         self, states: Tensor, padding: Tensor, input_ids: Tensor | None
@@ -33,6 +44,8 @@ class Gate(Shortener):
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         states, mask, padding = given.states, given.mask, given.padding
+        if self.spares_padding:
+            padding = torch.zeros_like(padding)
         # Which bytes survive must not depend on the precision the rest of the network runs in.
         with torch.autocast(states.device.type, enabled=False):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
@@ -62,6 +75,28 @@ class Gate(Shortener):
         )
 
 
+def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortening:
+    """What hard deletion left, with the slots past a row's survivors as the reference has them.
+
+    There they hold the row's first byte, are as visible as it is, and are kept from being attended to by the
+    gate alone. Outputs are the same, but its score loss, which looks before the gate, counts them. Anything
+    else than a hard deletion is given back as it is.
+    """
+    if shortening.positions is None or shortening.gate_values is None:
+        return shortening
+    slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
+    valid_BK = slots < shortening.kept_lengths[:, None]
+    positions_BK = shortening.positions * valid_BK
+    return replace(
+        shortening,
+        states=gather_rows(given.states, positions_BK),
+        mask=None if given.mask is None else gather_rows(given.mask, positions_BK),
+        mask_count=None,
+        positions=positions_BK,
+        key_gate=(~valid_BK).to(given.states.dtype) * HIDDEN,
+    )
+
+
 class DeleteGate(Gate):
     """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
 
@@ -71,7 +106,8 @@ class DeleteGate(Gate):
         self.noise = config.gumbel_noise_law if config.use_gumbel_noise else None
         self.layer_norm: nn.Module | None = None
         if config.gate_layer_norm and config.gate_layer_norm_type == "layer":
-            self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+            # PyTorch's epsilon, 1e-5, as in the first version of the authors' code.
+            self.layer_norm = nn.LayerNorm(config.d_model)
         elif config.gate_layer_norm:
             self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.feed_forward = nn.Linear(config.d_model, 1)
