@@ -89,6 +89,15 @@ def test_rows_that_lose_everything(variant, fields, hard):
     assert out.logits.isfinite().all()
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_of_equal_bytes_the_first_stays(layer):
+    """A row that loses everything keeps its best byte, and rounding must not say which of equal ones it is."""
+    model = shared("log_sigmoid", (("delete_gate_layer", layer),))
+    for pair in ((3, 11), (100, 200), (30, 50), (5, 6), (77, 88)):
+        for length in (2, 3, 6):
+            check_rows_are_independent(model, [[byte] * length for byte in pair], 0, hard_delete=True)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_row_without_any_byte_harms_no_other(variant):
     rows = random_rows([9, 4])
