@@ -91,7 +91,7 @@ def test_rows_that_lose_everything(variant, fields, hard):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_of_equal_bytes_the_first_stays(layer):
-    """A row that loses everything keeps its best byte, and rounding must not say which of equal ones it is."""
+    """A row that loses everything keeps its best byte, and rounding must not choose among equal ones."""
     model = shared("log_sigmoid", (("delete_gate_layer", layer),))
     for pair in ((3, 11), (100, 200), (30, 50), (5, 6), (77, 88)):
         for length in (2, 3, 6):
