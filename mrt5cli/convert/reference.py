@@ -56,13 +56,17 @@ GATES = (*LEARNED_GATES, "random", "fixed")
 
 # Fields of ours whose other values their code would not follow, and what it does instead.
 NOT_THEIRS = {
-    "gate_layer_norm_type": "normalises the gate's input without a mean and a bias",
+    "gate_layer_norm_type": (
+        "normalises the gate's input without a mean and a bias (its first version, --to reference-v1, with "
+        "both)"
+    ),
     "relative_bias_per_layer": "has one relative bias for all layers",
     "shortening_per": "mixes the rows of a batch in its baselines",
     "boundary_sampling": "draws boundaries in evaluation too",
     "row_without_survivors": "keeps the first byte of a row that would lose all",
     "hard_delete_positions": "counts survivors anew when the gate is at layer 0",
     "gumbel_noise_law": "draws gate noise with a mean of 0.58",
+    "learned_positions": "adds no learned positions where it pools",
 }
 ALWAYS = {
     "shortening_per": "batch",
@@ -70,6 +74,7 @@ ALWAYS = {
     "row_without_survivors": "first",
     "hard_delete_positions": "compacted",
     "gumbel_noise_law": "single",
+    "learned_positions": "unused",
     "gate_layer_norm_type": "rms",
     "relative_bias_per_layer": False,
 }
@@ -168,7 +173,9 @@ def deviations(config: Any, *, first_version: bool = False) -> list[str]:
     """What the authors' code, or its first version, does otherwise than this model, a phrase each."""
     relevant = {"gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions"}
     if config.deletion_type in ("boundary_predictor", "convolution", "random", "fixed"):
-        relevant = {"shortening_per"}
+        relevant = {"shortening_per", "hard_delete_positions"}
+    if config.deletion_type in POOLING_FIELDS and config.has_absolute_position_embeddings:
+        relevant |= {"learned_positions"}
     if config.deletion_type == "boundary_predictor":
         relevant |= {"boundary_sampling"}
     if config.deletion_type in ("none", "source_removed"):

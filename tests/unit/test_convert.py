@@ -143,6 +143,7 @@ CONFIGS = st.fixed_dictionaries(
         "row_without_survivors": st.sampled_from(["best", "first"]),
         "has_absolute_position_embeddings": st.booleans(),
         "max_position_embeddings": st.sampled_from([1024, 32]),
+        "learned_positions": st.sampled_from(["added", "unused"]),
         "dropout_rate": st.sampled_from([0.1, 0.0]),
     }
 )
