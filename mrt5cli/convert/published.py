@@ -18,9 +18,7 @@ ELSEWHERE = "your-own"
 FREE_TEXT = ("description", "note")
 LOCAL = re.compile(r"[/~\\]|\.{1,2}/|[A-Za-z]:[/\\]")
 """How a path begins that is surely one."""
-PATH_IN_TEXT = re.compile(
-    r"(?<![\w:/.~-])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[\w.@+ -]*[\w.@+-])?[/\\][^\s'\"`,;)]*"
-)
+PATH_IN_TEXT = re.compile(r"(?<![\w:/.~-])(?:(?:~|\.{1,2})?[/\\][\w.@+-]|[A-Za-z]:[/\\])[^\s'\"`,;)]*(?<!\.)")
 
 
 def without_local_paths(recipe: Recipe) -> tuple[Recipe, list[str]]:

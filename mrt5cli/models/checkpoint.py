@@ -84,7 +84,6 @@ def load_and_tell(
     where = hub_name(folder) or str(folder)
     raw = raw_config(folder)
     config = _config(raw, where, config_overrides)
-    config.name_or_path = str(folder)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if dtype not in (torch.float32, torch.bfloat16):
         raise CheckpointError(
@@ -104,6 +103,7 @@ def load_and_tell(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
             )
+            model.name_or_path = str(folder)
             if (folder / GENERATION_CONFIG_NAME).is_file():
                 model.generation_config = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
