@@ -108,7 +108,7 @@ def convert(
         dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
         changes = _changes(raw, source, fields or {}, layout)
         torch.manual_seed(seed)
-        model, fresh = load_and_tell(folder, dtype=dtype, allow_pickle=allow_pickle, **changes)
+        model, fresh = load_and_tell(folder, dtype=dtype, **changes)
         notes = _oddities(model, stored, dtype)
         _check_room(model, dtype, destination)
 

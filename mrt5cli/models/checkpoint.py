@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from mrt5cli.errors import UserError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
-from mrt5cli.models.hub_files import hub_name, locate, read_config_file
-from mrt5cli.models.layouts import CheckpointError, fields_of, first_line
+from mrt5cli.models.hub_files import locate
+from mrt5cli.models.layouts import CheckpointError, fields_of, first_line, hub_name, read_raw_config
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights
@@ -89,7 +89,7 @@ def load_and_tell(
         raise CheckpointError(
             f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
         )
-    state, pickle = read_weights(folder, allow_pickle=allow_pickle)
+    state, pickle = read_weights(folder)
     if pickle is not None:
         logger.warning("%s: weights read from a pickle, %s; no code in it was run", where, pickle.name)
     try:
@@ -295,7 +295,7 @@ def raw_config(folder: Path) -> dict[str, Any]:
     where = hub_name(folder) or str(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
-    return read_config_file(folder / "config.json", where)
+    return read_raw_config(folder / "config.json", where)
 
 
 @contextmanager

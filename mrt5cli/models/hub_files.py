@@ -21,14 +21,14 @@ from huggingface_hub import HfApi, constants, errors, hf_hub_download, try_to_lo
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from mrt5cli.models.layouts import CheckpointError, fields_of, first_line
+from mrt5cli.models.layouts import CheckpointError, first_line, hub_name, read_raw_config
 from mrt5cli.models.weights import (
     PICKLE,
     PICKLE_INDEX,
     SAFE,
     SAFE_INDEX,
     check_files,
-    pickles_forbidden,
+    pickles_refused,
     shards_in,
 )
 from mrt5cli.rundir import resolve_model
@@ -91,16 +91,16 @@ def locate(
             pickles, and none may be read.
     """
     where, run = resolve_model(path_or_hub_id)
-    folder = Path(where)
-    if not folder.is_dir():
-        return snapshot(where, revision, allow_pickle=allow_pickle, weights=weights)
-    if revision is not None:
+    found = Located(Path(where), run)
+    if not found.folder.is_dir():
+        found = snapshot(where, revision, allow_pickle=allow_pickle, weights=weights)
+    elif revision is not None:
         raise CheckpointError(
             f"{path_or_hub_id} is a directory here, and has no revision {revision!r}: only Hub models do"
         )
-    if not allow_pickle:
-        check_files(folder, allow_pickle=False)
-    return Located(folder, run)
+    if not allow_pickle and check_files(found.folder):
+        raise pickles_refused(hub_name(found.folder) or where)
+    return found
 
 
 def snapshot(
@@ -115,7 +115,8 @@ def snapshot(
     Args:
         hub_id: "owner/name".
         revision: branch, tag or commit; None for main.
-        allow_pickle, weights: as `locate`.
+        allow_pickle: False downloads no pickles, and refuses a model that has nothing else.
+        weights: as `locate`.
 
     Raises:
         CheckpointError: there is no such model or revision, it may not be read, its files are not those of a
@@ -130,7 +131,7 @@ def snapshot(
                     f"{hub_id} is neither a directory here nor {_how_far(hub_id, revision)}, and "
                     "HF_HUB_OFFLINE is set; unset it, or give a checkpoint directory"
                 )
-            return _allowed(cached, hub_id, allow_pickle, weights)
+            return cached
         return _downloaded(hub_id, revision, allow_pickle, weights, hurry=cached is not None)
     except errors.HFValidationError as error:
         raise CheckpointError(
@@ -144,7 +145,7 @@ def snapshot(
         if cached is None:
             raise _refusal(hub_id, revision, error) from error
         logger.warning("%s is read from the local cache, commit %s: %s", hub_id, cached.commit, reason(error))
-        return _allowed(cached, hub_id, allow_pickle, weights)
+        return cached
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"{constants.ENDPOINT} does not answer as the Hub does; look at HF_ENDPOINT and at the proxy"
@@ -169,14 +170,14 @@ def _downloaded(
     # Asked for by the name of the revision, so that the cache knows which commit that was.
     config = Path(patiently(lambda: hf_hub_download(hub_id, CONFIG, revision=revision)))
     commit = config.parent.name
-    read_config_file(config, hub_id)
+    read_raw_config(config, hub_id)
     for name in BESIDE:
         if name in names:
             _file(hub_id, name, commit)
     if weights:
         single, index = _format_of(hub_id, names)
         if single == PICKLE and not allow_pickle:
-            raise pickles_forbidden(hub_id)
+            raise pickles_refused(hub_id)
         _weights(api, hub_id, commit, single if single in names else index)
     return Located(config.parent, commit=commit)
 
@@ -241,15 +242,9 @@ def _cached(hub_id: str, revision: str | None, weights: bool) -> Located | None:
     found = Located(config.parent, commit=config.parent.name)
     if weights:
         try:
-            check_files(found.folder, allow_pickle=True)
+            check_files(found.folder)
         except CheckpointError:
             return None
-    return found
-
-
-def _allowed(found: Located, hub_id: str, allow_pickle: bool, weights: bool) -> Located:
-    if weights and not allow_pickle and check_files(found.folder, allow_pickle=True):
-        raise pickles_forbidden(hub_id)
     return found
 
 
@@ -259,33 +254,6 @@ def _how_far(hub_id: str, revision: str | None) -> str:
     if _in_cache(hub_id, CONFIG, revision) is None:
         return f"in the local Hub cache{at}"
     return f"whole in the local Hub cache{at}: its weights, or some of them, are missing there"
-
-
-def hub_name(folder: Path) -> str | None:
-    """The Hub id of a model that lies in the Hub's cache, or None."""
-    repository = folder.parent.parent.name
-    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
-        return None
-    return repository.removeprefix("models--").replace("--", "/")
-
-
-def read_config_file(file: Path, where: str | Path) -> dict[str, Any]:
-    """The content of a config.json that is one of ours to read.
-
-    Args:
-        where: the checkpoint, for people.
-
-    Raises:
-        CheckpointError: it is no JSON object, or describes another kind of model.
-    """
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{where}: config.json is not a JSON object")
-    fields_of(raw, str(where))
-    return raw
 
 
 # --- asking -------------------------------------------------------------------------------------------------
@@ -366,6 +334,12 @@ def _refusal(hub_id: str, revision: str | None, error: BaseException) -> Checkpo
         return CheckpointError(
             f"{hub_id} is no directory here, and the Hub has no such model, or it is private; check the "
             "name, or log in with `hf auth login`, or set HF_TOKEN"
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return CheckpointError(
+            f"{hub_id}: the Hub does not accept the Hugging Face token it was given "
+            f"(HTTP {error.response.status_code}); log in again with `hf auth login`, or set HF_TOKEN to a "
+            "valid token"
         )
     what = _how_far(hub_id, revision)
     return CheckpointError(

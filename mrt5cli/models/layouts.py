@@ -6,7 +6,9 @@ Four writers are read: this toolkit, the authors' code (MrT5, and its two poolin
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 TOOLKIT_KEY = "mrt5_toolkit"
@@ -128,3 +130,30 @@ def first_line(error: BaseException) -> str:
     # A strict configuration wraps what is wrong in a line that names its own validator.
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def hub_name(folder: Path) -> str | None:
+    """The Hub id of a model that lies in the Hub's cache, or None."""
+    repository = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
+
+
+def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
+    """The content of a config.json that is one of ours to read.
+
+    Args:
+        where: the checkpoint, for people.
+
+    Raises:
+        CheckpointError: it is no JSON object, or describes another kind of model.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{where}: config.json is not a JSON object")
+    fields_of(raw, str(where))
+    return raw

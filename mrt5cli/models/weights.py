@@ -27,7 +27,7 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float6
 """What weights may be stored in, by the names of safetensors."""
 
 
-def read_weights(folder: Path, *, allow_pickle: bool = True) -> tuple[dict[str, Tensor], Path | None]:
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path | None]:
     """The tensors of a directory's weight files, by name, on the CPU.
 
     They are mapped from the files where the format allows it, so that they take no memory of their own.
@@ -38,7 +38,7 @@ def read_weights(folder: Path, *, allow_pickle: bool = True) -> tuple[dict[str, 
     Raises:
         CheckpointError: as `check_files`; code in a pickle, no whole file, or no tensors by name.
     """
-    pickled = check_files(folder, allow_pickle=allow_pickle)
+    pickled = check_files(folder)
     files = _pickles(folder) if pickled else _safetensors_files(folder)
     state: dict[str, Tensor] = {}
     for file in files:
@@ -46,29 +46,26 @@ def read_weights(folder: Path, *, allow_pickle: bool = True) -> tuple[dict[str, 
     return state, files[0] if pickled else None
 
 
-def check_files(folder: Path, *, allow_pickle: bool = True) -> bool:
+def check_files(folder: Path) -> bool:
     """Whether a directory's weights are in pickles, having checked that all files are there.
 
     Raises:
-        CheckpointError: no weights, half of them, or only pickles where none may be read.
+        CheckpointError: no weights, or half of them.
     """
     safe = _safetensors_files(folder)
     if safe:
         for file in safe:
             _bytes_by_dtype(file)
         return False
-    pickles = _pickles(folder)
-    if not pickles:
+    if not _pickles(folder):
         found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
         others = f" nor {PICKLE}, only {found}" if found else f" and no {PICKLE}"
         raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}{others}")
-    if not allow_pickle:
-        raise pickles_forbidden(folder)
     return True
 
 
-def pickles_forbidden(where: str | Path) -> CheckpointError:
-    """The error for weights that are in pickles only."""
+def pickles_refused(where: str) -> CheckpointError:
+    """The error for weights that are in pickles only, where none may be read."""
     return CheckpointError(
         f"{where} has its weights in pickles only, which --no-pickle (allow_pickle=False) refuses; rewrite "
         f"them where they may be read: mrt5 convert {where} DEST --to mrt5"

@@ -17,12 +17,14 @@ from hub_server import HubServer
 from huggingface_hub import constants, snapshot_download
 from tiny_runs import SPANS, make_run
 
+from mrt5cli import recipe as recipes
 from mrt5cli.convert.conversion import convert
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import find_subject, find_subjects
 from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, hub_files, load, read_config
 from mrt5cli.models.hub_files import locate, snapshot
-from mrt5cli.recipe import ModelSection
+from mrt5cli.recipe import ModelSection, smoke
+from mrt5cli.training.run import pretrain
 from mrt5cli.training.start import model_to_start
 
 BYT5 = "google/byt5-small"
@@ -380,6 +382,12 @@ def test_ids_that_nothing_has(name: str, told: str, hub: HubServer, naps: list[f
     assert not naps
 
 
+def test_a_token_that_is_none_is_no_outage(byt5: HubServer, naps: list[float]) -> None:
+    byt5.fault("GET /api/models", "status", code=401)
+    assert f"{BYT5}: the Hub does not accept the Hugging Face token it was given (HTTP 401)" in refused(BYT5)
+    assert not naps
+
+
 def test_what_is_no_hub_is_not_taken_for_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def portal(self: hubsim.Handler) -> None:
         self.answer(200, b"<html>Welcome to the hotel</html>", {"Content-Type": "text/html"})
@@ -414,3 +422,25 @@ def test_a_run_is_a_checkpoint_to_load(tmp_path: Path) -> None:
     step.rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=r"has no model yet.*; train it: mrt5 pretrain"):
         load(run)
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(
+    byt5: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"## Python\n+```python\n(.*?)```\n\nA ByT5 with a fresh gate: `(.*?)`", readme, re.DOTALL
+    )
+    assert found is not None
+    block, start = found.groups()
+    run = re.search(r'run = "(.*)"', block)
+    assert run is not None
+    monkeypatch.chdir(tmp_path)
+    trained = pretrain(smoke(recipes.load("quickstart")), run[1], device="cpu")
+    assert trained.is_finished
+    capsys.readouterr()
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["out"].loss.isfinite() and len(names["answers"]) == 2
+    assert re.search(r"tensor\(\[\d+, \d+\]\)", capsys.readouterr().out), "what is left of each row"
+    assert eval(start, names).config.deletion_type == "scaled_sigmoid"
