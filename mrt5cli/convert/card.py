@@ -223,7 +223,7 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
             if start == "scratch"
             else f"from [{base}](https://huggingface.co/{base})"
             if base
-            else "from another model, which is not public"
+            else "from another model, which is not named here"
         )
         planned = f"{training.max_steps:,} optimizer step{'' if training.max_steps == 1 else 's'}"
         steps = planned if done is None else f"{done:,} of {planned}"

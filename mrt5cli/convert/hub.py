@@ -1,7 +1,7 @@
 """`mrt5 convert --to hub`: a directory that plain transformers loads, and its way to the Hugging Face Hub.
 
     config.json (auto_map)  generation_config.json  model.safetensors, or shards  *_mrt5.py (the model's code)
-    tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml
+    tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml (no local paths)
 
 Hard deletion stays off unless a call asks for it, as everywhere else: the same weights should not give other
 numbers because they were exported. It could not be a default of generation_config.json anyway. transformers
