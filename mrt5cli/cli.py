@@ -5,6 +5,7 @@ Nothing here or in `commands/` imports torch or transformers before a command ru
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +27,7 @@ from mrt5cli.commands import (
     reproduce,
 )
 from mrt5cli.errors import UserError
+from mrt5cli.runtime import processes
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -59,6 +61,14 @@ class Boundary(TyperGroup):
             raise typer.Exit(UserError.exit_code) from None
 
 
+class Notes(logging.Handler):
+    """What the library logs, a line each on stderr, from the leading process only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if processes()[0] == 0:
+            typer.echo(f"note: {record.getMessage()}", err=True)
+
+
 app = typer.Typer(
     cls=Boundary,
     no_args_is_help=True,
@@ -81,6 +91,9 @@ def _mrt5(
     ] = False,
 ) -> None:
     """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
+    ours = logging.getLogger("mrt5cli")
+    if not any(isinstance(handler, Notes) for handler in ours.handlers):
+        ours.addHandler(Notes(logging.WARNING))
 
 
 app.command(short_help="Train a model as its recipe says.")(pretrain.pretrain)

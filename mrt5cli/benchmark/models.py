@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from mrt5cli.errors import UserError
-from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 
 TINY = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2}
 SIZES: dict[str, dict[str, int]] = {
@@ -23,14 +23,14 @@ SIZES: dict[str, dict[str, int]] = {
 def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
     """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
     if model is not None:
-        found = load(model)
-        if found.config.deletion_type not in ("scaled_sigmoid", "none"):
+        kind = read_config(model).deletion_type
+        if kind not in ("scaled_sigmoid", "none"):
             raise UserError(
-                f"{model} shortens by {found.config.deletion_type!r}; the benchmark steers a delete gate",
+                f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
                 "give a ByT5 or an MrT5, or leave the model out",
             )
-        if found.config.deletion_type == "none":
-            found = load(model, deletion_type="scaled_sigmoid", use_softmax1=True)
+        gate: dict[str, Any] = {"deletion_type": "scaled_sigmoid", "use_softmax1": True}
+        found = load(model, **(gate if kind == "none" else {}))
     else:
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ def precision_rows(subject: Subject, *, device: torch.device, limit: int, done: 
     recipe = subject.recipe
     task = build_task(recipe.task)
     full = load(subject.source).to(device, torch.float32)
-    halved = load(subject.source).to(device, torch.bfloat16)
+    halved = copy.deepcopy(full).to(torch.bfloat16)
     models = {"fp32": full, "bf16 autocast": full, "bf16 weights": halved}
     counts = {name: _Counts() for name in PRECISIONS}
     limit = min(limit, recipe.evaluation.examples)

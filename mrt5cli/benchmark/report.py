@@ -23,7 +23,7 @@ from mrt5cli.benchmark.startup import startup
 from mrt5cli.benchmark.suite import Shapes, Suite
 from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import Subject, find_subject
+from mrt5cli.evaluation.subject import Subject
 from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
 
 Done = Callable[[str, int, int], None]
@@ -36,7 +36,7 @@ class Benchmark:
     """What to time, and on what.
 
     Attributes:
-        model: a run, a checkpoint or a Hub id, or None for random weights of `size`.
+        subject: the model, or None for random weights of `size`.
         rounds: that count.
         threads: of the CPU.
         memory: whether each case also runs once in a process of its own.
@@ -45,7 +45,7 @@ class Benchmark:
         done: told a kind, the calls done and their number (0: not known).
     """
 
-    model: str | None
+    subject: Subject | None
     size: str
     shapes: Shapes
     rounds: int
@@ -55,10 +55,6 @@ class Benchmark:
     limit: int
     targets: bool
     done: Done
-
-    @cached_property
-    def subject(self) -> Subject | None:
-        return None if self.model is None else find_subject(self.model)
 
     @cached_property
     def base(self) -> Any:
@@ -148,7 +144,7 @@ class Benchmark:
             shape = next(same, None)
         on_gpu = self.device.type == "cuda"
         return {
-            "model": self.model or self.size,
+            "model": self.size if self.subject is None else self.subject.name,
             "shape": shape,
             "parameters": None if built is None else sum(weight.numel() for weight in built.parameters()),
             "batch": self.shapes.batch,
@@ -188,15 +184,13 @@ def check(benchmark: Benchmark, kinds: Sequence[str]) -> None:
         raise UserError(f"--size {benchmark.size} is not known", f"choose from {', '.join(SIZES)}")
     if "wide" in benchmark.shapes.spreads and benchmark.shapes.batch == 1:
         raise UserError("--rows wide: one row cannot be longer than another", "use --batch 2 or more")
-    if "precision" in kinds and benchmark.model is None:
+    if "precision" in kinds and benchmark.subject is None:
         raise UserError(
             "--what precision needs a trained run",
             "name its directory: mrt5 bench runs/NAME --what precision",
         )
     if "compile" in kinds:
         check_compiler(benchmark.device, "--what compile")
-    if benchmark.model is not None:
-        assert benchmark.subject is not None  # raises where there is no such model
 
 
 def default_threads() -> int:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from mrt5cli.commands.bench_tables import present
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import duration
 from mrt5cli.errors import RunFailed, UserError
 
@@ -26,6 +27,7 @@ def bench(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A run, checkpoint directory or Hub id.")
     ] = None,
+    revision: Revision = None,
     size: Annotated[
         str,
         typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
@@ -59,6 +61,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the CPU. Default: as many as it may use.")
     ] = None,
+    no_pickle: NoPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
 ) -> None:
@@ -81,6 +84,7 @@ def bench(
     from mrt5cli import runtime as machine
     from mrt5cli.benchmark.report import Benchmark, broken_parity, default_threads, run
     from mrt5cli.benchmark.suite import Shapes
+    from mrt5cli.evaluation.subject import find_subjects
 
     if targets:
         what, rates, rows = TARGETED["what"], TARGETED["rates"], TARGETED["rows"]
@@ -88,10 +92,11 @@ def bench(
     kinds = _words("--what", what, KINDS, "to time")
     shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS, "about rows"), bf16)
     chosen = machine.device(device)
+    subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
     with _progress() as done:
         document = run(
             Benchmark(
-                model,
+                subjects[0] if subjects else None,
                 size=size,
                 shapes=shapes,
                 rounds=rounds,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def convert(
         Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
         typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
     ],
+    revision: Revision = None,
     layer: Annotated[
         int | None,
         typer.Option(min=0, help="A new delete gate sits before this 0-based encoder block. Default: 3."),
@@ -56,15 +58,16 @@ def convert(
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Also read pickled weights; no code in them is run.")
-    ] = False,
+    no_pickle: NoPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")] = False,
     max_shard_size: Annotated[str, typer.Option(help="Weights above it go into several files.")] = "5GB",
     push: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
     ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is seen by its owner only.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
@@ -78,27 +81,31 @@ def convert(
 
       mrt5 convert runs/mrt5-seed40 mrt5-mine --to hub --push me/mrt5-mine
 
-      mrt5 convert their_checkpoint ours --to mrt5 --allow-pickle
+      mrt5 convert their_checkpoint ours --to mrt5
     """
     if push is not None and to != "hub":
         raise UserError(f"--push uploads what --to hub makes, not --to {to}", "add --to hub")
+    if private and push is None:
+        raise UserError("--private is of the repository that --push makes", "add --push, or leave it out")
     _check_size(max_shard_size)
     fields = _fields(layer, gate, softmax1, recipe)
-    with _working(f"converting {source}"):
-        from mrt5cli.convert.conversion import convert as run
+    from mrt5cli.convert.conversion import convert as run
 
-        outcome = run(
-            source,
-            destination,
-            to,
-            fields=fields,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            seed=seed,
-            overwrite=overwrite,
-            shard_size=max_shard_size,
-            repo_id=push,
-        )
+    outcome = run(
+        source,
+        destination,
+        to,
+        revision=revision,
+        fields=fields,
+        dtype=dtype,
+        allow_pickle=not no_pickle,
+        seed=seed,
+        overwrite=overwrite,
+        shard_size=max_shard_size,
+        repo_id=push,
+        private=private,
+        busy=_working(f"converting {source}"),
+    )
     if as_json:
         from dataclasses import asdict
 

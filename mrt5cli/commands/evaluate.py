@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrt5cli.commands.evaluation_tables import present
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 
@@ -28,6 +29,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    revision: Revision = None,
     task: Annotated[
         str | None,
         typer.Option(help="A kind of task, or a recipe whose task to use. Default: the first run's own."),
@@ -78,6 +80,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
+    no_pickle: NoPickle = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
@@ -103,7 +106,7 @@ def evaluate(
     """
     from mrt5cli import runtime as machine
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import choose_task, find_subject, newest_subject
+    from mrt5cli.evaluation.subject import choose_task, find_subjects, newest_subject
     from mrt5cli.recipe import EvaluationSection
     from mrt5cli.rundir import write_json
 
@@ -114,13 +117,12 @@ def evaluate(
             f"--compare sets one run beside one other, and {len(runs)} come before it",
             "give one RUN; without --compare several are lines of one table",
         )
-    subjects = [find_subject(run) for run in runs or ()]
-    if not subjects:
-        subjects = [newest_subject(task)]
+    named = [*(runs or ()), *([] if compare_with is None else [compare_with])]
+    subjects = find_subjects(named, revision, allow_pickle=not no_pickle)
+    if not runs:
+        subjects.insert(0, newest_subject(task))
         of = "" if task is None else f" of {task}"
         print(f"newest finished run{of}: {subjects[0].name}", file=sys.stderr if as_json else sys.stdout)
-    if compare_with is not None:
-        subjects.append(find_subject(compare_with))
     rates = [] if deletion_rate is None else _rates(deletion_rate)
     if rates and len(subjects) > 1:
         raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.training_options import (
     AsJson,
     Device,
@@ -16,6 +17,7 @@ from mrt5cli.commands.training_options import (
     Resume,
     Smoke,
     train,
+    with_revision,
 )
 from mrt5cli.errors import UserError
 
@@ -35,12 +37,14 @@ def finetune(
             help="The model to start from; as --set model.start=. Default: the recipe's.",
         ),
     ] = None,
+    revision: Revision = None,
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
     smoke: Smoke = False,
     dry_run: DryRun = False,
     device: Device = "auto",
+    no_pickle: NoPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.
@@ -61,12 +65,15 @@ def finetune(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or [])
+    overrides = with_revision(overrides, None if from_ is not None else revision)
+    chosen = load(recipe, overrides)
     notes: tuple[str, ...] = ()
     if from_ is not None:
-        if any(item.partition("=")[0].strip() == "model.start" for item in overrides or []):
-            raise UserError("--from and --set model.start both say where to start", "give one of them")
-        chosen = _started_from(chosen, from_)
+        keys = {item.partition("=")[0].strip() for item in overrides}
+        for key, option in (("model.start", "--from"), ("model.revision", "--revision")):
+            if key in keys:
+                raise UserError(f"--from and --set {key} both say where to start", f"give {option} alone")
+        chosen = _started_from(chosen, from_, revision)
         if smoke:
             notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
     if chosen.model.start == SCRATCH:
@@ -82,14 +89,15 @@ def finetune(
         dry_run=dry_run,
         device=device,
         as_json=as_json,
+        no_pickle=no_pickle,
         notes=notes,
     )
 
 
-def _started_from(recipe: Recipe, start: str) -> Recipe:
+def _started_from(recipe: Recipe, start: str, revision: str | None) -> Recipe:
     """The recipe with another start, and without what describes a model that is built from nothing."""
     from mrt5cli.recipe import Recipe
-    from mrt5cli.training.start import resolve_start
+    from mrt5cli.training.start import check_start
 
     if start == SCRATCH:
         raise UserError(
@@ -98,7 +106,7 @@ def _started_from(recipe: Recipe, start: str) -> Recipe:
         )
     if not start:
         raise UserError("--from is empty", "give a run directory, a checkpoint directory or a Hub id")
-    resolve_start(start)
+    check_start(start)
     tree = recipe.model_dump(mode="json")
-    tree["model"] |= {"start": start, "shape": None, "initialization": "t5"}
+    tree["model"] |= {"start": start, "revision": revision, "shape": None, "initialization": "t5"}
     return Recipe.model_validate(tree)

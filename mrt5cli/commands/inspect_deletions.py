@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
 
@@ -28,6 +29,7 @@ def inspect_deletions(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run directory, checkpoint directory or Hub id.")
     ],
+    revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
     file: Annotated[Path | None, typer.Option(help="Inspect this file; any bytes will do.")] = None,
     task: Annotated[
@@ -44,6 +46,7 @@ def inspect_deletions(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
+    no_pickle: NoPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
@@ -61,12 +64,12 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
-    from mrt5cli.evaluation.subject import find_subject, load_model
+    from mrt5cli.evaluation.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
         raise UserError("give one of --text, --file and --task")
     content = _content(text, file)
-    subject = find_subject(run)
+    (subject,) = find_subjects([run], revision, allow_pickle=not no_pickle)
     model = load_model(subject, runtime.device(device))
     _check_shortens(model, subject)
     if threshold is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.training_options import (
     AsJson,
     Device,
@@ -12,6 +13,7 @@ from mrt5cli.commands.training_options import (
     Resume,
     Smoke,
     train,
+    with_revision,
 )
 from mrt5cli.errors import UserError
 
@@ -19,11 +21,13 @@ from mrt5cli.errors import UserError
 def pretrain(
     recipe: RecipeName,
     overrides: Overrides = None,
+    revision: Revision = None,
     out: Out = None,
     resume: Resume = False,
     smoke: Smoke = False,
     dry_run: DryRun = False,
     device: Device = "auto",
+    no_pickle: NoPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model as its recipe says.
@@ -41,10 +45,19 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or [])
+    chosen = load(recipe, with_revision(overrides, revision))
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    train(chosen, out=out, resume=resume, smoke=smoke, dry_run=dry_run, device=device, as_json=as_json)
+    train(
+        chosen,
+        out=out,
+        resume=resume,
+        smoke=smoke,
+        dry_run=dry_run,
+        device=device,
+        as_json=as_json,
+        no_pickle=no_pickle,
+    )

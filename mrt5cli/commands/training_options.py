@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli.errors import UserError
+
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
@@ -28,6 +30,20 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+def with_revision(overrides: list[str] | None, revision: str | None) -> list[str]:
+    """The overrides, and --revision as one more.
+
+    Raises:
+        UserError: both give a revision.
+    """
+    given = list(overrides or ())
+    if revision is None:
+        return given
+    if any(item.partition("=")[0].strip() == "model.revision" for item in given):
+        raise UserError("--revision and --set model.revision both say which one", "give one of them")
+    return [*given, f"model.revision={json.dumps(revision)}"]
+
+
 def train(
     recipe: Recipe,
     *,
@@ -37,6 +53,7 @@ def train(
     dry_run: bool,
     device: str,
     as_json: bool,
+    no_pickle: bool,
     notes: tuple[str, ...] = (),
 ) -> None:
     """Train a recipe, or say what would be done; arguments as the options of these names.
@@ -60,7 +77,9 @@ def train(
     overwrite = smoke and out is None and not resume
     usual = default_directory(recipe)
     out = out or (usual.parent / "smoke" / usual.name if smoke else usual)
-    plan = make_plan(recipe, out, resume=resume, device=device, overwrite=overwrite)
+    plan = make_plan(
+        recipe, out, resume=resume, device=device, overwrite=overwrite, allow_pickle=not no_pickle
+    )
     plan.notes += notes
     if dry_run:
         print(

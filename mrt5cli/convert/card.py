@@ -16,13 +16,13 @@ from typing import Any
 import yaml
 
 import mrt5cli
-from mrt5cli import recipe as recipes
 from mrt5cli.convert.modules import TRANSFORMERS
+from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
-from mrt5cli.rundir import DEFAULT_FOLDER, HUB_ID, STEP_NAME, RunDir
+from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 UNKNOWN = "-"
@@ -113,19 +113,10 @@ def _front_matter(recipe: Recipe | None) -> str:
         dataset = _dataset(recipe)
         if dataset is not None:
             metadata["datasets"] = [dataset]
-        base = _hub_base(recipe)
+        base = hub_base(recipe)
         if base is not None:
             metadata["base_model"] = base
     return yaml.safe_dump(metadata, sort_keys=True, allow_unicode=True)
-
-
-def _hub_base(recipe: Recipe) -> str | None:
-    """The Hub model that training started from, or None when it was anything else."""
-    start = recipe.model.start
-    is_id = start.count("/") == 1 and HUB_ID.fullmatch(start) is not None
-    # Runs are found by paths of the same form, and need not be on this machine any more.
-    is_path = start.startswith(f"{DEFAULT_FOLDER}/") or Path(start).exists()
-    return start if is_id and not is_path else None
 
 
 def _dataset(recipe: Recipe) -> str | None:
@@ -140,7 +131,7 @@ def _dataset(recipe: Recipe) -> str | None:
 
 def _what_it_is(config: Any, recipe: Recipe | None) -> str:
     what = WHAT_IT_IS[config.deletion_type]
-    return what if recipe is None else f"{what} {_sentence(recipe.description)}"
+    return what if recipe is None else f"{what} {_sentence(without_local_paths(recipe)[0].description)}"
 
 
 def _architecture(config: Any, parameters: int, dtype: str) -> str:
@@ -226,13 +217,13 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
         lines.append("Unknown: the model came without its recipe.")
     else:
         training, start = recipe.training, recipe.model.start
-        base = _hub_base(recipe)
+        base = hub_base(recipe)
         began = (
             "from scratch"
             if start == "scratch"
             else f"from [{base}](https://huggingface.co/{base})"
             if base
-            else "from another local model, see `model.start` in the recipe"
+            else "from another model, which is not named here"
         )
         planned = f"{training.max_steps:,} optimizer step{'' if training.max_steps == 1 else 's'}"
         steps = planned if done is None else f"{done:,} of {planned}"
@@ -262,7 +253,7 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
     text = " ".join(lines)
     if recipe is None:
         return text
-    dumped = recipes.dump(recipe)
+    dumped = published_yaml(recipe)
     fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", dumped)), default=0))
     return (
         f"{text}\n\n<details>\n<summary>The recipe, whole: <code>mrt5 pretrain recipe.yaml</code> trains it "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from mrt5cli.convert.hub import check_can_push, dtype_name, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import find_subject
+from mrt5cli.evaluation.subject import find_subjects
 from mrt5cli.models.checkpoint import Description, load_and_tell
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.weights import stored_dtype
-from mrt5cli.rundir import whole_directory
+from mrt5cli.rundir import resolve_model, whole_directory
 
 ROOM = 1.05
 """Free space asked for, in sizes of the weights: configuration, code and tokenizer are small."""
@@ -38,6 +38,7 @@ class Outcome:
         model: one phrase about the model.
         weights: number of parameters.
         dtype: of the weights written.
+        commit: of the Hub repository that the source is, or None.
         fresh: weights that the source did not hold.
         notes: what the user should know.
         files: names of what was written.
@@ -51,6 +52,7 @@ class Outcome:
     model: str
     weights: int
     dtype: str
+    commit: str | None = None
     fresh: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -62,13 +64,16 @@ def convert(
     destination: Path,
     layout: str,
     *,
+    revision: str | None = None,
     fields: dict[str, Any] | None = None,
     dtype: str | None = None,
-    allow_pickle: bool = False,
+    allow_pickle: bool = True,
     seed: int = 42,
     overwrite: bool = False,
     shard_size: str = "5GB",
     repo_id: str | None = None,
+    private: bool = False,
+    busy: AbstractContextManager[Any] | None = None,
 ) -> Outcome:
     """Read a checkpoint, whoever wrote it, and write it in another layout.
 
@@ -76,39 +81,44 @@ def convert(
         source: a run directory, a checkpoint directory or a Hub id.
         destination: a directory that is not there; it appears whole or not at all.
         layout: one of `layouts.LAYOUTS`.
+        revision: of a Hub id: branch, tag or commit.
         fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
         dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
-        allow_pickle: read weights from pickles too, running no code in them.
+        allow_pickle: read weights from pickles where there is nothing else, running no code in them.
         seed: of the weights of a new shortener.
         overwrite: replace a checkpoint that is at the destination.
         shard_size: weights above it go into several files.
         repo_id: also push to this Hub repository.
+        private: make it a private one, if it is not there yet.
+        busy: what to be in while weights are read and written, such as a spinner; downloads show bars.
 
     Raises:
         UserError, CheckpointError: it cannot be done; then nothing was written.
     """
     if repo_id is not None:
         check_can_push(repo_id)
-    subject = find_subject(source)
     with _place(destination):
-        _check_place(subject.source, destination, overwrite)
-    described = describe_checkpoint(subject.source)
-    raw = described.raw
-    # What the files hold counts; config.json may say something else, or nothing.
-    said = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    stored = stored_dtype(Path(subject.source)) or str(said)
-    dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
-    changes = _changes(described, subject.source, fields or {}, layout)
-    torch.manual_seed(seed)
-    model, fresh = load_and_tell(subject.source, dtype=dtype, allow_pickle=allow_pickle, **changes)
-    notes = _oddities(model, stored, dtype)
-    _check_room(model, dtype, destination)
+        _check_place(resolve_model(source)[0], destination, overwrite)
+    (subject,) = find_subjects([source], revision, allow_pickle=allow_pickle)
+    with busy or nullcontext():
+        folder = Path(subject.source)
+        described = describe_checkpoint(folder)
+        raw = described.raw
+        # What the files hold counts; config.json may say something else, or nothing.
+        said = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+        stored = stored_dtype(folder) or str(said)
+        dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
+        changes = _changes(described, source, fields or {}, layout)
+        torch.manual_seed(seed)
+        model, fresh = load_and_tell(folder, dtype=dtype, **changes)
+        notes = _oddities(model, stored, dtype)
+        _check_room(model, dtype, destination)
 
-    job = Job(model, subject.recipe, subject.run, dtype, shard_size, repo_id)
-    # Resolved, so that the temporary name is really beside the final one.
-    with _place(destination), whole_directory(destination.resolve()) as folder:
-        notes += LAYOUTS[layout](job, folder)
-        files = sorted(path.name for path in folder.iterdir())
+        job = Job(model, subject.recipe, subject.run, dtype, shard_size, repo_id)
+        # Resolved, so that the temporary name is really beside the final one.
+        with _place(destination), whole_directory(destination.resolve()) as new:
+            notes += LAYOUTS[layout](job, new)
+            files = sorted(path.name for path in new.iterdir())
     outcome = Outcome(
         source=source,
         destination=str(destination),
@@ -117,12 +127,13 @@ def convert(
         model=describe(model.config, layout),
         weights=_size(model, layout),
         dtype=dtype,
+        commit=subject.commit,
         fresh=fresh,
         notes=notes,
         files=files,
     )
     if repo_id is not None:
-        outcome.url = push(destination, repo_id)
+        outcome.url = push(destination, repo_id, private=private)
     return outcome
 
 

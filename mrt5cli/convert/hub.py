@@ -1,7 +1,7 @@
 """`mrt5 convert --to hub`: a directory that plain transformers loads, and its way to the Hugging Face Hub.
 
     config.json (auto_map)  generation_config.json  model.safetensors, or shards  *_mrt5.py (the model's code)
-    tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml
+    tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml (no local paths)
 
 Hard deletion stays off unless a call asks for it, as everywhere else: the same weights should not give other
 numbers because they were exported. It could not be a default of generation_config.json anyway. transformers
@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrt5cli import recipe as recipes
 from mrt5cli.convert.card import model_card
 from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
+from mrt5cli.convert.published import published_yaml
 from mrt5cli.data.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
@@ -84,7 +84,7 @@ def export_hub(
     write_tokenizer(model.config.vocab_size, folder)
     if recipe is not None:
         # `mrt5 evaluate` finds a checkpoint's task beside it.
-        write_text(folder / "recipe.yaml", recipes.dump(recipe))
+        write_text(folder / "recipe.yaml", published_yaml(recipe))
     write_text(folder / "README.md", card)
 
 
@@ -222,11 +222,12 @@ def check_can_push(repo_id: str) -> None:
     """Refuse a push that has no chance, before any work is done for it.
 
     Raises:
-        UserError: the name is impossible, nobody is logged in, or there is no network.
+        UserError: the name is impossible, nobody is logged in, or the Hub cannot be reached.
     """
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
-    from mrt5cli.models import hub_reachable
+    from mrt5cli.models.hub_files import patiently, reason
 
     check_repo_id(repo_id)
     if constants.HF_HUB_OFFLINE:
@@ -238,18 +239,23 @@ def check_can_push(repo_id: str) -> None:
             f"pushing to {repo_id} needs a Hugging Face token, and there is none",
             "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
         )
-    if not hub_reachable():
+    try:
+        patiently(HfApi(library_name="mrt5cli").whoami)
+    except HfHubHTTPError as error:
+        raise _refusal(error, repo_id) from error
+    except (HTTPError, OSError) as error:
         raise UserError(
-            f"pushing to {repo_id} needs the network, and {constants.ENDPOINT} does not answer",
+            f"pushing to {repo_id} needs the network, and {reason(error)}",
             "push the directory later, or leave out --push",
-        )
+        ) from error
 
 
-def push(folder: Path, repo_id: str) -> str:
-    """Upload an exported directory, creating the repository if it is not there.
+def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload an exported directory, creating the repository if it is not there; see `check_can_push`.
 
-    A new repository is public unless the owner's settings on the Hub say otherwise; one that exists keeps its
-    visibility. Weights and code of an earlier push are replaced; the rest of the repository stays.
+    A new repository is private if that is asked for, else what the owner's settings on the Hub say, which is
+    public by default; one that exists keeps its visibility. Weights and code of an earlier push are replaced;
+    the rest of the repository stays.
 
     Returns:
         The repository's address.
@@ -260,10 +266,9 @@ def push(folder: Path, repo_id: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
-    check_can_push(repo_id)
     api = HfApi(library_name="mrt5cli")
     try:
-        url = api.create_repo(repo_id, repo_type="model", exist_ok=True)
+        url = api.create_repo(repo_id, repo_type="model", exist_ok=True, private=private or None)
         api.upload_folder(
             repo_id=repo_id,
             repo_type="model",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrt5cli import recipe as recipes
 from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
+from mrt5cli.convert.published import published_yaml, without_local_paths
 from mrt5cli.convert.reference import (
     deviations,
     first_version_config,
@@ -47,8 +47,8 @@ def write_mrt5(job: Job, folder: Path) -> list[str]:
     write_weights(job.model, folder, job.dtype, job.shard_size)
     write_tokenizer(job.model.config.vocab_size, folder)
     if job.recipe is not None:
-        write_text(folder / "recipe.yaml", recipes.dump(job.recipe))
-    return []
+        write_text(folder / "recipe.yaml", published_yaml(job.recipe))
+    return _paths_left_out(job)
 
 
 def write_byt5(job: Job, folder: Path) -> list[str]:
@@ -121,9 +121,12 @@ def write_hub(job: Job, folder: Path) -> list[str]:
         dtype=job.dtype,
         shard_size=job.shard_size,
     )
-    if job.repo_id is not None and job.recipe is not None:
-        return ["the recipe is published with the model, local paths in it included"]
-    return []
+    return _paths_left_out(job)
+
+
+def _paths_left_out(job: Job) -> list[str]:
+    replaced = [] if job.recipe is None else without_local_paths(job.recipe)[1]
+    return [f"recipe.yaml has placeholders for local paths: {', '.join(replaced)}"] if replaced else []
 
 
 LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {

@@ -133,7 +133,8 @@ class Comparison:
             "models": [
                 {
                     "name": result.subject.name,
-                    "source": result.subject.source,
+                    "source": result.subject.source if result.subject.commit is None else result.subject.name,
+                    "commit": result.subject.commit,
                     "deletion_type": result.deletion_type,
                     "target_deletion_rate": result.target_deletion_rate,
                     "calibration": None if result.calibration is None else asdict(result.calibration),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -38,15 +39,17 @@ class Subject:
 
     Attributes:
         name: short, for tables: the run directory's name, or what the user typed.
-        source: directory or Hub id that `models.load` takes.
+        source: the checkpoint directory.
         run: the run it comes from, or None.
         recipe: that run's recipe, or one found beside the checkpoint, or None.
+        commit: of the Hub repository it comes from, or None.
     """
 
     name: str
     source: str
     run: RunDir | None
     recipe: Recipe | None
+    commit: str | None = None
 
     @property
     def step(self) -> int | None:
@@ -55,22 +58,47 @@ class Subject:
         return int(folder.removeprefix("step-")) if self.run and folder.startswith("step-") else None
 
 
-def find_subject(path_or_hub_id: str) -> Subject:
-    """A run directory, a checkpoint directory or a Hub id, whichever this is.
+def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pickle: bool = True) -> Subject:
+    """A run directory, a checkpoint directory or a Hub model, which is downloaded.
+
+    Args:
+        revision: of a Hub id: branch, tag or commit. Directories have none, and are taken as they are.
+        allow_pickle: False refuses a model whose weights are in pickles alone.
 
     Raises:
         UserError: none of the three.
+        CheckpointError: the Hub model cannot be had, or holds pickles and none may be read.
     """
-    from mrt5cli import recipe, rundir
+    from mrt5cli import recipe
+    from mrt5cli.models.hub_files import locate
 
-    source, run = rundir.resolve_model(path_or_hub_id)
-    if run is not None:
-        folder = Path(source).name
-        name = run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
-        return Subject(name, source, run, run.recipe())
-    beside = Path(source) / "recipe.yaml"
-    found = recipe.load(beside) if beside.is_file() else None
-    return Subject(path_or_hub_id.rstrip("/"), source, None, found)
+    found = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
+    if found.run is not None:
+        folder = found.folder.name
+        name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
+        return Subject(name, str(found.folder), found.run, found.run.recipe())
+    beside = found.folder / "recipe.yaml"
+    trained_on = recipe.load(beside) if beside.is_file() else None
+    return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
+
+
+def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: bool = True) -> list[Subject]:
+    """Several subjects; the revision is that of those that are Hub models.
+
+    Raises:
+        UserError: a revision, and no Hub model among them.
+        UserError, CheckpointError: as `find_subject`.
+    """
+    hub_ids = [name for name in names if not Path(name).exists()]
+    if revision is not None and not hub_ids:
+        raise UserError(
+            f"--revision {revision} is of a Hub model, and none is named here",
+            "leave it out, or name one",
+        )
+    return [
+        find_subject(name, revision=revision if name in hub_ids else None, allow_pickle=allow_pickle)
+        for name in names
+    ]
 
 
 def newest_subject(option: str | None) -> Subject:
@@ -152,9 +180,8 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
         if own is None:
-            here = "" if Path(subject.source).is_dir() else " is no directory here; as a Hub id it"
             raise UserError(
-                f"{subject.name}{here} comes without a recipe, so its task is not known",
+                f"{subject.name} comes without a recipe, so its task is not known",
                 f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
             )
         section: Any = own

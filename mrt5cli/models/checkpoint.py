@@ -2,64 +2,63 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import socket
-import struct
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import nn
+from transformers import GenerationConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
-from transformers.utils import logging
+from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import logging as transformers_logging
 
+from mrt5cli.errors import UserError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
+from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     CheckpointError,
     fields_of,
     first_line,
+    hub_name,
+    is_early,
     is_first_version,
     move_gate,
+    read_raw_config,
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
-from mrt5cli.models.weights import (
-    check_files,
-    not_only_numbers,
-    read_pickles,
-    read_safetensors,
-    weight_names,
-)
+from mrt5cli.models.weights import read_weights, weight_names
 
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+logger = logging.getLogger(__name__)
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 
 
 def load(
     path_or_hub_id: str | Path,
     *,
+    revision: str | None = None,
     dtype: str | torch.dtype = "float32",
     attn_implementation: str | None = None,
-    allow_pickle: bool = False,
+    allow_pickle: bool = True,
     **config_overrides: Any,
 ) -> MrT5ForConditionalGeneration:
-    """The model of a checkpoint, in eval mode.
+    """The model of a run, a checkpoint or a Hub repository, in eval mode.
 
     Args:
-        path_or_hub_id: a directory as `save_pretrained` writes it (ours, the authors', or a plain T5 v1.1,
-            ByT5, mT5 or umT5 one, which becomes a model without a shortener unless `deletion_type` is given),
-            or a Hub id.
+        path_or_hub_id: a run directory; a directory as `save_pretrained` writes it (ours, the authors', or a
+            plain T5 v1.1, ByT5, mT5 or umT5 one, which becomes a model without a shortener unless
+            `deletion_type` is given); or a Hub id.
+        revision: of a Hub id: a branch, tag or commit.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
         attn_implementation: "packed" (the default), "sdpa" or "eager"; see `models.attention`.
-        allow_pickle: also read weights from pickles, with a reader that runs no code.
+        allow_pickle: read weights from pickles where there are no safetensors files, with a reader that runs
+            no code; a line in the log says so. False refuses them.
         **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every
             row by itself; `shortening_per="batch"` and `boundary_sampling="always"` are what their code does.
 
@@ -69,6 +68,7 @@ def load(
     """
     model, _ = load_and_tell(
         path_or_hub_id,
+        revision=revision,
         dtype=dtype,
         attn_implementation=attn_implementation,
         allow_pickle=allow_pickle,
@@ -80,9 +80,10 @@ def load(
 def load_and_tell(
     path_or_hub_id: str | Path,
     *,
+    revision: str | None = None,
     dtype: str | torch.dtype = "float32",
     attn_implementation: str | None = None,
-    allow_pickle: bool = False,
+    allow_pickle: bool = True,
     **config_overrides: Any,
 ) -> tuple[MrT5ForConditionalGeneration, list[str]]:
     """As `load`, and the names of the weights that the checkpoint does not hold: a new shortener's, or none.
@@ -90,60 +91,63 @@ def load_and_tell(
     Raises:
         CheckpointError: as `load`.
     """
-    described = describe(path_or_hub_id)
-    config = _config(described.fields, path_or_hub_id, config_overrides)
+    folder = _folder(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
+    where = hub_name(folder) or str(folder)
+    described = describe(folder)
+    config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if dtype not in (torch.float32, torch.bfloat16):
         raise CheckpointError(
             f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
         )
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path_or_hub_id), "use_safetensors": True}
-    folder = Path(path_or_hub_id)
-    if not folder.is_dir():
-        source["use_safetensors"] = None if allow_pickle else True
-    else:
-        pickled = check_files(folder, allow_pickle=allow_pickle)
-        if pickled or described.first_version:
-            state = read_pickles(folder) if pickled else read_safetensors(folder)
-            if described.first_version:
-                # Not by transformers' `key_mapping`, which would move the gate back at every saving.
-                state = {move_gate(name, 1): weight for name, weight in state.items()}
-            source = {"pretrained_model_name_or_path": None, "state_dict": state}
+    state, pickle = read_weights(folder)
+    if described.first_version:
+        # Not by transformers' `key_mapping`, which would move the gate back at every saving.
+        state = {move_gate(name, 1): weight for name, weight in state.items()}
+    if pickle is not None:
+        logger.warning("%s: weights read from a pickle, %s; no code in it was run", where, pickle.name)
     try:
         with _quiet():
             model, info = MrT5ForConditionalGeneration.from_pretrained(
+                None,
+                state_dict=state,
                 config=config,
                 attn_implementation=attn_implementation,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
-                **source,
             )
-    except (pickle.UnpicklingError, EOFError, struct.error) as error:
-        raise not_only_numbers(path_or_hub_id) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        pickled = not folder.is_dir() and "safetensors" in str(error) and not allow_pickle
-        hint = f"; if it has only pickles: mrt5 convert {path_or_hub_id} DEST --to mrt5 --allow-pickle"
-        raise CheckpointError(
-            f"{path_or_hub_id}: the weights could not be read: {first_line(error)}{hint if pickled else ''}"
-        ) from error
+            model.name_or_path = str(folder)
+            if (folder / GENERATION_CONFIG_NAME).is_file():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where} could not be loaded: {first_line(error)}") from error
     own = described.fields
     same = all(own.get(name) == getattr(config, name) for name in ("deletion_type", "delete_gate_layer"))
-    return model.eval(), _check_complete(path_or_hub_id, model, info, may_be_fresh=not same)
+    return model.eval(), _check_complete(where, model, info, may_be_fresh=not same)
 
 
-def read_config(path_or_hub_id: str | Path, **overrides: Any) -> MrT5Config:
-    """The `MrT5Config` of a checkpoint, whoever wrote it, with `overrides` applied.
+def _folder(path_or_hub_id: str | Path, **options: Any) -> Path:
+    """As `locate`, for callers who expect one kind of error."""
+    try:
+        return locate(path_or_hub_id, **options).folder
+    except UserError as error:
+        raise CheckpointError(f"{error.message}; {error.hint}" if error.hint else error.message) from error
+
+
+def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
+    """The `MrT5Config` of what `load` takes, whoever wrote it, with `overrides` applied.
 
     Raises:
         CheckpointError: as `load`, before any weight is read.
     """
-    return _config(describe(path_or_hub_id).fields, path_or_hub_id, overrides)
+    folder = _folder(path_or_hub_id, revision=revision, weights=False)
+    return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is, as far as can be told without reading its weights.
+    """What a checkpoint is.
 
     Attributes:
         raw: the content of its config.json.
@@ -158,22 +162,19 @@ class Description:
     first_version: bool
 
 
-def describe(path_or_hub_id: str | Path) -> Description:
-    """What a checkpoint is.
+def describe(folder: Path) -> Description:
+    """What the checkpoint in a directory is; without weights, as far as config.json says.
 
     Raises:
-        CheckpointError: as `load`, before any weight is read.
+        CheckpointError: it has no config.json, or one of another kind of model.
     """
-    raw = raw_config(path_or_hub_id)
-    folder = Path(path_or_hub_id)
-    names = weight_names(folder) if folder.is_dir() else []
-    return Description(
-        raw, fields_of(raw, str(path_or_hub_id), names), writer_of(raw, names), is_first_version(raw, names)
-    )
+    raw, where = raw_config(folder), hub_name(folder) or str(folder)
+    names = weight_names(folder) if is_early(raw) else []
+    return Description(raw, fields_of(raw, where, names), writer_of(raw, names), is_first_version(raw, names))
 
 
-def _config(own: dict[str, Any], path_or_hub_id: str | Path, overrides: dict[str, Any]) -> MrT5Config:
-    where, fields = str(path_or_hub_id), dict(own)
+def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5Config:
+    fields = dict(own)
     unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields))
     if unknown:
         raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
@@ -219,9 +220,9 @@ def build(
     elif on_meta and section.start in BYT5_SHAPES:
         config = MrT5Config(**BYT5_SHAPES[section.start], **fields)
     elif on_meta:
-        config = read_config(section.start, **fields)
+        config = read_config(section.start, revision=section.revision, **fields)
     else:
-        return load(section.start, **fields).train().to(device or "cpu")
+        return load(section.start, revision=section.revision, **fields).train().to(device or "cpu")
     with torch.device(device or "cpu"):
         model = MrT5ForConditionalGeneration(config)
     if section.initialization == "depth_scaled":
@@ -288,7 +289,7 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
 
 def _check_complete(
-    where: str | Path, model: MrT5ForConditionalGeneration, info: dict[str, Any], *, may_be_fresh: bool
+    where: str, model: MrT5ForConditionalGeneration, info: dict[str, Any], *, may_be_fresh: bool
 ) -> list[str]:
     """Exactly a new shortener may be missing; anything else means that these are not this model's weights.
 
@@ -329,74 +330,27 @@ def _of_a_shortener(key: str) -> bool:
     return any(f".{part}." in key for part in SHORTENER_PARTS)
 
 
-def raw_config(path_or_hub_id: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint's config.json.
+def raw_config(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint directory's config.json.
 
     Raises:
-        CheckpointError: there is none, or it is no JSON object.
+        CheckpointError: there is none, or it is no JSON object, or it describes another kind of model.
     """
-    path = Path(path_or_hub_id)
-    where = str(path_or_hub_id)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
-        file = path / "config.json"
-    elif path.exists():
-        raise CheckpointError(f"{where} is a file; expected a checkpoint directory or a Hub id")
-    elif where.count("/") > 1 or where.startswith((".", "/", "~")) or "\\" in where:
-        raise CheckpointError(f"{where} does not exist")
-    else:
-        file = _hub_config(where)
-    try:
-        raw = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{where}: config.json is not a JSON object")
-    return raw
-
-
-def _hub_config(hub_id: str) -> Path:
-    """config.json of a Hub model, from the cache or the network, with no retries when there is neither."""
-    cached = try_to_load_from_cache(hub_id, "config.json")
-    if isinstance(cached, str):
-        return Path(cached)
-    if constants.HF_HUB_OFFLINE or not hub_reachable():
-        raise CheckpointError(
-            f"{hub_id} is neither a directory here nor in the local Hub cache, and the Hub cannot be "
-            "reached; give a checkpoint directory, or run once with a network"
-        )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(hub_id, "config.json"))
-    except HfHubHTTPError as error:
-        raise CheckpointError(
-            f"{hub_id}: the Hub has no such model, or it is private: {first_line(error)}"
-        ) from error
-
-
-def hub_reachable(timeout_seconds: float = 3.0) -> bool:
-    """Whether the Hub answers at all; asked before libraries that retry for half a minute."""
-    endpoint = urlparse(constants.ENDPOINT)
-    try:
-        port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout_seconds):
-            return True
-    except OSError:
-        return False
+    where = hub_name(folder) or str(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
+    return read_raw_config(folder / "config.json", where)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar and no report of missing keys while loading: `_check_complete` judges those."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bar:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()

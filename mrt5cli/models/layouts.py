@@ -6,9 +6,11 @@ Five writers are read: this toolkit, the authors' code (MrT5, and its two poolin
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 TOOLKIT_KEY = "mrt5_toolkit"
@@ -61,7 +63,7 @@ def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
     pooling = _pooling_of(raw)
     if pooling is not None:
         return f"the authors' {pooling.architecture.removesuffix('ForConditionalGeneration')}"
-    if raw.get("model_type") == "t5" and _is_mrt5(raw):
+    if is_early(raw):
         return "the authors' MrT5"
     if raw.get("model_type") != "mrt5":
         return PLAIN.get(str(raw.get("model_type")), f"{raw.get('model_type')!r}")
@@ -84,9 +86,14 @@ def is_first_version(raw: dict[str, Any], weights: Iterable[str] = ()) -> bool:
         raw: the content of config.json.
         weights: names of the weights beside it, as far as they are known.
     """
-    if raw.get("model_type") != "t5" or not _is_mrt5(raw):
+    if not is_early(raw):
         return False
     return FIRST_VERSION_FIELD in raw or any(".delete_gate.layer_norm.bias" in name for name in weights)
+
+
+def is_early(raw: dict[str, Any]) -> bool:
+    """Whether the authors wrote an MrT5 before April 2025, when it got a name of its own."""
+    return raw.get("model_type") == "t5" and _is_mrt5(raw)
 
 
 def _is_mrt5(raw: dict[str, Any]) -> bool:
@@ -191,3 +198,30 @@ def first_line(error: BaseException) -> str:
     # A strict configuration wraps what is wrong in a line that names its own validator.
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def hub_name(folder: Path) -> str | None:
+    """The Hub id of a model that lies in the Hub's cache, or None."""
+    repository = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
+
+
+def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
+    """The content of a config.json that is one of ours to read.
+
+    Args:
+        where: the checkpoint, for people.
+
+    Raises:
+        CheckpointError: it is no JSON object, or describes another kind of model.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{where}: config.json is not a JSON object")
+    fields_of(raw, str(where))
+    return raw

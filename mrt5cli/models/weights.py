@@ -1,18 +1,20 @@
-"""The weight files of a directory: whether they are whole, and pickles for those who ask for them.
+"""The weight files of a directory: whether they are whole, and the tensors in them.
 
-safetensors files hold numbers and nothing else. A pickle may run code when it is read, so one is read only
-on request, and then by a reader that knows no code.
+safetensors files hold numbers and nothing else, and are preferred. A pickle may ask for code to be run when
+it is read; torch's weights-only reader runs none, and what is more than tensors by name is refused.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,26 +27,60 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float6
 """What weights may be stored in, by the names of safetensors."""
 
 
-def check_files(folder: Path, *, allow_pickle: bool) -> bool:
-    """Whether a directory's weights are in pickles, having checked that safetensors files are whole.
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path | None]:
+    """The tensors of a directory's weight files, by name, on the CPU.
+
+    They are mapped from the files where the format allows it, so that they take no memory of their own.
+
+    Returns:
+        The tensors; the pickle they were read from, or the first of several, or None.
 
     Raises:
-        CheckpointError: no weights, half of them, or only pickles without leave to read them.
+        CheckpointError: as `check_files`; code in a pickle, no whole file, or no tensors by name.
+    """
+    pickled = check_files(folder)
+    files = _pickles(folder) if pickled else _safetensors_files(folder)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= _read_pickle(file) if pickled else _read_safetensors(file)
+    return state, files[0] if pickled else None
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the weights in a directory's files; none where it has no such file.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    if safe := _safetensors_files(folder):
+        return [name for file in safe for name, *_ in _entries(file)]
+    return [name for file in _pickles(folder) for name in _read_pickle(file)]
+
+
+def check_files(folder: Path) -> bool:
+    """Whether a directory's weights are in pickles, having checked that all files are there.
+
+    Raises:
+        CheckpointError: no weights, or half of them.
     """
     safe = _safetensors_files(folder)
     if safe:
         for file in safe:
             _bytes_by_dtype(file)
         return False
-    pickles = sorted(folder.glob("*.bin"))
-    if not pickles:
-        raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}")
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{folder} holds pickled weights ({pickles[0].name}), which may run code; rewrite them once: "
-            f"mrt5 convert {folder} DEST --to mrt5 --allow-pickle"
-        )
+    if not _pickles(folder):
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
+        others = f" nor {PICKLE}, only {found}" if found else f" and no {PICKLE}"
+        raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}{others}")
     return True
+
+
+def pickles_refused(where: str) -> CheckpointError:
+    """The error for weights that are in pickles only, where none may be read."""
+    return CheckpointError(
+        f"{where} has its weights in pickles only, which --no-pickle (allow_pickle=False) refuses; rewrite "
+        f"them where they may be read: mrt5 convert {where} DEST --to mrt5"
+    )
 
 
 def stored_dtype(folder: Path) -> str | None:
@@ -59,75 +95,57 @@ def stored_dtype(folder: Path) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def weight_names(folder: Path) -> list[str]:
-    """Names of the weights in a directory's safetensors files; none where it has no such file.
-
-    Raises:
-        CheckpointError: they are not whole.
-    """
-    return [name for file in _safetensors_files(folder) for name, *_ in _entries(file)]
-
-
 def _safetensors_files(folder: Path) -> list[Path]:
     if (folder / SAFE).is_file():
         return [folder / SAFE]
     return _shards(folder, SAFE_INDEX) if (folder / SAFE_INDEX).is_file() else []
 
 
-def read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a directory's safetensors files, on the CPU."""
-    state: dict[str, Tensor] = {}
-    for file in _safetensors_files(folder):
-        state |= load_file(file)
-    return state
+def _pickles(folder: Path) -> list[Path]:
+    if (folder / PICKLE).is_file():
+        return [folder / PICKLE]
+    return _shards(folder, PICKLE_INDEX) if (folder / PICKLE_INDEX).is_file() else []
 
 
-def read_pickles(folder: Path) -> dict[str, Tensor]:
-    """The tensors of pytorch_model.bin, or of its shards, on the CPU; no code in them is run.
-
-    Raises:
-        CheckpointError: code in the pickle, no whole pickle, or no tensors by name.
-    """
-    files = [folder / PICKLE]
-    if not files[0].is_file():
-        files = _shards(folder, PICKLE_INDEX) if (folder / PICKLE_INDEX).is_file() else []
-    if not files:
-        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
-        raise CheckpointError(f"{folder} has neither {PICKLE} nor {PICKLE_INDEX}, only {found}")
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= _read_pickle(file)
-    return state
-
-
-def not_only_numbers(where: str | Path) -> CheckpointError:
-    """The error for a pickle that was not read."""
-    # Without what torch says, which is mostly how to run the code all the same.
-    return CheckpointError(
-        f"{where} holds more than numbers, or is no whole pickle; nothing in it was run; get its weights as "
-        "safetensors from who made them"
-    )
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} could not be read: {first_line(error)}") from error
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        # Mapped, a file is not held in memory twice; the format of before 2020 cannot be.
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (RuntimeError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole pickle: {first_line(error)}") from error
     except Exception as error:  # bytes that are no pickle make torch's reader fail in any way
-        raise not_only_numbers(file) from error
+        # Without what torch says, which is mostly how to run the code all the same.
+        raise CheckpointError(
+            f"{file} holds more than numbers, or is no whole pickle; nothing in it was run; get its weights "
+            "as safetensors from who made them"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
     return content
 
 
-def _shards(folder: Path, index: str) -> list[Path]:
-    path = folder / index
+def shards_in(index: Path) -> list[str]:
+    """The names of the weight files that an index lists.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not an index of weights: it has no object weight_map") from error
-    shards = [folder / str(name) for name in sorted(names)]
+        raise CheckpointError(f"{index} is not an index of weights: it has no object weight_map") from error
+    return sorted(str(name) for name in names)
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    shards = [folder / name for name in shards_in(folder / index)]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise CheckpointError(

@@ -464,6 +464,9 @@ class ModelSection(Section):
     start: Text = Field(
         "google/byt5-small", description="'scratch', a run directory, a checkpoint directory or a Hub id"
     )
+    revision: Text | None = Field(
+        None, description="branch, tag or commit of a Hub model; null: what its main branch is then"
+    )
     shape: Shape | None = Field(None, description="only with start: scratch; null: ByT5-small's")
     initialization: Literal["t5", "depth_scaled"] = Field(
         "t5",
@@ -490,6 +493,8 @@ class ModelSection(Section):
     def _fits(self) -> ModelSection:
         problems = []
         scratch = self.start == "scratch"
+        if scratch and self.revision is not None:
+            problems.append(("revision", "is only for a Hub model; start: scratch has random weights"))
         if not scratch and self.shape is not None:
             problems.append(("shape", "is only for start: scratch; a checkpoint brings its own"))
         if not scratch and self.initialization != "t5":

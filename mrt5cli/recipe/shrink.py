@@ -61,7 +61,7 @@ def _shrink_task(task: dict[str, Any], recipe: Recipe) -> None:
 
 def _shrink_model(model: dict[str, Any], recipe: Recipe) -> None:
     if recipe.model.start != "scratch":
-        model["start"] = "scratch"
+        model |= {"start": "scratch", "revision": None}
     model["shape"] = SHAPE.model_dump()
     limits = {"layer": LAYERS - 1, "stride": STRIDE, "label_examples": 64, "vocabulary": 300}
     shortener = recipe.model.shortener

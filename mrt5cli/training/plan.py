@@ -17,7 +17,7 @@ from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
-from mrt5cli.training.start import model_of_checkpoint, model_to_start
+from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
 
 SHOWN = 100
 
@@ -31,7 +31,7 @@ class Plan:
         finished: there is nothing left to do; task and model are not there then.
         notes: what the user should know, a sentence each.
         example: source and target text of one training example.
-        carried: what of a shortener comes with the model's start, in words, or None.
+        start: what the model starts from, where it is not a checkpoint of the run.
     """
 
     recipe: Recipe
@@ -43,7 +43,7 @@ class Plan:
     task: Any = None
     model: Any = None
     example: tuple[str, str] = ("", "")
-    carried: str | None = None
+    start: Start | None = None
 
     @property
     def parameters(self) -> int:
@@ -55,8 +55,10 @@ class Plan:
             return {}
         training, config = self.recipe.training, self.model.config
         start = "random weights" if self.recipe.model.start == "scratch" else self.recipe.model.start
-        if self.carried is not None:
-            start += f", {self.carried} included"
+        if self.start is not None and self.start.commit is not None:
+            start += f" at {self.start.commit[:12]}"
+        if self.start is not None and self.start.carried is not None:
+            start += f", {self.start.carried} included"
         if self.resume_step is not None:
             start = f"checkpoint of step {self.resume_step}"
         micro = accumulation(training, self.runtime.world_size)
@@ -105,6 +107,7 @@ def make_plan(
     resume: bool = False,
     device: str | None = None,
     overwrite: bool = False,
+    allow_pickle: bool = True,
 ) -> Plan:
     """Check a run from the cheapest to the dearest, and have its task and model ready. Writes nothing.
 
@@ -114,6 +117,7 @@ def make_plan(
         resume: go on from the latest checkpoint; without any, start.
         device: as `runtime.device`.
         overwrite: replace a run that is there.
+        allow_pickle: start from weights in pickles too.
 
     Raises:
         UserError: whatever would keep the run from starting.
@@ -135,8 +139,9 @@ def make_plan(
     if plan.resume_step is not None:
         plan.model = model_of_checkpoint(run.checkpoint(plan.resume_step))
     else:
-        plan.model, plan.carried, notes = model_to_start(recipe.model)
-        plan.notes += notes
+        plan.start = model_to_start(recipe.model, allow_pickle=allow_pickle)
+        plan.model = plan.start.model
+        plan.notes += plan.start.notes
     if plan.runtime.device.type == "cpu" and _drops_attention(plan.model.config):
         plan.notes.append(
             "attention weights are dropped in training, which no fused kernel does on a CPU; "

@@ -159,6 +159,9 @@ def _open_directory(plan: Plan, overwrite: bool) -> None:
     run.keep_metrics_until(plan.resume_step or 0)
     write_text(run.recipe_path, recipes.dump(plan.recipe))
     before = run.meta()
+    commits = before.get("hub_commits", {})
+    if plan.start is not None and plan.start.commit is not None:
+        commits = {**commits, plan.recipe.model.start: plan.start.commit}
     session = {"started": _now(), "from_step": plan.resume_step or 0, "code": code_version("train")}
     sessions = [*before.get("sessions", []), session]
     write_json(
@@ -174,6 +177,7 @@ def _open_directory(plan: Plan, overwrite: bool) -> None:
             **plan.runtime.describe(),
             "versions": versions(),
             "commit": commit(),
+            "hub_commits": commits,
             "sessions": sessions,
         },
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import load as load_recipe
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import default_directory, resolve_model
+
+if TYPE_CHECKING:
+    from mrt5cli.models.hub_files import Located
 
 HINT = "model.start is a run or checkpoint directory, a Hub id, or scratch"
 SHORTENERS = {
@@ -26,6 +30,23 @@ LEARNED = ("delete gate", "boundary predictor", "strided convolution")
 """The shorteners that have weights."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """A model to train.
+
+    Attributes:
+        model: in training mode.
+        carried: the shortener whose trained weights it has from its start, in words, or None.
+        notes: on what the start has and the recipe has not, or the other way round, a sentence each.
+        commit: of the Hub model that it starts from, or None.
+    """
+
+    model: Any
+    carried: str | None = None
+    notes: list[str] = field(default_factory=list)
+    commit: str | None = None
+
+
 def model_of_checkpoint(checkpoint: Path) -> Any:
     """The model of one of a run's own checkpoints, in training mode.
 
@@ -40,12 +61,12 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
         raise UserError(str(error), HINT) from error
 
 
-def model_to_start(section: Any) -> tuple[Any, str | None, list[str]]:
-    """The model of a recipe's `model` section, in training mode.
+def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
+    """What a recipe's `model` section starts from.
 
-    Returns:
-        The model; the shortener whose trained weights it has from its start, in words, or None; and notes on
-        what the start has and the recipe has not, or the other way round, a sentence each.
+    Args:
+        section: `recipe.ModelSection`.
+        allow_pickle: as `models.load`.
 
     Raises:
         UserError: there is no such start, or it does not fit the recipe.
@@ -53,28 +74,44 @@ def model_to_start(section: Any) -> tuple[Any, str | None, list[str]]:
     from mrt5cli.models import CheckpointError, build
     from mrt5cli.models.checkpoint import read_config, shortener_fields
 
+    if section.start == "scratch":
+        return Start(build(section))
+    found = resolve_start(section.start, section.revision, allow_pickle=allow_pickle)
     try:
-        if section.start == "scratch":
-            return build(section), None, []
-        where = resolve_start(section.start)
-        before = read_config(where)
-        now = read_config(where, **shortener_fields(section.shortener))
+        before = read_config(found.folder)
+        now = read_config(found.folder, **shortener_fields(section.shortener))
         _check_fits(section, before, now)
-        model = build(section.model_copy(update={"start": where}))
+        model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
     except CheckpointError as error:
         raise UserError(str(error), HINT) from error
     carried = SHORTENERS[now.deletion_type] if _goes_on(before, now) else None
-    return model, carried, _notes(section.start, before, now)
+    return Start(model, carried, _notes(section.start, before, now), found.commit)
 
 
-def resolve_start(start: str) -> str:
-    """What to load for a recipe's `model.start`.
+def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool = True) -> Located:
+    """What a recipe's `model.start` and `model.revision` stand for, downloaded if it is a Hub model.
 
     Raises:
-        UserError: it is not there; if a shipped recipe makes it, the hint says which.
+        UserError: it cannot be had.
+    """
+    from mrt5cli.models import CheckpointError
+    from mrt5cli.models.hub_files import locate
+
+    check_start(start)
+    try:
+        return locate(start, revision=revision, allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise UserError(str(error), HINT) from error
+
+
+def check_start(start: str) -> None:
+    """Refuse what is neither here nor a Hub id; nothing is downloaded.
+
+    Raises:
+        UserError: if a shipped recipe makes it, the hint says which.
     """
     try:
-        return resolve_model(start)[0]
+        resolve_model(start)
     except UserError as error:
         maker = None if Path(start).exists() else _recipe_that_makes(Path(start))
         if maker is None:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
@@ -292,9 +293,9 @@ class DeletionTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         if output_dir is not None and self.args.should_save:
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).save_pretrained(
-                output_dir, state_dict=state_dict
-            )
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            model.save_pretrained(output_dir, state_dict=state_dict)
+            write_tokenizer(model.config.vocab_size, Path(output_dir))
 
     def _wait(self) -> None:
         if self.args.world_size > 1:

@@ -160,6 +160,16 @@ def test_first_version_is_told_by_its_weights(tmp_path: Path):
     assert convert(str(folder), tmp_path / "ours", "mrt5").read == "the authors' MrT5, first version"
 
 
+@pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
+def test_first_version_in_a_pickle(zipped: bool, tmp_path: Path):
+    folder = first_version(tmp_path, output_attn_logs=None)
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    found, expected = load(folder).state_dict(), load(V1[1]).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
 def test_first_version_after_the_last_block_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"after the last encoder block \(delete_gate_layer 4 of 5"):
         load(first_version(tmp_path, delete_gate_layer=4))

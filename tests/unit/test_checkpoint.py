@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
-from mrt5cli import models
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, build, load
 from mrt5cli.models.checkpoint import load_and_tell
 from mrt5cli.recipe import ModelSection
@@ -85,8 +85,8 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: (d / "config.json").write_text("[]"), "not a JSON object"),
         (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors"),
         (
-            lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
-            "pickled weights",
+            lambda d: (d / "model.safetensors").rename(d / "adapter.bin"),
+            "no model.safetensors nor pytorch_model.bin, only adapter.bin",
         ),
         (lambda d: (d / "model.safetensors").write_bytes(b"nothing"), "is not a safetensors file"),
         (lambda d: edit_config(d, model_type="bert"), "'bert' model"),
@@ -150,12 +150,6 @@ def test_unknown_override_and_float16(saved):
         load(saved, dtype="float16")
 
 
-def test_a_hub_id_without_a_network_fails_at_once(monkeypatch):
-    monkeypatch.setattr(models.checkpoint, "hub_reachable", lambda: False)
-    with pytest.raises(CheckpointError, match="the Hub cannot be reached"):
-        load("nobody/nothing")
-
-
 def test_build_from_scratch_and_from_a_checkpoint(saved):
     gate = {"kind": "delete_gate", "layer": 1, "norm": "layer", "noise": "gumbel", "bias_init": -1.0}
     shape = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}
@@ -199,20 +193,54 @@ class Intruder:
         return (open, (str(self.path), "w"))
 
 
-def pickle_weights(folder):
+def pickle_weights(folder, **options):
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save(state, folder / "pytorch_model.bin")
+    torch.save(state, folder / "pytorch_model.bin", **options)
     return state
 
 
-def test_a_pickle_is_read_on_request_only(saved):
-    state = pickle_weights(saved)
-    with pytest.raises(CheckpointError, match="--allow-pickle"):
-        load(saved)
-    model = load(saved, allow_pickle=True)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_read_with_a_note_unless_forbidden(saved, caplog, zipped):
+    state = pickle_weights(saved, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"in pickles only, which --no-pickle .* refuses"):
+        load(saved, allow_pickle=False)
+    assert not caplog.records
+    model = load(saved)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{saved}: weights read from a pickle, pytorch_model.bin; no code in it was run"
+    ]
     for name, tensor in state.items():
         assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_safetensors_files_are_preferred_to_pickles(saved, caplog):
+    expected = load(saved).shared.weight.clone()
+    torch.save({"shared.weight": torch.zeros(2)}, saved / "pytorch_model.bin")
+    assert torch.equal(load(saved, allow_pickle=False).shared.weight, expected)
+    assert not caplog.records
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list mapped files")
+def test_pickles_in_the_newer_format_take_no_memory_of_their_own(saved):
+    from mrt5cli.models.weights import read_weights
+
+    pickle_weights(saved)
+    state, pickle = read_weights(saved)
+    assert pickle == saved / "pytorch_model.bin"
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(saved / "pytorch_model.bin") in mapped
+    del state
+
+
+def test_how_to_generate_comes_along_from_either_format(saved):
+    (saved / "generation_config.json").write_text(json.dumps({"max_new_tokens": 77, "eos_token_id": 1}))
+    assert load(saved).generation_config.max_new_tokens == 77
+    pickle_weights(saved)
+    assert load(saved).generation_config.max_new_tokens == 77
+    (saved / "generation_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"could not be loaded.*generation_config.json"):
+        load(saved)
 
 
 def test_pickles_in_shards(saved):
@@ -224,10 +252,10 @@ def test_pickles_in_shards(saved):
         torch.save({name: state[name] for name in part}, saved / file)
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (saved / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert torch.equal(load(saved, allow_pickle=True).shared.weight, state["shared.weight"])
+    assert torch.equal(load(saved).shared.weight, state["shared.weight"])
     (saved / "b.bin").unlink()
     with pytest.raises(CheckpointError, match=r"1 of the 2 weight files .* first b.bin"):
-        load(saved, allow_pickle=True)
+        load(saved)
 
 
 def test_code_in_a_pickle_is_not_run(saved, tmp_path):
@@ -235,33 +263,9 @@ def test_code_in_a_pickle_is_not_run(saved, tmp_path):
     trace = tmp_path / "was-here"
     torch.save({**state, "extra": Intruder(trace)}, saved / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="nothing in it was run") as raised:
-        load(saved, allow_pickle=True)
+        load(saved)
     assert not trace.exists()
     assert "weights_only" not in str(raised.value) and "\x1b" not in str(raised.value)
-
-
-@pytest.mark.parametrize("poisoned", [True, False])
-def test_a_pickle_on_the_hub_is_no_safer(saved, tmp_path, monkeypatch, poisoned):
-    state = pickle_weights(saved)
-    trace = tmp_path / "was-here"
-    if poisoned:
-        torch.save({**state, "extra": Intruder(trace)}, saved / "pytorch_model.bin")
-    else:
-        (saved / "pytorch_model.bin").write_bytes(b"junk")
-    # What transformers finds for the id is this directory.
-    original = MrT5ForConditionalGeneration.from_pretrained.__func__
-
-    def from_hub(cls, pretrained_model_name_or_path, **options):
-        assert pretrained_model_name_or_path == "nobody/nothing"
-        return original(cls, str(saved), **options)
-
-    monkeypatch.setattr(models.checkpoint, "_hub_config", lambda hub_id: saved / "config.json")
-    monkeypatch.setattr(MrT5ForConditionalGeneration, "from_pretrained", classmethod(from_hub))
-    with pytest.raises(CheckpointError, match=r"could not be read.*--allow-pickle"):
-        load("nobody/nothing")
-    with pytest.raises(CheckpointError, match=r"nobody/nothing .* nothing in it was run"):
-        load("nobody/nothing", allow_pickle=True)
-    assert not trace.exists()
 
 
 @pytest.mark.parametrize(
@@ -277,14 +281,14 @@ def test_no_whole_pickle(saved, content, words):
     pickle_weights(saved)
     (saved / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
-        load(saved, allow_pickle=True)
+        load(saved)
 
 
 def test_a_pickle_of_something_else(saved):
     pickle_weights(saved)
     torch.save([torch.ones(2)], saved / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="does not hold tensors by name"):
-        load(saved, allow_pickle=True)
+        load(saved)
 
 
 def test_shards_load_and_a_missing_one_is_named(saved):

@@ -431,8 +431,8 @@ def test_a_pickle(tmp_path: Path):
     state = tensors_of(source)
     torch.save(state, source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="--allow-pickle"):
-        convert(str(source), tmp_path / "out", "mrt5")
+    with pytest.raises(CheckpointError, match="--no-pickle"):
+        convert(str(source), tmp_path / "out", "mrt5", allow_pickle=False)
     assert not (tmp_path / "out").exists()
-    convert(str(source), tmp_path / "out", "mrt5", allow_pickle=True)
+    convert(str(source), tmp_path / "out", "mrt5")
     assert tensors_of(tmp_path / "out").keys() == state.keys()

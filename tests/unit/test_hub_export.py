@@ -12,17 +12,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hubsim
+import huggingface_hub
 import pytest
 import torch
 import yaml
+from hub_server import HubServer
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from tiny_runs import SPANS, make_run
 from transformers import AutoModelForSeq2SeqLM
 
+from mrt5cli import recipe as recipes
 from mrt5cli.convert import card, hub, modules
+from mrt5cli.convert.conversion import convert
+from mrt5cli.convert.hub import check_can_push
+from mrt5cli.convert.published import without_local_paths
 from mrt5cli.errors import UserError
-from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, hub_files, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.rundir import RunDir, write_json
 
@@ -420,7 +427,7 @@ def test_a_start_that_may_be_a_path_is_not_called_a_hub_model(start: str, tmp_pa
     recipe = recipes.load("multilingual_v3/mrt5_50", [f"model.start={start}"])
     metadata, text = card_of(export(tmp_path / "out", recipe=recipe))
     assert "base_model" not in metadata
-    assert ("from scratch" if start == "scratch" else "from another local model") in text
+    assert ("from scratch" if start == "scratch" else "from another model") in text
 
 
 @pytest.mark.parametrize(
@@ -498,6 +505,95 @@ def test_a_recipe_with_a_fence_in_it_stays_inside_its_own(run: RunDir, tmp_path:
     assert "\n`````yaml\n" in text
 
 
+# --- local paths --------------------------------------------------------------------------------------------
+
+PLANTED = "planted-secret"
+
+
+def strings_in(tree: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The places of all strings in a dumped recipe."""
+    places = []
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, dict | list):
+            places += strings_in(value, (*where, key))
+        elif isinstance(value, str):
+            places.append((*where, key))
+    return places
+
+
+@pytest.mark.parametrize(
+    "path", [f"/home/me/{PLANTED}", f"./{PLANTED}/texts", f"~/{PLANTED}/a", f"C:\\{PLANTED}"]
+)
+@pytest.mark.parametrize("name", ["xnli_v3/mrt5_50", "spelling_v3/mrt5_50", "pctrl40"])
+def test_no_path_leaves_by_any_key_of_a_recipe(name: str, path: str) -> None:
+    files = {"kind": "files", "path": path}
+    recipe = recipes.load(
+        name, [f"task.source={json.dumps(files)}", "paper={version: v3, experiment: x, note: y}"]
+    )
+    tree, accepted = recipe.model_dump(mode="json"), []
+    for *sections, key in strings_in(tree):
+        changed = json.loads(json.dumps(tree))
+        section = changed
+        for part in sections:
+            section = section[part]
+        section[key] = f"from {path}, as it is" if key in ("description", "note") else path
+        try:
+            other = recipes.Recipe.model_validate(changed)
+        except ValueError:  # a name or a choice of words
+            continue
+        accepted.append(key)
+        clean, replaced = without_local_paths(other)
+        assert PLANTED not in recipes.dump(clean), key
+        assert "task.source.path" in replaced
+    assert {"start", "path", "description", "note"} <= set(accepted)
+
+
+def test_relative_paths_and_hub_ids_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = recipes.load(
+        "local_text", ["model.start=mine/first", "model.shape=null", "model.initialization=t5"]
+    )
+    assert without_local_paths(here)[0].model.start == "mine/first", "a Hub id, as far as anybody can tell"
+    Path("mine/first").mkdir(parents=True)
+    assert without_local_paths(here)[0].model.start == "./your-start"
+    sentence = "ByT5/T5 and/or MrT5, https://arxiv.org/abs/2410.20771 at 1/2 rate"
+    kept = recipes.load("pctrl40", [f"description={sentence}"])
+    assert without_local_paths(kept) == (kept, [])
+
+
+@pytest.mark.parametrize("layout", ["mrt5", "hub", "byt5", "reference"])
+def test_no_file_of_an_export_names_a_local_folder(layout: str, tmp_path: Path) -> None:
+    texts = tmp_path / PLANTED / "texts"
+    texts.mkdir(parents=True)
+    (texts / "train.txt").write_text("Some text of mine. " * 40)
+    source = {"kind": "files", "path": str(texts)}
+    run = RunDir(make_run(tmp_path / PLANTED, "tiny", task={**SPANS, "source": source}))
+    tree = run.recipe().model_dump(mode="json")
+    tree["description"] = f"Goes on from {tmp_path}/{PLANTED}/first."
+    tree["model"] |= {"start": str(run.model), "shape": None}
+    recipe = recipes.Recipe.model_validate(tree)
+    run.recipe_path.write_text(recipes.dump(recipe))
+    write_json(run.meta_path, {**run.meta(), "command": ["mrt5", "pretrain", str(texts)]})
+    results = document(str(run.model), {"en": 0.4})
+    results["task"]["settings"] = recipe.task.model_dump(mode="json")
+    write_json(run.eval("span_corruption"), {**results, "data": str(texts)})
+
+    outcome = convert(str(run.path), tmp_path / "out", layout)
+    files = [path for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors"]
+    assert len(files) >= 2
+    for path in files:
+        assert PLANTED not in path.read_text(encoding="utf-8"), path.name
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    if layout in ("mrt5", "hub"):
+        again = recipes.load(tmp_path / "out" / "recipe.yaml")
+        assert (again.model.start, again.task.source.path) == ("./your-start", "./your-data")
+        assert again.training == recipe.training
+        assert "put your own in for task.source.path, model.start" in (
+            tmp_path / "out" / "recipe.yaml"
+        ).read_text(encoding="utf-8")
+        assert "recipe.yaml has placeholders for local paths: task.source.path, model.start" in outcome.notes
+
+
 # --- push ---------------------------------------------------------------------------------------------------
 
 
@@ -523,13 +619,8 @@ class FakeApi:
 def api(monkeypatch: pytest.MonkeyPatch) -> type[FakeApi]:
     import huggingface_hub
 
-    import mrt5cli.models
-
     FakeApi.calls, FakeApi.fails = [], None
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_test")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(mrt5cli.models, "hub_reachable", lambda: True)
     return FakeApi
 
 
@@ -544,9 +635,17 @@ def test_push_uploads_everything_and_clears_what_a_loader_would_still_find(
 ) -> None:
     assert hub.push(tmp_path, "me/tiny") == "https://huggingface.co/me/tiny"
     (_, created), (_, uploaded) = api.calls
-    assert created == {"repo_id": "me/tiny", "repo_type": "model", "exist_ok": True}
+    assert created == {"repo_id": "me/tiny", "repo_type": "model", "exist_ok": True, "private": None}
     assert uploaded["folder_path"] == tmp_path and uploaded["repo_id"] == "me/tiny"
     assert "*.safetensors" in uploaded["delete_patterns"]
+
+
+def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path: Path) -> None:
+    hub.push(tmp_path, "me/tiny", private=True)
+    assert api.calls[0] == (
+        "create",
+        {"repo_id": "me/tiny", "repo_type": "model", "exist_ok": True, "private": True},
+    )
 
 
 @pytest.mark.parametrize(
@@ -574,29 +673,30 @@ def test_what_the_hub_objects_to_is_one_sentence(
     assert "\n" not in raised.value.message
 
 
-def test_without_token_or_network_nothing_is_tried(
-    api: type[FakeApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_has_no_chance_is_refused_before_any_work(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
-
-    import mrt5cli.models
-
-    monkeypatch.setattr(mrt5cli.models, "hub_reachable", lambda: False)
-    with pytest.raises(UserError, match="needs the network"):
-        hub.push(tmp_path, "me/tiny")
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(UserError, match="needs a Hugging Face token"):
-        hub.push(tmp_path, "me/tiny")
+        check_can_push("me/tiny")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    with pytest.raises(UserError, match="does not accept the Hugging Face token"):
+        check_can_push("me/tiny")
+    monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
+    hub.fault("whoami", "status", code=503)
+    check_can_push("me/tiny")
+    hub.fault("whoami", "reset", times=9)
+    monkeypatch.setattr(hub_files.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=r"needs the network, and http://127.0.0.1.* cannot be reached"):
+        check_can_push("me/tiny")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="while HF_HUB_OFFLINE is set"):
-        hub.push(tmp_path, "me/tiny")
-    assert not api.calls
+        check_can_push("me/tiny")
 
 
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "me/ti ny", "me/-tiny", "me/tiny.git", ""])
 def test_impossible_repository_names(name: str, api: type[FakeApi], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a"):
-        hub.push(tmp_path, name)
+        check_can_push(name)
     with pytest.raises(UserError, match="is not a"):
         export(tmp_path / "out", repo_id=name)
     assert not api.calls and not list((tmp_path / "out").iterdir())

@@ -26,7 +26,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def start(run: str, shortener: dict[str, Any], **more: Any) -> tuple[Any, str | None, list[str]]:
-    return model_to_start(ModelSection.model_validate({"start": run, "shortener": shortener, **more}))
+    found = model_to_start(ModelSection.model_validate({"start": run, "shortener": shortener, **more}))
+    return found.model, found.carried, found.notes
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -143,7 +144,7 @@ def test_no_learned_positions(runs: dict[str, str]):
         ("runs/byt6-seed3", "runs/byt6-seed3 does not exist"),
         (".", "neither a run"),
         ("a_file", "is a file"),
-        ("someone/some-model", "the Hub cannot be reached"),
+        ("someone/some-model", "is neither a directory here nor in the local Hub cache"),
     ],
 )
 def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
@@ -388,8 +388,11 @@ def test_a_checkpoint_holds_a_model_that_loads(unbroken: RunDir):
     model = load(unbroken.checkpoint(12))
     assert model.config.delete_gate_layer == 1
     assert model.config.use_cache
+    assert AutoTokenizer.from_pretrained(unbroken.checkpoint(12))("h\u00e9").input_ids == [107, 198, 172, 1]
     files = {path.name for path in unbroken.checkpoint(12).iterdir()}
     assert files == {
+        "tokenizer_config.json",
+        "added_tokens.json",
         "config.json",
         "generation_config.json",
         "model.safetensors",

@@ -1,0 +1,63 @@
+"""A recipe as it may leave this machine: what a path here names is nothing to anybody else, and nobody's
+business."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import recipe as recipes
+from mrt5cli.recipe import Recipe
+from mrt5cli.rundir import DEFAULT_FOLDER, HUB_ID
+
+PLACES = {"start": "./your-start", "path": "./your-data"}
+"""Keys that name a file or a directory, and what stands for one in a published recipe."""
+ELSEWHERE = "your-own"
+FREE_TEXT = ("description", "note")
+LOCAL = re.compile(r"[/~\\]|\.{1,2}/|[A-Za-z]:[/\\]")
+"""How a path begins that is surely one."""
+PATH_IN_TEXT = re.compile(r"(?<![\w:/.~-])(?:(?:~|\.{1,2})?[/\\][\w.@+-]|[A-Za-z]:[/\\])[^\s'\"`,;)]*(?<!\.)")
+
+
+def without_local_paths(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with placeholders for the paths in it.
+
+    Returns:
+        A recipe that loads; the keys that hold a placeholder now.
+    """
+    tree = recipe.model_dump(mode="json")
+    replaced = list(_replace(tree, "", hub_base(recipe)))
+    return Recipe.model_validate(tree), replaced
+
+
+def published_yaml(recipe: Recipe) -> str:
+    """A recipe.yaml without local paths, headed by what to put in their places."""
+    clean, replaced = without_local_paths(recipe)
+    head = f"# Local paths were left out: put your own in for {', '.join(replaced)}.\n" if replaced else ""
+    return head + recipes.dump(clean)
+
+
+def hub_base(recipe: Recipe) -> str | None:
+    """The Hub model that training started from, or None when it was anything else."""
+    start = recipe.model.start
+    is_id = start.count("/") == 1 and HUB_ID.fullmatch(start) is not None
+    # Runs are found by paths of the same form, and need not be on this machine any more.
+    is_path = start.startswith(f"{DEFAULT_FOLDER}/") or Path(start).exists()
+    return start if is_id and not is_path else None
+
+
+def _replace(tree: Any, where: str, base: str | None) -> Iterator[str]:
+    """Put placeholders into a dumped recipe; gives the keys that got one."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        place = f"{where}.{key}" if where else str(key)
+        if isinstance(value, dict | list):
+            yield from _replace(value, place, base)
+        elif not isinstance(value, str) or value in ("scratch", base):
+            continue
+        elif key in FREE_TEXT:
+            tree[key] = PATH_IN_TEXT.sub("(a path)", value)
+        elif key in PLACES or LOCAL.match(value):
+            tree[key] = PLACES.get(str(key), ELSEWHERE)
+            yield place

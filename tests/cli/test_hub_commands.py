@@ -1,0 +1,178 @@
+"""Every command that takes a Hub id, with models as they lie on the Hub: what is said, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hubsim
+import pytest
+from hub_server import HubServer
+from tiny_runs import SPANS, make_run
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
+from mrt5cli.convert.conversion import convert
+from mrt5cli.rundir import RunDir
+
+BYT5 = "google/byt5-small"
+NOTE = f"note: {BYT5}: weights read from a pickle, pytorch_model.bin; no code in it was run"
+SMALL = [
+    *("--set", "task.source={kind: embedded}", "--set", "task.input_length=64"),
+    *("--set", "training.max_steps=1", "--set", "training.batch_size=2"),
+    *("--set", "training.device_batch_size=2", "--device", "cpu"),
+]
+
+
+def mrt5(*words: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def byt5(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub with google/byt5-small at two revisions, and a working directory of its own."""
+
+    def with_refs(folder: Path) -> None:
+        hubsim.make_byt5(folder)
+        (folder / ".sim.json").write_text(json.dumps({"refs": {"v0": "google/byt5-before"}}))
+
+    if not (hub.root / "models/google/byt5-before").exists():
+        hub.add("models/google/byt5-before", partial(hubsim.make_byt5, seed=1))
+        hub.add("models/some/byt5", with_refs)
+    hub.provide(f"models/{BYT5}")
+    monkeypatch.chdir(tmp_path)
+    return hub
+
+
+@pytest.fixture
+def exported(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub with an MrT5 that `mrt5 convert --to hub` made."""
+    run = make_run(tmp_path, "tiny", task=SPANS)
+    hub.add("models/me/tiny", lambda folder: convert(str(run), folder, "hub"))
+    monkeypatch.chdir(tmp_path)
+    return hub
+
+
+def test_the_classic_run_starts_from_the_hub(byt5: HubServer) -> None:
+    result = mrt5("pretrain", "pctrl40", *SMALL)
+    assert result.stderr.count(NOTE) == 1
+    commit = byt5.commit(f"models/{BYT5}")
+    assert f"from {BYT5} at {commit[:12]}" in result.stderr
+    run = RunDir(Path("runs/pctrl40-seed28"))
+    assert run.meta()["hub_commits"] == {BYT5: commit}
+    assert run.recipe().model.revision is None
+
+    byt5.clear()
+    again = mrt5("pretrain", "pctrl40", *SMALL, "--resume")
+    assert "is finished" in again.stderr and not byt5.requests()
+
+
+def test_a_dry_run_and_a_smoke_run(byt5: HubServer) -> None:
+    planned = mrt5("pretrain", "pctrl40", *SMALL, "--dry-run", "--json")
+    assert f"from {BYT5} at" in json.loads(planned.stdout)["model"]
+    byt5.clear()
+    mrt5("recipe", "check", "pctrl40")
+    mrt5("finetune", "xnli_v3/byt5", "--from", "nobody/nothing", "--smoke", "--dry-run")
+    assert not byt5.requests(), "neither needs the Hub"
+
+
+def test_a_revision_of_what_is_trained(byt5: HubServer) -> None:
+    before = byt5.commit("models/google/byt5-before")
+    for words in (["--revision", "v0"], ["--set", "model.revision=v0"]):
+        start = ["--set", "model.start=some/byt5", *words]
+        planned = json.loads(mrt5("pretrain", "pctrl40", *SMALL, *start, "--dry-run", "--json").stdout)
+        assert planned["recipe"]["model"]["revision"] == "v0"
+        assert f"from some/byt5 at {before[:12]}" in planned["model"]
+    generated = ["--set", "task.source={kind: generated}", "--set", "task.input_length=64", "--device", "cpu"]
+    tune = ["finetune", "xnli_v3/byt5", "--from", "some/byt5", *generated, "--dry-run", "--json"]
+    planned = json.loads(mrt5(*tune, "--revision", "v0").stdout)
+    assert f"from some/byt5 at {before[:12]}" in planned["model"]
+    assert json.loads(mrt5(*tune).stdout)["recipe"]["model"]["revision"] is None
+    refused = mrt5(*tune, "--set", "model.revision=v0", code=2).stderr
+    assert "give --revision alone" in refused
+    twice = mrt5("pretrain", "pctrl40", "--revision", "v0", "--set", "model.revision=v0", code=2).stderr
+    assert "--revision and --set model.revision both say" in twice
+
+
+def test_no_pickle_on_every_command(byt5: HubServer) -> None:
+    for words in (
+        ["pretrain", "pctrl40", *SMALL],
+        ["evaluate", BYT5, "--task", "copy"],
+        ["inspect-deletions", BYT5, "--text", "a"],
+        ["convert", BYT5, "out", "--to", "mrt5"],
+        ["bench", BYT5, "--rounds", "1"],
+    ):
+        refused = mrt5(*words, "--no-pickle", code=2).stderr
+        assert f"{BYT5} has its weights in pickles only, which --no-pickle" in refused, words
+    assert not byt5.requests("pytorch_model.bin") and not Path("out").exists()
+
+
+def test_evaluate_and_inspect_find_the_recipe_of_an_export(exported: HubServer) -> None:
+    result = mrt5("evaluate", "me/tiny", "--limit", "2", "--device", "cpu", "--json")
+    (model,) = json.loads(result.stdout)["models"]
+    commit = exported.commit("models/me/tiny")
+    assert (model["name"], model["source"], model["commit"]) == ("me/tiny", "me/tiny", commit)
+    assert json.loads(result.stdout)["task"]["settings"]["input_length"] == SPANS["input_length"]
+    assert "note:" not in result.stderr
+    shown = mrt5("inspect-deletions", "me/tiny", "--limit", "1", "--device", "cpu", "--revision", commit)
+    assert "me/tiny" in shown.stdout
+
+
+def test_a_model_without_a_recipe_says_so(byt5: HubServer) -> None:
+    assert f"{BYT5} comes without a recipe, so its task is not known" in mrt5("evaluate", BYT5, code=2).stderr
+    result = mrt5("evaluate", BYT5, "--task", "copy", "--limit", "2", "--device", "cpu", "--json")
+    assert result.stderr.count(NOTE) == 1
+    gone = mrt5("evaluate", BYT5, "--revision", "v9", "--task", "copy", code=2).stderr
+    assert f"{BYT5} has no revision 'v9'" in gone
+
+
+def test_convert_checks_its_destination_before_it_downloads(byt5: HubServer) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("x")
+    assert "is there already" in mrt5("convert", BYT5, "full", "--to", "mrt5", code=2).stderr
+    assert not byt5.requests()
+    told = mrt5("convert", BYT5, "out", "--to", "mrt5", "--revision", "main", "--json")
+    assert json.loads(told.stdout)["commit"] == byt5.commit(f"models/{BYT5}")
+    assert (
+        "--private is of the repository"
+        in mrt5("convert", BYT5, "other", "--to", "hub", "--private", code=2).stderr
+    )
+
+
+def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Path) -> None:
+    """In processes of their own, which read HF_ENDPOINT and HF_HOME as users set them."""
+    words = [sys.executable, "-m", "mrt5cli", "convert", BYT5, "out", "--to", "mrt5"]
+    environment = byt5.environment(TERM="xterm")
+    byt5.fault("GET /api/models", "status", code=503)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stderr.splitlines() == ["note: the Hub answers with HTTP 503; asking again in 1 s", NOTE]
+    assert "(ByT5 or T5 v1.1) -> out" in done.stdout
+
+    words[4] = "google/byt5-before"
+    main, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, 100))
+    process = subprocess.Popen(
+        [*words, "--overwrite"], stdout=subprocess.DEVNULL, stderr=side, env=environment, cwd=tmp_path
+    )
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(main, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(main)
+    assert process.wait() == 0, shown
+    assert b"pytorch_model.bin: 100%" in shown
