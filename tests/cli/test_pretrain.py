@@ -212,10 +212,13 @@ def test_smoke_runs_have_a_place_of_their_own_and_are_replaced(recipe: str):
 # --- broken runs ------------------------------------------------------------------------------------------
 
 
-def test_a_run_killed_anywhere_goes_on_as_if_unbroken(tmp_path: Path, unbroken: RunDir):
+def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
+    tmp_path: Path, unbroken: RunDir, chance: random.Random
+):
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     run = RunDir(tmp_path / "run")
-    lines, pause = random.randint(2, 9), random.uniform(0.0, 0.1)
+    lines, pause = chance.randint(2, 9), chance.uniform(0.0, 0.1)
+    print(f"to be killed {pause:.3f} s after {lines} lines of metrics")
     process = start(tmp_path, "tiny.yaml", "--out", str(run.path), "--device", "cpu")
     wait_for(lambda: len(run.metrics()) >= lines, process)
     time.sleep(pause)
