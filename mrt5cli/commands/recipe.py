@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
@@ -21,16 +22,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
 EXTENDS = (
-    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, and "
-    "a section of another kind replaces the base's"
+    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, key "
+    "by key, and a section of another kind replaces the base's"
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Name = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
 ]
 
 
@@ -44,11 +42,16 @@ class Checked:
     not_built: str | None = None
     """Why the model could not be built here, though the recipe is fine."""
 
+    @property
+    def remarks(self) -> list[str]:
+        return [] if self.recipe is None else self.recipe.remarks()
+
     def document(self) -> dict[str, Any]:
         return {
             "file": self.file,
             "problems": [{"key": key or None, "problem": text} for key, text in self.problems],
             "not_built": self.not_built,
+            "remarks": self.remarks,
         }
 
 
@@ -215,7 +218,7 @@ def schema(
         print(json.dumps(_json_schema(Recipe, key), indent=2, ensure_ascii=False))
         return
     if key in (None, "extends"):
-        print(f"extends\n    some text; default null\n    {EXTENDS}")
+        print(f"extends\n    some text, or null; default null\n    {EXTENDS}")
     for item in chosen:
         print(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
 
@@ -330,6 +333,8 @@ def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.not_built:
             print(f"{item.file}: not built: {item.not_built}")
+        for remark in item.remarks:
+            print(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
     print(f"{_count(len(checked), 'recipe')}, {_count(problems, 'problem')}")
 

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
+        "place of all that stood there. May be repeated.",
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="The run directory. [default: runs/NAME-seedSEED]", show_default=False)

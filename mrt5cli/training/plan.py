@@ -120,6 +120,7 @@ def make_plan(
     """
     run = RunDir(Path(out))
     plan = _place(recipe, run, resume=resume, overwrite=overwrite)
+    plan.notes += recipe.remarks()
     plan.runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
     if plan.finished:
         return plan
