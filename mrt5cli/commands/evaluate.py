@@ -16,6 +16,8 @@ from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from mrt5cli.evaluation.subject import Subject
 
 
@@ -210,7 +212,13 @@ def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) ->
             )
 
 
-def _what_differs(first: object, other: object, apart_from: Collection[str]) -> str:
-    a, b = (task.model_dump() for task in (first, other))  # type: ignore[attr-defined]
-    keys = [key for key in {**a, **b} if key not in apart_from and a.get(key) != b.get(key)]
-    return ", ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys[:1])
+def _what_differs(first: BaseModel, other: BaseModel, apart_from: Collection[str]) -> str:
+    """The first key that differs, with both values; empty where none does."""
+    from mrt5cli.recipe.differences import unlike
+
+    found = (
+        f"{key}: {one} and {two}"
+        for key, (one, two) in unlike(first, other).items()
+        if key.partition(".")[0] not in apart_from
+    )
+    return next(found, "")

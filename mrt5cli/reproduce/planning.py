@@ -19,6 +19,7 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
+from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.reproduce.graph import build_plan
 from mrt5cli.reproduce.jobs import Experiment, Job, Plan, Status
@@ -227,7 +228,7 @@ def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
         return "changed", "an earlier training of its run was evaluated"
     for what, (before, now) in settings.items():
         if before != now:
-            shown = "" if isinstance(now, dict) else f": {before} then, {now} now"
+            shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
             return "changed", f"another {what}{shown}"
     if job.evaluation.runtime and not timed:
         return "changed", "not timed"

@@ -16,6 +16,7 @@ from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
+from mrt5cli.recipe.differences import differences, unlike
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
 
 PLAIN: dict[str, Any] = {
@@ -834,6 +835,31 @@ def test_any_recipe_shrinks_to_a_valid_one(recipe: Recipe) -> None:
     assert (small.training.batch_size > small.training.device_batch_size) == accumulates
     assert (small.model.positions, small.model.softmax1) == (recipe.model.positions, recipe.model.softmax1)
     assert smoke(small) == small
+
+
+def test_what_differs_is_told_as_recipes_write_it(plain: Path) -> None:
+    changed = {
+        "training.compile=true": ("training.compile", "false", "true"),
+        "model.shape={d_model: 64}": ("model.shape", "null", "absent"),
+        "training.best_metric=loss": ("training.best_metric", "null", "loss"),
+    }
+    before = load(plain)
+    found = differences(before, load(plain, [*changed, "training.eval_steps=5"]))
+    for key, old, new in changed.values():
+        assert found.pop(key) == f"{old} in the run, {new} now"
+    assert found.pop("training.eval_steps") == "0 in the run, 5 now"
+    assert found.pop("model.shape.d_model") == "absent in the run, 64 now"
+    assert all(key.startswith("model.shape.") for key in found)
+
+    texts, more = (
+        load(
+            plain,
+            [LM.replace("}}", f"}}, languages: {languages}}}").replace("embedded", "files, path: 'a: b'")],
+        )
+        for languages in ("[en]", "[en, 'no']")
+    )
+    assert differences(texts, more) == {"task.languages": "[en] in the run, [en, 'no'] now"}
+    assert unlike(before.task, texts.task)["source.path"] == ("absent", "'a: b'")
 
 
 # --- shrinking and the schema in words ----------------------------------------------------------------------

@@ -292,7 +292,7 @@ def test_an_evaluation_is_of_one_training(tmp_path: Path) -> None:
         ({"limit": 3}, "another examples: 3 then, 8 now"),
         ({"batch_size": 2}, "another batch size: 2 then, 4 now"),
         ({"split": "validation"}, "another split: validation then, test now"),
-        ({"constrained": True}, "another constrained: True then, False now"),
+        ({"constrained": True}, "another constrained: true then, false now"),
         ({"task": {"settings": {"kind": "copy"}}}, "another task"),
         ({"code": "old"}, "evaluated by other code (old; now"),
         ({"models": []}, "the results are not those of this version"),
