@@ -316,6 +316,11 @@ class DeleteGate(Section):
         "none",
         description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
     )
+    row_without_survivors: Literal["best", "first"] = Field(
+        "best",
+        description="the byte that a row keeps when all would go: the one with the highest gate value; "
+        "'first' is the reference's",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> DeleteGate:

@@ -244,8 +244,8 @@ WRONG = [
     (
         "model.shortener.rate=0.5",
         "not a setting of shortener kind 'delete_gate' (only: layer, activation, scale, threshold, norm, "
-        "bias_init, noise) but of 'random'; write --set 'model.shortener={kind: random, layer: 1, rate: "
-        "0.5}'",
+        "bias_init, noise, row_without_survivors) but of 'random'; write --set 'model.shortener={kind: "
+        "random, layer: 1, rate: 0.5}'",
     ),
     (
         "controller.alpha=1",
