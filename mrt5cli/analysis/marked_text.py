@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mrt5cli.analysis.characters import Character
 from mrt5cli.data.byte_tokens import OFFSET
+from mrt5cli.data.characters import Character
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -75,7 +75,7 @@ def inspect_deletions(
     if content is None:
         rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
-        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), False
+        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
     in_force = model.config.deletion_threshold if threshold is None else threshold
     kind = model.config.deletion_type
     if as_json:
@@ -166,7 +166,8 @@ def _text_rows(
 
 def _task_rows(
     model: Any, subject: Subject, option: str | None, limit: int, threshold: float | None
-) -> tuple[list[InspectedRow], bool]:
+) -> tuple[list[InspectedRow], int]:
+    """Rows of a task's test examples, and how many sentinels there are in them."""
     from mrt5cli.analysis.deletions import inspect_batch
     from mrt5cli.evaluation.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
@@ -185,11 +186,11 @@ def _task_rows(
                 rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(found, 1)]
     if not rows:
         raise UserError("the task has no test examples")
-    return rows, section.kind == "span_corruption"
+    return rows, task.sentinels
 
 
 def document(
-    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: bool
+    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: int
 ) -> dict[str, Any]:
     """What is shown, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
     from mrt5cli.analysis.deletions import kind_table, total_rate
@@ -230,7 +231,7 @@ def _pools(rows: Sequence[InspectedRow]) -> bool:
     return rows[0].gate is None
 
 
-def _marked(row: InspectedRow, sentinels: bool) -> list[Any]:
+def _marked(row: InspectedRow, sentinels: int) -> list[Any]:
     from mrt5cli.analysis.marked_text import runs, segment_runs
 
     characters = row.characters(sentinels=sentinels)
@@ -276,7 +277,7 @@ def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
     }
 
 
-def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
+def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
     """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
@@ -306,7 +307,7 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
         _present_deletion(rows, name, threshold, sentinels)
 
 
-def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
+def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate = total_rate(rows)
@@ -328,7 +329,7 @@ def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float,
     )
 
 
-def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -> None:
+def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: int) -> None:
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate, segments = total_rate(rows), _segments(rows)["segments"]
@@ -361,6 +362,6 @@ def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -
 
 
 def _characters(ids: Any) -> list[Any]:
-    from mrt5cli.analysis.characters import characters
+    from mrt5cli.data.characters import characters
 
     return characters(ids.tolist())
