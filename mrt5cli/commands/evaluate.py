@@ -14,6 +14,7 @@ import typer
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -120,7 +121,7 @@ def evaluate(
     if not subjects:
         subjects = [newest_subject(task)]
         of = "" if task is None else f" of {task}"
-        print(f"newest finished run{of}: {subjects[0].name}", file=sys.stderr if as_json else sys.stdout)
+        say(f"newest finished run{of}: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
     if compare_with is not None:
         subjects.append(find_subject(compare_with))
     rates = [] if deletion_rate is None else _rates(deletion_rate)
@@ -157,7 +158,7 @@ def evaluate(
     if out is not None:
         write_json(out, comparison.document())
     for line in comparison.save():
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     if as_json:
         print(json.dumps(comparison.document(), indent=2, ensure_ascii=False))
     else:

@@ -14,6 +14,7 @@ import typer
 
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
+from mrt5cli.text import columns, say
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow
@@ -150,16 +151,16 @@ def _text_rows(
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
     if task is not None and task.kind in DIAGNOSTICS and not content.startswith(b"#"):
-        print("this model was trained on strings that begin with '#'; this text does not", file=sys.stderr)
+        say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)
     rows = inspect_text(model, content, length, limit=limit, threshold=threshold)
     shown = sum(len(row.ids) - 1 for row in rows)  # each piece ends with an EOS that the text does not have
     if shown < len(content):
-        print(
+        say(
             f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
             f"of {length} byte tokens than {limit}",
-            file=sys.stderr,
+            sys.stderr,
         )
     return rows
 
@@ -281,7 +282,7 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
     """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
-    from mrt5cli.analysis.marked_text import coloured, legend, plain
+    from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
 
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets its code
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -289,18 +290,19 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     pools = _pools(rows)
     marked = [_marked(row, sentinels) for row in rows]
-    for row, shown in zip(rows, marked, strict=True):
+    width = columns(sys.stdout)
+    for row, found in zip(rows, marked, strict=True):
+        shown = fitted(found, width, colour=colour)
         if len(rows) > 1:
-            print(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
+            say(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
         if colour:
             console.print(coloured(shown), soft_wrap=True)
         else:
             print(plain(shown))
         if row.target is not None and not sentinels:
-            target = "".join(character.visible for character in _characters(row.target))
-            print(f"target: {target}")
+            say(f"target: {''.join(character.visible for character in _characters(row.target))}")
     explained = legend(marked, colour=colour)
-    print(f"\n{explained}\n" if explained else "")
+    say(f"\n{explained}\n" if explained else "")
     if pools:
         _present_pooling(rows, name, sentinels)
     else:
@@ -311,17 +313,17 @@ def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float,
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate = total_rate(rows)
-    print(
+    say(
         f"{name} deletes {int(rate.total):,} of {rate.count:,} positions ({percent(rate.value, 1)} %), "
         f"gate threshold {threshold:g}"
     )
     agreement = _agreement(rows)
     if agreement:
-        print(
+        say(
             f"of the letters it deletes {percent(agreement['gate_precision'], 1)} % are not needed for the "
             f"target; of those not needed it deletes {percent(agreement['gate_recall'], 1)} %"
         )
-    print()
+    say()
     table = kind_table(rows, sentinels=sentinels)
     print_table(
         ["kind of byte", "count", "deleted", "%"],
@@ -333,17 +335,17 @@ def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: int) ->
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate, segments = total_rate(rows), _segments(rows)["segments"]
-    print(
+    say(
         f"{name} pools {rate.count:,} positions into {segments['count']:,} ({percent(rate.value, 1)} % are "
         f"gone), {number(segments['mean_length'], 2)} a segment; segments that start inside a character: "
         f"{segments['inside_characters']:,}"
     )
     if segments["dropped_positions"]:
-        print(
+        say(
             "positions dropped at the ends of rows, where they fill no window (the reference's law, per: "
             f"batch): {segments['dropped_positions']:,}"
         )
-    print()
+    say()
     print_table(
         ["positions", "segments", "%"],
         [
@@ -351,7 +353,7 @@ def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: int) ->
             for line in segments["lengths"]
         ],
     )
-    print()
+    say()
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [

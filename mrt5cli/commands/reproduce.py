@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.reproduce.executing import Outcome
@@ -112,15 +113,15 @@ def reproduce(
         return
     outcome: Outcome | None = None
     if not report_only:
-        with only_one(root, lambda text: print(text, file=sys.stderr, flush=True)):
+        with only_one(root, lambda text: say(text, sys.stderr)):
             plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
             if not as_json:
-                print(_summary(plan, beyond, gpu_tflops), file=sys.stderr)
+                say(_summary(plan, beyond, gpu_tflops), sys.stderr)
             outcome = _execute(plan, suite, device, jobs)
         if outcome.interrupted:
-            print(
+            say(
                 "to go on: the same command again; for a report of what is there: --report-only",
-                file=sys.stderr,
+                sys.stderr,
             )
             raise KeyboardInterrupt
     written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
@@ -140,10 +141,10 @@ def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
     from mrt5cli.reproduce.planning import TO_DO
 
     if not any(job.status in TO_DO for job in plan.jobs):
-        print("nothing left to do", file=sys.stderr)
+        say("nothing left to do", sys.stderr)
         return Outcome()
     launcher, place, device = _launcher(plan, suite, device, jobs)
-    print(f"{place}; runs and logs in {plan.root}", file=sys.stderr, flush=True)
+    say(f"{place}; runs and logs in {plan.root}", sys.stderr)
     _warn_of_disk(plan)
     with display(plan) as shown:
         return execute(plan, launcher, shown, device=device)
@@ -183,9 +184,7 @@ def _warn_of_disk(plan: Plan) -> None:
     place = next(path for path in [plan.root.absolute(), *plan.root.absolute().parents] if path.exists())
     free = shutil.disk_usage(place).free / 1e9
     if free < needed:
-        print(
-            f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", file=sys.stderr
-        )
+        say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
 
 
 def _report(plan: Plan, out: Path) -> list[Path]:
@@ -220,7 +219,7 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
     from mrt5cli.commands.tables import print_table
 
     for title, jobs in _by_experiment(plan):
-        print(title)
+        say(title)
         rows = [
             [
                 *(job.id, _amount(job.gpu_hours), _amount(job.gigabytes), job.status),
@@ -229,8 +228,8 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
             for job in jobs
         ]
         print_table(["job", "GPU h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
-        print()
-    print(_summary(plan, beyond, tflops))
+        say()
+    say(_summary(plan, beyond, tflops))
 
 
 def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:

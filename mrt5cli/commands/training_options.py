@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli.text import say
+
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
@@ -68,9 +70,11 @@ def train(
     plan = make_plan(recipe, out, resume=resume, device=device, overwrite=overwrite)
     plan.notes += notes
     if dry_run:
-        print(
-            json.dumps(plan.document(), indent=2) if as_json else f"{plan.text()}\n\n{recipes.dump(recipe)}"
-        )
+        if as_json:
+            print(json.dumps(plan.document(), indent=2))
+        else:
+            say(plan.text())
+            print(f"\n{recipes.dump(recipe)}")
         return
     run = execute(plan, overwrite=overwrite)
     if as_json and plan.runtime.leads:
