@@ -49,7 +49,9 @@ def reproduce(
     budget: Annotated[
         float | None,
         typer.Option(
-            min=0.0, metavar="HOURS", help="Leave out what does not fit into so many estimated GPU hours."
+            min=0.0,
+            metavar="HOURS",
+            help="Leave out what does not fit into so many of the hours that the plan estimates.",
         ),
     ] = None,
     gpu_tflops: Annotated[
@@ -91,7 +93,7 @@ def reproduce(
 
       mrt5 reproduce miniature --runs runs/miniature
     """
-    from mrt5cli.reproduce.estimates import estimate
+    from mrt5cli.reproduce.estimates import estimate, machine_for
     from mrt5cli.reproduce.locking import only_one
     from mrt5cli.reproduce.planning import keep_to_budget, make_plan, shipped_recipes
     from mrt5cli.reproduce.suites import load_suite
@@ -104,7 +106,7 @@ def reproduce(
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
         )
-        estimate(plan, gpu_tflops)
+        estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops))
         return plan, [] if budget is None else keep_to_budget(plan, budget)
 
     plan, beyond = planned()
@@ -222,12 +224,12 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
         say(title)
         rows = [
             [
-                *(job.id, _amount(job.gpu_hours), _amount(job.gigabytes), job.status),
+                *(job.id, _amount(job.hours), _amount(job.gigabytes), job.status),
                 "" if job.status == "missing" else job.reason or "",
             ]
             for job in jobs
         ]
-        print_table(["job", "GPU h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
+        print_table(["job", f"{plan.machine.upper()} h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
         say()
     say(_summary(plan, beyond, tflops))
 
@@ -256,12 +258,12 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     left = [job for job in plan.jobs if job.status in TO_DO]
     states = [job.status for job in plan.jobs]
     counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
-    hours, space = sum(job.gpu_hours for job in left), sum(job.gigabytes for job in left)
+    hours, space = sum(job.hours for job in left), sum(job.gigabytes for job in left)
     lines = [
         f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
         f"{len(plan.jobs)} jobs, {counts}",
-        f"to do: {len(left)} jobs, {_amount(hours, '0')} GPU hours, {_amount(space, '0')} GB; "
-        f"{assumption(tflops)}",
+        f"to do: {len(left)} jobs, {_amount(hours, '0')} {plan.machine.upper()} hours, "
+        f"{_amount(space, '0')} GB; {assumption(plan.machine, tflops)}",
     ]
     replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
     if replaced:
@@ -297,7 +299,7 @@ def _document(plan: Plan, outcome: Outcome | None, written: list[Path]) -> dict[
                 "experiments": list(job.experiments),
                 "needs": list(job.needs),
                 "output": None if job.output is None else str(job.output),
-                "gpu_hours": job.gpu_hours,
+                f"{plan.machine}_hours": job.hours,
                 "gigabytes": job.gigabytes,
             }
             for job in plan.jobs

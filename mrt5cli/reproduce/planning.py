@@ -102,7 +102,7 @@ def leave_out(plan: Plan, wanted: set[str], reason: str) -> None:
 
 
 def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
-    """Leave out what does not fit into so many GPU hours, in the plan's order; returns what that is.
+    """Leave out what does not fit into so many hours, in the plan's order; returns what that is.
 
     What a job needs is counted with it. What is shown nowhere is done only for something that fits.
     """
@@ -113,13 +113,13 @@ def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
         if not job.experiments or job.status not in TO_DO:
             continue
         more = closure(jobs, job) - chosen
-        cost = sum(jobs[id_].gpu_hours for id_ in more)
+        cost = sum(jobs[id_].hours for id_ in more)
         if cost <= left:
             chosen |= more
             left -= cost
     out = [job for job in plan.jobs if job.status in TO_DO and job.id not in chosen]
     for job in out:
-        job.status, job.reason = "left out", f"beyond the budget of {hours:g} GPU hours"
+        job.status, job.reason = "left out", f"beyond the budget of {hours:g} {plan.machine.upper()} hours"
     return out
 
 
