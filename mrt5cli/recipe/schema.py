@@ -653,7 +653,7 @@ class TrainingSection(Section):
                 (
                     "warmup_steps",
                     f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate "
-                    "would never reach training.learning_rate",
+                    "would never reach training.learning_rate; lower it too",
                 )
             )
         if self.best_metric is not None and not self.eval_steps:

@@ -166,16 +166,16 @@ def test_the_resolved_recipe_repeats_the_run(unbroken: RunDir, tmp_path: Path):
 
 
 def test_plan_and_summary_are_told_on_stderr_and_json_on_stdout(recipe: str):
-    result = mrt5(recipe, "--set", "training.max_steps=4", "--json", "--device", "cpu")
+    result = mrt5(recipe, "--set", "training.max_steps=5", "--json", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["run"] == "runs/tiny-seed7"
     assert found["status"] == "finished"
-    assert found["metrics"]["step"] == 4
+    assert found["metrics"]["step"] == 5
     told = result.stderr
-    assert re.search(r"example +'#\w+'\n +-> '#\w+'", told)
-    assert re.search(r"steps +4 of 8 examples, 2 x 4 accumulated; learning rate 0.003", told)
-    assert "step 4/4  loss " in told
+    assert re.search(r"example +#\w+\n +-> #\w+\n", told)
+    assert re.search(r"steps +5 of 8 examples, 2 x 4 accumulated; learning rate 0.003", told)
+    assert "step 5/5  loss " in told
     assert "next: mrt5 evaluate runs/tiny-seed7" in told
     assert "%|" not in told  # no second progress bar beside ours
 
@@ -378,7 +378,7 @@ def test_keys_that_change_no_number_may_change(unfinished: RunDir, recipe: str):
 
 
 def test_resuming_nothing_starts(recipe: str):
-    result = mrt5(recipe, "--resume", "--set", "training.max_steps=4", "--device", "cpu")
+    result = mrt5(recipe, "--resume", "--set", "training.max_steps=5", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     assert "nothing to resume in runs/tiny-seed7; starting at step 0" in result.stderr
 

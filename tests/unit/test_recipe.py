@@ -326,7 +326,8 @@ WRONG = [
     ("task.mean_insertions=5", "nothing is planted in the strings of 'vowel_removal'; leave it out"),
     (
         "training.warmup_steps=11",
-        "11 is above training.max_steps 10; the learning rate would never reach training.learning_rate",
+        "11 is above training.max_steps 10; the learning rate would never reach training.learning_rate; "
+        "lower it too",
     ),
     ("model.max_positions=64", "is only for model.positions: absolute, and those are relative"),
     (
