@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce miniature test test-slow test-gpu check fix smoke lock clean
+.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-gpu check fix smoke lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,6 +41,9 @@ miniature: setup  ## the paper's claims on small models and real text (two cores
 
 test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
 	$(BIN)/pytest -m 'not slow and not gpu and not network' -n auto --maxprocesses 8 --dist loadfile
+
+fuzz: setup  ## the tests that draw, with new numbers, for MINUTES=10; SEED=N draws those of N again
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow

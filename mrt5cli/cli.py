@@ -28,16 +28,39 @@ from mrt5cli.commands import (
 )
 from mrt5cli.errors import UserError
 from mrt5cli.runtime import processes
+from mrt5cli.text import LEAST, columns, say, wrapped
 
+HELP_COLUMNS = 50
+"""Columns of the narrowest help that typer writes of itself."""
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: `mrt5 recipe list | head` is no failure of ours."""
+
+
+UsageError: Any = typer.BadParameter.__base__
+"""What typer makes of options and arguments that are none; it has no public name there."""
+
+
+_Context: Any = TyperGroup.context_class
+
+
+class _Formatter(_Context.formatter_class):  # type: ignore[misc]
+    """Help whose options leave their text two thirds of a line that is short."""
+
+    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, self.width // 3 if self.width < HELP_COLUMNS else col_max, col_spacing)
+
+
+_Context.formatter_class = _Formatter  # every command's
 
 
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        width = columns(sys.stdout)
+        if width is not None and width < HELP_COLUMNS + 2:
+            kwargs.setdefault("terminal_width", max(width - 2, LEAST))
         try:
             return super().make_context(*args, **kwargs)  # prints --help and --version
         except BrokenPipeError:
@@ -46,6 +69,10 @@ class Boundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            told = f"Error: {error.format_message()}"
+            error.format_message = lambda: wrapped(told, columns(sys.stderr)).removeprefix("Error: ")
+            raise
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -66,7 +93,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if processes()[0] == 0:
-            typer.echo(f"note: {record.getMessage()}", err=True)
+            say(f"note: {record.getMessage()}", sys.stderr)
 
 
 app = typer.Typer(
@@ -144,9 +171,11 @@ def _report(message: str, hint: str | None = None) -> None:
     """Print a problem to stderr; with MRT5_DEBUG=1, after the traceback of the exception at hand."""
     if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    typer.echo(f"{typer.style('error:', fg=typer.colors.RED, bold=True)} {message}", err=True)
+    width = columns(sys.stderr)
+    error = typer.style("error:", fg=typer.colors.RED, bold=True)
+    typer.echo(error + wrapped(f"error: {message}", width)[6:], err=True)
     if hint:
-        typer.echo(f"{typer.style('hint:', bold=True)} {hint}", err=True)
+        typer.echo(typer.style("hint:", bold=True) + wrapped(f"hint: {hint}", width)[5:], err=True)
 
 
 def _is_checkpoint_error(error: Exception) -> bool:

@@ -1,17 +1,31 @@
-"""Shared by all tests: where the golden material is and how a case of it is read."""
+"""Shared by all tests: where the golden material is, how a case of it is read, and where chance comes from.
+
+Without MRT5_TEST_SEED every test draws the same numbers each time. With it (`make fuzz` sets it) hypothesis
+draws other examples, and so do the tests marked `drawn` and those that ask for the fixture `chance`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import random
+import sys
+import time
+import zlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
+from hypothesis.statistics import collector
 
 # Nothing in the test suite may reach for the Hub, whatever the machine's own settings are.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What is printed is compared, and must not be fitted to the terminal of whoever runs the tests.
+os.environ.pop("COLUMNS", None)
 # Read when torch is imported: threads that spin while they wait slow a busy machine down many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when triton is imported, which transformers does: without a GPU our kernels run in its interpreter.
@@ -22,6 +36,10 @@ if importlib.util.find_spec("triton") is not None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest_plugins = ["hub_server"]
+
+SEED = "MRT5_TEST_SEED"
+UNTIL = "MRT5_TEST_UNTIL"
+"""When `make fuzz` is over, in seconds since 1970."""
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
@@ -46,3 +64,94 @@ def read_case(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors.torch import load_file
 
     return json.loads(path.read_text()), load_file(path.with_suffix(".safetensors"))
+
+
+# --- chance -------------------------------------------------------------------------------------------------
+
+
+class _Torch:
+    """torch's global generator as hypothesis wants one: in the same state whenever it repeats an example."""
+
+    def seed(self, number: int) -> None:
+        if "torch" in sys.modules:
+            sys.modules["torch"].manual_seed(number + _seed())
+
+    def getstate(self) -> Any:
+        return sys.modules["torch"].get_rng_state() if "torch" in sys.modules else None
+
+    def setstate(self, state: Any) -> None:
+        if state is not None:
+            sys.modules["torch"].set_rng_state(state)
+
+
+_TORCH = _Torch()  # hypothesis keeps no reference of its own
+
+
+def _seed() -> int:
+    text = os.environ.get(SEED, "0")
+    if not text.isdecimal():
+        raise pytest.UsageError(f"{SEED} is {text!r}; expected a whole number of 0 or more")
+    return int(text)
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis's own, which reads the option
+def pytest_configure(config: pytest.Config) -> None:
+    settings = hypothesis.settings
+    settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+    settings.register_profile("fuzz", database=None, deadline=None, print_blob=True)
+    hypothesis.register_random(_TORCH)
+    if SEED in os.environ:
+        config.option.hypothesis_seed = str(_seed())
+    settings.load_profile("fuzz" if SEED in os.environ else "fixed")
+
+
+def pytest_report_header() -> str:
+    if SEED in os.environ:
+        return f"drawn numbers: {SEED}={_seed()}"
+    return f"drawn numbers: the same each time; others with `make fuzz`, or with {SEED}=1, 2, ..."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what draws; with a seed, shuffle the files, so that each gets its share of a bounded time."""
+    for item in items:
+        if "chance" in getattr(item, "fixturenames", ()):
+            item.add_marker("drawn")
+    if SEED in os.environ:
+        files = list(dict.fromkeys(item.path for item in items))
+        random.Random(_seed()).shuffle(files)
+        items.sort(key=lambda item: files.index(item.path))
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may draw as well
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.time() > float(os.environ.get(UNTIL, "inf")):
+        pytest.skip("the time is over")
+    number = zlib.crc32(item.nodeid.encode()) + _seed()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    _TORCH.seed(number)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # inside hypothesis's own, whose collector it passes on to
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note how many examples hypothesis drew, for the sum that `make fuzz` prints."""
+    outer, drawn = collector.value, 0
+
+    def count(statistics: dict[str, Any]) -> None:
+        nonlocal drawn
+        drawn += sum(len(part["test-cases"]) for key, part in statistics.items() if key.endswith("-phase"))
+        if outer is not None:
+            outer(statistics)
+
+    with collector.with_value(count):
+        try:
+            return (yield)
+        finally:
+            item.user_properties.append(("examples", drawn))
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of one test, the same whenever seed and test are; a failure shows the seed."""
+    print(f"chance: {SEED}={_seed()}")
+    return random.Random(f"{_seed()} {request.node.nodeid}")

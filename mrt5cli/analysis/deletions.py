@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.analysis.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.data.byte_tokens import PAD, encode
+from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.metrics.counts import Ratio
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class InspectedRow:
             starts[-self.dropped] = True
         return starts
 
-    def characters(self, *, sentinels: bool = False) -> list[Character]:
+    def characters(self, *, sentinels: int = 0) -> list[Character]:
         """The row's ids as characters."""
         return characters(self.ids.tolist(), sentinels=sentinels)
 
@@ -177,7 +177,7 @@ def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-def kind_table(rows: Iterable[InspectedRow], *, sentinels: bool = False) -> list[KindRow]:
+def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[KindRow]:
     """Bytes and deletions by kind; every position is in exactly one kind."""
     count: Counter[str] = Counter()
     gone: Counter[str] = Counter()

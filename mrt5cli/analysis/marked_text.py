@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from mrt5cli.analysis.characters import Character
+from rich.cells import cell_len
+
 from mrt5cli.data.byte_tokens import OFFSET
+from mrt5cli.data.characters import Character
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -134,6 +136,47 @@ def _plain_run(run: Run) -> str:
 
 def _escape_brackets(text: str) -> str:
     return re.sub(r"(?<=-)\]", "⟨U+005D⟩", re.sub(r"\[(?=-)", "⟨U+005B⟩", text))
+
+
+def fitted(row: Sequence[Run], width: int | None, *, colour: bool) -> list[Run]:
+    """The runs of one row in lines of at most `width` columns, broken behind spaces, which stay.
+
+    A newline of the text is still marked as one, so what is shown can be read back as before.
+
+    Args:
+        width: columns of the terminal; None breaks nothing.
+        colour: whether the row will be `coloured`, where marks take no room.
+    """
+    if width is None:
+        return list(row)
+    found: list[Run] = []
+    column = 0
+    for word in _words(row):
+        room = sum(cell_len(run.text) + (4 if run.state == "deleted" and not colour else 0) for run in word)
+        if found and column and column + room > width:
+            found[-1] = replace(found[-1], ends_line=True)
+            column = 0
+        for run in word:
+            joins = found and found[-1].state == run.state in ("kept", "deleted") and not found[-1].ends_line
+            text = found.pop().text + run.text if joins else run.text
+            found.append(replace(run, text=text))
+        column = 0 if found[-1].ends_line else column + room
+    return found
+
+
+def _words(row: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs cut behind spaces; what lies between two spaces may be of several states."""
+    word: list[Run] = []
+    for run in row:
+        pieces = re.findall("[^ ␣]*[ ␣]+|[^ ␣]+", run.text)
+        for place, piece in enumerate(pieces, start=1):
+            last = place == len(pieces)
+            word.append(Run(piece, run.state, run.ends_line and last))
+            if word[-1].ends_line or piece[-1] in " ␣":
+                yield word
+                word = []
+    if word:
+        yield word
 
 
 def coloured(row: Sequence[Run]) -> Text:

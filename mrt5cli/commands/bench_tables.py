@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrt5cli.commands.tables import MISSING, number, percent, print_table
+from mrt5cli.text import say
 
 Document = Mapping[str, Any]
 VERDICTS = {None: "another setting", "open": "open: median and fastest rounds disagree"}
@@ -14,17 +15,17 @@ VERDICTS = {None: "another setting", "open": "open: median and fastest rounds di
 def present(document: Document) -> None:
     """Print a table for each kind of thing that was timed, and one of the targets."""
     setting = document["setting"]
-    print(_setting(setting) + "\n")
+    say(_setting(setting) + "\n")
     for suite in document["suites"]:
-        print(suite["what"])
+        say(suite["what"])
         if "rows" in suite:
             _precision(suite["rows"])
         else:
             _timings(suite["cases"])
         _parity(suite["parity"])
         for note in suite["notes"]:
-            print(note)
-        print()
+            say(note)
+        say()
     if document["targets"]:
         _targets(document["targets"])
 
@@ -110,11 +111,11 @@ def _precision(rows: Sequence[Document]) -> None:
 def _parity(parity: Document) -> None:
     for name, found in parity.items():
         what = "" if found["holds"] else f" MORE THAN THE {found['allowed']:.1e} THAT ARE ROUNDING"
-        print(f"{name}: at most {found['difference']:.1e} off, on values up to {found['size']:.1f}{what}")
+        say(f"{name}: at most {found['difference']:.1e} off, on values up to {found['size']:.1f}{what}")
 
 
 def _targets(targets: Sequence[Document]) -> None:
-    print("targets")
+    say("targets")
     lines = []
     for target in targets:
         verdict = target["verdict"]

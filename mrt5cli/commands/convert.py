@@ -13,6 +13,7 @@ import typer
 
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.convert.conversion import Outcome
@@ -116,16 +117,16 @@ def convert(
 
 def present(outcome: Outcome) -> None:
     """Print what was written, what is new in it, and what to know."""
-    print(
+    say(
         f"{outcome.source} ({outcome.read}) -> {outcome.destination}: {LAYOUTS[outcome.layout]}\n"
         f"{outcome.model}; {outcome.weights:,} weights, {outcome.dtype}"
     )
     if outcome.fresh:
-        print(f"new, drawn at random: {', '.join(outcome.fresh)}")
+        say(f"new, drawn at random: {', '.join(outcome.fresh)}")
     for note in outcome.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if outcome.url:
-        print(f"pushed: {outcome.url}")
+        say(f"pushed: {outcome.url}")
 
 
 def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: str | None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli.text import say
+
 if TYPE_CHECKING:
     from mrt5cli.data.builders.writing import Manifest
 
@@ -208,7 +210,7 @@ class _Progress:
             return
         self._last = now
         far = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
-        print(f"{what}{far}", file=sys.stderr, flush=True)
+        say(f"{what}{far}", sys.stderr)
 
 
 def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
@@ -222,10 +224,10 @@ def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
     rows = [
         [name, *(_cell(file.get(column)) for column in names)] for name, file in manifest["files"].items()
     ]
-    print(f"{out}: {manifest['task']}, seed {manifest['seed']}\n")
+    say(f"{out}: {manifest['task']}, seed {manifest['seed']}\n")
     print_table(["file", *(column.replace("_", " ") for column in names)], rows)
     sources = (" ".join(filter(None, (s["name"], s.get("version")))) for s in manifest["sources"])
-    print(f"\nfrom {', '.join(sources)}\n{manifest['note']}")
+    say(f"\nfrom {', '.join(sources)}\n{manifest['note']}")
 
 
 def _cell(value: object) -> str:

@@ -15,8 +15,11 @@ from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from mrt5cli.evaluation.subject import Subject
 
 
@@ -122,7 +125,7 @@ def evaluate(
     if not runs:
         subjects.insert(0, newest_subject(task))
         of = "" if task is None else f" of {task}"
-        print(f"newest finished run{of}: {subjects[0].name}", file=sys.stderr if as_json else sys.stdout)
+        say(f"newest finished run{of}: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
     rates = [] if deletion_rate is None else _rates(deletion_rate)
     if rates and len(subjects) > 1:
         raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
@@ -157,7 +160,7 @@ def evaluate(
     if out is not None:
         write_json(out, comparison.document())
     for line in comparison.save():
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     if as_json:
         print(json.dumps(comparison.document(), indent=2, ensure_ascii=False))
     else:
@@ -212,7 +215,13 @@ def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) ->
             )
 
 
-def _what_differs(first: object, other: object, apart_from: Collection[str]) -> str:
-    a, b = (task.model_dump() for task in (first, other))  # type: ignore[attr-defined]
-    keys = [key for key in {**a, **b} if key not in apart_from and a.get(key) != b.get(key)]
-    return ", ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys[:1])
+def _what_differs(first: BaseModel, other: BaseModel, apart_from: Collection[str]) -> str:
+    """The first key that differs, with both values; empty where none does."""
+    from mrt5cli.recipe.differences import unlike
+
+    found = (
+        f"{key}: {one} and {two}"
+        for key, (one, two) in unlike(first, other).items()
+        if key.partition(".")[0] not in apart_from
+    )
+    return next(found, "")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mrt5cli.commands.tables import MISSING, duration, number, percent, print_table
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison, Result
@@ -35,7 +36,7 @@ def present(comparison: Comparison) -> None:
         heading.append(f"answers compared by the {comparison.normalization} rule")
     if comparison.data is not None:
         heading.append(f"data of {comparison.data}")
-    print(", ".join(heading) + "\n")
+    say(", ".join(heading) + "\n")
     by_subset = len(results) == 1 and (len(results[0].rows) > 1 or bool(comparison.measures))
     lines: list[tuple[str, Row, Result | None]]
     if by_subset:
@@ -54,7 +55,7 @@ def present(comparison: Comparison) -> None:
             each_without_source=language_model and (by_subset or len(results) > 1),
         )
     _print_filled(columns, lines)
-    print("\n" + "\n".join(_notes(comparison)))
+    say("\n" + "\n".join(_notes(comparison)))
     if comparison.differences:
         _present_differences(comparison)
     if comparison.published:
@@ -129,7 +130,7 @@ def _present_differences(comparison: Comparison) -> None:
         name = "F1" if measure == "f1" else measure.replace("_", " ")
         title = f"{name}, {'%' if share else 'nats a token'}"
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
-        print(f"\n{title} ({test})\n")
+        say(f"\n{title} ({test})\n")
         print_table(
             ["", first, second, "difference", "95 %\ninterval", "p"],
             [
@@ -144,7 +145,7 @@ def _present_differences(comparison: Comparison) -> None:
                 for one in rows
             ],
         )
-    print(
+    say(
         f"\ndifference: {first} minus {second} on the same examples; p: of a difference at least as large if "
         "there were none"
     )
@@ -158,7 +159,7 @@ def _present_published(comparison: Comparison) -> None:
     if len(models) > 1 and totals:
         rows = totals
     alike = len(models) == 1 or bool(totals)
-    print(f"\npublished for this task{f': {models[0]}' if len(models) == 1 else ''}\n")
+    say(f"\npublished for this task{f': {models[0]}' if len(models) == 1 else ''}\n")
     names = [name for name in measures if any(name in row.numbers for row in rows)]
     table = []
     for row in rows:
@@ -166,7 +167,7 @@ def _present_published(comparison: Comparison) -> None:
         shares = [percent(row.numbers.get(name), 2) for name in (*names, "deletion_rate")]
         table.append([label, *shares, number(row.numbers.get("ms_per_example"), 2)])
     print_table(["", *(f"{MEASURES[name]}\n%" for name in names), "deleted\n%", "ms per\nexample"], table)
-    print(
+    say(
         "\npublished: arXiv 2410.20771, its authors' notebooks; one run each on the whole published test; "
         "v3 is the camera-ready, v1 the first version"
     )

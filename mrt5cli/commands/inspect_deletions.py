@@ -15,6 +15,7 @@ import typer
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
+from mrt5cli.text import columns, say
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow
@@ -78,7 +79,7 @@ def inspect_deletions(
     if content is None:
         rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
-        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), False
+        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
     in_force = model.config.deletion_threshold if threshold is None else threshold
     kind = model.config.deletion_type
     if as_json:
@@ -153,23 +154,24 @@ def _text_rows(
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
     if task is not None and task.kind in DIAGNOSTICS and not content.startswith(b"#"):
-        print("this model was trained on strings that begin with '#'; this text does not", file=sys.stderr)
+        say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)
     rows = inspect_text(model, content, length, limit=limit, threshold=threshold)
     shown = sum(len(row.ids) - 1 for row in rows)  # each piece ends with an EOS that the text does not have
     if shown < len(content):
-        print(
+        say(
             f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
             f"of {length} byte tokens than {limit}",
-            file=sys.stderr,
+            sys.stderr,
         )
     return rows
 
 
 def _task_rows(
     model: Any, subject: Subject, option: str | None, limit: int, threshold: float | None
-) -> tuple[list[InspectedRow], bool]:
+) -> tuple[list[InspectedRow], int]:
+    """Rows of a task's test examples, and how many sentinels there are in them."""
     from mrt5cli.analysis.deletions import inspect_batch
     from mrt5cli.evaluation.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
@@ -188,11 +190,11 @@ def _task_rows(
                 rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(found, 1)]
     if not rows:
         raise UserError("the task has no test examples")
-    return rows, section.kind == "span_corruption"
+    return rows, task.sentinels
 
 
 def document(
-    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: bool
+    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: int
 ) -> dict[str, Any]:
     """What is shown, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
     from mrt5cli.analysis.deletions import kind_table, total_rate
@@ -233,7 +235,7 @@ def _pools(rows: Sequence[InspectedRow]) -> bool:
     return rows[0].gate is None
 
 
-def _marked(row: InspectedRow, sentinels: bool) -> list[Any]:
+def _marked(row: InspectedRow, sentinels: int) -> list[Any]:
     from mrt5cli.analysis.marked_text import runs, segment_runs
 
     characters = row.characters(sentinels=sentinels)
@@ -279,11 +281,11 @@ def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
     }
 
 
-def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
+def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
     """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
-    from mrt5cli.analysis.marked_text import coloured, legend, plain
+    from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
 
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets its code
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -291,39 +293,40 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     pools = _pools(rows)
     marked = [_marked(row, sentinels) for row in rows]
-    for row, shown in zip(rows, marked, strict=True):
+    width = columns(sys.stdout)
+    for row, found in zip(rows, marked, strict=True):
+        shown = fitted(found, width, colour=colour)
         if len(rows) > 1:
-            print(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
+            say(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
         if colour:
             console.print(coloured(shown), soft_wrap=True)
         else:
             print(plain(shown))
         if row.target is not None and not sentinels:
-            target = "".join(character.visible for character in _characters(row.target))
-            print(f"target: {target}")
+            say(f"target: {''.join(character.visible for character in _characters(row.target))}")
     explained = legend(marked, colour=colour)
-    print(f"\n{explained}\n" if explained else "")
+    say(f"\n{explained}\n" if explained else "")
     if pools:
         _present_pooling(rows, name, sentinels)
     else:
         _present_deletion(rows, name, threshold, sentinels)
 
 
-def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: bool) -> None:
+def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate = total_rate(rows)
-    print(
+    say(
         f"{name} deletes {int(rate.total):,} of {rate.count:,} positions ({percent(rate.value, 1)} %), "
         f"gate threshold {threshold:g}"
     )
     agreement = _agreement(rows)
     if agreement:
-        print(
+        say(
             f"of the letters it deletes {percent(agreement['gate_precision'], 1)} % are not needed for the "
             f"target; of those not needed it deletes {percent(agreement['gate_recall'], 1)} %"
         )
-    print()
+    say()
     table = kind_table(rows, sentinels=sentinels)
     print_table(
         ["kind of byte", "count", "deleted", "%"],
@@ -331,21 +334,21 @@ def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float,
     )
 
 
-def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -> None:
+def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: int) -> None:
     from mrt5cli.analysis.deletions import kind_table, total_rate
 
     rate, segments = total_rate(rows), _segments(rows)["segments"]
-    print(
+    say(
         f"{name} pools {rate.count:,} positions into {segments['count']:,} ({percent(rate.value, 1)} % are "
         f"gone), {number(segments['mean_length'], 2)} a segment; segments that start inside a character: "
         f"{segments['inside_characters']:,}"
     )
     if segments["dropped_positions"]:
-        print(
+        say(
             "positions dropped at the ends of rows, where they fill no window (the reference's law, per: "
             f"batch): {segments['dropped_positions']:,}"
         )
-    print()
+    say()
     print_table(
         ["positions", "segments", "%"],
         [
@@ -353,7 +356,7 @@ def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -
             for line in segments["lengths"]
         ],
     )
-    print()
+    say()
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [
@@ -364,6 +367,6 @@ def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: bool) -
 
 
 def _characters(ids: Any) -> list[Any]:
-    from mrt5cli.analysis.characters import characters
+    from mrt5cli.data.characters import characters
 
     return characters(ids.tolist())

@@ -39,7 +39,7 @@ def pretrain(
 
       mrt5 pretrain quickstart_byt5
 
-      mrt5 pretrain local_text --set task.source.kind=files --set task.source.path=my_texts
+      mrt5 pretrain local_text --set 'task.source={kind: files, path: my_texts}'
 
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli.commands.tables import print_table
+from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.text import columns, say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -20,17 +22,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
+LEAST_OF_LAST = 24
+"""Columns of the descriptions in `recipe list` below which they are not worth cutting."""
 EXTENDS = (
-    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, and "
-    "a section of another kind replaces the base's"
+    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, key "
+    "by key, and a section of another kind replaces the base's"
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Name = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
 ]
 
 
@@ -44,11 +45,16 @@ class Checked:
     not_built: str | None = None
     """Why the model could not be built here, though the recipe is fine."""
 
+    @property
+    def remarks(self) -> list[str]:
+        return [] if self.recipe is None else self.recipe.remarks()
+
     def document(self) -> dict[str, Any]:
         return {
             "file": self.file,
             "problems": [{"key": key or None, "problem": text} for key, text in self.problems],
             "not_built": self.not_built,
+            "remarks": self.remarks,
         }
 
 
@@ -178,7 +184,7 @@ def copy(
             f"{target} cannot be written: {error.strerror}", "give a place you may write to"
         ) from None
     print(target)
-    print(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", file=sys.stderr)
+    say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
 
 
 @app.command()
@@ -215,9 +221,9 @@ def schema(
         print(json.dumps(_json_schema(Recipe, key), indent=2, ensure_ascii=False))
         return
     if key in (None, "extends"):
-        print(f"extends\n    some text; default null\n    {EXTENDS}")
+        say(f"extends\n    some text, or null; default null\n    {EXTENDS}")
     for item in chosen:
-        print(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
+        say(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
 
 
 # --- list ---------------------------------------------------------------------------------------------------
@@ -246,10 +252,14 @@ def model_in_words(recipe: Recipe) -> str:
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns; in a terminal the last one is cut to fit, in a pipe it is whole.
 
-    Rows of one folder stand together: what comes from another one begins after an empty line.
+    Rows of one folder stand together: what comes from another one begins after an empty line. Where hardly
+    anything of the last column would be seen, rows become paragraphs.
     """
     widths = [max(len(line[place]) for line in (headers, *rows)) for place in range(len(headers) - 1)]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    limit = columns(sys.stdout)
+    if limit is not None and limit < sum(widths) + 2 * len(widths) + LEAST_OF_LAST:
+        print_table(headers, rows, range(len(headers)))
+        return
     folder = ""
     for line in (headers, *rows):
         before, folder = folder, str(Path(line[0]).parent)
@@ -326,12 +336,14 @@ def _build_all(checked: Sequence[Checked]) -> None:
 def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.problems:
-            print(f"{RecipeError(item.file, item.problems).message}\n")
+            say(f"{RecipeError(item.file, item.problems).message}\n")
     for item in checked:
         if item.not_built:
-            print(f"{item.file}: not built: {item.not_built}")
+            say(f"{item.file}: not built: {item.not_built}")
+        for remark in item.remarks:
+            say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
-    print(f"{_count(len(checked), 'recipe')}, {_count(problems, 'problem')}")
+    say(f"{_count(len(checked), 'recipe')}, {_count(problems, 'problem')}")
 
 
 def _count(number: int, noun: str) -> str:

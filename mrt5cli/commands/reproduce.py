@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.reproduce.executing import Outcome
@@ -48,7 +49,9 @@ def reproduce(
     budget: Annotated[
         float | None,
         typer.Option(
-            min=0.0, metavar="HOURS", help="Leave out what does not fit into so many estimated GPU hours."
+            min=0.0,
+            metavar="HOURS",
+            help="Leave out what does not fit into so many of the hours that the plan estimates.",
         ),
     ] = None,
     gpu_tflops: Annotated[
@@ -90,7 +93,7 @@ def reproduce(
 
       mrt5 reproduce miniature --runs runs/miniature
     """
-    from mrt5cli.reproduce.estimates import estimate
+    from mrt5cli.reproduce.estimates import estimate, machine_for
     from mrt5cli.reproduce.locking import only_one
     from mrt5cli.reproduce.planning import keep_to_budget, make_plan, shipped_recipes
     from mrt5cli.reproduce.suites import load_suite
@@ -103,7 +106,7 @@ def reproduce(
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
         )
-        estimate(plan, gpu_tflops)
+        estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops))
         return plan, [] if budget is None else keep_to_budget(plan, budget)
 
     plan, beyond = planned()
@@ -112,15 +115,15 @@ def reproduce(
         return
     outcome: Outcome | None = None
     if not report_only:
-        with only_one(root, lambda text: print(text, file=sys.stderr, flush=True)):
+        with only_one(root, lambda text: say(text, sys.stderr)):
             plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
             if not as_json:
-                print(_summary(plan, beyond, gpu_tflops), file=sys.stderr)
+                say(_summary(plan, beyond, gpu_tflops), sys.stderr)
             outcome = _execute(plan, suite, device, jobs)
         if outcome.interrupted:
-            print(
+            say(
                 "to go on: the same command again; for a report of what is there: --report-only",
-                file=sys.stderr,
+                sys.stderr,
             )
             raise KeyboardInterrupt
     written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
@@ -140,10 +143,10 @@ def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
     from mrt5cli.reproduce.planning import TO_DO
 
     if not any(job.status in TO_DO for job in plan.jobs):
-        print("nothing left to do", file=sys.stderr)
+        say("nothing left to do", sys.stderr)
         return Outcome()
     launcher, place, device = _launcher(plan, suite, device, jobs)
-    print(f"{place}; runs and logs in {plan.root}", file=sys.stderr, flush=True)
+    say(f"{place}; runs and logs in {plan.root}", sys.stderr)
     _warn_of_disk(plan)
     with display(plan) as shown:
         return execute(plan, launcher, shown, device=device)
@@ -183,9 +186,7 @@ def _warn_of_disk(plan: Plan) -> None:
     place = next(path for path in [plan.root.absolute(), *plan.root.absolute().parents] if path.exists())
     free = shutil.disk_usage(place).free / 1e9
     if free < needed:
-        print(
-            f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", file=sys.stderr
-        )
+        say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
 
 
 def _report(plan: Plan, out: Path) -> list[Path]:
@@ -220,17 +221,17 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
     from mrt5cli.commands.tables import print_table
 
     for title, jobs in _by_experiment(plan):
-        print(title)
+        say(title)
         rows = [
             [
-                *(job.id, _amount(job.gpu_hours), _amount(job.gigabytes), job.status),
+                *(job.id, _amount(job.hours), _amount(job.gigabytes), job.status),
                 "" if job.status == "missing" else job.reason or "",
             ]
             for job in jobs
         ]
-        print_table(["job", "GPU h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
-        print()
-    print(_summary(plan, beyond, tflops))
+        print_table(["job", f"{plan.machine.upper()} h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
+        say()
+    say(_summary(plan, beyond, tflops))
 
 
 def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
@@ -257,12 +258,12 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     left = [job for job in plan.jobs if job.status in TO_DO]
     states = [job.status for job in plan.jobs]
     counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
-    hours, space = sum(job.gpu_hours for job in left), sum(job.gigabytes for job in left)
+    hours, space = sum(job.hours for job in left), sum(job.gigabytes for job in left)
     lines = [
         f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
         f"{len(plan.jobs)} jobs, {counts}",
-        f"to do: {len(left)} jobs, {_amount(hours, '0')} GPU hours, {_amount(space, '0')} GB; "
-        f"{assumption(tflops)}",
+        f"to do: {len(left)} jobs, {_amount(hours, '0')} {plan.machine.upper()} hours, "
+        f"{_amount(space, '0')} GB; {assumption(plan.machine, tflops)}",
     ]
     replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
     if replaced:
@@ -298,7 +299,7 @@ def _document(plan: Plan, outcome: Outcome | None, written: list[Path]) -> dict[
                 "experiments": list(job.experiments),
                 "needs": list(job.needs),
                 "output": None if job.output is None else str(job.output),
-                "gpu_hours": job.gpu_hours,
+                f"{plan.machine}_hours": job.hours,
                 "gigabytes": job.gigabytes,
             }
             for job in plan.jobs

@@ -1,10 +1,12 @@
-"""Tables on stdout, the same in a terminal and in a pipe: nothing is cut off to fit."""
+"""Tables on stdout: nothing is cut off to fit, and one that is wider than the terminal is told row by row."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
+
+from mrt5cli.text import columns, say
 
 MISSING = "-"
 
@@ -13,6 +15,9 @@ def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Collection[int] = (0,)
 ) -> None:
     """Print a table; the first column is text, the others are numbers. A header may have two lines.
+
+    Where the terminal has too few columns for it, each row becomes a paragraph: its first cell, and below
+    that the others that have something in them, each behind its header.
 
     Args:
         text_columns: the columns that are text, if others.
@@ -30,7 +35,22 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=sys.stdout, width=10_000)
     console.width = console.measure(table).maximum
-    console.print(table)
+    limit = columns(sys.stdout)
+    if limit is not None and console.width > limit:
+        _print_paragraphs(headers, rows)
+    else:
+        console.print(table)
+
+
+def _print_paragraphs(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    names = [header.replace("/\n", "/").replace("\n", " ") for header in headers]
+    width = max(map(len, names[1:]), default=0)
+    for number, (first, *others) in enumerate(rows):
+        if first:  # else it goes on with the row above
+            say(f"{chr(10) * (number > 0)}{f'{names[0]}: ' if names[0] else ''}{first}")
+        for name, cell in zip(names[1:], others, strict=True):
+            if cell not in ("", MISSING):
+                say(f"  {name:<{width}}  {cell}" if name else f"  {cell}")
 
 
 def number(value: float | None, digits: int) -> str:

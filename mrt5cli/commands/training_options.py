@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli.errors import UserError
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
+        "place of all that stood there. May be repeated.",
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="The run directory. [default: runs/NAME-seedSEED]", show_default=False)
@@ -82,9 +88,11 @@ def train(
     )
     plan.notes += notes
     if dry_run:
-        print(
-            json.dumps(plan.document(), indent=2) if as_json else f"{plan.text()}\n\n{recipes.dump(recipe)}"
-        )
+        if as_json:
+            print(json.dumps(plan.document(), indent=2))
+        else:
+            say(plan.text())
+            print(f"\n{recipes.dump(recipe)}")
         return
     run = execute(plan, overwrite=overwrite)
     if as_json and plan.runtime.leads:

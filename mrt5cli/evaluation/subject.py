@@ -151,7 +151,7 @@ def _how_to_train(kind: str) -> str:
         if found.task.kind == kind and found.model.shortener.kind == "delete_gate":
             command = "finetune" if found.is_finetuning else "pretrain"
             return f"make one: mrt5 {command} {name}; or name a run"
-    return "train one with a recipe of your own (mrt5 recipe template), or name a run"
+    return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"
 
 
 def load_model(subject: Subject, device: Any = None) -> Any:

@@ -259,6 +259,7 @@ def shortener_fields(shortener: Any) -> dict[str, Any]:
         "gate_bias_init": shortener.bias_init,
         "use_gumbel_noise": shortener.noise != "none",
         "gumbel_noise_law": "single" if shortener.noise == "gumbel" else "difference",
+        "row_without_survivors": shortener.row_without_survivors,
     }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from mrt5cli.recipe.schema import Recipe
+from mrt5cli.recipe.strict_yaml import inline
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
 FREE_KEYS = (
@@ -23,11 +27,16 @@ CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 
 def differences(before: Recipe, now: Recipe) -> dict[str, str]:
     """Dotted keys whose values differ, each with both values."""
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    return {key: f"{old} in the run, {new} now" for key, (old, new) in unlike(before, now).items()}
+
+
+def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
+    """Dotted keys whose values differ between two recipes or sections, with both values as YAML."""
+    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
     return {
-        key: f"{old.get(key, 'absent')} in the run, {new.get(key, 'absent')} now"
-        for key in {**old, **new}
-        if old.get(key, "absent") != new.get(key, "absent")
+        key: (first.get(key, "absent"), second.get(key, "absent"))
+        for key in {**first, **second}
+        if first.get(key) != second.get(key)
     }
 
 
@@ -37,11 +46,11 @@ def decides_numbers(key: str, recipe: Recipe) -> bool:
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = inline(value)
     return flat

@@ -23,6 +23,10 @@ KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
 
+class Whole(dict[str, Any]):
+    """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One file of a chain of bases, or all overrides together."""
@@ -47,23 +51,25 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         main = layers[-2] if overrides else layers[-1]
         problems = [
             (words.dotted(place), text + (_origin(place, layers, main) if _given(tree, place) else ""))
-            for place, text in words.problems(error)
+            for place, text in words.problems(error, tree, by_set=lambda place: _by_set(layers, place))
         ]
         raise RecipeError(main.where, problems, SCHEMA_HINT) from None
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base`: sections key by key, lists and values as a whole.
+    """`top` laid over `base`: sections key by key; lists, mappings of text and single values as a whole.
 
     A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
-    kind of gate means nothing to another.
+    kind of gate means nothing to another. So does a section that `--set` gives as a mapping.
     """
     if "kind" in base and "kind" in top and not words.same_settings(base["kind"], top["kind"]):
         return top
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        whole = isinstance(value, Whole) or key in words.mappings()
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = merge(below or {}, value) if both and not whole else value
     return merged
 
 
@@ -114,7 +120,7 @@ def read(path: Path) -> Document:
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    """Assignments "a.b=c" as one tree.
+    """Assignments "a.b=c" as one tree, in which a mapping given as a value is `Whole`.
 
     Raises:
         RecipeError: every assignment that is none, with the way to write it.
@@ -142,7 +148,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         else:
             given.append(key)
             try:
-                _put(tree, key.split("."), parse(text).tree)
+                value = parse(text).tree
+                _put(tree, key.split("."), Whole(value) if isinstance(value, dict) else value)
             except YamlProblem as problem:
                 problems.append((key, f"the value is not YAML: {problem}"))
     if problems:
@@ -279,6 +286,10 @@ def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
         where = [] if layer is main else [layer.where]
         return f" ({', '.join([*where, f'line {line}'])})"
     return ""
+
+
+def _by_set(layers: list[Layer], place: words.Path) -> bool:
+    return layers[-1].where == OVERRIDE and _given(layers[-1].tree, place)
 
 
 def _given(tree: Any, place: words.Path) -> bool:

@@ -58,7 +58,9 @@ class FilesSource(Section):
 
     kind: Literal["files"]
     path: Text = Field(
-        description="a file, or a directory: it may hold a folder a language, and train/validation/test files"
+        examples=["my_texts"],
+        description="a file, or a directory: it may hold a folder a language, and train/validation/test "
+        "files",
     )
     text_column: Text = Field(
         "text", description="column of jsonl, parquet and csv files that holds the text"
@@ -87,7 +89,7 @@ class SpanCorruptionTask(Section):
     """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
 
     kind: Literal["span_corruption"]
-    source: Source = Field(description="where the text comes from")
+    source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
     languages: Annotated[list[Text], Field(min_length=1)] = Field(
         ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
     )
@@ -148,8 +150,9 @@ class FileRows(Section):
 
     kind: Literal["files"]
     path: Text = Field(
+        examples=["my_rows"],
         description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
-        "language column where the task has languages"
+        "language column where the task has languages",
     )
 
 
@@ -231,7 +234,8 @@ class CharacterTask(RowTask):
 
     kind: Literal["spelling_correction_contextual", "word_search"]
     source: Annotated[FileRows | GeneratedRows, Field(discriminator="kind")] = Field(
-        description="folder with train, validation and test*.tsv files of input and output columns"
+        examples=[{"kind": "files", "path": "my_rows"}],
+        description="folder with train, validation and test*.tsv files of input and output columns",
     )
     input_length: Annotated[int, Field(ge=16)] | None = Field(
         None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
@@ -257,7 +261,9 @@ class AddedTask(RowTask):
     """A task added by a file of its name in mrt5cli/tasks."""
 
     kind: str
-    source: RowSource = Field(description="where the rows come from")
+    source: RowSource = Field(
+        examples=[{"kind": "files", "path": "my_rows"}], description="where the rows come from"
+    )
     languages: list[Text] = Field([], description="languages, where the task has any")
     input_length: Annotated[int, Field(ge=16)] = Field(256, description="source at most, in byte tokens")
     target_length: PositiveInt = Field(256, description="target at most, in byte tokens")
@@ -310,6 +316,11 @@ class DeleteGate(Section):
         "none",
         description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
     )
+    row_without_survivors: Literal["best", "first"] = Field(
+        "best",
+        description="the byte that a row keeps when all would go: the one with the highest gate value; "
+        "'first' is the reference's",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> DeleteGate:
@@ -329,7 +340,7 @@ class RandomGate(Section):
 
     kind: Literal["random"]
     layer: Count = Field(3, description="the gate sits before this 0-based encoder block")
-    rate: Rate = Field(description="expected fraction of positions deleted")
+    rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
@@ -343,7 +354,7 @@ class FixedGate(Section):
 
     kind: Literal["fixed"]
     layer: Count = Field(3, description="the gate sits before this 0-based encoder block")
-    amount: Rate = Field(description="fraction of each word that is deleted, rounded down")
+    amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
@@ -403,7 +414,7 @@ class Convolution(Section):
 
     kind: Literal["convolution"]
     layer: Count = Field(3, description="the convolution sits before this 0-based encoder block")
-    stride: Annotated[int, Field(ge=2)] = Field(description="positions that become one")
+    stride: Annotated[int, Field(ge=2)] = Field(examples=[4], description="positions that become one")
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
@@ -501,6 +512,13 @@ class ModelSection(Section):
             problems.append(
                 ("initialization", "is only for start: scratch; a checkpoint brings its own weights")
             )
+        if (
+            self.positions == "relative"
+            and self.max_positions != ModelSection.model_fields["max_positions"].default
+        ):
+            problems.append(
+                ("max_positions", "is only for model.positions: absolute, and those are relative")
+            )
         layers = (self.shape or Shape()).num_layers
         layer = getattr(self.shortener, "layer", None)
         if scratch and layer is not None and layer >= layers:
@@ -553,7 +571,7 @@ class PController(Section):
     """v1 of the paper: alpha <- max(0, alpha + k_p * error), every few steps."""
 
     kind: Literal["p"]
-    target_deletion_rate: Rate = Field(description="fraction of non-pad bytes to delete")
+    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
     k_p: NonNegativeFloat = Field(1e-6, description="gain")
     alpha_start: NonNegativeFloat = Field(0.0, description="alpha before the first update")
     every_steps: PositiveInt = Field(10, description="optimizer steps between updates")
@@ -564,7 +582,7 @@ class PIController(Section):
     """Camera-ready: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i)."""
 
     kind: Literal["pi"]
-    target_deletion_rate: Rate = Field(description="fraction of non-pad bytes to delete")
+    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
     k_p: NonNegativeFloat = Field(0.5, description="proportional gain")
     k_i: NonNegativeFloat = Field(1e-5, description="integral gain")
     alpha_start: float = Field(
@@ -578,7 +596,7 @@ class TwoSidedPIController(Section):
     """PI whose alpha may turn negative, which pushes back when too much is deleted, with anti-windup."""
 
     kind: Literal["pi_two_sided"]
-    target_deletion_rate: Rate = Field(description="fraction of non-pad bytes to delete")
+    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
     k_p: NonNegativeFloat = Field(0.5, description="proportional gain")
     k_i: NonNegativeFloat = Field(1e-5, description="integral gain")
     alpha_max: PositiveFloat = Field(
@@ -640,6 +658,14 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _fits(self) -> TrainingSection:
         problems = []
+        if self.warmup_steps > self.max_steps:
+            problems.append(
+                (
+                    "warmup_steps",
+                    f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate "
+                    "would never reach training.learning_rate; lower it too",
+                )
+            )
         if self.best_metric is not None and not self.eval_steps:
             problems.append(("best_metric", "needs eval_steps above 0: it is measured on validation data"))
         if self.patience is not None and self.best_metric is None:
@@ -711,6 +737,22 @@ class Recipe(Section):
                     f"{self.training.max_steps}; the gate would never be trained to delete",
                 )
             )
+        elif gated:
+            problems += self._stuck_controller()
+        if not gated:
+            problems += [
+                (
+                    f"loss.{key}",
+                    f"is about a delete gate, and model.shortener is {self.model.shortener.kind!r}",
+                )
+                for key in (
+                    "gate_loss",
+                    "entropy_coefficient_1",
+                    "entropy_coefficient_2",
+                    "regularizer_delay",
+                )
+                if getattr(self.loss, key) != LossSection.model_fields[key].default
+            ]
         if self.loss.hard_delete_probability and self.model.shortener.kind not in GATES:
             problems.append(
                 (
@@ -726,16 +768,75 @@ class Recipe(Section):
                     f"{self.training.device_batch_size}",
                 )
             )
-        if self.model.positions == "absolute" and self.input_length > self.model.max_positions:
-            problems.append(
-                (
-                    "model.max_positions",
-                    f"{self.model.max_positions} is below the task's input length {self.input_length}",
-                )
-            )
+        if self.model.positions == "absolute":
+            own = "length" if isinstance(self.task, DiagnosticTask) else "input_length"
+            lengths = {own: self.input_length} | {
+                key: getattr(self.task, key, None) or 0 for key in ("answer_length", "target_length")
+            }
+            problems += [
+                ("model.max_positions", f"{self.model.max_positions} is below task.{key} {length}")
+                for key, length in lengths.items()
+                if length > self.model.max_positions
+            ]
         if problems:
             raise Misfit(problems)
         return self
+
+    def _stuck_controller(self) -> list[tuple[str, str]]:
+        """Why the controller of a delete gate could never move alpha."""
+        controller, delay, steps = self.controller, self.loss.regularizer_delay, self.training.max_steps
+        if isinstance(controller, ConstantController):
+            return []
+        gains = {"k_p": controller.k_p} | (
+            {} if isinstance(controller, PController) else {"k_i": controller.k_i}
+        )
+        if not any(gains.values()):
+            keys = " and ".join(gains)
+            return [
+                ("controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that")
+            ]
+        if -(-delay // controller.every_steps) * controller.every_steps >= steps:
+            text = (
+                f"no multiple of {controller.every_steps} lies between loss.regularizer_delay {delay} and "
+                f"training.max_steps {steps}; alpha would never be set"
+            )
+            return [("controller.every_steps", text)]
+        return []
+
+    def remarks(self) -> list[str]:
+        """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""
+        training, found = self.training, []
+        measured = training.max_steps // training.eval_steps if training.eval_steps else 0
+        if training.eval_steps and not measured and training.best_metric is None:
+            found.append(
+                f"training.eval_steps {training.eval_steps} is above training.max_steps "
+                f"{training.max_steps}: nothing is measured on validation data"
+            )
+        # Patience counts from the best evaluation so far, and the last step is always one.
+        if (
+            training.patience is not None
+            and -(-training.max_steps // training.eval_steps) <= training.patience
+        ):
+            found.append(
+                f"training.patience {training.patience} is not below the number of evaluations, one in "
+                f"training.eval_steps {training.eval_steps} of training.max_steps {training.max_steps}: "
+                "nothing stops early"
+            )
+        every = getattr(self.controller, "every_steps", 1)
+        if every >= training.max_steps > 1:
+            found.append(
+                f"controller.every_steps {every} is not below training.max_steps {training.max_steps}: "
+                "alpha is set once"
+            )
+        source = getattr(self.task, "source", None)
+        if isinstance(source, HubSource) and isinstance(self.task, SpanCorruptionTask):
+            unused = [code for code in source.configurations if code not in self.task.languages]
+            if unused:
+                found.append(
+                    f"task.source.configurations names {', '.join(unused)}, which is not in "
+                    "task.languages: it is not read"
+                )
+        return found
 
     @property
     def target_deletion_rate(self) -> float | None:

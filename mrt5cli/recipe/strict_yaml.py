@@ -71,6 +71,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
@@ -118,6 +119,20 @@ def parse(text: str) -> Document:
 def dump(tree: dict[str, Any]) -> str:
     """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def inline(value: Any) -> str:
+    """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back."""
+    # Within a list, because a document that is one scalar ends with a line of dots.
+    text = yaml.dump(
+        [value],
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=float("inf"),
+    )
+    return text.strip().removeprefix("[").removesuffix("]")
 
 
 def _build(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:

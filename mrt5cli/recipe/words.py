@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mrt5cli.recipe.schema import Misfit, Recipe, Section
+from mrt5cli.recipe.strict_yaml import inline
 
 Path = tuple[str | int, ...]
 
@@ -27,6 +30,7 @@ PAPER_NAMES = {
 }
 """What the paper and its code call our kinds."""
 
+NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 NAME_RULE = "lower-case letters, digits and any of . _ - (a letter or digit first)"
 
 
@@ -66,6 +70,16 @@ def kinds(section: type[Section]) -> tuple[str, ...]:
     """The values of `kind` that choose this section class; none where there is nothing to choose."""
     field = section.model_fields.get("kind")
     return get_args(field.annotation) if field else ()
+
+
+@cache
+def mappings() -> frozenset[str]:
+    """Names of the keys whose value is a mapping of the reader's own making, not a section of the schema."""
+    return frozenset(
+        key.path.rsplit(".", 1)[-1]
+        for key in all_keys()
+        if get_origin(_unwrap(key.field.annotation)[0]) is dict
+    )
 
 
 def same_settings(kind: Any, other: Any) -> bool:
@@ -108,11 +122,14 @@ def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if get_origin(inner) is list:
         least = "non-empty " if any(getattr(rule, "min_length", 0) for rule in rules) else ""
         return f"a {least}list of {expected(get_args(inner)[0]).removeprefix('some ')}"
+    if get_origin(inner) is dict:
+        keys, values = (expected(part).removeprefix("some ") for part in get_args(inner))
+        return f"a mapping of {keys} to {values}, e.g. {{a: b}}"
     if inner is bool:
         return "true or false"
     if inner is str:
         return NAME_RULE if any(getattr(rule, "pattern", None) for rule in rules) else "some text"
-    return f"{'a whole number' if inner is int else 'a number'}{_bounds(rules)}"
+    return f"{NUMBERS[inner]}{_bounds(rules)}"
 
 
 def _unwrap(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any, list[Any]]:
@@ -153,12 +170,24 @@ class _Place(NamedTuple):
 
     path: Path
     owner: type[Section]
+    """The section that holds the key, or would if it had such a key."""
+    options: list[type[Section]]
+    """What that section may be where `kind` chooses; else only the section itself."""
     kind: str | None
-    field: FieldInfo | None
+    annotation: Any
+    """What the value may be: a field's annotation, or that of an item of a list or mapping; None: unknown."""
+    rules: list[Any]
 
 
-def problems(error: ValidationError) -> list[tuple[Path, str]]:
-    """Every problem pydantic found, as (path in the recipe, one plain sentence)."""
+def problems(
+    error: ValidationError, tree: Mapping[str, Any], by_set: Callable[[Path], bool] = lambda place: False
+) -> list[tuple[Path, str]]:
+    """Every problem pydantic found, as (path in the recipe, one plain sentence).
+
+    Args:
+        tree: the recipe that it found them in.
+        by_set: whether the value at a path was given by `--set`, and is best changed by it.
+    """
     found: list[tuple[Path, str]] = []
     for item in error.errors(include_url=False):
         place = _follow(item["loc"])
@@ -171,7 +200,7 @@ def problems(error: ValidationError) -> list[tuple[Path, str]]:
         elif item["type"] == "missing":
             found.append((place.path, f"missing; expected {_expected_at(place)}"))
         elif item["type"] == "extra_forbidden":
-            found.append((place.path, _unknown(place)))
+            found.append((place.path, _unknown(place, tree, by_set)))
         else:
             found.append((place.path, _wrong_value(place, item["input"])))
     return found
@@ -179,35 +208,33 @@ def problems(error: ValidationError) -> list[tuple[Path, str]]:
 
 def _follow(location: tuple[int | str, ...]) -> _Place:
     """The place of a pydantic location, which puts the chosen kind between a section and its settings."""
-    path: Path = ()
-    owner: type[Section] = Recipe
-    inside: list[type[Section]] = [Recipe]
-    kind: str | None = None
-    field: FieldInfo | None = None
+    place = _Place((), Recipe, [Recipe], None, Recipe, [])
+    inside: list[type[Section]] = [Recipe]  # what the next part is a key of, or chooses from
+    options, kind = inside, None
     for part in location:
         if len(inside) > 1:
-            inside = [section for section in inside if part in kinds(section)]
             kind = str(part)
+            inside = [section for section in inside if part in kinds(section)]
             continue
-        path = (*path, part)
-        if isinstance(part, str):
-            owner = inside[0]
-            field = owner.model_fields.get(part)
-            inside = (sections(field.annotation) if field else []) or [owner]
-    return _Place(path, owner, kind, field)
+        path = (*place.path, part)
+        if inside:
+            field = inside[0].model_fields.get(str(part))
+            annotation, rules = (field.annotation, field.metadata) if field else (None, [])
+            place = _Place(path, inside[0], options, kind, annotation, rules)
+            inside = options = sections(annotation)
+            kind = None
+        else:  # an item of a list, or of a mapping
+            item = get_args(_unwrap(place.annotation)[0])[-1]
+            place = place._replace(path=path, annotation=item, rules=[])
+    return place
 
 
 def _expected_at(place: _Place) -> str:
-    assert place.field is not None, "only unknown keys have no field"
-    if isinstance(place.path[-1], int):
-        inner, _ = _unwrap(place.field.annotation)
-        return expected(get_args(inner)[0])
-    return expected(place.field.annotation, place.field.metadata)
+    return expected(place.annotation, place.rules)
 
 
 def _kinds_of(place: _Place) -> list[str]:
-    assert place.field is not None, "only unknown keys have no field"
-    return [kind for section in sections(place.field.annotation) for kind in kinds(section)]
+    return [kind for section in sections(place.annotation) for kind in kinds(section)]
 
 
 def _wrong_kind(place: _Place, value: Any) -> str:
@@ -226,15 +253,22 @@ def _meant(value: str, kinds: list[str]) -> str | None:
     return begun[0] if len(begun) == 1 else nearest(value, kinds)
 
 
-def _unknown(place: _Place) -> str:
+def _unknown(place: _Place, tree: Mapping[str, Any], by_set: Callable[[Path], bool]) -> str:
     """Why a key is not known here, and which one was probably meant."""
     *parents, key = place.path
     own = [name for name in place.owner.model_fields if name != "kind"]
+    only = f"only: {', '.join(own)}" if own else "it has none"
+    others = [section for section in place.options if key in section.model_fields]
+    if others:
+        of = _either(repr(kind) for section in others for kind in kinds(section))
+        line = _of_another_kind(others[0], place.path, tree)
+        given = shlex.quote(f"{dotted(tuple(parents))}={line}")
+        way = f"--set {given}" if by_set(place.path) else f"{parents[-1]}: {line}"
+        return f"not a setting of {parents[-1]} kind {place.kind!r} ({only}) but of {of}; write {way}"
     near = nearest(str(key), own)
     if near:
         return f"unknown key; did you mean {near}?"
     if place.kind:
-        only = f"only: {', '.join(own)}" if own else "it has none"
         return f"not a setting of {parents[-1]} kind {place.kind!r} ({only})"
     elsewhere = sorted({known.path for known in all_keys() if known.path.rsplit(".", 1)[-1] == key})
     if elsewhere:
@@ -242,16 +276,36 @@ def _unknown(place: _Place) -> str:
     return f"unknown key (known here: {', '.join(own)})"
 
 
+def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]) -> str:
+    """The section that a key belongs to, on one line: what it must have, the key, and what was given so far.
+
+    Args:
+        section: the class that knows the key.
+        path: of the key.
+    """
+    *parents, key = path
+    given: Any = tree
+    for part in parents:
+        given = given[part]
+    line = {"kind": kinds(section)[0]}
+    for name, field in section.model_fields.items():
+        # What is itself a section has kinds of its own, which need not be the same here.
+        if name == key or (name in given and name != "kind" and not isinstance(given[name], dict)):
+            line[name] = given[name]
+        elif field.is_required() and name != "kind":
+            line[name] = (field.examples or ["..."])[0]
+    return inline(line)
+
+
 def _wrong_value(place: _Place, value: Any) -> str:
     text = f"expected {_expected_at(place)}, not {_shown(value)}"
-    assert place.field is not None, "only unknown keys have no field"
-    inner, _ = _unwrap(place.field.annotation)
+    inner, rules = _unwrap(place.annotation, place.rules)
     if get_origin(inner) is Literal and isinstance(value, str):
         near = nearest(value.lower(), get_args(inner))
         return f"{text}; did you mean '{near}'?" if near else text
     if get_origin(inner) is list and isinstance(value, str):
         return f"{text}; write [{value}]"
-    limits = [getattr(rule, name, None) for rule in place.field.metadata for name in ("lt", "le")]
+    limits = [getattr(rule, name, None) for rule in rules for name in ("lt", "le")]
     if 1.0 in limits and isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
         return f"{text}; {value:g} % is {value / 100:g}"
     return text
@@ -268,4 +322,4 @@ def _shown(value: Any) -> str:
         return f"the text '{shown}'" if value else "empty text"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return "a section" if isinstance(value, dict) else f"{value!r}"
+    return "a mapping" if isinstance(value, dict) else f"{value!r}"

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mrt5cli.reproduce.jobs import Job, Plan
 from mrt5cli.reproduce.planning import TO_DO
+from mrt5cli.text import columns, one_line_if_wide, wrapped
 
 LIVE_SECONDS = 0.5
 PLAIN_SECONDS = 60.0
@@ -55,7 +56,8 @@ class PlainDisplay:
             self.say(f"running  {job.id}{progress_of(job)}")
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        fitted = wrapped(text, columns(self.console.file))
+        self.console.print(fitted, highlight=False, markup=False, soft_wrap=True)
 
 
 class LiveDisplay(PlainDisplay):
@@ -64,10 +66,10 @@ class LiveDisplay(PlainDisplay):
     def __init__(self, plan: Plan, console: Console) -> None:
         super().__init__(plan, console)
         self.bars = Progress(
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=one_line_if_wide(console)),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}", markup=False),
+            TextColumn("{task.fields[facts]}", markup=False, table_column=one_line_if_wide(console)),
             TimeElapsedColumn(),
             console=console,
             transient=True,

@@ -1,4 +1,4 @@
-"""What a plan will take, before any of it is done: GPU hours and disk, both estimates.
+"""What a plan will take, before any of it is done: hours of a GPU or of a CPU's core, and disk.
 
 Hours are the exact multiply-accumulates of the matrices (`analysis.compute`), a training step being three
 forward passes, over a sustained throughput that is assumed, not measured. Lengths are the longest that a
@@ -25,11 +25,14 @@ from mrt5cli.recipe import (
     SpanCorruptionTask,
 )
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
-from mrt5cli.reproduce.jobs import Job, Plan
+from mrt5cli.reproduce.jobs import Job, Machine, Plan
 
 GPU = "NVIDIA A100"
 SUSTAINED = {"fp32": 12e12, "bf16": 100e12}
 """Floating-point operations a second that it is assumed to sustain: 60 and 32 % of what it is sold with."""
+CORE = 14e9
+"""Those of one core of an AMD EPYC over all trainings of the miniature, which took 100 minutes of one core;
+wide models are several times faster there."""
 
 SHAPES: Mapping[str, Shape] = {
     "small": Shape(),
@@ -52,12 +55,27 @@ class Lengths:
     target: int
 
 
-def estimate(plan: Plan, tflops: float | None = None) -> None:
-    """Give every job its hours on one GPU and what it leaves on disk.
+def machine_for(plan: Plan, device: str, tflops: float | None = None) -> Machine:
+    """Whose hours a plan will take: of what its jobs will run on, as far as that is said.
+
+    Args:
+        device: as `--device` says it.
+        tflops: given where the hours of a GPU are asked for.
+    """
+    if tflops is not None or device.startswith("cuda"):
+        return "gpu"
+    made_for = {one.machine for one in plan.experiments}
+    return "cpu" if device == "cpu" or plan.smoke or made_for == {"cpu"} else "gpu"
+
+
+def estimate(plan: Plan, tflops: float | None = None, machine: Machine = "gpu") -> None:
+    """Give every job its hours on one GPU or core, and what it leaves on disk.
 
     Args:
         tflops: sustained by the GPU, in either precision; by default `SUSTAINED`.
+        machine: `machine_for` says which.
     """
+    plan.machine = machine
     starts = {
         str(job.run.path): job.recipe for job in plan.jobs if job.kind == "train" and job.run and job.recipe
     }
@@ -68,14 +86,19 @@ def estimate(plan: Plan, tflops: float | None = None) -> None:
         sizes = sizes_of(job.recipe, shape)
         operations = _training(job.recipe, sizes) if job.kind == "train" else _evaluation(job, sizes)
         precision = job.recipe.training.precision if job.kind == "train" else "fp32"
-        speed = SUSTAINED[precision] if tflops is None else tflops * 1e12
-        job.gpu_hours = operations / speed / 3600
+        speed = tflops * 1e12 if tflops else SUSTAINED[precision] if machine == "gpu" else CORE
+        job.hours = operations / speed / 3600
         if job.kind == "train":
             job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
 
 
-def assumption(tflops: float | None = None) -> str:
+def assumption(machine: Machine, tflops: float | None = None) -> str:
     """What the hours rest on, in words."""
+    if machine == "cpu":
+        return (
+            f"hours are estimates for one core, assumed to sustain {CORE / 1e9:g} GFLOP/s, as small models "
+            "do on an AMD EPYC; --gpu-tflops estimates those of a GPU"
+        )
     if tflops is not None:
         return f"hours are estimates, at an assumed {tflops:g} TFLOP/s"
     fp32, bf16 = (f"{SUSTAINED[name] / 1e12:g}" for name in ("fp32", "bf16"))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 
+Machine = Literal["cpu", "gpu"]
 Kind = Literal["train", "evaluate", "analyse"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
 """Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
@@ -53,6 +54,7 @@ class Experiment:
         analyses: names in `analyses.ANALYSES`, of all runs together.
         figures: names in `figures.FIGURES`.
         claims: names in `claims.CLAIMS`; what must come out for the paper to be right, in miniature.
+        machine: what its suite is made for.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Experiment:
     analyses: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    machine: Machine = "gpu"
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Job:
         limit: examples a language that it measures at most.
         output: the file that says it is done.
         reason: why it is not done, in words; None when it is.
-        gpu_hours, gigabytes: estimates of what it will take and leave on disk.
+        hours, gigabytes: estimates of what it will take, of the plan's machine, and leave on disk.
     """
 
     id: str
@@ -101,7 +104,7 @@ class Job:
     output: Path | None = None
     status: Status = "missing"
     reason: str | None = None
-    gpu_hours: float = 0.0
+    hours: float = 0.0
     gigabytes: float = 0.0
 
 
@@ -112,6 +115,7 @@ class Plan:
     Attributes:
         root: the folder of the runs; analyses go to `<root>/analyses/<experiment>/<analysis>.json`.
         smoke: every recipe shrunk to seconds; the numbers mean nothing.
+        machine: whose hours the jobs' are: of one GPU, or of one core of a CPU.
     """
 
     suite: str
@@ -119,6 +123,7 @@ class Plan:
     experiments: list[Experiment]
     jobs: list[Job] = field(default_factory=list)
     smoke: bool = False
+    machine: Machine = "gpu"
 
     def job(self, id_: str) -> Job:
         """The job of that id; a KeyError when there is none."""

@@ -19,6 +19,7 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
+from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.reproduce.graph import build_plan
 from mrt5cli.reproduce.jobs import Experiment, Job, Plan, Status
@@ -101,7 +102,7 @@ def leave_out(plan: Plan, wanted: set[str], reason: str) -> None:
 
 
 def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
-    """Leave out what does not fit into so many GPU hours, in the plan's order; returns what that is.
+    """Leave out what does not fit into so many hours, in the plan's order; returns what that is.
 
     What a job needs is counted with it. What is shown nowhere is done only for something that fits.
     """
@@ -112,13 +113,13 @@ def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
         if not job.experiments or job.status not in TO_DO:
             continue
         more = closure(jobs, job) - chosen
-        cost = sum(jobs[id_].gpu_hours for id_ in more)
+        cost = sum(jobs[id_].hours for id_ in more)
         if cost <= left:
             chosen |= more
             left -= cost
     out = [job for job in plan.jobs if job.status in TO_DO and job.id not in chosen]
     for job in out:
-        job.status, job.reason = "left out", f"beyond the budget of {hours:g} GPU hours"
+        job.status, job.reason = "left out", f"beyond the budget of {hours:g} {plan.machine.upper()} hours"
     return out
 
 
@@ -227,7 +228,7 @@ def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
         return "changed", "an earlier training of its run was evaluated"
     for what, (before, now) in settings.items():
         if before != now:
-            shown = "" if isinstance(now, dict) else f": {before} then, {now} now"
+            shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
             return "changed", f"another {what}{shown}"
     if job.evaluation.runtime and not timed:
         return "changed", "not timed"

@@ -141,9 +141,11 @@ class Task(ABC):
             loss and bits per byte are what counts.
         experiment: the task's name in the published results; None where it has no rows there.
         choices: every target there is, where they are few enough to choose among; else None.
+        sentinels: ids that stand for a missing span in its examples, from the last byte's down.
     """
 
     name: str
+    sentinels: int = 0
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[str, ...]] = ()
     experiment: str | None = None

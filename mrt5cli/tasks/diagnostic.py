@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, decode, encode
+from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, encode
+from mrt5cli.data.characters import shown
 from mrt5cli.recipe import DiagnosticTask
 from mrt5cli.tasks.base import (
     IGNORED_LABEL,
@@ -279,7 +280,7 @@ class Diagnostic(Task):
     def example(self, split: str) -> tuple[str, str]:
         """Source and target of the first string."""
         batch = self._batch(split, np.arange(1), HELD_OUT_SEED)
-        return decode(batch["input_ids"][0]), decode(batch["labels"][0])
+        return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
     def _train_batch(self, seed: int, indices: NDArray[np.int64]) -> Batch:
         return self._batch("train", indices % self._section.train_examples, seed)

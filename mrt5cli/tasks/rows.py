@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, decode
+from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD
+from mrt5cli.data.characters import shown
 from mrt5cli.data.generated import generator
 from mrt5cli.data.rows import (
     Column,
@@ -268,7 +269,7 @@ class TableTask(Task):
     def example(self, split: str) -> tuple[str, str]:
         """Source and target of the first row, as cut."""
         batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
-        return decode(batch["input_ids"][0]), decode(batch["labels"][0])
+        return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
     def rows(self, split: str, part: str, limit: int | None = None) -> Table:
         """The first rows of a part of "train", "validation" or "test"; by default all.

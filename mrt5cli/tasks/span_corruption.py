@@ -7,17 +7,16 @@ same for every run.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, to_bytes
+from mrt5cli.data.characters import shown
 from mrt5cli.data.corpus import Order
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.sources import MemoryText, open_source
-from mrt5cli.data.span_noise import FIRST_SENTINEL, MOST_SPANS, plan_lengths
+from mrt5cli.data.span_noise import MOST_SPANS, plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, register, subset_of
@@ -49,6 +48,7 @@ class SpanCorruption(Task):
                 f"example, and there are {MOST_SPANS} sentinels",
                 "lower task.input_length or task.noise_density, or raise task.mean_span_length",
             )
+        self.sentinels = self.lengths.spans
         self.text = open_source(section.source, self.languages)
 
     def subsets(self, split: str) -> list[str]:
@@ -122,25 +122,10 @@ class SpanCorruption(Task):
         return f"span corruption, {self.text.description}, {languages}, {lengths}"
 
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first example of the first language, with <0>, <1>, ... for sentinels."""
+        """Source and target of the first example of the first language, sentinels named ⟨S0⟩, ⟨S1⟩, ..."""
         if split == "train":
             batch = next(iter(self.train_stream(batch_size=1, seed=HELD_OUT_SEED)))
         else:
             batch = next(self.held_out(split, self.languages[0], batch_size=1, limit=1))
-        return self._shown(batch["input_ids"][0].numpy()), self._shown(batch["labels"][0].numpy())
-
-    def _shown(self, ids: NDArray[np.int64]) -> str:
-        """Text of ids with sentinels written out, and ends of documents inside it as <end>."""
-        ids = ids[:-1] if ids[-1] == EOS else ids
-        parts = []
-        sentinel = 0
-        for is_text, group in itertools.groupby(
-            ids.tolist(), key=lambda i: OFFSET <= i <= FIRST_SENTINEL - self.lengths.spans
-        ):
-            if is_text:
-                parts.append(to_bytes(list(group)).decode("utf-8", errors="replace"))
-                continue
-            for mark in group:
-                parts.append("<end>" if mark == EOS else f"<{sentinel}>")
-                sentinel += mark != EOS
-        return "".join(parts)
+        source, target = (batch[name][0].tolist() for name in ("input_ids", "labels"))
+        return shown(source, sentinels=self.sentinels), shown(target, sentinels=self.sentinels)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt5cli import runtime as machine
+from mrt5cli.data.characters import beginning
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
@@ -20,6 +21,7 @@ from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
 
 SHOWN = 100
+"""Characters of an example's source and of its target."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Plan:
         return {
             "run": f"{self.recipe.name}: {self.recipe.description}",
             "task": self.task.describe(),
-            "example": f"{_cut(source)}\n-> {_cut(target)}",
+            "example": f"{beginning(source, SHOWN)}\n-> {beginning(target, SHOWN)}",
             "model": f"{_count(self.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
             f"{config.num_decoder_layers} layers, {_shortener(self.recipe.model.shortener)}; from {start}",
             "loss": _loss(self.recipe),
@@ -124,6 +126,7 @@ def make_plan(
     """
     run = RunDir(Path(out))
     plan = _place(recipe, run, resume=resume, overwrite=overwrite)
+    plan.notes += recipe.remarks()
     plan.runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
     if plan.finished:
         return plan
@@ -319,9 +322,3 @@ def _best(recipe: Recipe) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.3g} M" if number >= 1e5 else f"{number:,}"
-
-
-def _cut(text: str) -> str:
-    """One line of text, however long and whatever is in it."""
-    line = text if len(text) <= SHOWN else text[: SHOWN - 4] + " ..."
-    return repr(line)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import TrainerCallback
 
+from mrt5cli.text import columns, one_line_if_wide, wrapped
+
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
 
@@ -44,7 +46,7 @@ class ProgressDisplay(TrainerCallback):
             self.bar = Progress(
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", table_column=one_line_if_wide(self.console)),
                 console=self.console,
                 refresh_per_second=4,
             )
@@ -70,7 +72,8 @@ class ProgressDisplay(TrainerCallback):
             self.shown = time.monotonic()
             left = self.time_left(state.global_step, state.max_steps)
             line = f"step {state.global_step}/{state.max_steps}  {self.facts}{left}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            fitted = wrapped(line, columns(self.console.file))
+            self.console.print(fitted, highlight=False, soft_wrap=True)
 
     def time_left(self, step: int, steps: int) -> str:
         """ "  3 min left", from this session's mean time a step; empty where there is nothing left to do."""

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 import mrt5cli
 from mrt5cli import recipe as recipes
+from mrt5cli import text
 from mrt5cli.fingerprint import code_version
 from mrt5cli.models.compiling import compile_blocks
 from mrt5cli.models.recomputation import recompute
@@ -293,9 +294,9 @@ class _Teller:
     def __init__(self, leads: bool) -> None:
         self.leads = leads
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, words: str) -> None:
         if self.leads:
-            print(text, file=sys.stderr, flush=True)
+            text.say(words, sys.stderr)
 
 
 def _now() -> str:

@@ -141,9 +141,12 @@ def test_what_it_leaves(unbroken: RunDir) -> None:
     }
 
 
-def test_a_run_killed_anywhere_goes_on_as_if_unbroken(unbroken: RunDir, there: Path, tmp_path: Path) -> None:
+def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
+    unbroken: RunDir, there: Path, tmp_path: Path, chance: random.Random
+) -> None:
     run = RunDir(tmp_path / "run")
-    lines = random.randint(2, 12)
+    lines = chance.randint(2, 12)
+    print(f"to be killed after {lines} lines of metrics")
     words = ["taught.yaml", "--out", str(run.path), "--device", "cpu", "--set", "training.data_workers=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mrt5cli", "pretrain", *words],

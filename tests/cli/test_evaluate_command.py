@@ -272,6 +272,21 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert not result.stdout
 
 
+def test_tasks_that_differ_are_told_in_the_words_of_recipes(tmp_path: Path) -> None:
+    one, other = (
+        make_run(tmp_path, name, task={**SPANS, "source": source, "languages": ["en"]})
+        for name, source in {
+            "one": {"kind": "embedded"},
+            "other": {"kind": "files", "path": "my texts", "streaming": True},
+        }.items()
+    )
+
+    result = evaluate(one, other)
+
+    assert result.exit_code == 2
+    assert "were trained on different tasks (source.kind: embedded and files)" in result.stderr
+
+
 def test_a_model_with_too_few_positions(tmp_path: Path) -> None:
     short = make_run(tmp_path, "short", positions="absolute", max_positions=20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -344,7 +345,9 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     raise AssertionError("waited a minute in vain")
 
 
-def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path):
+def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance: random.Random):
+    pause = chance.uniform(0.0, 0.1)
+    print(f"to be killed {pause:.3f} s after the fourth validation")
     long = ("--set", "training.max_steps=60", "--device", "cpu")
     run = RunDir(place / "killed")
     process = subprocess.Popen(
@@ -357,7 +360,7 @@ def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path):
         start_new_session=True,
     )
     wait_for(lambda: len(validations(run)) >= 4, process)
-    time.sleep(int.from_bytes(os.urandom(1)) / 2550)
+    time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert run.meta()["status"] == "running" and run.saved_steps()

@@ -134,6 +134,7 @@ def test_check_as_json() -> None:
             }
         ],
         "not_built": None,
+        "remarks": [],
     }
     assert b["problems"][0]["key"] is None
 

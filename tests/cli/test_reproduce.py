@@ -128,7 +128,11 @@ def test_a_dry_run_shows_what_and_touches_nothing(house: Path) -> None:
     path = suite(house, "base", "child")
     result = reproduce(path, "--dry-run", "--budget", 0)
     assert result.exit_code == 0, result.output
-    assert "all: All" in result.stdout and "beyond the budget of 0 GPU hours" in result.stdout
+    assert "all: All" in result.stdout and "beyond the budget of 0 CPU hours" in result.stdout
+    assert "CPU h  " in result.stdout and "0 CPU hours" in result.stdout and "GPU h" not in result.stdout
+    for device, key in {"cpu": "cpu_hours", "auto": "gpu_hours"}.items():
+        words = ["reproduce", str(path), "--dry-run", "--json", "--device", device]
+        assert key in json.loads(CliRunner().invoke(app, words).stdout)["jobs"][0]
     assert "train child seed 1" in result.stdout
     assert "assumed to sustain" in result.stdout
     assert "at an assumed 5 TFLOP/s" in reproduce(path, "--dry-run", "--gpu-tflops", 5).stdout

@@ -170,6 +170,7 @@ def test_generation(path: Path):
     torch.testing.assert_close(steps, tensors["out.step_logits_first2"], **STATES)
 
 
+@pytest.mark.drawn
 def test_decoder_alone():
     case, tensors = read_case(GOLDEN / "cases/t5/decoder_only_baseline.json")
     model = load(GOLDEN / case["model"], deletion_type="source_removed")

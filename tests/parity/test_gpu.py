@@ -69,6 +69,7 @@ LONG = Case((300, 1, 0, 129), None, 64, 128, True, True, 1.0, 0)
 
 
 @needs_triton
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("small", [True, False], ids=["small tiles", "launched tiles"])
 def test_packed_kernels(dtype: torch.dtype, small: bool):

@@ -10,7 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.recipe import Recipe, load
+from mrt5cli.models import MrT5Config, build
+from mrt5cli.models.checkpoint import shortener_fields
+from mrt5cli.recipe import ModelSection, Recipe, Section, load
+from mrt5cli.recipe.words import kinds, sections
 
 KINDS = "none, delete_gate, random, fixed, boundary_predictor, convolution or source_removed"
 
@@ -120,3 +123,53 @@ def test_copying_a_baseline_writes_it_out_whole(tmp_path: Path) -> None:
     copied = mrt5("copy", "multilingual_v3/bp_40", str(tmp_path / "mine.yaml"))
     assert copied.exit_code == 0, copied.output
     assert load(tmp_path / "mine.yaml") == load("multilingual_v3/bp_40")
+
+
+OTHERS = {
+    "layer": 1,
+    "activation": "log_sigmoid",
+    "scale": -20.0,
+    "threshold": -1.0,
+    "norm": "none",
+    "bias_init": 0.5,
+    "noise": "gumbel",
+    "row_without_survivors": "first",
+    "rate": 0.25,
+    "amount": 0.25,
+    "per": "batch",
+    "prior": 0.25,
+    "temperature": 0.25,
+    "sampling": "always",
+    "stride": 5,
+    "type": "entropy",
+}
+"""A value that is nobody's default."""
+OF_LABELS = {"label_examples", "vocabulary"}
+"""Settings of what teaches a boundary predictor, which is no part of the model."""
+
+
+@pytest.mark.parametrize("section", sections(ModelSection.model_fields["shortener"].annotation))
+def test_every_setting_reaches_the_models_configuration(section: type[Section]) -> None:
+    required = {
+        name: field.examples[0]
+        for name, field in section.model_fields.items()
+        if field.is_required() and field.examples
+    }
+    plain = {"kind": kinds(section)[0], **required}
+    fields = shortener_fields(section.model_validate(plain))
+    MrT5Config(**fields)
+    for name in section.model_fields.keys() - {"kind"} - OF_LABELS:
+        changed = shortener_fields(section.model_validate({**plain, name: OTHERS[name]}))
+        assert changed != fields, name
+        MrT5Config(**changed)
+
+
+def test_the_reference_keeps_the_first_byte_of_a_row_that_would_lose_all() -> None:
+    recipe = load("quickstart", ["model.start=scratch", "model.shortener.row_without_survivors=first"])
+    assert build(recipe.model, device="meta").config.row_without_survivors == "first"
+    assert (
+        build(load("quickstart", ["model.start=scratch"]).model, device="meta").config.row_without_survivors
+        == "best"
+    )
+    told = mrt5("schema", "model.shortener.row_without_survivors").stdout
+    assert "'best' or 'first'; default \"best\"" in told and "the reference's" in told

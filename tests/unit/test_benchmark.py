@@ -82,6 +82,7 @@ def test_models_share_the_weights(base: Any):
         assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
 
 
+@pytest.mark.drawn
 def test_a_steered_gate_keeps_as_many_as_it_is_told(base: Any):
     model = ours(base, "packed")
     ids = torch.randint(3, 259, (2, 24))

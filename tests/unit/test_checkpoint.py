@@ -325,6 +325,7 @@ def test_a_plain_start_misses_exactly_its_new_shortener(saved):
     assert len(load_and_tell(saved, deletion_type="boundary_predictor")[1]) == 5
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("kind", ["t5", "mt5", "umt5"])
 def test_plain_directories(saved, kind):
     config = load(saved).config.to_diff_dict() | {"deletion_type": "none"}

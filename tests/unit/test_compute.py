@@ -38,6 +38,7 @@ def test_the_papers_curve():
     assert [count / counts[-1] for count in counts] == pytest.approx(curve["relative_to_keep_all"])
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("hard", [False, True])
 def test_what_a_profiler_counts(hard: bool):
     torch.manual_seed(0)

@@ -176,6 +176,7 @@ def test_what_the_authors_code_would_do_otherwise_is_said(tmp_path: Path):
     assert convert(str(source), tmp_path / "bp2", "reference").notes == []
 
 
+@pytest.mark.drawn
 def test_umt5_has_no_place_in_the_authors_layout(tmp_path: Path):
     source = saved(tmp_path / "u", relative_bias_per_layer=True)
     with pytest.raises(UserError, match="one relative bias for all layers"):
@@ -205,6 +206,7 @@ def test_what_transformers_5_writes_of_an_untied_head_is_not_believed(kind: str,
         load(tmp_path / "plain")
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("kind", KINDS)
 def test_byt5_is_what_plain_transformers_computes(kind: str, tmp_path: Path):
     source = saved(tmp_path / "ours", deletion_type=kind)

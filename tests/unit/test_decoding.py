@@ -16,6 +16,8 @@ from mrt5cli.models import MrT5ForConditionalGeneration, mrt5, packed_linear, pl
 from mrt5cli.models.decoding import STEPS_BEFORE_PACKING, Answers, GreedyDecoder, Source, greedy
 from mrt5cli.models.packed_linear import StackedLinear, can_pack
 
+pytestmark = pytest.mark.drawn
+
 EOS, TOKENS = 1, 14
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "softmax": {},

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from variants import batch_of, random_rows, shared
 
-from mrt5cli.analysis.characters import byte_kinds, characters, script
 from mrt5cli.analysis.deletions import (
     InspectedRow,
     inspect_batch,
@@ -24,6 +23,7 @@ from mrt5cli.analysis.deletions import (
     total_rate,
 )
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
+from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
 
 EOS = 1
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40) | st.text("[]-⟨⟩␣ ⏎\n✗:a", max_size=12)
@@ -99,8 +99,51 @@ def test_what_a_terminal_hides_is_named() -> None:
 
 
 def test_sentinels_have_names_only_where_there_are_some() -> None:
-    assert [c.visible for c in characters([258, 257, 248], sentinels=True)] == ["⟨S0⟩", "⟨S1⟩", "⟨S10⟩"]
+    assert [c.visible for c in characters([258, 257, 248], sentinels=11)] == ["⟨S0⟩", "⟨S1⟩", "⟨S10⟩"]
+    assert [c.visible for c in characters([258, 257, 248], sentinels=2)] == ["⟨S0⟩", "⟨S1⟩", "⟨f5⟩"]
     assert [c.visible for c in characters([258, 257, 248])] == ["⟨ff⟩", "⟨fe⟩", "⟨f5⟩"]
+
+
+def bytes_of(text: str) -> bytes:
+    """What `shown` was given, read back from what people see."""
+    units = re.findall(r"⟨([^⟩]*)⟩|([^⟨⟩])", text)
+    plain = {"⏎": "\n", "⇥": "\t"}
+    return b"".join(
+        plain.get(character, character).encode()
+        if character
+        else chr(int(name[2:], 16)).encode()
+        if name.startswith("U+")
+        else bytes.fromhex(name)
+        for name, character in units
+    )
+
+
+@given(text=texts, cut=st.integers(0, 12))
+def test_what_people_are_shown_holds_every_byte_also_of_a_character_cut_in_two(text: str, cut: int) -> None:
+    whole = text.encode()
+    left = whole[: max(0, len(whole) - cut)]
+
+    assert bytes_of(shown(ids_of(left))) == left
+    assert "\ufffd" in text or "\ufffd" not in shown(ids_of(left))
+
+
+def test_a_cut_euro_sign_is_what_is_left_of_it() -> None:
+    ids = [*(byte + 3 for byte in "3 €".encode()[:-1]), EOS, 0]
+
+    assert shown(ids) == "3 ⟨e2⟩⟨82⟩"
+    assert shown([-100, *ids[:2], 258, EOS], sentinels=1) == "3 ⟨S0⟩"
+
+
+def test_the_beginning_of_a_text_cuts_no_name() -> None:
+    text = "ab⟨e2⟩⟨82⟩cd"
+
+    assert beginning(text, len(text)) == text
+    assert [beginning(text, length) for length in (11, 10, 9, 7)] == [
+        "ab⟨e2⟩ ...",
+        "ab⟨e2⟩ ...",
+        "ab ...",
+        "ab ...",
+    ]
 
 
 def test_a_character_cut_by_another_id_is_stray_bytes() -> None:

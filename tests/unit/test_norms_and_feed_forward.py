@@ -17,6 +17,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from mrt5cli.models.feed_forward import GatedFeedForward
 from mrt5cli.models.norms import RMSNorm
 
+pytestmark = pytest.mark.drawn
+
 WIDTH, INNER = 12, 20
 DTYPES = [torch.float32, torch.bfloat16]
 shapes = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(lambda sizes: (*sizes, WIDTH))

@@ -17,6 +17,8 @@ from mrt5cli.models.attention import Ask, eager
 from mrt5cli.models.fused import _tiles, fused, has_fused
 from mrt5cli.models.packing import Packing
 
+pytestmark = pytest.mark.drawn
+
 SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
 VARIANTS = {
     "none": {},

@@ -27,6 +27,8 @@ from mrt5cli.models import kernels
 from mrt5cli.models.kernels.plan import Packed, Plan, grid
 from mrt5cli.models.packing import compact
 
+pytestmark = pytest.mark.drawn
+
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
 interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a CUDA device is here: -m gpu runs these cases compiled"
@@ -268,6 +270,7 @@ MODEL = {
 }
 
 
+@pytest.mark.hypothesis
 def test_the_model(by_kernel):
     """Every variant, soft and hard: the cases and limits of the paths of a CPU."""
 

@@ -19,10 +19,13 @@ from mrt5cli.models.feed_forward import GatedFeedForward
 from mrt5cli.models.products import Linear, is_its_weight, linear, suits_onednn, use_fast_products, works
 from mrt5cli.models.recomputation import recompute
 
-pytestmark = pytest.mark.skipif(
-    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
-    reason="this build of torch has not both libraries",
-)
+pytestmark = [
+    pytest.mark.drawn,
+    pytest.mark.skipif(
+        not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
+        reason="this build of torch has not both libraries",
+    ),
+]
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 drawn = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Strict, TypeAdapter, ValidationError
 
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
+from mrt5cli.recipe.differences import differences, unlike
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
 
 PLAIN: dict[str, Any] = {
@@ -164,6 +167,36 @@ def test_a_new_kind_and_its_settings_may_come_in_any_order(plain: Path) -> None:
         assert (controller.kind, controller.alpha) == ("constant", 0.01)
 
 
+def test_a_mapping_given_by_set_takes_the_place_of_what_stood_there(tmp_path: Path) -> None:
+    source = {"kind": "hub", "name": "me/mine", "configurations": {"en": "english", "de": "german"}}
+    file = write(tmp_path / "a.yaml", {**PLAIN, "task": {"kind": "span_corruption", "source": source}})
+
+    def read(*overrides: str) -> dict[str, Any]:
+        return load(file, overrides).task.source.model_dump()
+
+    assert read() == read("training.max_steps=10") != {}
+    assert read("task.source.configurations={}")["configurations"] == {}
+    assert read("task.source.configurations={fr: french}")["configurations"] == {"fr": "french"}
+    kept = read("task.source.configurations.fr=french")
+    assert kept["configurations"] == {"fr": "french"} and kept["name"] == "me/mine"
+    assert read("task.source={kind: hub}") == {
+        "kind": "hub",
+        "name": "allenai/c4",
+        "text_column": "text",
+        "configurations": {},
+        "shuffle_shards": True,
+    }
+    assert read("task.source={kind: files, path: my_texts}") == {
+        "kind": "files",
+        "path": "my_texts",
+        "text_column": "text",
+        "streaming": False,
+    }
+    assert problems_of(file, "task.source={}") == {
+        "task.source.kind": "missing; expected embedded, files or hub"
+    }
+
+
 @pytest.mark.parametrize(
     ("override", "key", "message"),
     [
@@ -211,17 +244,19 @@ WRONG = [
     (
         "model.shortener.rate=0.5",
         "not a setting of shortener kind 'delete_gate' (only: layer, activation, scale, threshold, norm, "
-        "bias_init, noise)",
+        "bias_init, noise, row_without_survivors) but of 'random'; write --set 'model.shortener={kind: "
+        "random, layer: 1, rate: 0.5}'",
     ),
     (
         "controller.alpha=1",
         "not a setting of controller kind 'pi' (only: target_deletion_rate, k_p, k_i, alpha_start, "
-        "every_steps, update_per)",
+        "every_steps, update_per) but of 'constant'; write --set 'controller={kind: constant, alpha: 1}'",
     ),
     (
         "task.languages=[en]",
         "not a setting of task kind 'vowel_removal' (only: length, train_examples, eval_examples, "
-        "mean_insertions)",
+        "mean_insertions) but of 'span_corruption', 'xnli', 'tydiqa' or 'xquad'; write --set "
+        "'task={kind: span_corruption, source: {kind: embedded}, languages: [en]}'",
     ),
     ("learning_rate=1", "unknown key; did you mean training.learning_rate?"),
     ("model.layer=1", "unknown key; did you mean model.shortener.layer?"),
@@ -289,6 +324,20 @@ WRONG = [
         "10 is not below training.max_steps 10; the gate would never be trained to delete",
     ),
     ("task.mean_insertions=5", "nothing is planted in the strings of 'vowel_removal'; leave it out"),
+    (
+        "training.warmup_steps=11",
+        "11 is above training.max_steps 10; the learning rate would never reach training.learning_rate; "
+        "lower it too",
+    ),
+    ("model.max_positions=64", "is only for model.positions: absolute, and those are relative"),
+    (
+        "controller={kind: pi, target_deletion_rate: 0.5, k_p: 0, k_i: 0}",
+        "with k_p and k_i at 0 alpha would never move; kind: constant is for that",
+    ),
+    (
+        "controller={kind: p, target_deletion_rate: 0.5, k_p: 0}",
+        "with k_p at 0 alpha would never move; kind: constant is for that",
+    ),
 ]
 
 
@@ -358,7 +407,37 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
         (
             ["model.positions=absolute", "model.max_positions=8"],
             "model.max_positions",
-            "8 is below the task's input length 16 (--set)",
+            "8 is below task.length 16 (--set)",
+        ),
+        (
+            [
+                "task={kind: xquad, input_length: 512, answer_length: 513}",
+                "model.positions=absolute",
+                "model.max_positions=512",
+            ],
+            "model.max_positions",
+            "512 is below task.answer_length 513 (--set)",
+        ),
+        (
+            ["loss.regularizer_delay=6", "controller.every_steps=10"],
+            "controller.every_steps",
+            "no multiple of 10 lies between loss.regularizer_delay 6 and training.max_steps 10; alpha would "
+            "never be set (--set)",
+        ),
+        (
+            ["model.shortener={kind: none}", "controller={kind: constant}", "loss.entropy_coefficient_1=1"],
+            "loss.entropy_coefficient_1",
+            "is about a delete gate, and model.shortener is 'none' (--set)",
+        ),
+        (
+            [LM.replace("embedded", "hub, configurations: {en: 3}")],
+            "task.source.configurations.en",
+            "expected some text, not 3 (--set)",
+        ),
+        (
+            [LM.replace("embedded", "hub, configurations: en")],
+            "task.source.configurations",
+            "expected a mapping of text to text, e.g. {a: b}, not the text 'en' (--set)",
         ),
         ([LM.replace("}}", "}, languages: [en, de, en]}")], "task.languages", "listed twice: en (--set)"),
         (
@@ -384,12 +463,97 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
         (
             [LM.replace("embedded", "embedded, path: x")],
             "task.source.path",
-            "not a setting of source kind 'embedded' (it has none) (--set)",
+            "not a setting of source kind 'embedded' (it has none) but of 'files'; write --set "
+            "'task.source={kind: files, path: x}' (--set)",
         ),
     ],
 )
 def test_wrong_sections(plain: Path, overrides: list[str], key: str, message: str) -> None:
     assert problems_of(plain, *overrides) == {key: message}
+
+
+def foreign_settings() -> list[tuple[str, str | None, str, str]]:
+    """Every (section, kind of the section above, kind, setting of another kind of that section)."""
+    found = []
+    for key in recipe_words.all_keys():
+        options = [one for one in recipe_words.sections(key.field.annotation) if recipe_words.kinds(one)]
+        for section in options:
+            known = {name: 1 for other in options for name in other.model_fields}
+            found += [
+                (key.path, key.kind and key.kind.split(", ")[0], recipe_words.kinds(section)[0], name)
+                for name in known
+                if name not in section.model_fields
+            ]
+    return found
+
+
+def test_a_setting_of_another_kind_comes_with_the_line_that_works(tmp_path: Path) -> None:
+    """Whatever key of whatever kind is set on another kind: the message's own line makes it known."""
+    assert len(foreign_settings()) > 100
+    for path, above, kind, name in foreign_settings():
+        tree = copy.deepcopy(PLAIN)
+        *parents, last = path.split(".")
+        if parents == ["task"]:
+            tree["task"] = {"kind": above}
+        holder = tree
+        for parent in parents:
+            holder = holder.setdefault(parent, {})
+        holder[last] = {"kind": kind}
+        file = write(tmp_path / "a.yaml", tree)
+        value = {"languages": "[en]", "source": "{kind: hub}"}.get(name, "1")
+        told = problems_of(file, f"{path}.{name}={value}")[f"{path}.{name}"]
+        [line] = re.findall(r"write --set '(.*)' \(--set\)$", told)
+        assert line.startswith(f"{path}={{kind: ")
+        try:
+            load(file, [line])
+        except RecipeError as error:  # other sections may not suit the new kind
+            wrong = [text for place, text in error.problems if place.startswith(path)]
+            assert not any("not a setting" in text or "missing" in text for text in wrong), wrong
+
+
+def test_in_a_file_that_line_is_written_as_there(tmp_path: Path) -> None:
+    tree = {**PLAIN, "task": {"kind": "span_corruption", "source": {"kind": "embedded", "path": "my_texts"}}}
+    assert problems_of(write(tmp_path / "a.yaml", tree)) == {
+        "task.source.path": "not a setting of source kind 'embedded' (it has none) but of 'files'; write "
+        "source: {kind: files, path: my_texts} (line 7)"
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remark"),
+    [
+        ([], None),
+        (
+            ["training.eval_steps=11"],
+            "training.eval_steps 11 is above training.max_steps 10: nothing is measured on validation data",
+        ),
+        (["training.eval_steps=11", "training.best_metric=loss"], None),
+        (["training.eval_steps=3", "training.best_metric=loss", "training.patience=3"], None),
+        (
+            ["training.eval_steps=3", "training.best_metric=loss", "training.patience=4"],
+            "training.patience 4 is not below the number of evaluations, one in training.eval_steps 3 of "
+            "training.max_steps 10: nothing stops early",
+        ),
+        (
+            ["controller.every_steps=10"],
+            "controller.every_steps 10 is not below training.max_steps 10: alpha is set once",
+        ),
+        (
+            [LM.replace("embedded", "hub, configurations: {en: a, de: b}")],
+            "task.source.configurations names de, which is not in task.languages: it is not read",
+        ),
+    ],
+)
+def test_settings_that_change_nothing_are_remarked_on(
+    plain: Path, overrides: list[str], remark: str | None
+) -> None:
+    assert load(plain, overrides).remarks() == ([] if remark is None else [remark])
+
+
+def test_shipped_recipes_leave_nothing_to_remark_on() -> None:
+    recipes = [load(file) for file in recipe_load.shipped().values()]
+    assert len(recipes) > 100
+    assert [remark for recipe in recipes for one in (recipe, smoke(recipe)) for remark in one.remarks()] == []
 
 
 @pytest.mark.parametrize(
@@ -604,7 +768,7 @@ GATED = st.tuples(
             {
                 "kind": st.sampled_from(["p", "pi", "pi_two_sided"]),
                 "target_deletion_rate": RATES,
-                "k_p": st.floats(0, 1),
+                "k_p": st.floats(1e-9, 1),
             }
         ),
     ),
@@ -626,6 +790,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     shortener, controller = draw(GATED | PLAIN_OR_RANDOM)
     device_batch_size = draw(st.integers(1, 64))
     start = draw(st.sampled_from(["scratch", "google/byt5-small", "runs/x"]))
+    steps = draw(st.integers(1, 10**9))
     tree = {
         "name": draw(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)),
         "description": draw(NOTES),
@@ -639,12 +804,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
         },
         "controller": controller,
         "training": {
-            "max_steps": draw(st.integers(1, 10**9)),
+            "max_steps": steps,
             "device_batch_size": device_batch_size,
             "batch_size": device_batch_size * draw(st.integers(1, 64)),
             "learning_rate": draw(st.floats(1e-12, 1e3)),
             "precision": draw(st.sampled_from(["fp32", "bf16"])),
-            "warmup_steps": draw(st.integers(0, 1000)),
+            "warmup_steps": draw(st.integers(0, min(1000, steps))),
         },
         "paper": draw(
             st.none() | st.just({"version": "v1", "experiment": "e", "rows": ["r1"], "note": "no"})
@@ -671,6 +836,31 @@ def test_any_recipe_shrinks_to_a_valid_one(recipe: Recipe) -> None:
     assert (small.training.batch_size > small.training.device_batch_size) == accumulates
     assert (small.model.positions, small.model.softmax1) == (recipe.model.positions, recipe.model.softmax1)
     assert smoke(small) == small
+
+
+def test_what_differs_is_told_as_recipes_write_it(plain: Path) -> None:
+    changed = {
+        "training.compile=true": ("training.compile", "false", "true"),
+        "model.shape={d_model: 64}": ("model.shape", "null", "absent"),
+        "training.best_metric=loss": ("training.best_metric", "null", "loss"),
+    }
+    before = load(plain)
+    found = differences(before, load(plain, [*changed, "training.eval_steps=5"]))
+    for key, old, new in changed.values():
+        assert found.pop(key) == f"{old} in the run, {new} now"
+    assert found.pop("training.eval_steps") == "0 in the run, 5 now"
+    assert found.pop("model.shape.d_model") == "absent in the run, 64 now"
+    assert all(key.startswith("model.shape.") for key in found)
+
+    texts, more = (
+        load(
+            plain,
+            [LM.replace("}}", f"}}, languages: {languages}}}").replace("embedded", "files, path: 'a: b'")],
+        )
+        for languages in ("[en]", "[en, 'no']")
+    )
+    assert differences(texts, more) == {"task.languages": "[en] in the run, [en, 'no'] now"}
+    assert unlike(before.task, texts.task)["source.path"] == ("absent", "'a: b'")
 
 
 # --- shrinking and the schema in words ----------------------------------------------------------------------
@@ -714,6 +904,7 @@ def test_every_key_says_what_it_means() -> None:
         ("model.shortener.threshold", "a number below 0, or null"),
         ("task.languages", "a non-empty list of text"),
         ("paper.rows", "a list of text"),
+        ("task.source.configurations", "a mapping of text to text, e.g. {a: b}"),
         ("model.softmax1", "true or false"),
         ("training.precision", "'fp32' or 'bf16'"),
         ("model.shape", "a section (key: value lines), or null"),
@@ -727,6 +918,40 @@ def test_every_key_says_what_it_means() -> None:
 def test_what_a_key_expects(key: str, words: str) -> None:
     field = next(item.field for item in recipe_words.all_keys() if item.path == key)
     assert recipe_words.expected(field.annotation, field.metadata) == words
+
+
+def test_every_key_is_called_what_it_is() -> None:
+    """Told from what it takes: a value of the kind that is named passes, one of another kind does not."""
+    samples = {
+        "a whole number": 300,
+        "a number": 0.25,
+        "true or false": True,
+        "some text": "text",
+        "a list": ["en"],
+        "a non-empty list": ["en"],
+        "a mapping": {"a": "b"},
+        "lower-case letters": "name",
+    }
+    seen = set()
+    for key in recipe_words.all_keys():
+        words = recipe_words.expected(key.field.annotation, key.field.metadata)
+        if words.startswith(("a section", "'")):
+            continue
+        [named] = {max((start for start in samples if words.startswith(start)), key=len)}
+        seen.add(named)
+        adapter = TypeAdapter(Annotated[key.field.annotation, Strict(), *key.field.metadata])
+        sign = -1 if "below 0" in words else 1
+        for kind, sample in samples.items():
+            if isinstance(sample, int | float) and not isinstance(sample, bool):
+                sample = sign * sample
+            taken = True
+            try:
+                adapter.validate_python(sample)
+            except ValidationError as error:
+                taken = all("type" not in one["type"] for one in error.errors())
+            same = type(sample) is type(samples[named]) or (named == "a number" and kind == "a whole number")
+            assert taken == same, (key.path, words, sample)
+    assert seen == set(samples)
 
 
 def test_sections_cannot_be_changed() -> None:

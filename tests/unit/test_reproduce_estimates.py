@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,23 @@ from mrt5cli import recipe as recipes
 from mrt5cli.analysis.compute import macs
 from mrt5cli.recipe import Recipe, Shape
 from mrt5cli.reproduce.estimates import (
+    CORE,
     SHAPES,
     SUSTAINED,
     Lengths,
+    assumption,
     disk,
     estimate,
     lengths_of,
+    machine_for,
     parameters,
     shape_of,
     sizes_of,
     task_lengths,
 )
-from mrt5cli.reproduce.jobs import Evaluation
-from mrt5cli.reproduce.planning import make_plan
+from mrt5cli.reproduce.jobs import Evaluation, Machine
+from mrt5cli.reproduce.planning import make_plan, shipped_recipes
+from mrt5cli.reproduce.suites import load_suite
 
 GATE = {"kind": "delete_gate", "layer": 1}
 
@@ -47,7 +52,7 @@ def test_parameters_are_those_of_the_published_models(size: str, millions: int) 
 def test_parameters_are_those_of_a_model_that_is_built() -> None:
     from mrt5cli.models import build
 
-    small = recipe("x", model={"positions": "relative"})
+    small = recipe("x", model={"positions": "relative", "max_positions": 1024})
     weights = sum(weight.numel() for weight in build(small.model).parameters())
     assert parameters(sizes_of(small, shape_of(small, {}))) == pytest.approx(weights, rel=0.05)
 
@@ -70,14 +75,48 @@ def test_training_hours_are_six_operations_for_each_multiplication(
     estimate(plan, tflops)
     sizes = sizes_of(own, shape_of(own, {}))
     expected = 6 * macs(sizes, [16], [16], [16]) * batch * steps / (tflops * 1e12) / 3600
-    assert plan.jobs[0].gpu_hours == pytest.approx(expected)
+    assert plan.jobs[0].hours == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("suite", "smoke", "device", "tflops", "machine"),
+    [
+        ("cpu", False, "auto", None, "cpu"),
+        ("cpu", False, "cuda", None, "gpu"),
+        ("cpu", False, "auto", 10.0, "gpu"),
+        ("gpu", False, "auto", None, "gpu"),
+        ("gpu", False, "cpu", None, "cpu"),
+        ("gpu", True, "auto", None, "cpu"),
+        ("gpu", True, "cuda:1", None, "gpu"),
+    ],
+)
+def test_hours_are_those_of_what_jobs_run_on(
+    suite: Machine, smoke: bool, device: str, tflops: float | None, machine: Machine
+) -> None:
+    asked = replace(experiment("a", "x", evaluations=()), machine=suite)
+    plan = make_plan("mine", [asked], Path("nowhere"), known={"x": recipe("x")}, smoke=smoke)
+    assert machine_for(plan, device, tflops) == machine
+    estimate(plan, tflops, machine)
+    here = plan.jobs[0].hours
+    estimate(plan, SUSTAINED["fp32"] / 1e12, "gpu")
+    slower = (tflops or 12) * 1e12 / SUSTAINED["fp32"] if machine == "gpu" else CORE / SUSTAINED["fp32"]
+    assert plan.jobs[0].hours == pytest.approx(here * slower)
+    assert ("core" in assumption(machine, tflops)) == (machine == "cpu")
+
+
+def test_the_miniature_is_for_a_cpu_and_takes_about_what_was_measured() -> None:
+    plan = make_plan("miniature", load_suite("miniature"), Path("nowhere"), known=shipped_recipes())
+    assert machine_for(plan, "auto") == "cpu"
+    estimate(plan, machine="cpu")
+    training = sum(job.hours for job in plan.jobs if job.kind == "train")
+    assert training == pytest.approx(100 / 60, rel=0.1)
 
 
 def test_bf16_is_assumed_faster() -> None:
     known: dict[str, Recipe] = {name: recipe(name, training={"precision": name}) for name in ("fp32", "bf16")}
     plan = make_plan("mine", [experiment("a", *known, evaluations=())], Path("nowhere"), known=known)
     estimate(plan)
-    slow, fast = (job.gpu_hours for job in plan.jobs)
+    slow, fast = (job.hours for job in plan.jobs)
     assert slow / fast == pytest.approx(SUSTAINED["bf16"] / SUSTAINED["fp32"])
 
 
@@ -131,7 +170,7 @@ def test_evaluations_cost_by_examples_languages_and_passes() -> None:
         "mine", [experiment("a", "x", evaluations=asked)], Path("nowhere"), known={"x": recipe("x")}
     )
     estimate(plan)
-    whole, half, timed = (job.gpu_hours for job in plan.jobs if job.kind == "evaluate")
+    whole, half, timed = (job.hours for job in plan.jobs if job.kind == "evaluate")
     assert whole == pytest.approx(2 * half) and 4 * whole < timed < 7 * whole
 
 

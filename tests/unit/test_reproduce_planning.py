@@ -292,7 +292,7 @@ def test_an_evaluation_is_of_one_training(tmp_path: Path) -> None:
         ({"limit": 3}, "another examples: 3 then, 8 now"),
         ({"batch_size": 2}, "another batch size: 2 then, 4 now"),
         ({"split": "validation"}, "another split: validation then, test now"),
-        ({"constrained": True}, "another constrained: True then, False now"),
+        ({"constrained": True}, "another constrained: true then, false now"),
         ({"task": {"settings": {"kind": "copy"}}}, "another task"),
         ({"code": "old"}, "evaluated by other code (old; now"),
         ({"models": []}, "the results are not those of this version"),
@@ -387,13 +387,13 @@ def test_a_budget_is_kept_and_nothing_is_torn_from_what_it_needs(hours: list[flo
     plan = build_plan("mine", suite, FAMILY, Path("nowhere"))
     survey(plan)
     for job, cost in zip(plan.jobs, hours, strict=False):
-        job.gpu_hours = cost
+        job.hours = cost
     jobs = {job.id: job for job in plan.jobs}
     first = next(job for job in plan.jobs if job.experiments)
-    cost_of_first = sum(jobs[id_].gpu_hours for id_ in closure(jobs, first))
+    cost_of_first = sum(jobs[id_].hours for id_ in closure(jobs, first))
     out = keep_to_budget(plan, budget)
     left = [job for job in plan.jobs if job.status in TO_DO]
-    assert sum(job.gpu_hours for job in left) <= budget
+    assert sum(job.hours for job in left) <= budget
     assert {job.id for job in out} | {job.id for job in left} == {job.id for job in plan.jobs}
     kept = {job.id for job in left}
     assert all(kept.issuperset(job.needs) for job in left)

@@ -49,11 +49,11 @@ def test_mcnemar_is_the_binomial_tail(only_first: int, only_second: int) -> None
 
 
 def test_mcnemar_of_all_of_xnli_is_quick_and_finite() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
 
     assert mcnemar(37_000, 38_000) == pytest.approx(0.00026, rel=0.05)
     assert mcnemar(0, 75_150) == 0.0
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_the_paired_interval_by_hand() -> None:

@@ -174,7 +174,8 @@ def test_what_people_see(languages: Path) -> None:
     task = task_of({"kind": "embedded"}, input_length=1024, mean_span_length=20.0)
     assert task.describe().endswith("English, 1024 -> 189 byte tokens")
     source, target = task.example("validation")
-    assert source.count("<") >= 9 and "<8>" in source and target.startswith("<0>")
+    assert [f"⟨S{n}⟩" in source for n in range(10)] == [True] * 9 + [False]
+    assert target.startswith("⟨S0⟩")
     assert task.example("validation") == (source, target)
     assert task.example("train") != task.example("test")
     # The sentinels' bytes are no text: what is left of both, put together, is.

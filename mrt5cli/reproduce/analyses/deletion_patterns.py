@@ -38,8 +38,10 @@ def deletion_patterns(asked: Asked) -> dict[str, Any]:
 def _patterns(asked: Asked, ran: Ran) -> dict[str, Any]:
     from mrt5cli.analysis.deletions import kind_table, total_rate
     from mrt5cli.analysis.letters import letter_table
+    from mrt5cli.data.characters import CERTAIN_SENTINELS
 
     kind = ran.recipe.task.kind
+    sentinels = CERTAIN_SENTINELS if kind == "span_corruption" else 0
     by_subset = _inspected(asked, ran)
     rows = [row for part in by_subset.values() for row in part]
     rate = total_rate(rows)
@@ -53,7 +55,7 @@ def _patterns(asked: Asked, ran: Ran) -> dict[str, Any]:
         "deletion_rate": rate.value,
         **_agreement(rows),
         "letters": _lines(letter_table(kind, rows)) if kind in DIAGNOSTICS.values() else [],
-        "kinds": _lines(kind_table(rows, sentinels=kind == "span_corruption")),
+        "kinds": _lines(kind_table(rows, sentinels=sentinels)),
         "subsets": [
             {
                 "subset": subset,
@@ -63,9 +65,7 @@ def _patterns(asked: Asked, ran: Ran) -> dict[str, Any]:
             }
             for subset, part in by_subset.items()
         ],
-        "shown": [
-            {"subset": subset, **_marked(row, kind == "span_corruption")} for subset, row in shown[:SHOWN]
-        ],
+        "shown": [{"subset": subset, **_marked(row, sentinels)} for subset, row in shown[:SHOWN]],
     }
 
 
@@ -110,7 +110,7 @@ def _lines(table: Sequence[KindRow]) -> list[dict[str, Any]]:
     return [{**asdict(line), "rate": line.rate} for line in table]
 
 
-def _marked(row: InspectedRow, sentinels: bool) -> dict[str, Any]:
+def _marked(row: InspectedRow, sentinels: int) -> dict[str, Any]:
     """The beginning of a row as runs of text, each with its state (see `marked_text`)."""
     from dataclasses import replace
 

@@ -1,8 +1,9 @@
 """Suites: which experiments there are, as YAML beside this file, and the one reader of it.
 
-The file is a mapping with one key, `experiments`: a list whose entries have the fields of
-`jobs.Experiment`, lists for its tuples. `recipes` holds shipped names, or globs of them such as
-`multilingual_v3/*`, which stand for every match that no entry before named, in the order of the names.
+The file is a mapping of `experiments`, a list whose entries have the fields of `jobs.Experiment`, lists for
+its tuples, and of `machine`, what they are made for: `gpu`, unless it says `cpu`. An experiment's `recipes`
+holds shipped names, or globs of them such as `multilingual_v3/*`, which stand for every match that no entry
+before named, in the order of the names.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +22,7 @@ from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Section
 from mrt5cli.recipe.loading import read, shipped
 from mrt5cli.recipe.words import dotted, nearest
-from mrt5cli.reproduce.jobs import Evaluation, Experiment
+from mrt5cli.reproduce.jobs import Evaluation, Experiment, Machine
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -58,6 +60,7 @@ class SuiteFile(Section):
     """A whole suite."""
 
     experiments: Annotated[list[ExperimentEntry], Field(min_length=1)]
+    machine: Machine = "gpu"
 
 
 def suite_names() -> list[str]:
@@ -81,16 +84,17 @@ def load_suite(name_or_path: str | Path, *, recipes: Iterable[str] | None = None
     if not isinstance(tree, dict):
         raise RecipeError(path.name, [("", "the file is no suite; expected the key `experiments`")], HINT)
     try:
-        entries = SuiteFile.model_validate_json(json.dumps(tree)).experiments
+        suite = SuiteFile.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise RecipeError(path.name, [_problem(item) for item in error.errors()], HINT) from None
     known = list(shipped() if recipes is None else recipes)
     problems: list[tuple[str, str]] = []
     experiments = [
-        _experiment(entry, f"experiments[{place}]", known, problems) for place, entry in enumerate(entries)
+        replace(_experiment(entry, f"experiments[{place}]", known, problems), machine=suite.machine)
+        for place, entry in enumerate(suite.experiments)
     ]
     seen: set[str] = set()
-    for place, entry in enumerate(entries):
+    for place, entry in enumerate(suite.experiments):
         if entry.id in seen:
             problems.append((f"experiments[{place}].id", f"{entry.id} is another experiment's"))
         seen.add(entry.id)

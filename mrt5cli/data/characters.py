@@ -1,11 +1,13 @@
 """Byte ids as characters: which bytes make one character, what kind of byte each is, and how to show it.
 
-Input need not be valid UTF-8: a byte that is part of no character stands for itself.
+Input need not be valid UTF-8: a byte that is part of no character stands for itself. Whatever shows bytes to
+people shows them this way, so that a character cut in two is seen as what is left of it, ⟨e2⟩⟨82⟩, and is
+neither left out nor replaced; `byte_tokens.decode` is for answers, which are compared as texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,8 +15,8 @@ import regex
 
 from mrt5cli.data.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
 
-# 0xF5 to 0xFF never occur in UTF-8; span corruption writes its sentinels there, from 0xFF down.
-LOWEST_SENTINEL_ID = OFFSET + 0xF5
+CERTAIN_SENTINELS = 11
+"""Span corruption writes its sentinels from 0xFF down, and 0xF5 to 0xFF never occur in UTF-8."""
 
 # fmt: off
 SCRIPTS = (
@@ -27,6 +29,7 @@ SCRIPTS = (
 _SCRIPT = regex.compile("|".join(rf"(?P<{name}>\p{{Script={name}}})" for name in SCRIPTS))
 _INVISIBLE = regex.compile(r"[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]")
 _COMBINING = regex.compile(r"\p{M}")
+_UNIT = regex.compile(r"⟨[^⟩]*⟩|.")
 # What the display itself is written with: shown as code points when the text contains them.
 _MARKS = frozenset("⟨⟩␣⏎⇥◌✗")
 
@@ -64,12 +67,33 @@ class Character:
         return self.text is not None and self.visible == self.text and bool(_COMBINING.match(self.text))
 
 
-def characters(ids: Sequence[int], *, sentinels: bool = False) -> list[Character]:
+def shown(ids: Iterable[int], *, sentinels: int = 0) -> str:
+    """The ids (L,) of one row as people are shown them, padding and the EOS at its end left out."""
+    row = [int(i) for i in ids if i > PAD]
+    if row and row[-1] == EOS:
+        row.pop()
+    return "".join(character.visible for character in characters(row, sentinels=sentinels))
+
+
+def beginning(text: str, length: int) -> str:
+    """At most so many characters of what `shown` gave, no name cut in two, and " ..." for the rest."""
+    if len(text) <= length:
+        return text
+    kept = ""
+    for unit in _UNIT.findall(text):
+        if len(kept) + len(unit) > length - 4:
+            break
+        kept += unit
+    return f"{kept} ..."
+
+
+def characters(ids: Sequence[int], *, sentinels: int = 0) -> list[Character]:
     """The ids (L,) of one row cut into characters; together they hold every id once, in order.
 
     Args:
         ids: without padding.
-        sentinels: name ids 258, 257, ... S0, S1, ... instead of taking them for stray bytes.
+        sentinels: so many ids, 258, 257, ..., are named S0, S1, ... instead of being taken for bytes. From
+            the 12th on they are also bytes of UTF-8: then a byte of the text may be called a sentinel.
     """
     ids = [int(i) for i in ids]
     found, start = [], 0
@@ -80,12 +104,12 @@ def characters(ids: Sequence[int], *, sentinels: bool = False) -> list[Character
     return found
 
 
-def _character_at(ids: list[int], start: int, sentinels: bool) -> Character:
+def _character_at(ids: list[int], start: int, sentinels: int) -> Character:
     first = ids[start]
     if not OFFSET <= first <= LAST_BYTE_ID:
         name = {PAD: "PAD", EOS: "EOS", UNK: "UNK"}.get(first, f"id {first}")
         return Character(start, (first,), None, name)
-    if sentinels and first >= LOWEST_SENTINEL_ID:
+    if first > LAST_BYTE_ID - sentinels:
         return Character(start, (first,), None, f"S{LAST_BYTE_ID - first}")
     lead = first - OFFSET
     length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4

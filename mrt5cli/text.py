@@ -1,0 +1,92 @@
+"""Words on a terminal: lines that are too long for it are broken between words."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Column
+
+LEAST = 20
+"""Columns below which nothing is made narrower."""
+WIDE = 80
+"""Columns that a line of progress fits into."""
+COMMANDS = ("mrt5", "torchrun")
+
+# What is in single quotes is one word, a command's argument; and a number stays with its %.
+_WORD = re.compile(r"\s*(?:'[^']*'\S*|\S+(?: %\S*)?)")
+_LABEL = re.compile(r"\s*\S+ {2,}")
+
+
+def say(text: str = "", file: IO[str] | None = None) -> None:
+    """Print text for people, fitted to the terminal.
+
+    Args:
+        file: stdout by default.
+    """
+    file = sys.stdout if file is None else file
+    print(wrapped(text, columns(file)), file=file, flush=True)
+
+
+def columns(file: IO[str]) -> int | None:
+    """Columns to keep to: COLUMNS, where it is set, else the terminal's; None in a pipe or a file."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(file.fileno()).columns or None
+    except (OSError, ValueError):  # no terminal; no file at all, as in tests
+        return None
+
+
+def one_line_if_wide(console: Console) -> Column:
+    """A column of a progress display whose text takes several lines where one would not hold it."""
+    from rich.table import Column
+
+    return Column(no_wrap=console.width >= WIDE)
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Text whose lines are broken between words where they are longer than `width`; None leaves it as it is.
+
+    What goes on in the next line is indented: to where a line's text begins behind a label and two spaces, or
+    by two more spaces than the line. A command that is broken can still be pasted. A word that is longer than
+    a line is left to the terminal, so that paths stay whole.
+    """
+    if width is None:
+        return text
+    return "\n".join(part for line in text.split("\n") for part in _broken(line, max(width, LEAST)))
+
+
+def _broken(line: str, width: int) -> Iterator[str]:
+    """One line as several, none wider than `width` but for words that are."""
+    if _cells(line) <= width:
+        yield line
+        return
+    margin = len(line) - len(line.lstrip())
+    label = _LABEL.match(line)
+    indent = len(label[0]) if label and len(label[0]) <= width // 3 else margin + 2
+    written, in_command = "", False
+    for word in _WORD.findall(line):
+        bare = word.strip()
+        starts = bare.strip("`") in COMMANDS
+        room = width - (2 if in_command and not starts else 0)
+        if written.strip() and _cells(written + word) > room:
+            yield f"{written} \\" if in_command and not starts else written
+            written = " " * indent + bare
+        else:
+            written += word
+        in_command = (in_command or starts) and not re.search(r"[;,:`)]$", bare)
+    yield written
+
+
+def _cells(text: str) -> int:
+    """Columns that a terminal takes for a text."""
+    from rich.cells import cell_len
+
+    return cell_len(text)

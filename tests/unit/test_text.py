@@ -1,0 +1,82 @@
+"""Text on a terminal: broken between words, with nothing lost, and commands that can be pasted."""
+
+from __future__ import annotations
+
+import io
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrt5cli.text import columns, say, wrapped
+
+WORDS = st.text(st.sampled_from("ab.:-=é中"), min_size=1, max_size=6)
+
+
+@given(
+    words=st.lists(WORDS, min_size=1, max_size=30),
+    margin=st.integers(0, 6),
+    width=st.integers(20, 60),
+)
+def test_lines_are_broken_between_words_and_no_word_is_lost(
+    words: list[str], margin: int, width: int
+) -> None:
+    from rich.cells import cell_len
+
+    lines = wrapped(" " * margin + " ".join(words), width).split("\n")
+    assert [word for line in lines for word in line.split()] == words
+    assert all(cell_len(line) <= width for line in lines)
+    assert all(line.startswith(" " * (margin + 2)) for line in lines[1:])
+
+
+def test_what_fits_and_what_goes_into_a_pipe_stays_as_it_is() -> None:
+    text = "a  line   of\n\n   text"
+    assert wrapped(text, 20) == wrapped(text, None) == text
+    assert wrapped("x" * 30, 20) == "x" * 30
+    assert wrapped("see " + "x" * 30, 20) == "see\n  " + "x" * 30
+
+
+def test_a_label_keeps_its_column() -> None:
+    assert wrapped("model    12.3 M parameters, delete gate", 30).split("\n") == [
+        "model    12.3 M parameters,",
+        "         delete gate",
+    ]
+    assert wrapped("  training.lerning_rate  unknown key; did you mean learning_rate?", 40).split("\n") == [
+        "  training.lerning_rate  unknown key;",
+        "    did you mean learning_rate?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume",
+        "mrt5 pretrain local_text --set 'task.source={kind: files, path: my texts}' --out x",
+    ],
+)
+def test_a_broken_command_can_be_pasted(command: str) -> None:
+    for width in range(20, 90):
+        told = wrapped(f"hint: to go on: {command}", width)
+        pasted = told[told.index("mrt5") :]
+        assert shlex.split(pasted.replace("\\\n", "")) == shlex.split(command)
+        assert width >= 90 or "\n" not in pasted or "\\\n" in pasted
+
+
+def test_words_after_a_command_are_words_again() -> None:
+    assert wrapped("make one: mrt5 pretrain quickstart; or name a run of yours", 30).split("\n") == [
+        "make one: mrt5 pretrain \\",
+        "  quickstart; or name a run of",
+        "  yours",
+    ]
+
+
+def test_the_width_is_the_terminals_or_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    assert columns(file) is None
+    for given_, expected in {"40": 40, "0": None, "wide": None, "": None}.items():
+        monkeypatch.setenv("COLUMNS", given_)
+        assert columns(file) == expected
+    monkeypatch.setenv("COLUMNS", "20")
+    say("one two three four five", file)
+    assert file.getvalue() == "one two three four\n  five\n"
