@@ -21,6 +21,8 @@ if importlib.util.find_spec("triton") is not None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
+pytest_plugins = ["hub_server"]
+
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
 
