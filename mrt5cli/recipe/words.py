@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mrt5cli.recipe.schema import Misfit, Recipe, Section
+from mrt5cli.recipe.schema import DURATION, Misfit, Recipe, Section
 
 Path = tuple[str | int, ...]
 
@@ -28,6 +28,7 @@ PAPER_NAMES = {
 """What the paper and its code call our kinds."""
 
 NAME_RULE = "lower-case letters, digits and any of . _ - (a letter or digit first)"
+DURATION_RULE = "a time such as 90s, 30m or 2h"
 
 
 class Key(NamedTuple):
@@ -111,7 +112,8 @@ def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if inner is bool:
         return "true or false"
     if inner is str:
-        return NAME_RULE if any(getattr(rule, "pattern", None) for rule in rules) else "some text"
+        pattern = next((rule.pattern for rule in rules if getattr(rule, "pattern", None)), None)
+        return {None: "some text", DURATION: DURATION_RULE}.get(pattern, NAME_RULE)
     return f"{'a whole number' if inner is int else 'a number'}{_bounds(rules)}"
 
 
