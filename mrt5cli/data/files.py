@@ -34,7 +34,7 @@ MANY_FILES = 20
 # Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
 PIECE_BYTES = 4096
 
-NO_ROW = 'a row must be an object such as {"text": "..."}'
+NO_ROW = "a row must be an object of columns"
 
 _SPLIT_NAME = re.compile(r"(train|validation|test)(-\d+)?(-of-\d+)?\.")
 _BLANK_LINES = re.compile(rb"\n[^\S\n]*(?:\n[^\S\n]*)+(?=\S|$)")

@@ -86,8 +86,9 @@ def trouble(error: BaseException) -> Trouble:
         if isinstance(link, HfHubHTTPError) and response is not None:
             status = int(response.status_code)
             after = response.headers.get("Retry-After", "")
+            said = getattr(link, "server_message", None)
             return Trouble(
-                f"it answers {status}" if status in BUSY or status >= 500 else first_line(link),
+                f"it answers {status}{f' ({said})' if said else ''}",
                 passes=status in BUSY or status >= 500,
                 wait=float(after) if after.isdigit() else None,
                 status=status,
@@ -245,7 +246,8 @@ class HubDataset:
             found = self._ask(listed, "listing the files of {} ...")
         except FileNotFoundError as error:
             missing = first_line(error)
-        files = [file.removeprefix(self._base).lstrip("/") for file in found if _SUFFIX.search(file)]
+        found = [file.removeprefix(self._base).lstrip("/") for file in found]
+        files = [file for file in found if _SUFFIX.search(file)]
         if not files or (self._offline and not _complete(files)):
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:
@@ -254,7 +256,7 @@ class HubDataset:
                 )
             raise UserError(
                 f"{where}: {missing or f'no files that this toolkit reads, only {_some(found)}'}",
-                "JSON lines, Parquet, CSV, TSV and plain text are read",
+                "JSON lines, Parquet, CSV, TSV and plain text are read; a dataset that a script makes is not",
             )
         self._files[key] = files
         return files
@@ -313,13 +315,16 @@ class HubDataset:
 
     def _card(self) -> tuple[str, Path | None]:
         """The commit, and README.md; to ask for that finds out about access, too."""
-        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub import HfApi, constants, hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
+        # A download repeats what fails for half a minute without a word; this does not.
+        timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
+        information = HfApi().dataset_info(self.name, revision=self._revision, timeout=timeout)
         try:
             path = hf_hub_download(self.name, "README.md", **self._at(self._revision))
         except RemoteEntryNotFoundError:
-            return str(HfApi().dataset_info(self.name, revision=self._revision).sha), None
+            return str(information.sha), None
         return Path(path).parent.name, Path(path)
 
     def _cached_card(self) -> tuple[str, Path]:
@@ -339,14 +344,15 @@ class HubDataset:
 
     def _read_configurations(self, card: Path | None) -> None:
         """Read what README.md says of configurations; without that, files are told apart by their names."""
+        import yaml
         from datasets.utils.metadata import MetadataConfigs
         from huggingface_hub import DatasetCardData, metadata_load
 
-        self._metadata = DatasetCardData(**((metadata_load(card) if card else None) or {}))
         try:
+            self._metadata = DatasetCardData(**((metadata_load(card) if card else None) or {}))
             configurations = MetadataConfigs.from_dataset_card_data(self._metadata)
             self._default = configurations.get_default_config_name() if configurations else "default"
-        except ValueError as error:
+        except (ValueError, yaml.YAMLError) as error:
             raise UserError(f"{self.name}: its README.md is wrong: {first_line(error)}") from error
         self._configurations: dict[str, dict[str, Any]] = dict(configurations) or {"default": {}}
 
@@ -359,9 +365,7 @@ class HubDataset:
             try:
                 entry["data_files"] = self._ask(lambda: get_data_patterns(folder))
             except EmptyDatasetError as error:
-                raise UserError(
-                    f"{self.name} holds no data files", "a dataset that is made by a script cannot be read"
-                ) from error
+                raise UserError(f"{self.name} holds no data files") from error
         return {str(split): list(some) for split, some in sanitize_patterns(entry["data_files"]).items()}
 
     def _folder(self, configuration: str) -> str:
@@ -419,7 +423,7 @@ class HubDataset:
                 f"{self.name!r} is no name of a dataset: {first_line(error)}", "see task.source.name"
             ) from error
         except errors.HfHubHTTPError as error:
-            hint = LOG_IN if trouble(error).status in (401, 403) else self._ways_out
+            hint = LOG_IN if trouble(error).status in (401, 403) else None
             raise UserError(
                 f"the Hugging Face Hub refused {self.name}: {trouble(error).reason}", hint
             ) from error
@@ -474,6 +478,12 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(content)] = content
         self._place += len(content)
         return len(content)
+
+    def readall(self) -> bytes:
+        parts = []
+        while part := self.read(BLOCK_BYTES):
+            parts.append(part)
+        return b"".join(parts)
 
     def _read(self, first: int, count: int) -> bytes:
         try:
