@@ -36,7 +36,7 @@ DOWNLOADS = 3
 BUSY = (408, 429)
 _SUFFIX = re.compile(r"\.(jsonl?|parquet|csv|tsv|txt)(\.(gz|bz2|xz))?$")
 _PIECE = re.compile(r"\d+-of-(\d+)")
-LOG_IN = "log in with `hf auth login`"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 Answer = TypeVar("Answer")
 Tell = Callable[[str], None]
@@ -75,15 +75,15 @@ class Trouble:
 
 def trouble(error: BaseException) -> Trouble:
     """What an exception means; the cause that it wraps, where that is what happened."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import errors
 
     reason = first_line(error)
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, OfflineModeIsEnabled):
+        if isinstance(link, errors.OfflineModeIsEnabled):
             return Trouble("HF_HUB_OFFLINE is set", passes=False, connected=False)
         response = getattr(link, "response", None)
-        if isinstance(link, HfHubHTTPError) and response is not None:
+        if isinstance(link, errors.HfHubHTTPError) and response is not None:
             status = int(response.status_code)
             after = response.headers.get("Retry-After", "")
             said = getattr(link, "server_message", None)
@@ -93,9 +93,9 @@ def trouble(error: BaseException) -> Trouble:
                 wait=float(after) if after.isdigit() else None,
                 status=status,
             )
-        # The HTTP library under huggingface_hub has changed twice; this is its base of all lost connections.
-        names = {kind.__name__ for kind in type(link).__mro__}
-        if "TransportError" in names or isinstance(link, ConnectionError | TimeoutError):
+        if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):
+            # The HTTP library under huggingface_hub has changed twice.
+            names = {kind.__name__ for kind in type(link).__mro__}
             return Trouble(first_line(link), passes=True, connected="ConnectError" not in names)
         link = link.__cause__ or link.__context__
     return Trouble(reason, passes=False)
