@@ -93,7 +93,7 @@ def trouble(error: BaseException) -> Trouble:
                 wait=float(after) if after.isdigit() else None,
                 status=status,
             )
-        if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):
+        if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):  # type: ignore[attr-defined]
             # The HTTP library under huggingface_hub has changed twice.
             names = {kind.__name__ for kind in type(link).__mro__}
             return Trouble(first_line(link), passes=True, connected="ConnectError" not in names)
