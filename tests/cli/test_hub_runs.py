@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -36,7 +37,7 @@ SMALL = {
     "model.shape": SHAPE,
     "model.shortener.layer": "1",
     "model.attention_dropout": "0",
-    "task.input_length": "512",
+    "task.input_length": "64",
     "training.max_steps": "10",
     "training.batch_size": "8",
     "training.device_batch_size": "4",
@@ -44,6 +45,7 @@ SMALL = {
     "evaluation.examples": "8",
     "evaluation.batch_size": "4",
 }
+PLAIN = "owner/plain"
 CLOCK = ("seconds", "bytes_per_second")
 
 
@@ -76,18 +78,50 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_steps() -> Iterator[None]:
-    """Blocks so small that a run of ten steps asks for many, and pauses that do not keep a test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "BLOCK_BYTES", 1000)
-        patch.setattr(hub_module, "FIRST_PAUSE", 0.05)
-        patch.setattr(sources, "ENGLISH_VALIDATION_EXAMPLES", 100)
-        yield
+@pytest.fixture(autouse=True)
+def few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in has little held-out text, and pauses must not keep a test."""
+    monkeypatch.setattr(sources, "ENGLISH_VALIDATION_EXAMPLES", 20)
+    monkeypatch.setattr(hub_module, "FIRST_PAUSE", 0.05)
+
+
+def corpus(hub: HubServer, name: str, *, wrong: dict[int, str] | None = None, cut: int | None = None) -> str:
+    """A dataset of English; lines of its first file are others, or that is packed and its end cut off."""
+
+    def make(folder: Path) -> None:
+        draw = random.Random(1)
+        lines = [json.dumps({"text": f"document {n} {draw.randbytes(80).hex()}"}) for n in range(60)]
+        for file in ("more.jsonl", "held.jsonl"):
+            (folder / file).write_text("\n".join(lines))
+        for number, line in (wrong or {}).items():
+            lines[number] = line
+        text = "\n".join(lines).encode()
+        if cut is None:
+            (folder / "en.jsonl").write_bytes(text)
+        else:
+            (folder / "en.jsonl.gz").write_bytes(gzip.compress(text, mtime=0)[:-cut])
+        hubsim.write_card(folder, {"en": {"train": "'[em]*.jsonl*'", "validation": "held.jsonl"}})
+
+    hub.add(f"datasets/owner/{name}", make)
+    return f"owner/{name}"
+
+
+def on(name: str, **settings: str) -> dict[str, str]:
+    source = {"name": name, "shuffle_shards": "false", **settings}
+    return {f"task__source__{key}": value for key, value in source.items()}
+
+
+@pytest.fixture
+def many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks so small that every step asks for some."""
+    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 300)
 
 
 class Unbroken(NamedTuple):
-    """`pretrain pctrl40` in small, with a Hub that is always there; and how often it asked for text."""
+    """`pretrain pctrl40` in small on a plain corpus, with a Hub that is always there.
+
+    `requests` for text are made until about half of the training is over.
+    """
 
     run: RunDir
     requests: int
@@ -96,13 +130,16 @@ class Unbroken(NamedTuple):
 @pytest.fixture(scope="module")
 def unbroken(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     folder = tmp_path_factory.mktemp("unbroken")
-    hub_server.provide(C4)
+    corpus(hub_server, "plain")
     hub_server.clear()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "BLOCK_BYTES", 300)
         point_at(hub_server.endpoint, folder / "hf", patch)
-        result = small("pretrain", "pctrl40", folder / "run")
+        result = small("pretrain", "pctrl40", folder / "run", **on(PLAIN))
     assert result.exit_code == 0, result.output
-    return Unbroken(RunDir(folder / "run"), len(hub_server.requests("c4-train")))
+    requests = len(hub_server.requests("en.jsonl"))
+    assert requests > 12
+    return Unbroken(RunDir(folder / "run"), requests // 2)
 
 
 # --- the paper's recipes ------------------------------------------------------------------------------------
@@ -181,38 +218,28 @@ def test_downstream(
 
 def test_a_killed_run_goes_on_to_the_same_numbers(hub: HubServer, unbroken: Unbroken, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    settings = {**SMALL, "training.save_steps": "2"}
-    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    settings = {key.replace("__", "."): value for key, value in on(PLAIN).items()}
+    words = sets({**SMALL, **settings, "training.save_steps": "2"})
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mrt5cli",
-            "pretrain",
-            "pctrl40",
-            "--out",
-            str(run.path),
-            "--device",
-            "cpu",
-            *sets,
-        ],
+        [*(sys.executable, "-m", "mrt5cli", "pretrain", "pctrl40", "--out", str(run.path)), *words],
         env=hub.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    while len(run.metrics()) < 5:
+    while len(run.metrics()) < 4:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert run.meta()["status"] == "running" and run.saved_steps()
-    result = small("pretrain", "pctrl40", run.path, "--resume", training__save_steps="2")
+    result = small("pretrain", "pctrl40", run.path, "--resume", **on(PLAIN), training__save_steps="2")
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(unbroken.run)
 
 
+@pytest.mark.usefixtures("many_requests")
 @pytest.mark.parametrize(
     ("workers", "fault"),
     [
@@ -225,25 +252,26 @@ def test_a_killed_run_goes_on_to_the_same_numbers(hub: HubServer, unbroken: Unbr
 def test_what_passes_leaves_no_trace(
     hub: HubServer, unbroken: Unbroken, tmp_path: Path, workers: str, fault: dict[str, Any]
 ) -> None:
-    hub.fault("GET .*/c4-train", skip=unbroken.requests // 2, **fault)
-    result = small("pretrain", "pctrl40", tmp_path / "run", training__data_workers=workers)
+    hub.fault("GET .*/en.jsonl", skip=unbroken.requests, **fault)
+    result = small("pretrain", "pctrl40", tmp_path / "run", **on(PLAIN), training__data_workers=workers)
     assert result.exit_code == 0, result.output
     assert not hub.sim.faults[0]["times"], "the fault was met"
     assert curve(RunDir(tmp_path / "run")) == curve(unbroken.run)
 
 
+@pytest.mark.usefixtures("many_requests")
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     hub: HubServer, unbroken: Unbroken, tmp_path: Path, workers: str
 ) -> None:
     run = RunDir(tmp_path / "run")
-    hub.fault("GET .*/c4-train", "status", code=503, skip=unbroken.requests // 2 + 1, times=10_000)
-    settings = {"training__data_workers": workers, "task__source__patience": "3s"}
+    hub.fault("GET .*/en.jsonl", "status", code=503, skip=unbroken.requests, times=10_000)
+    settings = {"training__data_workers": workers, **on(PLAIN, patience="3s")}
     result = small("pretrain", "pctrl40", run.path, **settings)
     assert result.exit_code == 1, result.output
     told = result.stderr
     # What a worker says goes past the runner of this test.
-    waiting = r"waiting for the Hub \(allenai/c4, en/c4-train.*: it answers 503 .*; giving up after 3 s"
+    waiting = r"waiting for the Hub \(owner/plain, en.jsonl\): it answers 503 .*; giving up after 3 s"
     assert workers == "1" or re.search(waiting, told)
     assert "Retrying" not in told and "Traceback" not in told
     [step] = run.saved_steps()
@@ -251,7 +279,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert f"stopped; the last checkpoint is step {step}\n" in result.stderr
     assert run.meta()["status"] == "failed"
     error = re.search(
-        r"error: the Hub has not given allenai/c4, en/.* for \d s: it answers 503 .*\nhint: (.*)", told
+        r"error: the Hub has not given owner/plain, en.jsonl for \d s: it answers 503 .*\nhint: (.*)", told
     )
     assert error is not None, told
     command = re.fullmatch(r"to go on: mrt5 (.*)", error[1])
@@ -262,72 +290,52 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert curve(run) == curve(unbroken.run)
 
 
+@pytest.mark.usefixtures("many_requests")
 def test_ctrl_c_while_the_hub_is_away_saves(hub: HubServer, unbroken: Unbroken, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    hub.fault("GET .*/c4-train", "hang", seconds=8, skip=unbroken.requests // 2 + 1)
+    hub.fault("GET .*/en.jsonl", "hang", seconds=5, skip=unbroken.requests)
 
     def interrupt() -> None:
-        while len(run.metrics()) < 1 or hub.sim.faults[0]["times"]:
+        while hub.sim.faults[0]["times"]:
             time.sleep(0.05)
         time.sleep(1.5)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    result = small("pretrain", "pctrl40", run.path)
+    result = small("pretrain", "pctrl40", run.path, **on(PLAIN))
     thread.join()
     assert result.exit_code == 130 or isinstance(result.exception, KeyboardInterrupt), result.output
     [step] = run.saved_steps()
     assert f"stopped and saved at step {step}\nto go on: mrt5 pretrain" in result.stderr
     hub.clear()
-    result = small("pretrain", "pctrl40", run.path, "--resume")
+    result = small("pretrain", "pctrl40", run.path, "--resume", **on(PLAIN))
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(unbroken.run)
 
 
+@pytest.mark.usefixtures("many_requests")
 def test_evaluate_says_nothing_of_resuming(hub: HubServer, unbroken: Unbroken) -> None:
-    hub.fault("GET .*/c4-validation", "status", code=503, times=10_000)
+    hub.fault("GET .*/held.jsonl", "status", code=503, times=10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "seconds_of", lambda _: 0.2)
         result = mrt5("evaluate", str(unbroken.run.path), "--limit", "4", "--device", "cpu")
     assert result.exit_code == 1, result.output
-    assert "error: the Hub has not given allenai/c4, en/c4-validation" in result.stderr
+    assert "error: the Hub has not given owner/plain, held.jsonl" in result.stderr
     assert "--resume" not in result.stderr
 
 
 # --- what does not pass -------------------------------------------------------------------------------------
 
 
-def corpus(hub: HubServer, name: str, *, wrong: dict[int, str] | None = None, cut: int = 0) -> str:
-    """A dataset of one English file of 300 documents; some lines of it are others, or its end is missing."""
-
-    def make(folder: Path) -> None:
-        draw = random.Random(1)
-        lines = [json.dumps({"text": f"document {n} {draw.randbytes(80).hex()}"}) for n in range(300)]
-        for number, line in (wrong or {}).items():
-            lines[number] = line
-        hubsim.write_gz(folder / "en.json.gz", [])
-        packed = hubsim.gzip.compress("\n".join(lines).encode(), mtime=0)
-        (folder / "en.json.gz").write_bytes(packed[: len(packed) - cut])
-        (folder / "more.json.gz").write_bytes(hubsim.gzip.compress("\n".join(lines[:50]).encode(), mtime=0))
-        hubsim.write_card(folder, {"en": {"train": "'*.json.gz'"}})
-
-    hub.add(f"datasets/owner/{name}", make)
-    return f"owner/{name}"
-
-
-def on(name: str, **settings: str) -> dict[str, str]:
-    source = {"name": name, "shuffle_shards": "false", **settings}
-    return {f"task__source__{key}": value for key, value in source.items()} | {"training__max_steps": "14"}
-
-
+@pytest.mark.usefixtures("many_requests")
 def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, tmp_path: Path) -> None:
-    name = corpus(hub, "cut", cut=60)
+    name = corpus(hub, "cut", cut=3000)
     run = RunDir(tmp_path / "run")
     result = small("pretrain", "pctrl40", run.path, **on(name))
     assert result.exit_code == 1, result.output
     assert re.search(
-        rf"error: {name}, en.json.gz after line \d+: damaged, Compressed file ended", result.stderr
+        rf"error: {name}, en.jsonl.gz after line \d+: damaged, Compressed file ended", result.stderr
     )
     assert "hint: --set task.source.skip_corrupt=true leaves it out, and counts it" in result.stderr
     assert "--resume" not in result.stderr
@@ -335,21 +343,22 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
     assert f"stopped; the last checkpoint is step {step}\n" in result.stderr
     result = small("pretrain", "pctrl40", run.path, "--resume", **on(name, skip_corrupt="true"))
     assert result.exit_code == 0, result.output
-    assert "left out the rest of owner/cut, en.json.gz after line" in result.stderr
+    assert "left out the rest of owner/cut, en.jsonl.gz after line" in result.stderr
     assert "note: left out of the data: what was left of 1 damaged file\n" in result.stderr
     whole = small("pretrain", "pctrl40", tmp_path / "whole", **on(name, skip_corrupt="true"))
     assert whole.exit_code == 0, whole.output
     assert curve(run) == curve(RunDir(tmp_path / "whole"))
 
 
+@pytest.mark.usefixtures("many_requests")
 @pytest.mark.parametrize(
     ("line", "what", "hint"),
     [
-        ('{"text": 5}', "line 91: column 'text' holds int, expected text", None),
-        ('{"text": nothing}', "line 91: not JSON", "--set task.source.skip_corrupt=true leaves it out"),
+        ('{"text": 5}', "line 21: column 'text' holds int, expected text", None),
+        ('{"text": nothing}', "line 21: not JSON", "--set task.source.skip_corrupt=true leaves it out"),
         (
             '{"words": "a"}',
-            "line 91 has no column 'text'; it has words",
+            "line 21 has no column 'text'; it has words",
             "--set task.source.text_column=NAME",
         ),
     ],
@@ -358,11 +367,11 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
 def test_a_wrong_row_in_mid_stream(
     hub: HubServer, tmp_path: Path, line: str, what: str, hint: str | None
 ) -> None:
-    name = corpus(hub, "wrong", wrong={90: line})
+    name = corpus(hub, "wrong", wrong={20: line})
     run = RunDir(tmp_path / "run")
     result = small("pretrain", "pctrl40", run.path, **on(name))
     assert result.exit_code == 1, result.output
-    assert f"error: {name}, en.json.gz, {what}" in result.stderr
+    assert f"error: {name}, en.jsonl, {what}" in result.stderr
     assert ("hint: " in result.stderr) is (hint is not None)
     assert (hint or "") in result.stderr and "--resume" not in result.stderr
     assert f"stopped; the last checkpoint is step {run.saved_steps()[-1]}\n" in result.stderr
@@ -388,18 +397,21 @@ def test_what_is_wrong_from_the_start_is_bad_input(
     assert "--resume" not in result.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("many_requests")
 def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: Path) -> None:
     """main may have moved on meanwhile: here v1 is what it was."""
     before = corpus(hub, "before")
-    name = corpus(hub, "moved", wrong=dict.fromkeys(range(0, 300, 2), '{"text": "other"}'))
+    name = corpus(hub, "moved", wrong=dict.fromkeys(range(0, 60, 2), '{"text": "other"}'))
     (hub.root / "datasets" / name / ".sim.json").write_text(json.dumps({"refs": {"v1": before}}))
     hub.refresh()
     run, other = RunDir(tmp_path / "run"), RunDir(tmp_path / "other")
     few = {**on(name), "training__max_steps": "10"}
+    hub.clear()
     result = small("pretrain", "pctrl40", other.path, **few, task__source__revision="v1")
     assert result.exit_code == 0, result.output
     assert other.meta()["data"] == {name: hub.commit(f"datasets/{before}")}
-    hub.fault("GET .*/en.json.gz", "status", code=403, skip=4, times=99)
+    half = len(hub.requests("en.jsonl")) // 2
+    hub.fault("GET .*/en.jsonl", "status", code=403, skip=half, times=99)
     result = small("pretrain", "pctrl40", run.path, **few, task__source__revision="v1")
     assert result.exit_code == 1 and "it answers 403" in result.stderr, result.output
     hub.clear()
