@@ -421,3 +421,53 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
     result = small("pretrain", "pctrl40", run.path, "--resume", **few)
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(other)
+
+
+@pytest.mark.slow
+def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp_path: Path) -> None:
+    """The other one waits for it at the same step, is told, and goes on later from there."""
+
+    def make(folder: Path) -> None:
+        draw = random.Random(1)
+        for number in range(60):
+            lines = [
+                json.dumps({"text": f"document {number} {n} {draw.randbytes(80).hex()}"}) for n in range(3)
+            ]
+            (folder / f"en-{number:02}.jsonl").write_text("\n".join(lines))
+        hubsim.write_card(folder, {"en": {"train": "en-*"}})
+
+    hub.add("datasets/owner/pieces", make)
+    source = {key.replace("__", "."): value for key, value in on("owner/pieces", patience="3s").items()}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "mrt5cli", "pretrain", "pctrl40"]
+    launch += ["--device", "cpu", *sets({**SMALL, **source, "training.device_batch_size": "2"})]
+
+    def train(out: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*launch, "--out", out, *words],
+            cwd=tmp_path,
+            env=hub.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=200,
+        )
+
+    done = train("whole")
+    assert done.returncode == 0, done.stderr
+    hub.clear()
+    # Files of the second process.
+    hub.fault("GET .*/en-.[13579].jsonl", "status", code=503, skip=4, times=10_000)
+    done = train("broken")
+    assert done.returncode != 0
+    whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
+    [step] = broken.saved_steps()
+    assert 0 < step < 10
+    files = {path.name for path in broken.checkpoint(step).iterdir()}
+    assert {"mrt5_state_0.json", "mrt5_state_1.json"} <= files
+    assert f"stopped; the last checkpoint is step {step}" in done.stderr
+    assert "another process could not read its training data" in done.stderr
+    assert "the Hub has not given owner/pieces" in done.stderr
+    hub.clear()
+    done = train("broken", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert curve(broken) == curve(whole)
