@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -21,13 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Timer
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 from mrt5cli.errors import RunFailed, UserError
 
-OPENING_SECONDS = 30.0
-# Without any connection there is most likely no network, and nobody wants to wait to be told.
-NO_CONNECTION_SECONDS = 6.0
 # What takes longer is announced.
 SILENT_SECONDS = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -38,6 +36,22 @@ _SUFFIX = re.compile(r"\.(jsonl?|parquet|csv|tsv|txt)(\.(gz|bz2|xz))?$")
 _PIECE = re.compile(r"\d+-of-(\d+)")
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
+
+class Limits(NamedTuple):
+    """Seconds to wait for trouble to pass.
+
+    Attributes:
+        busy: where something answers.
+        away: where nothing does: most likely there is no network, and nobody wants to wait to be told.
+        asked: where the Hub itself says when to come again.
+    """
+
+    busy: float
+    away: float
+    asked: float
+
+
+OPENING = Limits(busy=30.0, away=6.0, asked=300.0)
 Answer = TypeVar("Answer")
 Tell = Callable[[str], None]
 
@@ -62,14 +76,14 @@ class Trouble:
         reason: in words.
         passes: it may pass by itself.
         connected: something answered.
-        wait: seconds after which the Hub asks to come again, if it does.
+        wait: seconds after which the Hub asks to come again; 0 where it does not.
         status: of its answer, if there was one.
     """
 
     reason: str
     passes: bool
     connected: bool = True
-    wait: float | None = None
+    wait: float = 0.0
     status: int | None = None
 
 
@@ -85,12 +99,11 @@ def trouble(error: BaseException) -> Trouble:
         response = getattr(link, "response", None)
         if isinstance(link, errors.HfHubHTTPError) and response is not None:
             status = int(response.status_code)
-            after = response.headers.get("Retry-After", "")
             said = getattr(link, "server_message", None)
             return Trouble(
                 f"it answers {status}{f' ({said})' if said else ''}",
                 passes=status in BUSY or status >= 500,
-                wait=float(after) if after.isdigit() else None,
+                wait=_asked_to_wait(response.headers),
                 status=status,
             )
         if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):  # type: ignore[attr-defined]
@@ -99,6 +112,16 @@ def trouble(error: BaseException) -> Trouble:
             return Trouble(first_line(link), passes=True, connected="ConnectError" not in names)
         link = link.__cause__ or link.__context__
     return Trouble(reason, passes=False)
+
+
+def _asked_to_wait(headers: Any) -> float:
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
+    after = headers.get("Retry-After", "")
+    limit = parse_ratelimit_headers(headers)
+    if after.isdigit():
+        return float(after)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else 0.0
 
 
 class OutOfPatience(Exception):
@@ -114,15 +137,11 @@ class OutOfPatience(Exception):
         self.trouble, self.seconds = trouble, seconds
 
 
-def patiently(
-    action: Callable[[], Answer], what: str, *, seconds: float, without_connection: float, tell: Tell
-) -> Answer:
+def patiently(action: Callable[[], Answer], what: str, limits: Limits, tell: Tell) -> Answer:
     """What an action gives, done again while what keeps it from succeeding may pass.
 
     Args:
         what: it is about, for people.
-        seconds: to go on trying.
-        without_connection: ... where nothing answers at all.
         tell: told when trouble takes longer than a moment, and when it is over.
 
     Raises:
@@ -135,6 +154,8 @@ def patiently(
         tried = time.monotonic()
         try:
             answer = action()
+        except UserError:
+            raise  # it has been judged already
         except Exception as error:
             # Whatever it is, `trouble` says whether it may pass.
             found = trouble(error)
@@ -142,12 +163,11 @@ def patiently(
                 raise
             now = time.monotonic()
             first_tried, first_failed = first_tried or tried, first_failed or now
-            limit = seconds if found.connected else without_connection
+            limit = limits.asked if found.wait else limits.busy if found.connected else limits.away
             left = limit - (now - (first_failed if found.connected else first_tried))
-            asked = found.wait or 0.0
-            if left <= 0 or asked > left:
+            if left <= 0 or found.wait > left:
                 raise OutOfPatience(found, now - first_failed) from error
-            pause = min(max(pause, asked), left)
+            pause = min(max(pause, found.wait), left)
             if not told and now - first_tried + pause > SILENT_SECONDS:
                 tell(f"waiting for the Hub ({what}): {found.reason}; giving up after {in_words(limit)}")
                 told = True
@@ -185,21 +205,28 @@ class HubDataset:
         name: its id.
         revision: commit, tag or branch; None is the main branch.
         ways_out: what to do where there is no network.
+        cached: take what the cache has, and say so, where there is no network.
 
     Raises:
         UserError: no network, no such dataset or revision, no access.
     """
 
-    def __init__(self, name: str, revision: str | None = None, *, ways_out: str, tell: Tell = say) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        *,
+        ways_out: str,
+        cached: bool = False,
+        tell: Tell = say,
+    ) -> None:
         from huggingface_hub import constants
 
         self.name, self._revision, self._ways_out, self._tell = name, revision, ways_out, tell
         self._files: dict[tuple[str, str], list[str]] = {}
         _speak_for_libraries()
-        self._offline = bool(constants.HF_HUB_OFFLINE)
-        self.commit, card = self._cached_card() if self._offline else self._ask(self._card)
-        self._base = str(card.parent) if self._offline and card else f"hf://datasets/{name}@{self.commit}"
-        self._read_configurations(card)
+        self._offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+        self._read_configurations(self._find(cached))
 
     def configuration(self, name: str | None) -> str:
         """A configuration by its name; the one that counts where none is given.
@@ -251,9 +278,7 @@ class HubDataset:
         if not files or (self._offline and not _complete(files)):
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:
-                raise UserError(
-                    f"{where}: HF_HUB_OFFLINE is set and not all files are cached", self._ways_out
-                )
+                raise UserError(f"{where}: {self._offline} and not all files are cached", self._ways_out)
             raise UserError(
                 f"{where}: {missing or f'no files that this toolkit reads, only {_some(found)}'}",
                 "JSON lines, Parquet, CSV, TSV and plain text are read; a dataset that a script makes is not",
@@ -281,15 +306,12 @@ class HubDataset:
         Raises:
             UserError: it cannot be had whole.
         """
-        from huggingface_hub import hf_hub_download
-
         if self._offline:
             return Path(self._base) / file
         # A terminal shows huggingface_hub's own bar.
         slow = None if sys.stderr.isatty() else f"downloading {file} of {self.name} ..."
         for anew in (False, *[True] * (DOWNLOADS - 1)):
-            fetch = partial(hf_hub_download, self.name, file, force_download=anew, **self._at(self.commit))
-            path = Path(self._ask(fetch, slow))
+            path = Path(self._ask(partial(self._fetch, file, anew), slow))
             if _is_whole(path):
                 return path
         raise UserError(
@@ -309,6 +331,37 @@ class HubDataset:
 
     # How it is found.
 
+    def _find(self, cached: bool) -> Path | None:
+        """README.md, and with it the commit, on the Hub or in the cache."""
+        with self._errors():
+            there = self._cached_card()
+        if not self._offline:
+            try:
+                self.commit, card = self._ask(self._card)
+            except UserError as error:
+                if not cached or there is None or not isinstance(error.__cause__, OutOfPatience):
+                    raise
+                self._offline = "there is no network"
+                self._tell(f"{error.message}; it is read from the cache, commit {there.parent.name}")
+            else:
+                self._base = f"hf://datasets/{self.name}@{self.commit}"
+                return card
+        if there is None:
+            at = "" if self._revision is None else f" at {self._revision}"
+            raise UserError(
+                f"{self.name}{at} cannot be read: {self._offline} and it is not cached", self._ways_out
+            )
+        self.commit, self._base = there.parent.name, str(there.parent)
+        return there
+
+    def _fetch(self, file: str, anew: bool) -> str:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return str(hf_hub_download(self.name, file, force_download=anew, **self._at(self.commit)))
+        except RuntimeError as error:  # the Rust part of hf_xet has no other name for trouble
+            raise ConnectionError(first_line(error)) from error
+
     @staticmethod
     def _at(revision: str | None) -> dict[str, Any]:
         return {"repo_type": "dataset", "revision": revision}
@@ -327,20 +380,11 @@ class HubDataset:
             return str(information.sha), None
         return Path(path).parent.name, Path(path)
 
-    def _cached_card(self) -> tuple[str, Path]:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+    def _cached_card(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
 
-        try:
-            path = Path(
-                hf_hub_download(self.name, "README.md", local_files_only=True, **self._at(self._revision))
-            )
-        except LocalEntryNotFoundError as error:
-            at = "" if self._revision is None else f" at {self._revision}"
-            raise UserError(
-                f"{self.name}{at} cannot be read: HF_HUB_OFFLINE is set and it is not cached", self._ways_out
-            ) from error
-        return path.parent.name, path
+        found = try_to_load_from_cache(self.name, "README.md", **self._at(self._revision))
+        return Path(found) if isinstance(found, str) else None
 
     def _read_configurations(self, card: Path | None) -> None:
         """Read what README.md says of configurations; without that, files are told apart by their names."""
@@ -380,18 +424,12 @@ class HubDataset:
             slow: said when it takes longer than a moment; None says nothing.
         """
         with _announced(slow and slow.format(self.name), self._tell) as tell, self._errors():
-            return patiently(
-                question,
-                self.name,
-                seconds=OPENING_SECONDS,
-                without_connection=NO_CONNECTION_SECONDS,
-                tell=tell,
-            )
+            return patiently(question, self.name, OPENING, tell)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Sentences for what keeps a dataset from being opened."""
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors
 
         try:
             yield
@@ -406,7 +444,7 @@ class HubDataset:
         except errors.GatedRepoError as error:
             raise UserError(
                 f"{self.name} is gated: its owners grant access on request",
-                f"ask for access at {self.page}, then {LOG_IN}",
+                f"ask for access at {constants.ENDPOINT}/datasets/{self.name}, then {LOG_IN}",
             ) from error
         except errors.RepositoryNotFoundError as error:
             raise UserError(
@@ -422,18 +460,16 @@ class HubDataset:
             raise UserError(
                 f"{self.name!r} is no name of a dataset: {first_line(error)}", "see task.source.name"
             ) from error
+        except (errors.LocalEntryNotFoundError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{constants.ENDPOINT} does not answer as the Hugging Face Hub does: {trouble(error).reason}",
+                "look at HF_ENDPOINT and at the proxy",
+            ) from error
         except errors.HfHubHTTPError as error:
             hint = LOG_IN if trouble(error).status in (401, 403) else None
             raise UserError(
                 f"the Hugging Face Hub refused {self.name}: {trouble(error).reason}", hint
             ) from error
-
-    @property
-    def page(self) -> str:
-        """Its address."""
-        from huggingface_hub import constants
-
-        return f"{constants.ENDPOINT}/datasets/{self.name}"
 
 
 class RemoteFile(io.RawIOBase):
@@ -487,13 +523,9 @@ class RemoteFile(io.RawIOBase):
 
     def _read(self, first: int, count: int) -> bytes:
         try:
-            return patiently(
-                lambda: self._ask(first, count),
-                f"{self._name}, {self._file}",
-                seconds=self._seconds,
-                without_connection=self._seconds,
-                tell=self._tell,
-            )
+            limits = Limits(self._seconds, self._seconds, self._seconds)
+            what = f"{self._name}, {self._file}"
+            return patiently(lambda: self._ask(first, count), what, limits, self._tell)
         except OutOfPatience as error:
             waited = f" for {in_words(error.seconds)}" if error.seconds >= 1 else ""
             raise RunFailed(

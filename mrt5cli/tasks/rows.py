@@ -322,7 +322,9 @@ class TableTask(Task):
         if place not in self._hub:
             if place.name not in self._datasets:
                 revision = source.revision if place.pinned else None
-                self._datasets[place.name] = HubDataset(place.name, revision, ways_out=HUB_WAYS_OUT)
+                self._datasets[place.name] = HubDataset(
+                    place.name, revision, ways_out=HUB_WAYS_OUT, cached=True
+                )
             self._hub[place] = hub_tables(
                 self._datasets[place.name],
                 place.configuration,

@@ -6,7 +6,9 @@ import io
 import pickle
 import re
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from hub_server import HubServer, point_at
 
 from mrt5cli.data import hub as hub_module
-from mrt5cli.data.hub import HubDataset, in_words, trouble
+from mrt5cli.data.hub import HubDataset, Limits, in_words, trouble
 from mrt5cli.data.sources import open_source
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.recipe import HubSource
@@ -143,7 +145,7 @@ def test_a_hub_that_is_away_is_told_soon(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     point_at(f"http://127.0.0.1:{port}", tmp_path / "other", monkeypatch)
-    monkeypatch.setattr(hub_module, "NO_CONNECTION_SECONDS", 0.8)
+    monkeypatch.setattr(hub_module, "OPENING", Limits(30, 0.8, 300))
     monkeypatch.setattr(hub_module, "SILENT_SECONDS", 0.3)
     started = time.perf_counter()
     message = refusal()
@@ -178,7 +180,7 @@ def test_a_hub_that_answers_after_four_seconds(corpus: HubServer, capfd: pytest.
 
 
 def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "OPENING_SECONDS", 0.5)
+    monkeypatch.setattr(hub_module, "OPENING", Limits(0.5, 6, 300))
     corpus.fault("GET /api/", "status", code=503, times=99)
     assert "owner/corpus cannot be read from the Hugging Face Hub: it answers 503" in refusal()
     corpus.clear()
@@ -186,6 +188,45 @@ def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatc
     started = time.perf_counter()
     assert "it answers 429" in refusal()
     assert time.perf_counter() - started < 3, "nobody waits an hour in order to be told"
+
+
+def test_a_proxy_that_answers_in_place_of_the_hub(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in to this network</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        point_at(endpoint, tmp_path / "other", monkeypatch)
+        message = refusal()
+        server.shutdown()
+    assert f"{endpoint} does not answer as the Hugging Face Hub does" in message and "HF_ENDPOINT" in message
+
+
+def test_where_there_is_no_network_rows_come_from_the_cache(
+    corpus: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened()
+    for file in dataset.files("en", "train"):
+        dataset.download(file)
+    corpus.fault("GET /api/", "reset", times=99)
+    monkeypatch.setattr(hub_module, "OPENING", Limits(0.2, 0.2, 0.2))
+    with pytest.raises(UserError, match="cannot be read from the Hugging Face Hub"):
+        opened()
+    told: list[str] = []
+    again = opened(cached=True, tell=told.append)
+    assert re.search(rf"; it is read from the cache, commit {dataset.commit}", told[-1])
+    assert again.files("en", "train") == dataset.files("en", "train")
+    with pytest.raises(UserError, match="owner/corpus, sw, train: there is no network and not all files"):
+        again.files("sw", "train")
 
 
 def test_what_an_exception_means() -> None:
@@ -203,6 +244,29 @@ def test_what_an_exception_means() -> None:
     assert trouble(wrapped).passes and trouble(wrapped).reason == "timed out"
     assert not trouble(Unknown("a bug")).passes
     assert not trouble(OSError("No space left on device")).passes
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"Retry-After": "7"}, 7),
+        (
+            {
+                "RateLimit": '"resolvers";r=0;t=42',
+                "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300',
+            },
+            42,
+        ),
+        ({"RateLimit": '"resolvers";r=9;t=42'}, 0),
+    ],
+)
+def test_how_long_the_hub_asks_to_wait(headers: dict[str, str], seconds: float) -> None:
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    response = httpx2.Response(429, headers=headers, request=httpx2.Request("GET", "http://hub"))
+    assert trouble(HfHubHTTPError("too many", response=response)).wait == seconds
 
 
 def test_durations_in_words() -> None:
