@@ -73,12 +73,14 @@ class TextFile:
         """
         if self.suffix not in UNITS:
             raise UserError(f"{self.name}: text is read from {', '.join(UNITS)} files")
+        # Local, because an unfinished generator is closed when the interpreter has given up its modules.
+        damage = OSError, EOFError, zlib.error, lzma.LZMAError
         try:
             with self.open() as packed:
                 unpack = UNPACKED_BY.get(PurePath(self.name).suffix)
                 stream = packed if unpack is None else unpack(packed)
                 yield from self._texts(stream, column, first)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except damage as error:
             raise Damaged(first_line(error)) from error
 
     def _texts(self, stream: BinaryIO, column: str, first: int) -> Iterator[tuple[int, Any]]:

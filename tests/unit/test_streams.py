@@ -9,6 +9,8 @@ import pickle
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +487,19 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
         resumed.load_state_dict({**saved, "start_batch": 10})
         assert same(take(resumed, 10), batches[10:])
         assert resumed.remarks() == remarks
+
+
+def test_a_program_that_ends_in_the_middle_of_a_file_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(packed(ROWS))
+    code = f"""
+from pathlib import Path
+from mrt5cli.data.streams import DocumentStream, text_files
+file = Path({str(tmp_path / "a.jsonl.gz")!r})
+stream = DocumentStream(text_files([(file.name, lambda: file.open("rb"))]), "text")
+print(len(stream.take(100)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("100\n", "")
 
 
 def test_local_files_streamed_hold_out_by_fingerprint(tmp_path: Path) -> None:
