@@ -109,7 +109,8 @@ def trouble(error: BaseException) -> Trouble:
         if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):  # type: ignore[attr-defined]
             # The HTTP library under huggingface_hub has changed twice.
             names = {kind.__name__ for kind in type(link).__mro__}
-            return Trouble(first_line(link), passes=True, connected="ConnectError" not in names)
+            connected = names.isdisjoint({"ConnectError", "ConnectTimeout"})
+            return Trouble(first_line(link), passes=True, connected=connected)
         link = link.__cause__ or link.__context__
     return Trouble(reason, passes=False)
 

@@ -237,6 +237,7 @@ def test_what_an_exception_means() -> None:
 
     assert trouble(httpx2.ConnectError("[Errno -2] Name or service not known")).passes
     assert not trouble(httpx2.ConnectError("x")).connected
+    assert not trouble(httpx2.ConnectTimeout("x")).connected
     assert trouble(httpx2.ReadTimeout("timed out")).connected
     assert trouble(TimeoutError()).reason == "TimeoutError"
     wrapped = Unknown("cannot find the file")
