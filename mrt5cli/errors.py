@@ -45,3 +45,20 @@ class RunFailed(UserError):
     """A run that started and could not finish: exit code 1, no traceback."""
 
     exit_code = 1
+
+
+class DataLost(RunFailed):
+    """Data that a training cannot read any further; its checkpoints are whole.
+
+    Attributes:
+        passes: the same data may be there again later, so that going on is worth a try.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, passes: bool = False) -> None:
+        super().__init__(message, hint)
+        self.passes = passes
+
+    @classmethod
+    def because_of(cls, error: UserError) -> DataLost:
+        """What the error of a reader means for a training: a run that failed there may be repeated."""
+        return cls(error.message, error.hint, passes=isinstance(error, RunFailed))

@@ -159,7 +159,7 @@ def evaluate(
         )
     if out is not None:
         write_json(out, comparison.document())
-    for line in comparison.save():
+    for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say(line, sys.stderr)
     if as_json:
         print(json.dumps(comparison.document(), indent=2, ensure_ascii=False))

@@ -17,8 +17,11 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
@@ -30,6 +33,8 @@ LANGUAGE_COLUMN = "language"
 MANY_FILES = 20
 # Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
 PIECE_BYTES = 4096
+
+NO_ROW = "a row must be an object of columns"
 
 _SPLIT_NAME = re.compile(r"(train|validation|test)(-\d+)?(-of-\d+)?\.")
 _BLANK_LINES = re.compile(rb"\n[^\S\n]*(?:\n[^\S\n]*)+(?=\S|$)")
@@ -170,19 +175,24 @@ def _pieces(text: bytes) -> Iterator[bytes]:
         start = stop
 
 
-def read_text(file: Path) -> bytes:
-    """The content of a text file, unpacked when its name ends in .gz, checked to be UTF-8, without a mark."""
+def read_text(file: Path, name: str | None = None) -> bytes:
+    """The content of a text file, unpacked when its name ends in .gz, checked to be UTF-8, without a mark.
+
+    Args:
+        name: what to call it, where it is a copy of another.
+    """
+    name = name or str(file)
     try:
         raw = file.read_bytes()
         if file.suffix == ".gz":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{name} cannot be read: {error}") from error
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{file} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x} ({error.reason})",
+            f"{name} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x} ({error.reason})",
             f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {file.name}",
         ) from error
     return raw.removeprefix(b"\xef\xbb\xbf")
@@ -193,39 +203,76 @@ def _columns(file: Path, columns: list[str]) -> list[list[str | None]]:
     if file.name.endswith(".parquet"):
         return _parquet_columns(file, columns)
     if file.name.endswith(".csv"):
-        return _csv_columns(file, columns)
-    rows = list(_jsonl_rows(file, columns))
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in columns]
-
-
-def _jsonl_rows(file: Path, columns: list[str]) -> Iterator[list[str | None]]:
-    for number, line in enumerate(read_text(file).split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{file}, line {number}: not JSON: {error.msg} at column {error.colno}"
-            ) from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f'{file}, line {number}: a row must be an object such as {{"{columns[0]}": "..."}}'
-            )
-        for column in columns:
+        return csv_columns(read_text(file), str(file), columns)
+    found: list[list[str | None]] = [[] for _ in columns]
+    for number, row in json_rows(read_text(file).split(b"\n")):
+        place = f"{file}, line {number}"
+        if isinstance(row, BadRow):
+            raise UserError(f"{place}: {row.reason}")
+        for column, values in zip(columns, found, strict=True):
             if column not in row:
-                raise _missing_column(f"{file}, line {number}", column, row)
+                raise missing_text(place, column, row)
             if not isinstance(row[column], str | None):
-                kind = type(row[column]).__name__
-                raise UserError(f"{file}, line {number}: column {column!r} holds {kind}, expected text")
-        yield [row[column] for column in columns]
+                raise no_text(place, column, row[column])
+            values.append(row[column])
+    return found
 
 
-def _csv_columns(file: Path, columns: list[str]) -> list[list[str | None]]:
+@dataclass(frozen=True)
+class BadRow:
+    """What is in the place of a row that cannot be used.
+
+    Attributes:
+        reason: what is wrong with it.
+    """
+
+    reason: str
+
+
+def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """The number and the row of each line that is not blank.
+
+    Args:
+        lines: of JSON. A file that is one list of rows is read, too; its rows are counted then.
+        first: lines to pass over unread.
+    """
+    lines = iter(lines)
+    head = next(lines, b"")
+    if head.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+        yield from islice(enumerate(_listed_rows(head + b"".join(lines)), start=1), first, None)
+        return
+    for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
+        if line.strip():
+            yield number, _row(line)
+
+
+def _listed_rows(content: bytes) -> list[dict[str, Any] | BadRow]:
+    try:
+        rows = json.loads(content)
+    except ValueError as error:  # not UTF-8, or not JSON
+        return [BadRow(f"not JSON: {error}")]
+    return [row if isinstance(row, dict) else BadRow(NO_ROW) for row in rows]
+
+
+def _row(line: bytes) -> dict[str, Any] | BadRow:
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+    except json.JSONDecodeError as error:
+        return BadRow(f"not JSON: {error.msg} at column {error.colno}")
+    return row if isinstance(row, dict) else BadRow(NO_ROW)
+
+
+def csv_columns(content: bytes, name: str, columns: list[str]) -> list[list[str | None]]:
+    """Columns of a CSV file with a header, each a list of texts.
+
+    Raises:
+        UserError: it is not well-formed, or has no such column.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
-    content = read_text(file)
     if not content.strip():
         return [[] for _ in columns]
     try:
@@ -239,10 +286,10 @@ def _csv_columns(file: Path, columns: list[str]) -> list[list[str | None]]:
         header = csv.open_csv(pa.BufferReader(content), read_options=read, parse_options=parse).schema.names
         for column in columns:
             if column not in header:
-                raise _missing_column(str(file), column, header)
+                raise missing_text(name, column, header)
         table = csv.read_csv(pa.BufferReader(content), read, parse, convert)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{file} is not a well-formed CSV file with a header: {error}") from error
+        raise UserError(f"{name} is not a well-formed CSV file with a header: {error}") from error
     return [table[column].to_pylist() for column in columns]
 
 
@@ -255,7 +302,7 @@ def _parquet_columns(file: Path, columns: list[str]) -> list[list[str | None]]:
         schema = source.schema_arrow
         for column in columns:
             if column not in schema.names:
-                raise _missing_column(str(file), column, schema.names)
+                raise missing_text(str(file), column, schema.names)
             kind = schema.field(column).type
             if not (
                 pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
@@ -267,7 +314,13 @@ def _parquet_columns(file: Path, columns: list[str]) -> list[list[str | None]]:
     return [table[column].to_pylist() for column in columns]
 
 
-def _missing_column(where: str, column: str, found: Sequence[str] | dict[str, object]) -> UserError:
+def no_text(where: str, column: str, value: object) -> UserError:
+    """What a row whose column holds something else is told."""
+    return UserError(f"{where}: column {column!r} holds {type(value).__name__}, expected text")
+
+
+def missing_text(where: str, column: str, found: Iterable[str]) -> UserError:
+    """What a row or a file without a column of text is told."""
     hint = (
         "--set task.source.text_column=NAME"
         if column != LANGUAGE_COLUMN

@@ -1,8 +1,8 @@
 """Rows of a dataset in a task's columns: from local files or a Hub dataset, checked, held as Arrow tables.
 
 Every value is read by its `Column`, so that rows of all formats end up the same, and what cannot be used is
-one sentence with the file, the line, the column and the value. In files blank text and ids that come twice
-are mistakes; published datasets are taken as they are, as long as columns, types and labels are right.
+one sentence with the file, the line, the column and the value. Rows with an empty text are taken, as the
+authors take them, and counted. Ids that come twice are a mistake in files; published datasets have some.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.data.files import LANGUAGE_COLUMN, read_text
-from mrt5cli.data.streams import hub_errors
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.data.files import LANGUAGE_COLUMN, BadRow, json_rows, read_text
+from mrt5cli.data.hub import HubDataset
+from mrt5cli.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -126,7 +126,7 @@ def collect(
     Args:
         rows: where each is ("train.csv, line", 7), and its values.
         columns: what a row must have; whatever else it has is left out.
-        published: blank text and repeated ids are no mistakes.
+        published: repeated ids are no mistakes.
         language_of: the language a row says it is in; by default none does.
 
     Raises:
@@ -148,10 +148,6 @@ def collect(
                 raise missing_column(f"{place} {number}", column.name, row, columns)
             try:
                 value = column.read(row[column.name])
-                if not published and any(
-                    not text or text.isspace() for text in (value if column.many else [value])
-                ):
-                    raise ValueError(f"holds {'an empty answer' if column.many else 'no text'}")
             except ValueError as error:
                 raise UserError(
                     f"{place} {number}: column {column.name!r} {error}, expected {column.expected}"
@@ -177,6 +173,20 @@ def collect(
     }
 
 
+def empty_texts(table: Table) -> int:
+    """Rows of which a text, or the first of several, is empty or blank."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    empty = np.zeros(len(table), dtype=np.bool_)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        texts = pc.list_element(column, 0) if pa.types.is_list(column.type) else column
+        empty |= pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0).to_numpy(zero_copy_only=False)
+    return int(empty.sum())
+
+
 def missing_column(where: str, name: str, found: Iterable[str], columns: Sequence[Column]) -> UserError:
     """What a row or a file without a column is told, with all that is expected."""
     return UserError(
@@ -189,7 +199,7 @@ def missing_column(where: str, name: str, found: Iterable[str], columns: Sequenc
 
 
 def rows_of_file(
-    file: Path, columns: Sequence[Column], *, header: bool = True
+    file: Path, columns: Sequence[Column], *, header: bool = True, name: str | None = None
 ) -> Iterator[tuple[str, int, Row]]:
     """Where each row is, and its values.
 
@@ -198,35 +208,33 @@ def rows_of_file(
         columns: that a table's header must have.
         header: of CSV and TSV files; where it may be missing, the first cells of a row are the columns in
             their order.
+        name: what to call the file, where it is a copy of another.
 
     Raises:
         UserError: what cannot be read, with the place in the file.
     """
+    name = name or str(file)
     if file.name.endswith(".parquet"):
-        return _parquet_rows(file, columns)
+        return _parquet_rows(file, name, columns)
     if file.suffix in DELIMITERS:
-        return _separated_rows(file, columns, header)
-    return _jsonl_rows(file)
+        return _separated_rows(file, name, columns, header)
+    return _jsonl_rows(file, name)
 
 
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, int, Row]]:
-    place = f"{file}, line"
-    for number, line in enumerate(read_text(file).split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place} {number}: not JSON: {error.msg} at column {error.colno}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{place} {number}: {_shown(row)} is no row, expected an object of columns")
+def _jsonl_rows(file: Path, name: str) -> Iterator[tuple[str, int, Row]]:
+    place = f"{name}, line"
+    for number, row in json_rows(read_text(file, name).split(b"\n")):
+        if isinstance(row, BadRow):
+            raise UserError(f"{place} {number}: {row.reason}")
         yield place, number, row
 
 
-def _separated_rows(file: Path, columns: Sequence[Column], header: bool) -> Iterator[tuple[str, int, Row]]:
-    place = f"{file}, line"
+def _separated_rows(
+    file: Path, name: str, columns: Sequence[Column], header: bool
+) -> Iterator[tuple[str, int, Row]]:
+    place = f"{name}, line"
     names = [column.name for column in columns]
-    lines = _cells(file)
+    lines = _cells(file, name)
     first = next(lines, None)
     if first is None:
         return
@@ -251,9 +259,9 @@ def _cells_of(count: int) -> str:
     return "1 cell" if count == 1 else f"{count} cells"
 
 
-def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+def _cells(file: Path, name: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row that is not blank, with the line on which it begins."""
-    text = read_text(file).decode("utf-8")
+    text = read_text(file, name).decode("utf-8")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[file.suffix], strict=True)
     begins = 1
     rows = []
@@ -265,7 +273,7 @@ def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
                 begins = reader.line_num + 1
         except csv.Error as error:
             raise UserError(
-                f"{file}, line {begins}: not well-formed {file.suffix[1:].upper()}: {error}",
+                f"{name}, line {begins}: not well-formed {file.suffix[1:].upper()}: {error}",
                 'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"',
             ) from error
     return iter(rows)
@@ -280,21 +288,21 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _parquet_rows(file: Path, columns: Sequence[Column]) -> Iterator[tuple[str, int, Row]]:
+def _parquet_rows(file: Path, name: str, columns: Sequence[Column]) -> Iterator[tuple[str, int, Row]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         source = parquet.ParquetFile(file)
-        names = source.schema_arrow.names
+        there = source.schema_arrow.names
         wanted = [column.name for column in columns]
-        for name in wanted:
-            if name not in names:
-                raise missing_column(str(file), name, names, columns)
-        table = source.read([*wanted, *({LANGUAGE_COLUMN} & set(names))])
+        for column in wanted:
+            if column not in there:
+                raise missing_column(name, column, there, columns)
+        table = source.read([*wanted, *({LANGUAGE_COLUMN} & set(there))])
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as Parquet: {error}") from error
-    yield from _table_rows(f"{file}, row", table)
+        raise UserError(f"{name} cannot be read as Parquet: {error}") from error
+    yield from _table_rows(f"{name}, row", table)
 
 
 def _table_rows(place: str, table: Table) -> Iterator[tuple[str, int, Row]]:
@@ -490,7 +498,7 @@ def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[
 
 
 def hub_tables(
-    name: str,
+    dataset: HubDataset,
     configuration: str | None,
     split: str,
     columns: Sequence[Column],
@@ -502,37 +510,34 @@ def hub_tables(
     Raises:
         UserError: it cannot be had, or is not as expected.
     """
-    import datasets
-
-    with hub_errors(name, configuration, HUB_WAYS_OUT):
-        try:
-            dataset = datasets.load_dataset(name, configuration, split=split)
-        except (ConnectionError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError):
-            raise  # `hub_errors` knows what they mean
-        except Exception as error:
-            # Readers of several formats, a network client and a full disk fail with types of their own.
-            raise RunFailed(f"reading {name} from the Hub failed: {error}") from error
-    place = f"{name} ({split if configuration is None else f'{configuration}, {split}'})"
-    for column in columns:
-        if column.name not in dataset.column_names:
-            raise missing_column(place, column.name, dataset.column_names, columns)
-    table = dataset.select_columns([column.name for column in columns]).with_format("arrow")[:]
-    names = {column.name: getattr(dataset.features[column.name], "names", None) for column in columns}
-    rows = _table_rows(f"{place}, row", table)
+    configuration = dataset.configuration(configuration)
+    if split not in (there := dataset.splits(configuration)):
+        raise UserError(
+            f"{dataset.name} ({configuration}) has no {split} split; it has {', '.join(there)}",
+            "see task.source.name and task.source.revision",
+        )
     return collect(
-        (_with_names(row, names) for row in rows) if any(names.values()) else rows,
+        (
+            row
+            for file in dataset.files(configuration, split)
+            for row in _hub_rows(dataset, configuration, file, columns)
+        ),
         columns,
         published=True,
         language_of=language_of,
     )
 
 
-def _with_names(row: tuple[str, int, Row], names: Mapping[str, list[str] | None]) -> tuple[str, int, Row]:
-    """A row with its labels by name, because a dataset may count them in an order of its own."""
-    place, number, values = row
+def _hub_rows(
+    dataset: HubDataset, configuration: str, file: str, columns: Sequence[Column]
+) -> Iterator[tuple[str, int, Row]]:
+    """Rows of a file, labels by name, because a dataset may count them in an order of its own."""
+    path = dataset.download(file)
+    names = {column.name: dataset.label_names(configuration, column.name, path) for column in columns}
 
     def named(column: str, value: Any) -> Any:
-        own = names[column]
+        own = names.get(column)
         return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
 
-    return place, number, {column: named(column, value) for column, value in values.items()}
+    for place, number, row in rows_of_file(path, columns, name=f"{dataset.name}, {file}"):
+        yield place, number, {column: named(column, value) for column, value in row.items()}

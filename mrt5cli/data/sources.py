@@ -6,30 +6,31 @@ shows before a model is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
 
 from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.files import SPLITS, FilesOfSplits, find_files, read_documents
-from mrt5cli.data.streams import (
-    Builder,
-    DocumentStream,
-    hub_builder,
-    hub_failure,
-    local_builder,
-    local_failure,
-    opener,
-    splits_of,
-)
+from mrt5cli.data.hub import HubDataset, Tell, say
+from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut, TextFile, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
+from mrt5cli.recipe.schema import seconds_of
 
+OFFLINE_WAYS_OUT = (
+    "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
+    "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
+)
 HELD_OUT = ("validation", "test")
 # The paper's validation set is the first examples of English's validation split, its test set those after
 # them.
-ENGLISH = ("en", "en-multi")
+ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 
 
@@ -73,93 +74,163 @@ class MemoryText:
         return corpus
 
 
+class FilesOfLanguages(Protocol):
+    """Where streamed text is: files by language and split."""
+
+    def splits(self, language: str) -> list[str]:
+        """Splits that have files of their own."""
+
+    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+        """Files of a split; `tell` is told of what keeps them from being read meanwhile."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files below a folder, as `find_files` finds them."""
+
+    found: dict[str, FilesOfSplits]
+
+    def splits(self, language: str) -> list[str]:
+        """See `FilesOfLanguages`."""
+        return list(self.found[language])
+
+    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+        """See `FilesOfLanguages`."""
+        return text_files([(str(file), partial(_bytes_of, file)) for file in self.found[language][split]])
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a Hub dataset, a configuration a language.
+
+    Attributes:
+        configurations: of languages whose own code is not its name.
+        seconds: to wait for a Hub that is away.
+    """
+
+    dataset: HubDataset
+    configurations: dict[str, str]
+    seconds: float
+
+    def configuration(self, language: str) -> str:
+        """The configuration of a language.
+
+        Raises:
+            UserError: the dataset does not have it.
+        """
+        return self.dataset.configuration(self.configurations.get(language, language))
+
+    def splits(self, language: str) -> list[str]:
+        """See `FilesOfLanguages`."""
+        return self.dataset.splits(self.configuration(language))
+
+    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+        """See `FilesOfLanguages`."""
+        names = self.dataset.files(self.configuration(language), split)
+        opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
+        return text_files(
+            [(f"{self.dataset.name}, {name}", partial(opened, name)) for name in names], remote=True
+        )
+
+
+def _bytes_of(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
 class StreamedText:
     """Text read again and again, in order.
 
     Args:
-        builder_of: gives the builder of a language; called once for each.
+        files: where it is.
         name: what the text is, for people.
         column: with the text.
         shuffle_files: read files in an order drawn from the seed.
-        failure: makes an exception of a reader into ours.
         hashed: splits without files of their own are taken from the training documents by their fingerprints.
+        hint: the way out for those who are stopped by a row or a file that cannot be read.
+        skip_corrupt: leave these out instead.
     """
 
     def __init__(
         self,
-        builder_of: Callable[[str], Builder],
+        files: FilesOfLanguages,
         name: str,
         column: str,
         *,
         shuffle_files: bool,
-        failure: Callable[[Exception], UserError],
         hashed: bool,
+        hint: str,
+        skip_corrupt: bool = False,
     ) -> None:
-        self._builder_of, self.description, self._column = builder_of, name, column
-        self._shuffle_files, self._failure, self._hashed = shuffle_files, failure, hashed
-        self._builders: dict[str, Builder] = {}
+        self.files, self.description, self._column = files, name, column
+        self._shuffle_files, self._hashed, self._hint = shuffle_files, hashed, hint
+        self._left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skip_corrupt else None
 
-    def train(self, language: str, *, key: Sequence[int], shard: int, shards: int) -> DocumentStream:
-        """Endless training text of a language: the part of one shard."""
-        opened = self._opener(language, "train", key if self._shuffle_files else None, shard, shards)
+    def train(
+        self,
+        language: str,
+        *,
+        key: Sequence[int],
+        shard: int,
+        shards: int,
+        counts: Any = None,
+        tell: Tell = say,
+    ) -> DocumentStream:
+        """Endless training text of a language: the part of one shard.
+
+        Args:
+            counts: of what is left out, see `LeftOut`.
+            tell: is told of that, and of a Hub that is away.
+        """
         keep = None
         if self._hashed:
-            own = splits_of(self._builder(language))
+            own = self.files.splits(language)
             # A split with files of its own leaves its share of the training documents in training.
             elsewhere = {split for split in HELD_OUT if split not in own}
             keep = (lambda document: split_of(document) not in elsewhere) if elsewhere else None
-        return DocumentStream(opened, self._column, keep=keep, failure=self._failure)
+        left_out = self._left_out if self._left_out is None or counts is None else LeftOut(counts, tell)
+        return DocumentStream(
+            self._files(language, "train", tell),
+            self._column,
+            key=key if self._shuffle_files else None,
+            shard=shard,
+            shards=shards,
+            keep=keep,
+            left_out=left_out,
+            hint=self._hint,
+        )
 
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
         """One pass over held-out text, from its first example on."""
-        own = splits_of(self._builder(language))
-        keep = None
-        if split in own:
-            source = split
-        elif self._hashed:
+        own = self.files.splits(language)
+        source, keep = split, None
+        if split not in own and self._hashed:
             source, keep = "train", lambda document: split_of(document) == split
-        elif split == "test" and "validation" in own:
+        elif split not in own and split == "test" and "validation" in own:
             source = "validation"
-        else:
-            raise UserError(
-                f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}",
-                "choose another dataset or split",
-            )
         stream = DocumentStream(
-            self._opener(language, source, None, 0, 1),
+            self._files(language, source, say),
             self._column,
             keep=keep,
             endless=False,
-            failure=self._failure,
+            left_out=self._left_out,
+            hint=self._hint,
         )
-        if source != split and source == "validation" and language in ENGLISH:
+        if source != split and source == "validation" and language == ENGLISH:
             for _ in range(ENGLISH_VALIDATION_EXAMPLES):
                 stream.take(example_bytes)
         return stream
 
-    def check(self, languages: Sequence[str]) -> None:
-        """Open every language, so that what cannot be had shows now.
+    def remarks(self) -> list[str]:
+        """What was left out, beside what training streams count themselves."""
+        return [] if self._left_out is None else self._left_out.sentences()
 
-        Raises:
-            UserError: from the first that cannot.
-        """
-        for language in languages:
-            self._builder(language)
-
-    def _builder(self, language: str) -> Builder:
-        if language not in self._builders:
-            self._builders[language] = self._builder_of(language)
-        return self._builders[language]
-
-    def _opener(
-        self, language: str, split: str, key: Sequence[int] | None, shard: int, shards: int
-    ) -> Callable[[int], object]:
-        builder = self._builder(language)
-        if split not in (own := splits_of(builder)):
+    def _files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+        if split not in (own := self.files.splits(language)):
             raise UserError(
-                f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}"
+                f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}",
+                "choose another dataset or split",
             )
-        return opener(builder, split, key=key, shard=shard, shards=shards)
+        return self.files.files(language, split, tell)
 
 
 def open_source(
@@ -176,16 +247,19 @@ def open_source(
         return _embedded(languages)
     if isinstance(source, FilesSource):
         return _streamed_files(source, languages) if source.streaming else _files(source, languages)
-    text = StreamedText(
-        lambda language: hub_builder(source.name, source.configurations.get(language, language)),
+    dataset = HubDataset(source.name, source.revision, ways_out=OFFLINE_WAYS_OUT)
+    files = HubFiles(dataset, source.configurations, seconds_of(source.patience))
+    for language in languages:
+        files.configuration(language)
+    return StreamedText(
+        files,
         f"{source.name} from the Hub",
         source.text_column,
         shuffle_files=source.shuffle_shards,
-        failure=partial(hub_failure, source.name),
         hashed=False,
+        hint=SKIP_HINT,
+        skip_corrupt=source.skip_corrupt,
     )
-    text.check(languages[:1])
-    return text
 
 
 def _embedded(languages: Sequence[str]) -> MemoryText:
@@ -240,13 +314,11 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
             f"streaming several languages from {path} needs one folder a language",
             f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
         )
-    text = StreamedText(
-        partial(local_builder, found),
+    return StreamedText(
+        LocalFiles(found),
         f"text of {path}, streamed",
         source.text_column,
         shuffle_files=True,
-        failure=partial(local_failure, path),
         hashed=True,
+        hint="--set task.source.streaming=false reads it into memory, each file checked first",
     )
-    text.check(languages)
-    return text

@@ -1,279 +1,343 @@
 """Text that is read again and again instead of held in memory: Hub datasets, and local files when asked.
 
-Built on `datasets` in streaming mode. A `DocumentStream` is one language and split as a run of bytes,
-sharded over ranks and loader workers, and it can say where it is and go on from there.
+A `DocumentStream` is one language and split as a run of bytes, dealt out to ranks and loader workers. Four
+numbers say where it is: the pass over the files, the file, the row in it and the byte in that.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import bz2
+import gzip
+import lzma
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
-from mrt5cli.data.files import MANY_FILES, FilesOfSplits
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.data.files import MANY_FILES, BadRow, csv_columns, cut_text, json_rows, missing_text, no_text
+from mrt5cli.data.hub import Tell, first_line, say
+from mrt5cli.errors import UserError
 
-OFFLINE_WAYS_OUT = (
-    "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
-    "network (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
-)
-PROBE_SECONDS = 3.0
-ROWS_AT_ONCE = 8
+UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".txt": "paragraph"}
+# Rows of Parquet that are decoded at a time, and bytes of plain text.
+ROWS_AT_ONCE = 64
+TEXT_AT_ONCE = 16 << 20
+END = bytes([END_OF_DOCUMENT])
+SKIP_HINT = "--set task.source.skip_corrupt=true leaves it out, and counts it"
 
-Builder = Any  # datasets.DatasetBuilder, which is imported only when streaming
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file with texts in it.
+
+    Attributes:
+        name: what it is called, for people; its end says the format.
+        open: gives its bytes.
+        whole: a plain text is one document.
+        remote: it comes over a network, so that what looks damaged is fetched once more.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    whole: bool = False
+    remote: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """Of its format, whatever it is packed in."""
+        name = PurePath(self.name)
+        return (name.with_suffix("") if name.suffix in UNPACKED_BY else name).suffix
+
+    @property
+    def unit(self) -> str:
+        """What is counted in it, in words."""
+        return UNITS.get(self.suffix, "row")
+
+    def texts(self, column: str, first: int = 0) -> Iterator[tuple[int, Any]]:
+        """The number and the text (or what stands in its place) of each row; numbers begin at 1.
+
+        Args:
+            column: of rows, the one with the text.
+            first: rows to pass over.
+
+        Raises:
+            UserError: the format is none that is read, or a row has no such column.
+            Damaged: what comes cannot be read.
+        """
+        if self.suffix not in UNITS:
+            raise UserError(f"{self.name}: text is read from {', '.join(UNITS)} files")
+        # Local, because an unfinished generator is closed when the interpreter has given up its modules.
+        damage = OSError, EOFError, zlib.error, lzma.LZMAError
+        try:
+            with self.open() as packed:
+                unpack = UNPACKED_BY.get(PurePath(self.name).suffix)
+                stream = packed if unpack is None else unpack(packed)
+                yield from self._texts(stream, column, first)
+        except damage as error:
+            raise Damaged(first_line(error)) from error
+
+    def _texts(self, stream: BinaryIO, column: str, first: int) -> Iterator[tuple[int, Any]]:
+        if self.suffix in (".jsonl", ".json"):
+            for number, row in json_rows(stream, first):
+                if isinstance(row, BadRow):
+                    yield number, row
+                elif column in row:
+                    yield number, row[column]
+                else:
+                    raise missing_text(f"{self.name}, line {number}", column, row)
+        elif self.suffix == ".parquet":
+            yield from _parquet_texts(stream, self.name, column, first)
+        elif self.suffix == ".csv":
+            [texts] = csv_columns(stream.read(), self.name, [column])
+            yield from list(enumerate(texts, start=1))[first:]
+        else:
+            for number, text in enumerate(_plain_texts(stream, self.whole), start=1):
+                if number > first:
+                    yield number, _decoded(text)
+
+
+class Damaged(Exception):
+    """A file whose content cannot be read."""
+
+
+def text_files(
+    named: Sequence[tuple[str, Callable[[], BinaryIO]]], *, remote: bool = False
+) -> list[TextFile]:
+    """Files of one split; from so many plain texts on, each is one document."""
+    plain = sum(name.removesuffix(".gz").endswith(".txt") for name, _ in named)
+    return [TextFile(name, opened, plain >= MANY_FILES, remote) for name, opened in named]
+
+
+def _parquet_texts(stream: BinaryIO, name: str, column: str, first: int) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        source = parquet.ParquetFile(stream)
+        if column not in source.schema_arrow.names:
+            raise missing_text(name, column, source.schema_arrow.names)
+        number = 0
+        for group in range(source.num_row_groups):
+            size = source.metadata.row_group(group).num_rows
+            if number + size <= first:
+                number += size
+                continue
+            for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    if number > first:
+                        yield number, text
+    except pa.ArrowException as error:
+        raise Damaged(first_line(error)) from error
+
+
+def _plain_texts(stream: BinaryIO, whole: bool) -> Iterator[bytes]:
+    if whole:
+        yield from cut_text(stream.read(), whole=True)
+        return
+    rest = b""
+    while block := stream.read(TEXT_AT_ONCE):
+        head, _, rest = (rest + block).rpartition(b"\n\n")
+        yield from cut_text(head, whole=False)
+    yield from cut_text(rest, whole=False)
+
+
+def _decoded(text: bytes) -> str | BadRow:
+    try:
+        return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}")
+
+
+class LeftOut:
+    """What was left out because it could not be read, counted and told.
+
+    Args:
+        counts: of lines and of files; it may be shared by several processes.
+        tell: is told of the first few, and of every tenth, hundredth ... after that.
+    """
+
+    def __init__(self, counts: Any, tell: Tell = say) -> None:
+        self.counts, self._tell = counts, tell
+
+    def add(self, where: str, reason: str, *, file: bool) -> None:
+        """Count a line, or the rest of a file."""
+        self.counts[int(file)] += 1
+        count = int(self.counts[int(file)])
+        if count <= 3 or set(str(count)[1:]) == {"0"}:
+            self._tell(f"left out {'the rest of ' if file else ''}{where}: {reason} (number {count:,})")
+
+    def sentences(self) -> list[str]:
+        """What was left out in all, if anything."""
+        lines, files = (int(count) for count in self.counts)
+        parts = [f"{lines:,} line{'s' if lines > 1 else ''} that are no rows" if lines else ""]
+        parts += [f"what was left of {files:,} damaged file{'s' if files > 1 else ''}" if files else ""]
+        found = " and ".join(filter(None, parts))
+        return [f"left out of the data: {found}"] if found else []
+
+
+class _Document(NamedTuple):
+    """Where a document is (pass, file, rows before it), and its bytes with the end mark."""
+
+    place: tuple[int, int, int]
+    content: bytes
 
 
 class DocumentStream:
     """Documents one after the other, each followed by an end mark, as a run of bytes.
 
     Args:
-        opened: gives the dataset of an epoch, in that epoch's order and already sharded.
-        column: with the text.
+        files: with the texts.
+        column: of rows, the one with the text.
+        key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
+        shard, shards: which part this is of how many. Each has files of its own where there are enough, and
+            rows of its own of all files where not.
         keep: which documents are of this split; None keeps all.
-        endless: start the next epoch when one is over.
-        failure: makes an exception of the underlying reader into ours.
+        endless: start the next pass when one is over.
+        left_out: counts what cannot be read; None stops there.
+        hint: the way out for those who are stopped by it.
     """
 
     def __init__(
         self,
-        opened: Callable[[int], Any],
+        files: Sequence[TextFile],
         column: str,
         *,
+        key: Sequence[int] | None = None,
+        shard: int = 0,
+        shards: int = 1,
         keep: Callable[[bytes], bool] | None = None,
         endless: bool = True,
-        failure: Callable[[Exception], UserError],
+        left_out: LeftOut | None = None,
+        hint: str | None = None,
     ) -> None:
-        self._opened, self._column, self._keep = opened, column, keep
-        self._endless, self._failure = endless, failure
-        self._rest = bytearray()
-        self._open(0, None)
+        self._files, self._column, self._key, self._keep = list(files), column, key, keep
+        self._shard, self._shards = shard, shards
+        self._endless, self._left_out, self._hint = endless, left_out, hint
+        self._documents: deque[_Document] = deque()
+        # Bytes of the documents not taken yet, and of the first of them those that are.
+        self._ready, self._taken = 0, 0
+        self._fetched_again: tuple[int, int] | None = None
+        self._rows: Iterator[tuple[int, Any]] | None = None
+        self._start(0, 0, 0)
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """The next `count` bytes, end marks included; fewer only when a single pass is over."""
-        while len(self._rest) < count and self._read():
+        while self._ready < count and self._read():
             pass
-        taken = np.frombuffer(bytes(self._rest[:count]), dtype=np.uint8)
-        del self._rest[:count]
-        return taken
+        parts = []
+        while count and self._documents:
+            content = self._documents[0].content
+            part = content[self._taken : self._taken + count]
+            parts.append(part)
+            count -= len(part)
+            self._ready -= len(part)
+            self._taken += len(part)
+            if self._taken == len(content):
+                self._documents.popleft()
+                self._taken = 0
+        return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is, in numbers and strings only."""
-        return {
-            "epoch": self._epoch,
-            "dataset": self._dataset.state_dict(),
-            "found": self._found,
-            "rest": self._rest.decode("latin-1"),
-        }
+        """Where the stream is, in numbers only."""
+        if self._documents:
+            at = (*self._documents[0].place, self._taken)
+        else:
+            at = (self._pass, self._place, self._row, 0)
+        return {"at": list(at), "found": self._found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._open(state["epoch"], state["dataset"])
+        *place, taken = state["at"]
+        self._start(*place)
         self._found = state["found"]
-        self._rest = bytearray(state["rest"], "latin-1")
+        if taken:
+            while not self._documents and self._read():
+                pass
+            self._taken = taken
+            self._ready -= taken
 
-    def _open(self, epoch: int, state: Any) -> None:
-        self._epoch, self._found = epoch, False
-        self._dataset = self._opened(epoch)
-        if state is not None:
-            self._dataset.load_state_dict(state)
-        # Rows in batches, because plain iteration in a loader's worker divides the data a second time.
-        self._rows: Iterator[dict[str, list[Any]]] = self._dataset.iter(ROWS_AT_ONCE)
+    # Reading.
+
+    def _start(self, number: int, place: int, row: int) -> None:
+        """Begin with a row of a file of a pass."""
+        self._documents.clear()
+        self._ready = self._taken = 0
+        self._fetched_again = None
+        self._start_pass(number)
+        self._start_file(place, row)
+
+    def _start_pass(self, number: int) -> None:
+        self._pass, self._found = number, False
+        count = len(self._files)
+        order = np.arange(count)
+        if self._key is not None:
+            order = np.random.default_rng((*self._key, number)).permutation(count)
+        self._deals_files = count >= self._shards
+        self._order = order[self._shard :: self._shards] if self._deals_files else order
+
+    def _start_file(self, place: int, row: int) -> None:
+        self._place, self._row, self._rows = place, row, None
 
     def _read(self) -> bool:
-        """Read some documents; False when a single pass is over."""
-        try:
-            rows = next(self._rows, None)
-        except Exception as error:
-            # Readers of five formats and a network client: each fails with types of its own.
-            raise self._failure(error) from error
-        if rows is not None:
-            self._add(rows)
-            return True
-        if self._endless:
+        """Read a row, or go on to the next file; False when a single pass is over."""
+        if self._place == len(self._order):
+            if not self._endless:
+                return False
             if not self._found:
                 raise UserError("a whole pass over the training data found no text", "see task.source")
-            self._open(self._epoch + 1, None)
-        return self._endless
+            self._start_pass(self._pass + 1)
+            self._start_file(0, 0)
+        file = self._files[self._order[self._place]]
+        if self._rows is None:
+            self._rows = file.texts(self._column, self._row)
+        try:
+            found = next(self._rows, None)
+        except Damaged as error:
+            self._rows = None
+            if not self._fetch_again(file):
+                self._leave_out(file, f"{file.name} after {file.unit} {self._row}", str(error), whole=True)
+                self._start_file(self._place + 1, 0)
+            return True
+        if found is None:
+            self._start_file(self._place + 1, 0)
+            return True
+        number, text = found
+        if isinstance(text, BadRow):
+            if self._fetch_again(file):
+                self._row, self._rows = number - 1, None
+                return True
+            self._leave_out(file, f"{file.name}, {file.unit} {number}", text.reason, whole=False)
+        elif self._deals_files or (number - 1) % self._shards == self._shard:
+            self._add(file, number, text)
+        self._row = number
+        return True
 
-    def _add(self, rows: dict[str, list[Any]]) -> None:
-        if self._column not in rows:
-            raise UserError(
-                f"the data has no column {self._column!r}; it has {', '.join(rows)}",
-                "--set task.source.text_column=NAME",
-            )
-        for text in rows[self._column]:
-            if not isinstance(text, str | None):
-                raise UserError(f"column {self._column!r} holds {type(text).__name__}, expected text")
-            document = (text or "").encode("utf-8", errors="replace")
-            if document and (self._keep is None or self._keep(document)):
-                self._found = True
-                self._rest += document
-                self._rest.append(END_OF_DOCUMENT)
+    def _add(self, file: TextFile, number: int, text: Any) -> None:
+        if not isinstance(text, str | None):
+            raise no_text(f"{file.name}, {file.unit} {number}", self._column, text)
+        document = (text or "").encode("utf-8", errors="replace")
+        if document and (self._keep is None or self._keep(document)):
+            self._found = True
+            self._documents.append(_Document((self._pass, self._place, number - 1), document + END))
+            self._ready += len(document) + 1
 
+    def _fetch_again(self, file: TextFile) -> bool:
+        """Whether to read the file once more from the start, because it may have been damaged on its way."""
+        here = self._pass, self._place
+        again = file.remote and self._fetched_again != here
+        if again:
+            self._fetched_again = here
+        return again
 
-def opener(
-    builder: Builder, split: str, *, key: Sequence[int] | None, shard: int = 0, shards: int = 1
-) -> Callable[[int], Any]:
-    """A function from an epoch to its dataset: files in an order drawn from (*key, epoch), then this shard.
-
-    The files themselves are put in order, because `IterableDataset.shuffle` cannot resume exactly.
-    """
-
-    def opened(epoch: int) -> Any:
-        from datasets.distributed import split_dataset_by_node
-
-        files = (builder.config.data_files or {}).get(split)
-        if key is None or not files:
-            dataset = builder.as_streaming_dataset(split=split)
-        else:
-            order = np.random.default_rng((*key, epoch)).permutation(len(files))
-            original = list(files)
-            files[:] = [original[index] for index in order]
-            try:
-                dataset = builder.as_streaming_dataset(split=split)
-            finally:
-                # Other streams over the same builder have orders of their own.
-                files[:] = original
-        return split_dataset_by_node(dataset, rank=shard, world_size=shards) if shards > 1 else dataset
-
-    return opened
-
-
-def splits_of(builder: Builder) -> list[str]:
-    """Names of the splits a builder has."""
-    return [str(name) for name in (builder.config.data_files or builder.info.splits or {})]
-
-
-def local_builder(found: dict[str, FilesOfSplits], language: str) -> Builder:
-    """A builder over a language's local files, which must be of one format.
-
-    Raises:
-        UserError: several formats.
-    """
-    import datasets
-
-    files = found[language]
-    every = [file for group in files.values() for file in group]
-    formats = sorted({re.sub(r"\.gz$", "", file.name).rsplit(".", 1)[1] for file in every})
-    if len(formats) > 1:
-        raise UserError(
-            f"streaming reads files of one format, not {' and '.join(formats)}",
-            "keep the text in memory instead: --set task.source.streaming=false",
-        )
-    names = {split: [str(file) for file in group] for split, group in files.items()}
-    if formats == ["txt"]:
-        unit = "document" if len(every) >= MANY_FILES else "paragraph"
-        return datasets.load_dataset_builder("text", data_files=names, sample_by=unit)
-    return datasets.load_dataset_builder("json" if formats == ["jsonl"] else formats[0], data_files=names)
-
-
-def local_failure(path: Path, error: Exception) -> UserError:
-    """What a reader's exception means for files below `path`."""
-    return UserError(
-        f"{path} cannot be read: {_first_line(error)}",
-        "--set task.source.streaming=false reads it into memory and says where the fault is",
-    )
-
-
-def hub_failure(name: str, error: Exception) -> UserError:
-    """What an exception in mid-stream means for a Hub dataset."""
-    return RunFailed(
-        f"reading {name} from the Hub failed: {_first_line(error)}", "the run can go on with --resume"
-    )
-
-
-def hub_builder(name: str, language: str) -> Builder:
-    """A builder of a Hub dataset's configuration for a language, after a quick look whether it is in reach.
-
-    Raises:
-        UserError: no network, no such dataset, no access, no such configuration.
-    """
-    import datasets
-
-    with hub_errors(name, language):
-        return datasets.load_dataset_builder(name, language)
-
-
-@contextmanager
-def hub_errors(name: str, configuration: str | None, ways_out: str = OFFLINE_WAYS_OUT) -> Iterator[None]:
-    """Ask the Hub for a dataset's page before it is opened, and say what keeps it from being opened.
-
-    Args:
-        ways_out: what to do where there is no network.
-
-    Raises:
-        UserError: no network, no such dataset, no access, no such configuration.
-    """
-    import datasets
-    from huggingface_hub import constants
-
-    if not constants.HF_HUB_OFFLINE:
-        _probe(name, ways_out)
-    try:
-        yield
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise UserError(f"{name} cannot be opened: {_first_line(error)}", "see task.source.name") from error
-    except ConnectionError as error:
-        reason = (
-            "HF_HUB_OFFLINE is set and it is not cached" if constants.HF_HUB_OFFLINE else _first_line(error)
-        )
-        raise UserError(f"{name} cannot be read from the Hugging Face Hub: {reason}", ways_out) from error
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{name} cannot be opened for {configuration!r}: {_meaning(error, configuration or '')}"
-        ) from error
-
-
-def _probe(name: str, ways_out: str) -> None:
-    """Ask once for the dataset's page, because `datasets` would retry for some 20 seconds."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        HfApi().dataset_info(name, timeout=PROBE_SECONDS)
-    except GatedRepoError as error:
-        raise UserError(
-            f"{name} is gated: its owners grant access on request",
-            f"ask for access at {_page(name)}, then log in with `hf auth login`",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"there is no dataset {name!r} on the Hugging Face Hub, or it is private",
-            "check task.source.name; for a private dataset log in with `hf auth login`",
-        ) from error
-    except HfHubHTTPError as error:
-        raise UserError(f"the Hugging Face Hub refused {name}: {_first_line(error)}", ways_out) from error
-    except Exception as error:
-        # The HTTP library under huggingface_hub has changed twice; whatever it raises here is a lost
-        # connection.
-        raise UserError(f"no network to read {name}: {_first_line(error)}", ways_out) from error
-
-
-def _page(name: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/datasets/{name}"
-
-
-def _meaning(error: Exception, language: str) -> str:
-    """A shorter text for the two things that happen: no such configuration, and a script instead of data."""
-    text = str(error)
-    if listed := re.search(r"Available: \[(.*)\]", text):
-        names = re.findall(r"'([^']+)'", listed.group(1))
-        near = difflib.get_close_matches(language, names, 3) or names[:8]
-        return f"it has no such configuration; it has {', '.join(near)} ... ({len(names)} in all)"
-    if "script" in text:
-        return "it is made by a script, which `datasets` no longer runs; use a Parquet or JSON copy"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    def _leave_out(self, file: TextFile, where: str, reason: str, *, whole: bool) -> None:
+        if self._left_out is None:
+            raise UserError(f"{where}: {'damaged, ' if whole else ''}{reason}", self._hint)
+        self._left_out.add(where, reason, file=whole)

@@ -96,6 +96,7 @@ class Comparison:
         published: numbers of the same experiment.
         differences: of two models that were to be compared.
         label: set apart, by the name of their files, results whose other settings would share one.
+        remarks: what the user should know of the data, a sentence each.
     """
 
     task: dict[str, Any]
@@ -112,6 +113,7 @@ class Comparison:
     published: list[PublishedRow] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     label: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     def document(self, results: Sequence[Result] | None = None) -> dict[str, Any]:
         """Everything, for JSON; numbers that are not finite become null."""
@@ -260,7 +262,12 @@ def compare(
     named = {row for recipe in recipes if recipe.paper is not None for row in recipe.paper.rows}
     measures = (*(["constrained_accuracy"] if constrained else []), *task.measures)
     return Comparison(
-        {"kind": section.kind, "version": task.version, "settings": section.model_dump(mode="json")},
+        {
+            "kind": section.kind,
+            "version": task.version,
+            "settings": section.model_dump(mode="json"),
+            "commits": task.commits(),
+        },
         split,
         hard_delete,
         limit,
@@ -273,6 +280,7 @@ def compare(
         data,
         published_rows(task, subsets, named) if task.measures and split == "test" else [],
         differences(results[0], results[1], section.kind, measures) if test_difference else [],
+        remarks=task.remarks(),
     )
 
 

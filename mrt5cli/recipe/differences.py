@@ -15,6 +15,10 @@ FREE_KEYS = (
     "description",
     "paper",
     "evaluation",
+    # A run that goes on checks that the commit is the same.
+    "task.source.revision",
+    "task.source.patience",
+    "task.source.skip_corrupt",
     "training.data_workers",
     "training.eval_steps",
     "training.save_steps",

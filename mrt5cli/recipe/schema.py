@@ -20,6 +20,8 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 NegativeFloat = Annotated[float, Field(lt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
+DURATION = r"^\d+[smh]$"
+Duration = Annotated[str, Field(pattern=DURATION)]
 
 UPDATE_PER = "'micro_batch' is the reference's: the gain then grows with gradient accumulation"
 
@@ -45,6 +47,8 @@ class Section(BaseModel):
 
 
 # --- data ---------------------------------------------------------------------------------------------------
+
+REVISION = "commit, tag or branch of the dataset; null: its main branch as it is when a run starts"
 
 
 class EmbeddedSource(Section):
@@ -79,7 +83,23 @@ class HubSource(Section):
     configurations: dict[str, str] = Field(
         {}, description="the dataset's configuration for a language, where it is not the language's code"
     )
+    revision: Text | None = Field(None, description=REVISION)
     shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
+    patience: Duration = Field(
+        "30m",
+        description="how long to wait for a Hub that is away in mid-stream, 90s, 30m or 2h; then a training "
+        "saves a checkpoint and stops",
+    )
+    skip_corrupt: bool = Field(
+        False,
+        description="leave out, and count, lines that are no rows and what is left of a damaged file; false: "
+        "stop there",
+    )
+
+
+def seconds_of(duration: str) -> float:
+    """A `Duration` in seconds."""
+    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
 Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
@@ -143,6 +163,7 @@ class HubRows(Section):
 
     kind: Literal["hub"]
     name: Text | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
+    revision: Text | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
 
 
 class FileRows(Section):
@@ -644,7 +665,7 @@ class TrainingSection(Section):
     eval_steps: Count = Field(
         0, description="evaluate on validation data every so many steps; 0: only `mrt5 evaluate`"
     )
-    save_steps: PositiveInt = Field(500, description="a checkpoint every so many steps, and at the end")
+    save_steps: PositiveInt = Field(100, description="a checkpoint every so many steps, and at the end")
     keep_checkpoints: PositiveInt = Field(2, description="older checkpoints are deleted")
     best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
         None,

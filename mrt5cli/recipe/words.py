@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mrt5cli.recipe.schema import Misfit, Recipe, Section
+from mrt5cli.recipe.schema import DURATION, Misfit, Recipe, Section
 from mrt5cli.recipe.strict_yaml import inline
 
 Path = tuple[str | int, ...]
@@ -32,6 +32,7 @@ PAPER_NAMES = {
 
 NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 NAME_RULE = "lower-case letters, digits and any of . _ - (a letter or digit first)"
+DURATION_RULE = "a time such as 90s, 30m or 2h"
 
 
 class Key(NamedTuple):
@@ -128,7 +129,8 @@ def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if inner is bool:
         return "true or false"
     if inner is str:
-        return NAME_RULE if any(getattr(rule, "pattern", None) for rule in rules) else "some text"
+        pattern = next((rule.pattern for rule in rules if getattr(rule, "pattern", None)), None)
+        return {None: "some text", DURATION: DURATION_RULE}.get(pattern, NAME_RULE)
     return f"{NUMBERS[inner]}{_bounds(rules)}"
 
 

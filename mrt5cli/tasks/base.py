@@ -49,9 +49,11 @@ class BatchStream(IterableDataset[Batch], ABC):
 
     Attributes:
         start_batch: batches this rank has already consumed; the next iteration begins after them.
+        may_fail: batches come from somewhere else, and one day may not.
     """
 
     start_batch: int = 0
+    may_fail: bool = False
 
     @abstractmethod
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
@@ -79,6 +81,10 @@ class BatchStream(IterableDataset[Batch], ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration where `state_dict` was taken."""
         self.start_batch = state["start_batch"]
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the data read so far, a sentence each."""
+        return []
 
 
 class SeekableStream(BatchStream):
@@ -195,6 +201,14 @@ class Task(ABC):
     def deletable(self, input_ids: Any) -> NDArray[np.bool_] | None:
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
         return None
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the data read so far, a sentence each."""
+        return []
+
+    def commits(self) -> dict[str, str]:
+        """The Hub datasets that have been opened, and the commit of each."""
+        return {}
 
     @abstractmethod
     def describe(self) -> str:

@@ -9,6 +9,7 @@ Letters: B rows, L byte tokens of the longest source, T of the longest target.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,12 +25,15 @@ from numpy.typing import NDArray
 from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.data.generated import generator
+from mrt5cli.data.hub import HubDataset
 from mrt5cli.data.rows import (
+    HUB_WAYS_OUT,
     Column,
     Row,
     RowFolder,
     Table,
     collect,
+    empty_texts,
     hub_tables,
     language_column,
     split_and_language,
@@ -45,11 +49,15 @@ AT_ONCE = 64
 
 
 class HubSplit(NamedTuple):
-    """Where the Hub has the rows of a split."""
+    """Where the Hub has the rows of a split; None is the dataset's only configuration.
+
+    `pinned` says whether the recipe's revision is of this dataset.
+    """
 
     name: str
     configuration: str | None
     split: str
+    pinned: bool = True
 
 
 # --- encoding -----------------------------------------------------------------------------------------------
@@ -191,6 +199,7 @@ class TableTask(Task):
             self._check_languages(section.languages)
         self._tables: dict[tuple[str, str], Table] = {}
         self._hub: dict[HubSplit, dict[str | None, Table]] = {}
+        self._datasets: dict[str, HubDataset] = {}
 
     # What a task says of itself.
 
@@ -242,6 +251,18 @@ class TableTask(Task):
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
         """See `Task`."""
         return self.encoding.sources_cut(self.rows(split, subset, limit))
+
+    def remarks(self) -> list[str]:
+        """How many of the rows read so far have an empty text."""
+        counts = Counter[str]()
+        for (split, _), table in self._tables.items():
+            counts[split] += empty_texts(table)
+        found = [f"{count:,} of {split}" for split, count in counts.items() if count]
+        return [f"rows with an empty text, taken as they are: {', '.join(found)}"] if found else []
+
+    def commits(self) -> dict[str, str]:
+        """See `Task`."""
+        return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:
         """One line: task, source, rows of training and validation, languages, lengths, what is cut."""
@@ -300,8 +321,18 @@ class TableTask(Task):
         place = self.hub_split(split, part)
         shared = any(self.hub_split(split, other) == place for other in self.parts(split) if other != part)
         if place not in self._hub:
-            language_of = self.row_language if shared else None
-            self._hub[place] = hub_tables(*place, self.columns, language_of=language_of)
+            if place.name not in self._datasets:
+                revision = source.revision if place.pinned else None
+                self._datasets[place.name] = HubDataset(
+                    place.name, revision, ways_out=HUB_WAYS_OUT, cached=True
+                )
+            self._hub[place] = hub_tables(
+                self._datasets[place.name],
+                place.configuration,
+                place.split,
+                self.columns,
+                language_of=self.row_language if shared else None,
+            )
         tables = self._hub[place]
         return tables.get(part if shared else None, pa.table({}))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mrt5cli.data.characters import shown
 from mrt5cli.data.corpus import Order
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.data.sources import MemoryText, open_source
+from mrt5cli.data.sources import HubFiles, MemoryText, StreamedText, open_source
 from mrt5cli.data.span_noise import MOST_SPANS, plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
@@ -113,6 +113,15 @@ class SpanCorruption(Task):
             return taken[: whole * size].reshape(whole, size)
 
         return read_on
+
+    def remarks(self) -> list[str]:
+        """What could not be read of held-out text and was left out."""
+        return self.text.remarks() if isinstance(self.text, StreamedText) else []
+
+    def commits(self) -> dict[str, str]:
+        """See `Task`."""
+        files = self.text.files if isinstance(self.text, StreamedText) else None
+        return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
 
     def describe(self) -> str:
         """One line: task, text, languages, lengths."""

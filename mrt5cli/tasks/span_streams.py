@@ -9,20 +9,23 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import Chunks
+from mrt5cli.data.hub import say, say_nothing
 from mrt5cli.data.sources import MemoryText, StreamedText
 from mrt5cli.data.span_noise import SpanLengths, corrupt, draw_spans
-from mrt5cli.data.streams import DocumentStream
+from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.tasks.base import Batch, BatchStream, make_batch
 
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
 NOISE, DOCUMENTS, LANGUAGES, FILES = range(4)
 # Examples of each language in one shuffled block.
 LANGUAGE_BLOCK = 64
-# Batches whose beginnings a streamed source remembers: loaders read ahead of what the training has used.
-REMEMBERED_BATCHES = 8
+# Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
+# the training has used.
+REMEMBERED_BATCHES = 1024
 
 
 class Noise:
@@ -104,12 +107,15 @@ class StreamedExamples(BatchStream):
     """Training batches of text that is read in order.
 
     Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
-    share, so batches depend on the number of workers, and resuming reads again what was read before.
+    share, so batches depend on the number of workers, and resuming reads again what was read before. Of a Hub
+    that is away the first worker of the first rank tells, on behalf of all.
 
     Args:
         text: of which languages.
         lengths, seed, batch_size, rank, world_size: as in `Task.train_stream`.
     """
+
+    may_fail = True
 
     def __init__(
         self,
@@ -126,8 +132,11 @@ class StreamedExamples(BatchStream):
         self._text, self._languages, self._lengths, self._seed = text, list(languages), lengths, seed
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._shard = [rank, world_size]
-        # (batches before, states of the readers), oldest first.
-        self._marks: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=REMEMBERED_BATCHES)
+        # (batches before, states of the readers, what they had left out), oldest first.
+        self._marks: deque[tuple[int, list[dict[str, Any]], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
+        # Lines and files left out, counted by all workers.
+        self._left_out = torch.zeros(2, dtype=torch.int64)
+        self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
         """Batches from start_batch on; see `BatchStream`."""
@@ -140,6 +149,8 @@ class StreamedExamples(BatchStream):
                 key=(self._seed, FILES, index),
                 shard=self._rank * workers + share,
                 shards=self._world_size * workers,
+                counts=self._left_out,
+                tell=say if self._rank == worker == 0 else say_nothing,
             )
             for index, language in enumerate(self._languages)
         ]
@@ -147,13 +158,16 @@ class StreamedExamples(BatchStream):
         if workers == 1:
             behind = [mark for mark in self._marks if mark[0] <= self.start_batch]
             self._marks.clear()
+            self._left_out.zero_()
             if behind:
-                number, states = behind[-1]
+                number, states, left_out = behind[-1]
+                self._left_out += torch.tensor(left_out)
                 for stream, state in zip(streams, states, strict=True):
                     stream.load_state_dict(state)
         for batch in itertools.count(number, workers):
             if workers == 1:
-                self._marks.append((batch, [stream.state_dict() for stream in streams]))
+                states = [stream.state_dict() for stream in streams]
+                self._marks.append((batch, states, self._left_out.tolist()))
             first = (batch * self._world_size + self._rank) * self._batch_size
             indices = np.arange(first, first + self._batch_size)
             raw = self._read(streams, indices)
@@ -170,10 +184,15 @@ class StreamedExamples(BatchStream):
         """Begin the next iteration where `state_dict` was taken."""
         super().load_state_dict(state)
         self._marks.clear()
-        # Another rank's positions, or those of another number of ranks, say nothing about this one's.
-        if state["shard"] == self._shard and state["mark"] is not None:
-            batch, states = state["mark"]
-            self._marks.append((batch, states))
+        # Another rank's positions, or those of another number of ranks, say nothing about this one's; nor do
+        # those of earlier versions, which had no count of what was left out.
+        if state["shard"] == self._shard and state["mark"] is not None and len(state["mark"]) == 3:
+            batch, states, left_out = state["mark"]
+            self._marks.append((batch, states, left_out))
+
+    def remarks(self) -> list[str]:
+        """What could not be read and was left out."""
+        return LeftOut(self._left_out).sentences()
 
     def _read(self, streams: Sequence[DocumentStream], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)

@@ -29,4 +29,4 @@ class XQuAD(QuestionAnswering):
         """SQuAD's own splits; the test is XQuAD's, which calls it validation, a configuration a language."""
         if split == "test":
             return HubSplit(self.section.source.name or "google/xquad", f"xquad.{part}", "validation")
-        return HubSplit("rajpurkar/squad", None, split)
+        return HubSplit("rajpurkar/squad", None, split, pinned=False)

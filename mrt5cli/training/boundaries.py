@@ -32,6 +32,7 @@ class LabelledStream(BatchStream):
     def __init__(self, stream: BatchStream, labeller: BoundaryLabeller) -> None:
         super().__init__()
         self.stream, self.labeller = stream, labeller
+        self.may_fail = stream.may_fail
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
         """See `BatchStream`."""
@@ -47,6 +48,10 @@ class LabelledStream(BatchStream):
         """See `BatchStream`."""
         self.stream.load_state_dict(state)
         self.start_batch = self.stream.start_batch
+
+    def remarks(self) -> list[str]:
+        """See `BatchStream`."""
+        return self.stream.remarks()
 
 
 def kind_of_labels(shortener: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -23,11 +24,14 @@ class Interruption(TrainerCallback):
     same step, they agree on it when they meet anyway, at logging steps.
 
     Attributes:
+        waiting: says whether the training is waiting for data, which it may do for long: then the first
+            signal raises KeyboardInterrupt, and the trainer saves what it has.
         requested: a signal has come.
         stopped: the callback has ended the training because of it.
     """
 
     def __init__(self) -> None:
+        self.waiting: Callable[[], bool] = lambda: False
         self.requested = False
         self.stopped = False
         self.alone = True
@@ -45,7 +49,8 @@ class Interruption(TrainerCallback):
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and self.alone and number == signal.SIGINT:
+        again = self.requested and number == signal.SIGINT
+        if self.alone and (again or self.waiting()):
             raise KeyboardInterrupt
         if not self.requested and os.environ.get("RANK", "0") == "0":
             # A handler may run in the middle of a print, which print itself does not survive.

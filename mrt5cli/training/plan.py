@@ -136,9 +136,12 @@ def make_plan(
 
     from mrt5cli.tasks import build_task
 
-    plan.task = build_task(recipe.task)
+    before = run.meta().get("data", {}) if plan.resume_step is not None else {}
+    plan.task = build_task(_at_commit(recipe.task, before))
     plan.example = plan.task.example("train")
     _check_validation(plan)
+    _check_commits(plan, before)
+    plan.notes += plan.task.remarks()
     if plan.resume_step is not None:
         plan.model = model_of_checkpoint(run.checkpoint(plan.resume_step))
     else:
@@ -199,6 +202,28 @@ def _check_same(recipe: Recipe, run: RunDir) -> list[str]:
             f"go on with its own: {continue_command(run)}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key not in ("description",)]
+
+
+def _at_commit(section: Any, commits: dict[str, str]) -> Any:
+    """The task with its Hub dataset at the commit that the run began with, where the recipe names none."""
+    source = getattr(section, "source", None)
+    if source is None or source.kind != "hub" or source.revision is not None or len(commits) != 1:
+        return section
+    [commit] = commits.values()
+    return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
+
+
+def _check_commits(plan: Plan, commits: dict[str, str]) -> None:
+    """Refuse to go on with other data than a run began with."""
+    for name, commit in plan.task.commits().items():
+        if commits.get(name, commit) != commit:
+            asked = plan.recipe.task.source.revision  # type: ignore[union-attr]
+            raise UserError(
+                f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
+                "start anew with --out"
+                if asked is None
+                else f"--set task.source.revision={commits[name]} is what it began with",
+            )
 
 
 def _check_validation(plan: Plan) -> None:

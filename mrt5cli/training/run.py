@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from transformers.utils import logging
 import mrt5cli
 from mrt5cli import recipe as recipes
 from mrt5cli import text
+from mrt5cli.errors import DataLost
 from mrt5cli.fingerprint import code_version
 from mrt5cli.models.compiling import compile_blocks
 from mrt5cli.models.recomputation import recompute
@@ -33,6 +35,8 @@ from mrt5cli.training.progress import ProgressDisplay, duration
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
 
+# A step's batches take longer than this only where they come from a Hub that is slow or away.
+LONG_WAIT_SECONDS = 1.0
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 
 
@@ -78,9 +82,13 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
         stopped = _train(plan, best, say)
     except KeyboardInterrupt:
         _close_meta(plan, "interrupted")
-        steps = plan.run.saved_steps()
-        where = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        say(f"stopped without saving; {where}\n{_go_on(plan)}")
+        say(f"stopped without saving; {_last_checkpoint(plan.run)}\n{_go_on(plan)}")
+        raise
+    except DataLost as error:
+        _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        say(f"stopped; {_last_checkpoint(plan.run)}")
+        if error.passes:
+            error.hint = _go_on(plan)
         raise
     except BaseException as error:
         _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
@@ -137,8 +145,17 @@ def _train(plan: Plan, best: Best | None, say: Callable[[str], None]) -> bool:
         )
         if recipe.training.eval_steps:
             trainer.add_callback(Validation(plan.task, recipe, run if runtime.leads else None, trainer))
-        trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
-        if not interruption.stopped:
+        interruption.waiting = lambda: _waits_long(trainer)
+        try:
+            trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
+        except KeyboardInterrupt:
+            if not trainer.stopped_between_steps:
+                raise
+        finally:
+            for remark in stream.remarks():
+                say(f"note: {remark}")
+        stopped = interruption.stopped or trainer.stopped_between_steps
+        if not stopped:
             kept = None if best is None else check_kept(run, best)
             with whole_directory(run.model, leader=runtime.leads) as folder:
                 if kept is None:
@@ -149,7 +166,12 @@ def _train(plan: Plan, best: Best | None, say: Callable[[str], None]) -> bool:
                     write_text(folder / "recipe.yaml", recipes.dump(recipe))
     if dist.is_initialized():
         dist.destroy_process_group()
-    return interruption.stopped
+    return stopped
+
+
+def _waits_long(trainer: DeletionTrainer) -> bool:
+    since = trainer.fetching_since
+    return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
 
 
 def _open_directory(plan: Plan, overwrite: bool) -> None:
@@ -172,6 +194,7 @@ def _open_directory(plan: Plan, overwrite: bool) -> None:
             "name": plan.recipe.name,
             "seed": plan.recipe.seed,
             "parameters": plan.parameters,
+            "data": plan.task.commits(),
             "command": sys.argv,
             "started": before.get("started", sessions[-1]["started"]),
             "ended": None,
@@ -203,6 +226,11 @@ def _close_meta(plan: Plan, status: str, **more: Any) -> None:
             **more,
         },
     )
+
+
+def _last_checkpoint(run: RunDir) -> str:
+    steps = run.saved_steps()
+    return f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
 
 
 def _go_on(plan: Plan) -> str:

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
+
+from mrt5cli.errors import UserError
+
+
+class _Handed(IterableDataset[Any]):
+    """A stream whose errors that a user can understand come as the last batch.
+
+    A loader would make text of them on their way from a worker, traceback included.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self.stream
+        except UserError as error:
+            yield error
+
+
+class _Loader(DataLoader[Any]):
+    """Raises the errors that `_Handed` hands on."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def stream_loader(stream: Any, workers: int, *, pin: bool = False) -> DataLoader[Any]:
@@ -20,8 +50,8 @@ def stream_loader(stream: Any, workers: int, *, pin: bool = False) -> DataLoader
         workers: processes that prepare batches beside this one.
         pin: put batches into pinned memory, for copies to a GPU that do not wait.
     """
-    return DataLoader(
-        stream,
+    return _Loader(
+        _Handed(stream) if workers else stream,
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,

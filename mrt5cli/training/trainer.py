@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mrt5cli.convert.hub import write_tokenizer
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.training.best import Best, go_back_to, keep_needed
@@ -40,6 +41,8 @@ from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.window import Window
 
 Batch = dict[str, Tensor]
+# What may become of the batches of a step, from good to bad.
+GOES_ON, MAY_PASS, FOR_GOOD = range(3)
 
 
 class DeletionTrainer(Trainer):
@@ -57,6 +60,10 @@ class DeletionTrainer(Trainer):
         data_workers: processes that prepare batches.
         best: which weights to keep beside the checkpoints, see `offer`; None keeps none.
         callbacks, optimizers: as the base class.
+
+    Attributes:
+        fetching_since: when it began to wait for the batches of a step, while it does.
+        stopped_between_steps: it has saved the last step because there were no batches for another.
     """
 
     def __init__(
@@ -95,6 +102,9 @@ class DeletionTrainer(Trainer):
         self.step_counts = torch.zeros(2, device=args.device)
         self.batches_taken = 0
         self.seconds_before = 0.0
+        self.fetching_since: float | None = None
+        self.stopped_between_steps = False
+        self._talk: Any = None
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self.args.device)
@@ -103,6 +113,51 @@ class DeletionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         return stream_loader(self.stream, self.data_workers, pin=self.args.device.type == "cuda")
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """All batches of one optimizer step, before anything is computed.
+
+        Where they cannot be had, or nobody wants to wait for them any more, the run is saved as it stands.
+
+        Raises:
+            DataLost: they cannot be read, here or in another process.
+            KeyboardInterrupt: a signal came meanwhile.
+        """
+        self.fetching_since = time.monotonic()
+        found, lost = None, None
+        try:
+            found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except (UserError, KeyboardInterrupt) as error:
+            lost = error
+        finally:
+            self.fetching_since = None
+        here = DataLost.because_of(lost) if isinstance(lost, UserError) else lost
+        worst = self._worst(here)
+        if worst == GOES_ON:
+            return found
+        self._save_between_steps()
+        if here is None:
+            here = DataLost("another process could not read its training data", passes=worst == MAY_PASS)
+        raise here from lost
+
+    def _worst(self, lost: BaseException | None) -> int:
+        """What keeps this process, or another of the group, from going on."""
+        here = GOES_ON if lost is None else FOR_GOOD if getattr(lost, "passes", True) is False else MAY_PASS
+        if self.args.world_size == 1 or not self.stream.may_fail:
+            return here
+        if self._talk is None:
+            # On the CPU, so that nobody waits for a GPU; a process may wait long for its data.
+            self._talk = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        worst = torch.tensor(here)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self._talk)
+        return int(worst.item())
+
+    def _save_between_steps(self) -> None:
+        """A checkpoint of the last step that was taken, if it has none yet."""
+        step = self.state.global_step
+        self.stopped_between_steps = step > 0 and self.run is not None
+        if self.run is not None and step > 0 and step not in self.run.saved_steps():
+            self._save_checkpoint(self.model)
 
     def compute_loss(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from mrt5cli.errors import DataLost, UserError
 from mrt5cli.evaluation.evaluate import evaluate_model
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.best import GENERATED
@@ -43,7 +44,10 @@ class Validation(TrainerCallback):
         last = state.global_step >= state.max_steps
         if state.global_step % self.every and not (last and self.chooses):
             return
-        rows = [] if self.run is None else self._rows(model)
+        try:
+            rows = [] if self.run is None else self._rows(model)
+        except UserError as error:
+            raise DataLost.because_of(error) from error
         line = {"step": state.global_step, "validation": {row.subset: self._numbers(row) for row in rows}}
         if self.chooses:
             line["best"] = self._choose(rows, control)

@@ -97,8 +97,6 @@ def test_lengths(tmp_path: Path, kind: str, lengths: tuple[int, int]) -> None:
     ("text", "message"),
     [
         ("a\tb\nc\n", "line 2: 1 cell, expected 2 (input, output)"),
-        ("a\tb\n\tc\n", "line 2: column 'input' holds no text, expected text"),
-        ("input\toutput\na\t \n", "line 2: column 'output' holds no text, expected text"),
         ("", "train.tsv holds no rows"),
     ],
 )

@@ -1,53 +1,133 @@
-"""Hub datasets that cannot be had: one sentence each, at once, with a way out."""
+"""Hub datasets: what they consist of, what passes and is waited for, and one sentence for what does not."""
 
 from __future__ import annotations
 
+import io
+import pickle
+import re
+import socket
+import threading
 import time
-from types import SimpleNamespace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
-import datasets
-import huggingface_hub
+import hubsim
 import pytest
-from huggingface_hub import constants, errors
+from hub_server import HubServer, point_at
 
+from mrt5cli.data import hub as hub_module
+from mrt5cli.data.hub import HubDataset, Limits, in_words, trouble
 from mrt5cli.data.sources import open_source
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.recipe import HubSource
 
 NAME = "owner/corpus"
+CONTENT = bytes(range(256)) * 4000
 
 
-def response(status: int) -> Any:
-    """What huggingface_hub's errors look at; its HTTP library differs between versions."""
-    return SimpleNamespace(status_code=status, headers={}, request=None)
-
-
-def refusal(language: str = "en") -> str:
-    with pytest.raises(UserError) as error:
-        open_source(HubSource(kind="hub", name=NAME), [language])
-    assert error.value.exit_code == 2
-    return str(error.value)
+def make(folder: Path) -> None:
+    """Two configurations; one of the files has a megabyte to be read in parts."""
+    for language in ("en", "sw"):
+        for number in (2, 0, 1):
+            (folder / language).mkdir(exist_ok=True)
+            (folder / language / f"train-{number}.jsonl").write_text(f'{{"text": "{language} {number}"}}\n')
+    (folder / "big.txt").write_bytes(CONTENT)
+    (folder / "nothing.txt").write_bytes(b"")
+    configurations = {code: {"train": f"{code}/train-*", "test": f"{code}/test-*"} for code in ("en", "sw")}
+    hubsim.write_card(folder, configurations | {"big": {"train": "big.txt"}})
 
 
 @pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """As if there were a network; what answers is up to the test."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return monkeypatch
+def corpus(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub with `NAME`, and pauses that do not keep a test."""
+    monkeypatch.setattr(hub_module, "FIRST_PAUSE", 0.05)
+    if not (hub.root / "datasets" / NAME).exists():
+        hub.add(f"datasets/{NAME}", make)
+    return hub
 
 
-def answers(online: pytest.MonkeyPatch, error: Exception | None) -> None:
-    def dataset_info(self: Any, name: str, *, timeout: float) -> None:
-        assert (name, timeout <= 5) == (NAME, True)
-        if error is not None:
-            raise error
+def opened(name: str = NAME, **more: Any) -> HubDataset:
+    return HubDataset(name, **{"ways_out": "use local files"} | more)
 
-    online.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+
+def refusal(name: str = NAME, language: str = "en", **source: Any) -> str:
+    with pytest.raises(UserError) as error:
+        open_source(HubSource(kind="hub", name=name, **source), [language])
+    assert error.value.exit_code == 2
+    assert "--resume" not in str(error.value)
+    return str(error.value)
+
+
+# --- what it consists of ------------------------------------------------------------------------------------
+
+
+def test_configurations_splits_and_files(corpus: HubServer) -> None:
+    dataset = opened()
+    assert dataset.commit == corpus.commit(f"datasets/{NAME}")
+    assert dataset.configuration("sw") == "sw"
+    assert dataset.splits("sw") == ["train", "test"]
+    assert dataset.files("sw", "train") == [f"sw/train-{number}.jsonl" for number in range(3)]
+    assert pickle.loads(pickle.dumps(dataset)).files("sw", "train") == dataset.files("sw", "train")
+
+
+def test_a_dataset_without_a_page_is_told_by_the_names_of_its_files(corpus: HubServer) -> None:
+    def bare(folder: Path) -> None:
+        (folder / "data").mkdir()
+        for name in ("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"):
+            (folder / "data" / name).write_text("{}\n")
+        (folder / "corpus.py").write_text("# how it was made")
+
+    corpus.add("datasets/owner/bare", bare)
+    dataset = opened("owner/bare")
+    assert dataset.commit == corpus.commit("datasets/owner/bare")
+    assert dataset.configuration(None) == "default"
+    assert dataset.files("default", "test") == ["data/test-00000-of-00001.jsonl"]
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there(corpus: HubServer) -> None:
+    message = refusal("owner/nothing")
+    assert "there is no dataset 'owner/nothing'" in message and "hf auth login" in message
+    assert "owner/corpus has no revision 'v7'" in refusal(revision="v7")
+    message = refusal(language="sww")
+    assert "owner/corpus has no configuration 'sww'; it has sw ... (3 in all)" in message
+    assert "task.source.configurations" in message
+    assert "'a/b/c' is no name of a dataset" in refusal("a/b/c")
+    with pytest.raises(UserError, match=r"owner/corpus, sw, test: Unable to find .*sw/test-\*"):
+        opened().files("sw", "test")
+
+
+@pytest.mark.parametrize(
+    ("how", "what", "way_out"),
+    [
+        ("gated", "owner/closed is gated: its owners grant access on request", "ask for access at http"),
+        (
+            "private",
+            "there is no dataset 'owner/closed' on the Hugging Face Hub, or it is private",
+            "private",
+        ),
+    ],
+)
+def test_who_may_not_read(corpus: HubServer, how: str, what: str, way_out: str) -> None:
+    corpus.add(
+        "datasets/owner/closed", lambda folder: (folder / ".sim.json").write_text(f'{{"{how}": true}}')
+    )
+    message = refusal("owner/closed")
+    assert what in message and way_out in message and "log in with `hf auth login`" in message
+
+
+def test_a_dataset_that_is_made_by_a_script(corpus: HubServer) -> None:
+    corpus.add("datasets/owner/script", lambda folder: (folder / "script.py").write_text("import datasets"))
+    dataset = opened("owner/script")
+    with pytest.raises(UserError, match=r"no files that this toolkit reads, only script.py\n.*a script"):
+        dataset.files("default", "train")
 
 
 def test_offline_and_not_cached_is_said_at_once() -> None:
-    assert constants.HF_HUB_OFFLINE
+    """Tests are offline unless they take the stand-in."""
     started = time.perf_counter()
     message = refusal()
     assert time.perf_counter() - started < 5
@@ -55,57 +135,214 @@ def test_offline_and_not_cached_is_said_at_once() -> None:
     assert "--set task.source.kind=files --set task.source.path=FOLDER" in message and "network" in message
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("Name or service not known"), LookupError("of a type of the HTTP library")]
-)
-def test_no_network_is_said_without_retries(online: pytest.MonkeyPatch, error: Exception) -> None:
-    answers(online, error)
-    online.setattr(datasets, "load_dataset_builder", lambda *_: pytest.fail("retries for 20 seconds"))
+# --- what passes --------------------------------------------------------------------------------------------
+
+
+def test_a_hub_that_is_away_is_told_soon(
+    corpus: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    point_at(f"http://127.0.0.1:{port}", tmp_path / "other", monkeypatch)
+    monkeypatch.setattr(hub_module, "OPENING", Limits(30, 0.8, 300))
+    monkeypatch.setattr(hub_module, "SILENT_SECONDS", 0.3)
+    started = time.perf_counter()
     message = refusal()
-    assert f"no network to read {NAME}: {error}" in message
+    assert 0.5 < time.perf_counter() - started < 4, "bounded, and not at the first try"
+    assert re.search(r"no network to read owner/corpus: .*refused", message)
     assert "task.source.path=FOLDER" in message and "HF_ENDPOINT" in message
+    [line] = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"waiting for the Hub \(owner/corpus\): .*refused; giving up after 1 s", line)
 
 
 @pytest.mark.parametrize(
-    ("error", "what"),
+    "fault",
     [
-        (errors.RepositoryNotFoundError("404", response=response(404)), "there is no dataset 'owner/corpus'"),
-        (errors.GatedRepoError("403", response=response(403)), "owner/corpus is gated"),
-        (errors.HfHubHTTPError("500 Server Error", response=response(500)), "refused owner/corpus: 500"),
+        {"kind": "status", "code": 503},
+        {"kind": "status", "code": 500},
+        {"kind": "status", "code": 429, "retry_after": 1},
+        {"kind": "reset"},
+        {"kind": "cut", "after": 5},
     ],
+    ids=lambda fault: str(fault.get("code", fault["kind"])),
 )
-def test_what_the_hub_refuses(online: pytest.MonkeyPatch, error: Exception, what: str) -> None:
-    answers(online, error)
-    assert what in refusal()
+@pytest.mark.parametrize("where", ["GET /api/datasets/owner/corpus$", "(HEAD|GET) .*README", "GET .*/tree/"])
+def test_one_fault_does_not_end_a_start(corpus: HubServer, where: str, fault: dict[str, Any]) -> None:
+    corpus.fault(where, **fault)
+    assert opened().files("en", "train") == [f"en/train-{number}.jsonl" for number in range(3)]
+
+
+def test_a_hub_that_answers_after_four_seconds(corpus: HubServer, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus.fault("GET /api/", "delay", seconds=4)
+    assert opened().splits("en") == ["train", "test"]
+    assert capfd.readouterr().err == "waiting for the Hub (owner/corpus) ...\n"
+
+
+def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "OPENING", Limits(0.5, 6, 300))
+    corpus.fault("GET /api/", "status", code=503, times=99)
+    assert "owner/corpus cannot be read from the Hugging Face Hub: it answers 503" in refusal()
+    corpus.clear()
+    corpus.fault("GET /api/", "status", code=429, retry_after=3600)
+    started = time.perf_counter()
+    assert "it answers 429" in refusal()
+    assert time.perf_counter() - started < 3, "nobody waits an hour in order to be told"
+
+
+def test_a_proxy_that_answers_in_place_of_the_hub(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in to this network</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        point_at(endpoint, tmp_path / "other", monkeypatch)
+        message = refusal()
+        server.shutdown()
+    assert f"{endpoint} does not answer as the Hugging Face Hub does" in message and "HF_ENDPOINT" in message
+
+
+def test_where_there_is_no_network_rows_come_from_the_cache(
+    corpus: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened()
+    for file in dataset.files("en", "train"):
+        dataset.download(file)
+    corpus.fault("GET /api/", "reset", times=99)
+    monkeypatch.setattr(hub_module, "OPENING", Limits(0.2, 0.2, 0.2))
+    with pytest.raises(UserError, match="cannot be read from the Hugging Face Hub"):
+        opened()
+    told: list[str] = []
+    again = opened(cached=True, tell=told.append)
+    assert re.search(rf"; it is read from the cache, commit {dataset.commit}", told[-1])
+    assert again.files("en", "train") == dataset.files("en", "train")
+    with pytest.raises(UserError, match="owner/corpus, sw, train: there is no network and not all files"):
+        again.files("sw", "train")
+
+
+def test_what_an_exception_means() -> None:
+    import httpx2
+
+    class Unknown(Exception):
+        pass
+
+    assert trouble(httpx2.ConnectError("[Errno -2] Name or service not known")).passes
+    assert not trouble(httpx2.ConnectError("x")).connected
+    assert not trouble(httpx2.ConnectTimeout("x")).connected
+    assert trouble(httpx2.ReadTimeout("timed out")).connected
+    assert trouble(TimeoutError()).reason == "TimeoutError"
+    wrapped = Unknown("cannot find the file")
+    wrapped.__cause__ = httpx2.ConnectTimeout("timed out")
+    assert trouble(wrapped).passes and trouble(wrapped).reason == "timed out"
+    assert not trouble(Unknown("a bug")).passes
+    assert not trouble(OSError("No space left on device")).passes
 
 
 @pytest.mark.parametrize(
-    ("error", "what"),
+    ("headers", "seconds"),
     [
+        ({}, 0),
+        ({"Retry-After": "7"}, 7),
         (
-            ValueError("BuilderConfig 'ens' not found. Available: ['en', 'es', 'fr']"),
-            "no such configuration; it has",
+            {
+                "RateLimit": '"resolvers";r=0;t=42',
+                "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300',
+            },
+            42,
         ),
-        (
-            RuntimeError("Dataset scripts are no longer supported, but found corpus.py"),
-            "it is made by a script",
-        ),
-        (ConnectionError("Couldn't reach it"), "cannot be read from the Hugging Face Hub: Couldn't reach it"),
-        (
-            datasets.exceptions.DatasetNotFoundError("is a gated dataset"),
-            "cannot be opened: is a gated dataset",
-        ),
+        ({"RateLimit": '"resolvers";r=9;t=42'}, 0),
     ],
 )
-def test_what_datasets_refuses(online: pytest.MonkeyPatch, error: Exception, what: str) -> None:
-    answers(online, None)
+def test_how_long_the_hub_asks_to_wait(headers: dict[str, str], seconds: float) -> None:
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
 
-    def load(name: str, language: str) -> None:
-        assert (name, language) == (NAME, "ens")
-        raise error
+    response = httpx2.Response(429, headers=headers, request=httpx2.Request("GET", "http://hub"))
+    assert trouble(HfHubHTTPError("too many", response=response)).wait == seconds
 
-    online.setattr(datasets, "load_dataset_builder", load)
-    message = refusal("ens")
-    assert what in message
-    if isinstance(error, ValueError):
-        assert "it has es, en ... (3 in all)" in message, "the nearest names"
+
+def test_durations_in_words() -> None:
+    assert [in_words(seconds) for seconds in (3, 60, 90, 1800, 3600, 7200)] == [
+        *("3 s", "1 min", "90 s", "30 min", "1 h", "2 h")
+    ]
+
+
+# --- the bytes of a file ------------------------------------------------------------------------------------
+
+
+def read(*, seconds: float = 5, name: str = "big.txt", told: list[str] | None = None) -> bytes:
+    dataset = opened()
+    with dataset.open(name, seconds=seconds, tell=(told if told is not None else []).append) as file:
+        return file.read()
+
+
+def test_a_file_is_read_from_anywhere(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 100_000)
+    assert read() == CONTENT
+    assert read(name="nothing.txt") == b""
+    corpus.clear()
+    with opened().open("big.txt", seconds=5) as file:
+        assert file.read(10) == CONTENT[:10] and file.read(10) == CONTENT[10:20]
+        assert len(corpus.requests("206 GET")) == 1, "a block at a time"
+        file.seek(-5, io.SEEK_END)
+        assert file.read() == CONTENT[-5:] and file.tell() == len(CONTENT)
+        file.seek(300_000)
+        assert file.read(3) == CONTENT[300_000:300_003]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "code": 503, "times": 3},
+        {"kind": "status", "code": 429, "retry_after": 1},
+        {"kind": "reset", "times": 2},
+        {"kind": "cut", "after": 1000, "times": 2},
+        {"kind": "delay", "seconds": 0.5},
+    ],
+    ids=lambda fault: str(fault.get("code", fault["kind"])),
+)
+def test_what_passes_in_mid_stream(
+    corpus: HubServer, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 300_000)
+    corpus.fault("GET .*big.txt", skip=1, **fault)
+    assert read() == CONTENT
+
+
+def test_a_hub_that_comes_back_is_told_of(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SILENT_SECONDS", 0.1)
+    corpus.fault("GET .*big.txt", "reset", times=4)
+    told: list[str] = []
+    assert read(told=told, seconds=1800) == CONTENT
+    begin, end = told
+    assert begin.startswith("waiting for the Hub (owner/corpus, big.txt): ")
+    assert begin.endswith("; giving up after 30 min")
+    assert re.fullmatch(r"the Hub answers again, after \d+ s \(owner/corpus, big.txt\)", end)
+
+
+def test_a_hub_that_stays_away(corpus: HubServer) -> None:
+    corpus.fault("GET .*big.txt", "status", code=503, times=99)
+    with pytest.raises(RunFailed, match=r"the Hub has not given owner/corpus, big.txt.*: it answers 503"):
+        read(seconds=0.3)
+    with pytest.raises(RunFailed):
+        read(seconds=0)
+
+
+@pytest.mark.parametrize(("code", "way_out"), [(401, "hf auth login"), (403, "hf auth login"), (404, "")])
+def test_what_does_not_pass_in_mid_stream(corpus: HubServer, code: int, way_out: str) -> None:
+    corpus.fault("GET .*big.txt", "status", code=code)
+    with pytest.raises(
+        UserError, match=rf"the Hub refuses owner/corpus, big.txt: it answers {code}"
+    ) as caught:
+        read()
+    assert not isinstance(caught.value, RunFailed)
+    assert way_out in (caught.value.hint or "") and "--resume" not in str(caught.value)

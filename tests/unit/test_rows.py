@@ -6,20 +6,24 @@ import csv
 import gzip
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
+import hubsim
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
 from mrt5cli.data.byte_tokens import PAD, decode, encode
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import IGNORED_LABEL, batches_of, make_batch
@@ -167,7 +171,7 @@ def test_long_cells(tmp_path: Path) -> None:
 GOOD = '{"premise": "a", "hypothesis": "b", "label": 0}\n'
 WRONG = {
     "not JSON": ("train.jsonl", GOOD + '{"premise": ', "train.jsonl, line 2: not JSON: Expecting value"),
-    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: [1] is no row"),
+    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: a row must be an object of columns"),
     "column": (
         "train.jsonl",
         '{"premise": "a", "hypotesis": "b"}',
@@ -177,11 +181,6 @@ WRONG = {
         "train.jsonl",
         '{"premise": ["a"], "hypothesis": "b", "label": 1}',
         "line 1: column 'premise' holds ['a'], expected text",
-    ),
-    "empty": (
-        "train.jsonl",
-        GOOD + '{"premise": " ", "hypothesis": "b", "label": 1}',
-        "train.jsonl, line 2: column 'premise' holds no text, expected text",
     ),
     "null": (
         "train.jsonl",
@@ -412,85 +411,185 @@ def test_held_out_rows_are_the_same_whatever_the_batch_size(task: Task, limit: i
         assert [len(batch["labels"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
 
 
+# --- empty texts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv", ".tsv"])
+def test_rows_with_an_empty_text_are_taken_and_counted(tmp_path: Path, suffix: str) -> None:
+    empty = [{"premise": "", "hypothesis": "b", "label": 0}, {"premise": "a", "hypothesis": " ", "label": 1}]
+    write(tmp_path / f"train{suffix}", [PAIRS[0], *empty])
+    write(tmp_path / f"validation{suffix}", PAIRS)
+    task = xnli(tmp_path)
+    assert ("Premise:  Hypothesis: b", "0") in texts([next(iter(task.train_stream(batch_size=3, seed=1)))])
+    assert "3 training and 23 validation rows" in task.describe()
+    assert task.remarks() == ["rows with an empty text, taken as they are: 2 of train"]
+
+
+def test_empty_cells_of_the_character_tasks_are_taken_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("abc\t\n\tabc\nabc\tabc\n")
+    section = {"kind": "word_search", "source": {"kind": "files", "path": str(tmp_path)}}
+    task = build_task(CharacterTask.model_validate(section))
+    found = texts([next(iter(task.train_stream(batch_size=3, seed=1)))])
+    assert sorted(found) == [("", "abc"), ("abc", ""), ("abc", "abc")]
+    assert task.remarks() == ["rows with an empty text, taken as they are: 2 of train"]
+
+
 # --- Hub ----------------------------------------------------------------------------------------------------
 
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, ...]]:
-    """Let `datasets.load_dataset` answer; what it was asked for."""
-    import datasets
-
-    asked = []
-
-    def load_dataset(name: str, configuration: str | None = None, *, split: str) -> Any:
-        asked.append((name, configuration, split))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer(name, configuration, split) if callable(answer) else answer
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+CLASSES = """dataset_info:
+- config_name: en
+  features:
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': contradiction
+          '1': entailment
+          '2': neutral"""
 
 
-def hub_rows(rows: list[dict[str, Any]], names: list[str] | None = None) -> Any:
-    import datasets
+def publish(
+    hub: HubServer, rows: list[dict[str, Any]], *, page: str = "", file: str = "en/test-00000.parquet"
+) -> None:
+    """someone/pairs with rows of one split, as somebody sees it who has not had it before."""
+    shutil.rmtree(hub.home, ignore_errors=True)
 
-    dataset = datasets.Dataset.from_list(rows)
-    return dataset.cast_column("label", datasets.ClassLabel(names=names)) if names else dataset
+    def make(folder: Path) -> None:
+        write(folder / file, rows)
+        hubsim.write_card(folder, {"en": {"test": "en/test*"}}, page.splitlines())
+
+    hub.add("datasets/someone/pairs", make)
 
 
-def hub_xnli(**settings: Any) -> Task:
-    return build_task(XnliTask.model_validate({"kind": "xnli", **settings}))
+def hub_pairs(hub: HubServer, **settings: Any) -> list[tuple[str, str]]:
+    source = {"kind": "hub", "name": "someone/pairs", **settings}
+    task = build_task(XnliTask.model_validate({"kind": "xnli", "source": source, "languages": ["en"]}))
+    return texts(task.held_out("test", "en", batch_size=8))
 
 
-def test_hub_labels_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_labels_are_read_by_name(hub: HubServer) -> None:
     """A dataset that counts its labels in another order means the same by their names."""
+    import datasets
+
+    texts = {name: datasets.Value("string") for name in ("premise", "hypothesis")}
     rows = [{"premise": "a", "hypothesis": "b", "label": number} for number in (0, 1, 2)]
-    stand_in(monkeypatch, hub_rows(rows, ["contradiction", "entailment", "neutral"]))
-    targets = [target for _, target in texts(hub_xnli().held_out("test", "en", batch_size=3))]
-    assert targets == ["2", "0", "1"]
+    publish(hub, rows)
+    assert [target for _, target in hub_pairs(hub)] == ["0", "1", "2"]
+    publish(hub, rows, page=CLASSES)
+    assert [target for _, target in hub_pairs(hub)] == ["2", "0", "1"]
+
+    # A file may say so, too.
+    names = datasets.ClassLabel(names=["contradiction", "entailment", "neutral"])
+    named = datasets.Dataset.from_list(rows, datasets.Features({**texts, "label": names}))
+    publish(hub, rows)
+    folder = hub.root / "datasets/someone/pairs/en"
+    parquet.write_table(named.data.table, folder / "test-00000.parquet")
+    hub.refresh()
+    assert [target for _, target in hub_pairs(hub)] == ["2", "0", "1"]
 
 
-def test_published_text_is_taken_as_it_is_and_labels_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["test-00000.parquet", "test.jsonl", "test.jsonl.gz", "test.csv"])
+def test_hub_files_of_every_format(hub: HubServer, name: str) -> None:
+    publish(hub, PAIRS, file=f"en/{name}")
+    assert hub_pairs(hub) == expected(PAIRS)
+
+
+def test_a_hub_file_that_is_one_list(hub: HubServer) -> None:
+    def make(folder: Path) -> None:
+        (folder / "test.json").write_text(json.dumps(PAIRS, indent=1))
+        hubsim.write_card(folder, {"en": {"test": "test.json"}})
+
+    hub.add("datasets/someone/pairs", make)
+    assert hub_pairs(hub) == expected(PAIRS)
+
+
+def test_empty_texts_of_the_hub_are_taken_and_wrong_labels_are_not(hub: HubServer) -> None:
     rows = [{"premise": "", "hypothesis": "b", "label": 0}, {"premise": "a", "hypothesis": "b", "label": -1}]
-    stand_in(monkeypatch, hub_rows(rows[:1]))
-    assert hub_xnli().example("test") == ("Premise:  Hypothesis: b", "0")
-    for names in (None, ["entailment", "neutral", "contradiction"]):
-        stand_in(monkeypatch, hub_rows(rows, names))
-        with pytest.raises(
-            UserError,
-            match=r"facebook/xnli \(en, test\), row 2: column 'label' holds (-1|nothing), expected 0,",
-        ):
-            hub_xnli().held_out("test", "en", batch_size=3)
+    publish(hub, rows[:1])
+    assert hub_pairs(hub) == [("Premise:  Hypothesis: b", "0")]
+    for page in ("", CLASSES):
+        publish(hub, rows, page=page)
+        with pytest.raises(UserError) as caught:
+            hub_pairs(hub)
+        where = "someone/pairs, en/test-00000.parquet, row 2: column 'label' holds -1, expected 0, 1, 2"
+        assert caught.value.message.startswith(where)
 
 
-def test_hub_rows_of_another_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, hub_rows([{"sentence1": "a", "sentence2": "b", "label": 1}]))
+def test_hub_rows_of_another_schema(hub: HubServer) -> None:
+    publish(hub, [{"sentence1": "a", "sentence2": "b", "label": 1}])
     with pytest.raises(
-        UserError, match=r"\(en, train\): no column 'premise'; it has sentence1, sentence2, label"
+        UserError, match=r"en/test-00000.parquet: no column 'premise'; it has sentence1, sentence2, label"
     ):
-        hub_xnli().train_stream(batch_size=1, seed=1)
-    stand_in(monkeypatch, hub_rows([{"premise": {"en": "a"}, "hypothesis": "b", "label": 1}]))
+        hub_pairs(hub)
+    publish(hub, [{"premise": {"en": "a"}, "hypothesis": "b", "label": 1}])
     with pytest.raises(UserError, match=r"row 1: column 'premise' holds \{'en': 'a'}, expected text"):
-        hub_xnli().train_stream(batch_size=1, seed=1)
+        hub_pairs(hub)
 
 
-def test_no_network_and_other_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, ConnectionError("no route"))
-    with pytest.raises(UserError, match="facebook/xnli cannot be read from the Hugging Face Hub") as caught:
-        hub_xnli().train_stream(batch_size=1, seed=1)
+def test_a_split_or_a_configuration_that_a_dataset_does_not_have(hub: HubServer) -> None:
+    publish(hub, PAIRS)
+    section = XnliTask.model_validate(
+        {"kind": "xnli", "source": {"kind": "hub", "name": "someone/pairs"}, "languages": ["en", "fr"]}
+    )
+    task = build_task(section)
+    with pytest.raises(UserError, match=r"someone/pairs \(en\) has no train split; it has test"):
+        task.train_stream(batch_size=1, seed=1)
+    with pytest.raises(UserError, match="someone/pairs has no configuration 'fr'; it has en"):
+        task.held_out("test", "fr", batch_size=1)
+
+
+def test_a_download_that_arrives_damaged(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(hub, PAIRS)
+    hub.fault("GET .*parquet", "corrupt")
+    assert hub_pairs(hub) == expected(PAIRS), "it is fetched again"
+    publish(hub, PAIRS[:20])
+    hub.fault("GET .*parquet", "corrupt", times=9)
+    with pytest.raises(UserError, match=r"someone/pairs, en/test-00000.parquet: .*SHA-256.*, 3 times"):
+        hub_pairs(hub)
+
+
+def test_rows_that_are_cached_need_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(hub, PAIRS)
+    pairs = hub_pairs(hub)
+    hub.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub_pairs(hub) == pairs and not hub.requests()
+    commit = hub.commit("datasets/someone/pairs")
+    assert hub_pairs(hub, revision=commit) == pairs
+    with pytest.raises(
+        UserError, match="someone/pairs at v1 cannot be read: HF_HUB_OFFLINE is set"
+    ) as caught:
+        hub_pairs(hub, revision="v1")
     assert "--data FOLDER" in str(caught.value.hint) and "connect" in str(caught.value.hint)
-    stand_in(monkeypatch, ValueError("Unknown split 'test'."))
-    with pytest.raises(UserError, match="Unknown split 'test'"):
-        hub_xnli().held_out("test", "en", batch_size=1)
-    stand_in(monkeypatch, OSError("No space left on device"))
-    with pytest.raises(RunFailed, match="reading facebook/xnli from the Hub failed: No space left"):
-        hub_xnli().train_stream(batch_size=1, seed=1)
+
+
+def test_a_part_of_a_split_in_the_cache_is_not_taken_for_all_of_it(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(folder: Path) -> None:
+        for number in range(3):
+            write(folder / f"en/test-{number:05d}-of-00003.parquet", PAIRS[number::3])
+        hubsim.write_card(folder, {"en": {"test": "en/test-*"}})
+
+    hub.add("datasets/someone/pairs", make)
+    hub.fault("GET .*test-00002-of", "status", code=404)
+    with pytest.raises(UserError):
+        hub_pairs(hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="en, test: HF_HUB_OFFLINE is set and not all files are cached"):
+        hub_pairs(hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert len(hub_pairs(hub)) == len(PAIRS)
 
 
 def test_a_language_that_the_published_dataset_does_not_have() -> None:
     with pytest.raises(UserError, match="facebook/xnli from the Hub has no language 'fi'; it has en, fr,"):
         hub_xnli(languages=["en", "fi"])
     assert hub_xnli(languages=["fi"], source={"kind": "hub", "name": "a/b"}).subsets("test") == ["fi"]
+
+
+def hub_xnli(**settings: Any) -> Task:
+    return build_task(XnliTask.model_validate({"kind": "xnli", **settings}))
 
 
 # --- generated rows -----------------------------------------------------------------------------------------

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import pickle
+import random
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import hubsim
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mrt5cli.data import sources, streams
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.data import hub as hub_module
+from mrt5cli.data import sources
+from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
 from mrt5cli.tasks.span_streams import LANGUAGE_BLOCK, Noise, draw_languages
@@ -206,22 +215,31 @@ def test_noise_depends_on_seed_and_example_alone() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def hub_task(monkeypatch: pytest.MonkeyPatch, folder: Path, languages: list[str], **source: Any) -> Task:
-    """A Hub dataset, with local files in its place."""
-
-    def builder(name: str, language: str) -> Any:
-        assert name == "owner/corpus"
-        return streams.local_builder(sources.find_files(folder, [language]), language)
-
-    monkeypatch.setattr(sources, "hub_builder", builder)
+def hub_task(hub: HubServer, languages: list[str], name: str = "owner/streams", **source: Any) -> Task:
     section = {
         "kind": "span_corruption",
-        "source": {"kind": "hub", "name": "owner/corpus", **source},
+        "source": {"kind": "hub", "name": name, **source},
         "languages": languages,
         "input_length": 64,
         "mean_span_length": 3.0,
     }
     return build_task(SpanCorruptionTask.model_validate(section))
+
+
+@pytest.fixture
+def corpus(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub with the two languages of `folder`, and pauses that do not keep a test."""
+    monkeypatch.setattr(hub_module, "FIRST_PAUSE", 0.05)
+    if not (hub.root / "datasets/owner/streams").exists():
+
+        def make(place: Path) -> None:
+            shutil.copytree(folder, place, dirs_exist_ok=True)
+            splits = {"train": "train-*", "validation": "validation*"}
+            entries = {c: {s: f"{c}/{name}" for s, name in splits.items()} for c in ("en", "sw")}
+            hubsim.write_card(place, entries)
+
+        hub.add("datasets/owner/streams", make)
+    return hub
 
 
 def text_of(batches: list[Batch]) -> str:
@@ -230,31 +248,19 @@ def text_of(batches: list[Batch]) -> str:
     )
 
 
-def test_hub_files_are_read_in_an_order_drawn_from_the_seed(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
+def test_hub_files_are_read_in_an_order_drawn_from_the_seed(corpus: HubServer) -> None:
     def first_files(**source: Any) -> list[str]:
-        task = hub_task(monkeypatch, folder, ["en"], **source)
-        return [
-            "".join(
-                sorted(
-                    {
-                        f"{n}"
-                        for n in range(7)
-                        if f"en-{n}-" in text_of(take(task.train_stream(batch_size=4, seed=seed), 2))
-                    }
-                )
-            )
-            for seed in range(6)
-        ]
+        task = hub_task(corpus, ["en"], **source)
+        texts = [text_of(take(task.train_stream(batch_size=4, seed=seed), 2)) for seed in range(6)]
+        return ["".join(f"{n}" for n in range(7) if f"en-{n}-" in text) for text in texts]
 
     assert first_files(shuffle_shards=False) == ["0"] * 6
     assert len(set(first_files())) > 2
     assert first_files() == first_files()
 
 
-def test_an_epoch_is_followed_by_another(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    task = hub_task(monkeypatch, folder, ["en"])
+def test_an_epoch_is_followed_by_another(corpus: HubServer, folder: Path) -> None:
+    task = hub_task(corpus, ["en"])
     stream = task.train_stream(batch_size=64, seed=1)
     size = sum(
         len(json.loads(line)["text"]) + 1
@@ -264,7 +270,7 @@ def test_an_epoch_is_followed_by_another(monkeypatch: pytest.MonkeyPatch, folder
     epoch = size // (64 * RAW)
     batches = take(stream, 2 * epoch + 3)
     state = json.loads(json.dumps(stream.state_dict()))
-    assert state["mark"][1][0]["epoch"] == 2
+    assert state["mark"][1][0]["at"][0] == 2
     resumed = task.train_stream(batch_size=64, seed=1)
     resumed.load_state_dict(state)
     assert same(take(resumed, 2), take(task.train_stream(batch_size=64, seed=1), 2 * epoch + 5)[-2:])
@@ -272,8 +278,8 @@ def test_an_epoch_is_followed_by_another(monkeypatch: pytest.MonkeyPatch, folder
     assert all(f"en-{shard}-{n} " in text_of(batches[: epoch + 1]) for shard in range(7) for n in (30, 39))
 
 
-def test_held_out_of_the_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    task = hub_task(monkeypatch, folder, ["sw", "en"])
+def test_held_out_of_the_hub(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = hub_task(corpus, ["sw", "en"])
     validation = list(task.held_out("validation", "sw", batch_size=4))
     assert same(validation, list(task.held_out("test", "sw", batch_size=4))), (
         "other languages have no test split"
@@ -290,24 +296,210 @@ def test_held_out_of_the_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> N
     assert rows.isdisjoint(bytes(row.numpy()) for row in english[:10])
 
 
-def test_hub_refusals(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    task = hub_task(monkeypatch, folder, ["en"], text_column="body")
-    with pytest.raises(UserError, match="no column 'body'; it has text"):
+def test_hub_refusals(corpus: HubServer) -> None:
+    task = hub_task(corpus, ["en"], text_column="body")
+    with pytest.raises(UserError, match=r"train-\d.jsonl, line 1 has no column 'body'; it has text"):
         take(task.train_stream(batch_size=1, seed=1), 1)
-    (folder / "en" / "validation.jsonl").rename(folder / "en.jsonl")
-    try:
-        with pytest.raises(UserError, match="has no test split for 'en'; it has train"):
-            list(hub_task(monkeypatch, folder, ["en"]).held_out("test", "en", batch_size=1))
-    finally:
-        (folder / "en.jsonl").rename(folder / "en" / "validation.jsonl")
+    corpus.add("datasets/owner/train-only", lambda place: only_training(place))
+    with pytest.raises(UserError, match="has no test split for 'en'; it has train"):
+        list(hub_task(corpus, ["en"], "owner/train-only").held_out("test", "en", batch_size=1))
 
 
-def test_a_connection_lost_in_mid_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "en").mkdir()
-    (tmp_path / "en" / "train.jsonl").write_text('{"text": "a"}\n{"text": broken\n')
-    task = hub_task(monkeypatch, tmp_path, ["en"])
-    with pytest.raises(RunFailed, match="reading owner/corpus from the Hub failed"):
-        take(task.train_stream(batch_size=4, seed=1), 1)
+def only_training(place: Path) -> None:
+    (place / "a.jsonl").write_text('{"text": "a"}\n')
+    hubsim.write_card(place, {"en": {"train": "a.jsonl"}})
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+DRAW = random.Random(1)
+ROWS = [
+    json.dumps({"text": f"document {number} of many, some damaged {DRAW.randbytes(60).hex()}"})
+    for number in range(400)
+]
+
+
+def packed(rows: list[str]) -> bytes:
+    return gzip.compress("".join(row + "\n" for row in rows).encode(), mtime=0)
+
+
+def publish(hub: HubServer, files: dict[str, bytes], **source: Any) -> tuple[Task, str]:
+    """A task on English files, in order; and the name of the dataset, which nobody has seen before."""
+    name = f"owner/damaged-{next(NUMBERS)}"
+
+    def make(place: Path) -> None:
+        for file, content in files.items():
+            (place / file).write_bytes(content)
+        hubsim.write_card(place, {"en": {"train": "'*'"}})
+
+    hub.add(f"datasets/{name}", make)
+    return hub_task(hub, ["en"], name, shuffle_shards=False, **source), name
+
+
+NUMBERS = itertools.count()
+
+
+def one_pass(task: Task) -> str:
+    """All text of one pass, as it comes."""
+    stream = task.text.held_out("en", "train", 0)  # type: ignore[attr-defined]
+    return stream.take(1_000_000).tobytes().replace(b"\xff", b"\n").decode()
+
+
+def share(task: Task, worker: int, workers: int) -> set[str]:
+    """Numbers of the documents of one pass that a worker gets."""
+    stream = task.text.train("en", key=(1,), shard=worker, shards=workers)  # type: ignore[attr-defined]
+    taken = bytearray()
+    while stream.state_dict()["at"][0] == 0:
+        taken += stream.take(50).tobytes()
+    return set(re.findall(r"document (\d+) of", taken.decode("latin-1")))
+
+
+def test_a_file_that_is_damaged_on_its_way_is_fetched_again(corpus: HubServer) -> None:
+    task, _ = publish(corpus, {"a.json.gz": packed(ROWS[:200]), "b.json.gz": packed(ROWS[200:])})
+    whole = one_pass(task)
+    for number in (0, 199, 200, 399):
+        assert whole.count(f"document {number} of") == 1
+    for at in (100, 7000, -4):  # in the middle, and in the sum at the end
+        corpus.fault("GET .*/b.json.gz", "corrupt", at=at % len(packed(ROWS[200:])))
+        assert one_pass(task) == whole
+    corpus.fault("GET .*/a.json.gz", "cut", after=900, times=3)
+    assert one_pass(task) == whole
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "no gzip at all"])
+def test_a_damaged_file_names_file_row_and_way_out(corpus: HubServer, damage: str) -> None:
+    content = packed(ROWS[200:])
+    if damage == "flipped":
+        content = content[:7000] + bytes(byte ^ 0xFF for byte in content[7000:7064]) + content[7064:]
+    elif damage == "truncated":
+        content = content[:-300]
+    else:
+        content = b"<html>not found</html>"
+    files = {"a.json.gz": packed(ROWS[:200]), "b.json.gz": content, "c.json.gz": packed(ROWS[:20])}
+    task, name = publish(corpus, files)
+    with pytest.raises(UserError) as caught:
+        one_pass(task)
+    found = re.fullmatch(rf"{name}, b.json.gz after line (\d+): damaged, .*", caught.value.message)
+    assert found is not None and int(found[1]) < 200
+    assert caught.value.hint == "--set task.source.skip_corrupt=true leaves it out, and counts it"
+    assert len(corpus.requests("/b.json.gz")) == 2, "it is fetched once more, to be sure"
+
+
+def test_what_is_left_of_a_damaged_file_can_be_left_out(
+    corpus: HubServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = packed(ROWS[200:])[:-300]
+    files = {"a.json.gz": packed(ROWS[:200]), "b.json.gz": content, "c.json.gz": packed(ROWS[:20])}
+    task, name = publish(corpus, files, skip_corrupt=True)
+    text = one_pass(task)
+    assert "document 200 of" in text and "document 399 of" not in text
+    assert text.count("document 3 of") == 2, "the file after it is read"
+    assert task.remarks() == ["left out of the data: what was left of 1 damaged file"]
+    told = capfd.readouterr().err
+    assert re.fullmatch(rf"left out the rest of {name}, b.json.gz after line \d+: .*\(number 1\)\n", told)
+
+
+WRONG_LINES = {
+    "no JSON": ('{"text": oops}', "not JSON: Expecting value at column 10"),
+    "no row": ('["text"]', "a row must be an object of columns"),
+    "half a line": ('{"text": "do', "not JSON: Invalid control character at at column 13"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_LINES)
+def test_lines_that_are_no_rows(corpus: HubServer, wrong: str) -> None:
+    line, reason = WRONG_LINES[wrong]
+    files = {"a.jsonl": "\n".join([*ROWS[:10], line, "", line, *ROWS[10:20]]).encode()}
+    task, name = publish(corpus, files)
+    with pytest.raises(UserError) as caught:
+        one_pass(task)
+    assert caught.value.message == f"{name}, a.jsonl, line 11: {reason}"
+    assert caught.value.hint == "--set task.source.skip_corrupt=true leaves it out, and counts it"
+    task, _ = publish(corpus, files, skip_corrupt=True)
+    assert one_pass(task) == "".join(json.loads(row)["text"] + "\n" for row in ROWS[:20])
+    assert task.remarks() == ["left out of the data: 2 lines that are no rows"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_column_of_another_type_has_no_way_out(corpus: HubServer, skip: bool) -> None:
+    rows = [*ROWS[:10], '{"text": 7}', *ROWS[10:20]]
+    task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
+    with pytest.raises(UserError) as caught:
+        one_pass(task)
+    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds int, expected text"
+    assert caught.value.hint is None
+    rows = [*ROWS[:10], '{"txt": "a"}']
+    task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
+    with pytest.raises(UserError, match=r"a.json.gz, line 11 has no column 'text'; it has txt") as caught:
+        one_pass(task)
+    assert "text_column" in str(caught.value.hint)
+
+
+def test_parquet_of_the_hub(corpus: HubServer, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"url": ["u"] * 400, "text": [json.loads(row)["text"] for row in ROWS]})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=64)
+    content = (tmp_path / "a.parquet").read_bytes()
+    task, _ = publish(corpus, {"a.parquet": content})
+    whole = one_pass(task)
+    assert whole.startswith("document 0 of") and whole.count("document 399 of") == 1
+    corpus.fault("GET .*/a.parquet", "status", code=503, times=2)
+    assert one_pass(task) == whole
+    # What a reader of bytes raises goes through Arrow as it is.
+    corpus.fault("GET .*/a.parquet", "status", code=403)
+    with pytest.raises(UserError, match=r"the Hub refuses .*a.parquet: it answers 403"):
+        one_pass(task)
+    corpus.fault("GET .*/a.parquet", "corrupt", at=len(content) - 20, times=9)
+    with pytest.raises(UserError, match=r"a.parquet after row 0: damaged"):
+        one_pass(task)
+    corpus.clear()
+    stream = task.text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
+    stream.take(len(whole) // 2)
+    state = stream.state_dict()
+    after = stream.take(300).tobytes()
+    again = task.text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
+    again.load_state_dict(json.loads(json.dumps(state)))
+    assert again.take(300).tobytes() == after
+
+
+def test_shares_of_fewer_files_than_workers_are_rows(corpus: HubServer) -> None:
+    task, _ = publish(corpus, {"a.json.gz": packed(ROWS)})
+    shares = [share(task, worker, 3) for worker in range(3)]
+    assert sum(map(len, shares)) == len(set.union(*shares)) == 400
+    task, _ = publish(corpus, {f"{n}.json.gz": packed(ROWS[n::5]) for n in range(5)})
+    shares = [share(task, worker, 3) for worker in range(3)]
+    assert sum(map(len, shares)) == len(set.union(*shares)) == 400
+
+
+def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
+    lines = [
+        line for number, row in enumerate(ROWS) for line in ([row, "broken"] if number % 9 == 0 else [row])
+    ]
+    task, _ = publish(corpus, {"a.json.gz": packed(lines)}, skip_corrupt=True)
+    stream = task.train_stream(batch_size=4, seed=1)
+    batches = take(stream, 20)
+    remarks, state = stream.remarks(), json.loads(json.dumps(stream.state_dict()))
+    assert re.fullmatch(r"left out of the data: \d+ lines that are no rows", remarks[0])
+    for saved in (state, {**state, "mark": None}):
+        resumed = task.train_stream(batch_size=4, seed=1)
+        resumed.load_state_dict({**saved, "start_batch": 10})
+        assert same(take(resumed, 10), batches[10:])
+        assert resumed.remarks() == remarks
+
+
+def test_a_program_that_ends_in_the_middle_of_a_file_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(packed(ROWS))
+    code = f"""
+from pathlib import Path
+from mrt5cli.data.streams import DocumentStream, text_files
+file = Path({str(tmp_path / "a.jsonl.gz")!r})
+stream = DocumentStream(text_files([(file.name, lambda: file.open("rb"))]), "text")
+print(len(stream.take(100)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("100\n", "")
 
 
 def test_local_files_streamed_hold_out_by_fingerprint(tmp_path: Path) -> None:
@@ -346,12 +538,8 @@ def test_streaming_refusals(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(UserError, match="needs one folder a language"):
         span_task(tmp_path, streaming=True)
-    (tmp_path / "b.txt").write_text("b")
-    with pytest.raises(UserError, match="one format, not jsonl and txt"):
-        span_task(tmp_path, streaming=True, languages=("en",))
-    (tmp_path / "b.txt").unlink()
     (tmp_path / "a.jsonl").write_text('{"text": oops}\n')
-    with pytest.raises(UserError, match=r"cannot be read: .*\n.*streaming=false"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 1: not JSON: .*\n.*streaming=false"):
         take(span_task(tmp_path, streaming=True, languages=("en",)).train_stream(batch_size=1, seed=1), 1)
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(UserError, match="found no text"):

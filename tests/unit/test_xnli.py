@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import hubsim
 import pytest
+from hub_server import HubServer
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import XnliTask
@@ -57,38 +60,45 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
     assert batch["labels"].shape == (2, 2), "a digit and EOS"
 
 
-def test_where_the_hub_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows in the Hub's schema, 15 languages; each configuration and split is asked for once."""
-    import datasets
-
-    asked = []
-
-    def load_dataset(name: str, configuration: str, *, split: str) -> Any:
-        asked.append((name, configuration, split))
-        rows = [
-            {"premise": f"{configuration} {split} {n}", "hypothesis": "h", "label": n % 3} for n in range(10)
-        ]
-        dataset = datasets.Dataset.from_list(rows)
-        return dataset.cast_column(
-            "label", datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
-        )
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+def test_where_the_hub_has_it(hub: HubServer) -> None:
+    """15 languages, a configuration each; only the splits that are asked for are downloaded, once."""
+    hub.provide("datasets/facebook/xnli")
     task = xnli({"kind": "hub"})
-    assert not asked, "nothing is read before it is needed"
+    assert not hub.requests(), "nothing is asked before it is needed"
     assert task.describe() == (
-        "xnli, facebook/xnli from the Hub, 10 training and 10 validation rows in en, test in 15 languages, "
-        "1024 -> 2 byte tokens at most"
+        "xnli, facebook/xnli from the Hub, 2,000 training and 100 validation rows in en, test in 15 "
+        "languages, 1024 -> 2 byte tokens at most"
     )
     for language in task.subsets("test"):
-        batches = list(task.held_out("test", language, batch_size=4))
-        assert sum(len(batch["labels"]) for batch in batches) == 10
+        assert sum(len(batch["labels"]) for batch in task.held_out("test", language, batch_size=50)) == 120
         assert task.truncated("test", language) == 0
-    assert task.example("test")[0] == "Premise: en test 0 Hypothesis: h"
-    assert asked == [
-        ("facebook/xnli", "en", "train"),
-        ("facebook/xnli", "en", "validation"),
-        *(("facebook/xnli", language, "test") for language in XNLI_LANGUAGES),
-    ]
-    xnli({"kind": "hub", "name": "someone/xnli"}).example("train")
-    assert asked[-1] == ("someone/xnli", "en", "train")
+    assert task.commits() == {"facebook/xnli": hub.commit("datasets/facebook/xnli")}
+    downloads = [line for line in hub.requests("200 GET /datasets") if line.endswith(".parquet")]
+    wanted = ["en/train", "en/validation", *(f"{language}/test" for language in XNLI_LANGUAGES)]
+    assert [re.sub(r".*/(\w+/\w+)-00000.*", r"\1", line) for line in downloads] == wanted
+    assert len(hub.requests()) < 3 * len(wanted) + 10, "a listing, a HEAD and a GET a file"
+    asked = len(hub.requests())
+    again = xnli({"kind": "hub"})
+    assert again.example("test") == task.example("test")
+    assert len(hub.requests()) < asked + 8, "from the cache"
+
+
+def test_another_dataset_at_another_revision(hub: HubServer) -> None:
+    for name in ("xnli", "xnli-old"):
+        rows = [{"premise": name, "hypothesis": "h", "label": 1}]
+
+        def make(folder: Path, rows: list[dict[str, Any]] = rows) -> None:
+            hubsim.write_parquet(folder / "en" / "train-0.parquet", rows)
+            hubsim.write_card(folder, {"en": {"train": "en/train-*"}})
+            if rows[0]["premise"] == "xnli":
+                (folder / ".sim.json").write_text('{"refs": {"v1": "someone/xnli-old"}}')
+
+        hub.add(f"datasets/someone/{name}", make)
+    source = {"kind": "hub", "name": "someone/xnli"}
+    assert xnli(source).example("train")[0] == "Premise: xnli Hypothesis: h"
+    old = xnli({**source, "revision": "v1"})
+    assert old.example("train")[0] == "Premise: xnli-old Hypothesis: h"
+    assert old.commits() == {"someone/xnli": hub.commit("datasets/someone/xnli-old")}
+    with pytest.raises(UserError, match="someone/xnli has no revision 'v2'") as caught:
+        xnli({**source, "revision": "v2"}).example("train")
+    assert "task.source.revision" in str(caught.value.hint)
