@@ -17,6 +17,7 @@ from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
 from mrt5cli.recipe.differences import differences, unlike
+from mrt5cli.recipe.schema import FilesSource, HubSource
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
 
 PLAIN: dict[str, Any] = {
@@ -179,19 +180,9 @@ def test_a_mapping_given_by_set_takes_the_place_of_what_stood_there(tmp_path: Pa
     assert read("task.source.configurations={fr: french}")["configurations"] == {"fr": "french"}
     kept = read("task.source.configurations.fr=french")
     assert kept["configurations"] == {"fr": "french"} and kept["name"] == "me/mine"
-    assert read("task.source={kind: hub}") == {
-        "kind": "hub",
-        "name": "allenai/c4",
-        "text_column": "text",
-        "configurations": {},
-        "shuffle_shards": True,
-    }
-    assert read("task.source={kind: files, path: my_texts}") == {
-        "kind": "files",
-        "path": "my_texts",
-        "text_column": "text",
-        "streaming": False,
-    }
+    assert read("task.source={kind: hub}") == HubSource(kind="hub").model_dump()
+    mine = FilesSource(kind="files", path="my_texts")
+    assert read("task.source={kind: files, path: my_texts}") == mine.model_dump()
     assert problems_of(file, "task.source={}") == {
         "task.source.kind": "missing; expected embedded, files or hub"
     }
@@ -931,6 +922,7 @@ def test_every_key_is_called_what_it_is() -> None:
         "a non-empty list": ["en"],
         "a mapping": {"a": "b"},
         "lower-case letters": "name",
+        "a time": "30m",
     }
     seen = set()
     for key in recipe_words.all_keys():

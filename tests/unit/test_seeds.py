@@ -39,7 +39,8 @@ def test_by_global_generators():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawing")
-    shutil.copy(TESTS / "conftest.py", folder)
+    for name in ("conftest.py", "hub_server.py", "hubsim.py"):
+        shutil.copy(TESTS / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    drawn\n    slow\n    gpu\n    network\n")
     (folder / "test_drawing.py").write_text(DRAWING)
     return folder
