@@ -589,7 +589,9 @@ class TwoSidedPIController(Section):
         1.0, description="alpha stays within plus and minus this; the integral stops there"
     )
     k_d: NonNegativeFloat = Field(
-        0.0, description="derivative gain: takes k_d times the rise of the rate an update from alpha"
+        0.0,
+        description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
+        "damps a rate that swings",
     )
     every_steps: PositiveInt = Field(1, description="optimizer steps between updates")
     update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
