@@ -112,7 +112,8 @@ class SpanCorruptionTask(Section):
             raise Misfit(
                 [("languages", f"the embedded text is English; there is no {', '.join(others)} in it")]
             )
-        if self.shuffle == "examples" and (self.source.kind == "hub" or getattr(self.source, "streaming", 0)):
+        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
+        if self.shuffle == "examples" and streamed:
             raise Misfit(
                 [
                     (
