@@ -80,13 +80,21 @@ class Chunks:
     """A corpus cut into pieces of `size` tokens, epoch after epoch, each epoch in an order of its own.
 
     What is left over at the end of an epoch is dropped. Piece i is a function of (key, i) alone.
+
+    Args:
+        corpus: whose documents.
+        size: tokens of a piece.
+        key: numbers that seed the orders.
+        scattered: also draw the order of the pieces; else those of a document follow each other.
     """
 
-    def __init__(self, corpus: Corpus, size: int, key: Sequence[int]) -> None:
+    def __init__(self, corpus: Corpus, size: int, key: Sequence[int], *, scattered: bool = False) -> None:
         self.per_epoch = len(corpus.buffer) // size
         self._corpus, self._size, self._key = corpus, size, tuple(key)
+        self._scattered = scattered
         self._epoch = -1
         self._order: Order | None = None
+        self._places: NDArray[np.int64] | None = None
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Pieces of these ascending numbers (P,), as (P, size)."""
@@ -98,8 +106,14 @@ class Chunks:
             epoch, first = int(epochs[start]), int(places[start])
             if epoch != self._epoch:
                 self._epoch, self._order = epoch, Order(self._corpus, (*self._key, epoch))
+                if self._scattered:
+                    self._places = np.random.default_rng((*self._key, epoch, 1)).permutation(self.per_epoch)
             assert self._order is not None
-            pieces.append(self._order.read(first * self._size, (first + stop - start) * self._size))
+            if self._places is None:
+                pieces.append(self._order.read(first * self._size, (first + stop - start) * self._size))
+                continue
+            for place in self._places[first : first + stop - start].tolist():
+                pieces.append(self._order.read(place * self._size, (place + 1) * self._size))
         return np.concatenate(pieces).reshape(-1, self._size)
 
 

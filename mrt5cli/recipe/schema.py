@@ -118,6 +118,11 @@ class SpanCorruptionTask(Section):
     mean_span_length: Annotated[float, Field(ge=1.0)] = Field(
         20.0, description="mean corrupted span, in bytes"
     )
+    shuffle: Literal["documents", "examples"] = Field(
+        "documents",
+        description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
+        "other, and a batch shows one or two; 'examples' needs the text in memory",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> SpanCorruptionTask:
@@ -128,6 +133,16 @@ class SpanCorruptionTask(Section):
         if others and self.source.kind == "embedded":
             raise Misfit(
                 [("languages", f"the embedded text is English; there is no {', '.join(others)} in it")]
+            )
+        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
+        if self.shuffle == "examples" and streamed:
+            raise Misfit(
+                [
+                    (
+                        "shuffle",
+                        "a streamed text is read in order, so only 'documents' can be drawn; leave it out",
+                    )
+                ]
             )
         return self
 
@@ -622,6 +637,11 @@ class TwoSidedPIController(Section):
     k_i: NonNegativeFloat = Field(1e-5, description="integral gain")
     alpha_max: PositiveFloat = Field(
         1.0, description="alpha stays within plus and minus this; the integral stops there"
+    )
+    k_d: NonNegativeFloat = Field(
+        0.0,
+        description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
+        "damps a rate that swings",
     )
     every_steps: PositiveInt = Field(1, description="optimizer steps between updates")
     update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)

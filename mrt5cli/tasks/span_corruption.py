@@ -41,6 +41,7 @@ class SpanCorruption(Task):
 
     def __init__(self, section: SpanCorruptionTask) -> None:
         self.languages = list(section.languages)
+        self.shuffle = section.shuffle
         self.lengths = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
         if self.lengths.spans > MOST_SPANS:
             raise UserError(
@@ -58,7 +59,9 @@ class SpanCorruption(Task):
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
         """Training batches; see `Task`. With text in memory any batch can be the first."""
         if isinstance(self.text, MemoryText):
-            examples = MemoryExamples(self.text, self.languages, self.lengths, seed)
+            examples = MemoryExamples(
+                self.text, self.languages, self.lengths, seed, scattered=self.shuffle == "examples"
+            )
             return SeekableStream(examples, batch_size=batch_size, rank=rank, world_size=world_size)
         return StreamedExamples(
             self.text,

@@ -85,12 +85,31 @@ def draw_languages(
 
 
 class MemoryExamples:
-    """Training examples of text in memory: indices (B,) to a batch."""
+    """Training examples of text in memory: indices (B,) to a batch.
 
-    def __init__(self, text: MemoryText, languages: Sequence[str], lengths: SpanLengths, seed: int) -> None:
+    Args:
+        text: of which languages.
+        lengths, seed: as in `Task.train_stream`.
+        scattered: draw the order of examples, not just of documents.
+    """
+
+    def __init__(
+        self,
+        text: MemoryText,
+        languages: Sequence[str],
+        lengths: SpanLengths,
+        seed: int,
+        *,
+        scattered: bool = False,
+    ) -> None:
         self._lengths, self._seed, self._noise = lengths, seed, Noise(seed)
         self._chunks = [
-            Chunks(text.corpus(language, "train", lengths.raw), lengths.raw, (seed, DOCUMENTS, number))
+            Chunks(
+                text.corpus(language, "train", lengths.raw),
+                lengths.raw,
+                (seed, DOCUMENTS, number),
+                scattered=scattered,
+            )
             for number, language in enumerate(languages)
         ]
 

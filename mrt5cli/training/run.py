@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from mrt5cli.training.validation import Validation
 
 # A step's batches take longer than this only where they come from a Hub that is slow or away.
 LONG_WAIT_SECONDS = 1.0
+ON_TARGET = 0.03
+"""How far from its target a deletion rate may be at the end of a run without a word about it."""
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 
 
@@ -99,7 +102,7 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
         say(f"stopped and saved at step {step}\n{_go_on(plan)}")
         raise KeyboardInterrupt
     _close_meta(plan, "finished", best=None if best is None else best.document())
-    say(_summary(plan.run))
+    say(summary(plan.run))
     return plan.run
 
 
@@ -239,13 +242,17 @@ def _go_on(plan: Plan) -> str:
     return f"to go on{launched}: {continue_command(plan.run)}"
 
 
-def _summary(run: RunDir) -> str:
-    last = training_rows(run)[-1]
+def summary(run: RunDir) -> str:
+    """What a finished training came to, a line each; the last says so if it ended off its target."""
+    rows = training_rows(run)
+    last, recipe = rows[-1], run.recipe()
     parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
-    if last["target"] is not None or last["deletion_rate"] > 0:
+    rate, steps = rate_at_end(rows)
+    if last["target"] is not None or rate > 0:
         target = "" if last["target"] is None else f" (target {100 * last['target']:g} %)"
-        gates = "by soft gates " if run.recipe().model.shortener.kind in GATES else ""
-        parts.append(f"deleted {100 * last['deletion_rate']:.1f} %{target}, {gates}on training data")
+        gates = "by soft gates " if recipe.model.shortener.kind in GATES else ""
+        over = f"over the last {steps:,} steps" if steps > 1 else "in the last step"
+        parts.append(f"deleted {100 * rate:.1f} %{target}, {gates}on training data {over}")
     best = run.meta().get("best")
     return (
         f"done: {last['step']:,} steps in {duration(last['seconds'])}\n"
@@ -253,6 +260,37 @@ def _summary(run: RunDir) -> str:
         f"{_best_in_words(best) if best else ''}"
         f"model: {run.model}\n"
         f"next: mrt5 evaluate {run.path}"
+        f"{_off_target(rows)}"
+    )
+
+
+def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """The deletion rate at the end of a run, and over how many steps it was taken.
+
+    One line of metrics may cover a single step, and so few bytes that their rate says little; so as many
+    lines count as it takes to cover the last tenth of the run.
+
+    Args:
+        rows: of a run's metrics, as `training_rows`.
+    """
+    spans = [after - before for before, after in pairwise([0, *(row["step"] for row in rows)])]
+    deleted, steps = 0.0, 0
+    for row, span in zip(reversed(rows), reversed(spans), strict=True):
+        deleted, steps = deleted + row["deletion_rate"] * span, steps + span
+        if 10 * steps >= rows[-1]["step"]:
+            break
+    return deleted / steps, steps
+
+
+def _off_target(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The last line of a run that ended off its target, or nothing."""
+    target, (rate, _) = rows[-1]["target"], rate_at_end(rows)
+    if target is None or round(abs(rate - target), 6) <= ON_TARGET:
+        return ""
+    side = "above" if rate > target else "below"
+    return (
+        f"\noff target: {100 * rate:.1f} % deleted at the end, {100 * abs(rate - target):.1f} points {side} "
+        f"the {100 * target:g} % that the controller aims at"
     )
 
 
@@ -271,12 +309,13 @@ def training_rows(run: RunDir) -> list[dict[str, Any]]:
 
 def outcome(run: RunDir) -> dict[str, Any]:
     """What a training came to, for scripts."""
-    meta = run.meta()
+    meta, rows = run.meta(), training_rows(run)
     return {
         "run": str(run.path),
         "status": meta["status"],
         "model": str(run.model),
-        "metrics": training_rows(run)[-1],
+        "metrics": rows[-1],
+        "deletion_rate_at_end": rate_at_end(rows)[0],
         "best": meta.get("best"),
         **{
             key: meta[key]

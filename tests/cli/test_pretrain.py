@@ -34,7 +34,7 @@ model:
   shortener: {kind: delete_gate, layer: 1, bias_init: 0.5}
   dropout: 0.1
 loss: {hard_delete_probability: 0.3, score_coefficient: 0.1, regularizer_delay: 3}
-controller: {kind: pi_two_sided, target_deletion_rate: 0.2, k_i: 0.01}
+controller: {kind: pi_two_sided, target_deletion_rate: 0.2, k_i: 0.01, k_d: 5.0}
 training:
   max_steps: 60
   batch_size: 8

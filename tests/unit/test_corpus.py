@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import IDS_OF_BYTES, Chunks, Corpus, Order, fingerprint, hold_out, split_of
 
@@ -41,17 +42,36 @@ def test_only_the_end_mark_is_eos() -> None:
 
 
 @given(
-    documents, st.integers(1, 20), st.integers(0, 200), st.lists(st.integers(0, 60), min_size=1, max_size=20)
+    documents,
+    st.integers(1, 20),
+    st.integers(0, 200),
+    st.lists(st.integers(0, 60), min_size=1, max_size=20),
+    st.booleans(),
 )
 def test_a_piece_depends_on_its_number_alone(
-    texts: list[bytes], size: int, seed: int, numbers: list[int]
+    texts: list[bytes], size: int, seed: int, numbers: list[int], scattered: bool
 ) -> None:
     corpus = Corpus(texts)
     size = min(size, len(corpus.buffer))
     wanted = np.array(sorted(numbers))
-    together = Chunks(corpus, size, (seed,)).read(wanted)
-    apart = [Chunks(corpus, size, (seed,)).read(np.array([number]))[0] for number in wanted]
-    np.testing.assert_array_equal(together, apart)
+
+    def read(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return Chunks(corpus, size, (seed,), scattered=scattered).read(numbers)
+
+    np.testing.assert_array_equal(read(wanted), [read(np.array([number]))[0] for number in wanted])
+
+
+def test_scattered_pieces_are_the_same_ones_and_those_of_a_document_lie_apart() -> None:
+    corpus = Corpus([bytes([letter]) * 799 for letter in b"abcdefgh"])
+    in_order, scattered = (Chunks(corpus, 8, (3,), scattered=flag) for flag in (False, True))
+    assert scattered.per_epoch == 800
+    for epoch in (np.arange(800), np.arange(800, 1600)):
+        together, apart = in_order.read(epoch), scattered.read(epoch)
+        assert sorted(map(bytes, together)) == sorted(map(bytes, apart))
+        # Of 16 pieces in a row, all are of one document or two; drawn one by one, of four at least.
+        assert max(len(set(together[at : at + 16, 0])) for at in range(0, 800, 16)) <= 2
+        assert min(len(set(apart[at : at + 16, 0])) for at in range(0, 800, 16)) >= 4
+    assert not np.array_equal(scattered.read(np.arange(800)), scattered.read(np.arange(800, 1600)))
 
 
 def test_an_epoch_holds_every_document_once_and_the_next_has_another_order() -> None:

@@ -437,6 +437,19 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "the embedded text is English; there is no de, fr in it (--set)",
         ),
         (
+            ["task={kind: span_corruption, source: {kind: hub}, shuffle: examples}"],
+            "task.shuffle",
+            "a streamed text is read in order, so only 'documents' can be drawn; leave it out (--set)",
+        ),
+        (
+            [
+                "task={kind: span_corruption, source: {kind: files, path: a, streaming: true}, "
+                "shuffle: examples}"
+            ],
+            "task.shuffle",
+            "a streamed text is read in order, so only 'documents' can be drawn; leave it out (--set)",
+        ),
+        (
             [LM.replace("}}", "}, languages: []}")],
             "task.languages",
             "expected a non-empty list of text, not an empty list (--set)",

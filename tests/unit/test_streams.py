@@ -48,9 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def span_task(folder: Path, *, streaming: bool, languages: tuple[str, ...] = ("en", "sw")) -> Task:
+def span_task(
+    folder: Path,
+    *,
+    streaming: bool,
+    languages: tuple[str, ...] = ("en", "sw"),
+    shuffle: str = "documents",
+) -> Task:
     section = {
         "kind": "span_corruption",
+        "shuffle": shuffle,
         "source": {"kind": "files", "path": str(folder), "streaming": streaming},
         "languages": list(languages),
         "input_length": 64,
@@ -59,11 +66,12 @@ def span_task(folder: Path, *, streaming: bool, languages: tuple[str, ...] = ("e
     return build_task(SpanCorruptionTask.model_validate(section))
 
 
-@pytest.fixture(scope="module", params=["memory", "streamed", "generated"])
+@pytest.fixture(scope="module", params=["memory", "scattered", "streamed", "generated"])
 def task(request: pytest.FixtureRequest, folder: Path) -> Task:
     if request.param == "generated":
         return build_task(DiagnosticTask(kind="merge_ABC", length=20, train_examples=500))
-    return span_task(folder, streaming=request.param == "streamed")
+    shuffle = "examples" if request.param == "scattered" else "documents"
+    return span_task(folder, streaming=request.param == "streamed", shuffle=shuffle)
 
 
 def take(stream: BatchStream | DataLoader[Batch], count: int) -> list[Batch]:
