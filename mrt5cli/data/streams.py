@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.files import MANY_FILES, BadRow, csv_columns, cut_text, json_rows, missing_text, no_text
-from mrt5cli.data.hub import Tell, first_line, say
 from mrt5cli.errors import UserError
+from mrt5cli.text import Tell, first_line, say_on_stderr
 
 UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".txt": "paragraph"}
@@ -164,7 +164,7 @@ class LeftOut:
         tell: is told of the first few, and of every tenth, hundredth ... after that.
     """
 
-    def __init__(self, counts: Any, tell: Tell = say) -> None:
+    def __init__(self, counts: Any, tell: Tell = say_on_stderr) -> None:
         self.counts, self._tell = counts, tell
 
     def add(self, where: str, reason: str, *, file: bool) -> None:

@@ -22,7 +22,6 @@ from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     CheckpointError,
     fields_of,
-    first_line,
     hub_name,
     is_early,
     is_first_version,
@@ -33,6 +32,7 @@ from mrt5cli.models.layouts import (
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
+from mrt5cli.text import first_line
 
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 logger = logging.getLogger(__name__)
@@ -189,7 +189,8 @@ def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5C
     try:
         return MrT5Config(**fields)
     except Exception as error:  # strict dataclasses raise several unrelated types
-        raise CheckpointError(f"{where}: {first_line(error)}") from error
+        # Some wrap what is wrong in a line that names their own validator.
+        raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
 
 
 def build(
