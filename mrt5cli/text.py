@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +49,17 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 run", "1,024 runs"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def listed(names: Sequence[object], at_most: int = 8) -> str:
+    """ "a, b and 3 more"."""
+    shown = ", ".join(map(str, names[:at_most]))
+    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
 def duration(seconds: float) -> str:

@@ -12,8 +12,7 @@ the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +140,8 @@ def write_weights(
     """
     import torch
 
+    from mrt5cli.models.checkpoint import quiet_transformers
+
     state = {rename(name): tensor for name, tensor in model.state_dict().items()}
     if str(model.dtype) != f"torch.{dtype}":
         target = getattr(torch, dtype)
@@ -149,7 +150,7 @@ def write_weights(
             # Tensors that share memory still must, or they are written twice.
             converted.setdefault(tensor.data_ptr(), tensor.to(target))
         state = {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
-    with _quiet():
+    with quiet_transformers():  # its remarks are on fields that are rewritten right after it
         model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
 
 
@@ -181,22 +182,6 @@ def write_tokenizer(vocab_size: int, folder: Path) -> None:
     if not has_byte_vocabulary(vocab_size):
         return
     ByT5Tokenizer(extra_ids=vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for a moment's writing, and no remark on fields that are rewritten right after it."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 # --- the Hub ------------------------------------------------------------------------------------------------

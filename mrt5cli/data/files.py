@@ -20,6 +20,7 @@ from pathlib import Path
 from mrt5cli.data.formats import LANGUAGE_COLUMN, read_text, rows_of_file
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.text import listed
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
 SPLITS = ("train", "validation", "test")
@@ -43,13 +44,11 @@ def find_files(path: Path, languages: Sequence[str]) -> dict[str, FilesOfSplits]
     if not path.exists():
         raise UserError(
             f"{path} does not exist",
-            f"task.source.path names a file or a folder with {_listed(SUFFIXES)} files",
+            f"task.source.path names a file or a folder with {listed(SUFFIXES)} files",
         )
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise UserError(
-                f"{path} is not a text file this toolkit reads", f"supported: {_listed(SUFFIXES)}"
-            )
+            raise UserError(f"{path} is not a text file this toolkit reads", f"supported: {listed(SUFFIXES)}")
         files: FilesOfSplits = {"train": [path]}
         return dict.fromkeys(languages, files)
     own = [language for language in languages if (path / language).is_dir()]
@@ -57,14 +56,14 @@ def find_files(path: Path, languages: Sequence[str]) -> dict[str, FilesOfSplits]
         others = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name in LANGUAGES)
         if others:
             raise UserError(
-                f"{path} has folders for {_listed(others)}, but none for {_listed(languages)}",
+                f"{path} has folders for {listed(others)}, but none for {listed(languages)}",
                 f"ask for what is there: --set task.languages=[{', '.join(others)}]",
             )
         return dict.fromkeys(languages, _files_of_splits(path))
     missing = [language for language in languages if language not in own]
     if missing:
         raise UserError(
-            f"{path} has a folder for {_listed(own)}, but none for {_listed(missing)}",
+            f"{path} has a folder for {listed(own)}, but none for {listed(missing)}",
             "every language of task.languages needs a folder of its name once one has",
         )
     return {language: _files_of_splits(path / language) for language in languages}
@@ -78,9 +77,9 @@ def _files_of_splits(folder: Path) -> FilesOfSplits:
     )
     files = [entry for entry in everything if entry.name.endswith(SUFFIXES)]
     if not files:
-        seen = Counter(entry.suffix or entry.name for entry in everything)
-        found = ", ".join(f"{count} {name}" for name, count in seen.most_common(5)) or "nothing"
-        raise UserError(f"{folder} holds no text files (found: {found})", f"supported: {_listed(SUFFIXES)}")
+        raise UserError(
+            f"{folder} holds no text files (found: {kinds_of(everything)})", f"supported: {listed(SUFFIXES)}"
+        )
     splits: FilesOfSplits = {}
     unnamed = []
     for file in files:
@@ -93,10 +92,16 @@ def _files_of_splits(folder: Path) -> FilesOfSplits:
     if unnamed:
         names = [str(file.relative_to(folder)) for file in unnamed]
         raise UserError(
-            f"{folder} has files for {_listed(sorted(splits))} and others beside them: {_listed(names, 3)}",
+            f"{folder} has files for {listed(sorted(splits))} and others beside them: {listed(names, 3)}",
             "name all of them train.*, validation.* or test.*, or none",
         )
     return splits
+
+
+def kinds_of(entries: Iterable[Path]) -> str:
+    """What there is instead of what was looked for: "3 .pdf, 1 notes"."""
+    kinds = Counter(entry.suffix or entry.name for entry in entries)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"
 
 
 def read_documents(
@@ -138,7 +143,7 @@ def read_documents(
     if empty:
         found = ", ".join(f"{count} in {name!r}" for name, count in others.most_common(8)) or "none in others"
         raise UserError(
-            f"{_listed(files, 1)}: no rows in {_listed(empty)} ({found})",
+            f"{listed(files, 1)}: no rows in {listed(empty)} ({found})",
             f"task.languages takes what column {LANGUAGE_COLUMN!r} says",
         )
     return groups
@@ -190,9 +195,4 @@ def missing_text(where: str, column: str, found: Iterable[str]) -> UserError:
         if column != LANGUAGE_COLUMN
         else "each row must name its language"
     )
-    return UserError(f"{where} has no column {column!r}; it has {_listed(list(found), 12) or 'none'}", hint)
-
-
-def _listed(names: Sequence[object], at_most: int = 8) -> str:
-    shown = ", ".join(map(str, names[:at_most]))
-    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
+    return UserError(f"{where} has no column {column!r}; it has {listed(list(found), 12) or 'none'}", hint)

@@ -23,6 +23,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ROWS_AT_ONCE = 64
 # Longer than any passage; csv's own limit is 128 KiB.
 LONGEST_CELL = 2**31 - 1
+# Of UTF-8, before the text.
+MARK = b"\xef\xbb\xbf"
 NO_ROW = "a row must be an object of columns"
 
 
@@ -93,14 +95,20 @@ def read_text(file: Path, name: str | None = None) -> bytes:
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{name} cannot be read: {error}") from error
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
+    raw = raw.removeprefix(MARK)
+    if isinstance(bad := decoded(raw), BadRow):
         raise UserError(
-            f"{name} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x} ({error.reason})",
-            f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {file.name}",
-        ) from error
-    return raw.removeprefix(b"\xef\xbb\xbf")
+            f"{name} is {bad.reason}", f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {file.name}"
+        )
+    return raw
+
+
+def decoded(text: bytes) -> str | BadRow:
+    """Text of UTF-8, without a mark."""
+    try:
+        return text.removeprefix(MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------

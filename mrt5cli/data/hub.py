@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import Limits, OutOfPatience, Repository, patiently, trouble
-from mrt5cli.text import Tell, duration, first_line, say_nothing, say_on_stderr
+from mrt5cli.text import Tell, duration, first_line, listed, say_nothing, say_on_stderr
 
 BLOCK_BYTES = 4 << 20
 CARD = "README.md"
@@ -87,12 +87,12 @@ class HubDataset:
         """
         there = list(self._configurations)
         if name is None and (name := self._default) is None:
-            raise UserError(f"{self.name} has several configurations: {_some(there)}")
+            raise UserError(f"{self.name} has several configurations: {listed(there)}")
         if name not in self._configurations:
             near = difflib.get_close_matches(name, there, 3)
+            there = [*near, *(other for other in there if other not in near)]
             raise UserError(
-                f"{self.name} has no configuration {name!r}; it has {_some(near or there)}"
-                f"{f' ... ({len(there)} in all)' if len(there) > len(near) > 0 else ''}",
+                f"{self.name} has no configuration {name!r}; it has {listed(there, len(near) or 8)}",
                 "see task.source.configurations and task.languages",
             )
         return name
@@ -114,14 +114,14 @@ class HubDataset:
             return self._files[key]
         folder = self._folder(configuration)
 
-        def listed() -> list[str]:
+        def resolved() -> list[str]:
             patterns = self._patterns(configuration)[split]
             return [file for pattern in patterns for file in resolve_pattern(pattern, folder)]
 
         found: list[str] = []
         missing = None
         try:
-            found = self.repository.ask(listed, slow="listing the files of {} ...")
+            found = self.repository.ask(resolved, slow="listing the files of {} ...")
         except FileNotFoundError as error:
             missing = first_line(error)
         found = [file.removeprefix(self._base).lstrip("/") for file in found]
@@ -133,7 +133,7 @@ class HubDataset:
                     f"{where}: not all files are in the local Hub cache", self.repository.ways_out
                 )
             raise UserError(
-                f"{where}: {missing or f'no files that this toolkit reads, only {_some(found)}'}",
+                f"{where}: {missing or f'no files that this toolkit reads, only {listed(found)}'}",
                 "JSON lines, Parquet, CSV, TSV and plain text are read; a dataset that a script makes is not",
             )
         self._files[key] = files
@@ -323,7 +323,3 @@ def _complete(files: Sequence[str]) -> bool:
         (file[: match.start()], int(match[1])) for file in files if (match := _PIECE.search(file))
     )
     return all(count == total for (_, total), count in pieces.items())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" ... ({len(names)} in all)" if len(names) > 8 else "")

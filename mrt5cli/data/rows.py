@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.data.files import kinds_of
 from mrt5cli.data.formats import LANGUAGE_COLUMN, rows_of_file
 from mrt5cli.data.hub import HubDataset
 from mrt5cli.errors import UserError
+from mrt5cli.text import listed
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 HUB_WAYS_OUT = (
@@ -282,10 +283,8 @@ class RowFolder:
         Raises:
             UserError: there are none, or what is wrong with one.
         """
-        if (split, language) in self._files:
-            return self._read(split, language)[None]
-        if (split, None) not in self._files:
-            raise self._no_rows(split, language)
+        if (split, language) in self._files or (split, None) not in self._files:
+            return self.part(split, language)
         groups = self._read(split, None)
         if language in groups:
             return groups[language]
@@ -359,10 +358,7 @@ def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[
         split, part = named
         found.setdefault((split, inner or part), []).append(file)
     if not found:
-        kinds = Counter(entry.suffix or entry.name for entry in folder.iterdir())
-        seen = (
-            ", ".join(others[:5]) or ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "nothing"
-        )
+        seen = listed(others, 5) or kinds_of(folder.iterdir())
         raise UserError(
             f"{folder} has no train, validation or test files (found: {seen})",
             f"name them train.jsonl, validation.jsonl, test.jsonl (also {', '.join(SUFFIXES[1:])})",
@@ -370,7 +366,7 @@ def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[
     for (split, part), files in found.items():
         whole = [file for file in files if not SHARD.search(file.name)]
         if len({file.suffix for file in files}) > 1 or len(whole) > 1 or (whole and len(files) > 1):
-            names = ", ".join(str(file.relative_to(folder)) for file in files[:4])
+            names = listed([file.relative_to(folder) for file in files], 4)
             raise UserError(
                 f"{folder} has several files for {split if part is None else f'{split} ({part})'}: {names}",
                 "keep one of them, or name the pieces of one set like train-00000-of-00002.parquet",

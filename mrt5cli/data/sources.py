@@ -22,7 +22,7 @@ from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut, TextFile, t
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
-from mrt5cli.text import Tell, say_on_stderr
+from mrt5cli.text import Tell, listed, say_on_stderr
 
 OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
@@ -293,8 +293,7 @@ def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
     for language, splits in corpora.items():
         for split, group in found[language].items():
             if not splits[split].size:
-                names = ", ".join(str(file) for file in group[:3])
-                raise UserError(f"there is no text in {names}{' ...' if len(group) > 3 else ''}")
+                raise UserError(f"there is no text in {listed(group, 3)}")
     return text
 
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.files import MANY_FILES, cut_text, missing_text, no_text
-from mrt5cli.data.formats import BadRow, Damaged, json_rows, parquet_rows, separated_rows
+from mrt5cli.data.formats import BadRow, Damaged, decoded, json_rows, parquet_rows, separated_rows
 from mrt5cli.errors import UserError
-from mrt5cli.text import Tell, first_line, say_on_stderr
+from mrt5cli.text import Tell, counted, first_line, say_on_stderr
 
 UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".txt": "paragraph"}
@@ -97,7 +97,7 @@ class TextFile:
             for number, row in parquet_rows(stream, self.name, [column], missing_text, first=first):
                 yield number, row[column]
         elif self.suffix == ".csv":
-            text = _decoded(stream.read())
+            text = decoded(stream.read())
             if isinstance(text, BadRow):
                 raise Damaged(text.reason)
             found = separated_rows(text, f"{self.name}, line", [column], missing_text)
@@ -105,7 +105,7 @@ class TextFile:
                 yield number, row[column]
         else:
             for number, part in islice(enumerate(_plain_texts(stream, self.whole), start=1), first, None):
-                yield number, _decoded(part)
+                yield number, decoded(part)
 
 
 def text_files(
@@ -125,13 +125,6 @@ def _plain_texts(stream: BinaryIO, whole: bool) -> Iterator[bytes]:
         head, _, rest = (rest + block).rpartition(b"\n\n")
         yield from cut_text(head, whole=False)
     yield from cut_text(rest, whole=False)
-
-
-def _decoded(text: bytes) -> str | BadRow:
-    try:
-        return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except UnicodeDecodeError as error:
-        return BadRow(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}")
 
 
 class LeftOut:
@@ -155,8 +148,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """What was left out in all, if anything."""
         lines, files = (int(count) for count in self.counts)
-        parts = [f"{lines:,} line{'s' if lines > 1 else ''} that are no rows" if lines else ""]
-        parts += [f"what was left of {files:,} damaged file{'s' if files > 1 else ''}" if files else ""]
+        parts = [f"{counted(lines, 'line')} that are no rows" if lines else ""]
+        parts += [f"what was left of {counted(files, 'damaged file')}" if files else ""]
         found = " and ".join(filter(None, parts))
         return [f"left out of the data: {found}"] if found else []
 

@@ -107,7 +107,7 @@ def load_and_tell(
     if pickle is not None:
         logger.warning("%s: weights read from a pickle, %s; no code in it was run", where, pickle.name)
     try:
-        with _quiet():
+        with quiet_transformers():  # `_check_complete` judges missing keys
             model, info = MrT5ForConditionalGeneration.from_pretrained(
                 None,
                 state_dict=state,
@@ -345,8 +345,8 @@ def raw_config(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no report of missing keys while loading: `_check_complete` judges those."""
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar and no remarks while weights are loaded or saved."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

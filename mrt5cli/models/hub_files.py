@@ -112,15 +112,16 @@ def snapshot(
         ways_out="connect to the network, or give a checkpoint directory",
         tell=logger.warning,
     )
-
-    def online(limits: Limits) -> Located:
-        return _downloaded(repository, limits, allow_pickle, weights)
-
     try:
         config = repository.cached(CONFIG)
         cached = _cached(config, weights)
         commit = config.parent.name if config else ""
-        return repository.online_or_cached(online, cached, commit, partly=config is not None)
+        return repository.online_or_cached(
+            lambda limits: _downloaded(repository, limits, allow_pickle, weights),
+            cached,
+            commit,
+            partly=config is not None,
+        )
     except UserError as error:
         raise CheckpointError("; ".join(filter(None, (error.message, error.hint)))) from error
 

@@ -27,7 +27,6 @@ from mrt5cli.reproduce.tables import (
     claims_overview,
     claims_table,
     comparisons,
-    counted,
     evidence_of,
     our_runs,
     problems,
@@ -36,7 +35,7 @@ from mrt5cli.reproduce.tables import (
 )
 from mrt5cli.reproduce.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
-from mrt5cli.text import duration
+from mrt5cli.text import counted, duration
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.figures.style import Drawing

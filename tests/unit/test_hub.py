@@ -98,7 +98,7 @@ def test_what_is_not_there(corpus: HubServer) -> None:
     )
     assert "owner/corpus has no revision 'v7'" in refusal(revision="v7")
     message = refusal(language="sww")
-    assert "owner/corpus has no configuration 'sww'; it has sw ... (3 in all)" in message
+    assert "owner/corpus has no configuration 'sww'; it has sw and 2 more" in message
     assert "task.source.configurations" in message
     assert "a/b/c is not a name that the Hub takes" in refusal("a/b/c")
     with pytest.raises(UserError, match=r"owner/corpus, sw, test: Unable to find .*sw/test-\*"):
