@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli.errors import UserError
+from mrt5cli.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +62,8 @@ class Runtime:
     def sentence(self) -> str:
         """For people, e.g. "cpu (2 threads), fp32"."""
         facts = self.describe()
-        threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
-        what = threads if self.device.type == "cpu" else facts["device_name"]
+        on_cpu = self.device.type == "cpu"
+        what = counted(facts["threads"], "thread") if on_cpu else facts["device_name"]
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{self.device} ({what}), {self.precision}{processes}"
 

@@ -1,11 +1,13 @@
-"""Words on a terminal: lines that are too long for it are broken between words."""
+"""Words for people: lines that are too long for a terminal are broken between words; exceptions and durations
+in a few words.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ LEAST = 20
 WIDE = 80
 """Columns that a line of progress fits into."""
 COMMANDS = ("mrt5", "torchrun")
+Tell = Callable[[str], None]
 
 # What is in single quotes is one word, a command's argument; and a number stays with its %.
 _WORD = re.compile(r"\s*(?:'[^']*'\S*|\S+(?: %\S*)?)")
@@ -31,6 +34,42 @@ def say(text: str = "", file: IO[str] | None = None) -> None:
     """
     file = sys.stdout if file is None else file
     print(wrapped(text, columns(file)), file=file, flush=True)
+
+
+def say_on_stderr(text: str) -> None:
+    """Print text for people where it is no result."""
+    say(text, sys.stderr)
+
+
+def say_nothing(text: str) -> None:
+    """For processes that are not to speak."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 run", "1,024 runs"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def listed(names: Sequence[object], at_most: int = 8) -> str:
+    """ "a, b and 3 more"."""
+    shown = ", ".join(map(str, names[:at_most]))
+    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
+
+
+def duration(seconds: float) -> str:
+    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min."""
+    if round(seconds) < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes:02d} min" if minutes else f"{hours} h"
 
 
 def columns(file: IO[str]) -> int | None:

@@ -14,8 +14,8 @@ import typer
 
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
-from mrt5cli.commands.tables import duration
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.text import duration
 
 KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
 SPREADS = ("even", "wide")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrt5cli.commands.tables import MISSING, number, percent, print_table
-from mrt5cli.text import say
+from mrt5cli.text import counted, say
 
 Document = Mapping[str, Any]
 VERDICTS = {None: "another setting", "open": "open: median and fastest rounds disagree"}
@@ -32,7 +32,7 @@ def present(document: Document) -> None:
 
 def _setting(setting: Document) -> str:
     size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
-    threads = f"{setting['threads']} thread{'' if setting['threads'] == 1 else 's'}"
+    threads = counted(setting["threads"], "thread")
     return (
         f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
         f"{setting['rows']} rows; {setting['device_name']}, {threads}, torch {setting['torch']}; "

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mrt5cli.commands.tables import MISSING, duration, number, percent, print_table
-from mrt5cli.text import say
+from mrt5cli.commands.tables import MISSING, number, percent, print_table
+from mrt5cli.text import duration, say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison, Result
@@ -106,9 +106,13 @@ def _measured_columns(comparison: Comparison, *, several: bool) -> list[tuple[st
                 "target\n%",
                 lambda label, row, result: percent(result.target_deletion_rate if result else None, 1),
             ),
-            ("trained", lambda label, row, result: duration(result.train_seconds if result else None)),
+            ("trained", _trained),
         ]
     return columns
+
+
+def _trained(label: str, row: Row, result: Result | None) -> str:
+    return MISSING if result is None or result.train_seconds is None else duration(result.train_seconds)
 
 
 def _share(name: str, label: str, row: Row, result: Result | None) -> str:
@@ -207,7 +211,7 @@ def _columns(*, several: bool, language_model: bool, each_without_source: bool) 
         (True, "gate\nprec.", lambda label, row, result: number(row.gate_precision, 3)),
         (True, "gate\nrecall", lambda label, row, result: number(row.gate_recall, 3)),
         (True, "ms per\nexample", lambda label, row, result: number(row.ms_per_example, 2)),
-        (several, "trained", lambda label, row, result: duration(result.train_seconds if result else None)),
+        (several, "trained", _trained),
     ]
     return [(header, cell) for wanted, header, cell in columns if wanted]
 

@@ -14,7 +14,7 @@ import typer
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.text import columns, say
+from mrt5cli.text import columns, counted, say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -343,11 +343,7 @@ def _print_checked(checked: Sequence[Checked]) -> None:
         for remark in item.remarks:
             say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
-    say(f"{_count(len(checked), 'recipe')}, {_count(problems, 'problem')}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}")
 
 
 # --- copy and schema ----------------------------------------------------------------------------------------

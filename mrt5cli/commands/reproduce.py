@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.text import say
+from mrt5cli.text import counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.reproduce.executing import Outcome
@@ -115,7 +115,7 @@ def reproduce(
         return
     outcome: Outcome | None = None
     if not report_only:
-        with only_one(root, lambda text: say(text, sys.stderr)):
+        with only_one(root, say_on_stderr):
             plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
             if not as_json:
                 say(_summary(plan, beyond, gpu_tflops), sys.stderr)
@@ -163,7 +163,7 @@ def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[La
         cores = runtime.usable_cpus()
         number = jobs or (min(cores, MOST_SMOKE_JOBS) if plan.smoke else 1)
         threads = 1 if plan.smoke else max(1, cores // number)
-        of = f"{number} job{'s' * (number > 1)} at a time, {threads} thread{'s' * (threads > 1)} each"
+        of = f"{counted(number, 'job')} at a time, {counted(threads, 'thread')} each"
         return Forked(number, threads), f"on the CPU, {of}", "cpu"
     if ":" in device:
         if jobs is not None and jobs > 1:
@@ -202,8 +202,7 @@ def _failed(outcome: Outcome) -> RunFailed:
     for failure in outcome.failures:
         lines.append(f"  {failure.job}: {failure.error}\n    log: {failure.log}")
         if failure.blocked:
-            more = f" and {len(failure.blocked) - 3} more" if len(failure.blocked) > 3 else ""
-            lines.append(f"    blocks: {', '.join(failure.blocked[:3])}{more}")
+            lines.append(f"    blocks: {listed(failure.blocked, 3)}")
     count = len(outcome.failures)
     return RunFailed(
         f"{count} job{'s' * (count > 1)} failed\n" + "\n".join(lines),
@@ -273,8 +272,8 @@ def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
         )
     if beyond:
         trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]
-        shown = ", ".join(trained[:5]) + (f" and {len(trained) - 5} more" if len(trained) > 5 else "")
-        lines.append(f"left out, beyond the budget: {len(beyond)} jobs ({shown or 'no training'})")
+        shown = listed(trained, 5) or "no training"
+        lines.append(f"left out, beyond the budget: {len(beyond)} jobs ({shown})")
     return "\n".join(lines)
 
 

@@ -61,13 +61,3 @@ def number(value: float | None, digits: int) -> str:
 def percent(share: float | None, digits: int) -> str:
     """A share of 0 to 1 as a percentage for a cell, without the sign, or a dash."""
     return MISSING if share is None else f"{100 * share:.{digits}f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `245 s`, `12 min` or `3 h 05 min`, or a dash."""
-    if seconds is None:
-        return MISSING
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

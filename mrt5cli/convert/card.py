@@ -23,6 +23,7 @@ from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
+from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 UNKNOWN = "-"
@@ -225,7 +226,7 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
             if base
             else "from another model, which is not named here"
         )
-        planned = f"{training.max_steps:,} optimizer step{'' if training.max_steps == 1 else 's'}"
+        planned = counted(training.max_steps, "optimizer step")
         steps = planned if done is None else f"{done:,} of {planned}"
         lines.append(
             f"Trained {began}: {steps} of {training.batch_size:,} examples each, AdamW, "

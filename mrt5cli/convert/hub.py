@@ -12,8 +12,7 @@ the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,10 @@ from mrt5cli.convert.published import published_yaml
 from mrt5cli.data.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
+from mrt5cli.hub import LOG_IN, OutOfPatience, patiently, refusal, trouble
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.text import first_line, say_on_stderr
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +140,8 @@ def write_weights(
     """
     import torch
 
+    from mrt5cli.models.checkpoint import quiet_transformers
+
     state = {rename(name): tensor for name, tensor in model.state_dict().items()}
     if str(model.dtype) != f"torch.{dtype}":
         target = getattr(torch, dtype)
@@ -147,7 +150,7 @@ def write_weights(
             # Tensors that share memory still must, or they are written twice.
             converted.setdefault(tensor.data_ptr(), tensor.to(target))
         state = {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
-    with _quiet():
+    with quiet_transformers():  # its remarks are on fields that are rewritten right after it
         model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
 
 
@@ -181,22 +184,6 @@ def write_tokenizer(vocab_size: int, folder: Path) -> None:
     ByT5Tokenizer(extra_ids=vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for a moment's writing, and no remark on fields that are rewritten right after it."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 # --- the Hub ------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +202,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id} is not a name the Hub takes: {_first_line(error)}", hint) from error
+        raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
 
 
 def check_can_push(repo_id: str) -> None:
@@ -225,9 +212,7 @@ def check_can_push(repo_id: str) -> None:
         UserError: the name is impossible, nobody is logged in, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-
-    from mrt5cli.models.hub_files import patiently, reason
+    from huggingface_hub.errors import HfHubHTTPError
 
     check_repo_id(repo_id)
     if constants.HF_HUB_OFFLINE:
@@ -237,17 +222,17 @@ def check_can_push(repo_id: str) -> None:
     if get_token() is None:
         raise UserError(
             f"pushing to {repo_id} needs a Hugging Face token, and there is none",
-            "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
+            f"{LOG_IN} to a token that may write",
         )
     try:
-        patiently(HfApi(library_name="mrt5cli").whoami)
-    except HfHubHTTPError as error:
-        raise _refusal(error, repo_id) from error
-    except (HTTPError, OSError) as error:
+        patiently(HfApi(library_name="mrt5cli").whoami, repo_id, tell=say_on_stderr)
+    except OutOfPatience as error:
         raise UserError(
-            f"pushing to {repo_id} needs the network, and {reason(error)}",
+            f"pushing to {repo_id} needs the Hub, and {error.trouble.reason}",
             "push the directory later, or leave out --push",
         ) from error
+    except (HfHubHTTPError, json.JSONDecodeError) as error:
+        raise _refusal(error, repo_id) from error
 
 
 def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
@@ -280,28 +265,17 @@ def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
         raise _refusal(error, repo_id) from error
     except (HTTPError, OSError, RuntimeError) as error:  # the last is what the upload's Rust part raises
         raise UserError(
-            f"the upload to {repo_id} broke off: {_first_line(error)}",
+            f"the upload to {repo_id} broke off: {first_line(error)}",
             f"{folder} is complete; push again, what has arrived is not sent twice",
         ) from error
     return str(url)
 
 
-def _refusal(error: Any, repo_id: str) -> UserError:
-    status = getattr(error.response, "status_code", None)
-    if status == 401:
-        return UserError(
-            f"the Hub does not accept the Hugging Face token it was given for {repo_id}",
-            "log in again with `hf auth login`, or set HF_TOKEN to a valid token",
-        )
-    if status in (403, 404):
+def _refusal(error: Exception, repo_id: str) -> UserError:
+    found = trouble(error)
+    if found.status in (403, 404):
         return UserError(
             f"the token's owner may not write to {repo_id}, or the Hub knows no {repo_id.split('/')[0]}",
             "use a token with write permission for that owner, or another repository",
         )
-    said = getattr(error, "server_message", None) or _first_line(error)
-    return UserError(f"the Hub refused {repo_id} (HTTP {status}): {said}")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return refusal(found, repo_id)

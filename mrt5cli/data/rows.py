@@ -7,31 +7,27 @@ authors take them, and counted. Ids that come twice are a mistake in files; publ
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.data.files import LANGUAGE_COLUMN, BadRow, json_rows, read_text
+from mrt5cli.data.files import kinds_of
+from mrt5cli.data.formats import LANGUAGE_COLUMN, rows_of_file
 from mrt5cli.data.hub import HubDataset
 from mrt5cli.errors import UserError
+from mrt5cli.text import listed
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 HUB_WAYS_OUT = (
     "read local files of the same columns instead (--data FOLDER, or task.source.kind: files), or connect to "
     "the network once (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
 )
 # The longest value of a wrong cell that an error shows.
 SHOWN = 40
-# Longer than any passage; csv's own limit is 128 KiB.
-LONGEST_CELL = 2**31 - 1
 
 Table = Any  # pyarrow.Table, which is imported only when rows are read
 Row = Mapping[str, Any]
@@ -187,131 +183,20 @@ def empty_texts(table: Table) -> int:
     return int(empty.sum())
 
 
+def read_rows(
+    file: Path, columns: Sequence[Column], *, header: bool = True, name: str | None = None
+) -> Iterator[tuple[str, int, Row]]:
+    """Rows of a file for `collect`; see `rows_of_file`."""
+    missing = partial(missing_column, columns=columns)
+    return rows_of_file(file, [column.name for column in columns], missing, header=header, name=name)
+
+
 def missing_column(where: str, name: str, found: Iterable[str], columns: Sequence[Column]) -> UserError:
     """What a row or a file without a column is told, with all that is expected."""
     return UserError(
         f"{where}: no column {name!r}; it has {', '.join(found) or 'none'}",
         "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
     )
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def rows_of_file(
-    file: Path, columns: Sequence[Column], *, header: bool = True, name: str | None = None
-) -> Iterator[tuple[str, int, Row]]:
-    """Where each row is, and its values.
-
-    Args:
-        file: in one of the formats of `SUFFIXES`. Cells of a TSV file may be quoted as in CSV.
-        columns: that a table's header must have.
-        header: of CSV and TSV files; where it may be missing, the first cells of a row are the columns in
-            their order.
-        name: what to call the file, where it is a copy of another.
-
-    Raises:
-        UserError: what cannot be read, with the place in the file.
-    """
-    name = name or str(file)
-    if file.name.endswith(".parquet"):
-        return _parquet_rows(file, name, columns)
-    if file.suffix in DELIMITERS:
-        return _separated_rows(file, name, columns, header)
-    return _jsonl_rows(file, name)
-
-
-def _jsonl_rows(file: Path, name: str) -> Iterator[tuple[str, int, Row]]:
-    place = f"{name}, line"
-    for number, row in json_rows(read_text(file, name).split(b"\n")):
-        if isinstance(row, BadRow):
-            raise UserError(f"{place} {number}: {row.reason}")
-        yield place, number, row
-
-
-def _separated_rows(
-    file: Path, name: str, columns: Sequence[Column], header: bool
-) -> Iterator[tuple[str, int, Row]]:
-    place = f"{name}, line"
-    names = [column.name for column in columns]
-    lines = _cells(file, name)
-    first = next(lines, None)
-    if first is None:
-        return
-    number, cells = first
-    if set(names) <= set(cells):
-        names = cells
-    elif header:
-        missing = next(name for name in names if name not in cells)
-        raise missing_column(f"{place} {number}", missing, cells, columns)
-    else:
-        lines = iter([first, *lines])
-    for number, cells in lines:
-        if len(cells) < len(names) or (names is first[1] and len(cells) > len(names)):
-            raise UserError(
-                f"{place} {number}: {_cells_of(len(cells))}, expected {len(names)} ({', '.join(names)})",
-                "cells with line breaks, quotes or separators in them are put in double quotes",
-            )
-        yield place, number, dict(zip(names, cells, strict=False))
-
-
-def _cells_of(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count} cells"
-
-
-def _cells(file: Path, name: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row that is not blank, with the line on which it begins."""
-    text = read_text(file, name).decode("utf-8")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[file.suffix], strict=True)
-    begins = 1
-    rows = []
-    with _long_cells():
-        try:
-            for cells in reader:
-                if cells:
-                    rows.append((begins, cells))
-                begins = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"{name}, line {begins}: not well-formed {file.suffix[1:].upper()}: {error}",
-                'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"',
-            ) from error
-    return iter(rows)
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    limit = csv.field_size_limit(LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet_rows(file: Path, name: str, columns: Sequence[Column]) -> Iterator[tuple[str, int, Row]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        source = parquet.ParquetFile(file)
-        there = source.schema_arrow.names
-        wanted = [column.name for column in columns]
-        for column in wanted:
-            if column not in there:
-                raise missing_column(name, column, there, columns)
-        table = source.read([*wanted, *({LANGUAGE_COLUMN} & set(there))])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name} cannot be read as Parquet: {error}") from error
-    yield from _table_rows(f"{name}, row", table)
-
-
-def _table_rows(place: str, table: Table) -> Iterator[tuple[str, int, Row]]:
-    number = 0
-    for batch in table.to_batches(max_chunksize=4096):
-        lists = [column.to_pylist() for column in batch.columns]
-        for values in zip(*lists, strict=True):
-            number += 1
-            yield place, number, dict(zip(table.column_names, values, strict=True))
 
 
 # --- folders ------------------------------------------------------------------------------------------------
@@ -398,10 +283,8 @@ class RowFolder:
         Raises:
             UserError: there are none, or what is wrong with one.
         """
-        if (split, language) in self._files:
-            return self._read(split, language)[None]
-        if (split, None) not in self._files:
-            raise self._no_rows(split, language)
+        if (split, language) in self._files or (split, None) not in self._files:
+            return self.part(split, language)
         groups = self._read(split, None)
         if language in groups:
             return groups[language]
@@ -434,7 +317,7 @@ class RowFolder:
             rows = (
                 row
                 for file in self._files[key]
-                for row in rows_of_file(file, self._columns, header=self._header)
+                for row in read_rows(file, self._columns, header=self._header)
             )
             divided = part is None and self._language_of is not None
             groups = collect(rows, self._columns, language_of=self._language_of if divided else None)
@@ -475,10 +358,7 @@ def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[
         split, part = named
         found.setdefault((split, inner or part), []).append(file)
     if not found:
-        kinds = Counter(entry.suffix or entry.name for entry in folder.iterdir())
-        seen = (
-            ", ".join(others[:5]) or ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "nothing"
-        )
+        seen = listed(others, 5) or kinds_of(folder.iterdir())
         raise UserError(
             f"{folder} has no train, validation or test files (found: {seen})",
             f"name them train.jsonl, validation.jsonl, test.jsonl (also {', '.join(SUFFIXES[1:])})",
@@ -486,7 +366,7 @@ def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[
     for (split, part), files in found.items():
         whole = [file for file in files if not SHARD.search(file.name)]
         if len({file.suffix for file in files}) > 1 or len(whole) > 1 or (whole and len(files) > 1):
-            names = ", ".join(str(file.relative_to(folder)) for file in files[:4])
+            names = listed([file.relative_to(folder) for file in files], 4)
             raise UserError(
                 f"{folder} has several files for {split if part is None else f'{split} ({part})'}: {names}",
                 "keep one of them, or name the pieces of one set like train-00000-of-00002.parquet",
@@ -539,5 +419,5 @@ def _hub_rows(
         own = names.get(column)
         return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
 
-    for place, number, row in rows_of_file(path, columns, name=f"{dataset.name}, {file}"):
+    for place, number, row in read_rows(path, columns, name=f"{dataset.name}, {file}"):
         yield place, number, {column: named(column, value) for column, value in row.items()}

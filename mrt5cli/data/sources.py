@@ -17,11 +17,12 @@ import numpy as np
 from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.files import SPLITS, FilesOfSplits, find_files, read_documents
-from mrt5cli.data.hub import HubDataset, Tell, say
+from mrt5cli.data.hub import HubDataset
 from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut, TextFile, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
+from mrt5cli.text import Tell, listed, say_on_stderr
 
 OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
@@ -173,7 +174,7 @@ class StreamedText:
         shard: int,
         shards: int,
         counts: Any = None,
-        tell: Tell = say,
+        tell: Tell = say_on_stderr,
     ) -> DocumentStream:
         """Endless training text of a language: the part of one shard.
 
@@ -208,7 +209,7 @@ class StreamedText:
         elif split not in own and split == "test" and "validation" in own:
             source = "validation"
         stream = DocumentStream(
-            self._files(language, source, say),
+            self._files(language, source, say_on_stderr),
             self._column,
             keep=keep,
             endless=False,
@@ -292,8 +293,7 @@ def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
     for language, splits in corpora.items():
         for split, group in found[language].items():
             if not splits[split].size:
-                names = ", ".join(str(file) for file in group[:3])
-                raise UserError(f"there is no text in {names}{' ...' if len(group) > 3 else ''}")
+                raise UserError(f"there is no text in {listed(group, 3)}")
     return text
 
 

@@ -13,6 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
-from mrt5cli.data.files import MANY_FILES, BadRow, csv_columns, cut_text, json_rows, missing_text, no_text
-from mrt5cli.data.hub import Tell, first_line, say
+from mrt5cli.data.files import MANY_FILES, cut_text, missing_text, no_text
+from mrt5cli.data.formats import BadRow, Damaged, decoded, json_rows, parquet_rows, separated_rows
 from mrt5cli.errors import UserError
+from mrt5cli.text import Tell, counted, first_line, say_on_stderr
 
 UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".txt": "paragraph"}
-# Rows of Parquet that are decoded at a time, and bytes of plain text.
-ROWS_AT_ONCE = 64
+# Bytes of plain text that are read at a time.
 TEXT_AT_ONCE = 16 << 20
 END = bytes([END_OF_DOCUMENT])
 SKIP_HINT = "--set task.source.skip_corrupt=true leaves it out, and counts it"
@@ -93,18 +94,18 @@ class TextFile:
                 else:
                     raise missing_text(f"{self.name}, line {number}", column, row)
         elif self.suffix == ".parquet":
-            yield from _parquet_texts(stream, self.name, column, first)
+            for number, row in parquet_rows(stream, self.name, [column], missing_text, first=first):
+                yield number, row[column]
         elif self.suffix == ".csv":
-            [texts] = csv_columns(stream.read(), self.name, [column])
-            yield from list(enumerate(texts, start=1))[first:]
+            text = decoded(stream.read())
+            if isinstance(text, BadRow):
+                raise Damaged(text.reason)
+            found = separated_rows(text, f"{self.name}, line", [column], missing_text)
+            for number, (_, row) in islice(enumerate(found, start=1), first, None):
+                yield number, row[column]
         else:
-            for number, text in enumerate(_plain_texts(stream, self.whole), start=1):
-                if number > first:
-                    yield number, _decoded(text)
-
-
-class Damaged(Exception):
-    """A file whose content cannot be read."""
+            for number, part in islice(enumerate(_plain_texts(stream, self.whole), start=1), first, None):
+                yield number, decoded(part)
 
 
 def text_files(
@@ -113,29 +114,6 @@ def text_files(
     """Files of one split; from so many plain texts on, each is one document."""
     plain = sum(name.removesuffix(".gz").endswith(".txt") for name, _ in named)
     return [TextFile(name, opened, plain >= MANY_FILES, remote) for name, opened in named]
-
-
-def _parquet_texts(stream: BinaryIO, name: str, column: str, first: int) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        source = parquet.ParquetFile(stream)
-        if column not in source.schema_arrow.names:
-            raise missing_text(name, column, source.schema_arrow.names)
-        number = 0
-        for group in range(source.num_row_groups):
-            size = source.metadata.row_group(group).num_rows
-            if number + size <= first:
-                number += size
-                continue
-            for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    if number > first:
-                        yield number, text
-    except pa.ArrowException as error:
-        raise Damaged(first_line(error)) from error
 
 
 def _plain_texts(stream: BinaryIO, whole: bool) -> Iterator[bytes]:
@@ -149,13 +127,6 @@ def _plain_texts(stream: BinaryIO, whole: bool) -> Iterator[bytes]:
     yield from cut_text(rest, whole=False)
 
 
-def _decoded(text: bytes) -> str | BadRow:
-    try:
-        return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except UnicodeDecodeError as error:
-        return BadRow(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}")
-
-
 class LeftOut:
     """What was left out because it could not be read, counted and told.
 
@@ -164,7 +135,7 @@ class LeftOut:
         tell: is told of the first few, and of every tenth, hundredth ... after that.
     """
 
-    def __init__(self, counts: Any, tell: Tell = say) -> None:
+    def __init__(self, counts: Any, tell: Tell = say_on_stderr) -> None:
         self.counts, self._tell = counts, tell
 
     def add(self, where: str, reason: str, *, file: bool) -> None:
@@ -177,8 +148,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """What was left out in all, if anything."""
         lines, files = (int(count) for count in self.counts)
-        parts = [f"{lines:,} line{'s' if lines > 1 else ''} that are no rows" if lines else ""]
-        parts += [f"what was left of {files:,} damaged file{'s' if files > 1 else ''}" if files else ""]
+        parts = [f"{counted(lines, 'line')} that are no rows" if lines else ""]
+        parts += [f"what was left of {counted(files, 'damaged file')}" if files else ""]
         found = " and ".join(filter(None, parts))
         return [f"left out of the data: {found}"] if found else []
 

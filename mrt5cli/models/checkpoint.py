@@ -22,7 +22,6 @@ from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     CheckpointError,
     fields_of,
-    first_line,
     hub_name,
     is_early,
     is_first_version,
@@ -33,6 +32,7 @@ from mrt5cli.models.layouts import (
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
+from mrt5cli.text import first_line
 
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def load_and_tell(
     if pickle is not None:
         logger.warning("%s: weights read from a pickle, %s; no code in it was run", where, pickle.name)
     try:
-        with _quiet():
+        with quiet_transformers():  # `_check_complete` judges missing keys
             model, info = MrT5ForConditionalGeneration.from_pretrained(
                 None,
                 state_dict=state,
@@ -189,7 +189,8 @@ def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5C
     try:
         return MrT5Config(**fields)
     except Exception as error:  # strict dataclasses raise several unrelated types
-        raise CheckpointError(f"{where}: {first_line(error)}") from error
+        # Some wrap what is wrong in a line that names their own validator.
+        raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
 
 
 def build(
@@ -344,8 +345,8 @@ def raw_config(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no report of missing keys while loading: `_check_complete` judges those."""
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar and no remarks while weights are loaded or saved."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -193,13 +193,6 @@ def _activation(raw: dict[str, Any]) -> str:
     return str(raw.get("feed_forward_proj", "relu"))
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    # A strict configuration wraps what is wrong in a line that names its own validator.
-    lines = str(error.__cause__ or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def hub_name(folder: Path) -> str | None:
     """The Hub id of a model that lies in the Hub's cache, or None."""
     repository = folder.parent.parent.name

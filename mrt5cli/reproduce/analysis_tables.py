@@ -10,7 +10,8 @@ from typing import Any
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.reproduce.ours import TOTAL
-from mrt5cli.reproduce.tables import MISSING, Table, counted, interval, number, percent
+from mrt5cli.reproduce.tables import MISSING, Table, interval, number, percent
+from mrt5cli.text import counted
 
 
 @dataclass(frozen=True)

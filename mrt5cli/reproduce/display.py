@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mrt5cli.reproduce.jobs import Job, Plan
 from mrt5cli.reproduce.planning import TO_DO
-from mrt5cli.text import columns, one_line_if_wide, wrapped
+from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
 
 LIVE_SECONDS = 0.5
 PLAIN_SECONDS = 60.0
@@ -136,11 +136,3 @@ def _facts(row: dict[str, Any]) -> str:
     if row.get("deletion_rate"):
         facts.append(f"deleted {100 * row['deletion_rate']:.0f} %")
     return "  ".join(facts)
-
-
-def duration(seconds: float) -> str:
-    """A time span in words: 40 s, 12 min, 3 h 05 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

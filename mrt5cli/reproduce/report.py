@@ -27,7 +27,6 @@ from mrt5cli.reproduce.tables import (
     claims_overview,
     claims_table,
     comparisons,
-    counted,
     evidence_of,
     our_runs,
     problems,
@@ -36,6 +35,7 @@ from mrt5cli.reproduce.tables import (
 )
 from mrt5cli.reproduce.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
+from mrt5cli.text import counted, duration
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.figures.style import Drawing
@@ -236,12 +236,12 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     for meta in metas:
         for name, version in meta.get("versions", {}).items():
             versions.setdefault(name, []).append(version)
-    seconds = sum(filter(None, (_seconds(meta) for meta in metas)))
+    seconds = sum(_seconds(meta) for meta in metas)
     facts = [
         ("trained on", devices),
         ("versions", ", ".join(f"{name} {_each(found)}" for name, found in versions.items())),
         ("commit", _each(meta.get("commit") or "not from a checkout" for meta in metas)),
-        ("training time, all runs", _duration(seconds)),
+        ("training time, all runs", duration(seconds) if seconds else ""),
         ("folder of the runs", plan.root.name),
     ]
     return [(name, text or MISSING) for name, text in facts]
@@ -276,30 +276,20 @@ def _runs(plan: Plan) -> Table:
                 str(sessions[-1].get("code") or MISSING),
                 str(meta.get("commit") or MISSING),
                 str(meta.get("started") or MISSING)[:16].replace("T", " "),
-                _duration(_seconds(meta)),
+                duration(seconds) if (seconds := _seconds(meta)) else MISSING,
             )
         )
     headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
     return Table(headers, lines, "All runs", folded=True, words=7)
 
 
-def _seconds(meta: Mapping[str, Any]) -> float | None:
-    """Time between start and end of a run's sessions; None where none has ended."""
-    spans = [
+def _seconds(meta: Mapping[str, Any]) -> float:
+    """Time between start and end of a run's sessions; 0 where none has ended."""
+    return sum(
         (datetime.fromisoformat(one["ended"]) - datetime.fromisoformat(one["started"])).total_seconds()
         for one in meta.get("sessions", ())
         if one.get("ended") and one.get("started")
-    ]
-    return sum(spans) if spans else None
-
-
-def _duration(seconds: float | None) -> str:
-    if not seconds:
-        return MISSING
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 # --- pages -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from mrt5cli.reproduce.claims import Claim
 from mrt5cli.reproduce.ours import TOTAL, Ran, Results
 from mrt5cli.reproduce.tolerances import AVERAGES, RULES, Band
 from mrt5cli.reproduce.verdicts import VERDICTS, Compared, Verdict
+from mrt5cli.text import counted
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -192,10 +193,6 @@ def _model_of(one: Compared) -> str:
 def _verdicts(rows: Iterable[Compared]) -> str:
     counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in VERDICTS}
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, str]) -> Table:

@@ -41,6 +41,7 @@ from mrt5cli.data.rows import (
 from mrt5cli.errors import UserError
 from mrt5cli.tasks.base import IGNORED_LABEL, Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
 from mrt5cli.tasks.base import subset_of as checked
+from mrt5cli.text import counted
 
 # What the order of training rows is drawn for, beside the seed.
 ORDER = 0
@@ -281,7 +282,7 @@ class TableTask(Task):
         lengths = f"{self.encoding.input_length} -> {longest_target} byte tokens at most"
         counters = {"source": self.encoding.sources_cut, "target": self.encoding.targets_cut}
         cut = [
-            f"{number:,} {what}{'s' if number > 1 else ''}"
+            counted(number, what)
             for what, count in counters.items()
             if (number := sum(map(count, tables.values())))
         ]

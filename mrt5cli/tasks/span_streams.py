@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import Chunks
-from mrt5cli.data.hub import say, say_nothing
 from mrt5cli.data.sources import MemoryText, StreamedText
 from mrt5cli.data.span_noise import SpanLengths, corrupt, draw_spans
 from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.tasks.base import Batch, BatchStream, make_batch
+from mrt5cli.text import say_nothing, say_on_stderr
 
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
 NOISE, DOCUMENTS, LANGUAGES, FILES = range(4)
@@ -169,7 +169,7 @@ class StreamedExamples(BatchStream):
                 shard=self._rank * workers + share,
                 shards=self._world_size * workers,
                 counts=self._left_out,
-                tell=say if self._rank == worker == 0 else say_nothing,
+                tell=say_on_stderr if self._rank == worker == 0 else say_nothing,
             )
             for index, language in enumerate(self._languages)
         ]

@@ -15,7 +15,7 @@ from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, load
 from mrt5cli.errors import UserError
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.training.progress import duration
+from mrt5cli.text import duration
 
 # Of the pass over training examples that labels are fitted to: the same whatever the seed of the run, because
 # where segments end is a matter of the data.

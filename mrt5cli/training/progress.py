@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import TrainerCallback
 
-from mrt5cli.text import columns, one_line_if_wide, wrapped
+from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
 
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
@@ -102,11 +102,3 @@ def speed(bytes_per_second: float) -> str:
             return f"{bytes_per_second:.3g} {unit}"
         bytes_per_second /= 1000
     return f"{bytes_per_second:.3g} GB/s"
-
-
-def duration(seconds: float) -> str:
-    """A time span in words: 40 s, 12 min, 3 h 5 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

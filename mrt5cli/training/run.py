@@ -32,7 +32,7 @@ from mrt5cli.training.best import Best, check_kept, in_words
 from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Plan, continue_command, make_plan
-from mrt5cli.training.progress import ProgressDisplay, duration
+from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
 
@@ -255,7 +255,7 @@ def summary(run: RunDir) -> str:
         parts.append(f"deleted {100 * rate:.1f} %{target}, {gates}on training data {over}")
     best = run.meta().get("best")
     return (
-        f"done: {last['step']:,} steps in {duration(last['seconds'])}\n"
+        f"done: {last['step']:,} steps in {text.duration(last['seconds'])}\n"
         f"last logged: {', '.join(parts)}\n"
         f"{_best_in_words(best) if best else ''}"
         f"model: {run.model}\n"

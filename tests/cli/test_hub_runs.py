@@ -23,8 +23,9 @@ import torch
 from hub_server import HubServer, point_at
 from typer.testing import CliRunner
 
+from mrt5cli import hub as hub_module
 from mrt5cli.cli import app
-from mrt5cli.data import hub as hub_module
+from mrt5cli.data import hub as dataset_module
 from mrt5cli.data import sources
 from mrt5cli.rundir import RunDir
 
@@ -114,7 +115,7 @@ def on(name: str, **settings: str) -> dict[str, str]:
 @pytest.fixture
 def many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that every step asks for some."""
-    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 300)
 
 
 class Unbroken(NamedTuple):
@@ -133,7 +134,7 @@ def unbroken(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) ->
     corpus(hub_server, "plain")
     hub_server.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "BLOCK_BYTES", 300)
+        patch.setattr(dataset_module, "BLOCK_BYTES", 300)
         point_at(hub_server.endpoint, folder / "hf", patch)
         result = small("pretrain", "pctrl40", folder / "run", **on(PLAIN))
     assert result.exit_code == 0, result.output
@@ -380,7 +381,7 @@ def test_a_wrong_row_in_mid_stream(
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"task__source__name": "owner/nothing"}, "there is no dataset 'owner/nothing'"),
+        ({"task__source__name": "owner/nothing"}, "owner/nothing is not a dataset of the Hugging Face Hub"),
         ({"task__languages": "[enn]"}, "allenai/c4 has no configuration 'enn'; it has en "),
         ({"task__source__text_column": "body"}, "line 1 has no column 'body'; it has text, timestamp, url"),
         ({"task__source__revision": "v9"}, "allenai/c4 has no revision 'v9'"),

@@ -16,10 +16,12 @@ import hubsim
 import pytest
 from hub_server import HubServer, point_at
 
-from mrt5cli.data import hub as hub_module
-from mrt5cli.data.hub import HubDataset, Limits, in_words, trouble
+from mrt5cli import hub as hub_module
+from mrt5cli.data import hub as dataset_module
+from mrt5cli.data.hub import HubDataset
 from mrt5cli.data.sources import open_source
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.hub import Limits, trouble
 from mrt5cli.recipe import HubSource
 
 NAME = "owner/corpus"
@@ -90,12 +92,15 @@ def test_a_dataset_without_a_page_is_told_by_the_names_of_its_files(corpus: HubS
 
 def test_what_is_not_there(corpus: HubServer) -> None:
     message = refusal("owner/nothing")
-    assert "there is no dataset 'owner/nothing'" in message and "hf auth login" in message
+    assert (
+        "owner/nothing is not a dataset of the Hugging Face Hub, or it" in message
+        and "hf auth login" in message
+    )
     assert "owner/corpus has no revision 'v7'" in refusal(revision="v7")
     message = refusal(language="sww")
-    assert "owner/corpus has no configuration 'sww'; it has sw ... (3 in all)" in message
+    assert "owner/corpus has no configuration 'sww'; it has sw and 2 more" in message
     assert "task.source.configurations" in message
-    assert "'a/b/c' is no name of a dataset" in refusal("a/b/c")
+    assert "a/b/c is not a name that the Hub takes" in refusal("a/b/c")
     with pytest.raises(UserError, match=r"owner/corpus, sw, test: Unable to find .*sw/test-\*"):
         opened().files("sw", "test")
 
@@ -106,7 +111,7 @@ def test_what_is_not_there(corpus: HubServer) -> None:
         ("gated", "owner/closed is gated: its owners grant access on request", "ask for access at http"),
         (
             "private",
-            "there is no dataset 'owner/closed' on the Hugging Face Hub, or it is private",
+            "owner/closed is not a dataset of the Hugging Face Hub, or it is private",
             "private",
         ),
     ],
@@ -150,10 +155,13 @@ def test_a_hub_that_is_away_is_told_soon(
     started = time.perf_counter()
     message = refusal()
     assert 0.5 < time.perf_counter() - started < 4, "bounded, and not at the first try"
-    assert re.search(r"no network to read owner/corpus: .*refused", message)
+    assert re.search(
+        r"owner/corpus is not available from the Hugging Face Hub: http.* cannot be reached \(.*refused",
+        message,
+    )
     assert "task.source.path=FOLDER" in message and "HF_ENDPOINT" in message
     [line] = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(r"waiting for the Hub \(owner/corpus\): .*refused; giving up after 1 s", line)
+    assert re.fullmatch(r"waiting for the Hub \(owner/corpus\): http.*refused\); giving up after 1 s", line)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,7 @@ def test_a_hub_that_answers_after_four_seconds(corpus: HubServer, capfd: pytest.
 def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "OPENING", Limits(0.5, 6, 300))
     corpus.fault("GET /api/", "status", code=503, times=99)
-    assert "owner/corpus cannot be read from the Hugging Face Hub: it answers 503" in refusal()
+    assert "owner/corpus is not available from the Hugging Face Hub: it answers 503" in refusal()
     corpus.clear()
     corpus.fault("GET /api/", "status", code=429, retry_after=3600)
     started = time.perf_counter()
@@ -219,13 +227,17 @@ def test_where_there_is_no_network_rows_come_from_the_cache(
         dataset.download(file)
     corpus.fault("GET /api/", "reset", times=99)
     monkeypatch.setattr(hub_module, "OPENING", Limits(0.2, 0.2, 0.2))
-    with pytest.raises(UserError, match="cannot be read from the Hugging Face Hub"):
+    monkeypatch.setattr(hub_module, "CACHED", Limits(0.2, 0.2, 0.2))
+    with pytest.raises(UserError, match="is not available from the Hugging Face Hub"):
         opened()
     told: list[str] = []
     again = opened(cached=True, tell=told.append)
-    assert re.search(rf"; it is read from the cache, commit {dataset.commit}", told[-1])
+    assert re.search(
+        rf"{NAME} is read from the local Hub cache, commit {dataset.commit}: http.* cannot be reached",
+        told[-1],
+    )
     assert again.files("en", "train") == dataset.files("en", "train")
-    with pytest.raises(UserError, match="owner/corpus, sw, train: there is no network and not all files"):
+    with pytest.raises(UserError, match="owner/corpus, sw, train: not all files are in the local Hub cache"):
         again.files("sw", "train")
 
 
@@ -239,12 +251,15 @@ def test_what_an_exception_means() -> None:
     assert not trouble(httpx2.ConnectError("x")).connected
     assert not trouble(httpx2.ConnectTimeout("x")).connected
     assert trouble(httpx2.ReadTimeout("timed out")).connected
-    assert trouble(TimeoutError()).reason == "TimeoutError"
+    assert trouble(TimeoutError()).reason.endswith(" cannot be reached (TimeoutError)")
     wrapped = Unknown("cannot find the file")
     wrapped.__cause__ = httpx2.ConnectTimeout("timed out")
-    assert trouble(wrapped).passes and trouble(wrapped).reason == "timed out"
+    assert trouble(wrapped).passes and trouble(wrapped).reason.endswith(" (timed out)")
     assert not trouble(Unknown("a bug")).passes
     assert not trouble(OSError("No space left on device")).passes
+    full = OSError(28, "No space left on device")
+    full.__context__ = httpx2.ReadError("cut off")
+    assert not trouble(full).passes and trouble(full).reason == "No space left on device"
 
 
 @pytest.mark.parametrize(
@@ -270,12 +285,6 @@ def test_how_long_the_hub_asks_to_wait(headers: dict[str, str], seconds: float) 
     assert trouble(HfHubHTTPError("too many", response=response)).wait == seconds
 
 
-def test_durations_in_words() -> None:
-    assert [in_words(seconds) for seconds in (3, 60, 90, 1800, 3600, 7200)] == [
-        *("3 s", "1 min", "90 s", "30 min", "1 h", "2 h")
-    ]
-
-
 # --- the bytes of a file ------------------------------------------------------------------------------------
 
 
@@ -286,7 +295,7 @@ def read(*, seconds: float = 5, name: str = "big.txt", told: list[str] | None = 
 
 
 def test_a_file_is_read_from_anywhere(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 100_000)
     assert read() == CONTENT
     assert read(name="nothing.txt") == b""
     corpus.clear()
@@ -313,7 +322,7 @@ def test_a_file_is_read_from_anywhere(corpus: HubServer, monkeypatch: pytest.Mon
 def test_what_passes_in_mid_stream(
     corpus: HubServer, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(hub_module, "BLOCK_BYTES", 300_000)
+    monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 300_000)
     corpus.fault("GET .*big.txt", skip=1, **fault)
     assert read() == CONTENT
 
@@ -337,12 +346,17 @@ def test_a_hub_that_stays_away(corpus: HubServer) -> None:
         read(seconds=0)
 
 
-@pytest.mark.parametrize(("code", "way_out"), [(401, "hf auth login"), (403, "hf auth login"), (404, "")])
-def test_what_does_not_pass_in_mid_stream(corpus: HubServer, code: int, way_out: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "what", "way_out"),
+    [
+        (401, "the Hub does not accept the Hugging Face token it was given for {}", "hf auth login"),
+        (403, "the Hub refuses {}: it answers 403", "hf auth login"),
+        (404, "the Hub refuses {}: it answers 404", ""),
+    ],
+)
+def test_what_does_not_pass_in_mid_stream(corpus: HubServer, code: int, what: str, way_out: str) -> None:
     corpus.fault("GET .*big.txt", "status", code=code)
-    with pytest.raises(
-        UserError, match=rf"the Hub refuses owner/corpus, big.txt: it answers {code}"
-    ) as caught:
+    with pytest.raises(UserError, match=what.format("owner/corpus, big.txt")) as caught:
         read()
     assert not isinstance(caught.value, RunFailed)
     assert way_out in (caught.value.hint or "") and "--resume" not in str(caught.value)

@@ -23,13 +23,15 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from tiny_runs import SPANS, make_run
 from transformers import AutoModelForSeq2SeqLM
 
+from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
 from mrt5cli.convert import card, hub, modules
 from mrt5cli.convert.conversion import convert
 from mrt5cli.convert.hub import check_can_push
 from mrt5cli.convert.published import without_local_paths
 from mrt5cli.errors import UserError
-from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, hub_files, load
+from mrt5cli.hub import Limits
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.rundir import RunDir, write_json
 
@@ -656,7 +658,7 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
         (http_error(404), "the Hub knows no me"),
         (
             http_error(400, "bad metadata in README.md"),
-            r"refused me/tiny \(HTTP 400\): bad metadata in README",
+            r"refuses me/tiny: it answers 400 \(bad metadata in README",
         ),
         (HTTPError("connection reset\nmore"), "broke off: connection reset$"),
         (ConnectionError("gone"), "broke off: gone"),
@@ -685,8 +687,8 @@ def test_what_has_no_chance_is_refused_before_any_work(
     hub.fault("whoami", "status", code=503)
     check_can_push("me/tiny")
     hub.fault("whoami", "reset", times=9)
-    monkeypatch.setattr(hub_files.time, "sleep", lambda seconds: None)
-    with pytest.raises(UserError, match=r"needs the network, and http://127.0.0.1.* cannot be reached"):
+    monkeypatch.setattr(hub_module, "OPENING", Limits(0, 0, 0))
+    with pytest.raises(UserError, match=r"needs the Hub, and http://127.0.0.1.* cannot be reached"):
         check_can_push("me/tiny")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="while HF_HUB_OFFLINE is set"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mrt5cli.training.progress import ProgressDisplay, duration, facts_of, speed
+from mrt5cli.training.progress import ProgressDisplay, facts_of, speed
 
 ROW = {
     "step": 10,
@@ -26,13 +26,6 @@ def test_facts():
     assert facts_of(ROW) == "loss 1.235  deleted 38.2 % of 40 %  alpha 0.0123  12.3 kB/s"
     plain = {**ROW, "target": None, "alpha": 0.0, "deletion_rate": 0.0}
     assert facts_of(plain) == "loss 1.235  12.3 kB/s"
-
-
-@pytest.mark.parametrize(
-    "seconds, words", [(3.2, "3 s"), (99, "99 s"), (120, "2 min"), (5940, "99 min"), (11_100, "3 h 5 min")]
-)
-def test_durations(seconds: float, words: str):
-    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(

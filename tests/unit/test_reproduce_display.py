@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, experiment
 from rich.console import Console
 
-from mrt5cli.reproduce.display import LiveDisplay, PlainDisplay, duration, last_metrics, progress_of
+from mrt5cli.reproduce.display import LiveDisplay, PlainDisplay, last_metrics, progress_of
 from mrt5cli.reproduce.jobs import Job, Plan
 from mrt5cli.reproduce.planning import make_plan
 
@@ -95,8 +95,3 @@ def test_what_has_no_steps_has_no_metrics(tmp_path: Path) -> None:
     assert last_metrics(train) == last_metrics(evaluate) == {}
     assert progress_of(train) == ""
     assert last_metrics(with_metrics(train, "no json\n")) == {}
-
-
-@pytest.mark.parametrize("seconds, words", [(12.4, "12 s"), (600, "10 min"), (3 * 3600 + 300, "3 h 05 min")])
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

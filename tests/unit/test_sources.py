@@ -129,7 +129,9 @@ def test_another_column_and_one_that_is_not_there(tmp_path: Path, name: str) -> 
     assert "--set task.source.text_column=" in message
 
 
-@pytest.mark.parametrize(("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "int64")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "row 1: column 'n' holds int")]
+)
 def test_a_column_that_is_not_text(tmp_path: Path, name: str, what: str) -> None:
     write_rows(tmp_path / name, [{"n": 1, "text": "x"}, {"n": 2, "text": "y"}])
     if name == "a.jsonl":
@@ -275,7 +277,7 @@ def test_broken_files(tmp_path: Path) -> None:
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
     assert "cannot be read as Parquet" in refusal(tmp_path / "c.parquet")
     (tmp_path / "d.csv").write_text("text,n\na,1\nb,2,3\n")
-    assert "row" in refusal(tmp_path / "d.csv").lower()
+    assert "d.csv, line 3: 3 cells, expected 2 (text, n)" in refusal(tmp_path / "d.csv")
 
 
 def test_too_little_text_is_said_with_numbers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.text import columns, say, wrapped
+from mrt5cli.text import columns, duration, first_line, say, wrapped
 
 WORDS = st.text(st.sampled_from("ab.:-=é中"), min_size=1, max_size=6)
 
@@ -80,3 +80,26 @@ def test_the_width_is_the_terminals_or_columns(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "20")
     say("one two three four five", file)
     assert file.getvalue() == "one two three four\n  five\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (3.2, "3 s"),
+        (90, "90 s"),
+        (119.4, "119 s"),
+        (119.6, "2 min"),
+        (600, "10 min"),
+        (3_599, "1 h"),
+        (5_940, "1 h 39 min"),
+        (7_200, "2 h"),
+        (11_100, "3 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_first_line_of_an_exception() -> None:
+    assert first_line(ValueError("\nwrong\nand more")) == "wrong"
+    assert first_line(TimeoutError()) == "TimeoutError"

@@ -14,7 +14,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.data.files import read_text
+from mrt5cli.data.formats import read_text
 from mrt5cli.errors import UserError
 
 CODESPELL_LICENCE = "CC-BY-SA-3.0 (dictionary)"

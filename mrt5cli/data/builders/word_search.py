@@ -28,7 +28,7 @@ from mrt5cli.data.builders.writing import (
     tsv,
     write_data_set,
 )
-from mrt5cli.data.files import read_text
+from mrt5cli.data.formats import read_text
 from mrt5cli.errors import UserError
 
 KIND = "word_search"
