@@ -97,8 +97,15 @@ def _seed() -> int:
 @pytest.hookimpl(tryfirst=True)  # before hypothesis's own, which reads the option
 def pytest_configure(config: pytest.Config) -> None:
     settings = hypothesis.settings
-    settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
-    settings.register_profile("fuzz", database=None, deadline=None, print_blob=True)
+    # All that hypothesis would set in another way where it finds itself in a CI.
+    common = settings(
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    settings.register_profile("fixed", common, derandomize=True)
+    settings.register_profile("fuzz", common, derandomize=False)
     hypothesis.register_random(_TORCH)
     if SEED in os.environ:
         config.option.hypothesis_seed = str(_seed())
