@@ -381,9 +381,10 @@ class Repository:
                 f"{self.check}; for a private {self.kind} {LOG_IN}",
             ) from error
         except errors.RevisionNotFoundError as error:
+            where = " as task.source.revision" if self.kind == "dataset" else ""
             raise UserError(
                 f"{self.name} has no revision {self.revision!r}",
-                "expected a branch, a tag or a whole commit hash",
+                f"expected a branch, a tag or a whole commit hash{where}",
             ) from error
         except errors.HFValidationError as error:
             raise UserError(
