@@ -122,8 +122,11 @@ def load_and_tell(
                 model.generation_config = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{where} could not be loaded: {first_line(error)}") from error
-    own = described.fields
-    same = all(own.get(name) == getattr(config, name) for name in ("deletion_type", "delete_gate_layer"))
+    own, defaults = described.fields, MrT5Config()
+    same = all(
+        own.get(name, getattr(defaults, name)) == getattr(config, name)
+        for name in ("deletion_type", "delete_gate_layer")
+    )
     return model.eval(), _check_complete(where, model, info, may_be_fresh=not same)
 
 

@@ -16,6 +16,7 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -79,11 +80,12 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         return super()._sample(input_ids, *args, **kwargs) if answers is None else answers
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows.
+        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And when
+        # it is asked for attentions, transformers leaves an empty `cross_attentions` beside the fields.
         encoded = kwargs.get("encoder_outputs")
         if isinstance(encoded, MrT5EncoderOutput):
-            rows = {name: value for name, value in encoded.items() if name != "auxiliary_loss"}
-            kwargs["encoder_outputs"] = MrT5EncoderOutput(**rows)
+            rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}
+            kwargs["encoder_outputs"] = MrT5EncoderOutput(**{name: encoded.get(name) for name in rows})
         return super()._expand_inputs_for_generation(*args, **kwargs)
 
     @can_return_tuple

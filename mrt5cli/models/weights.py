@@ -10,6 +10,7 @@ import json
 import struct
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,12 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than numbers, or is no whole pickle; nothing in it was run; get its weights "
             "as safetensors from who made them"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
+    for name, value in content.items():
+        _check_dtype(file, name, str(value.dtype).removeprefix("torch."), DTYPES.values())
     return content
 
 
@@ -164,12 +169,16 @@ def _bytes_by_dtype(file: Path) -> dict[str, int]:
     """
     sizes: Counter[str] = Counter()
     for name, dtype, size in _entries(file):
-        if dtype not in DTYPES:
-            raise CheckpointError(
-                f"{file}: {name} is stored as {dtype}; expected {', '.join(DTYPES)} (a quantised checkpoint?)"
-            )
+        _check_dtype(file, name, dtype, DTYPES)
         sizes[DTYPES[dtype]] += size
     return sizes
+
+
+def _check_dtype(file: Path, name: str, dtype: str, expected: Iterable[str]) -> None:
+    if dtype not in expected:
+        raise CheckpointError(
+            f"{file}: {name} is stored as {dtype}; expected {', '.join(expected)} (a quantised checkpoint?)"
+        )
 
 
 def _entries(file: Path) -> list[tuple[str, str, int]]:

@@ -34,7 +34,7 @@ def test_the_quickstart_is_true(seed: int, tmp_path: Path, monkeypatch: pytest.M
     assert learned["deletion_rate"] == pytest.approx(0.24, abs=0.03)
     assert random["deletion_rate"] == pytest.approx(0.24, abs=0.03)
     assert learned["gate_precision"] > 0.95
-    assert learned["gate_recall"] > 0.95
+    assert learned["gate_recall"] > 0.9
     assert learned["token_accuracy"] > byt5["token_accuracy"] - 0.005
     assert learned["token_accuracy"] > random["token_accuracy"] + 0.1
     assert byt5["source_removed_loss"] > byt5["loss"] + 1

@@ -29,8 +29,10 @@ def saved(tmp_path):
 
 
 def edit_config(folder, **fields):
+    """Set fields of config.json; those that are None go."""
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
 def edit_weights(folder, change):
@@ -126,6 +128,13 @@ def test_a_gate_may_be_left_out(saved):
             lambda d: edit_weights(d, lambda t: t.update({"pooler.weight": torch.ones(2)})),
             "belong to no part",
         ),
+        (
+            lambda d: edit_config(
+                d, deletion_type=None, model_type="t5", architectures=["T5ForConditionalGeneration"]
+            ),
+            "3 weights belong to no part.*delete_gate",
+        ),
+        (lambda d: edit_config(d, delete_gate_layer=None, num_layers=4), "weights are missing"),
     ],
 )
 def test_spoilt_directories(saved, spoil, words):
@@ -285,10 +294,16 @@ def test_no_whole_pickle(saved, content, words):
 
 
 def test_a_pickle_of_something_else(saved):
-    pickle_weights(saved)
-    torch.save([torch.ones(2)], saved / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="does not hold tensors by name"):
-        load(saved)
+    state = pickle_weights(saved)
+    for content in ([torch.ones(2)], dict(enumerate(state.values())), {**state, "step": 3}):
+        torch.save(content, saved / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="does not hold tensors by name"):
+            load(saved)
+    for dtype in (torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn):
+        torch.save({**state, "lm_head.weight": torch.ones(2).to(dtype)}, saved / "pytorch_model.bin")
+        name = str(dtype).removeprefix("torch.")
+        with pytest.raises(CheckpointError, match=f"lm_head.weight is stored as {name}; expected float32"):
+            load(saved)
 
 
 def test_shards_load_and_a_missing_one_is_named(saved):

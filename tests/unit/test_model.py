@@ -402,6 +402,21 @@ def test_first_generated_step_is_the_forward_pass():
     torch.testing.assert_close(out.logits[0], forward.logits[:, 0], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_attentions_of_generation_are_those_of_the_forward_pass(beams):
+    model = tiny()
+    spread_gate(model)
+    ids, mask = batch([12, 7])
+    asked = {"attention_mask": mask, "hard_delete": True, "output_attentions": True}
+    out = model.generate(ids, max_new_tokens=2, num_beams=beams, return_dict_in_generate=True, **asked)
+    start = torch.zeros(2, 1, dtype=torch.long)
+    forward = model(ids, decoder_input_ids=start, **asked)
+    for name in ("encoder_attentions", "cross_attentions"):
+        found = getattr(out, name)
+        for one, other in zip(found[0] if name[0] == "c" else found, getattr(forward, name), strict=True):
+            torch.testing.assert_close(one[:: beams if name[0] == "c" else 1], other)
+
+
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("softmax1", [False, True])
 def test_bfloat16_weights_and_autocast(hard, softmax1, tmp_path):
