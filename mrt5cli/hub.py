@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from mrt5cli.errors import UserError
-from mrt5cli.text import Tell, duration, first_line, say_nothing
+from mrt5cli.text import Tell, announced, duration, first_line, say_nothing
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 # What takes longer is announced.
@@ -215,23 +214,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-@contextmanager
-def _announced(text: str | None, tell: Tell) -> Iterator[Tell]:
-    """Tell what is waited for, if it takes longer than a moment and nothing has been told of it by then."""
-    timer = Timer(SILENT_SECONDS, tell if text else say_nothing, [text])
-    timer.daemon = True
-    timer.start()
-
-    def tell_instead(other: str) -> None:
-        timer.cancel()
-        tell(other)
-
-    try:
-        yield tell_instead
-    finally:
-        timer.cancel()
-
-
 # --- a repository -------------------------------------------------------------------------------------------
 
 
@@ -350,7 +332,7 @@ class Repository:
             slow: told of that when it takes longer than a moment; None tells nothing.
         """
         what = what or self.name
-        with _announced(slow and slow.format(what), self.tell) as tell, self.sentences(what):
+        with announced(slow and slow.format(what), self.tell, SILENT_SECONDS) as tell, self.sentences(what):
             return patiently(question, what, limits, tell)
 
     @contextmanager

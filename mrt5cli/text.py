@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Timer
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +45,31 @@ def say_on_stderr(text: str) -> None:
 
 def say_nothing(text: str) -> None:
     """For processes that are not to speak."""
+
+
+@contextmanager
+def announced(text: str | None, tell: Tell, after: float = 2.0) -> Iterator[Tell]:
+    """Tell what is done, if it takes longer than a moment and nothing has been told of it by then.
+
+    Args:
+        text: what is done; None tells nothing.
+        after: seconds.
+
+    Returns:
+        What to tell anything else by meanwhile.
+    """
+    timer = Timer(after, tell if text else say_nothing, [text])
+    timer.daemon = True
+    timer.start()
+
+    def tell_instead(other: str) -> None:
+        timer.cancel()
+        tell(other)
+
+    try:
+        yield tell_instead
+    finally:
+        timer.cancel()
 
 
 def first_line(error: BaseException) -> str:

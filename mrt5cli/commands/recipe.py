@@ -14,7 +14,7 @@ import typer
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.text import columns, counted, say
+from mrt5cli.text import announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -143,7 +143,8 @@ def check(
     checked = [_check(path, set_ or ()) for path in _files(paths)]
     # Building imports torch, which takes seconds: a recipe with a typing mistake is answered before that.
     if build and not any(item.problems for item in checked):
-        _build_all(checked)
+        with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
+            _build_all(checked)
     if as_json:
         print(json.dumps([item.document() for item in checked], indent=2, ensure_ascii=False))
     else:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from mrt5cli.convert.hub import check_can_push, dtype_name, push
+from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.subject import find_subjects
-from mrt5cli.models.checkpoint import Description, load_and_tell
+from mrt5cli.models.checkpoint import Description, dtype_name, load_and_tell
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN

@@ -23,6 +23,7 @@ from mrt5cli.data.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.hub import LOG_IN, OutOfPatience, patiently, refusal, trouble
+from mrt5cli.models.checkpoint import dtype_name
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import RunDir, write_json, write_text
 from mrt5cli.text import first_line, say_on_stderr
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = "5GB"
 """Weights above it go into several files."""
-
-DTYPES = ("float32", "bfloat16")
 
 NEW_TOKENS = 512
 """Bytes `generate` may write where no recipe says how long targets are."""
@@ -69,7 +68,8 @@ def export_hub(
         shard_size: weights above it go into several files.
 
     Raises:
-        UserError: another dtype, a repository name that cannot be, results of the run that cannot be read.
+        CheckpointError: another dtype.
+        UserError: a repository name that cannot be, results of the run that cannot be read.
     """
     name = dtype_name(model.dtype if dtype is None else dtype)
     if repo_id is not None:
@@ -87,20 +87,6 @@ def export_hub(
         # `mrt5 evaluate` finds a checkpoint's task beside it.
         write_text(folder / "recipe.yaml", published_yaml(recipe))
     write_text(folder / "README.md", card)
-
-
-def dtype_name(dtype: str | torch.dtype) -> str:
-    """ "float32" or "bfloat16", from a name or a torch dtype.
-
-    Raises:
-        UserError: another one.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise UserError(
-            f"dtype {name} is not offered: T5's activations overflow in float16", f"use {' or '.join(DTYPES)}"
-        )
-    return name
 
 
 def has_byte_vocabulary(vocab_size: int) -> bool:

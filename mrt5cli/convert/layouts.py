@@ -90,7 +90,7 @@ def write_reference(job: Job, folder: Path) -> list[str]:
     write_weights(job.model, folder, job.dtype, job.shard_size)
     write_json(folder / "config.json", written)
     write_json(folder / "generation_config.json", reference_generation_config(config))
-    return [f"the authors' code {phrase}; this model was made otherwise" for phrase in deviations(config)]
+    return [f"the authors' code {phrase}; this model runs otherwise here" for phrase in deviations(config)]
 
 
 def write_first_version(job: Job, folder: Path) -> list[str]:
@@ -105,7 +105,7 @@ def write_first_version(job: Job, folder: Path) -> list[str]:
     write_json(folder / "config.json", written)
     write_json(folder / "generation_config.json", reference_generation_config(config))
     return [
-        f"the first version of the authors' code {phrase}; this model was made otherwise"
+        f"the first version of the authors' code {phrase}; this model runs otherwise here"
         for phrase in deviations(config, first_version=True)
     ]
 

@@ -103,12 +103,17 @@ def read_text(file: Path, name: str | None = None) -> bytes:
     return raw
 
 
+def not_utf8(error: UnicodeDecodeError) -> BadRow:
+    """What is in the place of text in another encoding."""
+    return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+
+
 def decoded(text: bytes) -> str | BadRow:
     """Text of UTF-8, without a mark."""
     try:
         return text.removeprefix(MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+        return not_utf8(error)
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -123,12 +128,23 @@ def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[tuple[int, dic
     """
     lines = iter(lines)
     head = next(lines, b"")
-    if head.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-        yield from islice(enumerate(_listed_rows(head + b"".join(lines)), start=1), first, None)
-        return
+    if head.removeprefix(MARK).lstrip().startswith(b"["):
+        rest = list(lines)
+        if not (_is_json(head) and any(line.strip() for line in rest)):
+            yield from islice(enumerate(_listed_rows(head + b"".join(rest)), start=1), first, None)
+            return
+        lines = iter(rest)
     for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
         if line.strip():
             yield number, _row(line)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _listed_rows(content: bytes) -> list[dict[str, Any] | BadRow]:
@@ -143,7 +159,7 @@ def _row(line: bytes) -> dict[str, Any] | BadRow:
     try:
         row = json.loads(line)
     except UnicodeDecodeError as error:
-        return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+        return not_utf8(error)
     except json.JSONDecodeError as error:
         return BadRow(f"not JSON: {error.msg} at column {error.colno}")
     return row if isinstance(row, dict) else BadRow(NO_ROW)
@@ -223,7 +239,7 @@ def parquet_rows(
     *,
     also: Sequence[str] = (),
     first: int = 0,
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """The number and the row of each row.
 
     Args:
@@ -253,9 +269,19 @@ def parquet_rows(
                 number += size
                 continue
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=wanted):
-                for row in batch.to_pylist():
+                for row in _rows_of_batch(batch):
                     number += 1
                     if number > first:
                         yield number, row
     except pa.ArrowException as error:
         raise Damaged(first_line(error)) from error
+
+
+def _rows_of_batch(batch: Any) -> Iterable[dict[str, Any] | BadRow]:
+    try:
+        rows: list[dict[str, Any] | BadRow] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if len(batch) > 1:
+            return chain.from_iterable(_rows_of_batch(batch.slice(row, 1)) for row in range(len(batch)))
+        return [not_utf8(error)]
+    return rows

@@ -95,7 +95,7 @@ class TextFile:
                     raise missing_text(f"{self.name}, line {number}", column, row)
         elif self.suffix == ".parquet":
             for number, row in parquet_rows(stream, self.name, [column], missing_text, first=first):
-                yield number, row[column]
+                yield number, row if isinstance(row, BadRow) else row[column]
         elif self.suffix == ".csv":
             text = decoded(stream.read())
             if isinstance(text, BadRow):
@@ -229,11 +229,26 @@ class DocumentStream:
         *place, taken = state["at"]
         self._start(*place)
         self._found = state["found"]
-        if taken:
-            while not self._documents and self._read():
-                pass
-            self._taken = taken
-            self._ready -= taken
+        if not taken:
+            return
+        while not self._documents and self._read():
+            pass
+        # A document that can no longer be read has been left out, and its rest with it.
+        if self._documents and self._documents[0].place == tuple(place):
+            self._skip(taken)
+
+    def _skip(self, count: int) -> None:
+        """Take the first bytes of the first document, which has more."""
+        document = self._documents[0]
+        if count >= len(document.content):
+            file = self._files[self._order[document.place[1]]]
+            raise UserError(
+                f"{file.name}, {file.unit} {document.place[2] + 1} is another text than when the checkpoint "
+                f"was saved: it has {len(document.content)} bytes, and {count} of it were taken",
+                "bring back the data that the run began with, or start anew with --out",
+            )
+        self._taken = count
+        self._ready -= count
 
     # Reading.
 

@@ -34,6 +34,7 @@ from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
 from mrt5cli.text import first_line
 
+DTYPES = ("float32", "bfloat16")
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 logger = logging.getLogger(__name__)
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
@@ -95,11 +96,7 @@ def load_and_tell(
     where = hub_name(folder) or str(folder)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise CheckpointError(
-            f"dtype {dtype} is not offered: T5's activations overflow in float16; use bfloat16"
-        )
+    dtype = dtype_name(dtype)
     state, pickle = read_weights(folder)
     if described.first_version:
         # Not by transformers' `key_mapping`, which would move the gate back at every saving.
@@ -113,7 +110,7 @@ def load_and_tell(
                 state_dict=state,
                 config=config,
                 attn_implementation=attn_implementation,
-                dtype=dtype,
+                dtype=getattr(torch, dtype),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, all at once and in our words
             )
@@ -128,6 +125,19 @@ def load_and_tell(
         for name in ("deletion_type", "delete_gate_layer")
     )
     return model.eval(), _check_complete(where, model, info, may_be_fresh=not same)
+
+
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """ "float32" or "bfloat16", from a name or a torch dtype.
+
+    Raises:
+        CheckpointError: another one.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        why = ": T5's activations overflow in it" if name == "float16" else ""
+        raise CheckpointError(f"dtype {name} is not offered{why}; expected {' or '.join(DTYPES)}")
+    return name
 
 
 def _folder(path_or_hub_id: str | Path, **options: Any) -> Path:

@@ -97,7 +97,12 @@ def is_early(raw: dict[str, Any]) -> bool:
 
 
 def _is_mrt5(raw: dict[str, Any]) -> bool:
-    return "MrT5ForConditionalGeneration" in (raw.get("architectures") or [])
+    return "MrT5ForConditionalGeneration" in _classes(raw)
+
+
+def _classes(raw: dict[str, Any]) -> list[Any]:
+    classes = raw.get("architectures")
+    return classes if isinstance(classes, list) else []
 
 
 def move_gate(name: str, blocks: int) -> str:
@@ -170,8 +175,7 @@ def _move_first_gate(fields: dict[str, Any], where: str) -> None:
 
 
 def _pooling_of(raw: dict[str, Any]) -> Pooling | None:
-    classes = raw.get("architectures") or []
-    return next((pooling for pooling in POOLINGS if pooling.architecture in classes), None)
+    return next((pooling for pooling in POOLINGS if pooling.architecture in _classes(raw)), None)
 
 
 def _refuse_scaled(raw: dict[str, Any], where: str) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.data.characters import beginning
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.hub import OutOfPatience
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
+from mrt5cli.text import announced, say_nothing, say_on_stderr
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
@@ -137,9 +141,12 @@ def make_plan(
     from mrt5cli.tasks import build_task
 
     before = run.meta().get("data", {}) if plan.resume_step is not None else {}
-    plan.task = build_task(_at_commit(recipe.task, before))
-    plan.example = plan.task.example("train")
-    _check_validation(plan)
+    tell = say_on_stderr if plan.runtime.leads else say_nothing
+    with _hub_away_while_resuming(plan):
+        plan.task = build_task(_at_commit(recipe.task, before))
+        with announced("reading the first training example ...", tell):
+            plan.example = plan.task.example("train")
+        _check_validation(plan)
     _check_commits(plan, before)
     plan.notes += plan.task.remarks()
     if plan.resume_step is not None:
@@ -155,6 +162,18 @@ def make_plan(
         )
     _check_room(plan)
     return plan
+
+
+@contextmanager
+def _hub_away_while_resuming(plan: Plan) -> Iterator[None]:
+    """For a run that is half done, a Hub that is away is no bad input: the same command will do later."""
+    try:
+        yield
+    except UserError as error:
+        if plan.resume_step is None or not isinstance(error.__cause__, OutOfPatience):
+            raise
+        kept = f"the checkpoint of step {plan.resume_step} is kept"
+        raise RunFailed(error.message, f"{kept}; to go on later: {continue_command(plan.run)}") from error
 
 
 def _drops_attention(config: Any) -> bool:

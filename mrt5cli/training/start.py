@@ -14,7 +14,6 @@ from mrt5cli.rundir import default_directory, resolve_model
 if TYPE_CHECKING:
     from mrt5cli.models.hub_files import Located
 
-HINT = "model.start is a run or checkpoint directory, a Hub id, or scratch"
 SHORTENERS = {
     "none": "no shortener",
     "scaled_sigmoid": "delete gate",
@@ -58,7 +57,7 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
     try:
         return load(checkpoint).train()
     except CheckpointError as error:
-        raise UserError(str(error), HINT) from error
+        raise UserError(str(error)) from error
 
 
 def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
@@ -83,7 +82,7 @@ def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
         _check_fits(section, before, now)
         model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
     except CheckpointError as error:
-        raise UserError(str(error), HINT) from error
+        raise UserError(str(error)) from error
     carried = SHORTENERS[now.deletion_type] if _goes_on(before, now) else None
     return Start(model, carried, _notes(section.start, before, now), found.commit)
 
@@ -101,7 +100,7 @@ def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool
     try:
         return locate(start, revision=revision, allow_pickle=allow_pickle)
     except CheckpointError as error:
-        raise UserError(str(error), HINT) from error
+        raise UserError(str(error)) from error
 
 
 def check_start(start: str) -> None:

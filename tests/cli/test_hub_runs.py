@@ -286,6 +286,13 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     command = re.fullmatch(r"to go on: mrt5 (.*)", error[1])
     assert command is not None
     hub.clear()
+    hub.fault("GET /api/", "status", code=503, times=10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "OPENING", hub_module.Limits(busy=0.2, away=0.2, asked=0.2))
+        result = mrt5(*shlex.split(command[1]), "--device", "cpu")
+    assert result.exit_code == 1, result.output
+    assert f"hint: the checkpoint of step {step} is kept; to go on later: mrt5 pretrain" in result.stderr
+    hub.clear()
     result = mrt5(*shlex.split(command[1]), "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(unbroken.run)

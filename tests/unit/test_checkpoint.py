@@ -99,6 +99,7 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, model_type="t5", tie_word_embeddings=True), "T5 v1.0"),
         (lambda d: edit_config(d, model_type="llama"), "'llama' model"),
         (lambda d: edit_config(d, model_type=["mrt5"]), "has no model_type"),
+        (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "belong to no part"),
         (lambda d: edit_config(d, d_ff=0), "d_ff is 0; expected 1 or more"),
         (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantised"),
         (
@@ -157,6 +158,9 @@ def test_unknown_override_and_float16(saved):
         load(saved, delete_gate_leyer=1)
     with pytest.raises(CheckpointError, match="float16"):
         load(saved, dtype="float16")
+    for dtype in ("bf16", "float64", torch.int8, "nn", ""):
+        with pytest.raises(CheckpointError, match=r"is not offered; expected float32 or bfloat16"):
+            load(saved, dtype=dtype)
 
 
 def test_build_from_scratch_and_from_a_checkpoint(saved):

@@ -31,7 +31,7 @@ from mrt5cli.convert.hub import check_can_push
 from mrt5cli.convert.published import without_local_paths
 from mrt5cli.errors import UserError
 from mrt5cli.hub import Limits
-from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.rundir import RunDir, write_json
 
@@ -170,7 +170,7 @@ def test_another_dtype_leaves_the_model_as_it_is(dtype: Any, tmp_path: Path) -> 
 
 
 def test_float16_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"float16 is not offered.*overflow"):
+    with pytest.raises(CheckpointError, match=r"float16 is not offered.*overflow"):
         export(tmp_path / "out", dtype="float16")
     assert not list((tmp_path / "out").iterdir())
 

@@ -233,6 +233,16 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
         file.unlink()
 
 
+def test_text_in_parquet_that_is_not_utf8_names_the_row(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([*PAIRS])
+    texts = [row.encode() for row in table["premise"].to_pylist()]
+    texts[7] = b"ab\xe9"
+    spoilt = pa.array(texts, pa.binary()).view(pa.string())
+    parquet.write_table(table.set_column(0, "premise", spoilt), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train.parquet, row 8: not UTF-8: byte 2 is 0xe9"):
+        xnli(tmp_path).train_stream(batch_size=1, seed=1)
+
+
 def test_a_wrong_type_in_parquet_names_the_row(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [*PAIRS, PAIRS[0] | {"label": None}])
     with pytest.raises(

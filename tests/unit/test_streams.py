@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import pickle
@@ -25,10 +26,12 @@ from torch.utils.data import DataLoader
 
 from mrt5cli import hub as hub_module
 from mrt5cli.data import sources
+from mrt5cli.data.streams import END, DocumentStream, LeftOut, TextFile, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
 from mrt5cli.tasks.span_streams import LANGUAGE_BLOCK, Noise, draw_languages
+from mrt5cli.text import say_nothing
 
 RAW = 70  # tokens of text in an input of 64
 
@@ -495,6 +498,35 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
         resumed.load_state_dict({**saved, "start_batch": 10})
         assert same(take(resumed, 10), batches[10:])
         assert resumed.remarks() == remarks
+
+
+def rows_in_memory(*rows: str) -> list[TextFile]:
+    lines = "\n".join(json.dumps({"text": row}) if row != "broken" else row for row in rows).encode()
+    return text_files([("a.jsonl", lambda: io.BytesIO(lines))])
+
+
+def test_what_cannot_be_read_any_more_is_left_out_whole_after_a_resume() -> None:
+    stream = DocumentStream(rows_in_memory("x" * 500, "short", "next"), "text", endless=False)
+    assert len(stream.take(300)) == 300
+    left_out = LeftOut([0, 0], say_nothing)
+    damaged = rows_in_memory("broken", "short", "next")
+    resumed = DocumentStream(damaged, "text", endless=False, left_out=left_out)
+    resumed.load_state_dict(stream.state_dict())
+    assert resumed.take(100).tobytes() == b"short" + END + b"next" + END
+    assert left_out.counts == [1, 0]
+
+
+def test_a_text_that_has_become_shorter_is_refused_after_a_resume() -> None:
+    stream = DocumentStream(rows_in_memory("first", "x" * 500), "text")
+    stream.take(306)
+    for length, refused in ((500, False), (300, False), (299, True), (10, True)):
+        resumed = DocumentStream(rows_in_memory("first", "y" * length), "text", endless=False)
+        if not refused:
+            resumed.load_state_dict(stream.state_dict())
+            assert resumed.take(1000).tobytes() == b"y" * (length - 300) + END
+            continue
+        with pytest.raises(UserError, match=f"a.jsonl, line 2 is another text .* has {length + 1} bytes"):
+            resumed.load_state_dict(stream.state_dict())
 
 
 def test_a_program_that_ends_in_the_middle_of_a_file_says_nothing(tmp_path: Path) -> None:
