@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.text import Tell, announced, duration, first_line, say_nothing
 
+TRY_LATER = "try again later"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 # What takes longer is announced.
 SILENT_SECONDS = 2.0
@@ -120,19 +121,24 @@ def refusal(found: Trouble, what: str) -> UserError:
     Args:
         what: was wanted, for people.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
 
     if found.status is None:
         return UserError(
             f"{constants.ENDPOINT} does not answer as the Hugging Face Hub does",
             "look at HF_ENDPOINT and at the proxy",
         )
+    if found.status == 401 and get_token() is None:
+        return UserError(f"the Hub asks for a login for {what}", LOG_IN)
     if found.status == 401:
         return UserError(
             f"the Hub does not accept the Hugging Face token it was given for {what}",
             "log in again with `hf auth login`, or set HF_TOKEN to a valid token",
         )
-    hint = f"the account may have no access: {LOG_IN}" if found.status == 403 else None
+    hint = {
+        403: f"the account may have no access: {LOG_IN}",
+        404: "it may have been taken away, or made private, since it was listed",
+    }.get(found.status)
     return UserError(f"the Hub refuses {what}: {found.reason}", hint)
 
 
@@ -331,7 +337,14 @@ class Repository:
             what: it is about, for people; the repository by default.
             slow: told of that when it takes longer than a moment; None tells nothing.
         """
+        from huggingface_hub import constants
+
         what = what or self.name
+        if not constants.ENDPOINT.startswith(("http://", "https://")):
+            raise UserError(
+                f"HF_ENDPOINT is {constants.ENDPOINT!r}; expected an address such as https://huggingface.co",
+                "correct it, or unset it",
+            )
         with announced(slow and slow.format(what), self.tell, SILENT_SECONDS) as tell, self.sentences(what):
             return patiently(question, what, limits, tell)
 
@@ -347,10 +360,12 @@ class Repository:
         try:
             yield
         except OutOfPatience as error:
-            raise UserError(
-                f"{self.name} {self.absent} available from the Hugging Face Hub: {error.trouble.reason}",
-                self.ways_out,
-            ) from error
+            found = error.trouble
+            asks = f"; it asks to wait {duration(found.wait)}" if found.wait else ""
+            message = f"{self.name} {self.absent} available from the Hugging Face Hub: {found.reason}{asks}"
+            if found.connected:
+                raise RunFailed(message, TRY_LATER) from error
+            raise UserError(message, self.ways_out) from error
         except errors.GatedRepoError as error:
             page = f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
             raise UserError(

@@ -66,6 +66,9 @@ def main() -> int:
         print(f"to repeat: {SEED}={failed_seed} {shown} -m pytest {shlex.quote(test)}")
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(code)
+    if not tally.tests:
+        print("no test was run: collecting them took all the time; give more minutes")
+        return 1
     return 1 if tally.failures else 0
 
 

@@ -253,8 +253,9 @@ def _notes(comparison: Comparison) -> list[str]:
         worth = row.source_removed_loss - row.loss
         if worth < HARDLY_READ * row.source_removed_loss and result.calibration is None:
             notes.append(
-                f"warning: removing its source costs {result.subject.name} {worth:.2f} nats: it hardly reads "
-                "its input, so deleting bytes looks free and says little"
+                f"warning: removing its source raises the loss of {result.subject.name} by "
+                f"{max(worth, 0.0):.2f} nats: it hardly reads its input, so deleting bytes looks free and "
+                "says little"
             )
     return notes
 

@@ -161,7 +161,7 @@ def _row(line: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     except json.JSONDecodeError as error:
-        return BadRow(f"not JSON: {error.msg} at column {error.colno}")
+        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     return row if isinstance(row, dict) else BadRow(NO_ROW)
 
 

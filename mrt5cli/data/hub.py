@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.hub import Limits, OutOfPatience, Repository, patiently, trouble
+from mrt5cli.hub import TRY_LATER, Limits, OutOfPatience, Repository, patiently, trouble
 from mrt5cli.text import Tell, duration, first_line, listed, say_nothing, say_on_stderr
 
 BLOCK_BYTES = 4 << 20
@@ -130,7 +130,8 @@ class HubDataset:
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:
                 raise UserError(
-                    f"{where}: not all files are in the local Hub cache", self.repository.ways_out
+                    f"{where}: not all files are in the local Hub cache, and HF_HUB_OFFLINE is set",
+                    self.repository.ways_out,
                 )
             raise UserError(
                 f"{where}: {missing or f'no files that this toolkit reads, only {listed(found)}'}",
@@ -277,7 +278,9 @@ class RemoteFile(io.RawIOBase):
             if not isinstance(late, OutOfPatience):
                 raise
             waited = f" for {duration(late.seconds)}" if late.seconds >= 1 else ""
-            raise RunFailed(f"the Hub has not given {self._what}{waited}: {late.trouble.reason}") from late
+            raise RunFailed(
+                f"the Hub has not given {self._what}{waited}: {late.trouble.reason}", TRY_LATER
+            ) from late
         except Exception as error:
             raise RunFailed(f"reading {self._what} from the Hub failed: {trouble(error).reason}") from error
 

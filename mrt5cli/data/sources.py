@@ -320,5 +320,5 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
         source.text_column,
         shuffle_files=True,
         hashed=True,
-        hint="--set task.source.streaming=false reads it into memory, each file checked first",
+        hint="repair it, or take it out of task.source.path",
     )

@@ -31,7 +31,10 @@ UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".
 # Bytes of plain text that are read at a time.
 TEXT_AT_ONCE = 16 << 20
 END = bytes([END_OF_DOCUMENT])
-SKIP_HINT = "--set task.source.skip_corrupt=true leaves it out, and counts it"
+SKIP_HINT = (
+    "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
+    "key in its recipe.yaml"
+)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,8 @@ def _hub_away_while_resuming(plan: Plan) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if plan.resume_step is None or not isinstance(error.__cause__, OutOfPatience):
+        away = isinstance(error, RunFailed) or isinstance(error.__cause__, OutOfPatience)
+        if plan.resume_step is None or not away:
             raise
         kept = f"the checkpoint of step {plan.resume_step} is kept"
         raise RunFailed(error.message, f"{kept}; to go on later: {continue_command(plan.run)}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hubsim
+import huggingface_hub
 import pytest
 from hub_server import HubServer, point_at
 
@@ -53,10 +54,10 @@ def opened(name: str = NAME, **more: Any) -> HubDataset:
     return HubDataset(name, **{"ways_out": "use local files"} | more)
 
 
-def refusal(name: str = NAME, language: str = "en", **source: Any) -> str:
+def refusal(name: str = NAME, language: str = "en", *, code: int = 2, **source: Any) -> str:
     with pytest.raises(UserError) as error:
         open_source(HubSource(kind="hub", name=name, **source), [language])
-    assert error.value.exit_code == 2
+    assert error.value.exit_code == code
     assert "--resume" not in str(error.value)
     return str(error.value)
 
@@ -190,12 +191,30 @@ def test_a_hub_that_answers_after_four_seconds(corpus: HubServer, capfd: pytest.
 def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "OPENING", Limits(0.5, 6, 300))
     corpus.fault("GET /api/", "status", code=503, times=99)
-    assert "owner/corpus is not available from the Hugging Face Hub: it answers 503" in refusal()
+    told = refusal(code=1)
+    assert "owner/corpus is not available from the Hugging Face Hub: it answers 503" in told
+    assert told.endswith("\n  try again later")
     corpus.clear()
     corpus.fault("GET /api/", "status", code=429, retry_after=3600)
     started = time.perf_counter()
-    assert "it answers 429" in refusal()
+    assert "it answers 429 (simulated 429); it asks to wait 1 h\n  try again later" in refusal(code=1)
     assert time.perf_counter() - started < 3, "nobody waits an hour in order to be told"
+
+
+def test_a_login_that_is_asked_for(corpus: HubServer) -> None:
+    corpus.fault("GET .*big.txt", "status", code=401)
+    with pytest.raises(UserError, match=r"asks for a login for owner/corpus, big\.txt") as caught:
+        read()
+    assert "hf auth login" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("endpoint", ["", "huggingface.co", "file:///hub"])
+def test_an_endpoint_that_is_no_address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    started = time.perf_counter()
+    assert f"HF_ENDPOINT is {endpoint!r}; expected an address such as https://" in refusal()
+    assert time.perf_counter() - started < 3
 
 
 def test_a_proxy_that_answers_in_place_of_the_hub(
@@ -351,10 +370,13 @@ def test_a_hub_that_stays_away(corpus: HubServer) -> None:
     [
         (401, "the Hub does not accept the Hugging Face token it was given for {}", "hf auth login"),
         (403, "the Hub refuses {}: it answers 403", "hf auth login"),
-        (404, "the Hub refuses {}: it answers 404", ""),
+        (404, "the Hub refuses {}: it answers 404", "taken away, or made private"),
     ],
 )
-def test_what_does_not_pass_in_mid_stream(corpus: HubServer, code: int, what: str, way_out: str) -> None:
+def test_what_does_not_pass_in_mid_stream(
+    corpus: HubServer, code: int, what: str, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     corpus.fault("GET .*big.txt", "status", code=code)
     with pytest.raises(UserError, match=what.format("owner/corpus, big.txt")) as caught:
         read()

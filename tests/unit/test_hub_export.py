@@ -666,8 +666,13 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
     ],
 )
 def test_what_the_hub_objects_to_is_one_sentence(
-    error: Exception, expected: str, api: type[FakeApi], tmp_path: Path
+    error: Exception,
+    expected: str,
+    api: type[FakeApi],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     api.fails = error
     with pytest.raises(UserError) as raised:
         hub.push(tmp_path, "me/tiny")

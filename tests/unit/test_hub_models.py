@@ -305,9 +305,9 @@ def test_a_slow_answer_ends_nothing(byt5: HubServer) -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ({"kind": "status", "code": 503}, "it answers 503 (simulated 503); connect to the network, or"),
+        ({"kind": "status", "code": 503}, "it answers 503 (simulated 503); try again later"),
         ({"kind": "status", "code": 429, "retry_after": 7200}, "it answers 429"),
-        ({"kind": "reset"}, "cannot be reached (Server disconnected without sending a response); connect"),
+        ({"kind": "reset"}, "cannot be reached (Server disconnected without sending a response); try"),
     ],
 )
 def test_a_hub_that_stays_away(fault: dict[str, Any], told: str, byt5: HubServer, naps: list[float]) -> None:
@@ -388,7 +388,12 @@ def test_ids_that_nothing_has(name: str, told: str, hub: HubServer, naps: list[f
     assert not naps
 
 
-def test_a_token_that_is_none_is_no_outage(byt5: HubServer, naps: list[float]) -> None:
+def test_a_token_that_is_none_is_no_outage(
+    byt5: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    byt5.fault("GET /api/models", "status", code=401)
+    assert f"the Hub asks for a login for {BYT5}; log in with" in refused(BYT5)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     byt5.fault("GET /api/models", "status", code=401)
     assert f"the Hub does not accept the Hugging Face token it was given for {BYT5}; log in" in refused(BYT5)
     assert not naps

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from mrt5cli import hub as hub_module
 from mrt5cli.data import sources
-from mrt5cli.data.streams import END, DocumentStream, LeftOut, TextFile, text_files
+from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut, TextFile, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
@@ -392,7 +392,7 @@ def test_a_damaged_file_names_file_row_and_way_out(corpus: HubServer, damage: st
         one_pass(task)
     found = re.fullmatch(rf"{name}, b.json.gz after line (\d+): damaged, .*", caught.value.message)
     assert found is not None and int(found[1]) < 200
-    assert caught.value.hint == "--set task.source.skip_corrupt=true leaves it out, and counts it"
+    assert caught.value.hint == SKIP_HINT
     assert len(corpus.requests("/b.json.gz")) == 2, "it is fetched once more, to be sure"
 
 
@@ -413,7 +413,7 @@ def test_what_is_left_of_a_damaged_file_can_be_left_out(
 WRONG_LINES = {
     "no JSON": ('{"text": oops}', "not JSON: Expecting value at column 10"),
     "no row": ('["text"]', "a row must be an object of columns"),
-    "half a line": ('{"text": "do', "not JSON: Invalid control character at at column 13"),
+    "half a line": ('{"text": "do', "not JSON: Invalid control character at column 13"),
 }
 
 
@@ -425,7 +425,7 @@ def test_lines_that_are_no_rows(corpus: HubServer, wrong: str) -> None:
     with pytest.raises(UserError) as caught:
         one_pass(task)
     assert caught.value.message == f"{name}, a.jsonl, line 11: {reason}"
-    assert caught.value.hint == "--set task.source.skip_corrupt=true leaves it out, and counts it"
+    assert caught.value.hint == SKIP_HINT
     task, _ = publish(corpus, files, skip_corrupt=True)
     assert one_pass(task) == "".join(json.loads(row)["text"] + "\n" for row in ROWS[:20])
     assert task.remarks() == ["left out of the data: 2 lines that are no rows"]
@@ -579,7 +579,7 @@ def test_streaming_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs one folder a language"):
         span_task(tmp_path, streaming=True)
     (tmp_path / "a.jsonl").write_text('{"text": oops}\n')
-    with pytest.raises(UserError, match=r"a.jsonl, line 1: not JSON: .*\n.*streaming=false"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 1: not JSON: .*\n.*repair it"):
         take(span_task(tmp_path, streaming=True, languages=("en",)).train_stream(batch_size=1, seed=1), 1)
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(UserError, match="found no text"):
