@@ -49,7 +49,7 @@ def test_one_run(runs: dict[str, Path]) -> None:
     assert line.split()[2] == "25.0", "the target"
     assert "gate" in result.stdout
     assert removed.split()[2:4] == ["-", "-"]
-    assert "removing its source costs mrt5-seed3" in result.stdout
+    assert "removing its source raises the loss of mrt5-seed3 by" in result.stdout
 
 
 def test_several_runs_are_lines_of_one_table(runs: dict[str, Path]) -> None:
@@ -86,7 +86,7 @@ def test_every_variant_in_one_table(variants: dict[str, Path]) -> None:
     assert all(0 < deleted[name] < 100 for name in variants if name != "byt5")
     assert "whose gate is below the threshold, or that are pooled into another" in result.stdout
     assert "gone-seed3 reads a lone EOS whatever its source is" in result.stdout
-    assert "removing its source costs gone-seed3" not in result.stdout
+    assert "removing its source raises the loss of gone-seed3" not in result.stdout
     assert "soft mode" not in result.stdout
 
 
