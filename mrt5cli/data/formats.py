@@ -1,35 +1,59 @@
-"""Rows of JSON lines, CSV, TSV and Parquet files, with the place of each for errors."""
+"""The formats of data files: which are read, what they may be packed in, and their bytes as UTF-8.
+
+A format is known by the end of a file's name, in capitals or not: `a.JSONL.gz`. Text may be in UTF-8, with
+or without a mark, or in UTF-16 or UTF-32 with one; lines may end as on any system.
+"""
 
 from __future__ import annotations
 
-import csv
+import bz2
+import codecs
 import gzip
 import io
-import json
+import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import UserError
 from mrt5cli.text import first_line
 
-LANGUAGE_COLUMN = "language"
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Rows of Parquet that are decoded at a time.
-ROWS_AT_ONCE = 64
-# Longer than any passage; csv's own limit is 128 KiB.
-LONGEST_CELL = 2**31 - 1
-# Of UTF-8, before the text.
-MARK = b"\xef\xbb\xbf"
-NO_ROW = "a row must be an object of columns"
+TEXT = (".txt", ".text")
+JSON = (".jsonl", ".ndjson", ".json")
+TABLES = (".csv", ".tsv")
+PARQUET = (".parquet",)
+ROWS = (*JSON, *TABLES, *PARQUET)
+FORMATS = (*TEXT, *ROWS)
+IN_WORDS = ".txt, .jsonl, .json, .csv, .tsv and .parquet"
+PACKED_IN_WORDS = ".gz, .bz2, .xz and .zst"
+UNITS = {**dict.fromkeys((*JSON, *TABLES), "line"), **dict.fromkeys(PARQUET, "row")}
+
+CONVERT = "convert the file first, e.g. iconv -f LATIN1 -t UTF-8 (or whatever its encoding is)"
+# Of packed and of recoded bytes, read at a time; the first of them say what a file is.
+BLOCK_BYTES = 1 << 16
+# The longer mark first: UTF-32's begins as UTF-16's does.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 class Damaged(Exception):
-    """A file whose content cannot be read."""
+    """A file whose content cannot be read.
+
+    Attributes:
+        hint: what to do next, or None.
+    """
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -38,250 +62,245 @@ class BadRow:
 
     Attributes:
         reason: what is wrong with it.
+        hint: what to do next, or None.
     """
 
     reason: str
+    hint: str | None = None
 
 
-# What a row or a file without a column is told, from where that is, the column and those that are there.
-Missing = Callable[[str, str, Iterable[str]], UserError]
+class Format(NamedTuple):
+    """The format of a file: its suffix in lower case, and that of what it is packed in, or ""."""
+
+    suffix: str
+    packing: str
 
 
-def rows_of_file(
-    file: Path, columns: Sequence[str], missing: Missing, *, header: bool = True, name: str | None = None
-) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    """Where each row is ("train.csv, line", 7), and its values.
+def format_of(name: str) -> Format | None:
+    """The format that a file's name says, or None where it is none that is read."""
+    path, packing = PurePath(name.lower()), packing_of(name)
+    suffix = PurePath(path.stem).suffix if packing else path.suffix
+    return Format(suffix, packing) if suffix in FORMATS else None
+
+
+def packing_of(name: str) -> str:
+    """The suffix in lower case of what a file is packed in, by its name; "" where it is not."""
+    suffix = PurePath(name).suffix.lower()
+    return suffix if suffix in UNPACKED_BY else ""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file with texts or rows in it.
+
+    Attributes:
+        name: what it is called, for people; its end says the format.
+        open: gives its bytes.
+        remote: it comes over a network, so that what looks damaged is fetched once more.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    remote: bool = False
+
+    @classmethod
+    def local(cls, path: Path, name: str | None = None) -> DataFile:
+        """A file on this machine.
+
+        Args:
+            name: what to call it, where it is a copy of another.
+        """
+        return cls(name or str(path), _Opener(path))
+
+    @property
+    def format(self) -> Format:
+        """What its name says.
+
+        Raises:
+            UserError: it is none that is read.
+        """
+        found = format_of(self.name)
+        if found is None:
+            raise UserError(
+                f"{self.name} is of a format that is not read",
+                f"{IN_WORDS} files are, also as {PACKED_IN_WORDS}",
+            )
+        return found
+
+    @property
+    def unit(self) -> str:
+        """What is counted in it, in words."""
+        found = format_of(self.name)
+        return UNITS.get(found.suffix, "paragraph") if found else "row"
+
+    @contextmanager
+    def unpacked(self) -> Iterator[io.BufferedReader]:
+        """Its bytes, unpacked.
+
+        Raises:
+            Damaged: they cannot be read, now or later inside the context.
+            UserError: something else is in its place.
+        """
+        # Local, because an unfinished generator is closed when the interpreter has given up its modules.
+        damage = OSError, EOFError, zlib.error, lzma.LZMAError
+        try:
+            with self.open() as packed:
+                unpack = UNPACKED_BY.get(packing_of(self.name))
+                stream: Any = packed if unpack is None else unpack(packed)
+                if not hasattr(stream, "peek"):
+                    stream = io.BufferedReader(stream, BLOCK_BYTES)
+                refuse_stand_in(stream.peek(BLOCK_BYTES), self.name)
+                yield stream
+        except damage as error:
+            raise Damaged(first_line(error)) from error
+
+    @contextmanager
+    def utf8(self) -> Iterator[BinaryIO]:
+        r"""Its text as UTF-8 without a mark, lines ending in "\n" or "\r\n"; bytes that are no UTF-8 stay.
+
+        Raises:
+            Damaged: it cannot be read.
+            UserError: something else is in its place.
+        """
+        with self.unpacked() as stream:
+            encoding = "utf-8"
+            head = stream.peek(BLOCK_BYTES)
+            for mark, marked in _MARKS:
+                if head.startswith(mark):
+                    stream.read(len(mark))
+                    encoding = marked
+                    break
+            else:
+                if head.count(0) * 4 > len(head):
+                    raise UserError(
+                        f"{self.name} is not UTF-8: every few bytes one is 0, as in UTF-16 without a mark",
+                        f"convert it first, e.g. iconv -f UTF-16LE -t UTF-8 {PurePath(self.name).name}",
+                    )
+            if encoding != "utf-8":
+                decoder = codecs.getincrementaldecoder(encoding)()
+                stream = io.BufferedReader(_Changed(stream, _Recoding(decoder, encoding)), BLOCK_BYTES)
+            head = stream.peek(BLOCK_BYTES)
+            if b"\r" in head and b"\n" not in head:
+                stream = io.BufferedReader(_Changed(stream, _with_newlines), BLOCK_BYTES)
+            yield stream
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Opens a file. A class, because files are sent to other processes."""
+
+    path: Path
+
+    def __call__(self) -> BinaryIO:
+        return self.path.open("rb")
+
+
+def refuse_stand_in(head: bytes, name: str) -> None:
+    """Refuse what is often in the place of a file: a pointer to it, or a page that says why it is not there.
 
     Args:
-        file: JSON lines, CSV, TSV or Parquet, by its name. Cells of a TSV file may be quoted as in CSV.
-        columns: that a table must have; JSON lines are not asked.
-        header: of CSV and TSV files; where it may be missing, the first cells of a row are the columns in
-            their order.
-        name: what to call the file, where it is a copy of another.
+        head: the first bytes of the file.
+        name: what to call it.
 
     Raises:
-        UserError: what cannot be read, with the place in the file.
+        UserError: it is one of these.
     """
-    name = name or str(file)
-    rows: Iterable[tuple[int, Mapping[str, Any] | BadRow]]
-    place = f"{name}, line"
-    if file.suffix == ".parquet":
-        place = f"{name}, row"
-        rows = parquet_rows(file, name, columns, missing, also=[LANGUAGE_COLUMN])
-    elif file.suffix in DELIMITERS:
-        text = read_text(file, name).decode("utf-8")
-        rows = separated_rows(text, place, columns, missing, suffix=file.suffix, header=header)
-    else:
-        rows = json_rows(read_text(file, name).split(b"\n"))
-    try:
-        for number, row in rows:
-            if isinstance(row, BadRow):
-                raise UserError(f"{place} {number}: {row.reason}")
-            yield place, number, row
-    except (Damaged, OSError) as error:
-        raise UserError(f"{name} cannot be read as Parquet: {error}") from error
-
-
-def read_text(file: Path, name: str | None = None) -> bytes:
-    """The content of a text file, unpacked when its name ends in .gz, checked to be UTF-8, without a mark.
-
-    Args:
-        name: what to call it, where it is a copy of another.
-    """
-    name = name or str(file)
-    try:
-        raw = file.read_bytes()
-        if file.suffix == ".gz":
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name} cannot be read: {error}") from error
-    raw = raw.removeprefix(MARK)
-    if isinstance(bad := decoded(raw), BadRow):
+    if head.startswith(b"version https://git-lfs.github.com/"):
         raise UserError(
-            f"{name} is {bad.reason}", f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {file.name}"
+            f"{name} is a Git LFS pointer: a line of text in the place of the file",
+            "fetch the file itself: git lfs pull in its repository, or download it from there",
         )
+    if head[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(
+            f"{name} is a web page, not the file that its name promises", "download the file itself"
+        )
+
+
+def read_text(file: Path) -> bytes:
+    """The content of a local text file as UTF-8 without a mark, unpacked.
+
+    Raises:
+        UserError: it cannot be read, or is in another encoding.
+    """
+    try:
+        with DataFile.local(file).utf8() as stream:
+            raw = stream.read()
+    except Damaged as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if isinstance(bad := decoded(raw), BadRow):
+        raise UserError(f"{file} is {bad.reason}", bad.hint)
     return raw
+
+
+def decoded(text: bytes) -> str | BadRow:
+    """Text of UTF-8."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return not_utf8(error)
 
 
 def not_utf8(error: UnicodeDecodeError) -> BadRow:
     """What is in the place of text in another encoding."""
-    return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+    return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
 
 
-def decoded(text: bytes) -> str | BadRow:
-    """Text of UTF-8, without a mark."""
-    try:
-        return text.removeprefix(MARK).decode("utf-8")
-    except UnicodeDecodeError as error:
-        return not_utf8(error)
+# --- streams ------------------------------------------------------------------------------------------------
 
 
-# --- JSON ---------------------------------------------------------------------------------------------------
-
-
-def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """The number and the row of each line that is not blank.
-
-    Args:
-        lines: of JSON. A file that is one list of rows is read, too; its rows are counted then.
-        first: lines to pass over unread.
-    """
-    lines = iter(lines)
-    head = next(lines, b"")
-    if head.removeprefix(MARK).lstrip().startswith(b"["):
-        rest = list(lines)
-        if not (_is_json(head) and any(line.strip() for line in rest)):
-            yield from islice(enumerate(_listed_rows(head + b"".join(rest)), start=1), first, None)
-            return
-        lines = iter(rest)
-    for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
-        if line.strip():
-            yield number, _row(line)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _listed_rows(content: bytes) -> list[dict[str, Any] | BadRow]:
-    try:
-        rows = json.loads(content)
-    except ValueError as error:  # not UTF-8, or not JSON
-        return [BadRow(f"not JSON: {error}")]
-    return [row if isinstance(row, dict) else BadRow(NO_ROW) for row in rows]
-
-
-def _row(line: bytes) -> dict[str, Any] | BadRow:
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        return not_utf8(error)
-    except json.JSONDecodeError as error:
-        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
-    return row if isinstance(row, dict) else BadRow(NO_ROW)
-
-
-# --- CSV and TSV --------------------------------------------------------------------------------------------
-
-
-def separated_rows(
-    text: str,
-    place: str,
-    columns: Sequence[str],
-    missing: Missing,
-    *,
-    suffix: str = ".csv",
-    header: bool = True,
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line on which each row of a table begins, and the row; see `rows_of_file`."""
-    names: Sequence[str] = columns
-    lines = _cells(text, place, suffix)
-    first = next(lines, None)
-    if first is None:
-        return
-    number, cells = first
-    if set(names) <= set(cells):
-        names = cells
-    elif header:
-        raise missing(f"{place} {number}", next(name for name in names if name not in cells), cells)
-    else:
-        lines = chain([first], lines)
-    for number, cells in lines:
-        if len(cells) < len(names) or (names is first[1] and len(cells) > len(names)):
-            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-            raise UserError(
-                f"{place} {number}: {count}, expected {len(names)} ({', '.join(names)})",
-                "cells with line breaks, quotes or separators in them are put in double quotes",
-            )
-        yield number, dict(zip(names, cells, strict=False))
-
-
-def _cells(text: str, place: str, suffix: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row that is not blank, with the line on which it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[suffix], strict=True)
-    begins = 1
-    rows = []
-    with _long_cells():
-        try:
-            for cells in reader:
-                if cells:
-                    rows.append((begins, cells))
-                begins = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"{place} {begins}: not well-formed {suffix[1:].upper()}: {error}",
-                'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"',
-            ) from error
-    return iter(rows)
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    limit = csv.field_size_limit(LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-# --- Parquet ------------------------------------------------------------------------------------------------
-
-
-def parquet_rows(
-    source: Path | BinaryIO,
-    name: str,
-    columns: Sequence[str],
-    missing: Missing,
-    *,
-    also: Sequence[str] = (),
-    first: int = 0,
-) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """The number and the row of each row.
-
-    Args:
-        name: what to call the file.
-        columns: to read.
-        also: columns to read if they are there.
-        first: rows to pass over.
-
-    Raises:
-        UserError: a column is missing.
-        Damaged: it cannot be read.
-    """
+def _unpack_zstandard(packed: BinaryIO) -> Any:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    try:
-        file = parquet.ParquetFile(source)
-        there = file.schema_arrow.names
-        for column in columns:
-            if column not in there:
-                raise missing(name, column, there)
-        wanted = [*columns, *(column for column in also if column in there and column not in columns)]
-        number = 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if number + size <= first:
-                number += size
-                continue
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=wanted):
-                for row in _rows_of_batch(batch):
-                    number += 1
-                    if number > first:
-                        yield number, row
-    except pa.ArrowException as error:
-        raise Damaged(first_line(error)) from error
+    return pa.CompressedInputStream(packed, "zstd")
 
 
-def _rows_of_batch(batch: Any) -> Iterable[dict[str, Any] | BadRow]:
-    try:
-        rows: list[dict[str, Any] | BadRow] = batch.to_pylist()
-    except UnicodeDecodeError as error:
-        if len(batch) > 1:
-            return chain.from_iterable(_rows_of_batch(batch.slice(row, 1)) for row in range(len(batch)))
-        return [not_utf8(error)]
-    return rows
+UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _unpack_zstandard,
+}
+
+
+class _Changed(io.RawIOBase):
+    """Bytes of a stream as `change` makes them of each block; it is called with b"" at the end."""
+
+    def __init__(self, stream: BinaryIO, change: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._stream, self._change = stream, change
+        self._ready, self._over = memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and not self._over:
+            block = self._stream.read(BLOCK_BYTES)
+            self._over = not block
+            self._ready = memoryview(self._change(block))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+
+class _Recoding:
+    """Makes UTF-8 of the blocks of another encoding."""
+
+    def __init__(self, decoder: codecs.IncrementalDecoder, encoding: str) -> None:
+        self._decoder, self._encoding = decoder, encoding
+
+    def __call__(self, block: bytes) -> bytes:
+        try:
+            return self._decoder.decode(block, final=not block).encode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Damaged(f"not {self._encoding.upper()}, as its mark says: {error.reason}") from error
+
+
+def _with_newlines(block: bytes) -> bytes:
+    return block.replace(b"\r", b"\n")
+
+
+def supported(formats: Collection[str] = FORMATS) -> str:
+    """The formats in words, for hints."""
+    return f"supported: {', '.join(formats)}, also packed ({PACKED_IN_WORDS})"

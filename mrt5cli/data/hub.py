@@ -9,20 +9,18 @@ from __future__ import annotations
 import difflib
 import io
 import os
-import re
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
+from mrt5cli.data.folders import without_suffix
+from mrt5cli.data.formats import format_of
+from mrt5cli.data.splits import missing_pieces, read_name
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import TRY_LATER, Limits, OutOfPatience, Repository, patiently, trouble
 from mrt5cli.text import Tell, duration, first_line, listed, say_nothing, say_on_stderr
 
 BLOCK_BYTES = 4 << 20
 CARD = "README.md"
-_SUFFIX = re.compile(r"\.(jsonl?|parquet|csv|tsv|txt)(\.(gz|bz2|xz))?$")
-_PIECE = re.compile(r"\d+-of-(\d+)")
 
 
 class _Found(NamedTuple):
@@ -125,8 +123,9 @@ class HubDataset:
         except FileNotFoundError as error:
             missing = first_line(error)
         found = [file.removeprefix(self._base).lstrip("/") for file in found]
-        files = [file for file in found if _SUFFIX.search(file)]
-        if not files or (self._offline and not _complete(files)):
+        files = [file for file in found if format_of(file)]
+        said = {file: read_name(PurePath(without_suffix(file))) for file in files}
+        if not files or (self._offline and missing_pieces(said)):
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:
                 raise UserError(
@@ -318,11 +317,3 @@ def _features_of(path: Path) -> Any:
         return Features.from_arrow_schema(parquet.read_schema(path))
     except (pa.ArrowException, OSError):
         return {}  # whoever reads its rows says what is wrong
-
-
-def _complete(files: Sequence[str]) -> bool:
-    """Whether none of the pieces is missing that names such as train-00000-of-00002 count."""
-    pieces = Counter(
-        (file[: match.start()], int(match[1])) for file in files if (match := _PIECE.search(file))
-    )
-    return all(count == total for (_, total), count in pieces.items())

@@ -1,37 +1,66 @@
-"""The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has."""
+"""The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has.
+
+And the one rule by which a folder, a file or a row that names a language is matched with those asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Language(NamedTuple):
-    """A language: its English name and its Unicode script."""
+    """A language: its English name, its Unicode script and its three letters in ISO 639-3."""
 
     name: str
     script: str
+    letters: str
 
 
 LANGUAGES: dict[str, Language] = {
-    "en": Language("English", "Latin"),
-    "fr": Language("French", "Latin"),
-    "es": Language("Spanish", "Latin"),
-    "de": Language("German", "Latin"),
-    "el": Language("Greek", "Greek"),
-    "bg": Language("Bulgarian", "Cyrillic"),
-    "ru": Language("Russian", "Cyrillic"),
-    "tr": Language("Turkish", "Latin"),
-    "ar": Language("Arabic", "Arabic"),
-    "vi": Language("Vietnamese", "Latin"),
-    "th": Language("Thai", "Thai"),
-    "zh": Language("Chinese", "Han"),
-    "hi": Language("Hindi", "Devanagari"),
-    "sw": Language("Swahili", "Latin"),
-    "ur": Language("Urdu", "Arabic"),
-    "bn": Language("Bengali", "Bengali"),
-    "fi": Language("Finnish", "Latin"),
-    "id": Language("Indonesian", "Latin"),
-    "ko": Language("Korean", "Hangul"),
-    "ro": Language("Romanian", "Latin"),
-    "te": Language("Telugu", "Telugu"),
+    "en": Language("English", "Latin", "eng"),
+    "fr": Language("French", "Latin", "fra"),
+    "es": Language("Spanish", "Latin", "spa"),
+    "de": Language("German", "Latin", "deu"),
+    "el": Language("Greek", "Greek", "ell"),
+    "bg": Language("Bulgarian", "Cyrillic", "bul"),
+    "ru": Language("Russian", "Cyrillic", "rus"),
+    "tr": Language("Turkish", "Latin", "tur"),
+    "ar": Language("Arabic", "Arabic", "ara"),
+    "vi": Language("Vietnamese", "Latin", "vie"),
+    "th": Language("Thai", "Thai", "tha"),
+    "zh": Language("Chinese", "Han", "zho"),
+    "hi": Language("Hindi", "Devanagari", "hin"),
+    "sw": Language("Swahili", "Latin", "swa"),
+    "ur": Language("Urdu", "Arabic", "urd"),
+    "bn": Language("Bengali", "Bengali", "ben"),
+    "fi": Language("Finnish", "Latin", "fin"),
+    "id": Language("Indonesian", "Latin", "ind"),
+    "ko": Language("Korean", "Hangul", "kor"),
+    "ro": Language("Romanian", "Latin", "ron"),
+    "te": Language("Telugu", "Telugu", "tel"),
 }
+
+_CODES = {other: code for code, known in LANGUAGES.items() for other in (known.name.lower(), known.letters)}
+
+
+def language_meant(said: str, asked: Iterable[str]) -> str | None:
+    """Which of the languages asked for a name stands for; None where it is none of them.
+
+    "EN", "en_US", "eng_Latn" and "English" all stand for "en", and "zh_tw" stands for "zh-TW" where that is
+    asked for, else for "zh". A name without a region does not stand for a language with one: "zh" is not
+    "zh-TW".
+    """
+    known = {_tag(code): code for code in asked}
+    parts = _tag(said).split("-")
+    while parts:
+        if (tag := "-".join(parts)) in known:
+            return known[tag]
+        parts.pop()
+    return None
+
+
+def _tag(name: str) -> str:
+    """A code in lower case with hyphens, the language in two letters where we know them."""
+    first, *rest = name.strip().lower().replace("_", "-").split("-")
+    return "-".join([_CODES.get(first, first), *rest])

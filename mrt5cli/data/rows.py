@@ -8,26 +8,30 @@ authors take them, and counted. Ids that come twice are a mistake in files; publ
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from mrt5cli.data.files import kinds_of
-from mrt5cli.data.formats import LANGUAGE_COLUMN, rows_of_file
+from mrt5cli.data.files import text_of
+from mrt5cli.data.folders import Folder, without_suffix
+from mrt5cli.data.formats import ROWS, BadRow, DataFile, format_of, supported
 from mrt5cli.data.hub import HubDataset
+from mrt5cli.data.languages import language_meant
+from mrt5cli.data.splits import Said, in_words, missing_pieces, read_name, splits_of
+from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, rows_of, usable
 from mrt5cli.errors import UserError
-from mrt5cli.text import listed
+from mrt5cli.text import Tell, counted, listed, say_nothing, say_on_stderr
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 HUB_WAYS_OUT = (
     "read local files of the same columns instead (--data FOLDER, or task.source.kind: files), or connect to "
     "the network once (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
 )
 # The longest value of a wrong cell that an error shows.
 SHOWN = 40
+NO_GOLD_LABEL = "-"
 
 Table = Any  # pyarrow.Table, which is imported only when rows are read
 Row = Mapping[str, Any]
@@ -41,9 +45,10 @@ class Column:
 
     Attributes:
         name: of the column.
+        others: names that it has in the data sets' own files.
         expected: what it holds, in words.
         read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
-            that says what was found.
+            that says what was found, or `Unusable`.
         many: the value is a list of texts.
         unique: no value may come twice.
     """
@@ -53,26 +58,40 @@ class Column:
     read: Callable[[Any], Any]
     many: bool = False
     unique: bool = False
+    others: tuple[str, ...] = ()
 
 
-def text_column(name: str, *, unique: bool = False) -> Column:
+class Unusable(Exception):
+    """A row that is well-formed and of no use for the task: it is left out and counted, by the reason."""
+
+
+def text_column(name: str, *others: str, unique: bool = False) -> Column:
     """A column of text. A lone surrogate, which no UTF-8 can hold, becomes "?"."""
-    return Column(name, "text", _read_text, unique=unique)
+    return Column(name, "text", _read_text, unique=unique, others=others)
 
 
-def label_column(name: str, labels: Sequence[str]) -> Column:
-    """A column of labels, given by name or by place in `labels`; kept as the place, a text such as "0"."""
+def label_column(
+    name: str, labels: Sequence[str], *others: str, also: Mapping[str, str] | None = None
+) -> Column:
+    """A column of labels, given by name or by place in `labels`; kept as the place, a text such as "0".
+
+    Args:
+        also: other words for labels. The label "-", on which annotators did not agree, makes a row unusable.
+    """
     places = {key: str(place) for place, label in enumerate(labels) for key in (str(place), label)}
+    places |= {word: places[label] for word, label in (also or {}).items()}
     expected = f"{', '.join(map(str, range(len(labels))))} or {', '.join(labels)}"
 
     def read(value: Any) -> str:
         # 1.0 is what table writers make of a label beside missing ones, and is refused with them.
         key = str(value) if isinstance(value, int) else value
+        if key == NO_GOLD_LABEL:
+            raise Unusable("on whose label annotators did not agree")
         if not isinstance(key, str) or key not in places:
             raise ValueError(f"holds {_shown(value)}")
         return places[key]
 
-    return Column(name, expected, read)
+    return Column(name, expected, read, others=others)
 
 
 def answers_column(name: str) -> Column:
@@ -81,9 +100,14 @@ def answers_column(name: str) -> Column:
 
 
 def _read_text(value: Any) -> str:
-    if not isinstance(value, str):
+    if isinstance(value, str) and value.isascii():
+        return value
+    text = None if value is None else text_of(value)
+    if text is None:
         raise ValueError(f"holds {_shown(value)}")
-    return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(text, BadRow):
+        raise ValueError(f"is {text.reason}")
+    return text.decode("utf-8")
 
 
 def _read_answers(value: Any) -> list[str]:
@@ -98,7 +122,7 @@ def _read_answers(value: Any) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"holds {_shown(value)}")
     if not texts:
-        raise ValueError("holds no answer")
+        raise Unusable("without an answer")
     return [_read_text(text) for text in texts]
 
 
@@ -116,6 +140,7 @@ def collect(
     *,
     published: bool = False,
     language_of: Callable[[Row], str | None] | None = None,
+    left_out: Counter[str] | None = None,
 ) -> dict[str | None, Table]:
     """Rows as tables, one for each language; rows that do not say theirs are under None.
 
@@ -124,6 +149,7 @@ def collect(
         columns: what a row must have; whatever else it has is left out.
         published: repeated ids are no mistakes.
         language_of: the language a row says it is in; by default none does.
+        left_out: counts rows that are of no use, by the reason.
 
     Raises:
         UserError: the first row that is not as expected.
@@ -139,11 +165,16 @@ def collect(
             raise UserError(f"{place} {number}: {error}") from None
         if language not in groups:
             groups[language] = [[] for _ in columns]
-        for column, values in zip(columns, groups[language], strict=True):
+        read: list[Any] = []
+        for column in columns:
             if column.name not in row:
                 raise missing_column(f"{place} {number}", column.name, row, columns)
             try:
                 value = column.read(row[column.name])
+            except Unusable as reason:
+                if left_out is not None:
+                    left_out[str(reason)] += 1
+                break
             except ValueError as error:
                 raise UserError(
                     f"{place} {number}: column {column.name!r} {error}, expected {column.expected}"
@@ -156,7 +187,10 @@ def collect(
                         f"{place} {number}: column {column.name!r} holds {_shown(value)}, which {before} has "
                         "already, expected another in every row"
                     )
-            values.append(value)
+            read.append(value)
+        else:
+            for values, value in zip(groups[language], read, strict=True):
+                values.append(value)
     types = [pa.list_(pa.large_string()) if column.many else pa.large_string() for column in columns]
     return {
         language: pa.table(
@@ -184,11 +218,26 @@ def empty_texts(table: Table) -> int:
 
 
 def read_rows(
-    file: Path, columns: Sequence[Column], *, header: bool = True, name: str | None = None
+    file: DataFile, columns: Sequence[Column], *, header: bool = True, tell: Tell = say_nothing
 ) -> Iterator[tuple[str, int, Row]]:
-    """Rows of a file for `collect`; see `rows_of_file`."""
-    missing = partial(missing_column, columns=columns)
-    return rows_of_file(file, [column.name for column in columns], missing, header=header, name=name)
+    """Where each row of a file is, and its values in the task's columns, for `collect`.
+
+    Args:
+        header: of CSV and TSV files, see `Wanted`.
+        tell: is told of what is suspicious and still read.
+
+    Raises:
+        UserError: what cannot be read, with the place in the file.
+    """
+    wanted = Wanted(
+        [column.name for column in columns],
+        partial(missing_column, columns=columns),
+        also=[LANGUAGE_COLUMN],
+        names={other: column.name for column in columns for other in column.others},
+        header=header,
+        tell=tell,
+    )
+    return usable(file, rows_of(file, wanted))
 
 
 def missing_column(where: str, name: str, found: Iterable[str], columns: Sequence[Column]) -> UserError:
@@ -200,22 +249,6 @@ def missing_column(where: str, name: str, found: Iterable[str], columns: Sequenc
 
 
 # --- folders ------------------------------------------------------------------------------------------------
-
-# From a file's name without its suffix to its split and part (a language, a subset, or None), or None.
-NameReader = Callable[[str], tuple[str, str | None] | None]
-# Of one piece of a set of rows, as in train-00000-of-00002.parquet.
-SHARD = re.compile(r"-\d+(-of-\d+)?\.")
-SPLIT_NAMES = {name: name for name in ("train", "validation", "test")}
-SPLIT_NAMES |= dict.fromkeys(("valid", "val", "dev"), "validation")
-_LANGUAGE_FILE = re.compile(r"([a-z]+)(?:[-_.]([A-Za-z]{2,8}))?(?:-\d+(?:-of-\d+)?)?")
-
-
-def split_and_language(name: str) -> tuple[str, str | None] | None:
-    """What "test", "test-sw" or "dev-00000-of-00002" says, a file's name without its suffix."""
-    match = _LANGUAGE_FILE.fullmatch(name)
-    if match is None or match[1] not in SPLIT_NAMES:
-        return None
-    return SPLIT_NAMES[match[1]], match[2]
 
 
 def language_column(row: Row) -> str | None:
@@ -233,13 +266,19 @@ def language_column(row: Row) -> str | None:
 class RowFolder:
     """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
 
+    Which split a file is, and in which language, is read as for texts; see `splits`. A split or part has one
+    file, numbered pieces of one, or the files of a folder that is called as the split.
+
     Args:
         path: of the folder.
         columns: of the task's rows.
-        read_name: what a file's name says.
-        header: as in `rows_of_file`.
+        languages: that are asked for.
+        header: as in `Wanted`.
         language_of: the language a row of an undivided file says it is in, beside its language column.
-        by_language: parts are languages, and so are folders.
+        own_name: what a file's path says, without what is the task's own in it; None where the file is none
+            of the task's.
+        part_of: from split and own name, the part that a file is of its split, or None: undivided. By default
+            the language that its name says.
 
     Raises:
         UserError: no such folder, no files in it, two files for the same rows.
@@ -249,17 +288,20 @@ class RowFolder:
         self,
         path: str | Path,
         columns: Sequence[Column],
-        read_name: NameReader,
         *,
+        languages: Sequence[str] = (),
         header: bool = True,
         language_of: Callable[[Row], str | None] | None = None,
-        by_language: bool = True,
+        own_name: Callable[[str], str | None] = str,
+        part_of: Callable[[str, str], str | None] | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         self._columns, self._header = columns, header
-        self._language_of = language_of
+        self._languages, self._language_of = tuple(languages), language_of
         self._tables: dict[tuple[str, str | None], dict[str | None, Table]] = {}
-        self._files = _find(self.path, read_name, by_language)
+        self._remarks: dict[str, None] = {}
+        self.left_out: Counter[str] = Counter()
+        self._files = self._find(own_name, part_of)
 
     @property
     def description(self) -> str:
@@ -274,6 +316,18 @@ class RowFolder:
         """Parts of a split that have files of their own, in order of their names."""
         return sorted(part for name, part in self._files if name == split and part is not None)
 
+    def splits(self) -> list[str]:
+        """A line a split, with its files."""
+        files: dict[str, list[str]] = {}
+        for (split, _), some in self._files.items():
+            files.setdefault(split, []).extend(str(file.relative_to(self.path)) for file in some)
+        return in_words(files)
+
+    def remarks(self) -> list[str]:
+        """What the user should know of what has been read so far: what is left out, what is missing."""
+        left_out = [f"{counted(count, 'row')} left out, {reason}" for reason, count in self.left_out.items()]
+        return [*self._remarks, *left_out]
+
     def table(self, split: str, language: str, *, sole: bool) -> Table:
         """Rows of a split in a language.
 
@@ -286,9 +340,15 @@ class RowFolder:
         if (split, language) in self._files or (split, None) not in self._files:
             return self.part(split, language)
         groups = self._read(split, None)
-        if language in groups:
-            return groups[language]
         file = self._files[split, None][0]
+        meant = {said: said and language_meant(said, [language, *self._languages]) for said in groups}
+        if own := [groups[said] for said, of in meant.items() if of == language]:
+            if others := [said for said, of in meant.items() if of is None]:
+                found = ", ".join(f"{len(groups[said]):,} in {said or 'none'}" for said in others)
+                self._remarks[f"{file}: rows in languages that are not asked for are left out: {found}"] = (
+                    None
+                )
+            return own[0] if len(own) == 1 else pa_concatenated(own)
         if None in groups and sole:
             return groups[None]
         if None in groups:
@@ -317,14 +377,66 @@ class RowFolder:
             rows = (
                 row
                 for file in self._files[key]
-                for row in read_rows(file, self._columns, header=self._header)
+                for row in read_rows(
+                    DataFile.local(file), self._columns, header=self._header, tell=self._remark
+                )
             )
             divided = part is None and self._language_of is not None
-            groups = collect(rows, self._columns, language_of=self._language_of if divided else None)
+            groups = collect(
+                rows,
+                self._columns,
+                language_of=self._language_of if divided else None,
+                left_out=self.left_out,
+            )
             if not groups:
                 raise UserError(f"{self._files[key][0]} holds no rows")
             self._tables[key] = groups
         return self._tables[key]
+
+    def _remark(self, text: str) -> None:
+        self._remarks[text] = None
+
+    def _find(
+        self, own_name: Callable[[str], str | None], part_of: Callable[[str, str], str | None] | None
+    ) -> dict[tuple[str, str | None], list[Path]]:
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path} is a file" if self.path.exists() else f"{self.path} does not exist",
+                f"expected a folder with train, validation and test files; {supported(ROWS)}",
+            )
+        folder = Folder(self.path, ROWS)
+        names = {file: own_name(without_suffix(file)) for file in folder.files}
+        said = {
+            file: read_name(PurePath(name), self._languages)
+            for file, name in names.items()
+            if name is not None
+        }
+        splits = splits_of(said, str(self.path))
+        folder.leave_out("of another task", *(file for file, name in names.items() if name is None))
+        unnamed = splits.pop("", [])
+        if not splits:
+            found = listed(unnamed, 5) if unnamed else folder.kinds()
+            raise UserError(
+                f"{self.path} has no train, validation or test files (found: {found})",
+                f"name them train.jsonl, validation.jsonl, test.jsonl; {supported(ROWS)}",
+            )
+        folder.leave_out("named after no split", *unnamed)
+        groups: dict[tuple[str, str | None], list[str]] = {}
+        for split, files in splits.items():
+            for file in files:
+                part = said[file].language if part_of is None else part_of(split, names[file] or "")
+                groups.setdefault((split, part), []).append(file)
+        for (split, part), files in groups.items():
+            if not _one_set(files, said):
+                what = split if part is None else f"{split} ({part})"
+                raise UserError(
+                    f"{self.path} has several files for {what}: {listed(files, 4)}",
+                    "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or put "
+                    f"all that is to be used into a folder {split}/",
+                )
+        for sentence in (*missing_pieces(said), *folder.remarks()):
+            self._remark(sentence)
+        return {key: [folder.files[file] for file in files] for key, files in groups.items()}
 
     def _no_rows(self, split: str, part: str | None) -> UserError:
         there = sorted({name if of is None else f"{name} ({of})" for name, of in self._files})
@@ -338,40 +450,24 @@ class RowFolder:
         )
 
 
-def _find(folder: Path, read_name: NameReader, by_language: bool) -> dict[tuple[str, str | None], list[Path]]:
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is a file" if folder.exists() else f"{folder} does not exist",
-            f"expected a folder with train, validation and test files ({', '.join(SUFFIXES)})",
-        )
-    found: dict[tuple[str, str | None], list[Path]] = {}
-    others = []
-    for file in sorted([*folder.glob("*"), *(folder.glob("*/*") if by_language else [])]):
-        suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
-        if suffix is None or file.name.startswith(".") or not file.is_file():
-            continue
-        named = read_name(file.name.removesuffix(suffix))
-        inner = file.parent.name if file.parent != folder else None
-        if named is None or (inner and named[1] is not None):
-            others.append(str(file.relative_to(folder)))
-            continue
-        split, part = named
-        found.setdefault((split, inner or part), []).append(file)
-    if not found:
-        seen = listed(others, 5) or kinds_of(folder.iterdir())
-        raise UserError(
-            f"{folder} has no train, validation or test files (found: {seen})",
-            f"name them train.jsonl, validation.jsonl, test.jsonl (also {', '.join(SUFFIXES[1:])})",
-        )
-    for (split, part), files in found.items():
-        whole = [file for file in files if not SHARD.search(file.name)]
-        if len({file.suffix for file in files}) > 1 or len(whole) > 1 or (whole and len(files) > 1):
-            names = listed([file.relative_to(folder) for file in files], 4)
-            raise UserError(
-                f"{folder} has several files for {split if part is None else f'{split} ({part})'}: {names}",
-                "keep one of them, or name the pieces of one set like train-00000-of-00002.parquet",
-            )
-    return found
+def _one_set(files: Sequence[str], said: Mapping[str, Said]) -> bool:
+    """Whether files belong together: one, the pieces of one, or those of a folder called as their split."""
+    if len(files) == 1:
+        return True
+    folder = PurePath(files[0]).parent
+    if len({format_of(file) for file in files}) > 1:
+        return False
+    if len({said[file].set for file in files}) == 1:
+        return all(said[file].numbered for file in files)
+    together = all(PurePath(file).parent == folder for file in files)
+    return together and folder.name != "" and read_name(folder).exact
+
+
+def pa_concatenated(tables: Sequence[Table]) -> Table:
+    """Tables one after the other."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
 
 
 # --- Hub ----------------------------------------------------------------------------------------------------
@@ -384,6 +480,7 @@ def hub_tables(
     columns: Sequence[Column],
     *,
     language_of: Callable[[Row], str | None] | None = None,
+    left_out: Counter[str] | None = None,
 ) -> dict[str | None, Table]:
     """A split of a Hub dataset as tables, as `collect` makes them; downloaded once, then from the cache.
 
@@ -405,6 +502,7 @@ def hub_tables(
         columns,
         published=True,
         language_of=language_of,
+        left_out=left_out,
     )
 
 
@@ -419,5 +517,6 @@ def _hub_rows(
         own = names.get(column)
         return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
 
-    for place, number, row in read_rows(path, columns, name=f"{dataset.name}, {file}"):
+    opened = DataFile.local(path, f"{dataset.name}, {file}")
+    for place, number, row in read_rows(opened, columns, tell=say_on_stderr):
         yield place, number, {column: named(column, value) for column, value in row.items()}

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.files import SPLITS, FilesOfSplits, find_files, read_documents
+from mrt5cli.data.files import FilesOfSplits, Found, TextFile, find_files, read_documents, text_files
+from mrt5cli.data.formats import DataFile
 from mrt5cli.data.hub import HubDataset
-from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut, TextFile, text_files
+from mrt5cli.data.splits import HELD_OUT, SPLITS
+from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
@@ -28,7 +30,6 @@ OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
     "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
 )
-HELD_OUT = ("validation", "test")
 # The paper's validation set is the first examples of English's validation split, its test set those after
 # them.
 ENGLISH = "en"
@@ -41,10 +42,19 @@ class MemoryText:
     Args:
         corpora: of each language, one for each split.
         name: what the text is, for people.
+        splits: a line a split, with its files.
+        remarks: what the user should know of it, a sentence each.
     """
 
-    def __init__(self, corpora: dict[str, dict[str, Corpus]], name: str) -> None:
+    def __init__(
+        self,
+        corpora: dict[str, dict[str, Corpus]],
+        name: str,
+        splits: Sequence[str] = (),
+        remarks: Sequence[str] = (),
+    ) -> None:
         self._corpora, self._name = corpora, name
+        self.splits, self._remarks = list(splits), list(remarks)
         # Languages without texts of their own share corpora.
         self.size = sum(
             corpus.size
@@ -56,6 +66,10 @@ class MemoryText:
         """One phrase, with the size in decimal units."""
         size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
         return f"{self._name} ({size})"
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the text."""
+        return self._remarks
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
         """Documents of a language and split that fill at least one example of `at_least` bytes.
@@ -97,7 +111,7 @@ class LocalFiles:
 
     def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
         """See `FilesOfLanguages`."""
-        return text_files([(str(file), partial(_bytes_of, file)) for file in self.found[language][split]])
+        return text_files([DataFile.local(file) for file in self.found[language][split]])
 
 
 @dataclass(frozen=True)
@@ -130,12 +144,8 @@ class HubFiles:
         names = self.dataset.files(self.configuration(language), split)
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
-            [(f"{self.dataset.name}, {name}", partial(opened, name)) for name in names], remote=True
+            [DataFile(f"{self.dataset.name}, {name}", partial(opened, name), remote=True) for name in names]
         )
-
-
-def _bytes_of(file: Path) -> BinaryIO:
-    return file.open("rb")
 
 
 class StreamedText:
@@ -149,6 +159,8 @@ class StreamedText:
         hashed: splits without files of their own are taken from the training documents by their fingerprints.
         hint: the way out for those who are stopped by a row or a file that cannot be read.
         skip_corrupt: leave these out instead.
+        by_rows: rows that say they are in another language than the one they are read as are left out.
+        splits, remarks: as in `MemoryText`.
     """
 
     def __init__(
@@ -161,8 +173,12 @@ class StreamedText:
         hashed: bool,
         hint: str,
         skip_corrupt: bool = False,
+        by_rows: bool = False,
+        splits: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ) -> None:
         self.files, self.description, self._column = files, name, column
+        self._by_rows, self.splits, self._remarks = by_rows, list(splits), list(remarks)
         self._shuffle_files, self._hashed, self._hint = shuffle_files, hashed, hint
         self._left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skip_corrupt else None
 
@@ -196,8 +212,10 @@ class StreamedText:
             shard=shard,
             shards=shards,
             keep=keep,
+            language=language if self._by_rows else None,
             left_out=left_out,
             hint=self._hint,
+            tell=tell,
         )
 
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
@@ -212,6 +230,7 @@ class StreamedText:
             self._files(language, source, say_on_stderr),
             self._column,
             keep=keep,
+            language=language if self._by_rows else None,
             endless=False,
             left_out=self._left_out,
             hint=self._hint,
@@ -222,8 +241,8 @@ class StreamedText:
         return stream
 
     def remarks(self) -> list[str]:
-        """What was left out, beside what training streams count themselves."""
-        return [] if self._left_out is None else self._left_out.sentences()
+        """What the user should know, and what was left out beside what training streams count themselves."""
+        return self._remarks + ([] if self._left_out is None else self._left_out.sentences())
 
     def _files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
         if split not in (own := self.files.splits(language)):
@@ -275,26 +294,31 @@ def _embedded(languages: Sequence[str]) -> MemoryText:
 def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
     path = Path(source.path).expanduser()
     found = find_files(path, languages)
-    shared = found[languages[0]]
+    remarks = list(found.remarks)
+    groups = [[language] for language in languages] if found.apart else [list(languages)]
     corpora: dict[str, dict[str, Corpus]] = {}
-    if len(languages) > 1 and all(files is shared for files in found.values()):
-        rows = {
-            split: read_documents(files, source.text_column, languages) for split, files in shared.items()
+    for group in groups:
+        files = found.languages[group[0]]
+        documents = {
+            split: read_documents(some, source.text_column, group, remarks.append)
+            for split, some in files.items()
         }
-        for language in languages:
-            corpora[language] = _with_held_out({split: groups[language] for split, groups in rows.items()})
-    else:
-        for language, files in found.items():
-            documents = {
-                split: read_documents(group, source.text_column)[None] for split, group in files.items()
-            }
-            corpora[language] = _with_held_out(documents)
-    text = MemoryText(corpora, f"text of {path}")
-    for language, splits in corpora.items():
-        for split, group in found[language].items():
-            if not splits[split].size:
-                raise UserError(f"there is no text in {listed(group, 3)}")
-    return text
+        for language in group:
+            own = {split: of_split[language] for split, of_split in documents.items()}
+            corpora[language] = _with_held_out(own)
+            for split, some in own.items():
+                if not any(some):
+                    raise UserError(f"there is no text in {listed(files[split], 3)}")
+    return MemoryText(corpora, f"text of {path}", _splits(found), remarks)
+
+
+def _splits(found: Found) -> list[str]:
+    """A line a split, those that are held out of the training documents included."""
+    if not found.splits:
+        return []
+    there = set.intersection(*(set(files) for files in found.languages.values()))
+    missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
+    return [*found.splits, *(f"{split}: held out from the training documents" for split in missing)]
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -308,17 +332,19 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
 def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedText:
     path = Path(source.path).expanduser()
     found = find_files(path, languages)
-    shared: FilesOfSplits = found[languages[0]]
-    if len(languages) > 1 and all(files is shared for files in found.values()):
+    if len(languages) > 1 and not found.apart:
         raise UserError(
             f"streaming several languages from {path} needs one folder a language",
             f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
         )
     return StreamedText(
-        LocalFiles(found),
+        LocalFiles(found.languages),
         f"text of {path}, streamed",
         source.text_column,
         shuffle_files=True,
         hashed=True,
         hint="repair it, or take it out of task.source.path",
+        by_rows=True,
+        splits=_splits(found),
+        remarks=found.remarks,
     )

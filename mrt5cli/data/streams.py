@@ -6,128 +6,25 @@ numbers say where it is: the pass over the files, the file, the row in it and th
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
-from mrt5cli.data.files import MANY_FILES, cut_text, missing_text, no_text
-from mrt5cli.data.formats import BadRow, Damaged, decoded, json_rows, parquet_rows, separated_rows
+from mrt5cli.data.files import LanguageRule, Text, TextFile
+from mrt5cli.data.formats import BadRow, Damaged
+from mrt5cli.data.tables import LANGUAGE_COLUMN
 from mrt5cli.errors import UserError
-from mrt5cli.text import Tell, counted, first_line, say_on_stderr
+from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
-UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-UNITS = {".jsonl": "line", ".json": "line", ".parquet": "row", ".csv": "row", ".txt": "paragraph"}
-# Bytes of plain text that are read at a time.
-TEXT_AT_ONCE = 16 << 20
 END = bytes([END_OF_DOCUMENT])
 SKIP_HINT = (
     "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
     "key in its recipe.yaml"
 )
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A file with texts in it.
-
-    Attributes:
-        name: what it is called, for people; its end says the format.
-        open: gives its bytes.
-        whole: a plain text is one document.
-        remote: it comes over a network, so that what looks damaged is fetched once more.
-    """
-
-    name: str
-    open: Callable[[], BinaryIO]
-    whole: bool = False
-    remote: bool = False
-
-    @property
-    def suffix(self) -> str:
-        """Of its format, whatever it is packed in."""
-        name = PurePath(self.name)
-        return (name.with_suffix("") if name.suffix in UNPACKED_BY else name).suffix
-
-    @property
-    def unit(self) -> str:
-        """What is counted in it, in words."""
-        return UNITS.get(self.suffix, "row")
-
-    def texts(self, column: str, first: int = 0) -> Iterator[tuple[int, Any]]:
-        """The number and the text (or what stands in its place) of each row; numbers begin at 1.
-
-        Args:
-            column: of rows, the one with the text.
-            first: rows to pass over.
-
-        Raises:
-            UserError: the format is none that is read, or a row has no such column.
-            Damaged: what comes cannot be read.
-        """
-        if self.suffix not in UNITS:
-            raise UserError(f"{self.name}: text is read from {', '.join(UNITS)} files")
-        # Local, because an unfinished generator is closed when the interpreter has given up its modules.
-        damage = OSError, EOFError, zlib.error, lzma.LZMAError
-        try:
-            with self.open() as packed:
-                unpack = UNPACKED_BY.get(PurePath(self.name).suffix)
-                stream = packed if unpack is None else unpack(packed)
-                yield from self._texts(stream, column, first)
-        except damage as error:
-            raise Damaged(first_line(error)) from error
-
-    def _texts(self, stream: BinaryIO, column: str, first: int) -> Iterator[tuple[int, Any]]:
-        if self.suffix in (".jsonl", ".json"):
-            for number, row in json_rows(stream, first):
-                if isinstance(row, BadRow):
-                    yield number, row
-                elif column in row:
-                    yield number, row[column]
-                else:
-                    raise missing_text(f"{self.name}, line {number}", column, row)
-        elif self.suffix == ".parquet":
-            for number, row in parquet_rows(stream, self.name, [column], missing_text, first=first):
-                yield number, row if isinstance(row, BadRow) else row[column]
-        elif self.suffix == ".csv":
-            text = decoded(stream.read())
-            if isinstance(text, BadRow):
-                raise Damaged(text.reason)
-            found = separated_rows(text, f"{self.name}, line", [column], missing_text)
-            for number, (_, row) in islice(enumerate(found, start=1), first, None):
-                yield number, row[column]
-        else:
-            for number, part in islice(enumerate(_plain_texts(stream, self.whole), start=1), first, None):
-                yield number, decoded(part)
-
-
-def text_files(
-    named: Sequence[tuple[str, Callable[[], BinaryIO]]], *, remote: bool = False
-) -> list[TextFile]:
-    """Files of one split; from so many plain texts on, each is one document."""
-    plain = sum(name.removesuffix(".gz").endswith(".txt") for name, _ in named)
-    return [TextFile(name, opened, plain >= MANY_FILES, remote) for name, opened in named]
-
-
-def _plain_texts(stream: BinaryIO, whole: bool) -> Iterator[bytes]:
-    if whole:
-        yield from cut_text(stream.read(), whole=True)
-        return
-    rest = b""
-    while block := stream.read(TEXT_AT_ONCE):
-        head, _, rest = (rest + block).rpartition(b"\n\n")
-        yield from cut_text(head, whole=False)
-    yield from cut_text(rest, whole=False)
 
 
 class LeftOut:
@@ -175,8 +72,10 @@ class DocumentStream:
             rows of its own of all files where not.
         keep: which documents are of this split; None keeps all.
         endless: start the next pass when one is over.
+        language: rows that say they are in another are left out; None takes all.
         left_out: counts what cannot be read; None stops there.
         hint: the way out for those who are stopped by it.
+        tell: is told of what is suspicious or left out.
     """
 
     def __init__(
@@ -188,18 +87,22 @@ class DocumentStream:
         shard: int = 0,
         shards: int = 1,
         keep: Callable[[bytes], bool] | None = None,
+        language: str | None = None,
         endless: bool = True,
         left_out: LeftOut | None = None,
         hint: str | None = None,
+        tell: Tell = say_on_stderr,
     ) -> None:
         self._files, self._column, self._key, self._keep = list(files), column, key, keep
         self._shard, self._shards = shard, shards
         self._endless, self._left_out, self._hint = endless, left_out, hint
+        self._rule = None if language is None else LanguageRule([language])
+        self._tell, self._told = tell, set[str]()
         self._documents: deque[_Document] = deque()
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
         self._fetched_again: tuple[int, int] | None = None
-        self._rows: Iterator[tuple[int, Any]] | None = None
+        self._rows: Iterator[Text] | None = None
         self._start(0, 0, 0)
 
     def take(self, count: int) -> NDArray[np.uint8]:
@@ -281,42 +184,61 @@ class DocumentStream:
             if not self._endless:
                 return False
             if not self._found:
-                raise UserError("a whole pass over the training data found no text", "see task.source")
+                others = self._rule.sentence() if self._rule else None
+                names = listed([file.name for file in self._files], 3)
+                raise UserError(
+                    f"a whole pass over the training data found no text in {names}"
+                    + (f"; {others}" if others else ""),
+                    "see task.source and task.languages",
+                )
             self._start_pass(self._pass + 1)
             self._start_file(0, 0)
         file = self._files[self._order[self._place]]
         if self._rows is None:
-            self._rows = file.texts(self._column, self._row)
+            self._rows = file.texts(self._column, self._row, tell=self._tell_once)
         try:
             found = next(self._rows, None)
         except Damaged as error:
             self._rows = None
             if not self._fetch_again(file):
-                self._leave_out(file, f"{file.name} after {file.unit} {self._row}", str(error), whole=True)
+                where = f"{file.name} after {file.unit} {self._row}"
+                self._leave_out(file, where, str(error), error.hint, whole=True)
                 self._start_file(self._place + 1, 0)
             return True
         if found is None:
             self._start_file(self._place + 1, 0)
             return True
-        number, text = found
-        if isinstance(text, BadRow):
+        content = found.content
+        if isinstance(content, BadRow):
             if self._fetch_again(file):
-                self._row, self._rows = number - 1, None
+                self._row, self._rows = found.number - 1, None
                 return True
-            self._leave_out(file, f"{file.name}, {file.unit} {number}", text.reason, whole=False)
-        elif self._deals_files or (number - 1) % self._shards == self._shard:
-            self._add(file, number, text)
-        self._row = number
+            where = f"{file.name}, {file.unit} {found.line}"
+            self._leave_out(file, where, content.reason, content.hint, whole=False)
+        elif self._deals_files or (found.number - 1) % self._shards == self._shard:
+            self._add(found, content)
+        self._row = found.number
         return True
 
-    def _add(self, file: TextFile, number: int, text: Any) -> None:
-        if not isinstance(text, str | None):
-            raise no_text(f"{file.name}, {file.unit} {number}", self._column, text)
-        document = (text or "").encode("utf-8", errors="replace")
-        if document and (self._keep is None or self._keep(document)):
+    def _add(self, found: Text, content: bytes) -> None:
+        if content and self._in_language(found.language) and (self._keep is None or self._keep(content)):
             self._found = True
-            self._documents.append(_Document((self._pass, self._place, number - 1), document + END))
-            self._ready += len(document) + 1
+            self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
+            self._ready += len(content) + 1
+
+    def _in_language(self, said: str | None) -> bool:
+        if self._rule is None or self._rule(said) is not None:
+            return True
+        self._tell_once(
+            f"rows are left out whose column {LANGUAGE_COLUMN!r} says another language, such as {said!r}"
+        )
+        return False
+
+    def _tell_once(self, text: str) -> None:
+        """Tell, on the first pass over the data, what the next will find as well."""
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def _fetch_again(self, file: TextFile) -> bool:
         """Whether to read the file once more from the start, because it may have been damaged on its way."""
@@ -326,7 +248,10 @@ class DocumentStream:
             self._fetched_again = here
         return again
 
-    def _leave_out(self, file: TextFile, where: str, reason: str, *, whole: bool) -> None:
+    def _leave_out(self, file: TextFile, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
         if self._left_out is None:
-            raise UserError(f"{where}: {'damaged, ' if whole else ''}{reason}", self._hint)
+            raise UserError(
+                f"{where}: {'damaged, ' if whole else ''}{reason}",
+                "; ".join(filter(None, [hint, self._hint])),
+            )
         self._left_out.add(where, reason, file=whole)

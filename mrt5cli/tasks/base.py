@@ -206,6 +206,10 @@ class Task(ABC):
         """What the user should know of the data read so far, a sentence each."""
         return []
 
+    def splits(self) -> list[str]:
+        """A line a split, with the files that it was found in; none where no file says one."""
+        return []
+
     def commits(self) -> dict[str, str]:
         """The Hub datasets that have been opened, and the commit of each."""
         return {}

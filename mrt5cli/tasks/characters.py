@@ -8,12 +8,12 @@ on for both tasks, is read as it is.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from random import Random
 
 from mrt5cli.data.builders.writing import is_made_here
 from mrt5cli.data.generated import words
-from mrt5cli.data.rows import SPLIT_NAMES, Row, Table, text_column
+from mrt5cli.data.rows import Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
@@ -25,7 +25,7 @@ TEST_PARTS = {
     "word_search": ["test_oov", "test_paraphrase", "test_overlap", "test_paraphrase_overlap"],
 }
 ALL = "all"
-_TEST_NAME = re.compile(r"test([-_.]\w[\w.-]*)?")
+_TEST_NAME = re.compile(r"test([-_.]\w[\w.-]*)?", re.IGNORECASE)
 _PIECE = re.compile(r"-\d+(-of-\d+)?$")
 
 
@@ -57,12 +57,21 @@ class Characters(TableTask):
         own = self.files.parts("test")
         return [part for part in known if part in own] + [part for part in own if part not in known]
 
-    def read_file_name(self, name: str) -> tuple[str, str | None] | None:
-        """What "train", "val", "test_oov" says, with or without the task's name before it."""
-        name = _PIECE.sub("", name.removeprefix(f"{self.section.kind}_"))
-        if name in SPLIT_NAMES and name != "test":
-            return SPLIT_NAMES[name], None
-        return ("test", name) if _TEST_NAME.fullmatch(name) else None
+    def own_file_name(self, name: str) -> str | None:
+        """The name without the task's before it; None where it is the other task's."""
+        path = PurePath(name)
+        for kind in TEST_PARTS:
+            if path.name.startswith(f"{kind}_"):
+                return str(path.with_name(path.name.removeprefix(f"{kind}_"))) if kind == self.name else None
+        return name
+
+    def part_of_file(self, split: str, name: str) -> str | None:
+        """A file of the test is a part of it, called as the file: "test_oov"."""
+        if split != "test":
+            return None
+        last = _PIECE.sub("", PurePath(name).name)
+        found = _TEST_NAME.search(last)
+        return found[0] if found else f"test_{last}" if PurePath(name).parent.name else "test"
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """Nowhere: the schema offers no such source."""

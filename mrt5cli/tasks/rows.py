@@ -36,7 +36,6 @@ from mrt5cli.data.rows import (
     empty_texts,
     hub_tables,
     language_column,
-    split_and_language,
 )
 from mrt5cli.errors import UserError
 from mrt5cli.tasks.base import IGNORED_LABEL, Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
@@ -191,16 +190,18 @@ class TableTask(Task):
             self.files = RowFolder(
                 section.source.path,
                 self.columns,
-                self.read_file_name,
+                languages=[*section.languages, *self.languages] if self.by_language else (),
                 header=self.header,
                 language_of=self.row_language if self.by_language else None,
-                by_language=self.by_language,
+                own_name=self.own_file_name,
+                part_of=None if self.by_language else self.part_of_file,
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
             self._check_languages(section.languages)
         self._tables: dict[tuple[str, str], Table] = {}
         self._hub: dict[HubSplit, dict[str | None, Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
+        self._left_out: Counter[str] = Counter()
 
     # What a task says of itself.
 
@@ -224,9 +225,13 @@ class TableTask(Task):
         """
         return language_column(row)
 
-    def read_file_name(self, name: str) -> tuple[str, str | None] | None:
-        """Split and part of a file of this name (without its suffix); None where it is not the task's."""
-        return split_and_language(name)
+    def own_file_name(self, name: str) -> str | None:
+        """A file's path without its suffix and without what is the task's own in it; None: another task's."""
+        return name
+
+    def part_of_file(self, split: str, name: str) -> str | None:
+        """The part of a split that a file of this own name is; only asked where parts are no languages."""
+        return None
 
     # What training and evaluation ask.
 
@@ -259,7 +264,15 @@ class TableTask(Task):
         for (split, _), table in self._tables.items():
             counts[split] += empty_texts(table)
         found = [f"{count:,} of {split}" for split, count in counts.items() if count]
-        return [f"rows with an empty text, taken as they are: {', '.join(found)}"] if found else []
+        remarks = [] if self.files is None else self.files.remarks()
+        remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
+        return remarks + (
+            [f"rows with an empty text, taken as they are: {', '.join(found)}"] if found else []
+        )
+
+    def splits(self) -> list[str]:
+        """See `Task`."""
+        return [] if self.files is None else self.files.splits()
 
     def commits(self) -> dict[str, str]:
         """See `Task`."""
@@ -333,6 +346,7 @@ class TableTask(Task):
                 place.split,
                 self.columns,
                 language_of=self.row_language if shared else None,
+                left_out=self._left_out,
             )
         tables = self._hub[place]
         return tables.get(part if shared else None, pa.table({}))

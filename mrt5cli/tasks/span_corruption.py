@@ -118,8 +118,12 @@ class SpanCorruption(Task):
         return read_on
 
     def remarks(self) -> list[str]:
-        """What could not be read of held-out text and was left out."""
-        return self.text.remarks() if isinstance(self.text, StreamedText) else []
+        """What is left out of the text and why, and what is suspicious in it."""
+        return self.text.remarks()
+
+    def splits(self) -> list[str]:
+        """See `Task`."""
+        return self.text.splits
 
     def commits(self) -> dict[str, str]:
         """See `Task`."""

@@ -27,7 +27,12 @@ class Xnli(TableTask):
     experiment = "xnli"
     choices = ("0", "1", "2")
     languages = tuple(XNLI_LANGUAGES)
-    columns = (text_column("premise"), text_column("hypothesis"), label_column("label", LABELS))
+    # Other names are those of XNLI's and MultiNLI's own files.
+    columns = (
+        text_column("premise", "sentence1"),
+        text_column("hypothesis", "sentence2", "hypo"),
+        label_column("label", LABELS, "gold_label", also={"contradictory": "contradiction"}),
+    )
 
     def __init__(self, section: XnliTask) -> None:
         prompt = "Premise: {premise} Hypothesis: {hypothesis}"

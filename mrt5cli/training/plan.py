@@ -74,6 +74,7 @@ class Plan:
         return {
             "run": f"{self.recipe.name}: {self.recipe.description}",
             "task": self.task.describe(),
+            **({"splits": "\n".join(splits)} if (splits := self.task.splits()) else {}),
             "example": f"{beginning(source, SHOWN)}\n-> {beginning(target, SHOWN)}",
             "model": f"{_count(self.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
             f"{config.num_decoder_layers} layers, {_shortener(self.recipe.model.shortener)}; from {start}",

@@ -194,9 +194,9 @@ WRONG = {
         "train.csv, line 4: 2 cells, expected 3 (premise, hypothesis, label)",
     ),
     "quotes": (
-        "train.tsv",
-        'premise\thypothesis\tlabel\na\tb\t0\n"a" b\tc\t1\n',
-        "train.tsv, line 3: not well-formed TSV",
+        "train.csv",
+        'premise,hypothesis,label\na,b,0\n"a" b,c,1\n',
+        "train.csv cannot be read: line 3: not well-formed CSV",
     ),
     "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: not well-formed CSV"),
     "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv holds no rows"),
@@ -225,10 +225,13 @@ def test_wrong_files(tmp_path: Path, case: str) -> None:
 
 
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
-    for name in ("train.jsonl", "train.csv"):
+    for name, content, place in (
+        ("train.jsonl", GOOD.encode() + b'{"premise": "caf\xe9"}\n', r"line 2: not UTF-8: byte 16 is 0xe9"),
+        ("train.csv", b"premise,hypothesis,label\ncaf\xe9,b,0\n", r"line 2: not UTF-8: byte 0xe9"),
+    ):
         file = tmp_path / name
-        file.write_bytes(b"premise,hypothesis,label\ncaf\xe9,b,0\n")
-        with pytest.raises(UserError, match=rf"{name} is not UTF-8: byte 28 is 0xe9"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}, {place}"):
             xnli(tmp_path).train_stream(batch_size=1, seed=1)
         file.unlink()
 
@@ -526,9 +529,9 @@ def test_empty_texts_of_the_hub_are_taken_and_wrong_labels_are_not(hub: HubServe
 
 
 def test_hub_rows_of_another_schema(hub: HubServer) -> None:
-    publish(hub, [{"sentence1": "a", "sentence2": "b", "label": 1}])
+    publish(hub, [{"first": "a", "second": "b", "label": 1}])
     with pytest.raises(
-        UserError, match=r"en/test-00000.parquet: no column 'premise'; it has sentence1, sentence2, label"
+        UserError, match=r"en/test-00000.parquet: no column 'premise'; it has first, second, label"
     ):
         hub_pairs(hub)
     publish(hub, [{"premise": {"en": "a"}, "hypothesis": "b", "label": 1}])

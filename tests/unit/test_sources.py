@@ -13,7 +13,7 @@ import pytest
 
 from mrt5cli.data.corpus import Corpus
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.files import PIECE_BYTES, cut_text
+from mrt5cli.data.paragraphs import PIECE_BYTES, paragraphs
 from mrt5cli.data.sources import MemoryText, open_source
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource
@@ -130,7 +130,7 @@ def test_another_column_and_one_that_is_not_there(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "row 1: column 'n' holds int")]
+    ("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "row 1: column 'n' holds a number")]
 )
 def test_a_column_that_is_not_text(tmp_path: Path, name: str, what: str) -> None:
     write_rows(tmp_path / name, [{"n": 1, "text": "x"}, {"n": 2, "text": "y"}])
@@ -158,7 +158,7 @@ def test_each_of_many_text_files_is_a_document(tmp_path: Path) -> None:
     "text", ["word " * 5000, "語" * 7000, "x" * 20_000], ids=["words", "no spaces", "one word"]
 )
 def test_text_without_blank_lines_is_cut_between_characters(text: str) -> None:
-    pieces = cut_text(text.encode(), whole=False)
+    pieces = list(paragraphs([text.encode()]))
     assert b"".join(pieces) == text.encode()
     assert all(PIECE_BYTES // 2 <= len(piece) <= PIECE_BYTES + 3 for piece in pieces[:-1])
     assert "".join(piece.decode() for piece in pieces) == text
@@ -249,11 +249,18 @@ def test_empty_files(tmp_path: Path, name: str) -> None:
     assert "no text in" in message and name in message
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_not_utf8(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("a.txt", "paragraph 1: not UTF-8: byte 3 is 0xe9"),
+        ("a.jsonl", "line 1: not UTF-8: byte 3 is 0xe9"),
+        ("a.csv", "line 1: not UTF-8: byte 0xe9"),
+    ],
+)
+def test_not_utf8(tmp_path: Path, name: str, where: str) -> None:
     (tmp_path / name).write_bytes(b"caf\xe9 and more")
     message = refusal(tmp_path)
-    assert f"{name} is not UTF-8: byte 3 is 0xe9" in message and "iconv" in message
+    assert f"{name}, {where}" in message and "iconv" in message
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ from torch.utils.data import DataLoader
 
 from mrt5cli import hub as hub_module
 from mrt5cli.data import sources
-from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut, TextFile, text_files
+from mrt5cli.data.files import TextFile, text_files
+from mrt5cli.data.formats import DataFile
+from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
@@ -437,7 +439,7 @@ def test_a_column_of_another_type_has_no_way_out(corpus: HubServer, skip: bool) 
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
     with pytest.raises(UserError) as caught:
         one_pass(task)
-    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds int, expected text"
+    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds a number, expected text"
     assert caught.value.hint is None
     rows = [*ROWS[:10], '{"txt": "a"}']
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
@@ -502,7 +504,7 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
 
 def rows_in_memory(*rows: str) -> list[TextFile]:
     lines = "\n".join(json.dumps({"text": row}) if row != "broken" else row for row in rows).encode()
-    return text_files([("a.jsonl", lambda: io.BytesIO(lines))])
+    return text_files([DataFile("a.jsonl", lambda: io.BytesIO(lines))])
 
 
 def test_what_cannot_be_read_any_more_is_left_out_whole_after_a_resume() -> None:
@@ -533,9 +535,11 @@ def test_a_program_that_ends_in_the_middle_of_a_file_says_nothing(tmp_path: Path
     (tmp_path / "a.jsonl.gz").write_bytes(packed(ROWS))
     code = f"""
 from pathlib import Path
-from mrt5cli.data.streams import DocumentStream, text_files
+from mrt5cli.data.files import text_files
+from mrt5cli.data.formats import DataFile
+from mrt5cli.data.streams import DocumentStream
 file = Path({str(tmp_path / "a.jsonl.gz")!r})
-stream = DocumentStream(text_files([(file.name, lambda: file.open("rb"))]), "text")
+stream = DocumentStream(text_files([DataFile.local(file)]), "text")
 print(len(stream.take(100)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

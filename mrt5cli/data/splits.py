@@ -1,0 +1,192 @@
+"""What the names of files and folders say: which split, which language, and which piece of how many.
+
+One rule for texts and for rows. A name is read word by word, whatever stands between the words and however
+they are capitalised, and a word says a split as in `WORDS`:
+
+    train/a.txt   Train.txt   wiki_train.txt   wiki.train.en.txt   train-00000-of-00002.txt   trainData2.txt
+
+A folder or file whose name is nothing but the split ("train", "Dev_2") decides; other names only count where
+none is. `eval` is the validation split, or the test where there is another validation and no other test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import regex
+
+from mrt5cli.data.languages import LANGUAGES, language_meant
+from mrt5cli.errors import UserError
+from mrt5cli.text import counted, listed
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
+WORDS = {
+    "train": ("train", "training", "trainset", "trn"),
+    "validation": (
+        "validation",
+        "valid",
+        "val",
+        "valset",
+        "dev",
+        "devel",
+        "development",
+        "devset",
+        "newsdev",
+    ),
+    "test": ("test", "tests", "testing", "testset", "tst", "devtest", "heldout", "holdout", "newstest"),
+}
+EVALUATION = ("eval", "evaluation", "evalset")
+
+_SPLIT_OF_WORD = {word: split for split, words in WORDS.items() for word in words}
+_SPLIT_OF_WORD |= dict.fromkeys(EVALUATION, "eval")
+# As they are written, and "trainSet" and "TestData" in two.
+_WORDS = regex.compile(r"\p{L}+|\d+")
+_CAPITALISED = regex.compile(r"\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lo}\p{Lm}]+|\d+")
+_PIECE = regex.compile(r"[-._ ]?(?<!\d)(\d+)-of-(\d+)(?!\d)")
+_NUMBER = regex.compile(r"[-._ ]?\d+$")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the path of a file says.
+
+    Attributes:
+        split: "train", "validation", "test", "eval", or None where it says none.
+        language: one of those asked for, or another as it is written; None where it says none.
+        folder: whether a folder says the language.
+        exact: whether a folder or the file is called as the split and nothing else.
+        set: the path without the number of the piece: what pieces of one set have in common.
+        numbered: whether it ends in a number.
+        piece: which piece it is of how many, or None.
+        splits: several, where they contradict each other.
+    """
+
+    split: str | None
+    language: str | None
+    folder: bool
+    exact: bool
+    set: str
+    numbered: bool
+    piece: tuple[int, int] | None
+    splits: tuple[str, ...] = ()
+
+
+def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
+    """What a file's path says, relative to the folder that was asked for, without the suffix of its format.
+
+    Args:
+        path: of the file.
+        asked: languages that are looked for, beside the paper's.
+    """
+    codes = [*asked, *LANGUAGES]
+    parts = path.parts
+    spoken = [_words(part) for part in parts]
+    exact = [splits for words in spoken if (splits := _splits(words)) and _only_a_split(words)]
+    found = set().union(*(exact or [_splits(words) for words in spoken]))
+    if len(found) > 1:
+        found.discard("eval")
+    split = next(iter(found)) if len(found) == 1 else None
+
+    folders = [of for part in parts[:-1] if (of := language_meant(part, codes))]
+    words = [word for word in _WORDS.findall(parts[-1]) if word.lower() not in _SPLIT_OF_WORD]
+    named = {of for word in words if (of := language_meant(word, codes))}
+    # A code with a region is two words: "test-zh-TW".
+    named = {longer for longer in asked if _ends_with(path.name, longer)} or named
+    language = folders[0] if folders else next(iter(named)) if len(named) == 1 else None
+
+    piece = _PIECE.search(parts[-1])
+    name = _PIECE.sub("", parts[-1]) if piece else _NUMBER.sub("", parts[-1])
+    return Said(
+        split=split,
+        language=language,
+        folder=bool(folders),
+        exact=bool(exact),
+        set=str(path.with_name(name)) if name else str(path),
+        numbered=name not in ("", parts[-1]),
+        piece=(int(piece[1]), int(piece[2])) if piece else None,
+        splits=tuple(sorted(found)) if len(found) > 1 else (),
+    )
+
+
+def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
+    """Files by split; those that say none are under "".
+
+    Args:
+        said: what each file says.
+        where: the folder, for people.
+
+    Raises:
+        UserError: a file says two splits, or it cannot be told which split `eval` is.
+    """
+    for name, of in said.items():
+        if of.splits:
+            raise UserError(
+                f"{where}: {name} says {' and '.join(of.splits)}, and can be of one split only",
+                "rename it, or put it into a folder that is called train, validation or test",
+            )
+    there = {of.split for of in said.values()}
+    evaluation = "validation"
+    if "eval" in there and "validation" in there:
+        if "test" in there:
+            names = [name for name, of in said.items() if of.split == "eval"]
+            raise UserError(
+                f"{where} has validation and test files, and others for evaluation: {listed(names, 3)}",
+                "say which split they are: name them validation or test, or take them out",
+            )
+        evaluation = "test"
+    found: dict[str, list[str]] = {}
+    for name, of in said.items():
+        found.setdefault(evaluation if of.split == "eval" else of.split or "", []).append(name)
+    return found
+
+
+def missing_pieces(said: dict[str, Said]) -> list[str]:
+    """A sentence for each set of which not all pieces are there."""
+    sets: dict[tuple[str, int], dict[int, str]] = {}
+    for name, of in said.items():
+        if of.piece is not None:
+            sets.setdefault((of.set, of.piece[1]), {})[of.piece[0]] = name
+    sentences = []
+    for (_, total), there in sets.items():
+        # Some count from 0, some from 1.
+        first = 1 if 0 not in there and total in there else 0
+        if lost := sorted(set(range(first, first + total)) - set(there)):
+            one = next(iter(there.values()))
+            names = [_PIECE.sub(lambda match, at=number: _renumbered(match, at), one) for number in lost[:3]]
+            more = f" and {len(lost) - 3:,} more" if len(lost) > 3 else ""
+            verbs = "is" if len(there) == 1 else "are", "is" if len(lost) == 1 else "are"
+            sentences.append(
+                f"only {len(there):,} of {counted(total, 'piece')} {verbs[0]} there: "
+                f"{', '.join(names)}{more} {verbs[1]} missing"
+            )
+    return sentences
+
+
+def _renumbered(match: regex.Match[str], number: int) -> str:
+    return match[0].replace(match[1], str(number).zfill(len(match[1])), 1)
+
+
+def _words(part: str) -> set[str]:
+    part = _PIECE.sub("", part)
+    return {word.lower() for word in (*_WORDS.findall(part), *_CAPITALISED.findall(part))}
+
+
+def _splits(words: Iterable[str]) -> set[str]:
+    return {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
+
+
+def _only_a_split(words: Iterable[str]) -> bool:
+    return all(word in _SPLIT_OF_WORD or word.isdecimal() for word in words)
+
+
+def _ends_with(name: str, code: str) -> bool:
+    normal = name.lower().replace("_", "-")
+    return "-" in code.replace("_", "-") and normal.endswith(code.lower().replace("_", "-"))
+
+
+def in_words(splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line a split, with its files: "train: a.txt, b.txt and 3 more"."""
+    return [f"{split}: {listed(splits[split], 3)}" for split in SPLITS if splits.get(split)]
