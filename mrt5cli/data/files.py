@@ -50,7 +50,7 @@ class Found:
     Attributes:
         languages: files by split, of each language. Languages without files of their own share one entry.
         apart: each language has files of its own.
-        splits: a line a split, with its files; none where no name says one.
+        splits: a line a split, with its files.
         remarks: what the user should know, a sentence each: what is left out, what is missing.
     """
 
@@ -71,7 +71,8 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     if not path.is_dir():
         if format_of(path.name) is None:
             raise UserError(f"{path} is not a text file this toolkit reads", supported())
-        return Found({language: {"train": [path]} for language in languages}, apart=False)
+        one: FilesOfSplits = {"train": [path]}
+        return Found(dict.fromkeys(languages, one), apart=False, splits=in_words({"train": [path.name]}))
     folder = Folder(path, FORMATS)
     if not folder.files:
         raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
@@ -90,7 +91,7 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     return Found(
         files if own else dict.fromkeys(languages, files[""]),
         apart=bool(own),
-        splits=in_words(named) if any(of.split for group in groups.values() for of in group.values()) else [],
+        splits=in_words(named),
         remarks=remarks,
     )
 

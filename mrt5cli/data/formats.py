@@ -144,13 +144,11 @@ class DataFile:
         # Local, because an unfinished generator is closed when the interpreter has given up its modules.
         damage = OSError, EOFError, zlib.error, lzma.LZMAError
         try:
-            with self.open() as packed:
+            with self.open() as opened:
+                packed = _with_peek(opened)
+                refuse_stand_in(packed.peek(BLOCK_BYTES), self.name)
                 unpack = UNPACKED_BY.get(packing_of(self.name))
-                stream: Any = packed if unpack is None else unpack(packed)
-                if not hasattr(stream, "peek"):
-                    stream = io.BufferedReader(stream, BLOCK_BYTES)
-                refuse_stand_in(stream.peek(BLOCK_BYTES), self.name)
-                yield stream
+                yield packed if unpack is None else _with_peek(unpack(packed))
         except damage as error:
             raise Damaged(first_line(error)) from error
 
@@ -260,6 +258,10 @@ UNPACKED_BY: dict[str, Callable[[BinaryIO], Any]] = {
     ".xz": lzma.open,
     ".zst": _unpack_zstandard,
 }
+
+
+def _with_peek(stream: Any) -> io.BufferedReader:
+    return stream if hasattr(stream, "peek") else io.BufferedReader(stream, BLOCK_BYTES)
 
 
 class _Changed(io.RawIOBase):

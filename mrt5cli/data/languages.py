@@ -51,7 +51,9 @@ def language_meant(said: str, asked: Iterable[str]) -> str | None:
     asked for, else for "zh". A name without a region does not stand for a language with one: "zh" is not
     "zh-TW".
     """
-    known = {_tag(code): code for code in asked}
+    known: dict[str, str] = {}
+    for code in asked:
+        known.setdefault(_tag(code), code)
     parts = _tag(said).split("-")
     while parts:
         if (tag := "-".join(parts)) in known:

@@ -314,8 +314,6 @@ def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
 
 def _splits(found: Found) -> list[str]:
     """A line a split, those that are held out of the training documents included."""
-    if not found.splits:
-        return []
     there = set.intersection(*(set(files) for files in found.languages.values()))
     missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
     return [*found.splits, *(f"{split}: held out from the training documents" for split in missing)]

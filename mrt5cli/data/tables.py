@@ -292,7 +292,9 @@ def _parsed(text: Iterable[str], delimiter: str, name: str) -> Iterator[tuple[in
             cells = next(reader, None)
         except csv.Error as error:
             kind = "TSV" if delimiter == "\t" else "CSV"
-            reason = "a quote is not closed" if "end of data" in str(error) else str(error)
+            reason = "a quote that opens here is not closed"
+            if "end of data" not in str(error):
+                reason = "text follows a closing quote; or a quote that opens here lacks its pair"
             raise Damaged(f"line {begins}: not well-formed {kind}: {reason}", QUOTES) from error
         finally:
             csv.field_size_limit(limit)
@@ -364,7 +366,7 @@ def _quotes_cells(text: str, name: str) -> bool:
     except Damaged:
         return False
     # The first row may be the columns' names, which need no quotes.
-    return all(quoted[column] >= rows - 1 for column in needless)
+    return all(quoted[column] >= (rows if rows <= SWALLOWED_LINES else rows - 1) for column in needless)
 
 
 _CELLS: dict[str, Callable[[BinaryIO, str, Wanted], Cells]] = {".csv": _csv_cells, ".tsv": _tsv_cells}
