@@ -58,7 +58,7 @@ class EmbeddedSource(Section):
 
 
 class FilesSource(Section):
-    """Local text: one file or a directory of .txt, .jsonl, .parquet or .csv files."""
+    """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files, packed or not."""
 
     kind: Literal["files"]
     path: Text = Field(
@@ -67,7 +67,7 @@ class FilesSource(Section):
         "files",
     )
     text_column: Text = Field(
-        "text", description="column of jsonl, parquet and csv files that holds the text"
+        "text", description="column that holds the text, in files of rows"
     )
     streaming: bool = Field(
         False, description="read from disk again and again instead of holding the text in memory"
@@ -182,7 +182,7 @@ class HubRows(Section):
 
 
 class FileRows(Section):
-    """A folder of local files with the task's columns: .jsonl, .parquet, .csv or .tsv."""
+    """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet, packed or not."""
 
     kind: Literal["files"]
     path: Text = Field(
