@@ -374,7 +374,7 @@ class RowFolder:
         """Tables of the files of a split and part: by what rows say of their language where no name does."""
         key = (split, part)
         if key not in self._tables:
-            rows = (
+            rows: Iterable[tuple[str, int, Row]] = (
                 row
                 for file in self._files[key]
                 for row in read_rows(
@@ -382,6 +382,8 @@ class RowFolder:
                 )
             )
             divided = part is None and self._language_of is not None
+            if part is not None and self._language_of is not None:
+                rows = self._in_language(part, rows)
             groups = collect(
                 rows,
                 self._columns,
@@ -392,6 +394,17 @@ class RowFolder:
                 raise UserError(f"{self._files[key][0]} holds no rows")
             self._tables[key] = groups
         return self._tables[key]
+
+    def _in_language(
+        self, language: str, rows: Iterable[tuple[str, int, Row]]
+    ) -> Iterator[tuple[str, int, Row]]:
+        """The rows of a file in a language that do not say that they are in another."""
+        for place, number, row in rows:
+            said = row.get(LANGUAGE_COLUMN)
+            if isinstance(said, str) and language_meant(said, [language, *self._languages]) != language:
+                self.left_out[f"whose column {LANGUAGE_COLUMN!r} says another language than {language}"] += 1
+            else:
+                yield place, number, row
 
     def _remark(self, text: str) -> None:
         self._remarks[text] = None

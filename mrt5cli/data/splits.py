@@ -24,24 +24,17 @@ from mrt5cli.text import counted, listed
 SPLITS = ("train", "validation", "test")
 HELD_OUT = ("validation", "test")
 WORDS = {
-    "train": ("train", "training", "trainset", "trn"),
-    "validation": (
-        "validation",
-        "valid",
-        "val",
-        "valset",
-        "dev",
-        "devel",
-        "development",
-        "devset",
-        "newsdev",
-    ),
-    "test": ("test", "tests", "testing", "testset", "tst", "devtest", "heldout", "holdout", "newstest"),
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "valid", "val", "dev", "devel", "development", "newsdev"),
+    "test": ("test", "tests", "testing", "tst", "devtest", "heldout", "holdout", "newstest"),
+    "eval": ("eval", "evaluation"),
 }
-EVALUATION = ("eval", "evaluation", "evalset")
+# As in "trainset" and "TestData".
+ENDINGS = ("", "set", "sets", "data")
 
-_SPLIT_OF_WORD = {word: split for split, words in WORDS.items() for word in words}
-_SPLIT_OF_WORD |= dict.fromkeys(EVALUATION, "eval")
+_SPLIT_OF_WORD = {
+    word + ending: split for split, words in WORDS.items() for word in words for ending in ENDINGS
+}
 # As they are written, and "trainSet" and "TestData" in two.
 _WORDS = regex.compile(r"\p{L}+|\d+")
 _CAPITALISED = regex.compile(r"\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lo}\p{Lm}]+|\d+")

@@ -58,7 +58,7 @@ class EmbeddedSource(Section):
 
 
 class FilesSource(Section):
-    """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files, packed or not."""
+    """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files."""
 
     kind: Literal["files"]
     path: Text = Field(
@@ -66,9 +66,7 @@ class FilesSource(Section):
         description="a file, or a directory: it may hold a folder a language, and train/validation/test "
         "files",
     )
-    text_column: Text = Field(
-        "text", description="column that holds the text, in files of rows"
-    )
+    text_column: Text = Field("text", description="column that holds the text, in files of rows")
     streaming: bool = Field(
         False, description="read from disk again and again instead of holding the text in memory"
     )
@@ -182,7 +180,7 @@ class HubRows(Section):
 
 
 class FileRows(Section):
-    """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet, packed or not."""
+    """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet."""
 
     kind: Literal["files"]
     path: Text = Field(

@@ -196,6 +196,11 @@ def test_rows_say_what_they_leave_out_too(tmp_path: Path) -> None:
     [remark] = task.remarks()
     assert "test.pdf (of a format that is not read); more.jsonl (named after no split)" in remark
     assert task.example("test") == ("Premise: a Hypothesis: b", "0")
+    other = row.replace("{", '{"language": "de-DE", ')
+    (tmp_path / "test/en.jsonl").write_text(other + row.replace("{", '{"language": "en-GB", ') + row)
+    task = build_task(task.section)  # type: ignore[attr-defined]
+    assert len(task.rows("test", "en")) == 2  # type: ignore[attr-defined]
+    assert "1 row left out, whose column 'language' says another language than en" in task.remarks()
 
 
 # --- languages ----------------------------------------------------------------------------------------------
