@@ -64,13 +64,9 @@ def rows(first: int, number: int, one_width: bool = False) -> dict[str, torch.Te
         random = torch.Generator().manual_seed(row)
         long = row % 3 == 0
         length = int(torch.randint(9, 13, (1,), generator=random)) if long else 3
-        wanted = (
-            0
-            if row % STEP == WITHOUT_TARGET
-            else int(torch.randint(8, 11, (1,), generator=random))
-            if long
-            else 1
-        )
+        wanted = int(torch.randint(8, 11, (1,), generator=random)) if long else 1
+        if row % STEP == WITHOUT_TARGET:
+            wanted = 0
         sources.append(torch.randint(3, 250, (length,), generator=random))
         targets.append(torch.randint(3, 250, (wanted,), generator=random))
     ids, labels = torch.zeros(number, 12, dtype=torch.long), torch.full((number, 10), -100)
