@@ -88,10 +88,8 @@ class ScorePenalty:
     def parts(self) -> Tensor:
         """(2,), what the encoder's layers and cross-attention's add to the mean over all: their pairs are of
         different numbers, and so are their shares in a mean over several batches."""
-        none = self.layer_means[0].new_zeros(1)
-        sums = [
-            torch.stack(means).sum(0) if means else none[0] for means in (self._of_encoder, self._of_cross)
-        ]
+        nothing = torch.zeros_like(self.layer_means[0])
+        sums = [torch.stack([nothing, *means]).sum() for means in (self._of_encoder, self._of_cross)]
         return torch.stack(sums) / len(self.layer_means)
 
     def mean(self) -> Tensor:

@@ -178,7 +178,6 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
 
-        score_parts = None if penalty is None else penalty.parts()
         mask = encoder_outputs.attention_mask
         if mask is None:
             mask = torch.ones(
@@ -200,8 +199,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             keep_mask=encoder_outputs.keep_mask,
             kept_lengths=encoder_outputs.kept_lengths,
             boundary_logits=encoder_outputs.boundary_logits,
-            score_loss=None if score_parts is None else score_parts.sum(),
-            score_loss_parts=score_parts,
+            score_loss=None if penalty is None else penalty.mean(),
+            score_loss_parts=None if penalty is None else penalty.parts(),
             auxiliary_loss=encoder_outputs.auxiliary_loss,
         )
 
