@@ -45,13 +45,24 @@ class ScorePenalty:
         targets: (B, T) bool, queries of cross-attention that are no padding; None for all.
 
     Attributes:
-        source: (B, S) bool, encoder positions that hold something, from the gated block on; None for all.
+        source: (B, S) bool, encoder positions that hold something; None for all.
     """
 
     def __init__(self, per: Literal["row", "batch"], targets: Tensor | None = None) -> None:
         self.per, self.targets = per, targets if per == "row" else None
         self.source: Tensor | None = None
-        self.layer_means: list[Tensor] = []
+        self._of_encoder: list[Tensor] = []
+        self._of_cross: list[Tensor] = []
+
+    @property
+    def layer_means(self) -> list[Tensor]:
+        """Each layer's mean, those of the encoder first."""
+        return self._of_encoder + self._of_cross
+
+    def look_at(self, mask: Tensor | None) -> None:
+        """Count pairs among what a mask (B, S) leaves of the encoder's positions from here on."""
+        if self.per == "row":
+            self.source = None if mask is None else mask != 0
 
     def queries(self, *, cross: bool) -> Tensor | None:
         """(B, Q) bool, the queries of a layer that count; None for all."""
@@ -62,16 +73,28 @@ class ScorePenalty:
         rows, heads, queries, _ = query.shape
         counted, keys = self.queries(cross=cross), self.source
         if counted is None and keys is None:
-            self.layer_means.append(excess / (rows * heads * queries * key.shape[2]))
+            self.add_mean(excess / (rows * heads * queries * key.shape[2]), cross=cross)
             return
         # Keys that hold nothing are hidden, and hidden scores exceed nothing.
         of_row = queries if counted is None else counted.sum(dim=1)
         pairs = of_row * (key.shape[2] if keys is None else keys.sum(dim=1))
-        self.layer_means.append(excess / (heads * pairs.sum()))
+        # Where no row has a target, no query of cross-attention counts.
+        self.add_mean(excess / (heads * pairs.sum().clamp(min=1)), cross=cross)
+
+    def add_mean(self, mean: Tensor, *, cross: bool) -> None:
+        """Add one layer's mean over its pairs."""
+        (self._of_cross if cross else self._of_encoder).append(mean)
+
+    def parts(self) -> Tensor:
+        """(2,), what the encoder's layers and cross-attention's add to the mean over all: their pairs are of
+        different numbers, and so are their shares in a mean over several batches."""
+        nothing = torch.zeros_like(self.layer_means[0])
+        sums = [torch.stack([nothing, *means]).sum() for means in (self._of_encoder, self._of_cross)]
+        return torch.stack(sums) / len(self.layer_means)
 
     def mean(self) -> Tensor:
         """The score loss, a scalar at least 0."""
-        return torch.stack(self.layer_means).mean()
+        return self.parts().sum()
 
 
 class _ScoreExcess(torch.autograd.Function):
@@ -248,7 +271,7 @@ def _by_kernel(
     output, excess = attend_rows(query, key, value, rows, one=ask.one, ceiling=ceiling, cross=cross)
     if excess is not None:
         queries = query.shape[2] if cross else rows.packed.longest
-        penalty.layer_means.append(excess / (query.shape[1] * rows.pairs(queries)))
+        penalty.add_mean(excess / (query.shape[1] * rows.pairs(queries)), cross=cross)
     return output, None
 
 

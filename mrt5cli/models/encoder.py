@@ -94,6 +94,8 @@ class MrT5Encoder(MrT5Stack):
         shortening = Shortening(
             states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
         )
+        if score_penalty is not None:
+            score_penalty.look_at(attention_mask)
         need_weights = asked("output_attentions", self.config, kwargs)
         packing = pack_input(self, attention_mask, padding, score_penalty, real_bytes, kwargs)
         packs = packing is not None
@@ -119,8 +121,7 @@ class MrT5Encoder(MrT5Stack):
                 if score_penalty is not None:
                     if score_penalty.per == "batch":
                         shortening = with_fillers_in_sight(shortening, given)
-                    elif shortening.mask is not None:
-                        score_penalty.source = shortening.mask != 0
+                    score_penalty.look_at(shortening.mask)
                 states, bias = shortening.states, None
                 if packs and shortening.positions is not None:
                     packing = pack_survivors(self, shortening, score_penalty)

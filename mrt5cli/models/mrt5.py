@@ -199,7 +199,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             keep_mask=encoder_outputs.keep_mask,
             kept_lengths=encoder_outputs.kept_lengths,
             boundary_logits=encoder_outputs.boundary_logits,
-            score_loss=penalty.mean() if penalty is not None else None,
+            score_loss=None if penalty is None else penalty.mean(),
+            score_loss_parts=None if penalty is None else penalty.parts(),
             auxiliary_loss=encoder_outputs.auxiliary_loss,
         )
 

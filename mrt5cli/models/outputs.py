@@ -67,6 +67,7 @@ class MrT5Output(Seq2SeqLMOutput):
             bytes are pooled, the first of those that became one.
         kept_lengths: (B) int64, their number in each row.
         score_loss: scalar, when `output_score_loss` asks for it.
+        score_loss_parts: (2,), what of it comes from the encoder and what from cross-attention.
         boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
         auxiliary_loss: scalar a shortener adds to the training loss, or None.
     """
@@ -78,4 +79,5 @@ class MrT5Output(Seq2SeqLMOutput):
     kept_lengths: Tensor | None = None
     boundary_logits: Tensor | None = None
     score_loss: Tensor | None = None
+    score_loss_parts: Tensor | None = None
     auxiliary_loss: Tensor | None = None

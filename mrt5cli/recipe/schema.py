@@ -586,6 +586,12 @@ class LossSection(Section):
         description="what the score loss is a mean over: each row's own pairs of positions, or, as in the "
         "reference, all that the batch has room for, padding included",
     )
+    average_per: Literal["optimizer_step", "micro_batch"] = Field(
+        "optimizer_step",
+        description="what each part of the loss is a mean over: all that an optimizer step has of target "
+        "tokens, source bytes and so on, on all devices; or 'micro_batch', as in the reference, the mean of "
+        "the means of each forward pass, where what is in a short batch weighs more",
+    )
     regularizer_delay: Count = Field(
         0, description="optimizer steps before the gate loss and the controller start"
     )

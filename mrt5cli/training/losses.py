@@ -1,11 +1,21 @@
 """The training loss: cross-entropy + alpha * gate loss + entropy terms + beta * score loss (paper, section
 3.2 and appendix D).
 
+Each part is a mean over things of its own kind, which `counts` counts: cross-entropy over target tokens, the
+gate loss over source positions, and so on. With `loss.average_per: optimizer_step`, it is one mean over all
+micro-batches of the step on all processes: the mean of each micro-batch weighs what there is in it. So
+neither `training.device_batch_size` nor the number of processes changes the loss. With `micro_batch`, the
+reference's, all micro-batches weigh the same, and a token of a short one weighs more.
+
+Three parts still depend on how a step is divided: the gate's variance, which is that within a micro-batch;
+the entropy terms, which include the padding of a micro-batch; and the score loss after hard deletion or
+pooling, because pairs are counted before the step, when nothing is gone yet.
+
 Everything stays on the device: no value is read, and masks are multiplied in instead of indexed with, because
 both would make a GPU step wait.
 
-Legend: B batch, L input bytes. Gate values run from `scale` (delete) to 0 (keep); counted positions are those
-whose input id is not padding, EOS and sentinels included.
+Legend: B batch, L input bytes, T target tokens. Gate values run from `scale` (delete) to 0 (keep); counted
+positions are those whose input id is not padding, EOS and sentinels included.
 """
 
 from __future__ import annotations
@@ -17,29 +27,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt5cli.tasks.base import IGNORED_LABEL, Batch
+
 PAD = 0
+PARTS = ("cross_entropy", "gate", "entropy", "encoder_score", "cross_score", "auxiliary")
+"""What the loss is a sum of, in the order of `LossTerms.parts` and `counts`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """One micro-batch's loss and what it is made of; 0-dim tensors, only `total` carries gradients.
+    """The loss of one micro-batch taken alone, and what it is made of.
 
     Attributes:
-        total: what is minimised.
-        cross_entropy: nats a target token.
-        gate: what gate loss and entropy terms add to `total`, alpha included; 0 during the delay.
-        score: the score loss before its coefficient; 0 where it is not asked for.
+        parts: (6,), what each of `PARTS` adds to the loss, coefficients included, with gradients. Gate loss
+            and entropy terms are 0 during the delay.
         deleted: number of counted positions (of B * L) whose gate is below the threshold, or that were pooled
-            away.
-        counted: number of counted positions.
+            away; 0-dim.
+        counted: number of counted positions; 0-dim.
     """
 
-    total: Tensor
-    cross_entropy: Tensor
-    gate: Tensor
-    score: Tensor
+    parts: Tensor
     deleted: Tensor
     counted: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The loss of this micro-batch; 0-dim, with gradients."""
+        return self.parts.sum()
+
+
+def named(parts: Tensor, score_coefficient: float) -> dict[str, Tensor]:
+    """What a line of metrics calls the parts (6,) of a loss, or of means of such: 0-dim tensors.
+
+    Returns:
+        `loss`, their sum; `cross_entropy`, nats a target token; `gate_loss`, what gate loss and entropy terms
+        add; `score_loss`, before its coefficient.
+    """
+    cross_entropy, gate, entropy, *scores, _ = parts
+    score = sum(scores) / score_coefficient if score_coefficient else torch.zeros_like(cross_entropy)
+    return {
+        "loss": parts.sum(),
+        "cross_entropy": cross_entropy,
+        "gate_loss": gate + entropy,
+        "score_loss": score,
+    }
+
+
+def counts(batch: Batch, settings: Any, *, labelled: bool) -> Tensor:
+    """(6,) float64, of how many things each part of a batch's loss is a mean; on the device of the batch.
+
+    Args:
+        batch: see `tasks.base`.
+        settings: `recipe.LossSection`.
+        labelled: the auxiliary loss is that of a boundary predictor that learns from labels: one for each
+            source position. Else it is one for each row.
+    """
+    ids, labels = batch["input_ids"], batch["labels"]
+    rows, length = ids.shape
+    positions = ids.ne(PAD).sum()
+    targets_B = labels.ne(IGNORED_LABEL).sum(dim=1)
+    if settings.score_per == "row":
+        mask = batch.get("attention_mask")
+        sources_B = torch.full_like(targets_B, length) if mask is None else mask.ne(0).sum(dim=1)
+        pairs, cross_pairs = (sources_B * sources_B).sum(), (sources_B * targets_B).sum()
+    else:
+        pairs, cross_pairs = (ids.new_tensor(rows * length * other) for other in (length, labels.shape[1]))
+    number = ids.new_tensor(rows)
+    auxiliary = positions if labelled else number
+    return torch.stack((targets_B.sum(), positions, number, pairs, cross_pairs, auxiliary)).double()
 
 
 def total_loss(
@@ -51,7 +106,7 @@ def total_loss(
     threshold: float,
     regularized: bool = True,
 ) -> LossTerms:
-    """The training loss of a model output.
+    """The training loss of a model's output for one micro-batch.
 
     Args:
         output: a model's output with `loss`, and gates or None.
@@ -64,34 +119,28 @@ def total_loss(
     """
     counted_BL = input_ids != PAD
     gate_BL, logits_BL = output.delete_gate_output, output.delete_gate_logits
-    cross_entropy = output.loss
-    nothing = torch.zeros_like(cross_entropy)
-    total, added, score, deleted = cross_entropy, nothing, nothing, nothing
+    nothing = torch.zeros_like(output.loss)
+    gate, entropy, scores, deleted = nothing, nothing, (nothing, nothing), nothing
 
     # A gate without logits is not learned (random deletion): its loss would have no gradient.
     if regularized and logits_BL is not None:
-        added = alpha * GATE_LOSSES[settings.gate_loss](gate_BL, logits_BL, counted_BL, threshold)
+        gate = alpha * GATE_LOSSES[settings.gate_loss](gate_BL, logits_BL, counted_BL, threshold)
         if settings.entropy_coefficient_1 or settings.entropy_coefficient_2:
             each, overall = gate_entropies(gate_BL)
-            added = added + settings.entropy_coefficient_1 * each.mean()
-            added = added - settings.entropy_coefficient_2 * overall.mean()
-        total = total + added
-    if output.score_loss is not None:
-        score = output.score_loss
-        total = total + settings.score_coefficient * score
-    if output.auxiliary_loss is not None:
-        total = total + output.auxiliary_loss
+            entropy = settings.entropy_coefficient_1 * each.mean()
+            entropy = entropy - settings.entropy_coefficient_2 * overall.mean()
+    if output.score_loss_parts is not None:
+        scores = settings.score_coefficient * output.score_loss_parts
+    auxiliary = nothing if output.auxiliary_loss is None else output.auxiliary_loss
     if gate_BL is not None:
         deleted = deleted_positions(gate_BL, counted_BL, threshold)
     elif output.keep_mask is not None:
         deleted = (counted_BL & ~output.keep_mask).sum().to(torch.float32)
+    parts = (output.loss, gate, entropy, *scores, auxiliary)
     return LossTerms(
-        total=total,
-        cross_entropy=cross_entropy.detach(),
-        gate=added.detach(),
-        score=score.detach(),
+        parts=torch.stack([part.float() for part in parts]),
         deleted=deleted,
-        counted=counted_BL.sum().to(cross_entropy.dtype),
+        counted=counted_BL.sum().to(torch.float32),
     )
 
 
@@ -123,7 +172,11 @@ def logits_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshol
 
 
 def gate_variance(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Minus the unbiased variance of the gate over counted positions: it drives gates to both ends."""
+    """Minus the unbiased variance of the gate over counted positions: it drives gates to both ends.
+
+    A variance over a whole step would need the step's mean before the first backward pass. So this is that
+    within the micro-batch; those of a step are weighted by their positions, like means.
+    """
     deviation_BL = (gate_BL - _mean(gate_BL, counted_BL)) * counted_BL
     return -deviation_BL.square().sum() / (counted_BL.sum() - 1).clamp(min=1)
 

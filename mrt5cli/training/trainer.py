@@ -3,8 +3,15 @@
 What the base class does stays there: the loop, precision, accumulation, distribution, the optimizer and its
 schedule. Nothing on the path of a step reads a tensor; sums wait on the device until a logging step.
 
+The loss of an optimizer step is that of all its examples at once, however they are accumulated and
+distributed: each part of it is one mean over the target tokens, source positions, rows or pairs of all
+micro-batches on all processes (`losses.counts`). They are counted before the first forward pass, and each
+micro-batch adds its share. With `loss.average_per: micro_batch`, the reference's mean of means, all shares
+are the same.
+
 A line of the metrics, one a logging step, holds
-    step, loss, cross_entropy   means since the line before; nats a target token
+    step, loss, cross_entropy   means since the line before, each part of the loss over its own counts, by the
+                                rule of a step; nats a target token
     gate_loss                   what the gate loss and the entropy terms added to `loss`, alpha included
     score_loss                  before its coefficient
     deletion_rate, target       fractions of non-pad source positions, over all processes
@@ -18,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,13 +42,13 @@ from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
+from mrt5cli.tasks.base import IGNORED_LABEL, Batch
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
-from mrt5cli.training.losses import LossTerms, total_loss
+from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.window import Window
 
-Batch = dict[str, Tensor]
 # What may become of the batches of a step, from good to bad.
 GOES_ON, MAY_PASS, FOR_GOOD = range(3)
 
@@ -89,16 +97,18 @@ class DeletionTrainer(Trainer):
         self.best = best
         self.loss_settings = loss
         self.threshold = float(model.config.deletion_threshold)
+        self.labelled = model.config.boundary_predictor_type != "gumbel"
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
         )
-        # Else the base class counts the labels of every batch, to scale a loss that is not ours.
+        # Else the base class counts the labels of every batch, and we count more than labels.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.controller = build_controller(controller, self._number)
         self.draws = np.random.default_rng(seed)
         self.window = Window(args.device)
+        self.of_step: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.step_counts = torch.zeros(2, device=args.device)
         self.batches_taken = 0
         self.seconds_before = 0.0
@@ -124,7 +134,8 @@ class DeletionTrainer(Trainer):
             KeyboardInterrupt: a signal came meanwhile.
         """
         self.fetching_since = time.monotonic()
-        found, lost = None, None
+        found: Any = None
+        lost: BaseException | None = None
         try:
             found = super().get_batch_samples(epoch_iterator, num_batches, device)
         except (UserError, KeyboardInterrupt) as error:
@@ -134,6 +145,7 @@ class DeletionTrainer(Trainer):
         here = DataLost.because_of(lost) if isinstance(lost, UserError) else lost
         worst = self._worst(here)
         if worst == GOES_ON:
+            self.of_step = self._weigh(found[0])
             return found
         self._save_between_steps()
         if here is None:
@@ -152,6 +164,24 @@ class DeletionTrainer(Trainer):
         dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self._talk)
         return int(worst.item())
 
+    def _weigh(self, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each micro-batch of a step on this process, for how much each part of its loss counts, (6,),
+        and what share that is of the whole step, (6,) float32."""
+        weights = torch.ones(len(batches), len(PARTS), dtype=torch.float64)
+        if self.loss_settings.average_per == "optimizer_step":
+            weights = torch.stack(
+                [counts(batch, self.loss_settings, labelled=self.labelled) for batch in batches]
+            )
+        if self.args.device.type == "cuda":
+            weights = weights.pin_memory()  # so that the copy waits for nothing
+        weights = weights.to(self.args.device, non_blocking=True)
+        whole = weights.sum(dim=0)
+        if self.args.world_size > 1:
+            dist.all_reduce(whole)
+        # A step without a single target has no cross-entropy, but no NaN either.
+        shares = (weights / whole.clamp(min=1)).float()
+        return zip(weights.unbind(), shares.unbind(), strict=True)
+
     def _save_between_steps(self) -> None:
         """A checkpoint of the last step that was taken, if it has none yet."""
         step = self.state.global_step
@@ -166,7 +196,7 @@ class DeletionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The training loss of one micro-batch; its parts stay in `self.terms`."""
+        """The loss of one micro-batch taken alone; its parts stay in `self.terms`."""
         probability = self.loss_settings.hard_delete_probability
         hard = probability > 0 and model.training and bool(self.draws.random() < probability)
         output = model(
@@ -174,6 +204,8 @@ class DeletionTrainer(Trainer):
             hard_delete=hard,
             output_score_loss=self.loss_settings.score_coefficient > 0,
             score_loss_per=self.loss_settings.score_per,
+            # The mean over its own targets, and 0 where it has none.
+            num_items_in_batch=inputs["labels"].ne(IGNORED_LABEL).sum().clamp(min=1),
             use_cache=False,
         )
         self.alpha_used = self.controller.alpha
@@ -203,10 +235,13 @@ class DeletionTrainer(Trainer):
             model.train()
         moved = on_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
-            loss: Tensor = self.compute_loss(model, moved) / self.current_gradient_accumulation_steps
-        self.accelerator.backward(loss)
+            self.compute_loss(model, moved)
+        weights, shares = next(self.of_step)
+        loss = (self.terms.parts * shares).sum()
+        # Gradients of processes are averaged, and the shares of all of them add up to 1.
+        self.accelerator.backward(loss * self.args.world_size)
         self.batches_taken += 1
-        self.window.add(self.terms)
+        self.window.add(self.terms, weights)
         if self.regularized and self.controller.due(self.state.global_step):
             self._steer(self.terms)
         return loss.detach()
@@ -255,7 +290,7 @@ class DeletionTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _metrics(self, learning_rate: float, grad_norm: float | None) -> dict[str, Any]:
-        mean, counted = self.window.means(self.args.world_size)
+        mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
         seconds, since = self.seconds(), self.window.seconds()
         self.window = Window(self.args.device)
         return {

@@ -9,7 +9,7 @@ import torch
 from conftest import GOLDEN, read_case
 
 from mrt5cli.recipe import LossSection
-from mrt5cli.training.losses import gate_entropies, total_loss
+from mrt5cli.training.losses import gate_entropies, named, total_loss
 
 CASES, TENSORS = read_case(GOLDEN / "cases/losses/losses.json")
 RESULTS = [
@@ -41,7 +41,9 @@ def test_total_loss(case: str, index: int):
         loss=torch.tensor(result["cross_entropy"]),
         delete_gate_output=TENSORS[f"{case}.log_sigmoid_gate" if log_gate else f"{case}.gate"],
         delete_gate_logits=TENSORS[f"{case}.logits"],
-        score_loss=score_loss(case, content["delete_gate_layer"]) if settings.score_coefficient else None,
+        score_loss_parts=score_loss(case, content["delete_gate_layer"])
+        if settings.score_coefficient
+        else None,
         auxiliary_loss=None,
     )
     terms = total_loss(
@@ -52,20 +54,23 @@ def test_total_loss(case: str, index: int):
         threshold=content["deletion_threshold"],
     )
     assert terms.total.item() == pytest.approx(result["total"], abs=1e-5, rel=1e-6)
-    assert terms.gate.item() == pytest.approx(result["logged"]["delete_gate_loss"], abs=1e-5, rel=1e-6)
+    found = named(terms.parts, settings.score_coefficient)
+    logged = result["logged"]["delete_gate_loss"]
+    assert found["gate_loss"].item() == pytest.approx(logged, abs=1e-5, rel=1e-6)
     rate = 100 * (terms.deleted / terms.counted).item()
     assert rate == pytest.approx(result["logged"]["percent_non_pad_deleted_tokens"], abs=1e-4)
     if settings.score_coefficient:
-        assert terms.score.item() == pytest.approx(result["scores_loss"], abs=1e-5)
+        assert found["score_loss"].item() == pytest.approx(result["scores_loss"], abs=1e-5)
 
 
 def score_loss(case: str, layer: int) -> torch.Tensor:
-    """The score loss of the stored attention scores, as the model would give it: gated block and later."""
+    """The score loss of the stored attention scores, as the model would give it: gated block and later, and
+    cross-attention."""
     names = [name for name in TENSORS if name.startswith(f"{case}.encoder_scores.")]
     later = [TENSORS[name] for name in names if int(name.rsplit(".", 1)[1]) >= layer]
     crossed = [tensor for name, tensor in TENSORS.items() if name.startswith(f"{case}.cross_scores.")]
-    each = [(scores.clamp(min=5.0) - 5.0).mean() for scores in later + crossed]
-    return torch.stack(each).mean()
+    sums = [sum((scores.clamp(min=5.0) - 5.0).mean() for scores in kind) for kind in (later, crossed)]
+    return torch.tensor(sums) / len(later + crossed)
 
 
 @pytest.mark.parametrize("case", list(CASES["cases"]))

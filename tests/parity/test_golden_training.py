@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from mrt5cli.models import load
 from mrt5cli.recipe import ConstantController, LossSection, PIController
 from mrt5cli.training.arguments import OneDeviceArguments
+from mrt5cli.training.losses import named
 from mrt5cli.training.trainer import DeletionTrainer
 
 RUNS = json.loads((GOLDEN / "cases/training/trajectories.json").read_text())["runs"]
@@ -49,17 +50,18 @@ class RecordingTrainer(DeletionTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         terms = self.terms
+        found = named(terms.parts.detach(), self.loss_settings.score_coefficient)
         self.rows.append(
             {
                 "alpha_used": float(self.alpha_used),
                 "alpha_after": float(self.controller.alpha),
                 "p_acc": float(getattr(self.controller, "p", 0.0)),
                 "i_acc": float(getattr(self.controller, "i", 0.0)),
-                "cross_entropy": terms.cross_entropy.item(),
-                "gate": terms.gate.item(),
+                "cross_entropy": found["cross_entropy"].item(),
+                "gate": found["gate_loss"].item(),
                 "total_loss": terms.total.item(),
                 "percent_nonpad_deleted": 100.0 * (terms.deleted / terms.counted).item(),
-                "scores_loss": terms.score.item(),
+                "scores_loss": found["score_loss"].item(),
             }
         )
         return loss
@@ -108,6 +110,7 @@ def trainer_for(run: dict[str, Any], folder: Path) -> RecordingTrainer:
             gate_loss=LOSSES[settings["loss_function"]],
             score_coefficient=settings.get("scores", 0.0),
             score_per="batch",
+            average_per="micro_batch",
             regularizer_delay=settings.get("delay", 0),
             hard_delete_probability=settings.get("hard_prob", 0.0),
         ),

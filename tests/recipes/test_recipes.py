@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from mrt5cli.recipe import Recipe, dump, find, load, smoke
+from mrt5cli.recipe import LossSection, Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
+from mrt5cli.recipe.schema import TaskSection
 from mrt5cli.reproduce import Published, published
 from mrt5cli.reproduce.suites import load_suite
 from mrt5cli.reproduce.unmatched import unpublished
@@ -334,6 +337,49 @@ def test_controllers_update_as_the_published_runs_did() -> None:
         assert controller.kind == ("p" if p else "pi"), name
         assert (controller.update_per, controller.every_steps) == ("micro_batch", 10 if p else 1), name
         assert controller.k_p == (1e-6 if p else 0.5) and getattr(controller, "k_i", 1e-5) == 1e-5, name
+
+
+def test_losses_are_averaged_as_in_the_published_runs_where_it_matters() -> None:
+    """The reference's mean of means is another number only where its micro-batches hold unequal counts."""
+    found = set()
+    for name in PAPER:
+        recipe = load(name)
+        matters = name not in unpublished() and recipe.paper is not None and recipe.paper.rows != []
+        matters &= recipe.training.batch_size > recipe.training.device_batch_size
+        differs = matters and _counts_differ(recipe)
+        assert (recipe.loss.average_per == "micro_batch") == differs, name
+        found |= {name.split("/")[0]} if differs else set()
+    assert found == {"diagnostic_v1", "diagnostic_v3", "tydiqa_v3", "xnli_v1", "xnli_v3"}
+
+
+def _counts_differ(recipe: Recipe) -> bool:
+    """Whether the parts of the recipe's loss are over other counts in one micro-batch than in the next."""
+    shortener, loss = recipe.model.shortener.kind, recipe.loss
+    parts = {"cross_entropy"}
+    if shortener == "delete_gate":
+        parts |= {"gate", "entropy"}
+    if shortener == "boundary_predictor":
+        parts |= {"auxiliary"}
+    if loss.score_coefficient:
+        parts |= {"encoder_score", "cross_score"}
+    task = smoke(recipe).task
+    if recipe.is_finetuning:  # in small, all sources are cut to the same length
+        task = task.model_copy(update={"input_length": recipe.task.input_length})
+    return bool(parts & _ragged(task.model_dump_json(), loss.score_per))
+
+
+@cache
+def _ragged(task: str, score_per: str) -> set[str]:
+    """What a task's micro-batches have unequal counts of."""
+    from mrt5cli.tasks import build_task
+    from mrt5cli.training.losses import PARTS, counts
+
+    section = TypeAdapter(TaskSection).validate_json(task)
+    stream = iter(build_task(section).train_stream(batch_size=2, seed=1))
+    settings = LossSection.model_validate({"score_per": score_per})
+    several = [counts(next(stream), settings, labelled=False).tolist() for _ in range(20)]
+    columns = zip(*several, strict=True)
+    return {name for name, column in zip(PARTS, columns, strict=True) if len(set(column)) > 1}
 
 
 @pytest.mark.parametrize(

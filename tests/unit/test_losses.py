@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mrt5cli.recipe import LossSection
-from mrt5cli.training.losses import GATE_LOSSES, deleted_positions, gate_entropies, total_loss
+from mrt5cli.training.losses import GATE_LOSSES, PARTS, deleted_positions, gate_entropies, total_loss
 
 IDS = torch.tensor([[10, 20, 30, 1, 0, 0], [40, 1, 0, 0, 0, 0]])
 
@@ -20,7 +20,7 @@ def model_output(*, logits: torch.Tensor | None = None, score: float | None = No
         loss=torch.tensor(2.0),
         delete_gate_output=gate,
         delete_gate_logits=logits if learned else None,
-        score_loss=None if score is None else torch.tensor(score),
+        score_loss_parts=None if score is None else torch.tensor([0.75 * score, 0.25 * score]),
         auxiliary_loss=None,
     )
 
@@ -61,7 +61,7 @@ def test_during_the_delay_only_the_score_loss_is_added():
     settings = LossSection(score_coefficient=0.5, entropy_coefficient_1=1.0)
     terms = total_loss(model_output(score=0.2), IDS, settings, alpha=0.5, threshold=-15.0, regularized=False)
     assert terms.total.item() == pytest.approx(2.1)
-    assert terms.gate.item() == 0.0
+    assert terms.parts[PARTS.index("gate")].item() == terms.parts[PARTS.index("entropy")].item() == 0.0
     assert terms.deleted.item() > 0  # the rate is still seen
 
 
@@ -77,7 +77,7 @@ def test_no_gate_at_all():
         delete_gate_output=None,
         delete_gate_logits=None,
         keep_mask=None,
-        score_loss=None,
+        score_loss_parts=None,
         auxiliary_loss=torch.tensor(0.25),
     )
     terms = total_loss(output, IDS, LossSection(), alpha=0.5, threshold=-15.0)
@@ -108,7 +108,7 @@ def test_pooled_positions_count_as_deleted():
         delete_gate_output=None,
         delete_gate_logits=None,
         keep_mask=keep,
-        score_loss=None,
+        score_loss_parts=None,
         auxiliary_loss=None,
     )
     terms = total_loss(output, IDS, LossSection(), alpha=0.0, threshold=-15.0)

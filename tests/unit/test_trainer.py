@@ -21,6 +21,7 @@ from mrt5cli.recipe import ConstantController, LossSection, PController, PIContr
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
 from mrt5cli.training.best import Best
+from mrt5cli.training.losses import PARTS
 from mrt5cli.training.trainer import DeletionTrainer
 
 PI = PIController(kind="pi", target_deletion_rate=0.6, k_i=0.01)
@@ -166,7 +167,7 @@ def test_the_gate_loss_uses_the_alpha_from_before_the_update(tmp_path: Path):
     trainer.train_from(None)
     assert float(trainer.alpha_used) == 0.5
     assert float(trainer.controller.alpha) != 0.5
-    gates = trainer.terms.gate.item() / 0.5
+    gates = trainer.terms.parts[PARTS.index("gate")].item() / 0.5
     assert -30.0 < gates < 0.0
 
 
