@@ -30,6 +30,8 @@ STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TEMPORARY = ".tmp-"
 DEFAULT_FOLDER = "runs"
+LONGEST_SHOWN = 200
+"""Characters of a path that are repeated in an error."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,19 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     Raises:
         UserError: none of the three.
     """
+    if not isinstance(path_or_hub_id, str | os.PathLike) or not str(path_or_hub_id).strip():
+        raise UserError(
+            f"{path_or_hub_id!r} names no model; expected a run directory, a checkpoint directory or a Hub id"
+        )
     where = str(path_or_hub_id)
-    path = Path(path_or_hub_id)
+    try:
+        return _resolved(where, Path(path_or_hub_id))
+    except OSError as error:  # longer than any name, in a directory of somebody else's ...
+        shown = where if len(where) < LONGEST_SHOWN else f"{where[:LONGEST_SHOWN]}..."
+        raise UserError(f"{shown} cannot be read: {error.strerror}") from error
+
+
+def _resolved(where: str, path: Path) -> tuple[str, RunDir | None]:
     run = RunDir(path)
     if run.is_run:
         if (run.model / "config.json").is_file():

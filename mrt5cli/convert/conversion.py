@@ -111,7 +111,7 @@ def convert(
         changes = _changes(described, source, fields or {}, layout)
         torch.manual_seed(seed)
         model, fresh = load_and_tell(folder, dtype=dtype, **changes)
-        notes = _oddities(model, stored, dtype)
+        notes = _oddities(stored, dtype)
         _check_room(model, dtype, destination)
 
         job = Job(model, subject.recipe, subject.run, dtype, shard_size, repo_id)
@@ -186,14 +186,10 @@ def _size(model: Any, layout: str) -> int:
     return everything - sum(weight.numel() for part in left_out for weight in part.parameters())
 
 
-def _oddities(model: Any, stored: str, dtype: str) -> list[str]:
-    notes = []
-    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if broken:
-        notes.append(f"{len(broken)} weights hold NaN or infinity, first {broken[0]}: a training went wrong")
-    if stored == "float16":
-        notes.append(f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}")
-    return notes
+def _oddities(stored: str, dtype: str) -> list[str]:
+    if stored != "float16":
+        return []
+    return [f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}"]
 
 
 @contextmanager

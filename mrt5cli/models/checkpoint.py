@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
@@ -25,6 +26,7 @@ from mrt5cli.models.layouts import (
     hub_name,
     is_early,
     is_first_version,
+    is_tied,
     move_gate,
     read_raw_config,
     writer_of,
@@ -32,10 +34,10 @@ from mrt5cli.models.layouts import (
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
-from mrt5cli.text import first_line
+from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
+from mrt5cli.text import counted, first_line
 
 DTYPES = ("float32", "bfloat16")
-SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
 logger = logging.getLogger(__name__)
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 
@@ -97,34 +99,40 @@ def load_and_tell(
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = dtype_name(dtype)
-    state, pickle = read_weights(folder)
+    weights = read_weights(folder)
+    state, note = unwrapped(weights.tensors, where)
+    state = with_one_embedding(state, where, tied=is_tied(described.raw))
+    _check_numbers(state, where)
     if described.first_version:
         # Not by transformers' `key_mapping`, which would move the gate back at every saving.
         state = {move_gate(name, 1): weight for name, weight in state.items()}
-    if pickle is not None:
-        logger.warning("%s: weights read from a pickle, %s; no code in it was run", where, pickle.name)
+    if weights.pickle is not None:
+        inside = f", under {weights.below!r}" if weights.below else ""
+        name = weights.pickle.name
+        logger.warning("%s: weights read from a pickle, %s%s; no code in it was run", where, name, inside)
+    if note is not None:
+        logger.warning("%s: %s", where, note)
+    own, defaults = described.fields, MrT5Config()
+    same = all(
+        own.get(name, getattr(defaults, name)) == getattr(config, name)
+        for name in ("deletion_type", "delete_gate_layer")
+    )
+    fresh = _check_complete(where, config, state, may_be_fresh=not same)
     try:
-        with quiet_transformers():  # `_check_complete` judges missing keys
-            model, info = MrT5ForConditionalGeneration.from_pretrained(
+        with quiet_transformers():  # `_check_complete` has judged what is missing
+            model = MrT5ForConditionalGeneration.from_pretrained(
                 None,
                 state_dict=state,
                 config=config,
                 attn_implementation=attn_implementation,
                 dtype=getattr(torch, dtype),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, all at once and in our words
             )
             model.name_or_path = str(folder)
             if (folder / GENERATION_CONFIG_NAME).is_file():
                 model.generation_config = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{where} could not be loaded: {first_line(error)}") from error
-    own, defaults = described.fields, MrT5Config()
-    same = all(
-        own.get(name, getattr(defaults, name)) == getattr(config, name)
-        for name in ("deletion_type", "delete_gate_layer")
-    )
-    return model.eval(), _check_complete(where, model, info, may_be_fresh=not same)
+    return model.eval(), fresh
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
@@ -195,10 +203,10 @@ def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5C
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {"deletion_threshold": None, **overrides}
     fields |= overrides
-    for name in SIZES:
-        size = fields.get(name)
-        if isinstance(size, int) and size < 1:
-            raise CheckpointError(f"{where}: {name} is {size}; expected 1 or more")
+    return _made(fields, where)
+
+
+def _made(fields: dict[str, Any], where: str) -> MrT5Config:
     try:
         return MrT5Config(**fields)
     except Exception as error:  # strict dataclasses raise several unrelated types
@@ -230,7 +238,7 @@ def build(
     on_meta = device is not None and torch.device(device).type == "meta"
     if section.start == "scratch":
         shape = section.shape.model_dump() if section.shape is not None else {}
-        config = MrT5Config(vocab_size=vocab_size, **shape, **fields)
+        config = _made({"vocab_size": vocab_size, **shape, **fields}, "model")
     elif on_meta and section.start in BYT5_SHAPES:
         config = MrT5Config(**BYT5_SHAPES[section.start], **fields)
     elif on_meta:
@@ -304,40 +312,79 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
 
 def _check_complete(
-    where: str, model: MrT5ForConditionalGeneration, info: dict[str, Any], *, may_be_fresh: bool
+    where: str, config: MrT5Config, state: Mapping[str, Tensor], *, may_be_fresh: bool
 ) -> list[str]:
     """Exactly a new shortener may be missing; anything else means that these are not this model's weights.
+
+    Before anything is allocated: a configuration may ask for a model that fits into no memory.
+
+    Args:
+        where: the checkpoint, for people.
+        config: of the model.
+        state: the weights that are there.
+        may_be_fresh: whether the shortener is another one than the checkpoint's.
 
     Returns:
         The weights of a new shortener, which are all of it or none.
     """
-    missing, mismatched = set(info["missing_keys"]), sorted(info["mismatched_keys"])
+    try:
+        with torch.device("meta"):
+            skeleton = MrT5ForConditionalGeneration(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
+    expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
+    mismatched = sorted(
+        name for name in expected if name in state and expected[name].shape != state[name].shape
+    )
     if mismatched:
-        key, found, expected = mismatched[0]
+        key = mismatched[0]
         raise CheckpointError(
-            f"{where}: {len(mismatched)} weights have another shape, first {key}: {list(found)} in the file, "
-            f"{list(expected)} in config.json"
+            f"{where}: {len(mismatched)} weights have another shape, first {key}: {list(state[key].shape)} "
+            f"in the file, {list(expected[key].shape)} in config.json"
         )
-    if "lm_head.weight" in missing:
-        # transformers 5 builds T5 with a tied head and then does not write it.
-        model.lm_head.weight.data.copy_(model.shared.weight.data)
-        missing.discard("lm_head.weight")
-    whole = {key for key in model.state_dict() if _of_a_shortener(key)}
+    missing = expected.keys() - state.keys()
+    whole = {key for key in expected if _of_a_shortener(key)}
     fresh = whole if may_be_fresh and whole <= missing else set()
     lost = sorted(missing - fresh)
+    if lost == [HEAD]:
+        raise CheckpointError(
+            f"{where}: {HEAD} is missing, and by config.json (tie_word_embeddings is not true) the output "
+            "head is a weight of its own, which nothing else can stand for; get the whole checkpoint"
+        )
     if lost:
-        decoder = {key for key in model.state_dict() if key.startswith("decoder.block.")}
+        decoder = {key for key in expected if key.startswith("decoder.block.")}
         alone = decoder <= set(lost) and not any(key.startswith("encoder.") for key in lost)
         part = " (an encoder alone?)" if alone else ""
         raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}{part}")
     # A shortener that the caller has exchanged or left out stays behind, and no other.
-    extra = sorted(key for key in info["unexpected_keys"] if not (may_be_fresh and _of_a_shortener(key)))
+    # T5's own files have a weight that no layer of T5 uses.
+    unused = skeleton._keys_to_ignore_on_load_unexpected or ()
+    extra = sorted(
+        key
+        for key in state.keys() - expected.keys()
+        if not (may_be_fresh and _of_a_shortener(key)) and not any(re.search(one, key) for one in unused)
+    )
     if extra:
         raise CheckpointError(
             f"{where}: {len(extra)} weights belong to no part of the model that its config.json describes, "
             f"first {extra[0]}"
         )
     return sorted(fresh)
+
+
+def _check_numbers(state: dict[str, Tensor], where: str) -> None:
+    """Refuse weights that are not numbers: every output of such a model is NaN, or worse, looks like one."""
+    # The extremes of a tensor with a NaN are NaN; one pass, where `isfinite` makes a mask of it first.
+    broken = [
+        name
+        for name, weight in state.items()
+        if weight.numel() and not all(extreme.isfinite() for extreme in weight.aminmax())
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{where}: there is NaN or infinity in {counted(len(broken), 'weight')}, first {broken[0]}; the "
+            "training that wrote them went wrong: take an earlier checkpoint of it"
+        )
 
 
 def _of_a_shortener(key: str) -> bool:

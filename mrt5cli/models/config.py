@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
+from transformers.activations import ACT2FN
 
 BYT5_SHAPES: dict[str, dict[str, int]] = {
     "google/byt5-small": {
@@ -36,6 +37,22 @@ BYT5_SHAPES: dict[str, dict[str, int]] = {
     },
 }
 """Sizes of the published ByT5 models, for plans and meta-device builds that have no weights at hand."""
+
+LEAST_VOCABULARY = 259
+"""Ids of bytes go from 3 to 258."""
+MOST_LAYERS = 1_000
+"""No T5 has more than 100; a million would take minutes to build before anything could be said of it."""
+LARGEST = 2**31 - 1
+"""Above it, sizes of tensors leave the integers that kernels count in."""
+BOUNDS = {
+    "vocab_size": (LEAST_VOCABULARY, LARGEST),
+    **dict.fromkeys(
+        ("d_model", "d_kv", "d_ff", "num_heads", "relative_attention_num_buckets", "max_position_embeddings"),
+        (1, LARGEST),
+    ),
+    **dict.fromkeys(("num_layers", "num_decoder_layers"), (1, MOST_LAYERS)),
+}
+"""Least and most of every size."""
 
 
 @strict
@@ -155,6 +172,35 @@ class MrT5Config(T5Config):
             self.deletion_threshold = (
                 math.log(0.5) if self.deletion_type == "log_sigmoid" else self.sigmoid_mask_scale / 2
             )
+
+    def validate_numbers(self) -> None:
+        """Part of `@strict` validation.
+
+        Raises:
+            ValueError: a size that no model has, a number that is none, an id outside the vocabulary, or a
+                model that is no encoder-decoder.
+        """
+        for name, (least, most) in BOUNDS.items():
+            size = getattr(self, name)
+            if size is not None and not least <= size <= most:
+                expected = f"{least} or more" if size < least else f"{most:,} or less"
+                why = ": byte b is id b + 3" if name == "vocab_size" and size < least else ""
+                raise ValueError(f"{name} is {size}; expected {expected}{why}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; expected a finite number")
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            ids = getattr(self, name)
+            for token in ids if isinstance(ids, list) else [ids]:
+                if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                    shown = "null" if token is None else repr(token)
+                    raise ValueError(
+                        f"{name} is {shown}; expected an id of the vocabulary, as ByT5's 0 and 1"
+                    )
+        if not isinstance(self.dense_act_fn, str) or self.dense_act_fn not in ACT2FN:
+            raise ValueError(f"dense_act_fn is {self.dense_act_fn!r}; expected the name of an activation")
+        if not self.is_encoder_decoder:
+            raise ValueError("is_encoder_decoder is false; expected a model with an encoder and a decoder")
 
     def validate_shortener(self) -> None:
         """Part of `@strict` validation.

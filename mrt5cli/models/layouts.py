@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.stand_ins import but
+from mrt5cli.text import first_line
+
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
 
@@ -174,6 +177,14 @@ def _move_first_gate(fields: dict[str, Any], where: str) -> None:
     fields.pop(FIRST_VERSION_FIELD, None)
 
 
+def is_tied(raw: dict[str, Any]) -> bool:
+    """Whether config.json says that the head is the embedding, so that files may leave it out.
+
+    transformers 5 makes a plain T5 so, and says it; where nothing is said, ByT5 and T5 v1.1 have their own.
+    """
+    return raw.get("tie_word_embeddings") is True
+
+
 def _pooling_of(raw: dict[str, Any]) -> Pooling | None:
     return next((pooling for pooling in POOLINGS if pooling.architecture in _classes(raw)), None)
 
@@ -215,9 +226,12 @@ def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
         CheckpointError: it is no JSON object, or describes another kind of model.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
+        raw = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(f"{where}: config.json cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # among them numbers of more digits than Python takes
+        instead = but(file) or f": {first_line(error)}"
+        raise CheckpointError(f"{where}: config.json is not JSON{instead}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{where}: config.json is not a JSON object")
     fields_of(raw, str(where))

@@ -10,7 +10,9 @@ import json
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mrt5cli.models.layouts import CheckpointError
-from mrt5cli.text import first_line
+from mrt5cli.stand_ins import but
+from mrt5cli.text import first_line, listed
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -29,23 +32,40 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float6
 """What weights may be stored in, by the names of safetensors."""
 
 
-def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path | None]:
-    """The tensors of a directory's weight files, by name, on the CPU.
+OTHERS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".npz", ".index")
+"""How the names of files end that may hold weights and are not looked for."""
 
-    They are mapped from the files where the format allows it, so that they take no memory of their own.
 
-    Returns:
-        The tensors; the pickle they were read from, or the first of several, or None.
+@dataclass(frozen=True)
+class Weights:
+    """What the weight files of a directory hold.
+
+    Attributes:
+        tensors: by name, on the CPU, mapped from the files where the format allows it, so that they take no
+            memory of their own.
+        pickle: the pickle that they were read from, or the first of several, or None.
+        below: where they stand in that pickle, if it holds more, such as "state_dict", or None.
+    """
+
+    tensors: dict[str, Tensor]
+    pickle: Path | None = None
+    below: str | None = None
+
+
+def read_weights(folder: Path) -> Weights:
+    """The weights in a directory's files.
 
     Raises:
         CheckpointError: as `check_files`; code in a pickle, no whole file, or no tensors by name.
     """
-    pickled = check_files(folder)
-    files = _pickles(folder) if pickled else _safetensors_files(folder)
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= _read_pickle(file) if pickled else _read_safetensors(file)
-    return state, files[0] if pickled else None
+    if not check_files(folder):
+        state: dict[str, Tensor] = {}
+        for file in _safetensors_files(folder):
+            state |= _read_safetensors(file)
+        return Weights(state)
+    parts = [_read_pickle(file) for file in _pickles(folder)]
+    tensors = {name: value for part in parts for name, value in part.tensors.items()}
+    return Weights(tensors, parts[0].pickle, parts[0].below)
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -56,7 +76,7 @@ def weight_names(folder: Path) -> list[str]:
     """
     if safe := _safetensors_files(folder):
         return [name for file in safe for name, *_ in _entries(file)]
-    return [name for file in _pickles(folder) for name in _read_pickle(file)]
+    return [name for file in _pickles(folder) for name in _read_pickle(file).tensors]
 
 
 def check_files(folder: Path) -> bool:
@@ -71,8 +91,8 @@ def check_files(folder: Path) -> bool:
             _bytes_by_dtype(file)
         return False
     if not _pickles(folder):
-        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
-        others = f" nor {PICKLE}, only {found}" if found else f" and no {PICKLE}"
+        found = sorted(path.name for path in folder.iterdir() if path.suffix in OTHERS)
+        others = f" nor {PICKLE}, only {listed(found, 3)}" if found else f" and no {PICKLE}"
         raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}{others}")
     return True
 
@@ -116,25 +136,77 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} could not be read: {first_line(error)}") from error
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """A file that may not be read, as a `CheckpointError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or first_line(error)}") from error
+
+
+def _read_pickle(file: Path) -> Weights:
+    with _readable(file):
+        if file.stat().st_size == 0:
+            raise CheckpointError(f"{file} is empty; copy or download it again")
+        zipped = zipfile.is_zipfile(file)
+        # Of what torch cannot read alone; text can be a pickle of an old kind.
+        instead = "" if zipped else _but_safetensors(file) or but(file)
     try:
         # Mapped, a file is not held in memory twice; the format of before 2020 cannot be.
-        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{file} is not a whole pickle: {first_line(error)}") from error
-    except Exception as error:  # bytes that are no pickle make torch's reader fail in any way
         # Without what torch says, which is mostly how to run the code all the same.
+        again = instead or "; copy or download it again"
+        raise CheckpointError(f"{file} is not a whole pickle{again}") from error
+    except Exception as error:  # bytes that are no pickle make torch's reader fail in any way
+        if instead:
+            raise CheckpointError(f"{file} is not a whole pickle{instead}") from error
         raise CheckpointError(
             f"{file} holds more than numbers, or is no whole pickle; nothing in it was run; get its weights "
             "as safetensors from who made them"
         ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
-    for name, value in content.items():
+    below, tensors = _state_dict(content, file)
+    for name, value in tensors.items():
         _check_dtype(file, name, str(value.dtype).removeprefix("torch."), DTYPES.values())
-    return content
+    return Weights(tensors, file, below)
+
+
+def _but_safetensors(file: Path) -> str:
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    ours = head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] <= LARGEST_HEADER
+    return f" but a safetensors file; call it {SAFE}" if ours else ""
+
+
+def _state_dict(content: Any, file: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The tensors by name in what a pickle holds, and where in it they stand if it is more than that.
+
+    Training scripts write `{"state_dict": ..., "epoch": 3}` and the like.
+    """
+    found = dict(_mappings_of_tensors(content))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{file} holds {len(found)} sets of weights ({listed(list(found))}); save the one that is meant "
+            "by itself, as a state dict"
+        )
+    if not found:
+        raise CheckpointError(f"{file} does not hold tensors by name; expected a state dict")
+    [(below, tensors)] = found.items()
+    return below or None, tensors
+
+
+def _mappings_of_tensors(content: Any, below: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping from names to tensors in nested mappings, with where it stands."""
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        return
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        # Below the top, moments of an optimizer and states of generators are tensors by name too.
+        if not below or any(name.endswith(".weight") for name in content):
+            yield below, content
+        return
+    for name, value in content.items():
+        yield from _mappings_of_tensors(value, f"{below}.{name}" if below else name)
 
 
 def shards_in(index: Path) -> list[str]:
@@ -143,10 +215,12 @@ def shards_in(index: Path) -> list[str]:
     Raises:
         CheckpointError: it is none.
     """
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of weights: it has no object weight_map") from error
+    with _readable(index):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            instead = but(index) or ": it has no object weight_map"
+            raise CheckpointError(f"{index} is not an index of weights{instead}") from error
     return sorted(str(name) for name in names)
 
 
@@ -187,14 +261,15 @@ def _entries(file: Path) -> list[tuple[str, str, int]]:
     Raises:
         CheckpointError: it has no header, or not all the bytes that its header promises.
     """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
+    with _readable(file), file.open("rb") as opened:
+        size = file.stat().st_size
         head = opened.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else None
         if size == 0:
             raise CheckpointError(f"{file} is empty; copy or download it again")
         if length is None or length > LARGEST_HEADER:
-            raise CheckpointError(f"{file} is not a safetensors file")
+            instead = " but a pickle; call it pytorch_model.bin" if zipfile.is_zipfile(file) else but(file)
+            raise CheckpointError(f"{file} is not a safetensors file{instead}")
         if length > size - 8:
             raise CheckpointError(
                 f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
@@ -206,7 +281,7 @@ def _entries(file: Path) -> list[tuple[str, str, int]]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             ]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"{file} is not a safetensors file: its header is no table of tensors"
             ) from error

@@ -86,13 +86,19 @@ def keep_needed(run: RunDir, best: Best, state_name: str) -> None:
         state_name: the file in a checkpoint whose entry "best" is a `Best.state_dict`.
     """
     needed = {best.step}
-    for step in run.saved_steps():
-        path = run.checkpoint(step) / state_name
-        if path.is_file():
-            needed.add((json.loads(path.read_text(encoding="utf-8"))["best"] or {}).get("step"))
+    needed |= {_best_step(run.checkpoint(step) / state_name) for step in run.saved_steps()}
     for step in run.best_steps():
         if step not in needed:
             remove_directory(run.best_weights(step))
+
+
+def _best_step(state: Path) -> int | None:
+    """The step whose weights a checkpoint calls the best; None where nobody can go on from it anyway."""
+    try:
+        best = json.loads(state.read_text(encoding="utf-8"))["best"]
+        return None if best is None else best["step"]
+    except (OSError, ValueError, LookupError, TypeError):  # of other processes, or damaged since
+        return None
 
 
 def go_back_to(run: RunDir, best: Best, step: int) -> None:

@@ -136,6 +136,10 @@ def make_plan(
     if plan.finished:
         return plan
     accumulation(recipe.training, plan.runtime.world_size)
+    if plan.resume_step is not None:
+        from mrt5cli.training.whole import check_whole
+
+        check_whole(run, plan.resume_step, plan.runtime.world_size)
     if recipe.training.compile:
         machine.check_compiler(plan.runtime.device, "training.compile")
 

@@ -53,11 +53,12 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
         UserError: it cannot be loaded.
     """
     from mrt5cli.models import CheckpointError, load
+    from mrt5cli.training.whole import not_whole
 
     try:
         return load(checkpoint).train()
     except CheckpointError as error:
-        raise UserError(str(error)) from error
+        raise not_whole(checkpoint, f"holds no model to go on with: {error}") from error
 
 
 def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:

@@ -47,6 +47,7 @@ from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
+from mrt5cli.training.whole import own_state_name, read_own_state
 from mrt5cli.training.window import Window
 
 # What may become of the batches of a step, from good to bad.
@@ -393,7 +394,7 @@ class DeletionTrainer(Trainer):
 
     @property
     def _own_state_name(self) -> str:
-        return f"mrt5_state_{self.args.process_index}.json"
+        return own_state_name(self.args.process_index)
 
     def _own_state(self) -> dict[str, Any]:
         return {
@@ -408,15 +409,7 @@ class DeletionTrainer(Trainer):
         }
 
     def _load_own_state(self, checkpoint: Path) -> None:
-        path = checkpoint / self._own_state_name
-        if not path.is_file():
-            raise UserError(f"{checkpoint} is not a whole checkpoint for this process: it has no {path.name}")
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["processes"] != self.args.world_size:
-            raise UserError(
-                f"{checkpoint} was written by {state['processes']} processes, this is {self.args.world_size}",
-                "resume with as many processes: each one's place in the data is its own",
-            )
+        state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
         self.controller.load_state_dict(state["controller"])
         self.draws.bit_generator.state = state["hard_delete_draws"]
         self.batches_taken = state["batches_taken"]

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.rundir import RunDir
+from mrt5cli.rundir import RunDir, write_json
 
 RECIPE = """
 name: tiny
@@ -318,6 +319,23 @@ def refused(*words: str) -> str:
     assert "Traceback" not in result.output
     assert result.stdout == ""
     return str(result.stderr)
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "model.safetensors"])
+def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_touched(
+    tmp_path: Path, unbroken: RunDir, lost: str
+):
+    run = RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+    write_json(run.meta_path, {**run.meta(), "status": "interrupted"})
+    shutil.rmtree(run.model)
+    *_, before, last = run.saved_steps()
+    (run.checkpoint(last) / lost).unlink()
+    kept = run.meta_path.read_bytes(), run.metrics_path.read_bytes()
+    for more in ([], ["--dry-run"]):
+        told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", *more)
+        assert f"it has no {lost}" in told
+        assert f"goes on from the one before it, step-{before:08d}: rm -r {run.checkpoint(last)}" in told
+    assert (run.meta_path.read_bytes(), run.metrics_path.read_bytes()) == kept
 
 
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):

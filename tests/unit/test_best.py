@@ -92,6 +92,8 @@ def test_checkpoints_from_before_the_first_evaluation_need_none(tmp_path: Path):
     run = run_with(tmp_path, weights=[5, 10], checkpoints={3: None})
     write_json(run.checkpoint(4) / STATE, {"best": None})
     run.checkpoint(6).mkdir()  # of another number of processes, say: no state of this name
+    run.checkpoint(7).mkdir()
+    (run.checkpoint(7) / STATE).write_text('{"best": {"val')  # nobody can go on from this one
     keep_needed(run, Best("loss", step=10), STATE)
     assert run.best_steps() == [10]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
+from mrt5cli.data.byte_tokens import LAST_BYTE_ID
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, build, load
 from mrt5cli.models.checkpoint import load_and_tell
+from mrt5cli.models.config import LEAST_VOCABULARY
 from mrt5cli.recipe import ModelSection
 
 GATE = "encoder.block.1.delete_gate"
@@ -33,6 +36,18 @@ def edit_config(folder, **fields):
     path = folder / "config.json"
     content = {**json.loads(path.read_text()), **fields}
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def edit_text(folder, **fields):
+    """Set fields of config.json to what JSON itself cannot always hold."""
+    path = folder / "config.json"
+    kept = {name: value for name, value in json.loads(path.read_text()).items() if name not in fields}
+    more = "".join(f', "{name}": {text}' for name, text in fields.items())
+    path.write_text(json.dumps(kept)[:-1] + more + "}")
+
+
+def spoil_number(number):
+    return lambda tensors: tensors["lm_head.weight"][3].fill_(float(number))
 
 
 def edit_weights(folder, change):
@@ -106,6 +121,31 @@ def test_a_gate_may_be_left_out(saved):
             lambda d: edit_weights(d, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].char()})),
             "lm_head.weight is stored as I8",
         ),
+        (
+            lambda d: edit_text(d, decoder_start_token_id="null"),
+            "decoder_start_token_id is null; expected an id",
+        ),
+        (lambda d: edit_config(d, pad_token_id=384), "pad_token_id is 384; expected an id"),
+        (lambda d: edit_config(d, num_layers=10**6), "num_layers is 1000000; expected 1,000 or less"),
+        (lambda d: edit_config(d, d_model=10**6), "have another shape"),
+        (
+            lambda d: edit_config(d, vocab_size=258),
+            r"vocab_size is 258; expected 259 or more: byte b is id b \+ 3",
+        ),
+        (lambda d: edit_config(d, is_encoder_decoder=False), "is_encoder_decoder is false"),
+        (lambda d: edit_config(d, dense_act_fn="gelo"), "dense_act_fn is 'gelo'"),
+        (
+            lambda d: edit_text(d, deletion_threshold="NaN"),
+            "deletion_threshold is nan; expected a finite number",
+        ),
+        (lambda d: edit_text(d, dropout_rate="-Infinity"), "dropout_rate is -inf; expected a finite number"),
+        (lambda d: edit_text(d, d_ff="1" * 5000), "config.json is not JSON"),
+        (lambda d: edit_text(d, extra="[" * 10**5), "config.json is not JSON"),
+        (lambda d: edit_weights(d, spoil_number("nan")), "NaN or infinity in 1 weight, first lm_head.weight"),
+        (
+            lambda d: edit_weights(d, spoil_number("-inf")),
+            "NaN or infinity in 1 weight, first lm_head.weight",
+        ),
         (lambda d: edit_config(d, mrt5_toolkit=[]), "mrt5_toolkit in config.json is not an object"),
         (lambda d: edit_config(d, prior=2.0), "prior is a share"),
         (lambda d: edit_config(d, delete_gate_layer="first"), "delete_gate_layer"),
@@ -142,6 +182,57 @@ def test_spoilt_directories(saved, spoil, words):
     spoil(saved)
     with pytest.raises(CheckpointError, match=words):
         load(saved)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+)
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (POINTER, "but a Git LFS pointer; .* git lfs pull"),
+        (PAGE, r"but a web page \(HTML\)"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "but an answer in XML"),
+        (b"Entry not found", "but text, beginning 'Entry not found'"),
+        (gzip.compress(b"weights"), "but a gzip archive"),
+    ],
+)
+def test_what_stands_in_for_a_file_is_called_by_its_name(saved, name, content, words):
+    if name != "config.json":
+        (saved / "model.safetensors").unlink()
+    (saved / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is not .* {words}"):
+        load(saved)
+
+
+def test_weights_under_the_name_of_the_other_format(saved):
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"but a safetensors file; call it model\.safetensors"):
+        load(saved)
+    torch.save({"a.weight": torch.ones(2)}, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"but a pickle; call it pytorch_model.bin"):
+        load(saved)
+
+
+@pytest.mark.parametrize("what", [None, 3, "", "  ", b"model", [], True])
+def test_what_names_no_model(what):
+    with pytest.raises(CheckpointError, match="names no model; expected a run directory"):
+        load(what)
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(CheckpointError, match=r"^x{200}\.\.\. cannot be read: File name too long$"):
+        load("x" * 5000)
+
+
+def test_a_model_has_at_least_the_ids_of_all_bytes():
+    assert LEAST_VOCABULARY == LAST_BYTE_ID + 1
+    with pytest.raises(CheckpointError, match="vocab_size is 100; expected 259 or more"):
+        build(section(start="scratch", shape={"d_model": 16}), vocab_size=100)
 
 
 def test_not_a_directory(tmp_path):
@@ -239,11 +330,11 @@ def test_pickles_in_the_newer_format_take_no_memory_of_their_own(saved):
     from mrt5cli.models.weights import read_weights
 
     pickle_weights(saved)
-    state, pickle = read_weights(saved)
-    assert pickle == saved / "pytorch_model.bin"
+    weights = read_weights(saved)
+    assert weights.pickle == saved / "pytorch_model.bin"
     mapped = Path("/proc/self/maps").read_text()
     assert str(saved / "pytorch_model.bin") in mapped
-    del state
+    del weights
 
 
 def test_how_to_generate_comes_along_from_either_format(saved):
@@ -284,7 +375,7 @@ def test_code_in_a_pickle_is_not_run(saved, tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "is not a whole pickle|is no whole pickle"),
+        (b"", "is empty"),
         (b"PK\x03\x04 half a zip", "is not a whole pickle|is no whole pickle"),
         (b"junk", "is not a whole pickle|is no whole pickle"),
         (b"not a pickle", "is not a whole pickle|is no whole pickle"),

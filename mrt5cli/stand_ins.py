@@ -1,0 +1,65 @@
+"""What a file is that stands where another was expected: a pointer, a web page, an archive, an error message.
+
+A download or a checkout that went wrong mostly leaves such a file under the right name, and who is told what
+it is knows what to do. Its first bytes say it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HEAD = 512
+"""Bytes of a file that are looked at."""
+
+AGAIN = "download it again, and look at what the server answers"
+POINTER = "what it points to was never fetched"
+UNPACK = "unpack it"
+AS_SAFETENSORS = "get the weights as safetensors"
+BEGINNINGS = (
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
+    (b"version https://hawser.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
+    (b"/annex/objects/", "a git-annex pointer", f"{POINTER}: git annex get"),
+    (b"\x1f\x8b", "a gzip archive", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
+    (b"BZh", "a bzip2 archive", UNPACK),
+    (b"\xfd7zXZ\x00", "an xz archive", UNPACK),
+    (b"GGUF", "a GGUF file", AS_SAFETENSORS),
+    (b"\x89HDF\r\n", "an HDF5 file, as Keras writes them", AS_SAFETENSORS),
+)
+"""First bytes, what begins with them, and what to do."""
+XML = (b"<?xml", b"<error")
+HTML = (b"<!doctype", b"<html", b"<head", b"<body")
+PRINTABLE = bytes([*range(32, 127), *b"\t\n\r\f"])
+SHOWN = 60
+"""Characters of a text that are shown."""
+
+
+def stand_in(file: Path) -> str | None:
+    """What a file is in truth, and what to do, to end "is not a ... but" with; None where it does not show.
+
+    Args:
+        file: one that could not be read as what it should be.
+
+    Raises:
+        OSError: it cannot be read at all.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
+    for beginning, what, advice in BEGINNINGS:
+        if head.startswith(beginning):
+            return f"{what}; {advice}"
+    text = head.removeprefix(b"\xef\xbb\xbf").strip()
+    if text.lower().startswith(HTML):
+        return f"a web page (HTML); {AGAIN}"
+    if text.lower().startswith(XML):
+        return f"an answer in XML; {AGAIN}"
+    if text and not text.translate(None, PRINTABLE):
+        words = " ".join(text.decode("ascii").split())
+        return f"text, beginning {words[:SHOWN]!r}; {AGAIN}"
+    return None
+
+
+def but(file: Path) -> str:
+    """ " but a web page (HTML); ...", or nothing where it does not show."""
+    what = stand_in(file)
+    return f" but {what}" if what else ""

@@ -1,0 +1,163 @@
+"""What a checkpoint of a run holds, all of which going on needs; looked at before a run goes on.
+
+transformers goes on without an optimizer's state, a schedule or random states that are not there, and torch
+reads what is damaged inside of a whole archive: both without a word, and the curve is another one.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
+
+from mrt5cli.errors import UserError
+from mrt5cli.rundir import RunDir
+from mrt5cli.text import first_line
+
+OWN_STATE = (
+    "processes",
+    "controller",
+    "hard_delete_draws",
+    "batches_taken",
+    "stream",
+    "window",
+    "seconds",
+    "best",
+)
+"""What the trainer's own file, one a process, says at least."""
+STATES = {OPTIMIZER_NAME: ("state", "param_groups"), SCHEDULER_NAME: ("last_epoch",)}
+"""What files of torch that all processes share say at least."""
+RANDOM_STATE = ("python", "numpy", "cpu")
+"""What the file of random states, one a process, says at least."""
+
+
+def own_state_name(rank: int) -> str:
+    """The trainer's own file of a process."""
+    return f"mrt5_state_{rank}.json"
+
+
+def random_state_name(rank: int, processes: int) -> str:
+    """The file of a process's random states, as transformers names it."""
+    return f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
+
+
+def check_whole(run: RunDir, step: int, processes: int) -> None:
+    """Refuse a checkpoint that lacks something, or in which something is damaged, weights aside.
+
+    Args:
+        run, step: whose checkpoint.
+        processes: that are to go on from it.
+
+    Raises:
+        UserError: it names the file.
+    """
+    checkpoint = run.checkpoint(step)
+    for rank in range(processes):
+        read_own_state(checkpoint, rank, processes)
+    _check_step(checkpoint / TRAINER_STATE_NAME, step)
+    for name, keys in STATES.items():
+        _check_archive(checkpoint / name, keys)
+    for rank in range(processes):
+        _check_archive(checkpoint / random_state_name(rank, processes), RANDOM_STATE)
+
+
+def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
+    """What the trainer of a process wrote beside what transformers does.
+
+    Args:
+        rank: of the process.
+        processes: that are to go on from the checkpoint.
+
+    Raises:
+        UserError: it is not there, or damaged, or other processes wrote it.
+    """
+    state = _read_object(checkpoint / own_state_name(rank), OWN_STATE)
+    if state["processes"] != processes:
+        raise UserError(
+            f"{checkpoint} was written by {state['processes']} processes, this is {processes}",
+            "resume with as many processes: each one's place in the data is its own",
+        )
+    return state
+
+
+def not_whole(checkpoint: Path, why: str) -> UserError:
+    """The error for a checkpoint that nothing can go on from; its hint says how to go on from the one before.
+
+    Args:
+        why: ends a sentence that begins with the checkpoint.
+    """
+    run = RunDir(checkpoint.parents[1])
+    steps = run.saved_steps()
+    before = [run.checkpoint(step) for step in steps if run.checkpoint(step).name < checkpoint.name]
+    delete = f"rm -r {shlex.quote(str(checkpoint))}"
+    if before:
+        hint = f"delete it, and --resume goes on from the one before it, {before[-1].name}: {delete}"
+    else:
+        hint = (
+            f"there is none before it: bring it back from a copy, or delete it to start at step 0: {delete}"
+        )
+    return UserError(f"{checkpoint} {why}", hint)
+
+
+def _damaged(path: Path, how: str) -> UserError:
+    return not_whole(path.parent, f"is not a whole checkpoint: {path.name} {how}")
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise not_whole(path.parent, f"is not a whole checkpoint: it has no {path.name}")
+    if path.stat().st_size == 0:
+        raise _damaged(path, "is empty")
+
+
+def _read_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
+    _check_there(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is cut off or damaged ({first_line(error)})") from error
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
+    _check_keys(path, content, keys)
+    return dict(content)
+
+
+def _check_keys(path: Path, content: Any, keys: Collection[str]) -> None:
+    lost = sorted(set(keys) - set(content)) if isinstance(content, dict) else sorted(keys)
+    if lost:
+        raise _damaged(path, f"says nothing of {', '.join(lost)}")
+
+
+def _check_step(path: Path, step: int) -> None:
+    content = _read_object(path, ("global_step",))
+    try:
+        TrainerState(**content)
+    except TypeError as error:
+        raise _damaged(path, f"is not one of transformers ({first_line(error)})") from error
+    if content["global_step"] != step:
+        raise _damaged(path, f"is that of step {content['global_step']}")
+
+
+def _check_archive(path: Path, keys: Collection[str]) -> None:
+    """Refuse a file of torch that is not whole, to the byte: it is an archive with checksums."""
+    _check_there(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        with safe_globals():  # type: ignore[no-untyped-call]
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror or first_line(error)})") from error
+    except Exception as error:  # what is no archive of torch makes both readers fail in any way
+        raise _damaged(path, "is cut off or damaged") from error
+    if broken is not None:
+        raise _damaged(path, f"is damaged ({broken})")
+    _check_keys(path, content, keys)

@@ -1,0 +1,121 @@
+"""A checkpoint that lacks something, or in which something is damaged, is refused before a run goes on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import train
+from transformers.trainer_pt_utils import safe_globals
+
+from mrt5cli.errors import UserError
+from mrt5cli.rundir import RunDir
+from mrt5cli.training.whole import check_whole
+
+ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+TEXTS = ("trainer_state.json", "mrt5_state_0.json")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return train(tmp_path_factory.mktemp("unbroken"), "run")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, unbroken: RunDir) -> RunDir:
+    """A run with checkpoints of steps 8 and 12, to be damaged."""
+    return RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+
+
+def flip_a_byte(path: Path) -> None:
+    """In the largest tensor of an archive, which torch reads as if nothing had happened."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        tensors = [record for record in archive.infolist() if "/data/" in record.filename]
+    tensor = max(tensors, key=lambda record: record.file_size)
+    lengths = struct.unpack_from("<HH", content, tensor.header_offset + 26)  # of the name and of the padding
+    content[tensor.header_offset + 30 + sum(lengths)] ^= 0xFF
+    path.write_bytes(content)
+    with safe_globals():
+        torch.load(path, weights_only=True)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "it has no {name}"),
+    "empty": (lambda path: path.write_bytes(b""), "{name} is empty"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "{name} is cut off or damaged"),
+    "half": (
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        "{name} is cut off or damaged",
+    ),
+    "garbage": (lambda path: path.write_bytes(bytes(range(256)) * 9), "{name} is cut off or damaged"),
+    "a page": (lambda path: path.write_text("<!DOCTYPE html><html>"), "{name} is cut off or damaged"),
+    "nothing in it": (
+        lambda path: path.write_text("{}") if path.suffix == ".json" else torch.save({}, path),
+        "{name} says nothing of ",
+    ),
+    "something else": (
+        lambda path: path.write_text("[1]") if path.suffix == ".json" else torch.save([1], path),
+        "{name} says nothing of ",
+    ),
+}
+
+
+def test_whole_checkpoints_are_whole(unbroken: RunDir):
+    for step in (8, 12):
+        check_whole(unbroken, step, processes=1)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [*ARCHIVES, *TEXTS])
+def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, name: str, damage: str):
+    spoil, words = DAMAGES[damage]
+    spoil(copied.checkpoint(12) / name)
+    with pytest.raises(UserError, match=re.escape(words.format(name=name))) as raised:
+        check_whole(copied, 12, processes=1)
+    assert "goes on from the one before it, step-00000008: rm -r" in str(raised.value.hint)
+    check_whole(copied, 8, processes=1)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, name: str):
+    flip_a_byte(copied.checkpoint(12) / name)
+    with pytest.raises(UserError, match=rf"step-00000012 is not a whole checkpoint: {name} is damaged \("):
+        check_whole(copied, 12, processes=1)
+
+
+def test_a_file_of_another_step_is_noticed(copied: RunDir):
+    shutil.copy(copied.checkpoint(8) / "trainer_state.json", copied.checkpoint(12))
+    with pytest.raises(UserError, match=r"trainer_state\.json is that of step 8"):
+        check_whole(copied, 12, processes=1)
+
+
+def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
+    shutil.rmtree(copied.checkpoint(8))
+    (copied.checkpoint(12) / "optimizer.pt").unlink()
+    with pytest.raises(UserError) as raised:
+        check_whole(copied, 12, processes=1)
+    assert "there is none before it" in str(raised.value.hint)
+
+
+def test_every_process_needs_its_own_files(copied: RunDir):
+    checkpoint = copied.checkpoint(12)
+    state = (checkpoint / "mrt5_state_0.json").read_text().replace('"processes": 1', '"processes": 2')
+    random = (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    for name in ("mrt5_state_0.json", "mrt5_state_1.json"):
+        (checkpoint / name).write_text(state)
+    with pytest.raises(UserError, match=r"it has no rng_state_1\.pth"):
+        check_whole(copied, 12, processes=2)
+    shutil.copy(random, checkpoint / "rng_state_1.pth")
+    check_whole(copied, 12, processes=2)
+    with pytest.raises(UserError, match="written by 2 processes, this is 1"):
+        check_whole(copied, 12, processes=1)
+    (checkpoint / "mrt5_state_1.json").write_text(state[:-20])
+    with pytest.raises(UserError, match=r"mrt5_state_1\.json is cut off or damaged"):
+        check_whole(copied, 12, processes=2)

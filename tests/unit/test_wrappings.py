@@ -1,0 +1,201 @@
+"""Names that wrappers give to weights, one embedding under several names, a head that is not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
+
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    config = MrT5Config(
+        d_model=16, d_ff=24, d_kv=8, num_heads=2, num_layers=2, num_decoder_layers=1, delete_gate_layer=1
+    )
+    MrT5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def saved(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "saved"))
+
+
+@pytest.fixture(scope="module")
+def state(made) -> dict[str, torch.Tensor]:
+    return load_file(made / "model.safetensors")
+
+
+def write(folder, state):
+    tensors = {name: tensor.clone() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickle(folder, content):
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def check_same(folder, state):
+    found = load(folder).state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor), name
+
+
+# --- wrappers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix, told",
+    [
+        ("module.", "'module' (DistributedDataParallel)"),
+        ("_orig_mod.", "'_orig_mod' (torch.compile)"),
+        ("module._orig_mod.", "'module' (DistributedDataParallel), '_orig_mod' (torch.compile)"),
+        ("_orig_mod.module.", "'_orig_mod' (torch.compile), 'module' (DistributedDataParallel)"),
+        ("model.", "'model'"),
+        ("module.model.", "'module' (DistributedDataParallel), 'model'"),
+        ("_fsdp_wrapped_module.", "'_fsdp_wrapped_module' (FullyShardedDataParallel)"),
+        ("net.t5.", "'net', 't5'"),
+    ],
+)
+def test_what_a_wrapper_adds_to_names_is_left_off_with_one_note(saved, state, caplog, prefix, told):
+    write(saved, prefixed(prefix, state))
+    check_same(saved, state)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{saved}: what a wrapper put into the names of its weights is left off: {told}"
+    ]
+
+
+def test_parts_may_be_wrapped_and_the_head_stand_outside(saved, state):
+    write(
+        saved,
+        {
+            name.replace("encoder.block.0.", "encoder.block.0._orig_mod.").replace(
+                "shared", "model.shared"
+            ): tensor
+            for name, tensor in state.items()
+        },
+    )
+    check_same(saved, state)
+
+
+def test_names_of_our_own_need_no_note(saved, state, caplog):
+    check_same(saved, state)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (
+            lambda state: prefixed("teacher.", state) | prefixed("student.", state),
+            "holds the weights of 2 models, whose names begin with student., teacher.",
+        ),
+        (
+            lambda state: state | prefixed("module.", state),
+            "twice, as decoder.block.0.* and as module.decoder.block.0",
+        ),
+        (lambda state: prefixed("model.", state) | {"loss.weight": torch.ones(2)}, "first loss.weight"),
+        (lambda state: state | {"pooler.encoder.weight": torch.ones(2)}, "first pooler.encoder.weight"),
+        (
+            lambda state: state | {"encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(2)},
+            "holds a LoRA adapter",
+        ),
+    ],
+)
+def test_what_is_not_one_model(saved, state, spoil, words):
+    write(saved, spoil(state))
+    with pytest.raises(CheckpointError, match=words):
+        load(saved)
+
+
+@pytest.mark.parametrize("path", ["state_dict", "model", "model_state_dict", "module", "saved.model"])
+def test_a_state_dict_inside_of_a_training_scripts_pickle(saved, state, caplog, path):
+    content = {"step": torch.tensor(3), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 1}
+    inner = state
+    for part in reversed(path.split(".")):
+        inner = {part: inner}
+    pickle(saved, content | inner | {"moments": {"exp_avg": torch.ones(2)}})
+    check_same(saved, state)
+    assert f"pytorch_model.bin, under {path!r}; no code" in caplog.text
+
+
+def test_several_state_dicts_in_a_pickle(saved, state):
+    pickle(saved, {"model": state, "ema": state})
+    with pytest.raises(CheckpointError, match=r"holds 2 sets of weights \(model, ema\)"):
+        load(saved)
+
+
+# --- the embedding and the head -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kept", [EMBEDDINGS[:1], EMBEDDINGS[1:2], EMBEDDINGS[2:], EMBEDDINGS[:2], EMBEDDINGS]
+)
+def test_an_embedding_under_any_of_its_names(saved, state, kept):
+    rest = {name: tensor for name, tensor in state.items() if name != "shared.weight"}
+    write(saved, rest | dict.fromkeys(kept, state["shared.weight"]))
+    check_same(saved, state)
+
+
+@pytest.mark.parametrize("first, other", [EMBEDDINGS[:2], EMBEDDINGS[::2], EMBEDDINGS[1:]])
+def test_embeddings_that_differ_are_refused(saved, state, first, other):
+    changed = state["shared.weight"].clone()
+    changed[7, 3] += 0.5
+    rest = {name: tensor for name, tensor in state.items() if name != "shared.weight"}
+    write(saved, rest | {first: state["shared.weight"], other: changed})
+    with pytest.raises(
+        CheckpointError,
+        match=rf"{first} and {other} are not the same \(they differ in 1 of 384 rows, by up to 0\.5",
+    ):
+        load(saved)
+    write(saved, rest | {first: state["shared.weight"], other: torch.ones(2, 16)})
+    with pytest.raises(CheckpointError, match=r"not the same \(\[384, 16\] and \[2, 16\]\)"):
+        load(saved)
+
+
+def test_one_embedding_in_two_precisions_is_one(saved, state):
+    write(saved, state | {"encoder.embed_tokens.weight": state["shared.weight"].bfloat16()})
+    check_same(saved, state)
+
+
+def test_a_head_that_is_not_there_is_the_embedding_only_where_the_configuration_says_so(saved, state):
+    headless = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
+    write(saved, headless)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is missing, and by config.json"):
+        load(saved)
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({name: value for name, value in config.items() if name != "tie_word_embeddings"})
+    )
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is missing"):
+        load(saved)
+    path.write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    check_same(saved, headless | {"lm_head.weight": state["shared.weight"]})
+    model = load(saved)
+    assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
+    # The other way round, and with both: what is there is taken as it is.
+    write(saved, {name: tensor for name, tensor in state.items() if name != "shared.weight"})
+    check_same(saved, {"shared.weight": state["lm_head.weight"], "lm_head.weight": state["lm_head.weight"]})
+    write(saved, state)
+    check_same(saved, state)
+
+
+def test_an_embedding_is_never_made_up(saved, state):
+    write(saved, {name: tensor for name, tensor in state.items() if name != "shared.weight"})
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, first shared.weight"):
+        load(saved)
