@@ -26,8 +26,9 @@ from mrt5cli.commands import (
     recipe,
     reproduce,
 )
-from mrt5cli.errors import UserError
-from mrt5cli.runtime import processes
+from mrt5cli.errors import UserError, of_the_system
+from mrt5cli.output import lead_nowhere, prepare
+from mrt5cli.runtime import leads
 from mrt5cli.text import LEAST, columns, say, wrapped
 
 HELP_COLUMNS = 50
@@ -92,7 +93,7 @@ class Notes(logging.Handler):
     """What the library logs, a line each on stderr, from the leading process only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if processes()[0] == 0:
+        if leads():
             say(f"note: {record.getMessage()}", sys.stderr)
 
 
@@ -139,6 +140,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
     """
+    prepare()
     try:
         try:
             app()
@@ -150,6 +152,10 @@ def main() -> None:
         sys.exit(_closed_pipe().exit_code)
     except Exception as error:
         _report(*_unexpected(error))
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, say
+            lead_nowhere(sys.stdout)
         sys.exit(1)
 
 
@@ -159,8 +165,7 @@ def _unexpected(error: Exception) -> tuple[str, str]:
         return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs"
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}", "MRT5_DEBUG=1 shows where it happened"
+        return of_the_system(error, "MRT5_DEBUG=1 shows where it happened")
     return (
         f"{type(error).__name__}: {text}" if text else type(error).__name__,
         "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened",
@@ -172,10 +177,15 @@ def _report(message: str, hint: str | None = None) -> None:
     if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     width = columns(sys.stderr)
-    error = typer.style("error:", fg=typer.colors.RED, bold=True)
-    typer.echo(error + wrapped(f"error: {message}", width)[6:], err=True)
+    error, hinted = "error:", "hint:"
+    told = wrapped(f"{error} {message}", width).removeprefix(error)
+    more = wrapped(f"{hinted} {hint}", width).removeprefix(hinted)
+    if sys.stderr.isatty():
+        error = typer.style(error, fg=typer.colors.RED, bold=True)
+        hinted = typer.style(hinted, bold=True)
+    print(error + told, file=sys.stderr)
     if hint:
-        typer.echo(typer.style("hint:", bold=True) + wrapped(f"hint: {hint}", width)[5:], err=True)
+        print(hinted + more, file=sys.stderr)
 
 
 def _is_checkpoint_error(error: Exception) -> bool:
@@ -185,6 +195,6 @@ def _is_checkpoint_error(error: Exception) -> bool:
 
 
 def _closed_pipe() -> typer.Exit:
-    """The end when nobody reads on; what is left goes nowhere, so that Python does not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """The end when nobody reads on."""
+    lead_nowhere(sys.stdout)
     return typer.Exit(CLOSED_PIPE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import typer
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import duration
 
 KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
@@ -109,13 +109,12 @@ def bench(
             ),
             kinds,
         )
-    text = json.dumps(document, indent=2, ensure_ascii=False)
     if out is not None:
-        from mrt5cli.rundir import write_text
+        from mrt5cli.rundir import write_json
 
-        write_text(out, text + "\n")
+        write_json(out, document)
     if as_json:
-        print(text)
+        print_json(document)
     else:
         present(document)
     broken = broken_parity(document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def convert(
     if as_json:
         from dataclasses import asdict
 
-        print(json.dumps(asdict(outcome), indent=2, ensure_ascii=False))
+        print_json(asdict(outcome))
     else:
         present(outcome)
 
@@ -165,5 +165,5 @@ def _working(what: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(what, spinner="line"):
         yield

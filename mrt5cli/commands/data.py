@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class _Progress:
 def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
     """What was made: each file with its numbers, and what is to be kept in mind."""
     if as_json:
-        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        print_json(manifest)
         return
     from mrt5cli.commands.tables import print_table
 

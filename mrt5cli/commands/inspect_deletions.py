@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import typer
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import columns, say
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def inspect_deletions(
     in_force = model.config.deletion_threshold if threshold is None else threshold
     kind = model.config.deletion_type
     if as_json:
-        told = document(rows, subject.name, kind, in_force, sentinels)
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print_json(document(rows, subject.name, kind, in_force, sentinels))
     else:
         present(rows, subject.name, in_force, sentinels)
 
@@ -287,8 +286,6 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
 
     from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
 
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets its code
-        sys.stdout.reconfigure(errors="backslashreplace")
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     pools = _pools(rows)

@@ -14,6 +14,7 @@ import typer
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def list_(as_json: Json = False) -> None:
         for name, recipe in found
     ]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     cells = [
         [
@@ -112,11 +113,10 @@ def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
     from mrt5cli.recipe import dump, load
 
     recipe = load(name, set_ or ())
-    print(
-        json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        if as_json
-        else dump(recipe).rstrip()
-    )
+    if as_json:
+        print_json(recipe.model_dump(mode="json"))
+    else:
+        print(dump(recipe, ascii_only=not takes_utf8(sys.stdout)).rstrip())
 
 
 @app.command()
@@ -146,7 +146,7 @@ def check(
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
             _build_all(checked)
     if as_json:
-        print(json.dumps([item.document() for item in checked], indent=2, ensure_ascii=False))
+        print_json([item.document() for item in checked])
     else:
         _print_checked(checked)
     if any(item.problems for item in checked):
@@ -219,7 +219,7 @@ def schema(
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
         )
     if as_json:
-        print(json.dumps(_json_schema(Recipe, key), indent=2, ensure_ascii=False))
+        print_json(_json_schema(Recipe, key))
         return
     if key in (None, "extends"):
         say(f"extends\n    some text, or null; default null\n    {EXTENDS}")

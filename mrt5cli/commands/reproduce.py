@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def reproduce(
             raise KeyboardInterrupt
     written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
     if as_json:
-        print(json.dumps(_document(plan, outcome, written), indent=2, ensure_ascii=False))
+        print_json(_document(plan, outcome, written))
     else:
         for path in written:
             print(path)
@@ -215,7 +215,7 @@ def _failed(outcome: Outcome) -> RunFailed:
 
 def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_document(plan, None, []), indent=2, ensure_ascii=False))
+        print_json(_document(plan, None, []))
         return
     from mrt5cli.commands.tables import print_table
 

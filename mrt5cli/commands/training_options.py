@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -89,11 +91,11 @@ def train(
     plan.notes += notes
     if dry_run:
         if as_json:
-            print(json.dumps(plan.document(), indent=2))
+            print_json(plan.document())
         else:
             say(plan.text())
-            print(f"\n{recipes.dump(recipe)}")
+            print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
         return
     run = execute(plan, overwrite=overwrite)
     if as_json and plan.runtime.leads:
-        print(json.dumps(outcome(run), indent=2))
+        print_json(outcome(run))

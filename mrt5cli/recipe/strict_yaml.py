@@ -116,9 +116,13 @@ def parse(text: str) -> Document:
     return Document(tree, lines)
 
 
-def dump(tree: dict[str, Any]) -> str:
-    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def dump(tree: dict[str, Any], *, ascii_only: bool = False) -> str:
+    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order.
+
+    Args:
+        ascii_only: write other characters as YAML's escapes.
+    """
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=110)
 
 
 def inline(value: Any) -> str:

@@ -132,6 +132,7 @@ def make_plan(
     plan = _place(recipe, run, resume=resume, overwrite=overwrite)
     plan.notes += recipe.remarks()
     plan.runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
+    plan.notes += plan.runtime.notes
     if plan.finished:
         return plan
     accumulation(recipe.training, plan.runtime.world_size)

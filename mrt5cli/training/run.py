@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import pairwise
@@ -94,7 +94,10 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
             error.hint = _go_on(plan)
         raise
     except BaseException as error:
-        _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # the disk that ended the training may refuse this as well
+            _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError):
+            say(f"stopped; {_last_checkpoint(plan.run)}\n{_go_on(plan)}")
         raise
     if stopped:
         _close_meta(plan, "interrupted")
