@@ -28,6 +28,7 @@ from mrt5cli.commands import (
 )
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
+from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
 from mrt5cli.text import LEAST, columns, say, wrapped
 
@@ -141,6 +142,7 @@ def main() -> None:
     Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
     """
     prepare()
+    find_home()
     try:
         try:
             app()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
@@ -27,6 +28,7 @@ def evaluate(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
+            parser=places.place,
             metavar="RUN",
             help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
             show_default=False,
@@ -35,7 +37,11 @@ def evaluate(
     revision: Revision = None,
     task: Annotated[
         str | None,
-        typer.Option(help="A kind of task, or a recipe whose task to use. Default: the first run's own."),
+        typer.Option(
+            parser=places.place,
+            metavar="TASK",
+            help="A kind of task, or a recipe whose task to use. Default: the first run's own.",
+        ),
     ] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")] = "test",
     languages: Annotated[
@@ -44,7 +50,11 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Examples in local files, in place of the task's own source.", show_default=False),
+        typer.Option(
+            parser=places.path,
+            help="Examples in local files, in place of the task's own source.",
+            show_default=False,
+        ),
     ] = None,
     hard: Annotated[
         bool | None,
@@ -63,7 +73,10 @@ def evaluate(
     compare_with: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="RUN", help="Set this one beside the run, and test whether they differ."
+            "--compare",
+            parser=places.place,
+            metavar="RUN",
+            help="Set this one beside the run, and test whether they differ.",
         ),
     ] = None,
     deletion_rate: Annotated[
@@ -87,7 +100,10 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
+    ] = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 

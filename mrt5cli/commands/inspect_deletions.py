@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
@@ -28,13 +29,29 @@ LENGTH_WITHOUT_RECIPE = 1024
 
 def inspect_deletions(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run directory, checkpoint directory or Hub id.")
+        str,
+        typer.Argument(
+            parser=places.place,
+            metavar="RUN",
+            help="A run directory, checkpoint directory or Hub id.",
+        ),
     ],
     revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Inspect this file; any bytes will do.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=places.path,
+            help="Inspect this file; any bytes will do.",
+        ),
+    ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Inspect test examples of this kind of task, or of this recipe's.")
+        str | None,
+        typer.Option(
+            parser=places.place,
+            metavar="TASK",
+            help="Inspect test examples of this kind of task, or of this recipe's.",
+        ),
     ] = None,
     limit: Annotated[
         int | None,

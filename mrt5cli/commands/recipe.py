@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
@@ -32,7 +33,12 @@ EXTENDS = (
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Name = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+    str,
+    typer.Argument(
+        parser=places.place,
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe.",
+    ),
 ]
 
 
@@ -123,7 +129,11 @@ def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
 def check(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Recipe files, directories, or shipped names."),
+        typer.Argument(
+            parser=places.place,
+            metavar="PATH...",
+            help="Recipe files, directories, or shipped names.",
+        ),
     ],
     set_: Overrides = None,
     build: Annotated[
@@ -157,7 +167,12 @@ def check(
 def copy(
     name: Name,
     destination: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A new file, or a directory to put it in.")
+        Path,
+        typer.Argument(
+            parser=places.path,
+            metavar="DEST",
+            help="A new file, or a directory to put it in.",
+        ),
     ],
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import counted, listed, say, say_on_stderr
@@ -26,7 +27,14 @@ MOST_SMOKE_JOBS = 8
 
 
 def reproduce(
-    suite: Annotated[str, typer.Argument(help="paper, miniature, or a file like theirs.")] = PAPER,
+    suite: Annotated[
+        str,
+        typer.Argument(
+            parser=places.place,
+            metavar="[SUITE]",
+            help="paper, miniature, or a file like theirs.",
+        ),
+    ] = PAPER,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,9 +77,19 @@ def reproduce(
     ] = False,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder of the runs. [default: runs, or inside it]", show_default=False),
+        typer.Option(
+            parser=places.path,
+            help="Folder of the runs. [default: runs, or inside it]",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=places.path,
+            help="Folder of the reports.",
+        ),
+    ] = Path("reports"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.")] = "auto",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import say
@@ -16,7 +17,14 @@ from mrt5cli.text import say
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        parser=places.place,
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,7 +35,12 @@ Overrides = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="The run directory. [default: runs/NAME-seedSEED]", show_default=False)
+    Path | None,
+    typer.Option(
+        parser=places.path,
+        help="The run directory. [default: runs/NAME-seedSEED]",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
 Smoke = Annotated[

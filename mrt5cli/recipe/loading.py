@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import mrt5cli
+from mrt5cli import places
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import strict_yaml, words
 from mrt5cli.recipe.schema import Recipe
@@ -170,7 +171,7 @@ def dump(recipe: Recipe, *, ascii_only: bool = False) -> str:
 
 def find(name_or_path: str | Path) -> Path:
     """See `mrt5cli.recipe.find`."""
-    path = Path(name_or_path).expanduser()
+    path = places.path(str(name_or_path))
     if _is_file(path):
         return path
     name = _plain(str(name_or_path))
