@@ -5,6 +5,7 @@ Nothing here or in `commands/` imports torch or transformers before a command ru
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -70,6 +71,7 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _check_place()
             return super().invoke(ctx)
         except UsageError as error:
             told = f"Error: {error.format_message()}"
@@ -153,25 +155,42 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(_closed_pipe().exit_code)
     except Exception as error:
-        _report(*_unexpected(error))
+        message, hint, code = _unexpected(error)
+        _report(message, hint)
         try:
             sys.stdout.flush()
         except OSError:  # a full disk, say
             lead_nowhere(sys.stdout)
-        sys.exit(1)
+        sys.exit(code)
 
 
-def _unexpected(error: Exception) -> tuple[str, str]:
-    """A sentence and a hint for an error that nobody foresaw."""
+def _unexpected(error: Exception) -> tuple[str, str, int]:
+    """A sentence, a hint and an exit code for an error that nobody foresaw."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
-        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs"
+        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
     text = " ".join(str(error).split())
+    if sys.flags.optimize > 1 and "docstring" in text:
+        return (
+            "Python leaves docstrings out here (PYTHONOPTIMIZE=2 or -OO), and transformers needs them",
+            "unset PYTHONOPTIMIZE, or set it to 1",
+            UserError.exit_code,
+        )
     if isinstance(error, OSError) and error.strerror:
-        return of_the_system(error, "MRT5_DEBUG=1 shows where it happened")
+        code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        return *of_the_system(error, "MRT5_DEBUG=1 shows where it happened"), code
     return (
         f"{type(error).__name__}: {text}" if text else type(error).__name__,
         "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened",
+        1,
     )
+
+
+def _check_place() -> None:
+    """Refuse to work in a folder that is gone, where libraries fail in ways of their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder is gone: it was removed or moved", "cd to another one") from None
 
 
 def _report(message: str, hint: str | None = None) -> None:

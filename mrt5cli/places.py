@@ -40,9 +40,9 @@ def place(text: str) -> str:
     )
 
 
-def path(text: str) -> Path:
+def path(text: str | Path) -> Path:
     """`place` as a path."""
-    return Path(place(text))
+    return Path(place(str(text)))
 
 
 def find_home() -> None:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TEMPORARY = ".tmp-"
+LOCK_SECONDS = 10.0
+"""How long to wait for another process that trains in the same directory, and may be ending."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _CUT_SHORT = re.compile(r"inline_container.*unexpected pos|PytorchStreamWriter failed")
 DEFAULT_FOLDER = "runs"
@@ -196,6 +200,31 @@ class RunDir:
             ) from error
         return run
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the only process that trains here; made if it is not there. A process that dies lets go.
+
+        Raises:
+            UserError: another one does not end within seconds, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror or error}",
+                "choose another directory with --out",
+            ) from error
+        try:
+            _lock(descriptor, self.path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def state(self) -> tuple[bool, list[int], str | None]:
+        """Whether there is a run, its checkpoints and its status: what a plan for it rests on."""
+        return self.is_run, self.saved_steps(), self.meta().get("status")
+
     def remove(self) -> None:
         """Delete a run and everything in it.
 
@@ -263,6 +292,24 @@ def _nearby(path: Path) -> str | None:
     runs = [entry.name for entry in path.parent.iterdir() if RunDir(entry).is_run]
     nearest = difflib.get_close_matches(path.name, runs, n=1)
     return f"did you mean {path.parent / nearest[0]}?" if nearest else None
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a run's directory, waiting a little for a process that is ending."""
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"another process is training in {path}",
+                    "wait for it or stop it, or choose another directory with --out",
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # a file system that knows no locks
+            return
 
 
 def _steps_in(folder: Path) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +22,7 @@ from mrt5cli.text import say
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from mrt5cli.evaluation.compare import Comparison
     from mrt5cli.evaluation.subject import Subject
 
 
@@ -127,7 +129,6 @@ def evaluate(
     from mrt5cli.evaluation.compare import compare
     from mrt5cli.evaluation.subject import choose_task, find_subjects, newest_subject
     from mrt5cli.recipe import EvaluationSection
-    from mrt5cli.rundir import write_json
 
     if out is not None:
         _check_writable(out)
@@ -155,32 +156,50 @@ def evaluate(
         raise UserError(
             "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
         )
-    with examples_done(limit or settings.examples) as progress:
-        comparison = compare(
-            subjects,
-            section,
-            split=split,
-            hard_delete=hard_delete,
-            batch_size=batch_size or settings.batch_size,
-            limit=limit or settings.examples,
-            languages=None if languages is None else _names(languages),
-            constrained=constrained,
-            normalization=normalization,
-            data=None if data is None else str(data),
-            test_difference=compare_with is not None,
-            deletion_rates=rates,
-            runtime=runtime,
-            device=machine.device(device),
-            progress=progress,
-        )
+    unfinished: list[Comparison] = []
+    try:
+        with examples_done(limit or settings.examples) as progress:
+            comparison = compare(
+                subjects,
+                section,
+                split=split,
+                hard_delete=hard_delete,
+                batch_size=batch_size or settings.batch_size,
+                limit=limit or settings.examples,
+                languages=None if languages is None else _names(languages),
+                constrained=constrained,
+                normalization=normalization,
+                data=None if data is None else str(data),
+                test_difference=compare_with is not None,
+                deletion_rates=rates,
+                runtime=runtime,
+                device=machine.device(device),
+                progress=progress,
+                unfinished=unfinished.append,
+            )
+    except BaseException:
+        for part in unfinished:
+            _tell(part, out, as_json)
+        raise
+    _tell(comparison, out, as_json)
+
+
+def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+    """Save and print what was measured."""
+    from mrt5cli.rundir import write_json
+
     if out is not None:
         write_json(out, comparison.document())
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say(line, sys.stderr)
     if as_json:
         print_json(comparison.document())
-    else:
+    elif comparison.unfinished is None:
         present(comparison)
+    else:
+        for result in comparison.results:
+            present(replace(comparison, results=[result]))
+        say(f"unfinished: {comparison.unfinished}")
 
 
 def _names(listed: str) -> list[str]:

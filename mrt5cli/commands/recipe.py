@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,7 +187,8 @@ def copy(
 
     source = find(name)
     target = destination / source.name if destination.is_dir() else destination
-    if target.exists():
+    stream = _stream_at(target)
+    if target.is_file() and stream is None:
         raise UserError(f"{target} exists already", "give another name, or remove it first")
     recipe = load(source)
     if len(loading.read_chain(source)) == 1:
@@ -193,13 +196,16 @@ def copy(
     else:
         text = _header(source) + dump(recipe)
     try:
-        with target.open("x", encoding="utf-8") as file:
+        # A device and a pipe are there already, and are written to.
+        where, mode = (target, "w" if target.exists() else "x") if stream is None else (stream, "w")
+        with open(where, mode, encoding="utf-8", closefd=stream is None) as file:
             file.write(text)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written: {error.strerror}", "give a place you may write to"
         ) from None
-    print(target)
+    if stream is None:
+        print(target)
     say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
 
 
@@ -363,6 +369,15 @@ def _print_checked(checked: Sequence[Checked]) -> None:
 
 
 # --- copy and schema ----------------------------------------------------------------------------------------
+
+
+def _stream_at(path: Path) -> int | None:
+    """The number of stdout or stderr, where a path such as /dev/stdout leads there; else None."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
 
 
 def _header(source: Path) -> str:

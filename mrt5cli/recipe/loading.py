@@ -171,7 +171,7 @@ def dump(recipe: Recipe, *, ascii_only: bool = False) -> str:
 
 def find(name_or_path: str | Path) -> Path:
     """See `mrt5cli.recipe.find`."""
-    path = places.path(str(name_or_path))
+    path = places.path(name_or_path)
     if _is_file(path):
         return path
     name = _plain(str(name_or_path))
