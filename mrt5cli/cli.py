@@ -5,6 +5,7 @@ Nothing here or in `commands/` imports torch or transformers before a command ru
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -26,8 +27,10 @@ from mrt5cli.commands import (
     recipe,
     reproduce,
 )
-from mrt5cli.errors import UserError
-from mrt5cli.runtime import processes
+from mrt5cli.errors import UserError, of_the_system
+from mrt5cli.output import lead_nowhere, prepare
+from mrt5cli.places import find_home
+from mrt5cli.runtime import leads
 from mrt5cli.text import LEAST, columns, say, wrapped
 
 HELP_COLUMNS = 50
@@ -68,6 +71,7 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _check_place()
             return super().invoke(ctx)
         except UsageError as error:
             told = f"Error: {error.format_message()}"
@@ -92,7 +96,7 @@ class Notes(logging.Handler):
     """What the library logs, a line each on stderr, from the leading process only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if processes()[0] == 0:
+        if leads():
             say(f"note: {record.getMessage()}", sys.stderr)
 
 
@@ -139,6 +143,8 @@ def main() -> None:
 
     Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
     """
+    prepare()
+    find_home()
     try:
         try:
             app()
@@ -149,22 +155,42 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(_closed_pipe().exit_code)
     except Exception as error:
-        _report(*_unexpected(error))
-        sys.exit(1)
+        message, hint, code = _unexpected(error)
+        _report(message, hint)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, say
+            lead_nowhere(sys.stdout)
+        sys.exit(code)
 
 
-def _unexpected(error: Exception) -> tuple[str, str]:
-    """A sentence and a hint for an error that nobody foresaw."""
+def _unexpected(error: Exception) -> tuple[str, str, int]:
+    """A sentence, a hint and an exit code for an error that nobody foresaw."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
-        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs"
+        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
     text = " ".join(str(error).split())
+    if sys.flags.optimize > 1 and "docstring" in text:
+        return (
+            "Python leaves docstrings out here (PYTHONOPTIMIZE=2 or -OO), and transformers needs them",
+            "unset PYTHONOPTIMIZE, or set it to 1",
+            UserError.exit_code,
+        )
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}", "MRT5_DEBUG=1 shows where it happened"
+        code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        return *of_the_system(error, "MRT5_DEBUG=1 shows where it happened"), code
     return (
         f"{type(error).__name__}: {text}" if text else type(error).__name__,
         "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened",
+        1,
     )
+
+
+def _check_place() -> None:
+    """Refuse to work in a folder that is gone, where libraries fail in ways of their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder is gone: it was removed or moved", "cd to another one") from None
 
 
 def _report(message: str, hint: str | None = None) -> None:
@@ -172,10 +198,15 @@ def _report(message: str, hint: str | None = None) -> None:
     if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     width = columns(sys.stderr)
-    error = typer.style("error:", fg=typer.colors.RED, bold=True)
-    typer.echo(error + wrapped(f"error: {message}", width)[6:], err=True)
+    error, hinted = "error:", "hint:"
+    told = wrapped(f"{error} {message}", width).removeprefix(error)
+    more = wrapped(f"{hinted} {hint}", width).removeprefix(hinted)
+    if sys.stderr.isatty():
+        error = typer.style(error, fg=typer.colors.RED, bold=True)
+        hinted = typer.style(hinted, bold=True)
+    print(error + told, file=sys.stderr)
     if hint:
-        typer.echo(typer.style("hint:", bold=True) + wrapped(f"hint: {hint}", width)[5:], err=True)
+        print(hinted + more, file=sys.stderr)
 
 
 def _is_checkpoint_error(error: Exception) -> bool:
@@ -185,6 +216,6 @@ def _is_checkpoint_error(error: Exception) -> bool:
 
 
 def _closed_pipe() -> typer.Exit:
-    """The end when nobody reads on; what is left goes nowhere, so that Python does not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """The end when nobody reads on."""
+    lead_nowhere(sys.stdout)
     return typer.Exit(CLOSED_PIPE)

@@ -11,10 +11,13 @@ Every file that must be whole or absent is written under a temporary name, synce
 from __future__ import annotations
 
 import difflib
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TEMPORARY = ".tmp-"
+LOCK_SECONDS = 10.0
+"""How long to wait for another process that trains in the same directory, and may be ending."""
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_CUT_SHORT = re.compile(r"inline_container.*unexpected pos|PytorchStreamWriter failed")
 DEFAULT_FOLDER = "runs"
 LONGEST_SHOWN = 200
 """Characters of a path that are repeated in an error."""
@@ -117,6 +124,11 @@ class RunDir:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""
         return [row for _, row in self._metric_lines()]
 
+    def add_metrics(self, row: Mapping[str, Any]) -> None:
+        """Write one more line of metrics."""
+        with _naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
     def keep_metrics_until(self, step: int) -> None:
         """Drop metric lines after a step, so that a resumed run's curve is continuous."""
         kept = [line for line, row in self._metric_lines() if row["step"] <= step]
@@ -182,12 +194,38 @@ class RunDir:
             places = (run.path, run.checkpoints, run.best)
             for leftover in [entry for place in places for entry in place.glob(f"{TEMPORARY}*")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            write_text(run.metrics_path, run.metrics_path.read_text() if run.metrics_path.is_file() else "")
+            before = run.metrics_path.read_bytes() if run.metrics_path.is_file() else b""
+            write_bytes(run.metrics_path, before)
         except OSError as error:
             raise UserError(
                 f"cannot write to {path}: {error.strerror or error}", "choose another directory with --out"
             ) from error
         return run
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the only process that trains here; made if it is not there. A process that dies lets go.
+
+        Raises:
+            UserError: another one does not end within seconds, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror or error}",
+                "choose another directory with --out",
+            ) from error
+        try:
+            _lock(descriptor, self.path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def state(self) -> tuple[bool, list[int], str | None]:
+        """Whether there is a run, its checkpoints and its status: what a plan for it rests on."""
+        return self.is_run, self.saved_steps(), self.meta().get("status")
 
     def remove(self) -> None:
         """Delete a run and everything in it.
@@ -269,6 +307,24 @@ def _nearby(path: Path) -> str | None:
     return f"did you mean {path.parent / nearest[0]}?" if nearest else None
 
 
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a run's directory, waiting a little for a process that is ending."""
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"another process is training in {path}",
+                    "wait for it or stop it, or choose another directory with --out",
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # a file system that knows no locks
+            return
+
+
 def _steps_in(folder: Path) -> list[int]:
     names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
     return sorted(int(match[1]) for match in names if match)
@@ -301,25 +357,29 @@ def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, making its folder if needed."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 file whole or not at all, making its folder if needed.
+
+    Half a character, as file names that are not UTF-8 have them, becomes an escape that JSON reads back.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder if needed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
 
 
 @contextmanager
@@ -334,23 +394,24 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
         leader: False in all but one of the processes that fill the folder together; those only get its name.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    if leader:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException:
+    with _naming(path):
         if leader:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if not leader:
-        return
-    for entry in [*temporary.rglob("*"), temporary]:
-        _sync(entry)
-    if path.exists():
-        shutil.rmtree(path)
-    temporary.replace(path)
-    _sync(path.parent)
+            temporary.mkdir(parents=True)
+        try:
+            yield temporary
+        except BaseException:
+            if leader:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if not leader:
+            return
+        for entry in [*temporary.rglob("*"), temporary]:
+            _sync(entry)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync(path.parent)
 
 
 def remove_directory(path: Path) -> None:
@@ -359,6 +420,30 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.replace(doomed)
     shutil.rmtree(doomed)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have what a disk refuses be an OSError that names the file or folder, whichever library was writing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename and TEMPORARY not in str(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except (UserError, ValueError):
+        raise
+    except Exception as error:
+        text = str(error)
+        if number := _OS_ERROR.search(text):  # safetensors
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        if _CUT_SHORT.search(text):  # torch, which does not say why
+            raise OSError(errno.EIO, "a file could not be written to its end", str(path)) from error
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 COMPILERS = ("g++", "clang++", "c++")
 Precision = Literal["fp32", "bf16"]
 
+GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""Variables that torchrun and accelerate launch set, for a process to know its place in a group."""
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
+"""Where the processes of a group find each other."""
+MPI = (
+    *(f"OMPI_COMM_WORLD_{what}" for what in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
+    *(f"MV2_COMM_WORLD_{what}" for what in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
+    *("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "SLURM_NTASKS",
+)
+"""Variables of other launchers. All but Slurm's accelerate would take for a group of its own."""
+TOGETHER = "torchrun or accelerate launch"
+NO_GROUP = f"unset RANK WORLD_SIZE LOCAL_RANK, unless {TOGETHER} is to start several processes"
+
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
 # other threads: on two cores with any other load, steps were 4 times slower on average, some 20 times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,6 +47,7 @@ class Runtime:
         precision: "fp32", or "bf16" by autocast. No fp16: T5's activations overflow in it.
         seed: of every generator.
         rank, world_size: this process among those that train together (torchrun, accelerate launch).
+        notes: what the user should know, a sentence each.
     """
 
     device: torch.device
@@ -40,6 +55,7 @@ class Runtime:
     seed: int
     rank: int
     world_size: int
+    notes: tuple[str, ...] = ()
 
     @property
     def leads(self) -> bool:
@@ -72,11 +88,13 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, or it cannot compute in this precision.
+        UserError: there is no such device, it cannot compute in this precision, or the environment speaks of
+            a group of processes that cannot be.
     """
     import torch
     from transformers import set_seed
 
+    notes = ignore_leftovers()
     chosen = device(requested)
     if (
         precision == "bf16"
@@ -90,7 +108,7 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     set_seed(seed)
     rank, world_size = processes()
-    return Runtime(chosen, precision, seed, rank, world_size)
+    return Runtime(chosen, precision, seed, rank, world_size, notes)
 
 
 def device(requested: str | None = None) -> torch.device:
@@ -114,7 +132,7 @@ def device(requested: str | None = None) -> torch.device:
             return torch.device("cpu")
         raise UserError(_no_gpu(name), "use --device cpu")
     if ":" not in name:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % found)
+        return torch.device("cuda", (_number("LOCAL_RANK") if processes()[1] > 1 else 0) % found)
     index = int(name.split(":")[1])
     if index >= found:
         raise UserError(
@@ -146,8 +164,67 @@ def check_compiler(device: torch.device, asked_by: str) -> None:
 
 
 def processes() -> tuple[int, int]:
-    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone.
+
+    Raises:
+        UserError: both are given, and are no place in a group.
+    """
+    if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
+        return 0, 1
+    rank, number = _number("RANK"), _number("WORLD_SIZE")
+    if not rank < number:
+        raise UserError(f"RANK={rank} is no place in a group of WORLD_SIZE={number}", NO_GROUP)
+    return rank, number
+
+
+def leads() -> bool:
+    """Whether this process speaks for its group; one that was not told otherwise does."""
+    return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
+
+
+def ignore_leftovers() -> tuple[str, ...]:
+    """Take out of the environment what other launches left there, so that no library goes by it.
+
+    Returns:
+        A note on what is ignored, if anything is.
+
+    Raises:
+        UserError: a group is meant, and what it needs is missing or wrong.
+    """
+    told = {name: os.environ[name] for name in (*GROUP, *MEETING) if os.environ.get(name)}
+    ignored = [name for name in MPI if os.environ.get(name, "") not in ("", "0", "1")]
+    if processes()[1] > 1:
+        missing = [name for name in (*GROUP, *MEETING) if name not in told]
+        if missing:
+            raise UserError(
+                f"RANK={told['RANK']} and WORLD_SIZE={told['WORLD_SIZE']} speak of a group of processes, and "
+                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+                NO_GROUP,
+            )
+        _number("LOCAL_RANK")
+        return ()
+    if not told.keys() >= {*GROUP, *MEETING}:
+        ignored = [*(name for name in GROUP if name in told), *ignored]
+        for name in (*GROUP, "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+    shown = ", ".join(f"{name}={os.environ.get(name, told.get(name))}" for name in ignored)
+    for name in MPI:
+        os.environ.pop(name, None)
+    if not ignored:
+        return ()
+    return (f"{shown}: ignored, this process trains alone; {TOGETHER} starts several that train together",)
+
+
+def _number(name: str) -> int:
+    """A variable of a launcher as a number.
+
+    Raises:
+        UserError: it is none.
+    """
+    value = os.environ.get(name, "")
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise UserError(f"{name}={value} in the environment is not a whole number from 0", NO_GROUP)
+    return int(value)
 
 
 def usable_cpus() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import duration
 
 KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
@@ -25,7 +26,8 @@ TARGETED = {"what": "forward,attention,train,data,startup", "rates": "0.5,0.7", 
 
 def bench(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A run, checkpoint directory or Hub id.")
+        str | None,
+        typer.Argument(parser=places.place, metavar="[MODEL]", help="A run, checkpoint directory or Hub id."),
     ] = None,
     revision: Revision = None,
     size: Annotated[
@@ -63,7 +65,10 @@ def bench(
     ] = None,
     no_pickle: NoPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
+    ] = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.
 
@@ -109,13 +114,12 @@ def bench(
             ),
             kinds,
         )
-    text = json.dumps(document, indent=2, ensure_ascii=False)
     if out is not None:
-        from mrt5cli.rundir import write_text
+        from mrt5cli.rundir import write_json
 
-        write_text(out, text + "\n")
+        write_json(out, document)
     if as_json:
-        print(text)
+        print_json(document)
     else:
         present(document)
     broken = broken_parity(document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -30,9 +31,15 @@ LAYOUTS = {
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A run, a checkpoint directory or a Hub id, whoever made it."),
+        typer.Argument(
+            parser=places.place,
+            metavar="SOURCE",
+            help="A run, a checkpoint directory or a Hub id, whoever made it.",
+        ),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A directory that is not there yet.")],
+    destination: Annotated[
+        Path, typer.Argument(parser=places.path, metavar="DEST", help="A directory that is not there yet.")
+    ],
     to: Annotated[
         Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
         typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
@@ -53,7 +60,12 @@ def convert(
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Take a new shortener, and softmax1, from this recipe.")
+        str | None,
+        typer.Option(
+            parser=places.place,
+            metavar="RECIPE",
+            help="Take a new shortener, and softmax1, from this recipe.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of a new shortener's weights.")] = 42,
     dtype: Annotated[
@@ -110,7 +122,7 @@ def convert(
     if as_json:
         from dataclasses import asdict
 
-        print(json.dumps(asdict(outcome), indent=2, ensure_ascii=False))
+        print_json(asdict(outcome))
     else:
         present(outcome)
 
@@ -165,5 +177,5 @@ def _working(what: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(what, spinner="line"):
         yield

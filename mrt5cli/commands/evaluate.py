@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from mrt5cli.evaluation.compare import Comparison
     from mrt5cli.evaluation.subject import Subject
 
 
@@ -27,6 +30,7 @@ def evaluate(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
+            parser=places.place,
             metavar="RUN",
             help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
             show_default=False,
@@ -35,7 +39,11 @@ def evaluate(
     revision: Revision = None,
     task: Annotated[
         str | None,
-        typer.Option(help="A kind of task, or a recipe whose task to use. Default: the first run's own."),
+        typer.Option(
+            parser=places.place,
+            metavar="TASK",
+            help="A kind of task, or a recipe whose task to use. Default: the first run's own.",
+        ),
     ] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")] = "test",
     languages: Annotated[
@@ -44,7 +52,11 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Examples in local files, in place of the task's own source.", show_default=False),
+        typer.Option(
+            parser=places.path,
+            help="Examples in local files, in place of the task's own source.",
+            show_default=False,
+        ),
     ] = None,
     hard: Annotated[
         bool | None,
@@ -63,7 +75,10 @@ def evaluate(
     compare_with: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="RUN", help="Set this one beside the run, and test whether they differ."
+            "--compare",
+            parser=places.place,
+            metavar="RUN",
+            help="Set this one beside the run, and test whether they differ.",
         ),
     ] = None,
     deletion_rate: Annotated[
@@ -87,7 +102,10 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
+    ] = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
@@ -111,7 +129,6 @@ def evaluate(
     from mrt5cli.evaluation.compare import compare
     from mrt5cli.evaluation.subject import choose_task, find_subjects, newest_subject
     from mrt5cli.recipe import EvaluationSection
-    from mrt5cli.rundir import write_json
 
     if out is not None:
         _check_writable(out)
@@ -139,32 +156,50 @@ def evaluate(
         raise UserError(
             "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
         )
-    with examples_done(limit or settings.examples) as progress:
-        comparison = compare(
-            subjects,
-            section,
-            split=split,
-            hard_delete=hard_delete,
-            batch_size=batch_size or settings.batch_size,
-            limit=limit or settings.examples,
-            languages=None if languages is None else _names(languages),
-            constrained=constrained,
-            normalization=normalization,
-            data=None if data is None else str(data),
-            test_difference=compare_with is not None,
-            deletion_rates=rates,
-            runtime=runtime,
-            device=machine.device(device),
-            progress=progress,
-        )
+    unfinished: list[Comparison] = []
+    try:
+        with examples_done(limit or settings.examples) as progress:
+            comparison = compare(
+                subjects,
+                section,
+                split=split,
+                hard_delete=hard_delete,
+                batch_size=batch_size or settings.batch_size,
+                limit=limit or settings.examples,
+                languages=None if languages is None else _names(languages),
+                constrained=constrained,
+                normalization=normalization,
+                data=None if data is None else str(data),
+                test_difference=compare_with is not None,
+                deletion_rates=rates,
+                runtime=runtime,
+                device=machine.device(device),
+                progress=progress,
+                unfinished=unfinished.append,
+            )
+    except BaseException:
+        for part in unfinished:
+            _tell(part, out, as_json)
+        raise
+    _tell(comparison, out, as_json)
+
+
+def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+    """Save and print what was measured."""
+    from mrt5cli.rundir import write_json
+
     if out is not None:
         write_json(out, comparison.document())
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say(line, sys.stderr)
     if as_json:
-        print(json.dumps(comparison.document(), indent=2, ensure_ascii=False))
-    else:
+        print_json(comparison.document())
+    elif comparison.unfinished is None:
         present(comparison)
+    else:
+        for result in comparison.results:
+            present(replace(comparison, results=[result]))
+        say(f"unfinished: {comparison.unfinished}")
 
 
 def _names(listed: str) -> list[str]:

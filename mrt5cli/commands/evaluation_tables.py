@@ -26,7 +26,8 @@ def present(comparison: Comparison) -> None:
     """
     results, kind = comparison.results, comparison.task["kind"]
     heading = [
-        f"{kind}, {comparison.split} split, {results[0].summary.examples:,} examples",
+        f"{kind}, {comparison.split} split, "
+        + ("unfinished" if comparison.unfinished else f"{results[0].summary.examples:,} examples"),
         f"{'hard' if comparison.hard_delete else 'soft'} deletion",
         f"batches of {comparison.batch_size}",
         results[0].conditions["device_name"],
@@ -37,7 +38,9 @@ def present(comparison: Comparison) -> None:
     if comparison.data is not None:
         heading.append(f"data of {comparison.data}")
     say(", ".join(heading) + "\n")
-    by_subset = len(results) == 1 and (len(results[0].rows) > 1 or bool(comparison.measures))
+    by_subset = len(results) == 1 and (
+        len(results[0].rows) > 1 or bool(comparison.measures) or comparison.unfinished is not None
+    )
     lines: list[tuple[str, Row, Result | None]]
     if by_subset:
         lines = [(row.subset, row, results[0]) for row in results[0].rows]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.training_options import (
     AsJson,
@@ -20,6 +21,7 @@ from mrt5cli.commands.training_options import (
     with_revision,
 )
 from mrt5cli.errors import UserError
+from mrt5cli.text import HALF_CHARACTER
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -33,6 +35,7 @@ def finetune(
         str | None,
         typer.Option(
             "--from",
+            parser=places.place,
             metavar="RUN|DIR|HUB_ID",
             help="The model to start from; as --set model.start=. Default: the recipe's.",
         ),
@@ -106,6 +109,8 @@ def _started_from(recipe: Recipe, start: str, revision: str | None) -> Recipe:
         )
     if not start:
         raise UserError("--from is empty", "give a run directory, a checkpoint directory or a Hub id")
+    if HALF_CHARACTER.search(start):
+        raise UserError(f"--from {start}: {places.NOT_UTF8}")
     check_start(start)
     tree = recipe.model_dump(mode="json")
     tree["model"] |= {"start": start, "revision": revision, "shape": None, "initialization": "t5"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import columns, say
 
 if TYPE_CHECKING:
@@ -28,13 +29,29 @@ LENGTH_WITHOUT_RECIPE = 1024
 
 def inspect_deletions(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run directory, checkpoint directory or Hub id.")
+        str,
+        typer.Argument(
+            parser=places.place,
+            metavar="RUN",
+            help="A run directory, checkpoint directory or Hub id.",
+        ),
     ],
     revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Inspect this file; any bytes will do.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=places.path,
+            help="Inspect this file; any bytes will do.",
+        ),
+    ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Inspect test examples of this kind of task, or of this recipe's.")
+        str | None,
+        typer.Option(
+            parser=places.place,
+            metavar="TASK",
+            help="Inspect test examples of this kind of task, or of this recipe's.",
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -83,8 +100,7 @@ def inspect_deletions(
     in_force = model.config.deletion_threshold if threshold is None else threshold
     kind = model.config.deletion_type
     if as_json:
-        told = document(rows, subject.name, kind, in_force, sentinels)
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print_json(document(rows, subject.name, kind, in_force, sentinels))
     else:
         present(rows, subject.name, in_force, sentinels)
 
@@ -287,8 +303,6 @@ def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels
 
     from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
 
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets its code
-        sys.stdout.reconfigure(errors="backslashreplace")
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     pools = _pools(rows)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -31,7 +35,12 @@ EXTENDS = (
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Name = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+    str,
+    typer.Argument(
+        parser=places.place,
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe.",
+    ),
 ]
 
 
@@ -83,7 +92,7 @@ def list_(as_json: Json = False) -> None:
         for name, recipe in found
     ]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     cells = [
         [
@@ -112,18 +121,21 @@ def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
     from mrt5cli.recipe import dump, load
 
     recipe = load(name, set_ or ())
-    print(
-        json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        if as_json
-        else dump(recipe).rstrip()
-    )
+    if as_json:
+        print_json(recipe.model_dump(mode="json"))
+    else:
+        print(dump(recipe, ascii_only=not takes_utf8(sys.stdout)).rstrip())
 
 
 @app.command()
 def check(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Recipe files, directories, or shipped names."),
+        typer.Argument(
+            parser=places.place,
+            metavar="PATH...",
+            help="Recipe files, directories, or shipped names.",
+        ),
     ],
     set_: Overrides = None,
     build: Annotated[
@@ -146,7 +158,7 @@ def check(
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
             _build_all(checked)
     if as_json:
-        print(json.dumps([item.document() for item in checked], indent=2, ensure_ascii=False))
+        print_json([item.document() for item in checked])
     else:
         _print_checked(checked)
     if any(item.problems for item in checked):
@@ -157,7 +169,12 @@ def check(
 def copy(
     name: Name,
     destination: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A new file, or a directory to put it in.")
+        Path,
+        typer.Argument(
+            parser=places.path,
+            metavar="DEST",
+            help="A new file, or a directory to put it in.",
+        ),
     ],
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
@@ -170,7 +187,8 @@ def copy(
 
     source = find(name)
     target = destination / source.name if destination.is_dir() else destination
-    if target.exists():
+    stream = _stream_at(target)
+    if target.is_file() and stream is None:
         raise UserError(f"{target} exists already", "give another name, or remove it first")
     recipe = load(source)
     if len(loading.read_chain(source)) == 1:
@@ -178,13 +196,16 @@ def copy(
     else:
         text = _header(source) + dump(recipe)
     try:
-        with target.open("x", encoding="utf-8") as file:
+        # A device and a pipe are there already, and are written to.
+        where, mode = (target, "w" if target.exists() else "x") if stream is None else (stream, "w")
+        with open(where, mode, encoding="utf-8", closefd=stream is None) as file:
             file.write(text)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written: {error.strerror}", "give a place you may write to"
         ) from None
-    print(target)
+    if stream is None:
+        print(target)
     say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
 
 
@@ -219,7 +240,7 @@ def schema(
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
         )
     if as_json:
-        print(json.dumps(_json_schema(Recipe, key), indent=2, ensure_ascii=False))
+        print_json(_json_schema(Recipe, key))
         return
     if key in (None, "extends"):
         say(f"extends\n    some text, or null; default null\n    {EXTENDS}")
@@ -348,6 +369,15 @@ def _print_checked(checked: Sequence[Checked]) -> None:
 
 
 # --- copy and schema ----------------------------------------------------------------------------------------
+
+
+def _stream_at(path: Path) -> int | None:
+    """The number of stdout or stderr, where a path such as /dev/stdout leads there; else None."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
 
 
 def _header(source: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.output import print_json
 from mrt5cli.text import counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -26,7 +27,14 @@ MOST_SMOKE_JOBS = 8
 
 
 def reproduce(
-    suite: Annotated[str, typer.Argument(help="paper, miniature, or a file like theirs.")] = PAPER,
+    suite: Annotated[
+        str,
+        typer.Argument(
+            parser=places.place,
+            metavar="[SUITE]",
+            help="paper, miniature, or a file like theirs.",
+        ),
+    ] = PAPER,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,9 +77,19 @@ def reproduce(
     ] = False,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder of the runs. [default: runs, or inside it]", show_default=False),
+        typer.Option(
+            parser=places.path,
+            help="Folder of the runs. [default: runs, or inside it]",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=places.path,
+            help="Folder of the reports.",
+        ),
+    ] = Path("reports"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.")] = "auto",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
@@ -128,7 +146,7 @@ def reproduce(
             raise KeyboardInterrupt
     written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
     if as_json:
-        print(json.dumps(_document(plan, outcome, written), indent=2, ensure_ascii=False))
+        print_json(_document(plan, outcome, written))
     else:
         for path in written:
             print(path)
@@ -215,7 +233,7 @@ def _failed(outcome: Outcome) -> RunFailed:
 
 def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_document(plan, None, []), indent=2, ensure_ascii=False))
+        print_json(_document(plan, None, []))
         return
     from mrt5cli.commands.tables import print_table
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrt5cli import places
 from mrt5cli.errors import UserError
+from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        parser=places.place,
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,7 +35,12 @@ Overrides = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="The run directory. [default: runs/NAME-seedSEED]", show_default=False)
+    Path | None,
+    typer.Option(
+        parser=places.path,
+        help="The run directory. [default: runs/NAME-seedSEED]",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
 Smoke = Annotated[
@@ -89,11 +104,11 @@ def train(
     plan.notes += notes
     if dry_run:
         if as_json:
-            print(json.dumps(plan.document(), indent=2))
+            print_json(plan.document())
         else:
             say(plan.text())
-            print(f"\n{recipes.dump(recipe)}")
+            print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
         return
     run = execute(plan, overwrite=overwrite)
     if as_json and plan.runtime.leads:
-        print(json.dumps(outcome(run), indent=2))
+        print_json(outcome(run))

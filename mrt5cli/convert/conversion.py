@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
-from mrt5cli.errors import UserError
+from mrt5cli.errors import FULL, RunFailed, UserError
 from mrt5cli.evaluation.subject import find_subjects
 from mrt5cli.models.checkpoint import Description, dtype_name, load_and_tell
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
@@ -197,10 +196,10 @@ def _place(destination: Path) -> Iterator[None]:
     """What the file system objects to, as a sentence."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"{destination} cannot be written: {why}; nothing is left of it",
+    except OSError as error:
+        kind = RunFailed if error.errno in FULL else UserError
+        raise kind(
+            f"{destination} cannot be written: {error.strerror or error}; nothing is left of it",
             "choose a place that is writable and has room",
         ) from error
 

@@ -22,7 +22,8 @@ from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.rundir import write_json
-from mrt5cli.tasks.base import build_task
+from mrt5cli.tasks.base import build_task, check_held_out
+from mrt5cli.text import first_line
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Comparison:
         differences: of two models that were to be compared.
         label: set apart, by the name of their files, results whose other settings would share one.
         remarks: what the user should know of the data, a sentence each.
+        unfinished: why it stops short of the last subset or model; its results have no total then.
     """
 
     task: dict[str, Any]
@@ -114,6 +116,7 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
     label: str = ""
     remarks: list[str] = field(default_factory=list)
+    unfinished: str | None = None
 
     def document(self, results: Sequence[Result] | None = None) -> dict[str, Any]:
         """Everything, for JSON; numbers that are not finite become null."""
@@ -121,6 +124,7 @@ class Comparison:
             "task": self.task,
             "split": self.split,
             "deletion": "hard" if self.hard_delete else "soft",
+            **({} if self.unfinished is None else {"unfinished": self.unfinished}),
             "limit": self.limit,
             "batch_size": self.batch_size,
             "constrained": self.constrained,
@@ -179,7 +183,8 @@ class Comparison:
         return lines
 
     def _file_name(self, subject: Subject) -> str:
-        return result_name(
+        # In a folder of its own, which nobody takes for whole results.
+        return ("" if self.unfinished is None else "unfinished/") + result_name(
             self.task["kind"],
             split=self.split,
             hard_delete=self.hard_delete,
@@ -210,6 +215,7 @@ def compare(
     runtime: bool = False,
     device: Any = None,
     progress: Callable[[str, str, int], None] | None = None,
+    unfinished: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
     """Evaluate each subject on the task, one after the other.
 
@@ -223,6 +229,7 @@ def compare(
         deletion_rates: also run the only subject with its threshold moved to each of these rates, found on
             `limit` validation examples a subset.
         progress: called with the subject's name, the subset and the number of its examples done.
+        unfinished: called with what has been measured, if anything, where a later subset or subject fails.
         split, hard_delete, batch_size, constrained, runtime, device: as `measure`.
 
     Raises:
@@ -230,57 +237,71 @@ def compare(
     """
     task = build_task(section)
     subsets = _check(task, section.kind, split, languages, constrained, normalization)
+    check_held_out(task, section, split, subsets)
     rule = None if task.answer_length is None else normalization or "squad"
-    results = []
-    for subject in subjects:
-        model = load_model(subject, device)
-        check_fits(model, section, subject.name)
-        calibrations: list[Calibration | None] = [None]
-        if deletion_rates:
-            text = _validation_batches(task, batch_size, limit)
-            calibrations += calibrate(model, text, deletion_rates, subject.name)
-        for calibration in calibrations:
-            result = Result(
-                subject, [], conditions(model), model.config.deletion_type, calibration=calibration
-            )
-            measured = measure(
-                model,
-                task,
-                split=split,
-                subsets=subsets,
-                hard_delete=hard_delete,
-                threshold=None if calibration is None else calibration.threshold,
-                batch_size=batch_size,
-                limit=limit,
-                constrained=constrained,
-                normalization=rule or "squad",
-                runtime=runtime,
-                progress=None if progress is None else _for_model(progress, result.label),
-            )
-            results.append(replace(result, rows=measured.rows, outcomes=measured.outcomes))
     recipes = [subject.recipe for subject in subjects if subject.recipe is not None]
     named = {row for recipe in recipes if recipe.paper is not None for row in recipe.paper.rows}
     measures = (*(["constrained_accuracy"] if constrained else []), *task.measures)
-    return Comparison(
-        {
-            "kind": section.kind,
-            "version": task.version,
-            "settings": section.model_dump(mode="json"),
-            "commits": task.commits(),
-        },
-        split,
-        hard_delete,
-        limit,
-        batch_size,
-        results,
-        measures,
-        constrained,
-        rule,
-        None if languages is None else tuple(subsets),
-        data,
-        published_rows(task, subsets, named) if task.measures and split == "test" else [],
-        differences(results[0], results[1], section.kind, measures) if test_difference else [],
-        remarks=task.remarks(),
+    results: list[Result] = []
+
+    def comparison(**more: Any) -> Comparison:
+        return Comparison(
+            {
+                "kind": section.kind,
+                "version": task.version,
+                "settings": section.model_dump(mode="json"),
+                "commits": task.commits(),
+            },
+            split,
+            hard_delete,
+            limit,
+            batch_size,
+            [result for result in results if result.rows],
+            measures,
+            constrained,
+            rule,
+            None if languages is None else tuple(subsets),
+            data,
+            remarks=task.remarks(),
+            **more,
+        )
+
+    try:
+        for subject in subjects:
+            model = load_model(subject, device)
+            check_fits(model, section, subject.name)
+            calibrations: list[Calibration | None] = [None]
+            if deletion_rates:
+                text = _validation_batches(task, batch_size, limit)
+                calibrations += calibrate(model, text, deletion_rates, subject.name)
+            for calibration in calibrations:
+                result = Result(
+                    subject, [], conditions(model), model.config.deletion_type, calibration=calibration
+                )
+                results.append(result)
+                measured = measure(
+                    model,
+                    task,
+                    split=split,
+                    subsets=subsets,
+                    hard_delete=hard_delete,
+                    threshold=None if calibration is None else calibration.threshold,
+                    batch_size=batch_size,
+                    limit=limit,
+                    constrained=constrained,
+                    normalization=rule or "squad",
+                    runtime=runtime,
+                    progress=None if progress is None else _for_model(progress, result.label),
+                    finished=lambda row, _: results[-1].rows.append(row),
+                )
+                results[-1] = replace(result, rows=measured.rows, outcomes=measured.outcomes)
+    except BaseException as error:
+        if unfinished is not None and any(result.rows for result in results):
+            unfinished(comparison(unfinished=first_line(error)))
+        raise
+    return comparison(
+        published=published_rows(task, subsets, named) if task.measures and split == "test" else [],
+        differences=differences(results[0], results[1], section.kind, measures) if test_difference else [],
     )
 
 

@@ -68,6 +68,7 @@ def measure(
     runtime: bool = False,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    finished: Callable[[Row, Outcomes], None] | None = None,
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
@@ -90,6 +91,7 @@ def measure(
         runtime: also time forward passes, five a batch.
         device: where to compute; by default where the model is.
         progress: called with the subset and the number of its examples done, and again for its answers.
+        finished: called with what was found of a subset before the next one begins.
 
     Raises:
         UserError: a subset without examples.
@@ -127,6 +129,8 @@ def measure(
                 )
                 row, outcomes[subset] = part.measure(source_removed)
                 rows.append(row)
+                if finished is not None:
+                    finished(row, outcomes[subset])
     finally:
         model.train(was_training)
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)

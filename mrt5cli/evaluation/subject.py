@@ -219,7 +219,8 @@ def _default_section(kind: str, length: int | None, data: str | None) -> Any:
                 f"the examples of {kind} are files, and none are given",
                 "give their folder with --data, or a recipe with --task",
             )
-        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": data}})
+        # `_with_data` puts the real one in its place.
+        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": "-"}})
     if kind == "span_corruption":
         embedded = EmbeddedSource(kind="embedded")
         if length is None:
@@ -237,9 +238,10 @@ def _with_data(section: Any, data: str) -> Any:
             f"the examples of {section.kind} are generated: there is nothing to read from {data}",
             "leave out --data, or choose another --task",
         )
-    source: Any = FileRows(kind="files", path=data)
+    # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
+    source: Any = FileRows.model_construct(kind="files", path=data)
     if section.kind == "span_corruption":
-        source = FilesSource(kind="files", path=data)
+        source = FilesSource.model_construct(kind="files", path=data)
         if section.source.kind == "files":
             source = section.source.model_copy(update={"path": data})
     return section.model_copy(update={"source": source})

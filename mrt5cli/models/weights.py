@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from mrt5cli.models.layouts import CheckpointError
 from mrt5cli.stand_ins import but
-from mrt5cli.text import first_line, listed
+from mrt5cli.text import HALF_CHARACTER, first_line, listed
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -131,7 +131,8 @@ def _pickles(folder: Path) -> list[Path]:
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        # Its reader of files wants names in UTF-8.
+        return load(file.read_bytes()) if HALF_CHARACTER.search(str(file)) else load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} could not be read: {first_line(error)}") from error
 

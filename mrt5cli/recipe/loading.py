@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import mrt5cli
+from mrt5cli import places
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import strict_yaml, words
 from mrt5cli.recipe.schema import Recipe
@@ -46,7 +46,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for layer in layers:
         tree = merge(tree, layer.tree)
     try:
-        return Recipe.model_validate_json(json.dumps(tree))
+        return Recipe.model_validate(tree)
     except ValidationError as error:
         main = layers[-2] if overrides else layers[-1]
         problems = [
@@ -160,14 +160,18 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every default spelt out; `load` reads it back to an equal recipe."""
-    return strict_yaml.dump(recipe.model_dump(mode="json"))
+def dump(recipe: Recipe, *, ascii_only: bool = False) -> str:
+    """The recipe as YAML, every default spelt out; `load` reads it back to an equal recipe.
+
+    Args:
+        ascii_only: write other characters as YAML's escapes, for a stream that is not UTF-8.
+    """
+    return strict_yaml.dump(recipe.model_dump(mode="json"), ascii_only=ascii_only)
 
 
 def find(name_or_path: str | Path) -> Path:
     """See `mrt5cli.recipe.find`."""
-    path = Path(name_or_path).expanduser()
+    path = places.path(name_or_path)
     if _is_file(path):
         return path
     name = _plain(str(name_or_path))

@@ -10,7 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+
+from mrt5cli import places
+from mrt5cli.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -20,6 +23,17 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 NegativeFloat = Annotated[float, Field(lt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _place(text: str) -> str:
+    try:
+        return places.place(text)
+    except UserError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+"""A path, or a name that is no path; see `places.place`."""
 DURATION = r"^\d+[smh]$"
 Duration = Annotated[str, Field(pattern=DURATION)]
 
@@ -61,7 +75,7 @@ class FilesSource(Section):
     """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files."""
 
     kind: Literal["files"]
-    path: Text = Field(
+    path: Place = Field(
         examples=["my_texts"],
         description="a file, or a directory: it may hold a folder a language, and train/validation/test "
         "files",
@@ -183,7 +197,7 @@ class FileRows(Section):
     """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet."""
 
     kind: Literal["files"]
-    path: Text = Field(
+    path: Place = Field(
         examples=["my_rows"],
         description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
         "language column where the task has languages",
@@ -506,7 +520,7 @@ class Shape(Section):
 class ModelSection(Section):
     """What is trained."""
 
-    start: Text = Field(
+    start: Place = Field(
         "google/byt5-small", description="'scratch', a run directory, a checkpoint directory or a Hub id"
     )
     revision: Text | None = Field(

@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+from mrt5cli.places import NOT_UTF8
+from mrt5cli.text import HALF_CHARACTER
+
 BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 FLOAT = re.compile(
@@ -107,18 +110,21 @@ def parse(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise YamlProblem(_sentence(error)) from error
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise YamlProblem(
-            f"line {line}: the character U+{ord(text[error.position]):04X} is not allowed"
-        ) from error
+        line, found = text.count("\n", 0, error.position) + 1, text[error.position]
+        why = NOT_UTF8 if HALF_CHARACTER.match(found) else f"the character U+{ord(found):04X} is not allowed"
+        raise YamlProblem(f"line {line}: {why}") from error
     except RecursionError as error:
         raise YamlProblem("nested too deeply") from error
     return Document(tree, lines)
 
 
-def dump(tree: dict[str, Any]) -> str:
-    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def dump(tree: dict[str, Any], *, ascii_only: bool = False) -> str:
+    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order.
+
+    Args:
+        ascii_only: write other characters as YAML's escapes.
+    """
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=110)
 
 
 def inline(value: Any) -> str:

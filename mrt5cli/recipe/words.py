@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from mrt5cli import places
 from mrt5cli.recipe.schema import DURATION, Misfit, Recipe, Section
 from mrt5cli.recipe.strict_yaml import inline
 
@@ -195,6 +196,10 @@ def problems(
         place = _follow(item["loc"])
         if item["type"] == "value_error" and isinstance(item["ctx"]["error"], Misfit):
             found += [((*place.path, *key.split(".")), text) for key, text in item["ctx"]["error"].problems]
+        elif item["type"] == "value_error":
+            found.append((place.path, str(item["ctx"]["error"])))
+        elif item["type"] == "string_unicode":
+            found.append((place.path, places.NOT_UTF8))
         elif item["type"] == "union_tag_not_found":
             found.append(((*place.path, "kind"), f"missing; expected {_either(_kinds_of(place))}"))
         elif item["type"] == "union_tag_invalid":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.output import prepare
 from mrt5cli.reproduce.jobs import Job, Plan
 from mrt5cli.rundir import write_json
 
@@ -179,6 +180,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
     parser.add_argument("--life", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(words)
+    prepare()
     if given.life is not None:
         begin(given.life)
     try:

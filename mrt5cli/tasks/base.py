@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mrt5cli.data.byte_tokens import PAD
+from mrt5cli.errors import UserError
 
 IGNORED_LABEL = -100
 
@@ -248,6 +249,25 @@ def build_task(section: Any) -> Task:
             f"no task is registered for kind {section.kind!r}, only for {', '.join(sorted(_TASKS))}"
         )
     return _TASKS[section.kind](section)
+
+
+def check_held_out(task: Task, section: Any, split: str, subsets: Sequence[str] | None = None) -> None:
+    """Look whether every subset has examples, before time is spent on the first.
+
+    Streams of the Hub are not asked: there this takes a request for each language.
+
+    Args:
+        section: what the task was built from.
+        subsets: by default all.
+
+    Raises:
+        UserError: one has none, or they cannot be read.
+    """
+    if section.kind == "span_corruption" and section.source.kind == "hub":
+        return
+    for subset in task.subsets(split) if subsets is None else subsets:
+        if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
+            raise UserError(f"there are no {split} examples for {subset!r}")
 
 
 def subset_of(task: Task, split: str, subset: str) -> str:

@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
+
+from mrt5cli.runtime import leads
 
 NOTICE = "\nstopping after this step; Ctrl-C again stops at once, without saving\n"
 
@@ -52,9 +55,10 @@ class Interruption(TrainerCallback):
         again = self.requested and number == signal.SIGINT
         if self.alone and (again or self.waiting()):
             raise KeyboardInterrupt
-        if not self.requested and os.environ.get("RANK", "0") == "0":
+        if not self.requested and leads():
             # A handler may run in the middle of a print, which print itself does not survive.
-            os.write(2, NOTICE.encode())
+            with suppress(OSError):  # nobody reads it any more
+                os.write(2, NOTICE.encode())
         self.requested = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -19,6 +19,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
+from mrt5cli.tasks.base import check_held_out
 from mrt5cli.text import announced, say_nothing, say_on_stderr
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
@@ -38,6 +39,7 @@ class Plan:
         notes: what the user should know, a sentence each.
         example: source and target text of one training example.
         start: what the model starts from, where it is not a checkpoint of the run.
+        found: the state of the run's directory that this is a plan for.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class Plan:
     model: Any = None
     example: tuple[str, str] = ("", "")
     start: Start | None = None
+    found: Any = None
 
     @property
     def parameters(self) -> int:
@@ -130,9 +133,12 @@ def make_plan(
         UserError: whatever would keep the run from starting.
     """
     run = RunDir(Path(out))
+    found = run.state()
     plan = _place(recipe, run, resume=resume, overwrite=overwrite)
+    plan.found = found
     plan.notes += recipe.remarks()
     plan.runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
+    plan.notes += plan.runtime.notes
     if plan.finished:
         return plan
     accumulation(recipe.training, plan.runtime.world_size)
@@ -151,7 +157,7 @@ def make_plan(
         plan.task = build_task(_at_commit(recipe.task, before))
         with announced("reading the first training example ...", tell):
             plan.example = plan.task.example("train")
-        _check_validation(plan)
+        _check_held_out(plan)
     _check_commits(plan, before)
     plan.notes += plan.task.remarks()
     if plan.resume_step is not None:
@@ -251,11 +257,27 @@ def _check_commits(plan: Plan, commits: dict[str, str]) -> None:
             )
 
 
-def _check_validation(plan: Plan) -> None:
-    """Refuse a choice of weights that could not be made, before hours are spent on training."""
+def _check_held_out(plan: Plan) -> None:
+    """Refuse a validation that could not be made, before hours go into training; look at the test, too."""
+    training, task, section = plan.recipe.training, plan.task, plan.recipe.task
+    if training.best_metric is not None:
+        _check_best(plan)
+    elif training.eval_steps:
+        try:
+            check_held_out(task, section, "validation")
+        except UserError as error:
+            error.message = f"training.eval_steps: {error.message}"
+            raise
+    if plan.runtime.leads and getattr(getattr(section, "source", None), "kind", None) == "files":
+        try:
+            check_held_out(task, section, "test")
+        except UserError as error:
+            plan.notes.append(f"mrt5 evaluate will miss something: {error.message}")
+
+
+def _check_best(plan: Plan) -> None:
+    """Refuse a choice of weights that could not be made."""
     training, task = plan.recipe.training, plan.task
-    if training.best_metric is None:
-        return
     if training.best_metric in GENERATED and task.answer_length is None:
         raise UserError(
             f"training.best_metric: {training.best_metric} is measured on generated answers, and in "

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import pairwise
@@ -20,7 +20,7 @@ from transformers.utils import logging
 import mrt5cli
 from mrt5cli import recipe as recipes
 from mrt5cli import text
-from mrt5cli.errors import DataLost
+from mrt5cli.errors import DataLost, UserError
 from mrt5cli.fingerprint import code_version
 from mrt5cli.models.compiling import compile_blocks
 from mrt5cli.models.recomputation import recompute
@@ -77,8 +77,14 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
         return plan.run
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if plan.runtime.leads:
-        _open_directory(plan, overwrite)
+    with ExitStack() as held:
+        if plan.runtime.leads:
+            _open_directory(plan, overwrite, held)
+        return _execute(plan, say)
+
+
+def _execute(plan: Plan, say: Callable[[str], None]) -> RunDir:
+    """Train in the run's directory, which is open, and leave it saying what happened."""
     training = plan.recipe.training
     best = None if training.best_metric is None else Best(training.best_metric, training.patience)
     try:
@@ -94,7 +100,10 @@ def execute(plan: Plan, *, overwrite: bool = False) -> RunDir:
             error.hint = _go_on(plan)
         raise
     except BaseException as error:
-        _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # the disk that ended the training may refuse this as well
+            _close_meta(plan, "failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError):
+            say(f"stopped; {_last_checkpoint(plan.run)}\n{_go_on(plan)}")
         raise
     if stopped:
         _close_meta(plan, "interrupted")
@@ -177,10 +186,18 @@ def _waits_long(trainer: DeletionTrainer) -> bool:
     return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
 
 
-def _open_directory(plan: Plan, overwrite: bool) -> None:
+def _open_directory(plan: Plan, overwrite: bool, held: ExitStack) -> None:
+    """Make the run's directory ready, and hold it until the stack is closed."""
     run = plan.run
+    held.enter_context(run.hold())
+    if not overwrite and run.state() != plan.found:
+        raise UserError(
+            f"another process has trained in {run.path} since this one looked",
+            "see what is there, and give the command again, or choose another directory with --out",
+        )
     if overwrite and run.is_run:
         run.remove()
+        held.enter_context(run.hold())  # another directory of that name
     RunDir.create(run.path)
     run.keep_metrics_until(plan.resume_step or 0)
     write_text(run.recipe_path, recipes.dump(plan.recipe))

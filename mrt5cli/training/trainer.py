@@ -41,6 +41,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
+from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.tasks.base import IGNORED_LABEL, Batch
 from mrt5cli.training.best import Best, go_back_to, keep_needed
@@ -280,8 +281,7 @@ class DeletionTrainer(Trainer):
                 "lower training.learning_rate, or set training.precision: fp32",
             )
         if self.run is not None and self.args.should_save:
-            with self.run.metrics_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            self.run.add_metrics(row)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -418,6 +418,15 @@ class DeletionTrainer(Trainer):
         self.seconds_before = state["seconds"]
         if self.best is not None:
             self.best.load_state_dict(state["best"])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # The base class's reader wants names of folders in UTF-8.
+        weights, _ = read_weights(Path(resume_from_checkpoint))
+        own: Any = self.model
+        self._issue_warnings_after_load(own.load_state_dict(weights, strict=False))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are stored once, so their other names are missing; anything else is a wrong file.

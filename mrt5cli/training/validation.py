@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,8 +53,7 @@ class Validation(TrainerCallback):
         elif args.world_size > 1:
             dist.barrier()
         if self.run is not None:
-            with self.run.metrics_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self.run.add_metrics(line)
 
     def _rows(self, model: Any) -> list[Any]:
         return evaluate_model(

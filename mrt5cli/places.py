@@ -1,0 +1,75 @@
+"""Paths as users mean them: `~` is a home directory wherever a path enters, and libraries always find one."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from mrt5cli.errors import UserError
+
+HOME = "HOME"
+NOT_UTF8 = "a name that is not UTF-8 cannot stand in a recipe; give it another, or a link to it that has one"
+_without_home = False
+
+
+def place(text: str) -> str:
+    """A path, a recipe's name or a Hub id, with a `~` or `~user` at its start replaced by the home directory.
+
+    A shell does that only to a word of its own, not to what follows `--out=`, and a recipe has no shell.
+
+    Raises:
+        UserError: nobody knows the home directory.
+    """
+    if not text.startswith("~"):
+        return text
+    who = text.partition("/")[0]
+    found = text if _without_home and who == "~" else os.path.expanduser(text)
+    if not found.startswith("~"):
+        return found
+    if who == "~":
+        raise UserError(
+            f"{text}: your home directory is not known, because {HOME} is not set",
+            f"set {HOME}, or give the path in full",
+        )
+    raise UserError(
+        f"{text}: there is no user {who[1:]!r}, whose home directory {who} would be",
+        f"for a folder of that name: ./{text}",
+    )
+
+
+def path(text: str | Path) -> Path:
+    """`place` as a path."""
+    return Path(place(str(text)))
+
+
+def find_home() -> None:
+    """Give libraries a home for their caches where the user has none, and a name; called once, at the entry.
+
+    They would make a folder called `~` wherever they are, or look up a name that nobody has.
+    """
+    global _without_home
+    if not os.environ.get(HOME):
+        os.environ.pop(HOME, None)  # an empty one would be the root of the file system
+    if os.path.expanduser("~") == "~":
+        _without_home = True
+        os.environ[HOME] = _private_folder()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+
+
+def _private_folder() -> str:
+    """A folder among temporary files that is this user's alone; the same at every call, if it can be had."""
+    try:
+        folder = Path(tempfile.gettempdir(), f"mrt5-home-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return str(folder)
+        return tempfile.mkdtemp(prefix="mrt5-home-")
+    except OSError:  # nothing can be written anywhere; whoever needs to says so, by this name
+        return "/nonexistent"
