@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli.errors import UserError
-from mrt5cli.text import counted
+from mrt5cli.text import counted, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +104,10 @@ def device(requested: str | None = None) -> torch.device:
     import torch
 
     name = requested or "auto"
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", name):
+        raise UserError(
+            f"--device {shortened(name)} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto"
+        )
     if name == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -20,6 +20,8 @@ LEAST = 20
 """Columns below which nothing is made narrower."""
 WIDE = 80
 """Columns that a line of progress fits into."""
+LONGEST = 40
+"""Characters of what somebody gave, in a sentence about it."""
 COMMANDS = ("mrt5", "torchrun")
 Tell = Callable[[str], None]
 
@@ -78,6 +80,15 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """What somebody gave, for a sentence about it: cut where it is long, control characters as escapes."""
+    kept = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in kept
+    )
+
+
 def counted(count: int, noun: str) -> str:
     """ "1 run", "1,024 runs"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
@@ -102,7 +113,7 @@ def duration(seconds: float) -> str:
 def columns(file: IO[str]) -> int | None:
     """Columns to keep to: COLUMNS, where it is set, else the terminal's; None in a pipe or a file."""
     given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given) > 0:
+    if re.fullmatch("[0-9]{1,5}", given) and int(given) > 0:
         return int(given)
     try:
         return os.get_terminal_size(file.fileno()).columns or None

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mrt5cli import bounds
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
-from mrt5cli.text import say
+from mrt5cli.text import say, shortened
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -75,10 +76,11 @@ def evaluate(
     ] = None,
     runtime: Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Examples a language. Default: the recipe's.")
+        int | None,
+        typer.Option(min=1, max=bounds.EXAMPLES, help="Examples a language. Default: the recipe's."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Examples a batch. Default: the recipe's.")
+        int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
@@ -182,7 +184,7 @@ def _rates(listed: str) -> list[float]:
         rates = [-1.0]
     if not all(0 < rate < 1 for rate in rates):
         raise UserError(
-            f"--deletion-rate {listed!r}: a rate is a share of positions, above 0 and below 1",
+            f"--deletion-rate '{shortened(listed)}': a rate is a share of positions, above 0 and below 1",
             "for example --deletion-rate 0.3,0.5,0.7",
         )
     return rates

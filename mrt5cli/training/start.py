@@ -103,8 +103,11 @@ def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool
         raise UserError(str(error)) from error
 
 
-def check_start(start: str) -> None:
+def check_start(start: str, asked_by: str = "model.start") -> None:
     """Refuse what is neither here nor a Hub id; nothing is downloaded.
+
+    Args:
+        asked_by: the recipe's key or the option that names it, for the message.
 
     Raises:
         UserError: if a shipped recipe makes it, the hint says which.
@@ -116,7 +119,7 @@ def check_start(start: str) -> None:
         if maker is None:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
-        raise UserError(f"model.start: {error.message}", hint) from error
+        raise UserError(f"{asked_by}: {error.message}", hint) from error
 
 
 def _recipe_that_makes(run: Path) -> str | None:
