@@ -6,12 +6,13 @@ Five writers are read: this toolkit, the authors' code (MrT5, and its two poolin
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mrt5cli.json_files import parse
 
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
@@ -215,8 +216,8 @@ def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
         CheckpointError: it is no JSON object, or describes another kind of model.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raw = parse(file.read_bytes())
+    except ValueError as error:
         raise CheckpointError(f"{where}: config.json is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{where}: config.json is not a JSON object")

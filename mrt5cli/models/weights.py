@@ -6,7 +6,6 @@ it is read; torch's weights-only reader runs none, and what is more than tensors
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from collections import Counter
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mrt5cli.json_files import parse
 from mrt5cli.models.layouts import CheckpointError
 from mrt5cli.text import first_line
 
@@ -144,8 +144,8 @@ def shards_in(index: Path) -> list[str]:
         CheckpointError: it is none.
     """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        names = set(parse(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of weights: it has no object weight_map") from error
     return sorted(str(name) for name in names)
 
@@ -200,7 +200,7 @@ def _entries(file: Path) -> list[tuple[str, str, int]]:
                 f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
             )
         try:
-            header = json.loads(opened.read(length))
+            header = parse(opened.read(length))
             tensors = [
                 (name, str(entry["dtype"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
                 for name, entry in header.items()

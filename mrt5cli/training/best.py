@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.rundir import RunDir, remove_directory
 
 LOWER_IS_BETTER = ("loss",)
@@ -89,7 +89,7 @@ def keep_needed(run: RunDir, best: Best, state_name: str) -> None:
     for step in run.saved_steps():
         path = run.checkpoint(step) / state_name
         if path.is_file():
-            needed.add((json.loads(path.read_text(encoding="utf-8"))["best"] or {}).get("step"))
+            needed.add((read_object(path)["best"] or {}).get("step"))
     for step in run.best_steps():
         if step not in needed:
             remove_directory(run.best_weights(step))

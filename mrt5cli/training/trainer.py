@@ -32,6 +32,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.training.best import Best, go_back_to, keep_needed
@@ -241,7 +242,7 @@ class DeletionTrainer(Trainer):
         if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
             raise RunFailed(
                 f"the loss or its gradient stopped being finite at or before step {row['step']}",
-                "lower training.learning_rate, or set training.precision: fp32",
+                against_overflow(self.accelerator.mixed_precision, self.args.learning_rate),
             )
         if self.run is not None and self.args.should_save:
             with self.run.metrics_path.open("a", encoding="utf-8") as file:
@@ -376,7 +377,7 @@ class DeletionTrainer(Trainer):
         path = checkpoint / self._own_state_name
         if not path.is_file():
             raise UserError(f"{checkpoint} is not a whole checkpoint for this process: it has no {path.name}")
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_object(path)
         if state["processes"] != self.args.world_size:
             raise UserError(
                 f"{checkpoint} was written by {state['processes']} processes, this is {self.args.world_size}",
@@ -400,7 +401,21 @@ class DeletionTrainer(Trainer):
             raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
 
 
+def against_overflow(precision: str, learning_rate: float) -> str:
+    """What to try where a loss was not finite.
+
+    Args:
+        precision: what is computed in: "bf16", "fp16", or "no", as accelerate calls fp32.
+    """
+    rate = f"lower training.learning_rate, {learning_rate:g} now, or raise training.warmup_steps"
+    if precision == "fp16":
+        return "T5's activations overflow in fp16: set training.precision to bf16 or fp32"
+    if precision == "bf16":
+        return f"{rate}, or train without the rounding of bf16: training.precision: fp32"
+    return f"{rate}; the precision is fp32 already"
+
+
 def _step_of(checkpoint: Path) -> int:
     """The optimizer step a checkpoint was written at."""
-    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    state = read_object(checkpoint / TRAINER_STATE_NAME)
     return int(state["global_step"])
