@@ -31,7 +31,7 @@ from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
-from mrt5cli.text import LEAST, columns, say, wrapped
+from mrt5cli.text import LEAST, columns, say, shortened, wrapped
 
 HELP_COLUMNS = 50
 """Columns of the narrowest help that typer writes of itself."""
@@ -74,6 +74,7 @@ class Boundary(TyperGroup):
             _check_place()
             return super().invoke(ctx)
         except UsageError as error:
+            _say_what_is_expected(error)
             told = f"Error: {error.format_message()}"
             error.format_message = lambda: wrapped(told, columns(sys.stderr)).removeprefix("Error: ")
             raise
@@ -107,6 +108,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_what_is_expected(error: Any) -> None:
+    """Of a number that is none, or out of its range, in place of the words of the library that checks it."""
+    option = getattr(error, "param", None)
+    least, most = getattr(option, "min", None), getattr(option, "max", None)
+    problem = error.__cause__
+    if least is None or most is None or not hasattr(problem, "errors"):
+        return
+    kind = "number" if isinstance(least, float) else "whole number"
+    [detail] = problem.errors()[:1]
+    limits = f"from {least:g} to {most:g}" if isinstance(least, float) else f"from {least} to {most}"
+    error.message = f"expected a {kind} {limits}, not {shortened(str(detail['input']))}"
 
 
 def _version(wanted: bool) -> None:

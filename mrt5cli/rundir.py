@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import parse, read_object
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -106,7 +107,7 @@ class RunDir:
 
     def meta(self) -> dict[str, Any]:
         """What meta.json says; empty when there is none."""
-        return _read_object(self.meta_path) if self.meta_path.is_file() else {}
+        return read_object(self.meta_path) if self.meta_path.is_file() else {}
 
     def recipe(self) -> Recipe:
         """The resolved recipe, read back."""
@@ -137,9 +138,15 @@ class RunDir:
     def _metric_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self.metrics_path.is_file():
             return
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                yield line, json.loads(line)
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                continue
+            try:
+                row = parse(line)
+            except ValueError as error:
+                raise UserError(f"{self.metrics_path}, line {number}, cannot be read: {error}") from error
+            yield line, row
 
     @property
     def is_run(self) -> bool:
@@ -332,16 +339,6 @@ def _steps_in(folder: Path) -> list[int]:
 
 def _is_ours(name: str) -> bool:
     return name in {"checkpoints", "recipe.yaml", "meta.json", "metrics.jsonl"} or name.startswith(TEMPORARY)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return content
 
 
 # --- atomic writing --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli.errors import UserError
-from mrt5cli.text import counted
+from mrt5cli.text import counted, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +122,10 @@ def device(requested: str | None = None) -> torch.device:
     import torch
 
     name = requested or "auto"
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", name):
+        raise UserError(
+            f"--device {shortened(name)} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto"
+        )
     if name == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -235,6 +237,26 @@ def usable_cpus() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def memory(device: torch.device | None = None) -> int | None:
+    """Bytes of a device, or of this machine with its swap, as far as a container may use it; or None."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        facts = dict(
+            line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        )
+        whole = sum(1024 * int(facts[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
+    except (OSError, ValueError, KeyError):  # not Linux
+        return None
+    try:
+        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return whole
+    return min(whole, int(most)) if most.isdecimal() else whole
 
 
 def processor_name() -> str:

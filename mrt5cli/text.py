@@ -22,6 +22,8 @@ WIDE = 80
 """Columns that a line of progress fits into."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """What is no character and cannot be UTF-8; Python has it in file names that are not UTF-8."""
+LONGEST = 40
+"""Characters of what somebody gave, in a sentence about it."""
 COMMANDS = ("mrt5", "torchrun")
 Tell = Callable[[str], None]
 
@@ -80,6 +82,15 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """What somebody gave, for a sentence about it: cut where it is long, control characters as escapes."""
+    kept = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in kept
+    )
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """ "1 run", "1,024 runs"."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
@@ -104,7 +115,7 @@ def duration(seconds: float) -> str:
 def columns(file: IO[str]) -> int | None:
     """Columns to keep to: COLUMNS, where it is set, else the terminal's; None in a pipe or a file."""
     given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given) > 0:
+    if re.fullmatch("[0-9]{1,5}", given) and int(given) > 0:
         return int(given)
     try:
         return os.get_terminal_size(file.fileno()).columns or None

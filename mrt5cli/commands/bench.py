@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import duration
+from mrt5cli.text import duration, shortened
 
 KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
 SPREADS = ("even", "wide")
@@ -40,10 +40,12 @@ def bench(
         str,
         typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide."),
     ] = "even",
-    batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 4,
-    length: Annotated[int, typer.Option(min=8, help="Source positions of a row.")] = 1024,
-    target: Annotated[int, typer.Option(min=2, help="Target positions of a row.")] = 189,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count; one more warms up.")] = 7,
+    batch: Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="Rows a batch.")] = 4,
+    length: Annotated[int, typer.Option(min=8, max=bounds.LENGTH, help="Source positions of a row.")] = 1024,
+    target: Annotated[int, typer.Option(min=2, max=bounds.LENGTH, help="Target positions of a row.")] = 189,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=bounds.ROUNDS, help="Rounds that count; one more warms up.")
+    ] = 7,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")
     ] = False,
@@ -56,12 +58,15 @@ def bench(
             "--targets", help="Time all that has a target: sets --what, --rates, --rows, --bf16, --memory."
         ),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Precision: held-out examples a subset.")] = 1000,
+    limit: Annotated[
+        int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
+    ] = 1000,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU. Default: as many as it may use.")
+        int | None,
+        typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
     ] = None,
     no_pickle: NoPickle = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
@@ -155,7 +160,8 @@ def _rates(text: str) -> list[float]:
             rate = -1.0
         if not 0 <= rate < 1:
             raise UserError(
-                f"--rates {text!r}: {part.strip()!r} is not a share of positions, 0 to below 1",
+                f"--rates '{shortened(text)}': '{shortened(part.strip())}' is not a share of positions, "
+                "0 to below 1",
                 "for example --rates 0.3,0.5,0.7",
             )
         rates.append(rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say, shortened
 
 if TYPE_CHECKING:
     from mrt5cli.convert.conversion import Outcome
@@ -47,7 +48,11 @@ def convert(
     revision: Revision = None,
     layer: Annotated[
         int | None,
-        typer.Option(min=0, help="A new delete gate sits before this 0-based encoder block. Default: 3."),
+        typer.Option(
+            min=0,
+            max=bounds.LAYERS - 1,
+            help="A new delete gate sits before this 0-based encoder block. Default: 3.",
+        ),
     ] = None,
     gate: Annotated[
         Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
@@ -67,7 +72,7 @@ def convert(
             help="Take a new shortener, and softmax1, from this recipe.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of a new shortener's weights.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Of a new shortener's weights.")] = 42,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
     ] = None,
@@ -164,9 +169,8 @@ def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: 
 
 
 def _check_size(size: str) -> None:
-    number = size[:-2]
-    if size[-2:].upper() not in ("KB", "MB", "GB") or not number.isdigit() or int(number) == 0:
-        raise UserError(f"--max-shard-size {size!r} is not a size", "for example 500MB or 5GB")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}(KB|MB|GB)", size.upper()):
+        raise UserError(f"--max-shard-size '{shortened(size)}' is not a size", "for example 500MB or 5GB")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
@@ -25,10 +25,13 @@ build = typer.Typer(
 app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
 
 Out = Annotated[Path, typer.Argument(parser=places.path, metavar="OUT", help="The folder to make.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of every draw: the same seed and sources, the same bytes.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=bounds.SEED, help="Of every draw: the same seed and sources, the same bytes."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that was made before.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
-Examples = Annotated[int, typer.Option(min=1, help="Examples at most.")]
+Examples = Annotated[int, typer.Option(min=1, max=bounds.HELD_EXAMPLES, help="Examples at most.")]
 
 
 @build.command(short_help="Sentences with one word misspelt.")
@@ -57,12 +60,16 @@ def spelling(
         int | None,
         typer.Option(
             min=1,
+            max=bounds.HELD_EXAMPLES,
             help="Misspell only so many of the most common words. [default: all]",
             show_default=False,
         ),
     ] = None,
     per_pair: Annotated[
-        int, typer.Option(min=1, help="Training examples of one misspelling of one word, at most.")
+        int,
+        typer.Option(
+            min=1, max=bounds.HELD_EXAMPLES, help="Training examples of one misspelling of one word, at most."
+        ),
     ] = 20,
     train: Examples = 100_000,
     validation: Examples = 2_000,

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say, shortened
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -90,10 +90,11 @@ def evaluate(
     ] = None,
     runtime: Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Examples a language. Default: the recipe's.")
+        int | None,
+        typer.Option(min=1, max=bounds.EXAMPLES, help="Examples a language. Default: the recipe's."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Examples a batch. Default: the recipe's.")
+        int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
@@ -217,7 +218,7 @@ def _rates(listed: str) -> list[float]:
         rates = [-1.0]
     if not all(0 < rate < 1 for rate in rates):
         raise UserError(
-            f"--deletion-rate {listed!r}: a rate is a share of positions, above 0 and below 1",
+            f"--deletion-rate '{shortened(listed)}': a rate is a share of positions, above 0 and below 1",
             "for example --deletion-rate 0.3,0.5,0.7",
         )
     return rates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,14 +17,11 @@ from mrt5cli.commands.training_options import (
     RecipeName,
     Resume,
     Smoke,
+    set_by_options,
     train,
-    with_revision,
 )
 from mrt5cli.errors import UserError
 from mrt5cli.text import HALF_CHARACTER
-
-if TYPE_CHECKING:
-    from mrt5cli.recipe import Recipe
 
 SCRATCH = "scratch"
 
@@ -68,17 +65,13 @@ def finetune(
     """
     from mrt5cli.recipe import load
 
-    overrides = with_revision(overrides, None if from_ is not None else revision)
-    chosen = load(recipe, overrides)
-    notes: tuple[str, ...] = ()
+    options = set_by_options(overrides, revision, from_)
     if from_ is not None:
-        keys = {item.partition("=")[0].strip() for item in overrides}
-        for key, option in (("model.start", "--from"), ("model.revision", "--revision")):
-            if key in keys:
-                raise UserError(f"--from and --set {key} both say where to start", f"give {option} alone")
-        chosen = _started_from(chosen, from_, revision)
-        if smoke:
-            notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
+        _check_from(from_)
+    chosen = load(recipe, overrides or (), options)
+    notes: tuple[str, ...] = ()
+    if from_ is not None and smoke:
+        notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
     if chosen.model.start == SCRATCH:
         raise UserError(
             f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
@@ -86,6 +79,7 @@ def finetune(
         )
     train(
         chosen,
+        overrides=overrides or (),
         out=out,
         resume=resume,
         smoke=smoke,
@@ -97,9 +91,12 @@ def finetune(
     )
 
 
-def _started_from(recipe: Recipe, start: str, revision: str | None) -> Recipe:
-    """The recipe with another start, and without what describes a model that is built from nothing."""
-    from mrt5cli.recipe import Recipe
+def _check_from(start: str) -> None:
+    """Refuse what no fine-tuning starts from, before the recipe is read.
+
+    Raises:
+        UserError: it is nothing, or neither here nor a Hub id.
+    """
     from mrt5cli.training.start import check_start
 
     if start == SCRATCH:
@@ -111,7 +108,4 @@ def _started_from(recipe: Recipe, start: str, revision: str | None) -> Recipe:
         raise UserError("--from is empty", "give a run directory, a checkpoint directory or a Hub id")
     if HALF_CHARACTER.search(start):
         raise UserError(f"--from {start}: {places.NOT_UTF8}")
-    check_start(start)
-    tree = recipe.model_dump(mode="json")
-    tree["model"] |= {"start": start, "revision": revision, "shape": None, "initialization": "t5"}
-    return Recipe.model_validate(tree)
+    check_start(start, "--from")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.commands.model_options import NoPickle, Revision
 from mrt5cli.commands.tables import number, percent, print_table
 from mrt5cli.errors import UserError
@@ -55,11 +55,17 @@ def inspect_deletions(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES})."),
+        typer.Option(
+            min=1, max=bounds.EXAMPLES, help=f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES})."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Delete gate values up to this one. Default: the model's own threshold."),
+        typer.Option(
+            min=-bounds.COEFFICIENT,
+            max=bounds.COEFFICIENT,
+            help="Delete gate values up to this one. Default: the model's own threshold.",
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")

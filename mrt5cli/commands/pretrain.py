@@ -12,8 +12,8 @@ from mrt5cli.commands.training_options import (
     RecipeName,
     Resume,
     Smoke,
+    set_by_options,
     train,
-    with_revision,
 )
 from mrt5cli.errors import UserError
 
@@ -45,7 +45,7 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, with_revision(overrides, revision))
+    chosen = load(recipe, overrides or (), set_by_options(overrides, revision))
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
@@ -53,6 +53,7 @@ def pretrain(
         )
     train(
         chosen,
+        overrides=overrides or (),
         out=out,
         resume=resume,
         smoke=smoke,

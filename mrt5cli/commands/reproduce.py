@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import counted, listed, say, say_on_stderr
@@ -50,6 +50,7 @@ def reproduce(
         int | None,
         typer.Option(
             min=1,
+            max=bounds.WORKERS,
             help="Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.",
         ),
     ] = None,
@@ -58,6 +59,7 @@ def reproduce(
         float | None,
         typer.Option(
             min=0.0,
+            max=1e9,
             metavar="HOURS",
             help="Leave out what does not fit into so many of the hours that the plan estimates.",
         ),
@@ -66,6 +68,7 @@ def reproduce(
         float | None,
         typer.Option(
             min=0.001,
+            max=1e9,
             metavar="TFLOPS",
             help="Sustained speed of a GPU, for the estimates.",
             show_default=False,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,23 +51,35 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
-def with_revision(overrides: list[str] | None, revision: str | None) -> list[str]:
-    """The overrides, and --revision as one more.
+def set_by_options(
+    overrides: list[str] | None, revision: str | None, start: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """What --revision, and --from where a command has it, set in a recipe; as `recipe.load` takes it.
 
     Raises:
-        UserError: both give a revision.
+        UserError: --set gives the same.
     """
-    given = list(overrides or ())
-    if revision is None:
-        return given
-    if any(item.partition("=")[0].strip() == "model.revision" for item in given):
-        raise UserError("--revision and --set model.revision both say which one", "give one of them")
-    return [*given, f"model.revision={json.dumps(revision)}"]
+    given = {item.partition("=")[0].strip() for item in overrides or ()}
+    chosen: dict[str, dict[str, Any]] = {}
+    if start is not None:
+        # Not what describes a model that is built from nothing, nor a revision of another one.
+        start_keys = {"model.start": start, "model.revision": None}
+        chosen["--from"] = start_keys | {"model.shape": None, "model.initialization": "t5"}
+        for key in ("model.start", "model.revision", "model.shape", "model.initialization"):
+            if key in given:
+                option = "--revision" if key == "model.revision" else "--from"
+                raise UserError(f"--from and --set {key} both say where to start", f"give {option} alone")
+    if revision is not None:
+        if "model.revision" in given:
+            raise UserError("--revision and --set model.revision both say which one", "give one of them")
+        chosen["--revision"] = {"model.revision": revision}
+    return chosen
 
 
 def train(
     recipe: Recipe,
     *,
+    overrides: Sequence[str],
     out: Path | None,
     resume: bool,
     smoke: bool,
@@ -80,6 +92,7 @@ def train(
     """Train a recipe, or say what would be done; arguments as the options of these names.
 
     Args:
+        overrides: what --set has set in the recipe already; a smoke run leaves it so.
         notes: what the plan should tell the user besides.
 
     Raises:
@@ -93,7 +106,9 @@ def train(
     from mrt5cli.training.run import execute, outcome
 
     if smoke:
-        recipe = recipes.smoke(recipe)
+        full, given = recipe, recipes.parse_overrides(overrides)
+        recipe = recipes.smoke(full, given)
+        notes = (*notes, *recipes.left_out_of_smoke(full, given))
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = smoke and out is None and not resume
     usual = default_directory(recipe)

@@ -7,7 +7,6 @@ them alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from mrt5cli.convert.published import hub_base, published_yaml, without_local_pa
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import parse
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
@@ -308,7 +308,7 @@ def _results(run: RunDir | None, checkpoint: str | None) -> str:
     results: list[Result] = []
     for path in sorted((run.path / "eval").glob("*.json")) if run is not None else []:
         try:
-            results += _evaluations_of(checkpoint, json.loads(path.read_text(encoding="utf-8")))
+            results += _evaluations_of(checkpoint, parse(path.read_bytes()))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} does not hold evaluation results as `mrt5 evaluate` writes them: {error!r}",

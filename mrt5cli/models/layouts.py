@@ -6,15 +6,15 @@ Five writers are read: this toolkit, the authors' code (MrT5, and its two poolin
 
 from __future__ import annotations
 
-import json
+import codecs
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.json_files import parse
 from mrt5cli.stand_ins import but
-from mrt5cli.text import first_line
 
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
@@ -226,11 +226,11 @@ def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
         CheckpointError: it is no JSON object, or describes another kind of model.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8-sig"))
+        raw = parse(file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise CheckpointError(f"{where}: config.json cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # among them numbers of more digits than Python takes
-        instead = but(file) or f": {first_line(error)}"
+    except ValueError as error:
+        instead = but(file) or f": {error}"
         raise CheckpointError(f"{where}: config.json is not JSON{instead}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{where}: config.json is not a JSON object")

@@ -6,7 +6,6 @@ it is read; torch's weights-only reader runs none, and what is more than tensors
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from collections import Counter
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from mrt5cli.json_files import parse
 from mrt5cli.models.layouts import CheckpointError
 from mrt5cli.stand_ins import but
 from mrt5cli.text import HALF_CHARACTER, first_line, listed
@@ -218,8 +218,8 @@ def shards_in(index: Path) -> list[str]:
     """
     with _readable(index):
         try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            names = set(parse(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             instead = but(index) or ": it has no object weight_map"
             raise CheckpointError(f"{index} is not an index of weights{instead}") from error
     return sorted(str(name) for name in names)
@@ -276,7 +276,7 @@ def _entries(file: Path) -> list[tuple[str, str, int]]:
                 f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
             )
         try:
-            header = json.loads(opened.read(length))
+            header = parse(opened.read(length))
             tensors = [
                 (name, str(entry["dtype"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
                 for name, entry in header.items()

@@ -4,7 +4,7 @@
 into sentences, `shrink` makes the smoke version, `strict_yaml` is YAML without its surprises.
 """
 
-from mrt5cli.recipe.loading import dump, find, load
+from mrt5cli.recipe.loading import dump, find, load, parse_overrides
 from mrt5cli.recipe.schema import (
     BoundaryPredictor,
     CharacterTask,
@@ -40,7 +40,7 @@ from mrt5cli.recipe.schema import (
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.shrink import smoke
+from mrt5cli.recipe.shrink import left_out_of_smoke, smoke
 
 __all__ = [
     "BoundaryPredictor",
@@ -78,6 +78,8 @@ __all__ = [
     "XnliTask",
     "dump",
     "find",
+    "left_out_of_smoke",
     "load",
+    "parse_overrides",
     "smoke",
 ]

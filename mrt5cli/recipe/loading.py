@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Document, YamlProblem, parse
 
 OVERRIDE = "--set"
+LARGEST_FILE = 1_000_000
+"""Bytes."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
@@ -29,26 +31,48 @@ class Whole(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Layer:
-    """One file of a chain of bases, or all overrides together."""
+    """One file of a chain of bases, all overrides together, or what another option of a command sets."""
 
     where: str
     tree: dict[str, Any]
     lines: dict[words.Path, int] = field(default_factory=dict)
+    typed: bool = False
+    """Whether it was typed, so that `where` is an option and not a file."""
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """See `mrt5cli.recipe.load`."""
+def load(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
+
+    Args:
+        source: the file, or the name of a shipped recipe.
+        overrides: assignments "a.b=c", as of `--set`.
+        options: what other options of a command set, as values by dotted key, by the option's name; a problem
+            with one is told by that name.
+
+    Raises:
+        RecipeError: it is none, with every problem.
+        UserError: there is no such recipe, or a file cannot be read.
+    """
     path = find(source)
     layers = read_chain(path)
     if overrides:
-        layers.append(Layer(OVERRIDE, parse_overrides(overrides)))
-    tree: dict[str, Any] = {}
+        layers.append(Layer(OVERRIDE, parse_overrides(overrides), typed=True))
+    for option, values in (options or {}).items():
+        tree: dict[str, Any] = {}
+        for key, value in values.items():
+            _put(tree, key.split("."), value)
+        layers.append(Layer(option, tree, typed=True))
+    tree = {}
     for layer in layers:
         tree = merge(tree, layer.tree)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        main = layers[-2] if overrides else layers[-1]
+        main = [layer for layer in layers if not layer.typed][-1]
         problems = [
             (words.dotted(place), text + (_origin(place, layers, main) if _given(tree, place) else ""))
             for place, text in words.problems(error, tree, by_set=lambda place: _by_set(layers, place))
@@ -108,6 +132,9 @@ def read(path: Path) -> Document:
         UserError: it cannot be read, or is not text.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise UserError(f"{path} is no recipe: it has {size:,} bytes, one has at most {LARGEST_FILE:,}")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start} is not)") from None
@@ -284,8 +311,8 @@ def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
     for layer in reversed(layers):
         if not _given(layer.tree, place):
             continue
-        if layer.where == OVERRIDE:
-            return f" ({OVERRIDE})"
+        if layer.typed:
+            return f" ({layer.where})"
         line = layer.lines.get(place)
         where = [] if layer is main else [layer.where]
         return f" ({', '.join([*where, f'line {line}'])})"
@@ -293,7 +320,7 @@ def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
 
 
 def _by_set(layers: list[Layer], place: words.Path) -> bool:
-    return layers[-1].where == OVERRIDE and _given(layers[-1].tree, place)
+    return any(layer.typed and layer.where == OVERRIDE and _given(layer.tree, place) for layer in layers)
 
 
 def _given(tree: Any, place: words.Path) -> bool:

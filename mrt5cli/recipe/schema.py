@@ -12,17 +12,42 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
-from mrt5cli import places
+from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
+from mrt5cli.text import listed
+
+# Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
+PROSE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+$"
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+CODE = r"^[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*$"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+DURATION = r"^[0-9]{1,6}[smh]$"
+
+Text = Annotated[str, Field(min_length=1, max_length=bounds.TEXT, pattern=PROSE)]
+Line = Annotated[str, Field(min_length=1, max_length=bounds.LINE, pattern=ONE_LINE)]
+Language = Annotated[str, Field(min_length=1, max_length=bounds.NAME, pattern=CODE)]
+Name = Annotated[str, Field(max_length=bounds.NAME, pattern=NAME)]
+Duration = Annotated[str, Field(pattern=DURATION)]
+Languages = Annotated[list[Language], Field(min_length=1, max_length=bounds.LANGUAGES)]
+
+Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
+Steps = Annotated[int, Field(ge=1, le=bounds.STEPS)]
+StepsOrNone = Annotated[int, Field(ge=0, le=bounds.STEPS)]
+Examples = Annotated[int, Field(ge=1, le=bounds.EXAMPLES)]
+HeldExamples = Annotated[int, Field(ge=1, le=bounds.HELD_EXAMPLES)]
+BatchSize = Annotated[int, Field(ge=1, le=bounds.BATCH)]
+InputLength = Annotated[int, Field(ge=16, le=bounds.LENGTH)]
+TargetLength = Annotated[int, Field(ge=1, le=bounds.LENGTH)]
+LayerIndex = Annotated[int, Field(ge=0, lt=bounds.LAYERS)]
+Layers = Annotated[int, Field(ge=1, le=bounds.LAYERS)]
+Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-NegativeFloat = Annotated[float, Field(lt=0.0)]
-Text = Annotated[str, Field(min_length=1)]
+DropProbability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Coefficient = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=bounds.COEFFICIENT)]
+NonNegative = Annotated[float, Field(ge=0.0, le=bounds.COEFFICIENT)]
+GateValue = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=-bounds.SMALLEST)]
 
 
 def _place(text: str) -> str:
@@ -32,10 +57,8 @@ def _place(text: str) -> str:
         raise ValueError(f"{error.message}; {error.hint}") from None
 
 
-Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+Place = Annotated[Line, AfterValidator(_place)]
 """A path, or a name that is no path; see `places.place`."""
-DURATION = r"^\d+[smh]$"
-Duration = Annotated[str, Field(pattern=DURATION)]
 
 UPDATE_PER = "'micro_batch' is the reference's: the gain then grows with gradient accumulation"
 
@@ -80,7 +103,7 @@ class FilesSource(Section):
         description="a file, or a directory: it may hold a folder a language, and train/validation/test "
         "files",
     )
-    text_column: Text = Field("text", description="column that holds the text, in files of rows")
+    text_column: Line = Field("text", description="column that holds the text, in files of rows")
     streaming: bool = Field(
         False, description="read from disk again and again instead of holding the text in memory"
     )
@@ -90,12 +113,14 @@ class HubSource(Section):
     """A streamed Hugging Face dataset, e.g. mC4 (`allenai/c4`, one configuration a language)."""
 
     kind: Literal["hub"]
-    name: Text = Field("allenai/c4", description="Hub id of the dataset")
-    text_column: Text = Field("text", description="column that holds the text")
-    configurations: dict[str, str] = Field(
-        {}, description="the dataset's configuration for a language, where it is not the language's code"
+    name: Line = Field("allenai/c4", description="Hub id of the dataset")
+    text_column: Line = Field("text", description="column that holds the text")
+    configurations: dict[Language, Line] = Field(
+        {},
+        max_length=bounds.LANGUAGES,
+        description="the dataset's configuration for a language, where it is not the language's code",
     )
-    revision: Text | None = Field(None, description=REVISION)
+    revision: Line | None = Field(None, description=REVISION)
     shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
     patience: Duration = Field(
         "30m",
@@ -122,12 +147,12 @@ class SpanCorruptionTask(Section):
 
     kind: Literal["span_corruption"]
     source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
-    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+    languages: Languages = Field(
         ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
     )
-    input_length: Annotated[int, Field(ge=16)] = Field(1024, description="encoder input, in byte tokens")
+    input_length: InputLength = Field(1024, description="encoder input, in byte tokens")
     noise_density: Rate = Field(0.15, description="fraction of bytes that are corrupted")
-    mean_span_length: Annotated[float, Field(ge=1.0)] = Field(
+    mean_span_length: Annotated[float, Field(ge=1.0, le=bounds.LENGTH)] = Field(
         20.0, description="mean corrupted span, in bytes"
     )
     shuffle: Literal["documents", "examples"] = Field(
@@ -141,11 +166,9 @@ class SpanCorruptionTask(Section):
         twice = sorted({code for code in self.languages if self.languages.count(code) > 1})
         others = [code for code in self.languages if code != "en"]
         if twice:
-            raise Misfit([("languages", f"listed twice: {', '.join(twice)}")])
+            raise Misfit([("languages", f"listed twice: {listed(twice)}")])
         if others and self.source.kind == "embedded":
-            raise Misfit(
-                [("languages", f"the embedded text is English; there is no {', '.join(others)} in it")]
-            )
+            raise Misfit([("languages", f"the embedded text is English; there is no {listed(others)} in it")])
         streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
         if self.shuffle == "examples" and streamed:
             raise Misfit(
@@ -163,14 +186,12 @@ class DiagnosticTask(Section):
     """The paper's toy tasks on random letter strings, generated, with a known set of deletable bytes."""
 
     kind: Literal["copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"]
-    length: Annotated[int, Field(ge=8)] = Field(
+    length: Annotated[int, Field(ge=8, le=bounds.LENGTH)] = Field(
         64, description="encoder input, in byte tokens, '#' and EOS included"
     )
-    train_examples: PositiveInt = Field(
-        6_400_000, description="distinct training strings; then they come again"
-    )
-    eval_examples: PositiveInt = Field(32_000, description="strings in each of validation and test")
-    mean_insertions: PositiveFloat | None = Field(
+    train_examples: Examples = Field(6_400_000, description="distinct training strings; then they come again")
+    eval_examples: Examples = Field(32_000, description="strings in each of validation and test")
+    mean_insertions: Annotated[float, Field(ge=1e-6, le=bounds.LENGTH)] | None = Field(
         None,
         description="mean number of pairs (contextual) or ABCs (merge) planted in a string; null: the "
         "paper's, 25 and 5 at length 64, in proportion at others",
@@ -189,8 +210,8 @@ class HubRows(Section):
     """A task's published dataset on the Hugging Face Hub."""
 
     kind: Literal["hub"]
-    name: Text | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
-    revision: Text | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
+    name: Line | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
+    revision: Line | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
 
 
 class FileRows(Section):
@@ -208,7 +229,7 @@ class GeneratedRows(Section):
     """Random rows in the task's columns, for smoke runs and tests: the numbers mean nothing."""
 
     kind: Literal["generated"]
-    examples: PositiveInt = Field(
+    examples: HeldExamples = Field(
         64, description="rows in each split; of a split by language, in each language"
     )
 
@@ -228,7 +249,7 @@ class RowTask(Section):
         languages = getattr(self, "languages", [])
         twice = sorted({code for code in languages if languages.count(code) > 1})
         if twice:
-            raise Misfit([("languages", f"listed twice: {', '.join(twice)}")])
+            raise Misfit([("languages", f"listed twice: {listed(twice)}")])
         return self
 
 
@@ -237,10 +258,10 @@ class XnliTask(RowTask):
 
     kind: Literal["xnli"]
     source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+    languages: Languages = Field(
         XNLI_LANGUAGES, description="languages of the test; training and validation are in English"
     )
-    input_length: Annotated[int, Field(ge=16)] = Field(
+    input_length: InputLength = Field(
         1024, description="source at most, in byte tokens; what is longer is cut, and counted"
     )
 
@@ -250,13 +271,11 @@ class TyDiQATask(RowTask):
 
     kind: Literal["tydiqa"]
     source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Annotated[list[Text], Field(min_length=1)] = Field(
-        TYDIQA_LANGUAGES, description="languages of training and test"
-    )
-    input_length: Annotated[int, Field(ge=16)] = Field(
+    languages: Languages = Field(TYDIQA_LANGUAGES, description="languages of training and test")
+    input_length: InputLength = Field(
         2048, description="source at most, in byte tokens; what is longer is cut, and counted"
     )
-    answer_length: PositiveInt = Field(256, description="byte tokens generated at most")
+    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
 
 
 class XQuADTask(RowTask):
@@ -264,13 +283,13 @@ class XQuADTask(RowTask):
 
     kind: Literal["xquad"]
     source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Annotated[list[Text], Field(min_length=1)] = Field(
+    languages: Languages = Field(
         XQUAD_LANGUAGES, description="languages of the test; training and validation are in English"
     )
-    input_length: Annotated[int, Field(ge=16)] = Field(
+    input_length: InputLength = Field(
         2048, description="source at most, in byte tokens; what is longer is cut, and counted"
     )
-    answer_length: PositiveInt = Field(256, description="byte tokens generated at most")
+    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
 
 
 CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}
@@ -285,10 +304,10 @@ class CharacterTask(RowTask):
         examples=[{"kind": "files", "path": "my_rows"}],
         description="folder with train, validation and test*.tsv files of input and output columns",
     )
-    input_length: Annotated[int, Field(ge=16)] | None = Field(
+    input_length: InputLength | None = Field(
         None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
     )
-    target_length: PositiveInt | None = Field(
+    target_length: TargetLength | None = Field(
         None, description="target at most, in byte tokens; null: 64 for spelling, 16 for word search"
     )
 
@@ -312,9 +331,11 @@ class AddedTask(RowTask):
     source: RowSource = Field(
         examples=[{"kind": "files", "path": "my_rows"}], description="where the rows come from"
     )
-    languages: list[Text] = Field([], description="languages, where the task has any")
-    input_length: Annotated[int, Field(ge=16)] = Field(256, description="source at most, in byte tokens")
-    target_length: PositiveInt = Field(256, description="target at most, in byte tokens")
+    languages: list[Language] = Field(
+        [], max_length=bounds.LANGUAGES, description="languages, where the task has any"
+    )
+    input_length: InputLength = Field(256, description="source at most, in byte tokens")
+    target_length: TargetLength = Field(256, description="target at most, in byte tokens")
 
 
 if TYPE_CHECKING:
@@ -341,22 +362,22 @@ class DeleteGate(Section):
     """MrT5's learned delete gate (paper section 3.1)."""
 
     kind: Literal["delete_gate"]
-    layer: Count = Field(
+    layer: LayerIndex = Field(
         3, description="the gate sits before this 0-based encoder block, i.e. after that many layers"
     )
     activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
         "scaled_sigmoid",
         description="'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the reference, unreported",
     )
-    scale: NegativeFloat = Field(-30.0, description="gate value of a fully deleted byte")
-    threshold: NegativeFloat | None = Field(
+    scale: GateValue = Field(-30.0, description="gate value of a fully deleted byte")
+    threshold: GateValue | None = Field(
         None,
         description="bytes with a gate value above it are kept; null: half the scale, log 0.5 (log_sigmoid)",
     )
     norm: Literal["rms", "layer", "none"] = Field(
         "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' v1's"
     )
-    bias_init: float = Field(
+    bias_init: Coefficient = Field(
         1.0,
         description="the gate's first bias; above 0 starts by keeping everything; v1 of the paper used -1",
     )
@@ -387,35 +408,35 @@ class RandomGate(Section):
     """Baseline: random positions are deleted, in training and evaluation."""
 
     kind: Literal["random"]
-    layer: Count = Field(3, description="the gate sits before this 0-based encoder block")
+    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
     rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
         "batch, pads included",
     )
-    scale: NegativeFloat = Field(-30.0, description="gate value of a deleted byte")
+    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
 
 
 class FixedGate(Section):
     """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
 
     kind: Literal["fixed"]
-    layer: Count = Field(3, description="the gate sits before this 0-based encoder block")
+    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
     amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
         "lengths summed over them",
     )
-    scale: NegativeFloat = Field(-30.0, description="gate value of a deleted byte")
+    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
 
 
 class BoundaryPredictor(Section):
     """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
 
     kind: Literal["boundary_predictor"]
-    layer: Count = Field(3, description="the predictor sits before this 0-based encoder block")
+    layer: LayerIndex = Field(3, description="the predictor sits before this 0-based encoder block")
     type: Literal["gumbel", "entropy", "unigram"] = Field(
         "gumbel",
         description="'gumbel' learns boundaries from the loss and a prior; 'entropy' from spikes in the "
@@ -423,7 +444,9 @@ class BoundaryPredictor(Section):
         "training text before the first step",
     )
     prior: Rate = Field(0.2, description="expected fraction of positions kept; only with type: gumbel")
-    temperature: PositiveFloat = Field(0.5, description="of the boundary draw; only with type: gumbel")
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(
+        0.5, description="of the boundary draw; only with type: gumbel"
+    )
     sampling: Literal["training", "always"] = Field(
         "training", description="when boundaries are drawn, not thresholded; the reference draws 'always'"
     )
@@ -432,10 +455,10 @@ class BoundaryPredictor(Section):
         description="'row': a row sees its own segments; 'batch': the reference's, where the empty slots of "
         "shorter rows are attended to",
     )
-    label_examples: PositiveInt = Field(
+    label_examples: HeldExamples = Field(
         2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
     )
-    vocabulary: Annotated[int, Field(ge=257)] = Field(
+    vocabulary: Annotated[int, Field(ge=257, le=bounds.VOCABULARY)] = Field(
         8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
     )
 
@@ -461,8 +484,10 @@ class Convolution(Section):
     """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
 
     kind: Literal["convolution"]
-    layer: Count = Field(3, description="the convolution sits before this 0-based encoder block")
-    stride: Annotated[int, Field(ge=2)] = Field(examples=[4], description="positions that become one")
+    layer: LayerIndex = Field(3, description="the convolution sits before this 0-based encoder block")
+    stride: Annotated[int, Field(ge=2, le=bounds.LENGTH)] = Field(
+        examples=[4], description="positions that become one"
+    )
     per: Literal["batch", "row"] = Field(
         "row",
         description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
@@ -489,16 +514,18 @@ GATES = ("delete_gate", "random", "fixed")
 class Shape(Section):
     """Sizes of a model built from scratch; the defaults are ByT5-small's."""
 
-    d_model: PositiveInt = Field(1472, description="width of the hidden states")
-    d_ff: PositiveInt = Field(3584, description="width of the feed-forward layers")
-    d_kv: PositiveInt = Field(64, description="width of one attention head")
-    num_heads: PositiveInt = Field(6, description="attention heads")
-    num_layers: PositiveInt = Field(12, description="encoder blocks")
-    num_decoder_layers: PositiveInt = Field(4, description="decoder blocks")
-    relative_attention_num_buckets: Annotated[int, Field(ge=4)] = Field(
+    d_model: Width = Field(1472, description="width of the hidden states")
+    d_ff: Width = Field(3584, description="width of the feed-forward layers")
+    d_kv: Annotated[int, Field(ge=1, le=bounds.HEAD_WIDTH)] = Field(
+        64, description="width of one attention head"
+    )
+    num_heads: Annotated[int, Field(ge=1, le=bounds.HEADS)] = Field(6, description="attention heads")
+    num_layers: Layers = Field(12, description="encoder blocks")
+    num_decoder_layers: Layers = Field(4, description="decoder blocks")
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=bounds.HEAD_WIDTH)] = Field(
         32, description="buckets of relative distances"
     )
-    relative_attention_max_distance: Annotated[int, Field(ge=4)] = Field(
+    relative_attention_max_distance: Annotated[int, Field(ge=4, le=bounds.LENGTH)] = Field(
         128, description="distances beyond it share the last bucket"
     )
 
@@ -523,7 +550,7 @@ class ModelSection(Section):
     start: Place = Field(
         "google/byt5-small", description="'scratch', a run directory, a checkpoint directory or a Hub id"
     )
-    revision: Text | None = Field(
+    revision: Line | None = Field(
         None, description="branch, tag or commit of a Hub model; null: what its main branch is then"
     )
     shape: Shape | None = Field(None, description="only with start: scratch; null: ByT5-small's")
@@ -538,11 +565,9 @@ class ModelSection(Section):
     positions: Literal["relative", "absolute"] = Field(
         "relative", description="T5's relative bias, or learned absolute positions"
     )
-    max_positions: PositiveInt = Field(1024, description="only with positions: absolute")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="probability of dropping a unit"
-    )
-    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+    max_positions: TargetLength = Field(1024, description="only with positions: absolute")
+    dropout: DropProbability = Field(0.1, description="probability of dropping a unit")
+    attention_dropout: DropProbability | None = Field(
         None,
         description="probability of dropping an attention weight; null: as dropout, which is the paper's; 0 "
         "lets training use the fused attention core",
@@ -590,11 +615,13 @@ class LossSection(Section):
     gate_loss: Literal["gate_mean", "clamped_logits_mean", "logits_mean", "gate_variance"] = Field(
         "gate_mean", description="what alpha weighs; the paper's is the mean gate value of non-pad bytes"
     )
-    entropy_coefficient_1: float = Field(0.0, description="reference's first entropy term, outside alpha")
-    entropy_coefficient_2: float = Field(0.0, description="reference's second entropy term, outside alpha")
-    score_coefficient: NonNegativeFloat = Field(
-        0.0, description="beta: weight of the attention-score regulariser"
+    entropy_coefficient_1: Coefficient = Field(
+        0.0, description="reference's first entropy term, outside alpha"
     )
+    entropy_coefficient_2: Coefficient = Field(
+        0.0, description="reference's second entropy term, outside alpha"
+    )
+    score_coefficient: NonNegative = Field(0.0, description="beta: weight of the attention-score regulariser")
     score_per: Literal["row", "batch"] = Field(
         "row",
         description="what the score loss is a mean over: each row's own pairs of positions, or, as in the "
@@ -606,7 +633,7 @@ class LossSection(Section):
         "tokens, source bytes and so on, on all devices; or 'micro_batch', as in the reference, the mean of "
         "the means of each forward pass, where what is in a short batch weighs more",
     )
-    regularizer_delay: Count = Field(
+    regularizer_delay: StepsOrNone = Field(
         0, description="optimizer steps before the gate loss and the controller start"
     )
     hard_delete_probability: Fraction = Field(
@@ -618,7 +645,7 @@ class ConstantController(Section):
     """A fixed deletion coefficient alpha."""
 
     kind: Literal["constant"]
-    alpha: float = Field(0.0, description="weight of the gate loss")
+    alpha: Coefficient = Field(0.0, description="weight of the gate loss")
 
 
 class PController(Section):
@@ -626,9 +653,9 @@ class PController(Section):
 
     kind: Literal["p"]
     target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
-    k_p: NonNegativeFloat = Field(1e-6, description="gain")
-    alpha_start: NonNegativeFloat = Field(0.0, description="alpha before the first update")
-    every_steps: PositiveInt = Field(10, description="optimizer steps between updates")
+    k_p: NonNegative = Field(1e-6, description="gain")
+    alpha_start: NonNegative = Field(0.0, description="alpha before the first update")
+    every_steps: Steps = Field(10, description="optimizer steps between updates")
     update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
 
 
@@ -637,12 +664,12 @@ class PIController(Section):
 
     kind: Literal["pi"]
     target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
-    k_p: NonNegativeFloat = Field(0.5, description="proportional gain")
-    k_i: NonNegativeFloat = Field(1e-5, description="integral gain")
-    alpha_start: float = Field(
+    k_p: NonNegative = Field(0.5, description="proportional gain")
+    k_i: NonNegative = Field(1e-5, description="integral gain")
+    alpha_start: Coefficient = Field(
         0.0, description="used until the first update, then forgotten, as in the reference"
     )
-    every_steps: PositiveInt = Field(1, description="optimizer steps between updates")
+    every_steps: Steps = Field(1, description="optimizer steps between updates")
     update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
 
 
@@ -651,17 +678,17 @@ class TwoSidedPIController(Section):
 
     kind: Literal["pi_two_sided"]
     target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
-    k_p: NonNegativeFloat = Field(0.5, description="proportional gain")
-    k_i: NonNegativeFloat = Field(1e-5, description="integral gain")
-    alpha_max: PositiveFloat = Field(
+    k_p: NonNegative = Field(0.5, description="proportional gain")
+    k_i: NonNegative = Field(1e-5, description="integral gain")
+    alpha_max: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(
         1.0, description="alpha stays within plus and minus this; the integral stops there"
     )
-    k_d: NonNegativeFloat = Field(
+    k_d: NonNegative = Field(
         0.0,
         description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
         "damps a rate that swings",
     )
-    every_steps: PositiveInt = Field(1, description="optimizer steps between updates")
+    every_steps: Steps = Field(1, description="optimizer steps between updates")
     update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
 
 
@@ -676,19 +703,27 @@ Controller = Annotated[
 class TrainingSection(Section):
     """The optimizer, its schedule, and what is written when."""
 
-    max_steps: PositiveInt = Field(description="optimizer steps")
-    batch_size: PositiveInt = Field(1024, description="examples an optimizer step, over all devices")
-    device_batch_size: PositiveInt = Field(8, description="examples a forward pass on one device")
-    learning_rate: PositiveFloat = Field(1e-4, description="peak learning rate of AdamW")
+    max_steps: Steps = Field(description="optimizer steps")
+    batch_size: BatchSize = Field(1024, description="examples an optimizer step, over all devices")
+    device_batch_size: BatchSize = Field(8, description="examples a forward pass on one device")
+    learning_rate: Annotated[float, Field(ge=bounds.SMALLEST, le=1e3)] = Field(
+        1e-4, description="peak learning rate of AdamW"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after the warmup, to 0 at max_steps"
     )
-    warmup_steps: Count = Field(0, description="optimizer steps over which the learning rate rises from 0")
-    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay")
+    warmup_steps: StepsOrNone = Field(
+        0, description="optimizer steps over which the learning rate rises from 0"
+    )
+    weight_decay: Annotated[float, Field(ge=0.0, le=1e3)] = Field(0.0, description="AdamW's decay")
     adam_beta1: Rate = Field(0.9, description="AdamW's first decay rate")
     adam_beta2: Rate = Field(0.999, description="AdamW's second decay rate")
-    adam_epsilon: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
-    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
+    adam_epsilon: Annotated[float, Field(ge=bounds.SMALLEST, le=1.0)] = Field(
+        1e-8, description="AdamW's epsilon"
+    )
+    max_grad_norm: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.LARGEST)] = Field(
+        1.0, description="gradients are clipped to this norm"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast; fp16 overflows in T5")
     recompute: Literal["none", "selective", "blocks"] = Field(
         "none",
@@ -698,19 +733,23 @@ class TrainingSection(Section):
     compile: bool = Field(
         False, description="torch.compile the feed-forward half of each block, for any length"
     )
-    data_workers: Count = Field(0, description="processes that prepare batches beside the training process")
-    logging_steps: PositiveInt = Field(10, description="a line of metrics every so many steps")
-    eval_steps: Count = Field(
+    data_workers: Annotated[int, Field(ge=0, le=bounds.WORKERS)] = Field(
+        0, description="processes that prepare batches beside the training process"
+    )
+    logging_steps: Steps = Field(10, description="a line of metrics every so many steps")
+    eval_steps: StepsOrNone = Field(
         0, description="evaluate on validation data every so many steps; 0: only `mrt5 evaluate`"
     )
-    save_steps: PositiveInt = Field(100, description="a checkpoint every so many steps, and at the end")
-    keep_checkpoints: PositiveInt = Field(2, description="older checkpoints are deleted")
+    save_steps: Steps = Field(100, description="a checkpoint every so many steps, and at the end")
+    keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
+        2, description="older checkpoints are deleted"
+    )
     best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
         None,
         description="keep the weights that are best by this number on validation data, under the evaluation "
         "section's deletion; needs eval_steps; null: the last ones",
     )
-    patience: PositiveInt | None = Field(
+    patience: Steps | None = Field(
         None, description="stop after so many evaluations without a better best_metric; null: never"
     )
 
@@ -737,8 +776,8 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """What `mrt5 evaluate` measures when no flag says otherwise."""
 
-    examples: PositiveInt = Field(10_000, description="held-out examples a language or split")
-    batch_size: PositiveInt = Field(16, description="examples a forward pass")
+    examples: Examples = Field(10_000, description="held-out examples a language or split")
+    batch_size: BatchSize = Field(16, description="examples a forward pass")
     hard_delete: bool = Field(
         True, description="delete for real, as at inference; false: soft gates as in training"
     )
@@ -748,21 +787,17 @@ class PaperSection(Section):
     """Which published numbers the run is compared with."""
 
     version: Literal["v1", "v3"] = Field(description="v1: arXiv October 2024; v3: ICLR camera-ready")
-    experiment: Text = Field(description="the paper's experiment")
-    rows: list[Text] = Field([], description="ids in the published results")
+    experiment: Line = Field(description="the paper's experiment")
+    rows: list[Line] = Field([], max_length=bounds.LANGUAGES, description="ids in the published results")
     note: Text | None = Field(None, description="what the comparison must keep in mind")
 
 
 class Recipe(Section):
     """One run, whole."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = Field(
-        description="names the run directory"
-    )
+    name: Name = Field(description="names the run directory")
     description: Text = Field(description="one sentence: what is trained, and what for")
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
-        42, description="of weights, data order, dropout and random deletion"
-    )
+    seed: Seed = Field(42, description="of weights, data order, dropout and random deletion")
     task: TaskSection = Field(description="the data, and what is learned from it")
     model: ModelSection = Field(ModelSection(), description="what is trained")
     loss: LossSection = Field(LossSection(), description="what is minimised")
@@ -892,7 +927,7 @@ class Recipe(Section):
             unused = [code for code in source.configurations if code not in self.task.languages]
             if unused:
                 found.append(
-                    f"task.source.configurations names {', '.join(unused)}, which is not in "
+                    f"task.source.configurations names {listed(unused)}, which is not in "
                     "task.languages: it is not read"
                 )
         return found

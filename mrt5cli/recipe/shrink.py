@@ -5,12 +5,22 @@ the controller, the schedule, the precision, gradient accumulation. What is shru
 the Hub is replaced by the embedded text (which is English, so the languages become `en`), rows of a
 downstream task by generated ones, and a start from a checkpoint or the Hub by a random model: the numbers of
 such a run mean nothing.
+
+What somebody sets by hand, with `--set`, stays as it is set, but for what stands in for the Hub and for a
+trained model: those are replaced all the same, and `left_out_of_smoke` says so.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from mrt5cli.errors import RecipeError
+from mrt5cli.recipe import words
+from mrt5cli.recipe.loading import merge
 from mrt5cli.recipe.schema import BoundaryPredictor, DiagnosticTask, Recipe, RowTask, Shape
 
 SUFFIX = "-smoke"
@@ -24,29 +34,74 @@ ANSWER_LENGTH = 8
 SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_decoder_layers=2)
 
 
-def smoke(recipe: Recipe) -> Recipe:
-    """See `mrt5cli.recipe.smoke`. Shrinking twice changes nothing more."""
+def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
+    """A recipe made small. Shrinking twice changes nothing more.
+
+    Args:
+        given: the tree of what was set by hand; see `loading.parse_overrides`.
+
+    Raises:
+        RecipeError: what was set by hand does not fit what became small.
+    """
+    given = given or {}
     tree = recipe.model_dump(mode="json")
     if not recipe.name.endswith(SUFFIX):
         tree["name"] += SUFFIX
         tree["description"] = f"Smoke run, tiny and meaningless, of: {recipe.description}"
     tree["paper"] = None
-    _shrink_task(tree["task"], recipe)
-    _shrink_model(tree["model"], recipe)
-    _shrink_training(tree)
-    return Recipe.model_validate(tree)
+    _shrink_task(tree["task"], recipe, given.get("task", {}))
+    _shrink_model(tree["model"], recipe, given.get("model", {}))
+    _shrink_training(tree, given.get("training", {}))
+    kept = copy.deepcopy(given)
+    for key in ("name", "description", "paper"):
+        kept.pop(key, None)
+    for section, key in _replaced(recipe, given):
+        del kept[section][key]
+    tree = merge(tree, kept)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = [(words.dotted(place), text) for place, text in words.problems(error, tree)]
+        hint = "what --set sets stays, and the rest is made small: set the other key as well"
+        raise RecipeError("--smoke", problems, hint) from None
 
 
-def _shrink_task(task: dict[str, Any], recipe: Recipe) -> None:
+def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
+    """What was set by hand and a smoke run replaces nevertheless, a sentence each."""
+    texts = {
+        "source": "reads no Hub: its text is the documentation inside Python, its rows are generated",
+        "languages": "reads the documentation inside Python, which is English",
+        "start": "starts from a tiny random model",
+    }
+    return [
+        f"{words.dotted(path)} is left out: a smoke run {texts[path[1]]}"
+        for path in _replaced(recipe, given)
+        if path[1] in texts
+    ]
+
+
+def _replaced(recipe: Recipe, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Paths of what was set by hand and cannot stay in a smoke run."""
+    places: list[tuple[str, str]] = []
+    if not isinstance(recipe.task, DiagnosticTask) and recipe.task.source.kind == "hub":
+        rows = isinstance(recipe.task, RowTask)
+        places += [("task", key) for key in (("source",) if rows else ("source", "languages"))]
+    if recipe.model.start != "scratch":
+        places += [("model", "start"), ("model", "revision")]
+    return [(section, key) for section, key in places if key in given.get(section, {})]
+
+
+def _shrink_task(task: dict[str, Any], recipe: Recipe, given: Mapping[str, Any]) -> None:
     if isinstance(recipe.task, DiagnosticTask):
-        length = min(recipe.task.length, 16)
+        length = recipe.task.length if "length" in given else min(recipe.task.length, 16)
         if recipe.task.mean_insertions is not None:
             task["mean_insertions"] = recipe.task.mean_insertions * length / recipe.task.length
         task["length"] = length
         _at_most(task, train_examples=64, eval_examples=16)
         return
     if isinstance(recipe.task, RowTask):
-        task["source"] = {"kind": "generated", "examples": EXAMPLES}
+        if "source" not in given or recipe.task.source.kind == "hub":
+            task["source"] = {"kind": "generated", "examples": EXAMPLES}
         task["input_length"] = min(recipe.input_length, LENGTH)
         if "languages" in task:
             task["languages"] = task["languages"][:LANGUAGES]
@@ -59,10 +114,12 @@ def _shrink_task(task: dict[str, Any], recipe: Recipe) -> None:
     _at_most(task, input_length=LENGTH)
 
 
-def _shrink_model(model: dict[str, Any], recipe: Recipe) -> None:
+def _shrink_model(model: dict[str, Any], recipe: Recipe, given: Mapping[str, Any]) -> None:
     if recipe.model.start != "scratch":
         model |= {"start": "scratch", "revision": None}
     model["shape"] = SHAPE.model_dump()
+    if "layer" in given.get("shortener", {}):
+        model["shape"]["num_layers"] = max(LAYERS, model["shortener"]["layer"] + 1)
     limits = {"layer": LAYERS - 1, "stride": STRIDE, "label_examples": 64, "vocabulary": 300}
     shortener = recipe.model.shortener
     if isinstance(shortener, BoundaryPredictor) and shortener.type != "unigram":
@@ -72,10 +129,14 @@ def _shrink_model(model: dict[str, Any], recipe: Recipe) -> None:
     _at_most(model["shortener"], **{key: limits[key] for key in limits.keys() & model["shortener"].keys()})
 
 
-def _shrink_training(tree: dict[str, Any]) -> None:
+def _shrink_training(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
     training = tree["training"]
     accumulates = training["batch_size"] > training["device_batch_size"]
-    training |= {"max_steps": STEPS, "batch_size": 4, "device_batch_size": 2 if accumulates else 4}
+    if "device_batch_size" in given:
+        training["batch_size"] = training["device_batch_size"] * (2 if accumulates else 1)
+    elif "batch_size" not in given:  # one that is given is a multiple of the recipe's device_batch_size
+        training |= {"batch_size": 4, "device_batch_size": 2 if accumulates else 4}
+    training |= {"max_steps": STEPS}
     training |= {"compile": False, "logging_steps": 1}
     _at_most(training, warmup_steps=1, data_workers=1, eval_steps=3, save_steps=3)
     _at_most(tree["loss"], regularizer_delay=2)

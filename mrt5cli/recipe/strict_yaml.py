@@ -23,6 +23,10 @@ FLOAT = re.compile(
 )
 NULL = re.compile(r"~|null|Null|NULL|")
 
+DEEPEST = 20
+"""Mappings and lists within one another; recipes need five."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
 
@@ -40,7 +44,9 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars of YAML 1.2; no anchors, no tags."""
+    """Scalars of YAML 1.2; no anchors, no tags, and no more depth than a recipe has."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -54,7 +60,15 @@ class _Loader(yaml.SafeLoader):
                 f"{_at(event.start_mark)}: tags are not used in recipes; "
                 "put text that starts with '!' in quotes"
             )
-        return super().compose_node(parent, index)
+        if self.depth > DEEPEST:
+            raise YamlProblem(
+                f"{_at(event.start_mark)}: nested too deeply; a recipe has at most {DEEPEST} mappings and "
+                "lists within one another"
+            )
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -162,10 +176,12 @@ def _build(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
             lines[(*path, index)] = item.start_mark.line + 1
             items.append(_build(loader, item, (*path, index), lines))
         return items
+    if SURROGATE.search(node.value):  # from an escape such as "\\ud800"
+        raise YamlProblem(f"{_at(node.start_mark)}: half of a surrogate pair is no character")
     try:
         return loader.construct_object(node)
-    except ValueError as error:  # Python reads whole numbers of up to 4300 digits
-        raise YamlProblem(f"{_at(node.start_mark)}: this number has too many digits") from error
+    except ValueError:  # Python reads whole numbers of up to 4300 digits: as text, it is refused with its key
+        return node.value
 
 
 def _at(mark: yaml.Mark) -> str:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mrt5cli import places
-from mrt5cli.recipe.schema import DURATION, Misfit, Recipe, Section
+from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, Recipe, Section
 from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.text import LONGEST, shortened
 
 Path = tuple[str | int, ...]
 
@@ -32,8 +33,19 @@ PAPER_NAMES = {
 """What the paper and its code call our kinds."""
 
 NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number"}
-NAME_RULE = "lower-case letters, digits and any of . _ - (a letter or digit first)"
-DURATION_RULE = "a time such as 90s, 30m or 2h"
+TEXT_RULES = {
+    PROSE: "some text",
+    ONE_LINE: "some text",
+    CODE: "some text",
+    NAME: "lower-case letters, digits and any of . _ - (a letter or digit first)",
+    DURATION: "a time such as 90s, 30m or 2h",
+}
+"""What a text of each pattern must be, before one looks at its characters."""
+FORBIDDEN = {
+    PROSE: "control characters",
+    ONE_LINE: "line breaks or other control characters",
+    CODE: "slashes, control characters or a dot at its start",
+}
 
 
 class Key(NamedTuple):
@@ -111,9 +123,8 @@ def dotted(path: Path) -> str:
 def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a value must be, e.g. "a whole number of at least 1, or null"."""
     inner, rules = _unwrap(annotation, metadata)
-    options = [option for option in get_args(inner) if option is not NoneType]
-    if NoneType in get_args(inner) and len(options) == 1:
-        return f"{expected(options[0], rules)}, or null"
+    if NoneType in get_args(inner):
+        return f"{expected(*_unwrap_optional(annotation, metadata))}, or null"
     found = sections(inner)
     if len(found) > 1:
         return f"a section with kind {_either(kind for section in found for kind in kinds(section))}"
@@ -130,8 +141,7 @@ def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if inner is bool:
         return "true or false"
     if inner is str:
-        pattern = next((rule.pattern for rule in rules if getattr(rule, "pattern", None)), None)
-        return {None: "some text", DURATION: DURATION_RULE}.get(pattern, NAME_RULE)
+        return TEXT_RULES.get(_limit(rules, "pattern"), "some text")
     return f"{NUMBERS[inner]}{_bounds(rules)}"
 
 
@@ -142,6 +152,15 @@ def _unwrap(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any, list[An
         annotation, *extras = get_args(annotation)
         rules += [rule for extra in extras for rule in getattr(extra, "metadata", [extra])]
     return annotation, rules
+
+
+def _unwrap_optional(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any, list[Any]]:
+    """As `_unwrap`, of what may be null as well: what it is where it is not."""
+    inner, rules = _unwrap(annotation, metadata)
+    options = [option for option in get_args(inner) if option is not NoneType]
+    if NoneType in get_args(inner) and len(options) == 1:
+        return _unwrap(options[0], rules)
+    return inner, rules
 
 
 def _bounds(rules: list[Any]) -> str:
@@ -158,6 +177,11 @@ def _bounds(rules: list[Any]) -> str:
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
     text = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
     return f" {text}" if text else ""
+
+
+def _limit(rules: list[Any], name: str) -> Any:
+    """What the rules say of `name`, or None."""
+    return next((getattr(rule, name) for rule in rules if getattr(rule, name, None) is not None), None)
 
 
 def _either(choices: Iterable[str]) -> str:
@@ -306,12 +330,19 @@ def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]
 
 def _wrong_value(place: _Place, value: Any) -> str:
     text = f"expected {_expected_at(place)}, not {_shown(value)}"
-    inner, rules = _unwrap(place.annotation, place.rules)
+    inner, rules = _unwrap_optional(place.annotation, place.rules)
     if get_origin(inner) is Literal and isinstance(value, str):
         near = nearest(value.lower(), get_args(inner))
         return f"{text}; did you mean '{near}'?" if near else text
     if get_origin(inner) is list and isinstance(value, str):
         return f"{text}; write [{value}]"
+    most = _limit(rules, "max_length")
+    if isinstance(value, str | list | dict) and most is not None and len(value) > most:
+        what = "characters" if isinstance(value, str) else "entries"
+        return f"expected at most {most:,} {what}, not {len(value):,}"
+    forbidden = FORBIDDEN.get(_limit(rules, "pattern"))
+    if forbidden and isinstance(value, str) and value:
+        return f"expected text without {forbidden}, not {_shown(value)}"
     limits = [getattr(rule, name, None) for rule in rules for name in ("lt", "le")]
     if 1.0 in limits and isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
         return f"{text}; {value:g} % is {value / 100:g}"
@@ -325,8 +356,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        shown = value if len(value) <= 40 else f"{value[:37]}..."
-        return f"the text '{shown}'" if value else "empty text"
+        return f"the text '{shortened(value)}'" if value else "empty text"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return "a mapping" if isinstance(value, dict) else f"{value!r}"
+    if isinstance(value, dict):
+        return "a mapping"
+    written = repr(value)
+    return written if len(written) <= LONGEST else f"{shortened(written)} ({len(written):,} digits)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mrt5cli.json_files import parse
 from mrt5cli.reproduce.jobs import Job, Plan
 from mrt5cli.reproduce.planning import TO_DO
 from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
@@ -126,7 +126,7 @@ def last_metrics(job: Job) -> dict[str, Any]:
         file.seek(max(0, size - TAIL))
         lines = file.read().split(b"\n")[:-1]
     try:
-        return dict(json.loads(lines[-1])) if lines else {}
+        return dict(parse(lines[-1])) if lines else {}
     except ValueError:  # the line is longer than what was read, or was cut short by a kill
         return {}
 

@@ -6,12 +6,12 @@ configuration, and the documents of analyses.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.json_files import read_object
 from mrt5cli.recipe import Recipe
 from mrt5cli.reproduce.jobs import Experiment, Job, Plan
 
@@ -125,5 +125,4 @@ def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file, or None without the file."""
     if not path.is_file():
         return None
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return document if isinstance(document, dict) else None
+    return read_object(path, "delete it, and reproduce makes it anew")

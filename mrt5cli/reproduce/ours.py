@@ -6,7 +6,6 @@ decrease of runtime against the baseline's.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.recipe import Recipe
 from mrt5cli.reproduce import Published
@@ -172,15 +171,7 @@ def read_document(path: Any) -> dict[str, Any]:
     Raises:
         UserError: it is none.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}", "delete it, and reproduce makes it anew"
-        ) from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path} is not a JSON object", "delete it, and reproduce makes it anew")
-    return document
+    return read_object(path, "delete it, and reproduce makes it anew")
 
 
 class Results:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
+from mrt5cli.json_files import parse
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
@@ -256,7 +256,7 @@ def _analysis_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
 def _document(path: Path) -> dict[str, Any]:
     """A JSON object; empty where the file holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -18,6 +18,7 @@ class QuestionAnswering(TableTask):
     """Questions, passages and the answers in them; see `TableTask`."""
 
     measures = ("exact_match", "f1")
+    target_key = "task.input_length"
     columns = (
         text_column("id", unique=True),
         text_column("question"),

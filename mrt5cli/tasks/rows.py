@@ -9,7 +9,7 @@ Letters: B rows, L byte tokens of the longest source, T of the longest target.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +46,8 @@ from mrt5cli.text import counted
 ORDER = 0
 # Rows encoded at a time, about.
 AT_ONCE = 64
+# The share of texts that are cut from which on it is worth a word, and the share that a better length keeps.
+MUCH, WHOLE = 0.2, 0.95
 
 
 class HubSplit(NamedTuple):
@@ -85,18 +87,26 @@ class Encoding:
             token_ids(self._targets(table), self.target_length, IGNORED_LABEL),
         )
 
-    def sources_cut(self, table: Table) -> int:
-        """How many sources are longer than `input_length`."""
+    def source_lengths(self, table: Table) -> NDArray[np.int64]:
+        """Byte tokens (B,) of whole sources, EOS included."""
         literal = sum(len(text.encode()) for text, _ in self._pieces())
         lengths = np.full(len(table), literal + 1, dtype=np.int64)
         for _, column in self._pieces():
             if column is not None:
                 lengths += pc.binary_length(table[column]).to_numpy()
-        return int((lengths > self.input_length).sum())
+        return lengths
+
+    def target_lengths(self, table: Table) -> NDArray[np.int64]:
+        """Byte tokens (B,) of whole targets, EOS included."""
+        return pc.binary_length(self._targets(table)).to_numpy().astype(np.int64) + 1
+
+    def sources_cut(self, table: Table) -> int:
+        """How many sources are longer than `input_length`."""
+        return int((self.source_lengths(table) > self.input_length).sum())
 
     def targets_cut(self, table: Table) -> int:
         """How many targets are longer than `target_length`."""
-        return int((pc.binary_length(self._targets(table)).to_numpy() + 1 > self.target_length).sum())
+        return int((self.target_lengths(table) > self.target_length).sum())
 
     def _pieces(self) -> Iterator[tuple[str, str | None]]:
         for literal, column, _, _ in Formatter().parse(self.prompt):
@@ -157,6 +167,23 @@ class Shuffled:
         return self._encoding.batch(self._table.take(self.rows(indices)))
 
 
+def _much_is_cut(split: str, texts: str, lengths: NDArray[np.int64], key: str, limit: int) -> list[str]:
+    """A sentence where many of the texts of a split are longer than the recipe's key lets them be.
+
+    Args:
+        lengths: byte tokens (B,) of whole texts.
+    """
+    cut = int((lengths > limit).sum())
+    if cut < MUCH * len(lengths):
+        return []
+    enough = int(np.quantile(lengths, WHOLE, method="higher"))
+    share, whole = f"{100 * cut / len(lengths):.0f} %", f"{100 * WHOLE:.0f} %"
+    return [
+        f"{share} of the {split} {texts} ({cut:,} of {len(lengths):,}) are longer than {key}, {limit} byte "
+        f"tokens, and lose their end; {key}: {enough} would leave {whole} whole"
+    ]
+
+
 # --- task ---------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +199,7 @@ class TableTask(Task):
         languages: that the published dataset has.
         header: whether CSV and TSV files must begin with the columns' names.
         by_language: parts of splits are languages.
+        target_key: the recipe's key that says where targets are cut.
 
     Raises:
         UserError: the folder or a language is not there. Rows are read when they are asked for.
@@ -181,6 +209,7 @@ class TableTask(Task):
     languages: ClassVar[tuple[str, ...]] = ()
     header: ClassVar[bool] = True
     by_language: ClassVar[bool] = True
+    target_key: ClassVar[str] = "task.target_length"
 
     def __init__(self, section: Any, encoding: Encoding) -> None:
         self.name = section.kind
@@ -259,16 +288,27 @@ class TableTask(Task):
         return self.encoding.sources_cut(self.rows(split, subset, limit))
 
     def remarks(self) -> list[str]:
-        """How many of the rows read so far have an empty text."""
+        """How many of the rows read so far have an empty text, and whether many are cut."""
         counts = Counter[str]()
+        lengths: dict[tuple[str, str], list[NDArray[np.int64]]] = defaultdict(list)
         for (split, _), table in self._tables.items():
             counts[split] += empty_texts(table)
+            lengths[split, "sources"].append(self.encoding.source_lengths(table))
+            lengths[split, "targets"].append(self.encoding.target_lengths(table))
         found = [f"{count:,} of {split}" for split, count in counts.items() if count]
         remarks = [] if self.files is None else self.files.remarks()
         remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
-        return remarks + (
-            [f"rows with an empty text, taken as they are: {', '.join(found)}"] if found else []
-        )
+        if found:
+            remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
+        if self.section.source.kind == "generated":
+            return remarks
+        limits = {
+            "sources": ("task.input_length", self.encoding.input_length),
+            "targets": (self.target_key, self.encoding.target_length),
+        }
+        for (split, texts), parts in lengths.items():
+            remarks += _much_is_cut(split, texts, np.concatenate(parts), *limits[texts])
+        return remarks
 
     def splits(self) -> list[str]:
         """See `Task`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import parse
 from mrt5cli.rundir import RunDir, remove_directory
 
 LOWER_IS_BETTER = ("loss",)
@@ -95,7 +95,7 @@ def keep_needed(run: RunDir, best: Best, state_name: str) -> None:
 def _best_step(state: Path) -> int | None:
     """The step whose weights a checkpoint calls the best; None where nobody can go on from it anyway."""
     try:
-        best = json.loads(state.read_text(encoding="utf-8"))["best"]
+        best = parse(state.read_bytes())["best"]
         return None if best is None else best["step"]
     except (OSError, ValueError, LookupError, TypeError):  # of other processes, or damaged since
         return None

@@ -20,7 +20,7 @@ from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import check_held_out
-from mrt5cli.text import announced, say_nothing, say_on_stderr
+from mrt5cli.text import Tell, announced, counted, say_nothing, say_on_stderr
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
@@ -37,6 +37,7 @@ class Plan:
         resume_step: the checkpoint to go on from, or None for a fresh start.
         finished: there is nothing left to do; task and model are not there then.
         notes: what the user should know, a sentence each.
+        description: of the task, one line.
         example: source and target text of one training example.
         start: what the model starts from, where it is not a checkpoint of the run.
         found: the state of the run's directory that this is a plan for.
@@ -50,6 +51,7 @@ class Plan:
     runtime: Any = None
     task: Any = None
     model: Any = None
+    description: str = ""
     example: tuple[str, str] = ("", "")
     start: Start | None = None
     found: Any = None
@@ -76,7 +78,7 @@ class Plan:
         source, target = self.example
         return {
             "run": f"{self.recipe.name}: {self.recipe.description}",
-            "task": self.task.describe(),
+            "task": self.description,
             **({"splits": "\n".join(splits)} if (splits := self.task.splits()) else {}),
             "example": f"{beginning(source, SHOWN)}\n-> {beginning(target, SHOWN)}",
             "model": f"{_count(self.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
@@ -159,11 +161,13 @@ def make_plan(
             plan.example = plan.task.example("train")
         _check_held_out(plan)
     _check_commits(plan, before)
+    plan.description = plan.task.describe()  # which reads the rest of what `remarks` speaks of
     plan.notes += plan.task.remarks()
     if plan.resume_step is not None:
         plan.model = model_of_checkpoint(run.checkpoint(plan.resume_step))
     else:
-        plan.start = model_to_start(recipe.model, allow_pickle=allow_pickle)
+        with _enough_memory(recipe, tell):
+            plan.start = model_to_start(recipe.model, allow_pickle=allow_pickle)
         plan.model = plan.start.model
         plan.notes += plan.start.notes
     if plan.runtime.device.type == "cpu" and _drops_attention(plan.model.config):
@@ -171,6 +175,7 @@ def make_plan(
             "attention weights are dropped in training, which no fused kernel does on a CPU; "
             "model.attention_dropout: 0 trains faster, and not quite as the paper does"
         )
+    plan.notes += strains(plan)
     _check_room(plan)
     return plan
 
@@ -317,6 +322,60 @@ def _check_room(plan: Plan) -> None:
             f"{plan.run.path}: checkpoints will need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
             "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",
         )
+
+
+@contextmanager
+def _enough_memory(recipe: Recipe, tell: Tell) -> Iterator[None]:
+    """While a model is made: refuse one from nothing whose weights alone are more than the machine holds."""
+    if recipe.model.start != "scratch":
+        yield
+        return
+    from mrt5cli.models import build
+
+    count = sum(weight.numel() for weight in build(recipe.model, device="meta").parameters())
+    there = machine.memory()
+    if there is not None and 4 * count > there:
+        raise UserError(
+            f"model.shape: the weights of this model alone take {_bytes(4 * count)}, and this machine has "
+            f"{_bytes(there)} of memory",
+            "make model.shape smaller",
+        )
+    with announced(f"building a model of {_count(count)} parameters ...", tell):
+        yield
+
+
+def strains(plan: Plan) -> list[str]:
+    """What will probably be too much for this machine, a sentence each."""
+    training, device = plan.recipe.training, plan.runtime.device
+    found = []
+    workers, cores = training.data_workers * plan.runtime.world_size, machine.usable_cpus()
+    if workers > cores:
+        found.append(
+            f"training.data_workers makes {workers:,} processes on {counted(cores, 'core')}: more than cores "
+            "prepare nothing faster, and each takes memory"
+        )
+    there = machine.memory(device)
+    weights, forward = 4 * 4 * plan.parameters, _forward_size(plan)
+    if there is not None and weights + forward > there:
+        found.append(
+            f"training takes {_bytes(weights)} for weights, gradients and Adam's moments, and more than "
+            f"{_bytes(forward)} for a forward pass of {counted(training.device_batch_size, 'example')} of "
+            f"full length; {device} has {_bytes(there)}"
+        )
+    return found
+
+
+def _forward_size(plan: Plan) -> int:
+    """Bytes of the hidden states that the encoder keeps for the backward pass: one a block is the least."""
+    training, config, shortener = plan.recipe.training, plan.model.config, plan.recipe.model.shortener
+    gates = shortener.kind in GATES or shortener.kind == "none"
+    blocks = config.num_layers if gates else getattr(shortener, "layer", 0)
+    size = 2 if training.precision == "bf16" else 4
+    return int(size * blocks * training.device_batch_size * plan.recipe.input_length * config.d_model)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def continue_command(run: RunDir) -> str:

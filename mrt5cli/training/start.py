@@ -29,6 +29,10 @@ LEARNED = ("delete gate", "boundary predictor", "strided convolution")
 """The shorteners that have weights."""
 
 
+LARGEST_BYTE_VOCABULARY = 1024
+"""Entries: ByT5's 384, or what somebody rounds them up to; vocabularies of pieces of words are far larger."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A model to train.
@@ -85,7 +89,8 @@ def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
     except CheckpointError as error:
         raise UserError(str(error)) from error
     carried = SHORTENERS[now.deletion_type] if _goes_on(before, now) else None
-    return Start(model, carried, _notes(section.start, before, now), found.commit)
+    notes = [*_vocabulary(section.start, now.vocab_size), *_notes(section.start, before, now)]
+    return Start(model, carried, notes, found.commit)
 
 
 def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool = True) -> Located:
@@ -104,8 +109,11 @@ def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool
         raise UserError(str(error)) from error
 
 
-def check_start(start: str) -> None:
+def check_start(start: str, asked_by: str = "model.start") -> None:
     """Refuse what is neither here nor a Hub id; nothing is downloaded.
+
+    Args:
+        asked_by: the recipe's key or the option that names it, for the message.
 
     Raises:
         UserError: if a shipped recipe makes it, the hint says which.
@@ -117,7 +125,7 @@ def check_start(start: str) -> None:
         if maker is None:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
-        raise UserError(f"model.start: {error.message}", hint) from error
+        raise UserError(f"{asked_by}: {error.message}", hint) from error
 
 
 def _recipe_that_makes(run: Path) -> str | None:
@@ -163,6 +171,21 @@ def _goes_on(before: Any, now: Any) -> bool:
     kind = SHORTENERS[now.deletion_type]
     same_place = before.delete_gate_layer == now.delete_gate_layer
     return kind in LEARNED and kind == SHORTENERS[before.deletion_type] and same_place
+
+
+def _vocabulary(start: str, size: int) -> list[str]:
+    """A sentence where a start's embeddings are of other things than bytes.
+
+    Args:
+        size: ids of the start's vocabulary. ByT5's has 384, of which 259 are in use.
+    """
+    if size <= LARGEST_BYTE_VOCABULARY:
+        return []
+    return [
+        f"{start} has a vocabulary of {size:,} entries, pieces of words, and MrT5 reads bytes: its first 259 "
+        "embeddings come to stand for bytes, which they know nothing of, and the others are never used; "
+        "google/byt5-small is a start that knows bytes"
+    ]
 
 
 def _notes(start: str, before: Any, now: Any) -> list[str]:

@@ -22,7 +22,6 @@ A line of the metrics, one a logging step, holds
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
 from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
@@ -278,7 +278,7 @@ class DeletionTrainer(Trainer):
         if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
             raise RunFailed(
                 f"the loss or its gradient stopped being finite at or before step {row['step']}",
-                "lower training.learning_rate, or set training.precision: fp32",
+                against_overflow(self.accelerator.mixed_precision, self.args.learning_rate),
             )
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
@@ -424,9 +424,9 @@ class DeletionTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # The base class's reader wants names of folders in UTF-8.
-        weights, _ = read_weights(Path(resume_from_checkpoint))
+        state = read_weights(Path(resume_from_checkpoint)).tensors
         own: Any = self.model
-        self._issue_warnings_after_load(own.load_state_dict(weights, strict=False))
+        self._issue_warnings_after_load(own.load_state_dict(state, strict=False))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are stored once, so their other names are missing; anything else is a wrong file.
@@ -437,7 +437,21 @@ class DeletionTrainer(Trainer):
             raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
 
 
+def against_overflow(precision: str, learning_rate: float) -> str:
+    """What to try where a loss was not finite.
+
+    Args:
+        precision: what is computed in: "bf16", "fp16", or "no", as accelerate calls fp32.
+    """
+    rate = f"lower training.learning_rate, {learning_rate:g} now, or raise training.warmup_steps"
+    if precision == "fp16":
+        return "T5's activations overflow in fp16: set training.precision to bf16 or fp32"
+    if precision == "bf16":
+        return f"{rate}, or train without the rounding of bf16: training.precision: fp32"
+    return f"{rate}; the precision is fp32 already"
+
+
 def _step_of(checkpoint: Path) -> int:
     """The optimizer step a checkpoint was written at."""
-    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    state = read_object(checkpoint / TRAINER_STATE_NAME)
     return int(state["global_step"])

@@ -56,12 +56,12 @@ def test_help(command: str) -> None:
         ("recipe schema training", "optimizer steps over which the learning"),
         ("recipe list", "model MrT5 40 % (p)"),
         ("recipe show nothing", "neither a file nor the name of a shipped recipe"),
-        ("recipe check pctrl40 --no-build --set training.max_steps=x", "expected a whole number of at least"),
+        ("recipe check pctrl40 --no-build --set training.max_steps=x", "expected a whole number from 1"),
         ("reproduce --dry-run --only xnli_v3/mrt5_50", "to do: 3 jobs"),
         ("pretrain quickstart --dry-run", "it is what the recipe quickstart_byt5 trains"),
         ("evaluate nothing/here/at/all", "nothing/here/at/all does not exist"),
         ("pretrain", "Missing argument"),
-        ("evaluate --limit 0", "Input should be greater than or equal to 1"),
+        ("evaluate --limit 0", "expected a whole number from 1 to 100000000000, not 0"),
     ],
 )
 def test_what_commands_say(command: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,15 +240,15 @@ def test_schema_explains_every_key() -> None:
     printed = mrt5("schema").stdout
     assert printed.startswith("extends\n")
     assert (
-        "training.learning_rate\n    a number above 0; default 0.0001\n    peak learning rate of AdamW\n"
-        in printed
+        "training.learning_rate\n    a number from 1e-30 to 1000; default 0.0001\n"
+        "    peak learning rate of AdamW\n" in printed
     )
     assert "model.shortener.rate  (random)\n    a number above 0 and below 1; required\n" in printed
 
 
 def test_schema_of_one_key_or_section() -> None:
     assert mrt5("schema", "training.max_steps").stdout == (
-        "training.max_steps\n    a whole number of at least 1; required\n    optimizer steps\n"
+        "training.max_steps\n    a whole number from 1 to 1000000000; required\n    optimizer steps\n"
     )
     assert all(line[0] in " c" for line in mrt5("schema", "controller").stdout.splitlines())
 

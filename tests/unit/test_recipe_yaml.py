@@ -49,6 +49,22 @@ def test_infinity_and_nan_are_floats() -> None:
     assert math.isnan(parse("a: .nan").tree["a"])
 
 
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [("[" * 100_000, 22), ("{a: " * 3000 + "}" * 3000, 82), ("- " * 3000 + "x", 43), ("? " * 3000, 43)],
+)
+def test_depth_is_refused_where_it_goes_too_far(text: str, column: int) -> None:
+    with pytest.raises(YamlProblem) as caught:
+        parse(text)
+    assert str(caught.value).startswith(
+        f"line 1, column {column}: nested too deeply; a recipe has at most 20 "
+    )
+
+
+def test_a_number_that_python_does_not_read_is_left_to_the_key_to_refuse() -> None:
+    assert parse("a: -" + "9" * 5000).tree == {"a": "-" + "9" * 5000}
+
+
 def test_a_merge_key_is_an_ordinary_key() -> None:
     assert parse("<<: {a: 1}").tree == {"<<": {"a": 1}}
 
@@ -114,8 +130,8 @@ def test_an_empty_file_is_an_empty_document() -> None:
             "line 1, column 9: while parsing a flow sequence: expected ',' or ']', but got '<stream end>'",
         ),
         ("a: 1\nb: \x07", "line 2: the character U+0007 is not allowed"),
-        ("a: " + "1" * 5000, "line 1, column 4: this number has too many digits"),
-        ("[" * 3000, "nested too deeply"),
+        ('a: "\\ud800"', "line 1, column 4: half of a surrogate pair is no character"),
+        ('"\\udcff": a', "line 1, column 1: half of a surrogate pair is no character"),
     ],
 )
 def test_every_complaint_is_one_sentence_with_its_line(text: str, message: str) -> None:

@@ -22,7 +22,7 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
 from mrt5cli.training.best import Best
 from mrt5cli.training.losses import PARTS
-from mrt5cli.training.trainer import DeletionTrainer
+from mrt5cli.training.trainer import DeletionTrainer, against_overflow
 
 PI = PIController(kind="pi", target_deletion_rate=0.6, k_i=0.01)
 
@@ -327,9 +327,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(RunFailed, match="stopped being finite at or before step 2"):
+    with pytest.raises(RunFailed, match="stopped being finite at or before step 2") as failed:
         make_trainer(tmp_path, model=model, run=run).train_from(None)
     assert run.metrics() == []
+    assert failed.value.hint is not None and failed.value.hint.endswith("the precision is fp32 already")
+
+
+def test_what_helps_against_a_loss_that_is_not_finite_fits_the_precision():
+    assert "training.precision: fp32" in against_overflow("bf16", 1e-3)
+    assert "bf16 or fp32" in against_overflow("fp16", 1e-3)
+    assert "training.learning_rate, 0.001 now" in against_overflow("no", 1e-3)
+    assert "training.precision" not in against_overflow("no", 1e-3)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------

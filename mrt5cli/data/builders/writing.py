@@ -10,6 +10,7 @@ from typing import Any
 
 from mrt5cli import __version__
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import parse
 from mrt5cli.rundir import whole_directory
 
 MANIFEST = "manifest.json"
@@ -63,7 +64,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 def is_made_here(out: Path) -> bool:
     """Whether a folder holds a data set of this package: not the published data, whatever its form."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse((out / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MADE_BY)

@@ -1,0 +1,48 @@
+"""Reading JSON that somebody may have damaged: every way to fail is one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mrt5cli.errors import UserError
+
+
+def parse(text: str | bytes) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: it is no JSON, or none that Python reads: nested some thousand deep, numbers of thousands
+            of digits. The message is a few words.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not text in UTF-8 (byte {error.start} is not)") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads whole numbers of up to 4300 digits
+        raise ValueError("a number in it has thousands of digits") from None
+
+
+def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        hint: what to do about a file that holds none.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        content = parse(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", hint) from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}", hint) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object", hint)
+    return content

@@ -1,0 +1,220 @@
+"""What a plan tells before a run: what is too much for the machine, cut, or of the wrong vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrt5cli import json_files, runtime
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
+from mrt5cli.runtime import usable_cpus
+from mrt5cli.training.plan import Plan, make_plan
+from mrt5cli.training.start import model_to_start
+
+SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 3, num_decoder_layers: 1}"
+
+
+def planned(tmp_path: Path, *overrides: str, recipe: str = "quickstart_byt5") -> Plan:
+    shape = [] if any(item.startswith("model.shape") for item in overrides) else [SMALL]
+    return make_plan(load(recipe, [*shape, *overrides]), tmp_path / "run", device="cpu")
+
+
+# --- the machine --------------------------------------------------------------------------------------------
+
+
+def test_more_workers_than_cores_are_spoken_of(tmp_path: Path) -> None:
+    cores = usable_cpus()
+    assert planned(tmp_path, f"training.data_workers={cores}").notes == []
+    [note] = planned(tmp_path, f"training.data_workers={cores + 1}").notes
+    assert note.startswith(f"training.data_workers makes {cores + 1} processes on {cores} core")
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^model.shape: the weights of this model alone take [0-9,.]+ GB, and "
+    ):
+        planned(tmp_path, "model.shape.d_model=4194304", "model.shape.d_ff=4194304")
+
+
+def test_a_batch_that_no_memory_holds_is_spoken_of(tmp_path: Path) -> None:
+    most = "training.batch_size=1048576", "training.device_batch_size=1048576"
+    [note] = planned(tmp_path, *most, "task.length=100000", "model.max_positions=100000").notes
+    assert "for a forward pass of 1,048,576 examples of full length; cpu has " in note
+    assert note.startswith("training takes 52 MB for weights, gradients and Adam's moments, and more than ")
+
+
+def test_memory_is_what_the_system_says() -> None:
+    memory = runtime.memory()
+    assert memory is None or 10**8 < memory < 10**14
+
+
+# --- what is cut --------------------------------------------------------------------------------------------
+
+ROWS = """
+name: rows
+description: Rows
+task: {kind: word_search, source: {kind: files, path: PATH}, input_length: 16, target_length: 8}
+training: {max_steps: 1, batch_size: 1, device_batch_size: 1}
+model:
+  start: scratch
+  shape: {d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 2, num_decoder_layers: 1}
+"""
+
+
+def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> Plan:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        text = "".join(f"{source}\t{target}\n" for source, target in pairs)
+        (data / f"{split}.tsv").write_text(text)
+    path = tmp_path / "rows.yaml"
+    path.write_text(ROWS.replace("PATH", str(data)))
+    return make_plan(load(path, overrides), tmp_path / "run", device="cpu")
+
+
+def test_texts_of_which_many_are_cut_are_spoken_of_with_the_length_that_would_do(tmp_path: Path) -> None:
+    pairs = [("a" * 40, "word")] * 6 + [("b" * 10, "word")] * 4
+    notes = [note for note in row_plan(tmp_path, pairs).notes if "cut" in note or "longer" in note]
+    assert notes == [
+        f"60 % of the {split} sources (6 of 10) are longer than task.input_length, 16 byte tokens, and lose "
+        "their end; task.input_length: 41 would leave 95 % whole"
+        for split in ("train", "validation")
+    ]
+
+
+def test_targets_have_a_key_of_their_own(tmp_path: Path) -> None:
+    plan = row_plan(tmp_path, [("a", "w" * 7)] * 7 + [("a", "w" * 20)] * 3)
+    assert [note for note in plan.notes if note.startswith("30 % of the train targets (3 of 10)")]
+    assert all("task.target_length: 21" in note for note in plan.notes if "targets" in note)
+
+
+def test_few_texts_that_are_cut_are_only_counted(tmp_path: Path) -> None:
+    plan = row_plan(tmp_path, [("a", "w" * 7)] * 9 + [("a", "w" * 20)])
+    assert not [note for note in plan.notes if "longer" in note]
+    assert "2 targets cut" in plan.facts()["task"]
+
+
+# --- vocabulary ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "told"), [(384, False), (512, False), (32_128, True)])
+def test_a_vocabulary_of_pieces_of_words_is_spoken_of(tmp_path: Path, size: int, told: bool) -> None:
+    from mrt5cli.models.config import MrT5Config
+    from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
+
+    shape = {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+    config = MrT5Config(vocab_size=size, deletion_type="none", **shape)  # type: ignore[arg-type]
+    MrT5ForConditionalGeneration(config).save_pretrained(tmp_path / "start")
+    section = load("quickstart_byt5", [f"model={{start: '{tmp_path}/start'}}"]).model
+    notes = [note for note in model_to_start(section).notes if "MrT5 reads bytes" in note]
+    assert bool(notes) == told
+    assert not told or "has a vocabulary of 32,128 entries, pieces of words" in notes[0]
+
+
+# --- what is set by hand stays in a smoke run ---------------------------------------------------------------
+
+
+def small(recipe: str, *overrides: str) -> Recipe:
+    return smoke(load(recipe, overrides), parse_overrides(overrides))
+
+
+def test_what_is_set_by_hand_stays_in_a_smoke_run() -> None:
+    recipe = small("multilingual_v3/mrt5_50", "training.max_steps=2", "training.save_steps=1", "seed=5")
+    assert (recipe.training.max_steps, recipe.training.save_steps, recipe.seed) == (2, 1, 5)
+    assert (recipe.task.input_length, recipe.name) == (64, "multilingual-v3-mrt5-50-smoke")
+    assert small("multilingual_v3/mrt5_50", "task.input_length=128").task.input_length == 128
+    recipe = small("multilingual_v3/mrt5_50", "model.shortener.layer=7")
+    assert (recipe.model.shortener.layer, recipe.model.shape.num_layers) == (7, 8)
+    assert small("quickstart_byt5", "model.shape.num_layers=5").model.shape.num_layers == 5
+    recipe = small("diagnostic_v3/merge_ABC_mrt5_1.5e-2", "task.mean_insertions=2", "task.length=24")
+    assert (recipe.task.length, recipe.task.mean_insertions) == (24, 2)
+    recipe = small("xnli_v3/mrt5_50", "task.languages=[de, en, fr]", "evaluation.examples=3")
+    assert (recipe.task.languages, recipe.evaluation.examples) == (["de", "en", "fr"], 3)
+    recipe = small("spelling_v3/byt5", "task.source.path=mine")
+    assert (recipe.task.source.kind, recipe.task.source.path) == ("files", "mine")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batch", "device"),
+    [
+        (["training.batch_size=256"], 256, 8),
+        (["training.device_batch_size=16"], 32, 16),
+        (["training.batch_size=12", "training.device_batch_size=12"], 12, 12),
+        ([], 4, 2),
+    ],
+)
+def test_batches_that_are_set_by_hand(overrides: list[str], batch: int, device: int) -> None:
+    training = small("multilingual_v3/mrt5_50", *overrides).training
+    assert (training.batch_size, training.device_batch_size) == (batch, device)
+
+
+def test_what_is_set_by_hand_and_does_not_fit_is_refused_with_the_way_out() -> None:
+    with pytest.raises(RecipeError, match=r"training.warmup_steps *50 is above training.max_steps 6") as told:
+        small("quickstart_byt5", "training.warmup_steps=50")
+    assert told.value.hint is not None and "set the other key as well" in told.value.hint
+    recipe = small("quickstart_byt5", "training.warmup_steps=50", "training.max_steps=60")
+    assert (recipe.training.warmup_steps, recipe.training.max_steps) == (50, 60)
+
+
+def test_what_a_smoke_run_replaces_all_the_same_is_told() -> None:
+    overrides = ["task.languages=[en, de]", "task.source.patience=5m", "model.start=google/byt5-base"]
+    full = load("multilingual_v3/mrt5_50", overrides)
+    given = parse_overrides(overrides)
+    recipe = smoke(full, given)
+    assert (recipe.task.languages, recipe.model.start) == (["en"], "scratch")
+    assert [note.partition(" is left out")[0] for note in left_out_of_smoke(full, given)] == [
+        "task.source",
+        "task.languages",
+        "model.start",
+    ]
+    assert left_out_of_smoke(load("quickstart_byt5", ["seed=3"]), {"seed": 3}) == []
+
+
+# --- what other options set is told by their names ----------------------------------------------------------
+
+
+def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
+    typed = {"--revision": {"model.revision": "abc"}}
+    with pytest.raises(RecipeError, match=r"model.revision  is only for a Hub model; .* \(--revision\)\n"):
+        load("quickstart_byt5", [], typed)
+    with pytest.raises(RecipeError, match=r"not empty text \(--revision\)\n"):
+        load("pctrl40", ["seed=3"], {"--revision": {"model.revision": ""}})
+    with pytest.raises(RecipeError, match=r"model.start  .*control characters, .*\\x07' \(--from\)\n"):
+        load("pctrl40", [], {"--from": {"model.start": "a\x07", "model.shape": None}})
+    with pytest.raises(RecipeError, match=r"expected some text, not the text '.*' \(--from\)|--from") as told:
+        load("pctrl40", [], {"--from": {"model.start": "a\udcff"}})
+    assert told.value.problems[0][0] == "model.start"
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"a":' * 100_000, "it is nested too deeply"),
+        (f'{{"a": {"9" * 5000}}}', "a number in it has thousands of digits"),
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+        (b'{"a": "\xff"}', "not text in UTF-8"),
+        ("[]", "is not a JSON object"),
+    ],
+)
+def test_whatever_is_wrong_with_json_is_one_sentence(tmp_path: Path, text: Any, words: str) -> None:
+    path = tmp_path / "meta.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=words) as told:
+        json_files.read_object(path)
+    assert str(path) in told.value.message and len(told.value.message) < 300
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": [1, 2.5, None]}))
+    assert json_files.read_object(tmp_path / "a.json") == {"a": [1, 2.5, None]}
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        json_files.read_object(tmp_path / "b.json")
