@@ -37,6 +37,9 @@ CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: `mrt5 recipe list | head` is no failure of ours."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""In torch's error for a CPU, which is a RuntimeError like others."""
+
 UsageError: Any = typer.BadParameter.__base__
 """What typer makes of options and arguments that are none; it has no public name there."""
 
@@ -172,6 +175,8 @@ def _unexpected(error: Exception) -> tuple[str, str]:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
         return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs"
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
+        return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model"
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}", "MRT5_DEBUG=1 shows where it happened"
