@@ -40,6 +40,9 @@ CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: `mrt5 recipe list | head` is no failure of ours."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""In torch's error for a CPU, which is a RuntimeError like others."""
+
 UsageError: Any = typer.BadParameter.__base__
 """What typer makes of options and arguments that are none; it has no public name there."""
 
@@ -189,6 +192,8 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
             "unset PYTHONOPTIMIZE, or set it to 1",
             UserError.exit_code,
         )
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
+        return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
         return *of_the_system(error, "MRT5_DEBUG=1 shows where it happened"), code

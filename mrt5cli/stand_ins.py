@@ -15,10 +15,12 @@ AGAIN = "download it again, and look at what the server answers"
 POINTER = "what it points to was never fetched"
 UNPACK = "unpack it"
 AS_SAFETENSORS = "get the weights as safetensors"
-BEGINNINGS = (
+POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
     (b"version https://hawser.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
     (b"/annex/objects/", "a git-annex pointer", f"{POINTER}: git annex get"),
+)
+BEGINNINGS = (
     (b"\x1f\x8b", "a gzip archive", UNPACK),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
     (b"BZh", "a bzip2 archive", UNPACK),
@@ -45,17 +47,31 @@ def stand_in(file: Path) -> str | None:
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
+    if what := pointer_or_page(head):
+        return what
     for beginning, what, advice in BEGINNINGS:
         if head.startswith(beginning):
             return f"{what}; {advice}"
     text = head.removeprefix(b"\xef\xbb\xbf").strip()
-    if text.lower().startswith(HTML):
-        return f"a web page (HTML); {AGAIN}"
     if text.lower().startswith(XML):
         return f"an answer in XML; {AGAIN}"
     if text and not text.translate(None, PRINTABLE):
         words = " ".join(text.decode("ascii").split())
         return f"text, beginning {words[:SHOWN]!r}; {AGAIN}"
+    return None
+
+
+def pointer_or_page(head: bytes) -> str | None:
+    """What no data are, whatever their format: a pointer to a file, or a web page; None for anything else.
+
+    Args:
+        head: the first bytes of a file, `HEAD` of them or more.
+    """
+    for beginning, what, advice in POINTERS:
+        if head.startswith(beginning):
+            return f"{what}; {advice}"
+    if head[:HEAD].removeprefix(b"\xef\xbb\xbf").strip().lower().startswith(HTML):
+        return f"a web page (HTML); {AGAIN}"
     return None
 
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import UserError
+from mrt5cli.stand_ins import pointer_or_page
 from mrt5cli.text import first_line
 
 TEXT = (".txt", ".text")
@@ -146,7 +147,8 @@ class DataFile:
         try:
             with self.open() as opened:
                 packed = _with_peek(opened)
-                refuse_stand_in(packed.peek(BLOCK_BYTES), self.name)
+                if instead := pointer_or_page(packed.peek(BLOCK_BYTES)):
+                    raise UserError(f"{self.name} is {instead}")
                 unpack = UNPACKED_BY.get(packing_of(self.name))
                 yield packed if unpack is None else _with_peek(unpack(packed))
         except damage as error:
@@ -191,27 +193,6 @@ class _Opener:
 
     def __call__(self) -> BinaryIO:
         return self.path.open("rb")
-
-
-def refuse_stand_in(head: bytes, name: str) -> None:
-    """Refuse what is often in the place of a file: a pointer to it, or a page that says why it is not there.
-
-    Args:
-        head: the first bytes of the file.
-        name: what to call it.
-
-    Raises:
-        UserError: it is one of these.
-    """
-    if head.startswith(b"version https://git-lfs.github.com/"):
-        raise UserError(
-            f"{name} is a Git LFS pointer: a line of text in the place of the file",
-            "fetch the file itself: git lfs pull in its repository, or download it from there",
-        )
-    if head[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError(
-            f"{name} is a web page, not the file that its name promises", "download the file itself"
-        )
 
 
 def read_text(file: Path) -> bytes:

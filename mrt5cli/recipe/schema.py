@@ -443,7 +443,9 @@ class BoundaryPredictor(Section):
         "uncertainty of a byte model, 'unigram' from the tokens of a unigram tokenizer, each fitted to the "
         "training text before the first step",
     )
-    prior: Rate = Field(0.2, description="expected fraction of positions kept; only with type: gumbel")
+    prior: Annotated[float, Field(ge=1e-6, le=0.999999)] = Field(
+        0.2, description="expected fraction of positions kept; only with type: gumbel"
+    )
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(
         0.5, description="of the boundary draw; only with type: gumbel"
     )

@@ -344,7 +344,12 @@ def _wrong_value(place: _Place, value: Any) -> str:
     if forbidden and isinstance(value, str) and value:
         return f"expected text without {forbidden}, not {_shown(value)}"
     limits = [getattr(rule, name, None) for rule in rules for name in ("lt", "le")]
-    if 1.0 in limits and isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
+    if (
+        any(limit and 0.9 < limit <= 1 for limit in limits)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 1 < value <= 100
+    ):
         return f"{text}; {value:g} % is {value / 100:g}"
     return text
 

@@ -312,9 +312,10 @@ def _check_writable(path: Path) -> None:
 def _check_room(plan: Plan) -> None:
     """Weights, two moments of Adam, 4 bytes each: a checkpoint. Kept ones, one being written, the model."""
     one = 3 * 4 * plan.parameters
-    kept = plan.recipe.training.keep_checkpoints + 1
+    training = plan.recipe.training
+    kept = min(training.keep_checkpoints, -(-training.max_steps // training.save_steps)) + 1
     # A kept checkpoint may ask for best weights of its own, without the moments.
-    needed = one * kept + one // 3 * (1 if plan.recipe.training.best_metric is None else 1 + kept)
+    needed = one * kept + one // 3 * (1 if training.best_metric is None else 1 + kept)
     place = next(path for path in [plan.run.path, *plan.run.path.absolute().parents] if path.exists())
     total, _, free = shutil.disk_usage(place)
     if total and free < needed:

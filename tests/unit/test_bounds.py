@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
 from mrt5cli import bounds
-from mrt5cli.cli import app
+from mrt5cli.cli import _unexpected, app
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import load, words
 from mrt5cli.recipe.schema import seconds_of
@@ -166,6 +166,22 @@ def test_nonsense_on_a_command_line_is_told_with_the_range(name: str, parameter:
         assert result.exit_code == 2, result.output
         assert "expected a " in result.stderr and len(result.stderr) < 400
         assert f"'{parameter.opts[0]}'" in result.stderr and " from " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+)
+def test_too_little_memory_is_no_bug(error: Exception) -> None:
+    assert _unexpected(error) == (
+        "the memory does not hold this",
+        "take smaller batches, shorter texts or a smaller model",
+    )
 
 
 def test_bounds_are_what_numpy_and_torch_can_count() -> None:

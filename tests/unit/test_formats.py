@@ -295,7 +295,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "pointer for Parquet": ("a.parquet", POINTER, "a.parquet is a Git LFS pointer"),
     "pointer for text": ("a.txt", POINTER, "git lfs pull"),
     "pointer for what is packed": ("a.csv.gz", POINTER, "is a Git LFS pointer"),
-    "page": ("a.jsonl", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a.jsonl is a web page"),
+    "page": (
+        "a.jsonl",
+        b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+        "a.jsonl is a web page (HTML)",
+    ),
     "two columns of a name": ("a.csv", b"text,text\na,b\n", "several columns are called 'text'"),
     "too few cells": ("a.csv", b"a,text\n1,2\n3\n", "line 3: 1 cell, expected 2 (a, text)"),
     "cut off": ("a.jsonl.gz", gzip.compress(lines(ROWS))[:100], "cannot be read: Compressed file ended"),

@@ -47,6 +47,10 @@ def test_a_batch_that_no_memory_holds_is_spoken_of(tmp_path: Path) -> None:
     assert note.startswith("training takes 52 MB for weights, gradients and Adam's moments, and more than ")
 
 
+def test_checkpoints_that_a_run_cannot_make_need_no_room(tmp_path: Path) -> None:
+    assert planned(tmp_path, "training.keep_checkpoints=1000000").notes == []
+
+
 def test_memory_is_what_the_system_says() -> None:
     memory = runtime.memory()
     assert memory is None or 10**8 < memory < 10**14
