@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,15 +139,22 @@ class RunDir:
     def _metric_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self.metrics_path.is_file():
             return
-        lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
+        try:
+            content = self.metrics_path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.metrics_path} cannot be read: {error.strerror}") from error
+        for number, line in enumerate(content.splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
                 continue
             try:
                 row = parse(line)
-            except ValueError as error:
-                raise UserError(f"{self.metrics_path}, line {number}, cannot be read: {error}") from error
-            yield line, row
+                row["step"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"{self.metrics_path}, line {number} is no line of metrics: {line[:40]!r}",
+                    "delete that line, or restore the file from a copy",
+                ) from error
+            yield line.decode("utf-8"), row
 
     @property
     def is_run(self) -> bool:
@@ -403,12 +411,29 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
             raise
         if not leader:
             return
+        give_ordinary_modes(temporary)
         for entry in [*temporary.rglob("*"), temporary]:
             _sync(entry)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
         _sync(path.parent)
+
+
+def give_ordinary_modes(folder: Path) -> None:
+    """Let files be read by whom the umask, or the folder's own access list, lets read what is written there.
+
+    safetensors writes its files under a temporary name, and those are for their owner alone, whatever the
+    umask is; a run that a group shares could then be evaluated by nobody else.
+    """
+    probe = folder / f"{TEMPORARY}mode"
+    probe.touch()
+    ordinary = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for entry in folder.rglob("*"):
+        mode = entry.lstat().st_mode
+        if stat.S_ISREG(mode) and stat.S_IMODE(mode) & 0o666 != ordinary:
+            entry.chmod(ordinary | mode & 0o111)
 
 
 def remove_directory(path: Path) -> None:

@@ -70,7 +70,10 @@ class Result:
     @property
     def train_seconds(self) -> float | None:
         """Time the run spent training up to this model, over all its resumes, as its metrics.jsonl says."""
-        rows = [] if self.subject.run is None else self.subject.run.metrics()
+        try:
+            rows = [] if self.subject.run is None else self.subject.run.metrics()
+        except UserError:  # damaged, or for its owner's eyes only: no reason to lose what was measured
+            rows = []
         step = math.inf if self.subject.step is None else self.subject.step
         return next(
             (row["seconds"] for row in reversed(rows) if "seconds" in row and row["step"] <= step), None
@@ -175,11 +178,12 @@ class Comparison:
                 continue
             own = [other for other in self.results if other.subject == subject]
             path = subject.run.eval(self._file_name(subject))
+            document = self.document(own)
             try:
-                write_json(path, self.document(own))
+                write_json(path, document)
                 lines.append(f"saved {path}")
             except OSError as error:  # somebody else's run, say: the results are still printed
-                lines.append(f"not saved, {path} cannot be written: {error.strerror}")
+                lines.append(f"note: results not saved, {path} cannot be written: {error.strerror}")
         return lines
 
     def _file_name(self, subject: Subject) -> str:

@@ -74,6 +74,7 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
 
     found = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
     if found.run is not None:
+        found.run.meta()  # results say when the run ended; if that cannot be read, better now than then
         folder = found.folder.name
         name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
         return Subject(name, str(found.folder), found.run, found.run.recipe())

@@ -28,7 +28,8 @@ def only_one(root: Path, say: Callable[[str], None], patience: float = PATIENCE)
         file = open_lock(root, LOCK)
     except OSError as error:
         raise UserError(
-            f"cannot write to {root}: {error.strerror}", "choose another folder with --runs"
+            f"cannot write to {root}: {error.strerror}",
+            "choose another folder with --runs, or --report-only for a report of what is there",
         ) from error
     with file:
         try:

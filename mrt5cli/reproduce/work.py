@@ -136,7 +136,7 @@ def begin(life: int, log: Path | None = None) -> None:
     if os.getpgrp() != os.getpid():
         os.setsid()  # Ctrl-C is for who started us, who passes it on, once
     if log is not None:
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for descriptor in (1, 2):
             os.dup2(target, descriptor)
         os.close(target)

@@ -221,6 +221,11 @@ def _place(recipe: Recipe, run: RunDir, *, resume: bool, overwrite: bool) -> Pla
     notes = _check_same(recipe, run)
     if run.is_finished:
         return Plan(recipe, run, None, True, [*notes, f"{run.path} is finished; nothing to do"])
+    if not os.access(run.path, os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot write to {run.path}: no permission",
+            "copy the run to where you may write, and resume the copy",
+        )
     steps = run.saved_steps()
     if not steps:
         notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")

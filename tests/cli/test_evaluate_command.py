@@ -173,8 +173,17 @@ def test_a_run_that_cannot_be_written_to_is_still_measured(tmp_path: Path) -> No
     result = evaluate(run, "--limit", 2)
 
     assert result.exit_code == 0
-    assert "not saved, " in result.stderr
+    assert f"note: results not saved, {run}/eval/span_corruption.json cannot be written" in result.stderr
     assert "foreign-seed3" in result.stdout
+
+    (run / "metrics.jsonl").write_text("damaged\n")
+    told = evaluate(run, "--limit", 2, "--json")
+    assert told.exit_code == 0 and "note: results not saved, " in told.stderr
+    assert json.loads(told.stdout)["models"][0]["train_seconds"] is None
+
+    (run / "meta.json").write_text("{")
+    result = evaluate(run, "--limit", 2)
+    assert result.exit_code == 2 and "meta.json cannot be read" in result.stderr
 
 
 def test_out_writes_the_document(runs: dict[str, Path], tmp_path: Path) -> None:

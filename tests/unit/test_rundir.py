@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import dump, load
@@ -102,6 +105,46 @@ def test_a_line_cut_by_a_kill_is_dropped_and_later_lines_too(tmp_path: Path):
     assert [row["step"] for row in run.metrics()] == [5, 10, 15]
     run.keep_metrics_until(10)
     assert run.metrics_path.read_text() == '{"step": 5}\n{"step": 10}\n'
+
+
+@pytest.mark.parametrize("line", [b"{", b"\0\0\0", b"\xff", b"[1]", b"3", b"{}"])
+def test_a_line_that_is_no_line_of_metrics_is_named(tmp_path: Path, line: bytes):
+    run = make_run(tmp_path / "run")
+    run.metrics_path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is no line of metrics"):
+        run.metrics()
+    with pytest.raises(UserError, match="line 2"):
+        run.keep_metrics_until(3)
+
+
+@pytest.mark.parametrize(
+    "umask, files, folders", [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)]
+)
+def test_files_of_a_directory_are_read_by_whom_the_umask_lets(
+    tmp_path: Path, umask: int, files: int, folders: int
+):
+    before = os.umask(umask)
+    try:
+        with whole_directory(tmp_path / "model") as folder:
+            (folder / "deep").mkdir()
+            for name in ("model.safetensors", "deep/model.safetensors"):
+                save_file({"weight": torch.ones(2)}, folder / name)
+            (folder / "config.json").write_text("{}")
+            (folder / "script").touch(0o700)
+    finally:
+        os.umask(before)
+    modes = {
+        str(path.relative_to(tmp_path)): stat.S_IMODE(path.lstat().st_mode)
+        for path in (tmp_path / "model", *(tmp_path / "model").rglob("*"))
+    }
+    assert modes == {
+        "model": folders,
+        "model/deep": folders,
+        "model/model.safetensors": files,
+        "model/deep/model.safetensors": files,
+        "model/config.json": files,
+        "model/script": files | 0o100,
+    }
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
