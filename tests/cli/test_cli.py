@@ -152,7 +152,8 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         ),
         (
             OSError(28, "No space left on device", "runs/x"),
-            "error: No space left on device: runs/x\nhint: MRT5_DEBUG=1 shows where it happened\n",
+            "error: runs/x cannot be written: No space left on device\n"
+            "hint: make room there, or choose another place\n",
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),

@@ -11,6 +11,8 @@ from tiny_runs import NO_GATE, TARGET, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
+from mrt5cli.errors import RunFailed
+from mrt5cli.evaluation import evaluate as evaluation
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES
 
 XNLI = {"kind": "xnli", "source": {"kind": "generated", "examples": 5}, "input_length": 64}
@@ -345,3 +347,59 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert sentence in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert not result.stdout
+
+
+# --- what cannot be measured --------------------------------------------------------------------------------
+
+
+def test_every_language_is_looked_for_before_one_is_measured(runs: dict[str, Path], tmp_path: Path) -> None:
+    row = {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}
+    for name, languages in {"both": ("en", "sw"), "one": ("en",)}.items():
+        for language in languages:
+            (tmp_path / name / language).mkdir(parents=True)
+            (tmp_path / name / language / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    asked = (runs["xnli"], "--languages", "en,sw", "--data")
+    assert evaluate(*asked, tmp_path / "both").exit_code == 0
+
+    result = evaluate(*asked, tmp_path / "one")
+    assert result.exit_code == 2 and "sw" in result.stderr
+    assert "evaluating" not in result.stderr and result.stdout == ""
+
+
+def test_what_was_measured_is_kept_where_a_later_language_fails(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = evaluation._Subset.measure
+
+    def failing(part: Any, source_removed: bool) -> Any:
+        if part.subset == "te":
+            raise RunFailed("the disk with te is gone", "look for it")
+        return measure(part, source_removed)
+
+    whole = document(runs["tydi"])["models"][0]["rows"]
+    monkeypatch.setattr(evaluation._Subset, "measure", failing)
+    out = tmp_path / "out.json"
+    first = task_order(whole)[: task_order(whole).index("te")]
+    assert first  # else nothing could be lost
+
+    result = evaluate(runs["tydi"], "--json", "--out", out)
+    assert result.exit_code == 1 and "error: the disk with te is gone\nhint: look for it" in result.stderr
+    told = json.loads(result.stdout)
+    assert told["unfinished"] == "the disk with te is gone"
+    rows = told["models"][0]["rows"]
+    assert rows == whole[: len(first)] and json.loads(out.read_text(encoding="utf-8")) == told
+    saved = runs["tydi"] / "eval" / "unfinished" / "tydiqa.json"
+    assert json.loads(saved.read_text(encoding="utf-8"))["models"][0]["rows"] == rows
+    # What a whole evaluation has found stands.
+    before = json.loads((runs["tydi"] / "eval" / "tydiqa.json").read_text(encoding="utf-8"))
+    assert before["models"][0]["rows"] == whole
+
+    result = evaluate(runs["tydi"], runs["tydi_byt5"])
+    assert result.exit_code == 1
+    assert result.stdout.startswith("tydiqa, test split, unfinished, hard deletion")
+    assert cells(result.stdout, first[0])[1] == "3"
+    assert "unfinished: the disk with te is gone" in result.stdout
+
+
+def task_order(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["subset"] for row in rows]

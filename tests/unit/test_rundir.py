@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mrt5cli import rundir
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import dump, load
 from mrt5cli.rundir import RunDir, remove_directory, resolve_model, whole_directory, write_json, write_text
@@ -260,3 +262,48 @@ def test_things_that_are_no_model(tmp_path: Path):
         resolve_model(tmp_path / "book.txt")
     with pytest.raises(UserError, match="neither a run"):
         resolve_model(tmp_path)
+
+
+# --- what disks and names refuse ----------------------------------------------------------------------------
+
+
+class SafetensorError(Exception):
+    """As safetensors tells of the system's errors, in its own class."""
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", ".tmp-x/model.safetensors"), errno.EDQUOT),
+        (SafetensorError("Error while serializing: I/O error: full (os error 28)"), errno.ENOSPC),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 4 vs 5"), errno.EIO),
+    ],
+)
+def test_what_a_disk_refuses_names_the_folder(tmp_path: Path, error: Exception, number: int) -> None:
+    with pytest.raises(OSError, match=str(tmp_path / "new")) as caught, whole_directory(tmp_path / "new"):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    for error in (UserError("no (os error 28)"), RuntimeError("shapes"), ValueError("(os error 2)")):
+        with pytest.raises(type(error)) as caught, whole_directory(tmp_path / "new"):
+            raise error
+        assert caught.value is error
+
+
+def test_names_that_are_not_utf8_can_be_written_and_read(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_json(folder / "meta.json", {"command": [str(folder)]})
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == {"command": [str(folder)]}
+
+
+def test_a_run_has_one_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "LOCK_SECONDS", 0.0)
+    run = RunDir(tmp_path / "run")
+    with run.hold(), pytest.raises(UserError, match="another process is training in"), run.hold():
+        pass
+    with run.hold():
+        pass

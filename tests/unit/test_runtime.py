@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -47,6 +50,72 @@ def test_each_process_of_a_group_takes_its_own_gpu(monkeypatch: pytest.MonkeyPat
     assert runtime.device("auto") == torch.device("cuda", 1)
     with pytest.raises(UserError, match="names one GPU for several processes"):
         runtime.device("cuda:0")
+
+
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """An environment with these variables of launchers, and no others."""
+
+    def set_(**given: str) -> None:
+        for name in (*runtime.GROUP, *runtime.MEETING, *runtime.MPI, "LOCAL_WORLD_SIZE"):
+            monkeypatch.setenv(name, given.get(name, ""))
+            if name not in given:
+                monkeypatch.delenv(name)
+
+    return set_
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({}, None),
+        ({"WORLD_SIZE": ""}, None),
+        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": ""}, None),
+        ({"RANK": "abc"}, "RANK=abc"),
+        ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3"),
+        ({"WORLD_SIZE": "8"}, "WORLD_SIZE=8"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "RANK=0, WORLD_SIZE=1"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE=2"),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, None),
+        ({"PMI_SIZE": "x"}, "PMI_SIZE=x"),
+        ({"SLURM_NTASKS": "4"}, "SLURM_NTASKS=4"),
+    ],
+)
+def test_what_other_launches_left_is_ignored(
+    left: dict[str, str], said: str | None, launch: Callable[..., None]
+) -> None:
+    launch(**left)
+    assert runtime.processes() == (0, 1) and runtime.leads()
+    notes = runtime.ignore_leftovers()
+    assert [note.partition(":")[0] for note in notes] == ([] if said is None else [said])
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & os.environ.keys()
+    assert runtime.ignore_leftovers() == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"RANK": "abc"}, "RANK=abc in the environment is not a whole number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment"),
+        ({"RANK": "2"}, "RANK=2 is no place in a group of WORLD_SIZE=2"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 in the environment"),
+        ({"LOCAL_RANK": "", "MASTER_PORT": ""}, "LOCAL_RANK, MASTER_PORT are missing"),
+    ],
+)
+def test_a_group_that_cannot_be(changed: dict[str, str], message: str, launch: Callable[..., None]) -> None:
+    launch(**LAUNCHED | changed)
+    with pytest.raises(UserError, match=message) as caught:
+        runtime.ignore_leftovers()
+    assert "unset RANK WORLD_SIZE LOCAL_RANK" in str(caught.value.hint)
+
+
+def test_a_group_is_left_as_it_is(launch: Callable[..., None]) -> None:
+    launch(**LAUNCHED)
+    assert runtime.ignore_leftovers() == () and runtime.processes() == (1, 2) and not runtime.leads()
+    assert {name: os.environ[name] for name in LAUNCHED} == LAUNCHED
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps", "0"])

@@ -1,0 +1,115 @@
+"""`~` wherever a path enters, and a home for libraries where the user has none."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mrt5cli import places
+from mrt5cli.cli import app
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import load
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without a home and without a name, as containers have them."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(places, "_without_home", False)
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+    return tmp_path
+
+
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert places.place("~/runs/x") == "/home/me/runs/x"
+    assert places.path("~") == Path("/home/me")
+    assert places.place("~root/x") == os.path.expanduser("~root/x") != "~root/x"
+    for unchanged in ("runs/~x", "./~/x", "google/byt5-small", "", "a~"):
+        assert places.place(unchanged) == unchanged
+    with pytest.raises(UserError, match="there is no user 'nobody-here'") as caught:
+        places.place("~nobody-here/x")
+    assert caught.value.hint == "for a folder of that name: ./~nobody-here/x"
+
+
+def test_without_a_home(nobody: Path) -> None:
+    places.find_home()
+
+    made = nobody / f"mrt5-home-{os.getuid()}"
+    assert os.environ["HOME"] == str(made)
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert os.environ["LOGNAME"] == str(os.getuid())
+    with pytest.raises(UserError, match="~/runs: your home directory is not known"):
+        places.place("~/runs")
+
+
+def test_somebody_elses_folder_is_no_home(nobody: Path) -> None:
+    (nobody / f"mrt5-home-{os.getuid()}").mkdir(mode=0o777)
+    (nobody / f"mrt5-home-{os.getuid()}").chmod(0o777)
+    places.find_home()
+
+    home = Path(os.environ["HOME"])
+    assert home.parent == nobody and home.name != f"mrt5-home-{os.getuid()}"
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for key, value in {"path": "~/texts"}.items():
+        recipe = load("local_text", [f"task.source={{kind: files, {key}: {value}}}"])
+        assert recipe.task.source.path == "/home/me/texts"
+    assert load("spelling_small", ["model.start=~/m", "model.shape=null"]).model.start == "/home/me/m"
+    with pytest.raises(RecipeError, match=r"task\.source\.path +~nobody-here/x: there is no user"):
+        load("local_text", ["task.source={kind: files, path: ~nobody-here/x}"])
+    for name in ("caf\udce9", '"caf\\udce9"'):
+        with pytest.raises(RecipeError, match="a name that is not UTF-8 cannot stand in a recipe"):
+            load("local_text", [f"task.source={{kind: files, path: {name}}}"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pretrain ~nobody-here/x",
+        "pretrain quickstart --out=~nobody-here/x",
+        "finetune spelling_small --from=~nobody-here/x",
+        "evaluate ~nobody-here/x",
+        "evaluate x --data=~nobody-here/x",
+        "evaluate x --compare=~nobody-here/x",
+        "evaluate x --task=~nobody-here/x",
+        "evaluate x --out=~nobody-here/x",
+        "inspect-deletions ~nobody-here/x",
+        "inspect-deletions x --file=~nobody-here/x",
+        "convert ~nobody-here/x y --to hub",
+        "convert x ~nobody-here/x --to hub",
+        "convert x y --to hub --recipe=~nobody-here/x",
+        "bench ~nobody-here/x",
+        "bench --out=~nobody-here/x",
+        "reproduce ~nobody-here/x",
+        "reproduce --runs=~nobody-here/x",
+        "reproduce --out=~nobody-here/x",
+        "data build spelling ~nobody-here/x",
+        "data build spelling x --text=~nobody-here/x",
+        "data build spelling x --misspellings=~nobody-here/x",
+        "data build word-search x --words=~nobody-here/x",
+        "data build udhr x --from=~nobody-here/x",
+        "data build corpus x --downloads=~nobody-here/x",
+        "recipe show ~nobody-here/x",
+        "recipe check ~nobody-here/x",
+        "recipe copy quickstart ~nobody-here/x",
+    ],
+)
+def test_every_option_knows_home_directories(command: str) -> None:
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 2
+    assert "~nobody-here/x: there is no user 'nobody-here'" in result.stderr
