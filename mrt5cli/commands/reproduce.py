@@ -147,7 +147,13 @@ def reproduce(
                 sys.stderr,
             )
             raise KeyboardInterrupt
-    written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
+    try:
+        written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
+    except UserError as error:
+        if not as_json:
+            raise
+        say(f"note: {error.message}", sys.stderr)  # the document says what was done all the same
+        written = []
     if as_json:
         print_json(_document(plan, outcome, written))
     else:

@@ -62,7 +62,12 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
     try:
         return load(checkpoint).train()
     except CheckpointError as error:
-        raise not_whole(checkpoint, f"holds no model to go on with: {error}") from error
+        raise not_whole(checkpoint, f"holds no model to go on with: {_after(checkpoint, error)}") from error
+
+
+def _after(checkpoint: Path, error: Exception) -> str:
+    """What an error says after the name of the checkpoint, which is said already."""
+    return str(error).removeprefix(f"{checkpoint}: ")
 
 
 def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:

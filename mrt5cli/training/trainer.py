@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
@@ -48,7 +48,7 @@ from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import own_state_name, read_own_state
+from mrt5cli.training.whole import own_state_name, read_own_state, states_fit
 from mrt5cli.training.window import Window
 
 # What may become of the batches of a step, from good to bad.
@@ -410,6 +410,10 @@ class DeletionTrainer(Trainer):
 
     def _load_own_state(self, checkpoint: Path) -> None:
         state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
+        with states_fit(checkpoint, self._own_state_name):
+            self._take_up(state)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self.controller.load_state_dict(state["controller"])
         self.draws.bit_generator.state = state["hard_delete_draws"]
         self.batches_taken = state["batches_taken"]
@@ -427,6 +431,10 @@ class DeletionTrainer(Trainer):
         state = read_weights(Path(resume_from_checkpoint)).tensors
         own: Any = self.model
         self._issue_warnings_after_load(own.load_state_dict(state, strict=False))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with states_fit(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are stored once, so their other names are missing; anything else is a wrong file.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
+from transformers.utils import CONFIG_NAME
 
 from mrt5cli.errors import UserError
 from mrt5cli.rundir import RunDir
@@ -33,10 +35,10 @@ OWN_STATE = (
     "best",
 )
 """What the trainer's own file, one a process, says at least."""
-STATES = {OPTIMIZER_NAME: ("state", "param_groups"), SCHEDULER_NAME: ("last_epoch",)}
-"""What files of torch that all processes share say at least."""
+OPTIMIZER_STATE = ("state", "param_groups")
+SCHEDULE = ("last_epoch",)
 RANDOM_STATE = ("python", "numpy", "cpu")
-"""What the file of random states, one a process, says at least."""
+"""What the files of torch say at least."""
 
 
 def own_state_name(rank: int) -> str:
@@ -50,7 +52,9 @@ def random_state_name(rank: int, processes: int) -> str:
 
 
 def check_whole(run: RunDir, step: int, processes: int) -> None:
-    """Refuse a checkpoint that lacks something, or in which something is damaged, weights aside.
+    """Refuse a checkpoint that lacks something, or in which something is damaged or of another step.
+
+    The weights themselves are left to who loads them.
 
     Args:
         run, step: whose checkpoint.
@@ -60,13 +64,17 @@ def check_whole(run: RunDir, step: int, processes: int) -> None:
         UserError: it names the file.
     """
     checkpoint = run.checkpoint(step)
+    _check_there(checkpoint / CONFIG_NAME)
     for rank in range(processes):
         read_own_state(checkpoint, rank, processes)
-    _check_step(checkpoint / TRAINER_STATE_NAME, step)
-    for name, keys in STATES.items():
-        _check_archive(checkpoint / name, keys)
+    _check_trainer_state(checkpoint / TRAINER_STATE_NAME, step)
+    optimizer = _read_archive(checkpoint / OPTIMIZER_NAME, OPTIMIZER_STATE)
+    updates = [int(one["step"]) for one in optimizer["state"].values() if "step" in one]
+    _check_step(checkpoint / OPTIMIZER_NAME, max(updates, default=step), step)
+    schedule = _read_archive(checkpoint / SCHEDULER_NAME, SCHEDULE)
+    _check_step(checkpoint / SCHEDULER_NAME, schedule["last_epoch"], step)
     for rank in range(processes):
-        _check_archive(checkpoint / random_state_name(rank, processes), RANDOM_STATE)
+        _read_archive(checkpoint / random_state_name(rank, processes), RANDOM_STATE)
 
 
 def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
@@ -107,6 +115,23 @@ def not_whole(checkpoint: Path, why: str) -> UserError:
     return UserError(f"{checkpoint} {why}", hint)
 
 
+@contextmanager
+def states_fit(checkpoint: str | Path | None, name: str) -> Iterator[None]:
+    """Whole states that are not those of this model, or of this recipe's controller, as a `UserError`.
+
+    Args:
+        checkpoint: None where there is none, and nothing to fit.
+        name: of the file, or files, that are being taken up.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        if checkpoint is None:
+            raise
+        what = f"{name} does not fit this model and recipe ({first_line(error)})"
+        raise not_whole(Path(checkpoint), f"cannot be gone on from: {what}") from error
+
+
 def _damaged(path: Path, how: str) -> UserError:
     return not_whole(path.parent, f"is not a whole checkpoint: {path.name} {how}")
 
@@ -131,23 +156,27 @@ def _read_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
 
 
 def _check_keys(path: Path, content: Any, keys: Collection[str]) -> None:
-    lost = sorted(set(keys) - set(content)) if isinstance(content, dict) else sorted(keys)
+    lost = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lost:
         raise _damaged(path, f"says nothing of {', '.join(lost)}")
 
 
-def _check_step(path: Path, step: int) -> None:
+def _check_step(path: Path, found: Any, expected: int) -> None:
+    if found != expected:
+        raise _damaged(path, f"is that of step {found}")
+
+
+def _check_trainer_state(path: Path, step: int) -> None:
     content = _read_object(path, ("global_step",))
     try:
         TrainerState(**content)
     except TypeError as error:
         raise _damaged(path, f"is not one of transformers ({first_line(error)})") from error
-    if content["global_step"] != step:
-        raise _damaged(path, f"is that of step {content['global_step']}")
+    _check_step(path, content["global_step"], step)
 
 
-def _check_archive(path: Path, keys: Collection[str]) -> None:
-    """Refuse a file of torch that is not whole, to the byte: it is an archive with checksums."""
+def _read_archive(path: Path, keys: Collection[str]) -> dict[str, Any]:
+    """What a file of torch says, mapped; one that is not whole, to the byte, is refused: it has checksums."""
     _check_there(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -161,3 +190,7 @@ def _check_archive(path: Path, keys: Collection[str]) -> None:
     if broken is not None:
         raise _damaged(path, f"is damaged ({broken})")
     _check_keys(path, content, keys)
+    empty = [key for key in keys if isinstance(content[key], dict | list | tuple) and not content[key]]
+    if empty:
+        raise _damaged(path, f"says nothing of {', '.join(empty)}")
+    return dict(content)

@@ -338,6 +338,17 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_touched(
     assert (run.meta_path.read_bytes(), run.metrics_path.read_bytes()) == kept
 
 
+def test_an_unfinished_run_that_cannot_be_written_to_is_not_resumed(
+    tmp_path: Path, unbroken: RunDir, monkeypatch: pytest.MonkeyPatch
+):
+    run = RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+    write_json(run.meta_path, {**run.meta(), "status": "interrupted"})
+    # Permissions do not bind root, who runs tests in containers.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run.path or mode == os.R_OK)
+    told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", "--dry-run")
+    assert f"cannot write to {run.path}: no permission" in told and "resume the copy" in told
+
+
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):
     before = unbroken.meta_path.read_bytes()
     told = refused(str(unbroken.recipe_path), "--out", str(unbroken.path))

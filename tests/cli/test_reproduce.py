@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.commands import reproduce as command
+from mrt5cli.errors import UserError
 
 NOWHERE = {"kind": "files", "path": "nowhere"}
 TINY = {
@@ -65,6 +66,20 @@ def reproduce(*words: object) -> Any:
 
 def states(result: Any) -> dict[str, str]:
     return {job["id"]: job["status"] for job in json.loads(result.stdout)["jobs"]}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_document_whole(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwritable(plan: Any, out: Path) -> list[Path]:
+        raise UserError(f"the report cannot be written to {out}: Permission denied", "choose another")
+
+    monkeypatch.setattr(command, "_report", unwritable)
+    result = reproduce(suite(house, "base"), "--report-only", "--json")
+    assert result.exit_code == 0
+    assert "note: the report cannot be written to reports/mine: Permission denied" in result.stderr
+    assert states(result) and json.loads(result.stdout)["report"] == []
+    assert reproduce(suite(house, "base"), "--report-only").exit_code == 2
 
 
 def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path) -> None:
@@ -175,6 +190,7 @@ import sys
 from pathlib import Path
 import mrt5cli.recipe.loading as loading
 from mrt5cli.commands import reproduce as command
+from mrt5cli.errors import UserError
 from mrt5cli.cli import main
 loading.shipped_directory = lambda: Path("recipes")
 command._report = lambda plan, out: []

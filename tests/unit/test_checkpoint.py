@@ -204,7 +204,7 @@ PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
         (PAGE, r"but a web page \(HTML\)"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "but an answer in XML"),
         (b"Entry not found", "but text, beginning 'Entry not found'"),
-        (gzip.compress(b"weights"), "but a gzip archive"),
+        (gzip.compress(b"weights", mtime=0), "but a gzip archive"),
     ],
 )
 def test_what_stands_in_for_a_file_is_called_by_its_name(saved, name, content, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import struct
@@ -90,10 +91,31 @@ def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, nam
         check_whole(copied, 12, processes=1)
 
 
-def test_a_file_of_another_step_is_noticed(copied: RunDir):
-    shutil.copy(copied.checkpoint(8) / "trainer_state.json", copied.checkpoint(12))
-    with pytest.raises(UserError, match=r"trainer_state\.json is that of step 8"):
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt"])
+def test_a_file_of_another_step_is_noticed(copied: RunDir, name: str):
+    shutil.copy(copied.checkpoint(8) / name, copied.checkpoint(12))
+    with pytest.raises(UserError, match=rf"{name} is that of step 8"):
         check_whole(copied, 12, processes=1)
+
+
+def test_an_optimizer_without_moments_is_noticed(copied: RunDir):
+    path = copied.checkpoint(12) / "optimizer.pt"
+    torch.save(torch.load(path, weights_only=True) | {"state": {}}, path)
+    with pytest.raises(UserError, match=r"optimizer\.pt says nothing of state"):
+        check_whole(copied, 12, processes=1)
+
+
+def test_states_that_do_not_fit_are_no_bug_of_the_program(copied: RunDir, tmp_path: Path):
+    path = copied.checkpoint(8) / "optimizer.pt"
+    saved = torch.load(path, weights_only=True)
+    saved["param_groups"][0]["params"] = saved["param_groups"][0]["params"][:3]
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"optimizer\.pt or scheduler\.pt does not fit this model"):
+        train(tmp_path, "run", resume_from=8)
+    state = copied.checkpoint(12) / "mrt5_state_0.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"controller": {}}))
+    with pytest.raises(UserError, match=r"mrt5_state_0\.json does not fit this model and recipe"):
+        train(tmp_path, "run", resume_from=12)
 
 
 def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
