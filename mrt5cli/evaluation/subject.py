@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import ValidationError
+
+from mrt5cli import bounds
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import (
     CharacterTask,
@@ -22,6 +25,7 @@ from mrt5cli.recipe import (
     XQuADTask,
 )
 from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS
+from mrt5cli.text import shortened
 
 if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
@@ -178,6 +182,8 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
         UserError: a subject without a recipe and no option, an option that is neither kind nor recipe, a task
             whose examples are files that nobody gave, or data for a task that makes up its own.
     """
+    if data is not None:
+        _check_path(data)
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
         if own is None:
@@ -231,6 +237,17 @@ def _default_section(kind: str, length: int | None, data: str | None) -> Any:
     return DiagnosticTask.model_validate(
         {"kind": kind, "length": default if length is None else min(length, default)}
     )
+
+
+def _check_path(data: str) -> None:
+    """Refuse what no recipe takes as a path."""
+    try:
+        FileRows(kind="files", path=data)
+    except ValidationError as error:
+        raise UserError(
+            f"--data '{shortened(data)}' is no path: expected 1 to {bounds.LINE} characters, no line "
+            "break or other control character among them"
+        ) from error
 
 
 def _with_data(section: Any, data: str) -> Any:

@@ -152,3 +152,9 @@ def test_a_model_with_too_few_positions_is_refused() -> None:
     check_fits(model(256), section, "r")
     with pytest.raises(UserError, match="r learned 255 positions and cannot read the 256 of span_corruption"):
         check_fits(model(255), section, "r")
+
+
+@pytest.mark.parametrize("data", ["", "x" * 5000, "a\nb"])
+def test_data_that_is_no_path_is_refused(data: str):
+    with pytest.raises(UserError, match=r"--data '.*' is no path: expected 1 to 4096 characters"):
+        choose_task("xnli", subject(VOWELS), data)
