@@ -67,11 +67,14 @@ def pointer_or_page(head: bytes) -> str | None:
     Args:
         head: the first bytes of a file, `HEAD` of them or more.
     """
+    text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").strip()
     for beginning, what, advice in POINTERS:
-        if head.startswith(beginning):
+        if text.startswith(beginning):
             return f"{what}; {advice}"
-    if head[:HEAD].removeprefix(b"\xef\xbb\xbf").strip().lower().startswith(HTML):
+    if text.lower().startswith(HTML):
         return f"a web page (HTML); {AGAIN}"
+    if text.startswith(b"<?xml") and b"<error" in text.lower():
+        return f"an answer in XML; {AGAIN}"
     return None
 
 

@@ -25,7 +25,16 @@ from mrt5cli.data.folders import Folder, without_suffix
 from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, decoded, format_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
 from mrt5cli.data.paragraphs import paragraphs, whole_text
-from mrt5cli.data.splits import SPLITS, Said, in_words, missing_pieces, read_name, splits_of
+from mrt5cli.data.splits import (
+    SPLITS,
+    Said,
+    check_pieces,
+    in_words,
+    missing_pieces,
+    read_name,
+    splits_of,
+    with_twins,
+)
 from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, cannot_be_read, rows_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
@@ -77,6 +86,8 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     if not folder.files:
         raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
     said = {name: read_name(PurePath(without_suffix(name)), languages) for name in folder.files}
+    said = with_twins(said, languages)
+    check_pieces(said, str(path))
     own = _by_language(folder, said, languages)
     groups = {language: {name: said[name] for name in names} for language, names in own.items()}
     if not groups:
@@ -206,7 +217,9 @@ class TextFile(DataFile):
                 ):
                     if number > first:
                         good = decoded(part)
-                        yield Text(number, number, None, good if isinstance(good, BadRow) else part)
+                        yield Text(
+                            number, number, None, good if isinstance(good, BadRow) else _no_blank(part)
+                        )
             return
         columns = [column, LANGUAGE_COLUMN] if languages else [column]
         wanted = Wanted(columns, missing_text, also=[LANGUAGE_COLUMN], tell=tell)
@@ -221,7 +234,13 @@ class TextFile(DataFile):
             content = text_of(row[column])
             if content is None:
                 raise no_text(f"{self.name}, {self.unit} {line}", column, row[column])
+            content = content if isinstance(content, BadRow) else _no_blank(content)
             yield Text(number, line, None if said is None else str(said).strip() or None, content)
+
+
+def _no_blank(content: bytes) -> bytes:
+    """Nothing in place of white space alone."""
+    return b"" if content.isspace() else content
 
 
 def text_of(value: Any) -> bytes | BadRow | None:

@@ -24,10 +24,13 @@ TWICE = "a link to what is there already"
 # Files that come with data and are none.
 _ABOUT = {
     ".txt": re.compile(
-        r"(read[-_ ]?me|licen[cs]e|copying|notice|citation|changelog|changes|authors|version|requirements)s?",
+        r"(?i:read[-_ ]?me|licen[cs]es?|copying|copyright|notice|citation|changelog|changes|authors|version"
+        r"|requirements)|(?i:read[-_ ]?me)[-_. ].*|(LICEN[CS]E|COPYING|COPYRIGHT|NOTICE|CHANGES)[-_. ].*"
+    ),
+    ".json": re.compile(
+        r"(.*[-_.])?(configs?|results?|state|infos?|card|metadata|manifest|index|stats|schema|args|dict|package)",
         re.IGNORECASE,
     ),
-    ".json": re.compile(r"(dataset_(infos?|dict)|state|config|metadata|package|manifest)", re.IGNORECASE),
 }
 # What other systems leave behind.
 _DEBRIS = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")

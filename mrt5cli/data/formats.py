@@ -45,6 +45,17 @@ _MARKS = (
 )
 
 
+# First bytes of what is packed, and the ending that says so.
+_PACKED = (
+    (b"\x1f\x8b", ".gz"),
+    (b"BZh", ".bz2"),
+    (b"\xfd7zXZ\x00", ".xz"),
+    (b"\x28\xb5\x2f\xfd", ".zst"),
+    (b"PK\x03\x04", ".zip"),
+    (b"PAR1", ".parquet"),
+)
+
+
 class Damaged(Exception):
     """A file whose content cannot be read.
 
@@ -171,11 +182,7 @@ class DataFile:
                     encoding = marked
                     break
             else:
-                if head.count(0) * 4 > len(head):
-                    raise UserError(
-                        f"{self.name} is not UTF-8: every few bytes one is 0, as in UTF-16 without a mark",
-                        f"convert it first, e.g. iconv -f UTF-16LE -t UTF-8 {PurePath(self.name).name}",
-                    )
+                self._refuse_other_bytes(head)
             if encoding != "utf-8":
                 decoder = codecs.getincrementaldecoder(encoding)()
                 stream = io.BufferedReader(_Changed(stream, _Recoding(decoder, encoding)), BLOCK_BYTES)
@@ -183,6 +190,26 @@ class DataFile:
             if b"\r" in head and b"\n" not in head:
                 stream = io.BufferedReader(_Changed(stream, _with_newlines), BLOCK_BYTES)
             yield stream
+
+    def _refuse_other_bytes(self, head: bytes) -> None:
+        """Refuse what its name does not say and no text is, by the first bytes."""
+        name = PurePath(self.name).name
+        for beginning, suffix in _PACKED:
+            if head.startswith(beginning):
+                raise UserError(
+                    f"{self.name} is not text: its content is that of a {suffix} file",
+                    f"call it {name}{suffix}"
+                    if suffix in UNPACKED_BY
+                    else "give the file its own ending, or unpack it",
+                )
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        if (even + odd) * 4 > len(head):
+            encoding = "UTF-16BE" if even > 2 * odd else "UTF-16LE" if odd > 2 * even else None
+            raise UserError(
+                f"{self.name} is not UTF-8: every few bytes one is 0"
+                + (f", as in {encoding} without a mark" if encoding else ""),
+                f"convert it first, e.g. iconv -f {encoding} -t UTF-8 {name}" if encoding else None,
+            )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 # Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
 PIECE_BYTES = 4096
 
-_BLANK_LINES = re.compile(rb"\n[^\S\n]*(?:\n[^\S\n]*)+(?=\S)")
-_BLANK_END = re.compile(rb"\n[^\S\n]*(?:\n[^\S\n]*)+\Z")
+# The end of a line and all white space after it; two ends of lines make a blank one.
+_LINE_END = re.compile(rb"\n\s*")
 # A character of UTF-8 goes on for so many bytes at most.
 _CHARACTER_BYTES = 4
 
@@ -26,7 +26,9 @@ def paragraphs(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in _with_newlines(blocks):
         rest += block
         start = 0
-        for gap in _BLANK_LINES.finditer(rest):
+        for gap in _LINE_END.finditer(rest):
+            if gap.end() == len(rest) or gap[0].count(b"\n") < 2:
+                continue
             part = rest[start : gap.start()]
             yield from _pieces(part if within else part.lstrip(b"\n"))
             start, within = gap.end(), False
@@ -41,7 +43,8 @@ def paragraphs(blocks: Iterable[bytes]) -> Iterator[bytes]:
             yield rest[start:stop]
             start, within = stop, True
         rest = rest[start:]
-    last = _BLANK_END.sub(b"", rest).rstrip(b"\n")
+    last, end = rest.rstrip(), rest[len(rest.rstrip()) :]
+    last += end.partition(b"\n")[0] if end.count(b"\n") > 1 else end.rstrip(b"\n")
     yield from _pieces(last if within else last.lstrip(b"\n"))
 
 

@@ -7,7 +7,6 @@ authors take them, and counted. Ids that come twice are a mistake in files; publ
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from mrt5cli.data.folders import Folder, without_suffix
 from mrt5cli.data.formats import ROWS, BadRow, DataFile, format_of, supported
 from mrt5cli.data.hub import HubDataset
 from mrt5cli.data.languages import language_meant
-from mrt5cli.data.splits import Said, in_words, missing_pieces, read_name, splits_of
-from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, rows_of, usable
+from mrt5cli.data.splits import Said, check_pieces, in_words, missing_pieces, read_name, splits_of, with_twins
+from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, json_value, rows_of, usable
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_nothing, say_on_stderr
 
@@ -112,10 +111,10 @@ def _read_text(value: Any) -> str:
 
 def _read_answers(value: Any) -> list[str]:
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"holds {_shown(value)}, which is not JSON ({error.msg})") from error
+        found = json_value(value.encode("utf-8", errors="replace"))
+        if isinstance(found, BadRow):
+            raise ValueError(f"holds {_shown(value)}: {found.reason}")
+        value = found
     if isinstance(value, str):
         return [_read_text(value)]
     texts = value.get("text") if isinstance(value, Mapping) else None
@@ -252,13 +251,15 @@ def missing_column(where: str, name: str, found: Iterable[str], columns: Sequenc
 
 
 def language_column(row: Row) -> str | None:
-    """The language in a row's language column; None in rows without one.
+    """The language in a row's language column; None in rows that say none.
 
     Raises:
-        ValueError: the column is there and names none.
+        ValueError: the column is there and holds something else.
     """
     language = row.get(LANGUAGE_COLUMN)
-    if LANGUAGE_COLUMN in row and not (isinstance(language, str) and language.strip()):
+    if language is None or (isinstance(language, str) and not language.strip()):
+        return None
+    if not isinstance(language, str):
         raise ValueError(f"column {LANGUAGE_COLUMN!r} holds {_shown(language)}, expected a code such as en")
     return language
 
@@ -316,23 +317,41 @@ class RowFolder:
         """Parts of a split that have files of their own, in order of their names."""
         return sorted(part for name, part in self._files if name == split and part is not None)
 
-    def splits(self) -> list[str]:
-        """A line a split, with its files."""
+    def splits(self, parts: Callable[[str], Sequence[str]] | None = None) -> list[str]:
+        """A line a split, with its files.
+
+        Args:
+            parts: of a split that are asked for, where files of others are not read.
+        """
         files: dict[str, list[str]] = {}
-        for (split, _), some in self._files.items():
-            files.setdefault(split, []).extend(str(file.relative_to(self.path)) for file in some)
+        for (split, part), some in self._files.items():
+            if parts is None or part is None or part in parts(split):
+                files.setdefault(split, []).extend(str(file.relative_to(self.path)) for file in some)
         return in_words(files)
 
-    def remarks(self) -> list[str]:
-        """What the user should know of what has been read so far: what is left out, what is missing."""
+    def remarks(self, parts: Callable[[str], Sequence[str]] | None = None) -> list[str]:
+        """What the user should know of what has been read so far: what is left out, what is missing.
+
+        Args:
+            parts: as in `splits`.
+        """
+        others = [
+            str(file.relative_to(self.path))
+            for (split, part), some in self._files.items()
+            if parts is not None and part is not None and part not in parts(split)
+            for file in some
+        ]
         left_out = [f"{counted(count, 'row')} left out, {reason}" for reason, count in self.left_out.items()]
+        if others:
+            left_out.append(f"files in languages that are not asked for are left out: {listed(others, 3)}")
         return [*self._remarks, *left_out]
 
-    def table(self, split: str, language: str, *, sole: bool) -> Table:
+    def table(self, split: str, language: str, asked: Sequence[str]) -> Table:
         """Rows of a split in a language.
 
         Args:
-            sole: the split is in this language alone, so that rows which name none are in it.
+            asked: the languages that the split is read in. If it is this one alone, rows that name none are
+                in it.
 
         Raises:
             UserError: there are none, or what is wrong with one.
@@ -341,16 +360,14 @@ class RowFolder:
             return self.part(split, language)
         groups = self._read(split, None)
         file = self._files[split, None][0]
-        meant = {said: said and language_meant(said, [language, *self._languages]) for said in groups}
-        if own := [groups[said] for said, of in meant.items() if of == language]:
-            if others := [said for said, of in meant.items() if of is None]:
+        sole = len(asked) == 1
+        own = [table for said, table in groups.items() if said == language or (sole and said is None)]
+        if own:
+            others = [said for said in groups if said not in asked and not (sole and said is None)]
+            if others:
                 found = ", ".join(f"{len(groups[said]):,} in {said or 'none'}" for said in others)
-                self._remarks[f"{file}: rows in languages that are not asked for are left out: {found}"] = (
-                    None
-                )
+                self._remark(f"{file}: rows in languages that are not asked for are left out: {found}")
             return own[0] if len(own) == 1 else pa_concatenated(own)
-        if None in groups and sole:
-            return groups[None]
         if None in groups:
             raise UserError(
                 f"{file} does not say which language its rows are in",
@@ -387,7 +404,7 @@ class RowFolder:
             groups = collect(
                 rows,
                 self._columns,
-                language_of=self._language_of if divided else None,
+                language_of=self._meant if divided else None,
                 left_out=self.left_out,
             )
             if not groups:
@@ -395,13 +412,22 @@ class RowFolder:
             self._tables[key] = groups
         return self._tables[key]
 
+    def _meant(self, row: Row) -> str | None:
+        """The language that a row is in, by the code that is asked for where it is one of these."""
+        said = None if self._language_of is None else self._language_of(row)
+        return said and (language_meant(said, self._languages) or said)
+
     def _in_language(
         self, language: str, rows: Iterable[tuple[str, int, Row]]
     ) -> Iterator[tuple[str, int, Row]]:
         """The rows of a file in a language that do not say that they are in another."""
         for place, number, row in rows:
             said = row.get(LANGUAGE_COLUMN)
-            if isinstance(said, str) and language_meant(said, [language, *self._languages]) != language:
+            if (
+                isinstance(said, str)
+                and said.strip()
+                and language_meant(said, [language, *self._languages]) != language
+            ):
                 self.left_out[f"whose column {LANGUAGE_COLUMN!r} says another language than {language}"] += 1
             else:
                 yield place, number, row
@@ -424,6 +450,8 @@ class RowFolder:
             for file, name in names.items()
             if name is not None
         }
+        said = with_twins(said, self._languages)
+        check_pieces(said, str(self.path))
         splits = splits_of(said, str(self.path))
         folder.leave_out("of another task", *(file for file, name in names.items() if name is None))
         unnamed = splits.pop("", [])

@@ -11,8 +11,10 @@ none is. `eval` is the validation split, or the test where there is another vali
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import PurePath
 
 import regex
@@ -25,9 +27,9 @@ SPLITS = ("train", "validation", "test")
 HELD_OUT = ("validation", "test")
 WORDS = {
     "train": ("train", "training", "trn"),
-    "validation": ("validation", "valid", "val", "dev", "devel", "development", "newsdev"),
+    "validation": ("validation", "valid", "val", "dev", "devel", "development", "newsdev", "validate"),
     "test": ("test", "tests", "testing", "tst", "devtest", "heldout", "holdout", "newstest"),
-    "eval": ("eval", "evaluation"),
+    "eval": ("eval", "evaluation", "evaluate"),
 }
 # As in "trainset" and "TestData".
 ENDINGS = ("", "set", "sets", "data")
@@ -38,7 +40,7 @@ _SPLIT_OF_WORD = {
 # As they are written, and "trainSet" and "TestData" in two.
 _WORDS = regex.compile(r"\p{L}+|\d+")
 _CAPITALISED = regex.compile(r"\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lo}\p{Lm}]+|\d+")
-_PIECE = regex.compile(r"[-._ ]?(?<!\d)(\d+)-of-(\d+)(?!\d)")
+_PIECE = regex.compile(r"[-._ ]?(?<!\d)(\d+)[-._ ]?of[-._ ]?(\d+)(?!\d)")
 _NUMBER = regex.compile(r"[-._ ]?\d+$")
 
 
@@ -79,13 +81,18 @@ def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
     spoken = [_words(part) for part in parts]
     exact = [splits for words in spoken if (splits := _splits(words)) and _only_a_split(words)]
     found = set().union(*(exact or [_splits(words) for words in spoken]))
-    if len(found) > 1:
-        found.discard("eval")
+    if len(found) > 1 and "train" not in found:
+        found.discard("eval")  # as in eval/dev.txt
     split = next(iter(found)) if len(found) == 1 else None
 
     folders = [of for part in parts[:-1] if (of := language_meant(part, codes))]
-    words = [word for word in _WORDS.findall(parts[-1]) if word.lower() not in _SPLIT_OF_WORD]
-    named = {of for word in words if (of := language_meant(word, codes))}
+    named: set[str] = set()
+    for part in reversed(parts):
+        words = [word for word in _WORDS.findall(part) if word.lower() not in _SPLIT_OF_WORD]
+        if named := {of for word in words if (of := language_meant(word, codes))}:
+            if len(named) > 1 and (last := language_meant(words[-1], codes)):
+                named = {last}  # "europarl.de-en.de"
+            break
     # A code with a region is two words: "test-zh-TW".
     named = {longer for longer in asked if _ends_with(path.name, longer)} or named
     language = folders[0] if folders else next(iter(named)) if len(named) == 1 else None
@@ -104,6 +111,39 @@ def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
     )
 
 
+def with_twins(said: dict[str, Said], asked: Iterable[str]) -> dict[str, Said]:
+    """What paths say, and the languages of files that differ from one asked for by a code alone.
+
+    "wiki.pl.txt" alone says nothing of Polish; beside "wiki.en.txt", where English is asked for, it does.
+    """
+    asked = list(asked)
+    frames: set[tuple[str, ...]] = set()
+    for of in said.values():
+        if of.language in asked:
+            words = _words_in_order(of)
+            frames |= {
+                (*words[:n], "", *words[n + 1 :])
+                for n, word in enumerate(words)
+                if language_meant(word, asked)
+            }
+    twins = dict(said)
+    for name, of in said.items():
+        words = _words_in_order(of)
+        codes = [
+            word
+            for n, word in enumerate(words)
+            if (*words[:n], "", *words[n + 1 :]) in frames and word.isalpha() and len(word) in (2, 3)
+        ]
+        if of.language is None and codes:
+            twins[name] = replace(of, language=codes[0])
+    return twins
+
+
+def _words_in_order(of: Said) -> list[str]:
+    """The words of a path but those that say a split."""
+    return [word for word in _WORDS.findall(of.set.lower()) if word not in _SPLIT_OF_WORD]
+
+
 def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
     """Files by split; those that say none are under "".
 
@@ -114,6 +154,7 @@ def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
     Raises:
         UserError: a file says two splits, or it cannot be told which split `eval` is.
     """
+    said = _unglued(said)
     for name, of in said.items():
         if of.splits:
             raise UserError(
@@ -136,26 +177,80 @@ def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
     return found
 
 
+def _unglued(said: dict[str, Said]) -> dict[str, Said]:
+    """Names such as "wikitrain" and "wikitest" apart: all are of one word and a split, and one is "train"."""
+    if any(of.split or of.splits for of in said.values()):
+        return said
+    stems: set[str] = set()
+    splits: dict[str, str] = {}
+    for name, of in said.items():
+        last = (_WORDS.findall(PurePath(of.set).name.lower()) or [""])[-1]
+        word = max((word for word in _SPLIT_OF_WORD if last.endswith(word)), key=len, default="")
+        if not word or last == word:
+            return said
+        stems.add(last.removesuffix(word))
+        splits[name] = _SPLIT_OF_WORD[word]
+    if len(stems) > 1 or "train" not in splits.values() or len(set(splits.values())) < 2:
+        return said
+    return {name: replace(of, split=splits[name]) for name, of in said.items()}
+
+
 def missing_pieces(said: dict[str, Said]) -> list[str]:
     """A sentence for each set of which not all pieces are there."""
-    sets: dict[tuple[str, int], dict[int, str]] = {}
+    sentences = []
+    for total, there in _sets(said).values():
+        if len(there) >= total:
+            continue
+        found = f"only {len(there):,} of {counted(total, 'piece')} {'is' if len(there) == 1 else 'are'} there"
+        one = next(iter(there.values()))
+        # Some count from 0, some from 1.
+        first = 0 if 0 in there else 1 if total in there else None
+        if first is None:
+            sentences.append(f"{found}, such as {one}")
+            continue
+        lost = islice((number for number in range(first, first + total) if number not in there), 3)
+        names = [_PIECE.sub(lambda match, at=number: _renumbered(match, at), one) for number in lost]
+        count = total - len(there)
+        more = f" and {count - 3:,} more" if count > 3 else ""
+        sentences.append(f"{found}: {', '.join(names)}{more} {'is' if count == 1 else 'are'} missing")
+    return sentences
+
+
+def check_pieces(said: dict[str, Said], where: str) -> None:
+    """Refuse pieces of two sets under one name, of which the one may be the other over again.
+
+    Raises:
+        UserError: it names two of them.
+    """
+    totals: dict[str, tuple[int, str]] = {}
+    for name, of in said.items():
+        if of.piece is None:
+            continue
+        number, total = of.piece
+        before, other = totals.setdefault(of.set, (total, name))
+        if before != total or number > total:
+            what = f"{other} and {name} are" if before != total else f"{name} is"
+            raise UserError(
+                f"{where}: {what} no pieces of one set"
+                if before != total
+                else f"{where}: {what} no piece of {total}",
+                "take out the set that is not to be read, or give it another name",
+            )
+    for total, there in _sets(said).values():
+        if 0 in there and total in there:
+            raise UserError(
+                f"{where}: {there[0]} and {there[total]} are no pieces of one set: {total + 1} of {total}",
+                "take out the one that is not to be read",
+            )
+
+
+def _sets(said: dict[str, Said]) -> dict[str, tuple[int, dict[int, str]]]:
+    """Of each set how many pieces it has, and those that are there."""
+    sets: dict[str, tuple[int, dict[int, str]]] = {}
     for name, of in said.items():
         if of.piece is not None:
-            sets.setdefault((of.set, of.piece[1]), {})[of.piece[0]] = name
-    sentences = []
-    for (_, total), there in sets.items():
-        # Some count from 0, some from 1.
-        first = 1 if 0 not in there and total in there else 0
-        if lost := sorted(set(range(first, first + total)) - set(there)):
-            one = next(iter(there.values()))
-            names = [_PIECE.sub(lambda match, at=number: _renumbered(match, at), one) for number in lost[:3]]
-            more = f" and {len(lost) - 3:,} more" if len(lost) > 3 else ""
-            verbs = "is" if len(there) == 1 else "are", "is" if len(lost) == 1 else "are"
-            sentences.append(
-                f"only {len(there):,} of {counted(total, 'piece')} {verbs[0]} there: "
-                f"{', '.join(names)}{more} {verbs[1]} missing"
-            )
-    return sentences
+            sets.setdefault(of.set, (of.piece[1], {}))[1][of.piece[0]] = name
+    return sets
 
 
 def _renumbered(match: regex.Match[str], number: int) -> str:
@@ -163,8 +258,12 @@ def _renumbered(match: regex.Match[str], number: int) -> str:
 
 
 def _words(part: str) -> set[str]:
-    part = _PIECE.sub("", part)
-    return {word.lower() for word in (*_WORDS.findall(part), *_CAPITALISED.findall(part))}
+    part = _PIECE.sub("", unicodedata.normalize("NFKC", part))
+    words = _WORDS.findall(part)
+    # "held-out" is "heldout".
+    pairs = [first + second for first, second in pairwise(words)]
+    split = [pair for pair in pairs if pair.lower() in ("heldout", "holdout")]
+    return {word.lower() for word in (*words, *_CAPITALISED.findall(part), *split)}
 
 
 def _splits(words: Iterable[str]) -> set[str]:

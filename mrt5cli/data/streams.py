@@ -201,7 +201,12 @@ class DocumentStream:
         except Damaged as error:
             self._rows = None
             if not self._fetch_again(file):
-                where = f"{file.name} after {file.unit} {self._row}"
+                # What is told of CSV has its line already, and its rows are no lines.
+                where = (
+                    file.name
+                    if str(error).startswith("line ")
+                    else f"{file.name} after {file.unit} {self._row}"
+                )
                 self._leave_out(file, where, str(error), error.hint, whole=True)
                 self._start_file(self._place + 1, 0)
             return True
@@ -229,9 +234,10 @@ class DocumentStream:
     def _in_language(self, said: str | None) -> bool:
         if self._rule is None or self._rule(said) is not None:
             return True
-        self._tell_once(
-            f"rows are left out whose column {LANGUAGE_COLUMN!r} says another language, such as {said!r}"
-        )
+        if len(self._rule.others) == 1:
+            self._tell_once(
+                f"rows are left out whose column {LANGUAGE_COLUMN!r} says another language, such as {said!r}"
+            )
         return False
 
     def _tell_once(self, text: str) -> None:

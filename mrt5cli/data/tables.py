@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.data.formats import CONVERT, JSON, PARQUET, BadRow, Damaged, DataFile, not_utf8, supported
 from mrt5cli.errors import UserError
-from mrt5cli.text import Tell, counted, first_line, say_nothing
+from mrt5cli.text import Tell, counted, first_line, say_nothing, shortened
 
 LANGUAGE_COLUMN = "language"
 # Rows of Parquet that are decoded at a time.
@@ -71,9 +71,20 @@ class Wanted:
     def renamed(self, there: Sequence[str]) -> list[str]:
         """The names of columns that are there, those that have others by ours, unless that is there too."""
         return [
-            self.names[name] if name in self.names and self.names[name] not in there else name
+            ours if (ours := self.names.get(name)) is not None and ours not in there else name
             for name in there
         ]
+
+    def in_any_case(self, there: Sequence[str]) -> list[str]:
+        """The same for the head of a table, where "Text " is "text", unless that is there too."""
+        ours = {name.lower(): name for name in (*self.columns, *self.names)}
+        plain = [name.strip().lower() for name in there]
+        return self.renamed(
+            [
+                ours[near] if near in ours and ours[near] not in there and plain.count(near) == 1 else name
+                for name, near in zip(there, plain, strict=True)
+            ]
+        )
 
 
 def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[Row]:
@@ -125,7 +136,8 @@ def usable(file: DataFile, rows: Iterable[Row]) -> Iterator[tuple[str, int, Valu
 def cannot_be_read(file: DataFile, error: Damaged) -> UserError:
     """What is told of a file that is damaged."""
     how = " as Parquet" if file.format.suffix in PARQUET else ""
-    return UserError(f"{file.name} cannot be read{how}: {error}", error.hint)
+    hint = error.hint or "get the file again, or take it out of the data"
+    return UserError(f"{file.name} cannot be read{how}: {error}", hint)
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -137,16 +149,16 @@ def _json_rows(stream: BinaryIO, first: int) -> Iterator[Row]:
     head = next(lines, b"")
     if head.lstrip().startswith(b"["):
         rest = list(lines)
-        if not (isinstance(_json(head), list) and any(line.strip() for line in rest)):
+        if not (isinstance(json_value(head), list) and any(line.strip() for line in rest)):
             yield from islice(_listed_rows(head + b"".join(rest)), first, None)
             return
         lines = iter(rest)
     for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
         if line.strip():
-            yield Row(number, number, _row(_json(line)))
+            yield Row(number, number, _row(json_value(line)))
 
 
-def _json(text: bytes) -> Any:
+def json_value(text: bytes) -> Any:
     """What a text of JSON stands for, or a `BadRow`."""
     try:
         return json.loads(text)
@@ -172,7 +184,7 @@ def _row(value: Any) -> Values | BadRow:
 
 
 def _listed_rows(content: bytes) -> Iterator[Row]:
-    rows = _json(content)
+    rows = json_value(content)
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         yield Row(number, number, _row(row))
 
@@ -188,20 +200,26 @@ def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[Row]:
     first = next(lines, None)
     if first is None:
         return
-    number, cells = first[0], wanted.renamed(first[1])
+    number, cells = first[0], wanted.in_any_case(first[1])
     if isinstance(bad := _checked("\t".join(cells)), BadRow):
         raise UserError(f"{place} {number}: {bad.reason}", bad.hint)
     if set(names) <= set(cells):
         names = cells
         _refuse_twins(f"{place} {number}", names, wanted)
     elif wanted.header:
+        if len(cells) == 1 and (separator := next((mark for mark in ";\t|," if mark in cells[0]), None)):
+            raise UserError(
+                f"{place} {number}: one column, {shortened(cells[0])!r}",
+                f"write it with the separator of its format; it looks as if this one had {separator!r}",
+            )
         raise wanted.missing(f"{place} {number}", next(name for name in names if name not in cells), cells)
     else:
         lines = chain([first], lines)
-    headed = names is not wanted.columns
+    # Without a head, the first row says how many cells there are; those beyond the columns are not read.
+    width = len(cells)
     for count, (number, cells) in enumerate(lines, start=1):
-        if len(cells) < len(names) or (headed and len(cells) > len(names)):
-            found = f"{counted(len(cells), 'cell')}, expected {len(names)} ({', '.join(names)})"
+        if len(cells) != width or width < len(names):
+            found = f"{counted(len(cells), 'cell')}, expected {max(width, len(names))} ({', '.join(names)})"
             yield Row(count, number, BadRow(found, BREAKS))
         elif isinstance(bad := _checked("\t".join(cells)), BadRow):
             yield Row(count, number, bad)
@@ -234,15 +252,17 @@ def _csv_cells(stream: BinaryIO, name: str, wanted: Wanted) -> Cells:
     several = count = 0
     longest, suspicious = (0, 0), (0, 0)
     usual: list[bool] = []
+    quoted = False
     for begins, cells, lines in _parsed(_lines(stream), ",", name):
         count += 1
         if len(lines) == 1:
-            usual = [cell.isdecimal() for cell in cells]
+            usual, quoted = [cell.isdecimal() for cell in cells], '"' in lines[0]
         else:
             several += 1
             longest = max(longest, (len(lines), begins))
             if swallowed := _swallowed_rows(cells, ",", len(usual)):
-                if len(swallowed) >= SWALLOWED_LINES and _alike(swallowed, usual):
+                in_quotes = all(('"' in line) == quoted for line in lines[1:-1])
+                if len(swallowed) >= SWALLOWED_LINES and in_quotes and _alike(swallowed, usual):
                     raise Damaged(
                         f"line {begins}: a quote that opens here holds {len(swallowed):,} more lines in one "
                         "row, each of which looks like a row of its own",
@@ -250,7 +270,8 @@ def _csv_cells(stream: BinaryIO, name: str, wanted: Wanted) -> Cells:
                     )
                 suspicious = (suspicious[0] + 1, suspicious[1] or begins)
         yield begins, cells
-    if suspicious[0]:
+    count -= wanted.header
+    if suspicious[0] and 2 * suspicious[0] <= count:
         wanted.tell(
             f"{name}: {counted(suspicious[0], 'row')} of {count:,}, the first from line {suspicious[1]} on, "
             f"{'holds' if suspicious[0] == 1 else 'hold'} lines between quotes that look like rows of their "
@@ -352,7 +373,8 @@ def _quotes_cells(text: str, name: str) -> bool:
     try:
         for _, cells, lines in _parsed(io.StringIO(text, newline=""), "\t", name):
             width = width or len(cells)
-            if len(cells) < width or (len(lines) > 1 and _swallowed_rows(cells, "\t", width)):
+            swallowed = len(lines) > 1 and (width < 2 or _swallowed_rows(cells, "\t", width))
+            if len(cells) < width or swallowed:
                 return False
             rows += 1
             place, line = 0, "".join(lines)

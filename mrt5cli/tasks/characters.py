@@ -26,6 +26,7 @@ TEST_PARTS = {
 }
 ALL = "all"
 _TEST_NAME = re.compile(r"test([-_.]\w[\w.-]*)?", re.IGNORECASE)
+_BETWEEN = re.compile(r"[-. ]")
 _PIECE = re.compile(r"-\d+(-of-\d+)?$")
 
 
@@ -59,11 +60,16 @@ class Characters(TableTask):
 
     def own_file_name(self, name: str) -> str | None:
         """The name without the task's before it; None where it is the other task's."""
-        path = PurePath(name)
-        for kind in TEST_PARTS:
-            if path.name.startswith(f"{kind}_"):
-                return str(path.with_name(path.name.removeprefix(f"{kind}_"))) if kind == self.name else None
-        return name
+        kept: list[str] = []
+        for part in PurePath(name).parts:
+            plain = _BETWEEN.sub("_", part.lower())
+            for kind in TEST_PARTS:
+                if plain == kind or plain.startswith(f"{kind}_"):
+                    if kind != self.name:
+                        return None
+                    part = part[len(kind) + 1 :]
+            kept.append(part)
+        return str(PurePath(*filter(None, kept)))
 
     def part_of_file(self, split: str, name: str) -> str | None:
         """A file of the test is a part of it, called as the file: "test_oov"."""
@@ -71,7 +77,7 @@ class Characters(TableTask):
             return None
         last = _PIECE.sub("", PurePath(name).name)
         found = _TEST_NAME.search(last)
-        return found[0] if found else f"test_{last}" if PurePath(name).parent.name else "test"
+        return found[0].lower() if found else f"test_{last}" if PurePath(name).parent.name else "test"
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """Nowhere: the schema offers no such source."""

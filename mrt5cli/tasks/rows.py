@@ -296,7 +296,7 @@ class TableTask(Task):
             lengths[split, "sources"].append(self.encoding.source_lengths(table))
             lengths[split, "targets"].append(self.encoding.target_lengths(table))
         found = [f"{count:,} of {split}" for split, count in counts.items() if count]
-        remarks = [] if self.files is None else self.files.remarks()
+        remarks = [] if self.files is None else self.files.remarks(self.parts if self.by_language else None)
         remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
         if found:
             remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
@@ -312,7 +312,7 @@ class TableTask(Task):
 
     def splits(self) -> list[str]:
         """See `Task`."""
-        return [] if self.files is None else self.files.splits()
+        return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
 
     def commits(self) -> dict[str, str]:
         """See `Task`."""
@@ -364,7 +364,7 @@ class TableTask(Task):
         """Rows of a part from where they are; called once for each."""
         source = self.section.source
         if self.files is not None:
-            return self.files.table(split, part, sole=len(self.parts(split)) == 1)
+            return self.files.table(split, part, self.parts(split))
         if source.kind == "generated":
             rows = (
                 (f"generated {split}, row", number, self.generate(draw, part, number))
@@ -421,5 +421,5 @@ class TableTask(Task):
     def _places(self, split: str) -> str:
         parts = self.parts(split)
         if not self.by_language:
-            return "" if parts == ["all"] else f" of {len(parts)} parts"
+            return "" if parts == ["all"] else f" of {counted(len(parts), 'part')}"
         return f" in {parts[0]}" if len(parts) == 1 else f" in {len(parts)} languages"

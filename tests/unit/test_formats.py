@@ -170,6 +170,19 @@ def test_where_blocks_end_changes_nothing(parts: list[str], cuts: list[int]) -> 
     assert b"".join(b"".join(whole).split()) == b"".join(text.split())
 
 
+def test_blank_lines_take_no_time_and_are_no_documents() -> None:
+    # Seconds, where it was hours: each blank line was once looked at from each of the others.
+    assert list(paragraphs([b"a\n" + b" \n" * 400_000])) == [b"a"]
+    assert list(paragraphs([b"a\n" + b"\n" * 400_000] * 2)) == [b"a", b"a"]
+
+
+def test_white_space_alone_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("   \n  \n" + TEXT)
+    (tmp_path / "b.jsonl").write_bytes(lines([{"text": " \n "}, {"text": "real"}]))
+    held, streamed = both_ways(tmp_path)
+    assert held == streamed == sorted(text.encode() for text in [*MANY, "real"])
+
+
 def test_a_text_without_end_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory does not grow with the length of a line."""
     held: list[int] = []
@@ -233,7 +246,30 @@ def test_one_swallowed_row_is_told(tmp_path: Path) -> None:
 
     rows, [told] = rows_in(some_csv(tmp_path / "a.csv", closed_at_once), "text")
     assert len(rows) == 399
-    assert "1 row of 400, the first from line 102 on, holds lines between quotes" in told
+    assert "1 row of 399, the first from line 102 on, holds lines between quotes" in told
+
+
+def test_lines_that_only_look_like_rows_are_kept(tmp_path: Path) -> None:
+    def a_list(rows: list[str]) -> None:
+        rows[100] = '100,"a recipe\n1,flour\n2,sugar\n3,eggs"'
+
+    rows, [told] = rows_in(some_csv(tmp_path / "a.csv", a_list), "text")
+    assert len(rows) == 400 and "the first from line 102 on" in told
+    addresses = [[str(n), "High Street\nTown, County"] for n in range(60)]
+    (tmp_path / "b.csv").write_bytes(table([["id", "text"], *addresses]))
+    assert rows_in(tmp_path / "b.csv", "text")[1] == []
+
+
+def test_heads_in_other_cases_and_rows_of_other_widths(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("Input\tOutput \nteh\tthe\n")
+    assert rows_in(tmp_path / "a.tsv", "input", "output", header=False)[0] == [
+        {"input": "teh", "output": "the"}
+    ]
+    (tmp_path / "a.tsv").write_text("a\tb\nteh\tdog\tthe dog\n")
+    with pytest.raises(UserError, match=r"line 2: 3 cells, expected 2"):
+        rows_in(tmp_path / "a.tsv", "input", "output", header=False)
+    (tmp_path / "a.tsv").write_text('text\n"opened here\na\nb\nclosed here"\nc\n')
+    assert len(rows_in(tmp_path / "a.tsv", "text")[0]) == 5
 
 
 def test_line_breaks_in_cells_are_no_trouble(tmp_path: Path) -> None:
@@ -244,7 +280,7 @@ def test_line_breaks_in_cells_are_no_trouble(tmp_path: Path) -> None:
     path.write_bytes(table([["text"], *(["plain"] for _ in range(50)), ["two\nlines"]]))
     rows, [told_of] = rows_in(path, "text")
     assert (
-        len(rows) == 51 and "1 row of 52 goes over several lines, the longest over 2 from line 52" in told_of
+        len(rows) == 51 and "1 row of 51 goes over several lines, the longest over 2 from line 52" in told_of
     )
 
 
@@ -288,7 +324,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "depth": ("a.jsonl", b'{"text": "a"}\n' + DEEP, "line 2: JSON that is nested too deeply"),
     "depth in a list": ("a.json", b"[" + DEEP + b"]", "line 1: JSON that is nested too deeply"),
     "an object over several lines": ("a.json", b'{\n"text": "a"\n}\n', "a row is one line of JSON"),
-    "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "as in UTF-16 without a mark"),
+    "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "as in UTF-16LE without a mark"),
     "half of UTF-16": ("a.txt", TEXT.encode("utf-16")[:-1], "not UTF-16-LE, as its mark says"),
     "not UTF-8": ("a.csv", b"text\ncaf\xe9\n", "line 2: not UTF-8: byte 0xe9"),
     "pointer": ("a.jsonl", POINTER, "a.jsonl is a Git LFS pointer"),
@@ -300,6 +336,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
         "a.jsonl is a web page (HTML)",
     ),
+    "packed, and not called so": ("a.txt", gzip.compress(TEXT.encode()), "its content is that of a .gz file"),
+    "answer of a server": ("a.txt", b'<?xml version="1.0"?><Error><Code>AccessDenied', "an answer in XML"),
+    "another separator": ("a.csv", b"id;text\n1;b\n", "it looks as if this one had ';'"),
     "two columns of a name": ("a.csv", b"text,text\na,b\n", "several columns are called 'text'"),
     "too few cells": ("a.csv", b"a,text\n1,2\n3\n", "line 3: 1 cell, expected 2 (a, text)"),
     "cut off": ("a.jsonl.gz", gzip.compress(lines(ROWS))[:100], "cannot be read: Compressed file ended"),
@@ -402,6 +441,11 @@ def test_questions_without_an_answer_are_left_out_and_counted(tmp_path: Path) ->
     )
     assert [row["id"] for row in task.rows("train", "en").to_pylist()] == list("124578")  # type: ignore[attr-defined]
     assert "3 rows left out, without an answer" in task.remarks()
+    for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "more than 4,300 digits")):
+        rows[0]["answers"] = f'{{"text": {number}'
+        (tmp_path / "train.json").write_bytes(lines(rows[:1]))
+        with pytest.raises(UserError, match=f"column 'answers' holds .*: .*{reason}"):
+            build_task(task.section).rows("train", "en")  # type: ignore[attr-defined]
 
 
 def test_files_of_the_character_tasks(tmp_path: Path) -> None:

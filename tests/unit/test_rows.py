@@ -202,9 +202,10 @@ WRONG = {
     "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv holds no rows"),
     "language": (
         "train.jsonl",
-        GOOD.replace("{", '{"language": "", '),
-        "line 1: column 'language' holds '', expected a code such as en",
+        GOOD.replace("{", '{"language": 7, '),
+        "line 1: column 'language' holds 7, expected a code such as en",
     ),
+    "wrong label": ("train.jsonl", GOOD.replace(": 0", ": 7"), "line 1: column 'label' holds 7"),
     "other language": (
         "train.jsonl",
         GOOD.replace("{", '{"language": "xx", '),

@@ -47,10 +47,10 @@ NAMES: dict[str | None, str] = {
     "trainData train-00000-of-00002 c4-train.00000-of-01024 2020_train_v2 train/a data/train/part-1/a "
     "Training/a train1/a",
     "validation": "validation valid val dev Dev eval wiki_val wiki.dev.txt dev-en valid_0 val2017 devSet "
-    "validation-00001-of-00002 dev/a eval/x en-valid devel",
-    "test": "test Test wiki_test wiki.test.en test-en test_0 testing test2 heldout newstest2014 tst2013 "
-    "test/a testset devtest TEST-00000-of-00001 test_oov",
-    None: "wiki a contest latest restrained values device develop/me 2020 evaluate protest/a intrain",
+    "validation-00001-of-00002 dev/a eval/x en-valid devel evaluate validate",
+    "test": "test Test wiki_test wiki.test.en test-en test_0 testing test2 heldout held-out hold_out tst2013 "
+    "test/a testset devtest TEST-00000-of-00001 test_oov newstest2014 \uff34\uff25\uff33\uff34",
+    None: "wiki a contest latest restrained values device develop/me 2020 protest/a intrain",
 }
 CASES = [(split, name) for split, names in NAMES.items() for name in names.split()]
 
@@ -128,16 +128,34 @@ def test_mixtures_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
         splits(tmp_path / "c")
 
 
+def test_glued_names(tmp_path: Path) -> None:
+    fill(tmp_path, "wikitrain.txt", "wikivalid.txt", "wikitest.txt")
+    assert sorted(splits(tmp_path)) == ["test", "train", "validation"]
+    fill(tmp_path / "b", "latest.txt", "contest.txt")
+    assert sorted(splits(tmp_path / "b")) == ["train"]
+    fill(tmp_path / "c", "train.txt", "train_eval.txt", "test.txt")
+    with pytest.raises(UserError, match=r"train_eval.txt says eval and train"):
+        splits(tmp_path / "c")
+
+
 def test_pieces_that_are_missing_are_said(tmp_path: Path) -> None:
     fill(tmp_path, "train-00000-of-00002.txt", "test-00000-of-00001.txt", "dev-00002-of-00003.txt")
     remarks = found(tmp_path).remarks
     assert remarks == [
-        f"{tmp_path}: only 1 of 3 pieces is there: dev-00000-of-00003.txt, dev-00001-of-00003.txt are "
-        "missing",
+        f"{tmp_path}: only 1 of 3 pieces is there, such as dev-00002-of-00003.txt",
         f"{tmp_path}: only 1 of 2 pieces is there: train-00001-of-00002.txt is missing",
     ]
     fill(tmp_path, "train-00001-of-00002.txt")
     assert len(found(tmp_path).remarks) == 1
+    fill(tmp_path / "huge", "train-0-of-99999999999.txt")
+    assert "and 99,999,999,995 more are missing" in found(tmp_path / "huge").remarks[0]
+    for names in (
+        ("a-0-of-2.txt", "a-1-of-2.txt", "a-0-of-1.txt"),
+        ("b-0-of-2.txt", "b-1-of-2.txt", "b-2-of-2.txt"),
+    ):
+        folder = fill(tmp_path / names[-1], *names)
+        with pytest.raises(UserError, match="are no pieces of one set"):
+            found(folder)
     # Some count from 1.
     fill(tmp_path / "b", "train-1-of-2.txt", "train-2-of-2.txt")
     assert found(tmp_path / "b").remarks == []
@@ -238,6 +256,30 @@ def test_folders_of_languages_in_any_spelling(tmp_path: Path) -> None:
     }
     assert there.remarks == [f"1 entry of {tmp_path} left out: loose.txt (beside the folders of languages)"]
     assert "DE/a.txt (in de, which task.languages does not ask for)" in found(tmp_path, "en").remarks[0]
+
+
+def test_languages_beyond_the_papers_beside_one_that_is_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path / "a", "train.en.txt", "train.pl.txt", "test.en.txt", "test.pl.txt")
+    assert splits(tmp_path / "a") == {"train": ["train.en.txt"], "test": ["test.en.txt"]}
+    fill(tmp_path / "b", "europarl.de-en.de.txt", "europarl.de-en.en.txt")
+    assert splits(tmp_path / "b") == {"train": ["europarl.de-en.en.txt"]}
+    fill(tmp_path / "c", "wiki_en/a.txt", "wiki_de/a.txt")
+    assert splits(tmp_path / "c") == {"train": ["wiki_en/a.txt"]}
+
+
+def test_files_about_the_data(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "a.jsonl",
+        "README.en.txt",
+        "LICENSE-2.0.txt",
+        "LICENSE_MIT.txt",
+        "copyright.txt",
+        "index.json",
+    )
+    fill(tmp_path, "dataset_card.json", "eval_results.json", "train_config.json")
+    assert splits(tmp_path) == {"train": ["a.jsonl"]}
+    assert "8 entries of" in found(tmp_path).remarks[0]
 
 
 def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
