@@ -110,7 +110,8 @@ def evaluate(
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
-    Results of a run are also saved in its eval/ folder.
+    Results of a run are also saved in its eval/ folder. Where a later language or run fails, what was
+    measured before is printed, and saved in eval/unfinished/.
 
     Examples:
 

@@ -437,7 +437,15 @@ def test_a_start_that_is_not_there(recipe: str):
 
 
 def test_batches_that_do_not_divide_among_processes(recipe: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    group = {
+        "WORLD_SIZE": "3",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
     told = refused(recipe, "--device", "cpu")
     assert "8 is not a multiple of 12" in told
     assert "--set training.batch_size=12" in told
