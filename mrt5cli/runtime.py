@@ -21,6 +21,8 @@ Precision = Literal["fp32", "bf16"]
 
 GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """Variables that torchrun and accelerate launch set, for a process to know its place in a group."""
+ACCELERATE = ("ACCELERATE_USE_", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_", "ACCELERATE_GRADIENT_")
+"""How the variables begin with which accelerate's launcher says what a recipe says here."""
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 """Where the processes of a group find each other."""
 MPI = (
@@ -204,13 +206,16 @@ def ignore_leftovers() -> tuple[str, ...]:
                 NO_GROUP,
             )
         _number("LOCAL_RANK")
+        if not 0 < (port := _number("MASTER_PORT")) < 1 << 16:
+            raise UserError(f"MASTER_PORT={port} is no port", NO_GROUP)
         return ()
+    # A whole group of one, as a launcher makes it, needs no word; nor does it need to meet anybody.
     if not told.keys() >= {*GROUP, *MEETING}:
         ignored = [*(name for name in GROUP if name in told), *ignored]
-        for name in (*GROUP, "LOCAL_WORLD_SIZE"):
-            os.environ.pop(name, None)
+    own = [name for name in os.environ if name.startswith(ACCELERATE)]
+    ignored += [name for name in own if os.environ[name].lower() not in ("", "0", "no", "false")]
     shown = ", ".join(f"{name}={os.environ.get(name, told.get(name))}" for name in ignored)
-    for name in MPI:
+    for name in (*GROUP, *MEETING, "LOCAL_WORLD_SIZE", *MPI, *own):
         os.environ.pop(name, None)
     if not ignored:
         return ()

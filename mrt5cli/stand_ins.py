@@ -55,7 +55,8 @@ def stand_in(file: Path) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").strip()
     if text.lower().startswith(XML):
         return f"an answer in XML; {AGAIN}"
-    if text and not text.translate(None, PRINTABLE):
+    # What begins as JSON is JSON, whatever else is wrong with it.
+    if text and not text.startswith((b"{", b"[")) and not text.translate(None, PRINTABLE):
         words = " ".join(text.decode("ascii").split())
         return f"text, beginning {words[:SHOWN]!r}; {AGAIN}"
     return None

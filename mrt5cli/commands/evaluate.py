@@ -187,11 +187,9 @@ def evaluate(
 
 
 def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
-    """Save and print what was measured."""
+    """Save and print what was measured; a file that cannot be written is told of when all else is done."""
     from mrt5cli.rundir import write_json
 
-    if out is not None:
-        write_json(out, comparison.document())
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say(line, sys.stderr)
     if as_json:
@@ -202,6 +200,8 @@ def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
         for result in comparison.results:
             present(replace(comparison, results=[result]))
         say(f"unfinished: {comparison.unfinished}")
+    if out is not None:
+        write_json(out, comparison.document())
 
 
 def _names(listed: str) -> list[str]:

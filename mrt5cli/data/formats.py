@@ -159,6 +159,8 @@ class DataFile:
             with self.open() as opened:
                 packed = _with_peek(opened)
                 if instead := pointer_or_page(packed.peek(BLOCK_BYTES)):
+                    if self.remote:
+                        raise Damaged(f"it is {instead}")  # which the next request may not bring
                     raise UserError(f"{self.name} is {instead}")
                 unpack = UNPACKED_BY.get(packing_of(self.name))
                 yield packed if unpack is None else _with_peek(unpack(packed))

@@ -17,7 +17,6 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from mrt5cli import bounds
 from mrt5cli.errors import UserError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
@@ -36,25 +35,9 @@ from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shortening import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
-from mrt5cli.text import counted, first_line, shortened
+from mrt5cli.text import counted, first_line
 
 DTYPES = ("float32", "bfloat16")
-SIZES = {
-    "vocab_size": bounds.VOCABULARY,
-    "d_model": bounds.WIDTH,
-    "d_kv": bounds.HEAD_WIDTH,
-    "d_ff": bounds.WIDTH,
-    "num_layers": bounds.LAYERS,
-    "num_decoder_layers": bounds.LAYERS,
-    "num_heads": bounds.HEADS,
-    "relative_attention_num_buckets": bounds.HEAD_WIDTH,
-    "relative_attention_max_distance": bounds.LENGTH,
-    "max_position_embeddings": bounds.LENGTH,
-    "downsampling_rate": bounds.LENGTH,
-}
-"""What each size of a configuration may be at most; 1 is the least."""
-LARGEST_WHOLE = 2**31 - 1
-"""Of all other whole numbers of a configuration: ids and places."""
 logger = logging.getLogger(__name__)
 SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 
@@ -224,23 +207,11 @@ def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5C
 
 
 def _made(fields: dict[str, Any], where: str) -> MrT5Config:
-    _check_numbers(fields, where)
     try:
         return MrT5Config(**fields)
     except Exception as error:  # strict dataclasses raise several unrelated types
         # Some wrap what is wrong in a line that names their own validator.
         raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
-
-
-def _check_numbers(fields: dict[str, Any], where: str) -> None:
-    """Refuse numbers that would overflow, or fill the memory, long after they were read."""
-    for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        least, most = (1, SIZES[name]) if name in SIZES else (-LARGEST_WHOLE, LARGEST_WHOLE)
-        if not least <= value <= most:  # as no NaN is
-            shown = shortened(str(value))
-            raise CheckpointError(f"{where}: {name} is {shown}; expected a number from {least} to {most}")
 
 
 def build(

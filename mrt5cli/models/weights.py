@@ -272,6 +272,9 @@ def _entries(file: Path) -> list[tuple[str, str, int]]:
             instead = " but a pickle; call it pytorch_model.bin" if zipfile.is_zipfile(file) else but(file)
             raise CheckpointError(f"{file} is not a safetensors file{instead}")
         if length > size - 8:
+            # The first bytes of an archive can be read as a length as well.
+            if instead := but(file):
+                raise CheckpointError(f"{file} is not a safetensors file{instead}")
             raise CheckpointError(
                 f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
             )

@@ -12,7 +12,6 @@ trained model: those are replaced all the same, and `left_out_of_smoke` says so.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
     _shrink_task(tree["task"], recipe, given.get("task", {}))
     _shrink_model(tree["model"], recipe, given.get("model", {}))
     _shrink_training(tree, given.get("training", {}))
-    kept = copy.deepcopy(given)
+    kept = _key_by_key(given)
     for key in ("name", "description", "paper"):
         kept.pop(key, None)
     for section, key in _replaced(recipe, given):
@@ -78,6 +77,11 @@ def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
         for path in _replaced(recipe, given)
         if path[1] in texts
     ]
+
+
+def _key_by_key(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was set by hand, to be laid over a tree that holds it: nobody gave a section's defaults."""
+    return {key: _key_by_key(value) if isinstance(value, dict) else value for key, value in given.items()}
 
 
 def _replaced(recipe: Recipe, given: Mapping[str, Any]) -> list[tuple[str, str]]:

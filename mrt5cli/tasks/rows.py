@@ -356,7 +356,9 @@ class TableTask(Task):
         if key not in self._tables:
             table = self._read(split, part)
             if not len(table):
-                raise UserError(f"{self._origin()}: no {split} rows of {part}")
+                counts = self._left_out + (Counter() if self.files is None else self.files.left_out)
+                why = "; ".join(f"{counted(count, 'row')} left out, {why}" for why, count in counts.items())
+                raise UserError(f"{self._origin()}: no {split} rows of {part}", why or None)
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
 

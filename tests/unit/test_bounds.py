@@ -181,6 +181,7 @@ def test_too_little_memory_is_no_bug(error: Exception) -> None:
     assert _unexpected(error) == (
         "the memory does not hold this",
         "take smaller batches, shorter texts or a smaller model",
+        1,
     )
 
 

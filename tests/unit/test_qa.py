@@ -71,7 +71,8 @@ def test_long_targets_are_cut_where_sources_are(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("separator", [",", "\t"])
 def test_answers_in_tables(tmp_path: Path, cell: str, separator: str) -> None:
-    quoted = '"' + cell.replace('"', '""') + '"'
+    # Quotes in TSV are text, unless they are there for a reason.
+    quoted = cell if separator == "\t" and '"' not in cell else '"' + cell.replace('"', '""') + '"'
     suffix = "csv" if separator == "," else "tsv"
     lines = [
         separator.join(["id", "question", "context", "answers"]),
@@ -88,14 +89,13 @@ EXPECTED = 'expected answers such as {"text": ["..."], "answer_start": [0]}'
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"answers": {"text": [], "answer_start": []}}, f"column 'answers' holds no answer, {EXPECTED}"),
         ({"answers": None}, f"column 'answers' holds nothing, {EXPECTED}"),
         ({"answers": {"answer_start": [1]}}, f"column 'answers' holds {{'answer_start': [1]}}, {EXPECTED}"),
         ({"answers": {"text": "Ada"}}, f"column 'answers' holds {{'text': 'Ada'}}, {EXPECTED}"),
         ({"answers": {"text": [1]}}, f"column 'answers' holds {{'text': [1]}}, {EXPECTED}"),
         (
             {"answers": "{'text': []}"},
-            "column 'answers' holds \"{'text': []}\", which is not JSON (Expecting",
+            "column 'answers' holds \"{'text': []}\": not JSON: Expecting",
         ),
         ({"question": 7}, "column 'question' holds 7, expected text"),
         ({"id": "english-0-0"}, "column 'id' holds 'english-0-0', which FILE, line 1 has already, expected"),
