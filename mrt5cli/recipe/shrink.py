@@ -12,7 +12,6 @@ trained model: those are replaced all the same, and `left_out_of_smoke` says so.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
     _shrink_task(tree["task"], recipe, given.get("task", {}))
     _shrink_model(tree["model"], recipe, given.get("model", {}))
     _shrink_training(tree, given.get("training", {}))
-    kept = copy.deepcopy(given)
+    kept = _plain(given)
     for key in ("name", "description", "paper"):
         kept.pop(key, None)
     for section, key in _replaced(recipe, given):
@@ -64,6 +63,11 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
         problems = [(words.dotted(place), text) for place, text in words.problems(error, tree)]
         hint = "what --set sets stays, and the rest is made small: set the other key as well"
         raise RecipeError("--smoke", problems, hint) from None
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose mappings are laid over others key by key: what a `Whole` leaves out stays small."""
+    return {key: _plain(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
 def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:

@@ -134,6 +134,8 @@ def test_what_is_set_by_hand_stays_in_a_smoke_run() -> None:
     recipe = small("multilingual_v3/mrt5_50", "model.shortener.layer=7")
     assert (recipe.model.shortener.layer, recipe.model.shape.num_layers) == (7, 8)
     assert small("quickstart_byt5", "model.shape.num_layers=5").model.shape.num_layers == 5
+    shortener = small("english_v1/byt5", "model.shortener={kind: convolution, stride: 3}").model.shortener
+    assert (shortener.stride, shortener.layer) == (3, 2)
     recipe = small("diagnostic_v3/merge_ABC_mrt5_1.5e-2", "task.mean_insertions=2", "task.length=24")
     assert (recipe.task.length, recipe.task.mean_insertions) == (24, 2)
     recipe = small("xnli_v3/mrt5_50", "task.languages=[de, en, fr]", "evaluation.examples=3")
