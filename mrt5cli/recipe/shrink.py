@@ -51,7 +51,7 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
     _shrink_task(tree["task"], recipe, given.get("task", {}))
     _shrink_model(tree["model"], recipe, given.get("model", {}))
     _shrink_training(tree, given.get("training", {}))
-    kept = _key_by_key(given)
+    kept = _plain(given)
     for key in ("name", "description", "paper"):
         kept.pop(key, None)
     for section, key in _replaced(recipe, given):
@@ -63,6 +63,11 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
         problems = [(words.dotted(place), text) for place, text in words.problems(error, tree)]
         hint = "what --set sets stays, and the rest is made small: set the other key as well"
         raise RecipeError("--smoke", problems, hint) from None
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose mappings are laid over others key by key: what a `Whole` leaves out stays small."""
+    return {key: _plain(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
 def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
@@ -77,11 +82,6 @@ def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
         for path in _replaced(recipe, given)
         if path[1] in texts
     ]
-
-
-def _key_by_key(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was set by hand, to be laid over a tree that holds it: nobody gave a section's defaults."""
-    return {key: _key_by_key(value) if isinstance(value, dict) else value for key, value in given.items()}
 
 
 def _replaced(recipe: Recipe, given: Mapping[str, Any]) -> list[tuple[str, str]]:

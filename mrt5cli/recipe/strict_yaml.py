@@ -25,7 +25,6 @@ NULL = re.compile(r"~|null|Null|NULL|")
 
 DEEPEST = 20
 """Mappings and lists within one another; recipes need five."""
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
@@ -176,8 +175,8 @@ def _build(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
             lines[(*path, index)] = item.start_mark.line + 1
             items.append(_build(loader, item, (*path, index), lines))
         return items
-    if SURROGATE.search(node.value):  # from an escape such as "\\ud800"
-        raise YamlProblem(f"{_at(node.start_mark)}: half of a surrogate pair is no character")
+    if HALF_CHARACTER.search(node.value):  # from an escape such as "\\ud800"
+        raise YamlProblem(f"{_at(node.start_mark)}: {NOT_UTF8}")
     try:
         return loader.construct_object(node)
     except ValueError:  # Python reads whole numbers of up to 4300 digits: as text, it is refused with its key
