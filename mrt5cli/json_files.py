@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt5cli.errors import UserError
+from mrt5cli.stand_ins import stand_in
 
 
 def parse(text: str | bytes) -> Any:
@@ -42,7 +43,8 @@ def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint) from error
     except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}", hint) from error
+        instead = stand_in(path)
+        raise UserError(f"{path} cannot be read: {f'it is {instead}' if instead else error}", hint) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object", hint)
     return content

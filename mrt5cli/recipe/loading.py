@@ -17,6 +17,7 @@ from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import strict_yaml, words
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Document, YamlProblem, parse
+from mrt5cli.stand_ins import pointer_or_page
 
 OVERRIDE = "--set"
 LARGEST_FILE = 1_000_000
@@ -112,7 +113,8 @@ def read_chain(path: Path) -> list[Layer]:
         document = read(path)
         tree = document.tree
         if not isinstance(tree, dict):
-            found = "empty" if tree is None else f"not a recipe but {_kind_of(tree)}"
+            instead = None if tree is None else pointer_or_page(path.read_bytes())
+            found = "empty" if tree is None else f"not a recipe but {instead or _kind_of(tree)}"
             raise RecipeError(where, [("", f"the file is {found}; expected `key: value` lines")])
         base = tree.pop("extends", None)
         layers.insert(0, Layer(where, tree, document.lines))

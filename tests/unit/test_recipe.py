@@ -114,6 +114,13 @@ def test_a_kind_with_the_same_settings_keeps_them(plain: Path) -> None:
             "the file is not a recipe but a single value; expected `key: value` lines",
         ),
         (
+            {"a": "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345"},
+            "a.yaml",
+            "",
+            "the file is not a recipe but a Git LFS pointer; what it points to was never fetched: git lfs "
+            "pull; expected `key: value` lines",
+        ),
+        (
             {"a": "extends: b.yaml", "b": "x: 1\nx: 2"},
             "b.yaml",
             "",
