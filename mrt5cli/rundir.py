@@ -20,7 +20,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,6 +236,9 @@ class RunDir:
             _lock(descriptor, self.path)
             yield
         finally:
+            # Processes that prepare batches hold it too, until they have ended.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def state(self) -> tuple[bool, list[int], str | None]:

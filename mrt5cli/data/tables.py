@@ -215,11 +215,11 @@ def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[Row]:
         raise wanted.missing(f"{place} {number}", next(name for name in names if name not in cells), cells)
     else:
         lines = chain([first], lines)
-    # Without a head, the first row says how many cells there are; those beyond the columns are not read.
-    width = len(cells)
+    # Without a head, the first row says how many cells there are at most; more than the columns are not read.
+    width, least = len(cells), len(names)
     for count, (number, cells) in enumerate(lines, start=1):
-        if len(cells) != width or width < len(names):
-            found = f"{counted(len(cells), 'cell')}, expected {max(width, len(names))} ({', '.join(names)})"
+        if not least <= len(cells) <= width:
+            found = f"{counted(len(cells), 'cell')}, expected {least} ({', '.join(names)})"
             yield Row(count, number, BadRow(found, BREAKS))
         elif isinstance(bad := _checked("\t".join(cells)), BadRow):
             yield Row(count, number, bad)

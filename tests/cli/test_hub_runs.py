@@ -362,7 +362,7 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
 @pytest.mark.parametrize(
     ("line", "what", "hint"),
     [
-        ('{"text": 5}', "line 21: column 'text' holds int, expected text", None),
+        ('{"text": 5}', "line 21: column 'text' holds a number, expected text", None),
         ('{"text": nothing}', "line 21: not JSON", "--set task.source.skip_corrupt=true leaves it out"),
         (
             '{"words": "a"}',

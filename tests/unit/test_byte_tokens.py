@@ -72,7 +72,7 @@ def test_languages_with_names_and_scripts() -> None:
         "ur",
     ], "the 15 of the paper's training, in its order"
     assert set(LANGUAGES) >= {*XNLI_LANGUAGES, *TYDIQA_LANGUAGES, *XQUAD_LANGUAGES}
-    assert LANGUAGES["sw"] == ("Swahili", "Latin")
+    assert LANGUAGES["sw"] == ("Swahili", "Latin", "swa")
     assert {language.script for language in LANGUAGES.values()} == {
         "Latin", "Greek", "Cyrillic", "Arabic", "Thai", "Han", "Devanagari", "Bengali", "Hangul", "Telugu",
     }  # fmt: skip

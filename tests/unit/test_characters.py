@@ -33,7 +33,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         "input\toutput\nthe cta sat\tthe cat sat\nhelo\thello\n",
         "output\tsource\tinput\nthe cat sat\tbook\tthe cta sat\nhello\tx\thelo\n",
         "the cta sat\tthe cat sat\tbook\t3\n\nhelo\thello\n",
-        '"the cta sat"\tthe cat sat\r\nhelo\thello',
+        "the cta sat\tthe cat sat\r\nhelo\thello",
     ],
 )
 def test_header_is_optional_and_other_columns_do_not_matter(tmp_path: Path, text: str) -> None:
