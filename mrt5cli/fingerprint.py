@@ -20,7 +20,7 @@ from mrt5cli.recipe import Recipe
 
 Work = Literal["train", "evaluate", "analyse"]
 
-_SHARED = ("models", "data", "tasks", "metrics", "runtime.py")
+_SHARED = ("byte_tokens.py", "models", "data", "tasks", "metrics", "runtime.py")
 DECIDES: dict[Work, tuple[str, ...]] = {
     # Validation chooses the best weights.
     "train": (
@@ -31,7 +31,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
         "evaluation/rows.py",
     ),
     "evaluate": (*_SHARED, "evaluation"),
-    "analyse": (*_SHARED, "evaluation", "analysis", "reproduce/analyses", "reproduce/ours.py"),
+    "analyse": (*_SHARED, "evaluation", "analysis", "report/ours.py"),
 }
 """Folders and files of the package, for each kind of work."""
 
@@ -44,7 +44,6 @@ DECIDES_NOTHING = (
     "evaluation/significance.py",  # of a second run, which is not asked for here
     "evaluation/subject.py",
     "evaluation/names.py",
-    "analysis/figures",
 )
 """What lies in those folders and changes no number."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -73,3 +75,10 @@ def _private_folder() -> str:
         return tempfile.mkdtemp(prefix="mrt5-home-")
     except OSError:  # nothing can be written anywhere; whoever needs to says so, by this name
         return "/nonexistent"
+
+
+def room(path: Path) -> float:
+    """Bytes that are free where a path is, or will be made."""
+    place = next(one for one in [path.absolute(), *path.absolute().parents] if one.exists())
+    total, _, free = shutil.disk_usage(place)
+    return free if total else math.inf  # some file systems do not say

@@ -22,6 +22,8 @@ WIDE = 80
 """Columns that a line of progress fits into."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """What is no character and cannot be UTF-8; Python has it in file names that are not UTF-8."""
+MISSING = "-"
+"""In a cell of a terminal's table that has no value."""
 LONGEST = 40
 """Characters of what somebody gave, in a sentence about it."""
 COMMANDS = ("mrt5", "torchrun")
@@ -110,6 +112,16 @@ def duration(seconds: float) -> str:
     if not hours:
         return f"{minutes} min"
     return f"{hours} h {minutes:02d} min" if minutes else f"{hours} h"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number for a cell, or a dash."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int) -> str:
+    """A share of 0 to 1 as a percentage for a cell, without the sign, or a dash."""
+    return number(None if share is None else 100 * share, digits)
 
 
 def columns(file: IO[str]) -> int | None:

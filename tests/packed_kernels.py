@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mrt5cli.models.attention import softmax1
-from mrt5cli.models.kernels.plan import Packed, grid
+from mrt5cli.models.fast.kernels.plan import Packed, grid
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"
@@ -106,7 +106,7 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
         dtype: of queries, keys and values.
         small: tiles of `SMALL` rows rather than those of a real launch.
     """
-    from mrt5cli.models.kernels.varlen import Tiles, attend
+    from mrt5cli.models.fast.kernels.varlen import Tiles, attend
 
     heads, rows, count = 2, len(case.keys), sum(case.keys)
     query_count = count if case.queries is None else rows * case.queries

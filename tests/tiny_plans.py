@@ -9,8 +9,8 @@ from typing import Any
 
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.reproduce.jobs import Experiment, Job, Plan
 from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.suite.jobs import Experiment, Job, Plan
 
 
 def make_plan(
@@ -113,9 +113,9 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
     Only for plans that are no smoke; the numbers of analyses are not among them.
     """
     from mrt5cli.data.languages import LANGUAGES
-    from mrt5cli.reproduce.ours import DIAGNOSTICS, NUMBERS
-    from mrt5cli.reproduce.placement import place
-    from mrt5cli.reproduce.tolerances import AVERAGES, TIMES
+    from mrt5cli.paper.tolerances import AVERAGES, TIMES
+    from mrt5cli.report.ours import DIAGNOSTICS, NUMBERS
+    from mrt5cli.report.placement import place
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
     placed = place(plan.experiments)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.data.byte_tokens import PAD, encode
+from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.metrics.counts import Ratio
 

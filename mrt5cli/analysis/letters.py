@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrt5cli.analysis.deletions import InspectedRow, KindRow
-from mrt5cli.data.byte_tokens import EOS, encode
+from mrt5cli.byte_tokens import EOS, encode
 
 START = int(encode("#")[0])
 UPPER, LOWER = encode("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), encode("abcdefghijklmnopqrstuvwxyz")

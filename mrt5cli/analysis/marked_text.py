@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 
-from mrt5cli.data.byte_tokens import OFFSET
+from mrt5cli.byte_tokens import OFFSET
 from mrt5cli.data.characters import Character
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mrt5cli.benchmark.models import ours, steer
 from mrt5cli.benchmark.rounds import kept_lengths, wait
 from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
 from mrt5cli.models.compiling import compile_blocks
-from mrt5cli.models.decoding import GreedyDecoder
+from mrt5cli.models.fast.decoding import GreedyDecoder
 from mrt5cli.runtime import check_compiler
 
 LENGTHS = 10

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.rows import Batch, Tally, row_of, tally, teacher_forced
 from mrt5cli.evaluation.subject import Subject
-from mrt5cli.metrics.counts import IGNORED_LABEL, PAD, Ratio
+from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
 from mrt5cli.tasks.base import build_task
 

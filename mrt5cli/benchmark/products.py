@@ -12,7 +12,7 @@ from torch import Tensor
 from mrt5cli.benchmark.models import ours
 from mrt5cli.benchmark.rounds import Timing
 from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
-from mrt5cli.models.products import suits_onednn
+from mrt5cli.models.fast.products import suits_onednn
 
 BOTH_WAYS = "forward and backward"
 PYTORCH, OURS = "PyTorch", "ours"

@@ -18,9 +18,9 @@ from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from mrt5cli.benchmark.models import ours
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.feed_forward import GatedFeedForward
-from mrt5cli.models.norms import RMSNorm
-from mrt5cli.models.products import Linear
+from mrt5cli.models.fast.feed_forward import GatedFeedForward
+from mrt5cli.models.fast.norms import RMSNorm
+from mrt5cli.models.fast.products import Linear
 
 NAME = "mrt5_bench_written_out"
 THEIRS: dict[type[nn.Module], type[nn.Module]] = {

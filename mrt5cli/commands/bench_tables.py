@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mrt5cli.commands.tables import MISSING, number, percent, print_table
-from mrt5cli.text import counted, say
+from mrt5cli.commands.tables import print_table
+from mrt5cli.text import MISSING, counted, number, percent, say
 
 Document = Mapping[str, Any]
 VERDICTS = {None: "another setting", "open": "open: median and fastest rounds disagree"}

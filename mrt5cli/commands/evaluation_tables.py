@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mrt5cli.commands.tables import MISSING, number, percent, print_table
-from mrt5cli.text import duration, say
+from mrt5cli.commands.tables import print_table
+from mrt5cli.text import MISSING, duration, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison, Result

@@ -13,10 +13,10 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.model_options import NoPickle, Revision
-from mrt5cli.commands.tables import number, percent, print_table
+from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import columns, say
+from mrt5cli.text import columns, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow

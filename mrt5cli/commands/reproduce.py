@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +12,13 @@ import typer
 from mrt5cli import bounds, places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
+from mrt5cli.places import room
 from mrt5cli.text import counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
-    from mrt5cli.reproduce.executing import Outcome
-    from mrt5cli.reproduce.jobs import Job, Plan
-    from mrt5cli.reproduce.processes import Launcher
+    from mrt5cli.suite.executing import Outcome
+    from mrt5cli.suite.jobs import Job, Plan
+    from mrt5cli.suite.processes import Launcher
 
 PAPER = "paper"
 SMOKE = "smoke"
@@ -114,10 +114,10 @@ def reproduce(
 
       mrt5 reproduce miniature --runs runs/miniature
     """
-    from mrt5cli.reproduce.estimates import estimate, machine_for
-    from mrt5cli.reproduce.locking import only_one
-    from mrt5cli.reproduce.planning import keep_to_budget, make_plan, shipped_recipes
-    from mrt5cli.reproduce.suites import load_suite
+    from mrt5cli.suite.estimates import estimate, machine_for
+    from mrt5cli.suite.locking import only_one
+    from mrt5cli.suite.planning import keep_to_budget, make_plan, shipped_recipes
+    from mrt5cli.suite.suites import load_suite
 
     name = Path(suite).stem
     root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
@@ -165,9 +165,9 @@ def reproduce(
 
 def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
     """Do what is to be done, telling stderr about it."""
-    from mrt5cli.reproduce.display import display
-    from mrt5cli.reproduce.executing import Outcome, execute
-    from mrt5cli.reproduce.planning import TO_DO
+    from mrt5cli.suite.display import display
+    from mrt5cli.suite.executing import Outcome, execute
+    from mrt5cli.suite.planning import TO_DO
 
     if not any(job.status in TO_DO for job in plan.jobs):
         say("nothing left to do", sys.stderr)
@@ -182,7 +182,7 @@ def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
 def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[Launcher, str, str]:
     """What starts jobs on this machine, that in words, and the device that jobs are given."""
     from mrt5cli import runtime
-    from mrt5cli.reproduce.processes import Alone, Forked, visible_gpus
+    from mrt5cli.suite.processes import Alone, Forked, visible_gpus
 
     kind = runtime.device(device).type  # refuses a device that is not there
     gpus = visible_gpus() if kind == "cuda" else []
@@ -207,17 +207,16 @@ def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[La
 
 
 def _warn_of_disk(plan: Plan) -> None:
-    from mrt5cli.reproduce.planning import TO_DO
+    from mrt5cli.suite.planning import TO_DO
 
     needed = sum(job.gigabytes for job in plan.jobs if job.status in TO_DO)
-    place = next(path for path in [plan.root.absolute(), *plan.root.absolute().parents] if path.exists())
-    free = shutil.disk_usage(place).free / 1e9
+    free = room(plan.root) / 1e9
     if free < needed:
         say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
 
 
 def _report(plan: Plan, out: Path) -> list[Path]:
-    from mrt5cli.reproduce.report import write_report
+    from mrt5cli.report.page import write_report
 
     written: list[Path] = write_report(plan, out)
     return written
@@ -265,7 +264,7 @@ def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
 
     Of what is left out, only what the budget leaves out is shown.
     """
-    from mrt5cli.reproduce.planning import NOT_ASKED_FOR, NOT_NEEDED
+    from mrt5cli.suite.planning import NOT_ASKED_FOR, NOT_NEEDED
 
     shown = [job for job in plan.jobs if job.reason not in (NOT_ASKED_FOR, NOT_NEEDED)]
     groups = [
@@ -278,8 +277,8 @@ def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
 
 def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
     """The plan in three lines: how many jobs in which state, what is left to do, what that rests on."""
-    from mrt5cli.reproduce.estimates import assumption
-    from mrt5cli.reproduce.planning import TO_DO
+    from mrt5cli.suite.estimates import assumption
+    from mrt5cli.suite.planning import TO_DO
 
     left = [job for job in plan.jobs if job.status in TO_DO]
     states = [job.status for job in plan.jobs]

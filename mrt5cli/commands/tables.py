@@ -6,9 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mrt5cli.text import columns, say
-
-MISSING = "-"
+from mrt5cli.text import MISSING, columns, say
 
 
 def print_table(
@@ -51,13 +49,3 @@ def _print_paragraphs(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         for name, cell in zip(names[1:], others, strict=True):
             if cell not in ("", MISSING):
                 say(f"  {name:<{width}}  {cell}" if name else f"  {cell}")
-
-
-def number(value: float | None, digits: int) -> str:
-    """A number for a cell, or a dash."""
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def percent(share: float | None, digits: int) -> str:
-    """A share of 0 to 1 as a percentage for a cell, without the sign, or a dash."""
-    return MISSING if share is None else f"{100 * share:.{digits}f}"

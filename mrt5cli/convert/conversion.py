@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.weights import stored_dtype
+from mrt5cli.places import room
 from mrt5cli.rundir import resolve_model, whole_directory
 
 ROOM = 1.05
@@ -233,10 +233,7 @@ def _check_place(source: str, destination: Path, overwrite: bool) -> None:
 def _check_room(model: Any, dtype: str, destination: Path) -> None:
     size = 2 if dtype == "bfloat16" else 4
     needed = int(ROOM * size * sum(weight.numel() for weight in model.parameters()))
-    place = destination.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = room(destination)
     if free < needed:
         raise UserError(
             f"{destination} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.convert.card import model_card
 from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
 from mrt5cli.convert.published import published_yaml
-from mrt5cli.data.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.hub import LOG_IN, OutOfPatience, patiently, refusal, trouble

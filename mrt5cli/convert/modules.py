@@ -62,7 +62,7 @@ def source_files() -> dict[str, str]:
 
 
 def flat_name(module: str) -> str:
-    """`mrt5cli.models.shortening.gate` -> `shortening_gate_mrt5`."""
+    """`mrt5cli.models.shorteners.gate` -> `shorteners_gate_mrt5`."""
     below = module.removeprefix(f"{PACKAGE}.").replace(".", "_")
     return ENTRIES.get(module, f"{below}_mrt5")
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.data.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
+from mrt5cli.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
 from mrt5cli.errors import UserError
 from mrt5cli.rundir import write_bytes
 

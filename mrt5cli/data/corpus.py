@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET
+from mrt5cli.byte_tokens import EOS, OFFSET
 
 END_OF_DOCUMENT = 0xFF
 IDS_OF_BYTES = np.arange(256, dtype=np.int64) + OFFSET

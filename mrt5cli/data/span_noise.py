@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, LAST_BYTE_ID
+from mrt5cli.byte_tokens import EOS, LAST_BYTE_ID
 from mrt5cli.data.corpus import IDS_OF_BYTES
 
 FIRST_SENTINEL = LAST_BYTE_ID

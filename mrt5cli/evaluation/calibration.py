@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
-from mrt5cli.metrics.counts import PAD
 
 LEARNED = ("scaled_sigmoid", "log_sigmoid")
 TOLERANCE = 0.01

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrt5cli.byte_tokens import EOS
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
 from mrt5cli.evaluation.rows import (
@@ -27,7 +28,6 @@ from mrt5cli.evaluation.rows import (
 )
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.metrics.answers import Normalization, exact_match, f1
-from mrt5cli.metrics.counts import EOS
 from mrt5cli.models.inputs import on_device
 
 Progress = Callable[[str, int], None]

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, PAD, decode, encode
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.evaluation.timing import Stopwatch
-from mrt5cli.metrics.counts import IGNORED_LABEL
-from mrt5cli.models.plain_generation import unchanging
+from mrt5cli.models.fast.plain_generation import unchanging
 
 
 def generate_answers(

@@ -8,7 +8,7 @@ from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.evaluation.rows import TOTAL
-from mrt5cli.reproduce import Published, published
+from mrt5cli.paper.published import Published, published
 
 METRICS = {
     "sequence_accuracy": ("sequence_accuracy", 0.01),

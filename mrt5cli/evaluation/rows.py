@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.metrics.counts import (
-    IGNORED_LABEL,
-    PAD,
     Ratio,
     below_threshold,
     bits_per_byte,

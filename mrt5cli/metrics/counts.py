@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-PAD = 0
-EOS = 1
-MARKERS = (PAD, EOS, ord("#") + 3)
-IGNORED_LABEL = -100
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
+
+MARKERS = (PAD, EOS, ord("#") + OFFSET)
 
 
 @dataclass(frozen=True, slots=True)

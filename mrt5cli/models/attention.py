@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from mrt5cli.models.fused import fused, has_fused
-from mrt5cli.models.kernels.rows import DeviceRows, attend_rows
+from mrt5cli.models.fast.fused import fused, has_fused
+from mrt5cli.models.fast.kernels.rows import DeviceRows, attend_rows
 from mrt5cli.models.packing import Group
 from mrt5cli.models.softmax1 import softmax1
 

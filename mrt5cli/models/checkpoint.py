@@ -32,7 +32,7 @@ from mrt5cli.models.layouts import (
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
-from mrt5cli.models.shortening import Shortener
+from mrt5cli.models.shorteners import Shortener
 from mrt5cli.models.weights import read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line

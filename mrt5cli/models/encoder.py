@@ -18,7 +18,7 @@ from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder_rows import pack_input, pack_survivors, rows_of
 from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
 from mrt5cli.models.packing import distance_bias, hides_nothing, last_position
-from mrt5cli.models.shortening import (
+from mrt5cli.models.shorteners import (
     SHORTENERS,
     Sequences,
     Shortener,

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mrt5cli.models.attention import IMPLEMENTATIONS, Rows, ScorePenalty
-from mrt5cli.models.kernels import runs_on
-from mrt5cli.models.kernels.plan import Plan
-from mrt5cli.models.kernels.rows import DeviceRows
+from mrt5cli.models.fast.kernels import runs_on
+from mrt5cli.models.fast.kernels.plan import Plan
+from mrt5cli.models.fast.kernels.rows import DeviceRows
 from mrt5cli.models.packing import Packing, distance_bias
-from mrt5cli.models.shortening import Shortening
+from mrt5cli.models.shorteners import Shortening
 from mrt5cli.models.stack import asked
 
 CAPTURED = ("output_attentions", "output_hidden_states")

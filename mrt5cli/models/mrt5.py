@@ -2,7 +2,7 @@
 
 What differs from transformers' T5, and nothing else:
 
-- before encoder block `delete_gate_layer` a shortener (models/shortening) may gate or remove positions;
+- before encoder block `delete_gate_layer` a shortener (models/shorteners) may gate or remove positions;
 - soft gates join the additive bias of every later encoder block and of all cross-attention;
 - after hard deletion the encoder output carries its own mask, and the decoder reads it from there, so
   generation, beams and padded batches all see the shortened source;
@@ -31,10 +31,10 @@ from transformers.utils.generic import can_return_tuple
 from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder import MrT5Encoder
+from mrt5cli.models.fast.plain_generation import answer_plainly
+from mrt5cli.models.fast.products import Linear
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.packing import hides_nothing
-from mrt5cli.models.plain_generation import answer_plainly
-from mrt5cli.models.products import Linear
 from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, asked
 
 

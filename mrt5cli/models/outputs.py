@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
-from mrt5cli.models.kernels.rows import DeviceRows
+from mrt5cli.models.fast.kernels.rows import DeviceRows
 
 
 @dataclass

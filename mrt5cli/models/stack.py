@@ -16,10 +16,10 @@ from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTraine
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.feed_forward import use_fast_activation
-from mrt5cli.models.norms import use_fast_norms
-from mrt5cli.models.products import use_fast_products
-from mrt5cli.models.shortening import BoundaryPredictor, Convolution, DeleteGate
+from mrt5cli.models.fast.feed_forward import use_fast_activation
+from mrt5cli.models.fast.norms import use_fast_norms
+from mrt5cli.models.fast.products import use_fast_products
+from mrt5cli.models.shorteners import BoundaryPredictor, Convolution, DeleteGate
 
 
 class LearnedPositions(nn.Embedding):

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, encode
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD, encode
 from mrt5cli.data.characters import shown
 from mrt5cli.recipe import DiagnosticTask
 from mrt5cli.tasks.base import (
-    IGNORED_LABEL,
     Batch,
     BatchStream,
     SeekableStream,

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.data.generated import generator
 from mrt5cli.data.hub import HubDataset
@@ -38,7 +38,7 @@ from mrt5cli.data.rows import (
     language_column,
 )
 from mrt5cli.errors import UserError
-from mrt5cli.tasks.base import IGNORED_LABEL, Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
+from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
 from mrt5cli.tasks.base import subset_of as checked
 from mrt5cli.text import counted
 

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt5cli.tasks.base import IGNORED_LABEL, Batch
+from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.tasks.base import Batch
 
-PAD = 0
 PARTS = ("cross_entropy", "gate", "entropy", "encoder_score", "cross_score", "auxiliary")
 """What the loss is a sum of, in the order of `LossTerms.parts` and `counts`."""
 

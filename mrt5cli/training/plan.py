@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from mrt5cli import runtime as machine
 from mrt5cli.data.characters import beginning
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import OutOfPatience
+from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
@@ -321,9 +321,8 @@ def _check_room(plan: Plan) -> None:
     kept = min(training.keep_checkpoints, -(-training.max_steps // training.save_steps)) + 1
     # A kept checkpoint may ask for best weights of its own, without the moments.
     needed = one * kept + one // 3 * (1 if training.best_metric is None else 1 + kept)
-    place = next(path for path in [plan.run.path, *plan.run.path.absolute().parents] if path.exists())
-    total, _, free = shutil.disk_usage(place)
-    if total and free < needed:
+    free = room(plan.run.path)
+    if free < needed:
         raise UserError(
             f"{plan.run.path}: checkpoints will need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
             "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",

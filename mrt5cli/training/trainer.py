@@ -37,13 +37,14 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
 from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
-from mrt5cli.tasks.base import IGNORED_LABEL, Batch
+from mrt5cli.tasks.base import Batch
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss

@@ -250,7 +250,9 @@ def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     recipes = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")}
     data = {path.relative_to(ROOT / "mrt5cli") for path in (ROOT / "mrt5cli").rglob("*.yaml")}
     assert carried == recipes | data
-    assert {Path(f"reproduce/{name}.yaml") for name in ("published", "unmatched", "suites/paper")} <= data
+    assert {
+        Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")
+    } <= data
 
     checked = subprocess.run(
         [sys.executable, "-m", "mrt5cli", "recipe", "check", "quickstart", "--no-build", "--json"],

@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from mrt5cli.analysis.marked_text import coloured, fitted, plain, runs
+from mrt5cli.byte_tokens import encode
 from mrt5cli.cli import app
 from mrt5cli.commands.tables import print_table
-from mrt5cli.data.byte_tokens import encode
 from mrt5cli.data.characters import characters
 
 WIDTH = 40

@@ -295,11 +295,11 @@ def test_all_gpus_together_train_one_run(tmp_path: Path) -> None:
     """The processes of a group, on a CPU in place of GPUs."""
     from rich.console import Console
 
-    from mrt5cli.reproduce.display import PlainDisplay
-    from mrt5cli.reproduce.executing import execute
-    from mrt5cli.reproduce.planning import make_plan
-    from mrt5cli.reproduce.processes import Alone
-    from mrt5cli.reproduce.suites import load_suite
+    from mrt5cli.suite.display import PlainDisplay
+    from mrt5cli.suite.executing import execute
+    from mrt5cli.suite.planning import make_plan
+    from mrt5cli.suite.processes import Alone
+    from mrt5cli.suite.suites import load_suite
 
     plan = make_plan(
         "paper", load_suite("paper"), tmp_path, smoke=True, only=["diagnostic_v3/merge_ABC_byt5"]

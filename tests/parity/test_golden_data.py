@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, encode
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD, encode
 from mrt5cli.data.corpus import END_OF_DOCUMENT, IDS_OF_BYTES, Corpus, Order
 from mrt5cli.data.span_noise import corrupt, draw_spans, noise_mask, plan_lengths, spans_of
-from mrt5cli.tasks.base import IGNORED_LABEL
 from mrt5cli.tasks.diagnostic import target_of
 
 DATA = Path(__file__).parents[1] / "fixtures" / "golden" / "data"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.recipe import CharacterTask, XnliTask, XQuADTask
 from mrt5cli.tasks import Task, build_task
-from mrt5cli.tasks.base import IGNORED_LABEL
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "golden" / "data" / "prompts.json").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.reproduce.suites import load_suite
+from mrt5cli.suite.suites import load_suite
 
 NAMES = sorted(name for name in shipped() if name.startswith("miniature/"))
 RECIPES = {name: recipes.load(path) for name, path in shipped().items() if name in NAMES}

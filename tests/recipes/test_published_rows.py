@@ -11,13 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mrt5cli.recipe import load
-from mrt5cli.recipe.loading import shipped
-from mrt5cli.reproduce import published
-from mrt5cli.reproduce.jobs import Experiment
-from mrt5cli.reproduce.placement import place
-from mrt5cli.reproduce.suites import load_suite
-from mrt5cli.reproduce.unmatched import (
+from mrt5cli.paper.published import published
+from mrt5cli.paper.unmatched import (
     Numbers,
     Unmatched,
     check,
@@ -26,6 +21,11 @@ from mrt5cli.reproduce.unmatched import (
     unpublished,
     without,
 )
+from mrt5cli.recipe import load
+from mrt5cli.recipe.loading import shipped
+from mrt5cli.report.placement import place
+from mrt5cli.suite.jobs import Experiment
+from mrt5cli.suite.suites import load_suite
 
 SUITE = load_suite("paper")
 OTHERS = ("quickstart", "local_text", "spelling_small", "miniature/")

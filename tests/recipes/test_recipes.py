@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from mrt5cli.paper.published import Published, published
+from mrt5cli.paper.unmatched import unpublished
 from mrt5cli.recipe import LossSection, Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
 from mrt5cli.recipe.schema import TaskSection
-from mrt5cli.reproduce import Published, published
-from mrt5cli.reproduce.suites import load_suite
-from mrt5cli.reproduce.unmatched import unpublished
 from mrt5cli.rundir import default_directory
+from mrt5cli.suite.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_plans import make_plan, train
 
+from mrt5cli.analysis.across_runs import ANALYSES, run_analysis
+from mrt5cli.analysis.across_runs.shared import subject_of
 from mrt5cli.analysis.letters import letter_kinds
 from mrt5cli.analysis.per_sample import correlation
-from mrt5cli.data.byte_tokens import encode
+from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
-from mrt5cli.reproduce.analyses import ANALYSES, run_analysis
-from mrt5cli.reproduce.analyses.shared import subject_of
-from mrt5cli.reproduce.jobs import Experiment, Plan
-from mrt5cli.reproduce.ours import Results, first_row
+from mrt5cli.report.ours import Results, first_row
 from mrt5cli.rundir import write_json
+from mrt5cli.suite.jobs import Experiment, Plan
 
 LANGUAGES = Experiment(
     "languages",
@@ -101,8 +101,8 @@ def test_a_rise_is_over_byt5s_loss_on_the_same_sample(plan: Plan, tmp_path: Path
     """ByT5 beside itself rises nowhere."""
     twin = Experiment("twin", "", "v3", "", ("multilingual_v3/byt5", "multilingual_v3/byt5"))
     results = Results(plan, LANGUAGES)
-    from mrt5cli.reproduce.analyses.per_sample import _Drawn, _measured
-    from mrt5cli.reproduce.analyses.shared import Asked
+    from mrt5cli.analysis.across_runs.per_sample import _Drawn, _measured
+    from mrt5cli.analysis.across_runs.shared import Asked
     from mrt5cli.tasks.base import build_task
 
     base = results.baseline[0]

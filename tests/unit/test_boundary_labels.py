@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from mrt5cli.byte_tokens import EOS, encode
 from mrt5cli.data import boundary_labels
 from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, EntropyLabeller, UnigramLabeller, load
-from mrt5cli.data.byte_tokens import EOS, encode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.rundir import RunDir

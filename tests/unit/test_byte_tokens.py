@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, PAD, VOCAB_SIZE, decode, encode, to_bytes
+from mrt5cli.byte_tokens import EOS, OFFSET, PAD, VOCAB_SIZE, decode, encode, to_bytes
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES, XQUAD_LANGUAGES
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mrt5cli.data.byte_tokens import decode
+from mrt5cli.byte_tokens import decode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.tasks import Task, build_task

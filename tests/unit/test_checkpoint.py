@@ -12,7 +12,7 @@ from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
-from mrt5cli.data.byte_tokens import LAST_BYTE_ID
+from mrt5cli.byte_tokens import LAST_BYTE_ID
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, build, load
 from mrt5cli.models.checkpoint import load_and_tell
 from mrt5cli.models.config import LEAST_VOCABULARY

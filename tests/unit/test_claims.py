@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli import recipe as recipes
-from mrt5cli.reproduce.claims import CLAIMS, STATEMENTS, TARGET_TOLERANCE, check_claim, judge
-from mrt5cli.reproduce.evidence import Evidence, Result
-from mrt5cli.reproduce.jobs import Evaluation, Experiment, Job, Plan
-from mrt5cli.reproduce.suites import load_suite
+from mrt5cli.report.claims import CLAIMS, STATEMENTS, TARGET_TOLERANCE, check_claim, judge
+from mrt5cli.report.evidence import Evidence, Result
 from mrt5cli.rundir import RunDir
+from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.suites import load_suite
 
 CONFIG = {
     "d_model": 128,

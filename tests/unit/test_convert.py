@@ -412,8 +412,8 @@ def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = saved(tmp_path / "ours")
-    usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda place: usage)
+    usage = (1000, 990, 10)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
     with pytest.raises(UserError, match=r"needs 0\.0 GB, and 0\.0 GB are free"):
         convert(str(source), tmp_path / "new" / "out", "mrt5")
     assert not (tmp_path / "new").exists()

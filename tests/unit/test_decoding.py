@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from variants import KINDS, batch_of, random_rows, tiny
 
-from mrt5cli.models import MrT5ForConditionalGeneration, mrt5, packed_linear, plain_generation
-from mrt5cli.models.decoding import STEPS_BEFORE_PACKING, Answers, GreedyDecoder, Source, greedy
-from mrt5cli.models.packed_linear import StackedLinear, can_pack
+from mrt5cli.models import MrT5ForConditionalGeneration, mrt5
+from mrt5cli.models.fast import packed_linear, plain_generation
+from mrt5cli.models.fast.decoding import STEPS_BEFORE_PACKING, Answers, GreedyDecoder, Source, greedy
+from mrt5cli.models.fast.packed_linear import StackedLinear, can_pack
 
 pytestmark = pytest.mark.drawn
 

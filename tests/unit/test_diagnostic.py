@@ -15,10 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.data.byte_tokens import EOS, PAD, decode, encode
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.recipe import DiagnosticTask
 from mrt5cli.tasks import Task, build_task
-from mrt5cli.tasks.base import IGNORED_LABEL
 from mrt5cli.tasks.diagnostic import START, draw_strings, target_of, unneeded
 
 KINDS = ["copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"]

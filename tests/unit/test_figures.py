@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli.analysis.figures.deletion_patterns import Pattern, deletion_patterns
-from mrt5cli.analysis.figures.gate_placement import Place, gate_placement
-from mrt5cli.analysis.figures.loss_against_reduction import Point, loss_against_reduction
-from mrt5cli.analysis.figures.macs import macs
-from mrt5cli.analysis.figures.per_language import Model, per_language
-from mrt5cli.analysis.figures.per_sample import Scatter, per_sample
-from mrt5cli.analysis.figures.runtime import Timed, runtime
-from mrt5cli.analysis.figures.style import INK, LOOKS, PAPER, Drawing, look_of, styled
+from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
+from mrt5cli.report.figures.gate_placement import Place, gate_placement
+from mrt5cli.report.figures.loss_against_reduction import Point, loss_against_reduction
+from mrt5cli.report.figures.macs import macs
+from mrt5cli.report.figures.per_language import Model, per_language
+from mrt5cli.report.figures.per_sample import Scatter, per_sample
+from mrt5cli.report.figures.runtime import Timed, runtime
+from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, look_of, styled
 
 SVG = "{http://www.w3.org/2000/svg}"
 OKABE_ITO = {

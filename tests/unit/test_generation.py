@@ -10,7 +10,7 @@ import pytest
 import torch
 from variants import KINDS, random_rows, tiny
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET, encode
+from mrt5cli.byte_tokens import EOS, OFFSET, encode
 from mrt5cli.evaluation.evaluate import evaluate_model, measure
 from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
 from mrt5cli.evaluation.timing import Stopwatch

@@ -291,7 +291,7 @@ def test_the_oldest_transformers_is_the_toolkits_own() -> None:
         ("import mrt5cli.models.packing", "imports mrt5cli.models.packing"),
         ("from mrt5cli.models import MrT5Config", "imports mrt5cli.models"),
         ("from mrt5cli.errors import UserError", "imports mrt5cli.errors"),
-        ("from mrt5cli.models.shortening import gate", "imports the module gate from its package"),
+        ("from mrt5cli.models.shorteners import gate", "imports the module gate from its package"),
         ("from .packing import compact", "relative import"),
         ("import numpy as np", "imports numpy"),
         ("def late():\n    from mrt5cli.errors import UserError", "imports mrt5cli.errors"),

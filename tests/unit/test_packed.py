@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
-from mrt5cli.models import fused as fused_module
 from mrt5cli.models import packing as packing_module
 from mrt5cli.models.attention import Ask, eager
-from mrt5cli.models.fused import _tiles, fused, has_fused
+from mrt5cli.models.fast import fused as fused_module
+from mrt5cli.models.fast.fused import _tiles, fused, has_fused
 from mrt5cli.models.packing import Packing
 
 pytestmark = pytest.mark.drawn

@@ -23,8 +23,8 @@ from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, writt
 from test_packed import VARIANTS, pair, ragged
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mrt5cli.models import kernels
-from mrt5cli.models.kernels.plan import Packed, Plan, grid
+from mrt5cli.models.fast import kernels
+from mrt5cli.models.fast.kernels.plan import Packed, Plan, grid
 from mrt5cli.models.packing import compact
 
 pytestmark = pytest.mark.drawn
@@ -68,7 +68,7 @@ def test_with_the_tiles_of_a_launch():
 @interpreted
 def test_a_column_of_a_longer_projection():
     """Strides of a fused q|k|v, and a gradient that is one number everywhere."""
-    from mrt5cli.models.kernels.varlen import attend
+    from mrt5cli.models.fast.kernels.varlen import attend
 
     whole = torch.randn(5, 3, 2, 16).requires_grad_()
     rows = Packed(torch.tensor([0, 2, 5], dtype=torch.int32), 3)
@@ -94,7 +94,7 @@ def test_a_column_of_a_longer_projection():
     ],
 )
 def test_what_the_kernels_do_not_take(change, words):
-    from mrt5cli.models.kernels.varlen import attend
+    from mrt5cli.models.fast.kernels.varlen import attend
 
     rows = Packed(torch.tensor([0, 3], dtype=torch.int32), 3)
     given_ = {name: torch.zeros(3, 2, 16) for name in ("query", "key", "value")}
@@ -135,7 +135,7 @@ import json, sys
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from mrt5cli.models.kernels import tiles, varlen
+from mrt5cli.models.fast.kernels import tiles, varlen
 
 FLOATS = {"lse", "excess", "rel", "gate", "delta", "d_rel", "d_gate", "d_excess"}
 INTEGERS = {"pos_q", "pos_k", "cu_q", "cu_k"}
@@ -199,7 +199,7 @@ def test_tiles_fit(tmp_path, dtype: str, width: int):
 
 @needs_triton
 def test_tiles_are_ones_a_matrix_unit_takes():
-    from mrt5cli.models.kernels.varlen import tiles_for
+    from mrt5cli.models.fast.kernels.varlen import tiles_for
 
     for dtype in (torch.float32, torch.bfloat16):
         for width in (1, 10, 64, 128):
@@ -249,10 +249,10 @@ def by_kernel(request, monkeypatch):
             found.inside = False
 
     if request.param == "triton":
-        from mrt5cli.models.kernels.varlen import attend as core
+        from mrt5cli.models.fast.kernels.varlen import attend as core
     else:
         core = written_out
-    monkeypatch.setitem(sys.modules, "mrt5cli.models.kernels.varlen", SimpleNamespace(attend=counted))
+    monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
     monkeypatch.setattr("mrt5cli.models.encoder_rows.runs_on", lambda device, width: True)
     return found
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mrt5cli.evaluation.published import published_rows
+from mrt5cli.paper.published import published
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES
-from mrt5cli.reproduce import published
 
 
 def task(experiment: str | None, by_language: bool = True) -> Any:

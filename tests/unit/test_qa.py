@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hub_server import HubServer
 
-from mrt5cli.data.byte_tokens import decode
+from mrt5cli.byte_tokens import decode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import TyDiQATask, XQuADTask
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XQUAD_LANGUAGES

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_plans import make_plan, pretend, train
 
+from mrt5cli.analysis.across_runs import run_analysis
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
-from mrt5cli.reproduce import report as reports
-from mrt5cli.reproduce.analyses import run_analysis
-from mrt5cli.reproduce.claims import CLAIMS, Claim
-from mrt5cli.reproduce.jobs import Experiment, Plan
-from mrt5cli.reproduce.report import markdown_cell, write_report
-from mrt5cli.reproduce.suites import load_suite
-from mrt5cli.reproduce.tables import in_unit, number
+from mrt5cli.report import page as reports
+from mrt5cli.report.claims import CLAIMS, Claim
+from mrt5cli.report.page import markdown_cell, write_report
+from mrt5cli.report.tables import in_unit, number
 from mrt5cli.rundir import write_json
+from mrt5cli.suite.jobs import Experiment, Plan
+from mrt5cli.suite.suites import load_suite
 
 PAPER = load_suite("paper")
 VOID = {"meta", "br", "hr", "img"}

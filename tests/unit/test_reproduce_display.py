@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, experiment
 from rich.console import Console
 
-from mrt5cli.reproduce.display import LiveDisplay, PlainDisplay, last_metrics, progress_of
-from mrt5cli.reproduce.jobs import Job, Plan
-from mrt5cli.reproduce.planning import make_plan
+from mrt5cli.suite.display import LiveDisplay, PlainDisplay, last_metrics, progress_of
+from mrt5cli.suite.jobs import Job, Plan
+from mrt5cli.suite.planning import make_plan
 
 
 def planned(root: Path) -> Plan:
@@ -62,7 +62,7 @@ def test_between_ticks_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_bars_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrt5cli.reproduce.display.LIVE_SECONDS", 0)
+    monkeypatch.setattr("mrt5cli.suite.display.LIVE_SECONDS", 0)
     plan, out = planned(tmp_path), StringIO()
     display = LiveDisplay(plan, Console(file=out, force_terminal=True, width=120))
     with display.bars:

@@ -13,7 +13,7 @@ from reproduction import experiment, recipe
 from mrt5cli import recipe as recipes
 from mrt5cli.analysis.compute import macs
 from mrt5cli.recipe import Recipe, Shape
-from mrt5cli.reproduce.estimates import (
+from mrt5cli.suite.estimates import (
     CORE,
     SHAPES,
     SUSTAINED,
@@ -28,9 +28,9 @@ from mrt5cli.reproduce.estimates import (
     sizes_of,
     task_lengths,
 )
-from mrt5cli.reproduce.jobs import Evaluation, Machine
-from mrt5cli.reproduce.planning import make_plan, shipped_recipes
-from mrt5cli.reproduce.suites import load_suite
+from mrt5cli.suite.jobs import Evaluation, Machine
+from mrt5cli.suite.planning import make_plan, shipped_recipes
+from mrt5cli.suite.suites import load_suite
 
 GATE = {"kind": "delete_gate", "layer": 1}
 

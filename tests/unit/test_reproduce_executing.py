@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, experiment, leave_done
 
 from mrt5cli.errors import UserError
-from mrt5cli.reproduce import executing
-from mrt5cli.reproduce.executing import Outcome, execute, log_of
-from mrt5cli.reproduce.jobs import Job, Plan
-from mrt5cli.reproduce.locking import LOCK, only_one
-from mrt5cli.reproduce.planning import make_plan
-from mrt5cli.reproduce.processes import Alone, Forked
-from mrt5cli.reproduce.work import JOBS_LOCK, Order, open_lock
+from mrt5cli.suite import executing
+from mrt5cli.suite.executing import Outcome, execute, log_of
+from mrt5cli.suite.jobs import Job, Plan
+from mrt5cli.suite.locking import LOCK, only_one
+from mrt5cli.suite.planning import make_plan
+from mrt5cli.suite.processes import Alone, Forked
+from mrt5cli.suite.work import JOBS_LOCK, Order, open_lock
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
 
@@ -244,7 +244,7 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from mrt5cli.reproduce.locking import only_one\n"
+        "import sys, time; from pathlib import Path; from mrt5cli.suite.locking import only_one\n"
         "with only_one(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -313,7 +313,7 @@ def test_real_processes_tell_how_they_ended(
 
 def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from mrt5cli.reproduce.work import begin\n"
+        "import os, sys, time; from mrt5cli.suite.work import begin\n"
         "begin(int(sys.argv[1])); print(os.getpgrp() == os.getpid(), flush=True); time.sleep(60)"
     )
     theirs, ours = os.pipe()

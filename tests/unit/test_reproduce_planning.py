@@ -14,12 +14,12 @@ from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, re
 
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe
-from mrt5cli.reproduce import planning
-from mrt5cli.reproduce.graph import build_plan
-from mrt5cli.reproduce.jobs import Evaluation, Experiment, Plan
-from mrt5cli.reproduce.planning import TO_DO, closure, keep_to_budget, make_plan, survey
-from mrt5cli.reproduce.suites import load_suite, suite_names
 from mrt5cli.rundir import write_json
+from mrt5cli.suite import planning
+from mrt5cli.suite.graph import build_plan
+from mrt5cli.suite.jobs import Evaluation, Experiment, Plan
+from mrt5cli.suite.planning import TO_DO, closure, keep_to_budget, make_plan, survey
+from mrt5cli.suite.suites import load_suite, suite_names
 
 BYT5, MRT5 = "train tiny/byt5 seed 1", "train tiny/mrt5 seed 1"
 MRT5_EVALUATED = "evaluate tiny/mrt5 seed 1 vowel_removal"

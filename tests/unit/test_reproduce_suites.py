@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.reproduce.jobs import Evaluation
-from mrt5cli.reproduce.suites import load_suite, suite_names
+from mrt5cli.suite.jobs import Evaluation
+from mrt5cli.suite.suites import load_suite, suite_names
 
 KNOWN = ["xnli/byt5", "xnli/mrt5", "xnli/random", "english/byt5"]
 

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
-from mrt5cli.data.byte_tokens import PAD, decode, encode
+from mrt5cli.byte_tokens import IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
 from mrt5cli.tasks import Batch, Task, build_task
-from mrt5cli.tasks.base import IGNORED_LABEL, batches_of, make_batch
+from mrt5cli.tasks.base import batches_of, make_batch
 from mrt5cli.tasks.rows import Shuffled, token_ids
 
 PAIRS = [

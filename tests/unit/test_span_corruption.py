@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mrt5cli.data.byte_tokens import EOS, OFFSET
+from mrt5cli.byte_tokens import EOS, OFFSET
 from mrt5cli.data.corpus import IDS_OF_BYTES
 from mrt5cli.data.span_noise import (
     FIRST_SENTINEL,

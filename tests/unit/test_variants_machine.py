@@ -11,7 +11,7 @@ import pytest
 import torch
 from variants import GATES, KINDS, VARIANTS, batch_of, labels_for, random_rows, segment_ends, tiny
 
-from mrt5cli.models.shortening import Sequences
+from mrt5cli.models.shorteners import Sequences
 
 IDS, MASK = batch_of(random_rows([14, 6, 1]), 2)
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}

@@ -14,12 +14,8 @@ from hypothesis import strategies as st
 from tiny_plans import document, make_plan, pretend
 
 from mrt5cli.errors import UserError
-from mrt5cli.reproduce import Published, published
-from mrt5cli.reproduce.jobs import Evaluation, Experiment, Job, Plan
-from mrt5cli.reproduce.ours import Missing, Ours, Results
-from mrt5cli.reproduce.placement import place
-from mrt5cli.reproduce.suites import load_suite
-from mrt5cli.reproduce.tolerances import (
+from mrt5cli.paper.published import Published, published
+from mrt5cli.paper.tolerances import (
     REDUCTION,
     RULES,
     TIMES,
@@ -30,8 +26,12 @@ from mrt5cli.reproduce.tolerances import (
     reading_error,
     rule_of,
 )
-from mrt5cli.reproduce.verdicts import VERDICTS, Compared, compare, count, judge, settle
+from mrt5cli.report.ours import Missing, Ours, Results
+from mrt5cli.report.placement import place
+from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count, judge, settle
 from mrt5cli.rundir import write_json
+from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.suites import load_suite
 
 ROWS = list(published().values())
 FINAL = [row for row in ROWS if not row.version.startswith("interim")]
@@ -408,7 +408,7 @@ def test_a_handful_of_samples_is_no_comparison(tmp_path: Path) -> None:
 
 
 def test_multiply_accumulates_are_arithmetic(tmp_path: Path) -> None:
-    from mrt5cli.reproduce.analyses import run_analysis
+    from mrt5cli.analysis.across_runs import run_analysis
 
     [experiment] = [one for one in PAPER if one.id == "compute_savings"]
     curve = run_analysis("compute", experiment, make_plan(tmp_path, [experiment], smoke=False))

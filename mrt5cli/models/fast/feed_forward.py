@@ -1,0 +1,93 @@
+"""T5's gated feed-forward layer, keeping less for backward and running in fewer passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
+
+from mrt5cli.models.fast.products import gated_product, is_its_weight, linear, suits_onednn
+
+
+class _GatedOutput(torch.autograd.Function):
+    """dropout(gelu(gate) * factor) @ weight.T, with tanh's approximation of gelu.
+
+    Of four tensors as wide as the layer, backward finds two (and dropout's mask), and makes the others again:
+    elementwise, between matrix products that take twenty times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, factor: Tensor, weight: Tensor, rate: float) -> Tensor:
+        hidden, mask = F.gelu(gate, approximate="tanh").mul_(factor), None
+        if rate > 0:
+            hidden, mask = torch.native_dropout(hidden, rate, True)
+        ctx.rate = rate
+        ctx.save_for_backward(gate, factor, weight, mask)
+        return linear(hidden.to(weight.dtype), weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, factor, weight, mask = ctx.saved_tensors
+
+        def drop(of_hidden: Tensor) -> Tensor:
+            return of_hidden if mask is None else of_hidden.mul_(mask).mul_(1 / (1 - ctx.rate))
+
+        active = F.gelu(gate, approximate="tanh")
+        to_weight = None
+        if ctx.needs_input_grad[2]:
+            hidden = drop(active * factor).to(weight.dtype)
+            to_weight = grad.flatten(0, -2).t() @ hidden.flatten(0, -2)
+            del hidden
+        to_hidden = drop(linear(grad, weight.t()).to(gate.dtype))
+        to_factor = active.mul_(to_hidden)
+        to_gate = torch.ops.aten.gelu_backward(to_hidden.mul_(factor), gate, approximate="tanh")
+        return to_gate, to_factor, to_weight, None
+
+
+class GatedFeedForward(T5DenseGatedActDense):
+    """wo(dropout(gelu(wi_0(x)) * wi_1(x))) on (..., D); parameters are those of transformers' class.
+
+    Its own forward computes `gelu_new` in eight passes over (..., d_ff); this is the same function in two,
+    or, where no gradient is asked for and oneDNN multiplies, within the products.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        weight = self.wo.weight
+        if self._activates_within_products(hidden_states):
+            hidden = gated_product(hidden_states, self.wi_0.weight, self.wi_1.weight)
+            output: Tensor = self.wo(hidden.to(weight.dtype))
+            return output
+        gate, factor = self.wi_0(hidden_states), self.wi_1(hidden_states)
+        if torch.compiler.is_compiling() or not is_its_weight(self.wo):
+            hidden = F.gelu(gate, approximate="tanh") * factor
+            hidden = F.dropout(hidden, self.dropout.p, self.training)
+            if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+                hidden = hidden.to(weight.dtype)
+            output = self.wo(hidden)
+            return output
+        if torch.is_autocast_enabled(gate.device.type):
+            weight = weight.to(gate.dtype)
+        return _GatedOutput.apply(gate, factor, weight, self.dropout.p if self.training else 0.0)
+
+    def _activates_within_products(self, states: Tensor) -> bool:
+        if torch.is_grad_enabled() or (self.training and self.dropout.p > 0):
+            return False
+        if not suits_onednn(states, self.wi_0.weight, (torch.float32, torch.bfloat16)):
+            return False
+        return is_its_weight(self.wi_0) and is_its_weight(self.wi_1)
+
+
+def use_fast_activation(layer: nn.Module, config: Any) -> None:
+    """Have a block's feed-forward layer (T5LayerFF) compute `gelu_new` in one kernel."""
+    if config.dense_act_fn != "gelu_new":
+        return
+    if config.is_gated_act:
+        # Same parameters, another forward: nothing is built twice.
+        layer.DenseReluDense.__class__ = GatedFeedForward
+    else:
+        layer.DenseReluDense.act = nn.GELU(approximate="tanh")

@@ -1,0 +1,79 @@
+"""CP, convolutional pooling: a strided convolution (paper's baseline, after CANINE, Clark et al. 2022).
+
+Legend: B batch, L input bytes, S windows, D model width, R the stride.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.shorteners.base import (
+    Sequences,
+    Shortener,
+    Shortening,
+    hidden_once,
+    mark,
+    refuse_threshold,
+)
+
+
+class Convolution(Shortener):
+    """Every R positions become one: norm, convolution of width and stride R, GELU.
+
+    Per row, what is not a real byte counts as zero and the last window may be part empty: a row keeps
+    ceil(length / R) positions. Per batch is the reference's law: windows over the padded batch, pad states
+    included, and a tail shorter than R dropped unless there is nothing else.
+    """
+
+    name: ClassVar[str] = "downsampling_module"
+    normalises: ClassVar[bool] = True
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__()
+        self.rate = config.downsampling_rate
+        self.per_row = config.shortening_per == "row"
+        self.hidden_once = hidden_once(config)
+        self.conv = nn.Conv1d(config.d_model, config.d_model, self.rate, stride=self.rate)
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        refuse_threshold(threshold, "a convolution")
+        assert given.normed is not None  # this class normalises
+        states, real_BL = given.normed, given.real
+        length = states.shape[1]
+        if self.per_row:
+            states = states * real_BL[..., None]
+            states = F.pad(states, (0, 0, 0, -length % self.rate))
+        elif length < self.rate:
+            # The reference fails here; the decoder-only comparison, whose source is one EOS, must not.
+            states = F.pad(states, (0, 0, 0, self.rate - length))
+        # Autocast computes the convolution in half precision; the residual stream must stay in its own.
+        convolved = self.conv(states.transpose(1, 2).to(self.conv.weight.dtype))
+        pooled = F.gelu(convolved.to(given.states.dtype)).transpose(1, 2)
+        positions = torch.arange(0, length, self.rate, device=states.device)[: pooled.shape[1]]
+        positions = positions.expand(pooled.shape[0], -1)
+        self_mask = None
+        if self.per_row:
+            valid = self._any_in_window(real_BL)
+        elif given.mask is None:
+            valid = torch.ones_like(positions, dtype=torch.bool)
+        else:
+            valid = self._any_in_window(given.mask != 0)[:, : pooled.shape[1]]
+            if self.hidden_once:  # of a window, by its first byte
+                self_mask = given.mask.gather(1, positions)
+        return Shortening(
+            states=pooled,
+            mask=valid.long(),
+            positions=positions,
+            kept_lengths=valid.sum(dim=1),
+            self_mask=self_mask,
+            keep_mask=mark(positions, valid, length),
+        )
+
+    def _any_in_window(self, real_BL: Tensor) -> Tensor:
+        """(B, S) bool, with a part-filled last window counting."""
+        return F.pad(real_BL, (0, -real_BL.shape[1] % self.rate)).unflatten(1, (-1, self.rate)).any(dim=2)

@@ -1,0 +1,367 @@
+"""How far a number of ours may be from the published one and still be the same result.
+
+Every rule of judgement is in `RULES`, and the report prints them. A tolerance is the sum of up to three
+parts:
+
+- reading: what the published number is itself known to: half of its last digit, or what can be told on a
+  figure;
+- sampling: two test sets of finite size, 95 % (binomial for shares, Fisher's z for correlations);
+- runs: how far two trainings that differ by their seed alone may end up. Nobody published that: every number
+  of the paper is of one seed. The allowances here are chosen, not measured. They are well below the
+  differences between models that the paper is about, and each rule says why it is what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from typing import Literal
+
+from mrt5cli.paper.published import Published, published
+
+Kind = Literal["relative", "absolute", "factor", "correlation", "exact"]
+Direction = Literal["lower", "higher"]
+
+Z_95 = 1.96
+FINEST_DIGIT = 2
+"""Decimals that anything printed has at least: 0.7 is 0.70 in the notebooks."""
+ENOUGH = 0.1
+"""Share of the published test examples below which ours say too little: anything would be within."""
+DIAGNOSTIC_EXAMPLES = 32_000
+CORRELATED_SAMPLES = 1_000
+AVERAGES = ("15-language weighted average", "15-language average", "15-language total time / examples")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What may differ, of which rows.
+
+    Attributes:
+        name: of the rows it is for, in words.
+        metrics: that it is for.
+        kind: of the allowance: "relative" to the published value, "absolute" in the row's unit, a "factor" in
+            either direction, of Fisher's z of a "correlation", or none at all where the value is "exact".
+        allowance: for two runs, in that measure.
+        reason: for it.
+        sampled: whether the number is a share of test examples.
+        better: which direction is better; None where none is.
+        where: further condition on the row.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    kind: Kind
+    allowance: float
+    reason: str
+    sampled: bool = False
+    better: Direction | None = None
+    where: Callable[[Published], bool] = lambda row: True
+
+    @property
+    def in_words(self) -> str:
+        """The allowance, for people."""
+        return {
+            "relative": f"{100 * self.allowance:g} %",
+            "absolute": f"{self.allowance:g} points",
+            "factor": f"factor {self.allowance:g}",
+            "correlation": f"{self.allowance:g} of Fisher's z",
+            "exact": "none",
+        }[self.kind]
+
+
+def _diagnostic(row: Published) -> bool:
+    return row.experiment.startswith("diagnostic")
+
+
+def _one_language_of_many(row: Published) -> bool:
+    return row.experiment in LANGUAGE_MODELS and row.subset not in AVERAGES and row.experiment not in ENGLISH
+
+
+def _language_model(row: Published) -> bool:
+    return row.experiment in LANGUAGE_MODELS
+
+
+ENGLISH = ("english_span_corruption", "gate_placement", "large_model_english")
+LANGUAGE_MODELS = (
+    *ENGLISH,
+    "span_corruption_multilingual",
+    "span_corruption_per_language_delta0.5",
+    "per_language_span_corruption",
+    "large_model",
+)
+LOSSES = ("test_cross_entropy", "bits_per_byte")
+SHARES = ("sequence_accuracy", "exact_match", "f1")
+REDUCTION = "seq_len_reduction"
+TIMES = ("runtime_per_example", "total_eval_time")
+"""Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
+DECREASE = "runtime_decrease_vs_byt5"
+
+RULES = (
+    Rule(
+        "loss of the diagnostic tasks",
+        LOSSES,
+        "factor",
+        3,
+        "these tasks are all but solved, and what is left of the loss differs by factors between published "
+        "models that do equally well",
+        better="lower",
+        where=_diagnostic,
+    ),
+    Rule(
+        "loss in one of several languages",
+        LOSSES,
+        "relative",
+        0.03,
+        "as below, and how much a gate deletes in one language, which moves its loss, is free",
+        better="lower",
+        where=_one_language_of_many,
+    ),
+    Rule(
+        "loss of language models",
+        LOSSES,
+        "relative",
+        0.02,
+        "all start from the same ByT5 and see a billion bytes; 3 points more deleted cost MrT5 0.7 % in the "
+        "paper, and the difference from ByT5 that it reports is 3 to 13 %",
+        better="lower",
+    ),
+    Rule(
+        "token accuracy of the diagnostic tasks",
+        ("token_accuracy",),
+        "absolute",
+        0.1,
+        "published models lie between 99.75 and 100 %",
+        sampled=True,
+        better="higher",
+    ),
+    Rule(
+        "sequence accuracy of the diagnostic tasks",
+        SHARES,
+        "absolute",
+        1.0,
+        "one wrong byte of 64 or 128 fails a string, so a loss that is all but zero still moves it",
+        sampled=True,
+        better="higher",
+        where=_diagnostic,
+    ),
+    Rule(
+        "accuracy, exact match and F1 of downstream tasks",
+        SHARES,
+        "absolute",
+        2.0,
+        "fine-tuning again with another seed commonly moves them by a point; its settings were not published "
+        "and are ours",
+        sampled=True,
+        better="higher",
+    ),
+    Rule(
+        "reduction of models that delete nothing",
+        (REDUCTION,),
+        "absolute",
+        0.01,
+        "nothing to differ",
+        where=lambda row: row.model.startswith("ByT5"),
+    ),
+    Rule(
+        "reduction by convolution or at random",
+        (REDUCTION,),
+        "absolute",
+        0.5,
+        "set, not learned; strides do not divide all lengths, and random rates are drawn a batch",
+        where=lambda row: row.model in ("CP", "Random"),
+    ),
+    Rule(
+        "reduction on the diagnostic tasks",
+        (REDUCTION,),
+        "absolute",
+        2.0,
+        "whether the start marker goes, one position of 64, differs between published models",
+        where=_diagnostic,
+    ),
+    Rule(
+        "reduction by the fixed rule",
+        (REDUCTION,),
+        "absolute",
+        2.0,
+        "follows from the text and, by the authors' law, from which rows share a batch",
+        where=lambda row: row.model == "Fixed",
+    ),
+    Rule(
+        "reduction with a constant alpha",
+        (REDUCTION,),
+        "absolute",
+        5.0,
+        "no controller holds it: from alpha 0.005 to 0.006 it rises by 33 points in the paper",
+        where=lambda row: "alpha" in row.setting,
+    ),
+    Rule(
+        "reduction in one of several languages, or after fine-tuning",
+        (REDUCTION,),
+        "absolute",
+        5.0,
+        "a controller holds the rate over all languages in training, not each one's, nor that on test data",
+        where=lambda row: _one_language_of_many(row) or not _language_model(row),
+    ),
+    Rule(
+        "reduction by a controlled or pooling model",
+        (REDUCTION,),
+        "absolute",
+        3.0,
+        "for one target of 50 %, gates after five different layers end between 46.4 and 52.2 % in the paper",
+    ),
+    Rule(
+        "new sequence length",
+        ("new_seq_len",),
+        "relative",
+        0.035,
+        "2 positions of 64: it is the longest row of each batch",
+    ),
+    Rule(
+        "decrease of runtime",
+        (DECREASE,),
+        "absolute",
+        10.0,
+        "other hardware and other kernels; on the authors' own, two protocols differ by up to 4 points",
+        better="higher",
+    ),
+    Rule(
+        "correlation over samples",
+        ("pearson_r", "fisher_average_r"),
+        "correlation",
+        0.05,
+        "published models of one kind spread by about as much more than sampling explains",
+        sampled=True,
+    ),
+    Rule(
+        "deletion rate of a kind of letter",
+        ("deletion_rate",),
+        "absolute",
+        5.0,
+        "published from 50 strings; a model either deletes a kind or does not",
+    ),
+    Rule("MACs", ("macs", "macs_relative_to_byt5"), "relative", 1e-6, "arithmetic"),
+    Rule("number of test examples", ("num_examples",), "exact", 0, "the same test set"),
+)
+"""The first rule that is for a row is the one it is judged by."""
+
+
+PADDED = ("xnli", "spelling_correction_contextual", "word_search")
+"""Experiments whose examples are padded to their batch's or the task's length."""
+
+
+def counts_padding(row: Published) -> bool:
+    """Whether a published reduction takes padding for deleted bytes, and ours, which does not, is another.
+
+    The authors' code does that for boundary prediction; where there is no padding it makes no difference.
+    """
+    return row.metric == REDUCTION and row.model == "BP" and row.experiment in PADDED
+
+
+def rule_of(row: Published) -> Rule | None:
+    """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
+    metric = row.metric.partition("[")[0]
+    if metric in TIMES:
+        metric = DECREASE
+    return next((rule for rule in RULES if metric in rule.metrics and rule.where(row)), None)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Values that count as the published one.
+
+    Attributes:
+        low, high: ends, both inside.
+        parts: of the tolerance, in words and in the row's unit.
+    """
+
+    low: float
+    high: float
+    parts: tuple[tuple[str, float], ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def band(row: Published, rule: Rule, value: float, examples: int | None = None) -> Band:
+    """The values that a row's rule takes for the published one.
+
+    Args:
+        row: published.
+        rule: its own.
+        value: that is compared: the row's, or for times the decrease that follows from it.
+        examples: our test examples, for what depends on their number; by default as many as published.
+    """
+    if rule.kind == "exact":
+        return Band(value, value)
+    reading = reading_error(row)
+    if rule.kind == "factor":
+        return Band(
+            value / rule.allowance - reading, value * rule.allowance + reading, (("reading", reading),)
+        )
+    if rule.kind == "correlation":
+        return _correlation_band(rule, value, reading, examples)
+    runs = rule.allowance * abs(value) if rule.kind == "relative" else rule.allowance
+    sampling = _binomial(row, value, examples) if rule.sampled else 0.0
+    width = reading + sampling + runs
+    parts = (("reading", reading), ("sampling", sampling), ("runs", runs))
+    return Band(value - width, value + width, tuple((name, part) for name, part in parts if part))
+
+
+def _correlation_band(rule: Rule, value: float, reading: float, examples: int | None) -> Band:
+    ours = max(4, examples or CORRELATED_SAMPLES)
+    sampling = Z_95 * math.sqrt(1 / (CORRELATED_SAMPLES - 3) + 1 / (ours - 3))
+    half = sampling + rule.allowance
+    middle = math.atanh(max(-0.999999, min(0.999999, value)))
+    return Band(
+        math.tanh(middle - half) - reading,
+        math.tanh(middle + half) + reading,
+        (("reading", reading), ("sampling", sampling), ("runs", rule.allowance)),
+    )
+
+
+def _binomial(row: Published, value: float, examples: int | None) -> float:
+    """95 % of the difference of two shares, in points, when both test sets are drawn anew.
+
+    The two are the same test set where the data are public, and then this is wide; but which rows a
+    streamed or resplit set holds is not known to be the same.
+    """
+    published_examples = examples_of(row) or examples
+    if not published_examples:
+        return 0.0
+    # A share of 100 % of n has not the error 0: half an example is added on either side.
+    share = (value / 100 * published_examples + 0.5) / (published_examples + 1)
+    share = max(0.0, min(1.0, share))
+    trials = 1 / published_examples + 1 / (examples or published_examples)
+    return 100 * Z_95 * math.sqrt(share * (1 - share) * trials)
+
+
+def reading_error(row: Published) -> float:
+    """What the published number is itself known to, in its unit."""
+    if row.tolerance is not None:
+        return row.tolerance
+    if row.metric in ("macs", "num_examples") or row.precision in ("claim", "rounded"):
+        return 0.0
+    exponent = Decimal(repr(float(row.value))).as_tuple().exponent
+    decimals = max(FINEST_DIGIT, -int(exponent))
+    return 0.5 * 10.0**-decimals
+
+
+def examples_of(row: Published) -> int | None:
+    """The test examples a published number is over, where that is known."""
+    if row.experiment == "diagnostic":
+        return DIAGNOSTIC_EXAMPLES
+    if row.experiment == "per_sample":
+        return CORRELATED_SAMPLES
+    return _counts().get((row.version, row.experiment, row.subset))
+
+
+@cache
+def _counts() -> dict[tuple[str, str, str | None], int]:
+    return {
+        (row.version, row.experiment, row.subset): int(row.value)
+        for row in published().values()
+        if row.metric == "num_examples"
+    }

@@ -1,0 +1,345 @@
+"""The report's tables: what runs and comparisons come to, as rows of words that both pages print."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mrt5cli.metrics.student_t import interval_of_mean
+from mrt5cli.paper.tolerances import AVERAGES, RULES, Band
+from mrt5cli.report.claims import Claim
+from mrt5cli.report.ours import TOTAL, Ran, Results
+from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
+from mrt5cli.text import counted
+
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+SHOWN = 80
+"""Rows of comparison that stand open where no number is a whole test set's; more of them are folded."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        headers: of columns, as many as each row has cells.
+        rows: cells; a verdict's cell begins with the verdict.
+        title: of a folded table, or a heading's text; empty for none.
+        folded: shown when asked for.
+        words: leading columns that are words, the others being numbers.
+        prose: words are sentences, which may be broken into lines.
+    """
+
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    title: str = ""
+    folded: bool = False
+    words: int = 1
+    prose: bool = False
+
+
+# --- numbers ---------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with a true minus sign; small ones in powers of ten."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.2e}" if 0 < abs(value) < 10.0**-digits * 50 and digits >= 4 else f"{value:,.{digits}f}"
+    return text.replace("-", MINUS)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 0 to 1, in percent, without the sign."""
+    return number(None if share is None else 100 * share, digits)
+
+
+def interval(ends: tuple[float, float] | None, digits: int) -> str:
+    """` [low, high]`, or nothing."""
+    return "" if ends is None else f" [{number(ends[0], digits)}, {number(ends[1], digits)}]"
+
+
+_DIGITS = {"nats/token": 4, "bits/byte": 4, "ratio": 4, "r": 3, "count": 0, "MACs": 0, "tokens": 2}
+
+
+def in_unit(value: float, unit: str) -> str:
+    """A value as its unit is printed; percentages with two decimals."""
+    almost_all = unit == "percent" and 99 < value < 100
+    return number(value, 4 if almost_all else _DIGITS.get(unit, 2))
+
+
+def _signed(value: float, unit: str) -> str:
+    text = in_unit(value, unit)
+    return text if value < 0 or set(text) <= set("0.,") else f"+{text}"
+
+
+def _tolerance(allowed: Band | None, value: float, unit: str) -> str:
+    if allowed is None:
+        return MISSING
+    up, down = allowed.high - value, value - allowed.low
+    if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12):
+        return "exact" if up == 0 else f"±{in_unit(up, unit)}"
+    return f"{in_unit(allowed.low, unit)} to {in_unit(allowed.high, unit)}"
+
+
+# --- published and ours ----------------------------------------------------------------------------------
+
+METRICS = {
+    "test_cross_entropy": "cross-entropy, nats",
+    "bits_per_byte": "bits per byte",
+    "seq_len_reduction": "reduction, %",
+    "new_seq_len": "new length",
+    "token_accuracy": "token accuracy, %",
+    "sequence_accuracy": "accuracy, %",
+    "exact_match": "exact match, %",
+    "f1": "F1, %",
+    "num_examples": "test examples",
+    "runtime_per_example": "ms an example",
+    "total_eval_time": "seconds in all",
+    "runtime_decrease_vs_byt5": "less time, %",
+    "pearson_r": "Pearson r",
+    "fisher_average_r": "mean r (Fisher)",
+    "macs": "MACs",
+    "macs_relative_to_byt5": "MACs, share",
+    "deletion_rate": "deleted, %: ",
+    "max_seq_len_reduction": "highest reduction, %",
+    "total_parameters": "parameters",
+    "delete_gate_parameters": "the gate's parameters",
+}
+"""Published metrics, in the words of a table."""
+
+HEADERS = ("model", "of", "number", "published", "ours", "difference", "tolerance", "verdict")
+
+
+def comparisons(rows: Sequence[Compared], experiment: str) -> list[Table]:
+    """The table of an experiment's published numbers, and what is folded away below it.
+
+    Open are the numbers of whole test sets; or all, where there are no such and they are not many. Folded, by
+    model, are the rest; and apart, what is not compared.
+    """
+    judged = [one for one in rows if one.verdict != "not compared"]
+    whole = [one for one in judged if one.row.subset in (*AVERAGES, TOTAL)]
+    if not whole and len(judged) <= SHOWN:
+        whole = judged
+    tables = []
+    if whole:
+        tables.append(Table(HEADERS, [_line(one) for one in whole], "Published and ours", words=3))
+    parts: dict[str, list[Compared]] = {}
+    for one in judged:
+        if one not in whole:
+            parts.setdefault(_model_of(one), []).append(one)
+    for model, part in parts.items():
+        title = f"{model}: {counted(len(part), 'number')} by part of the test ({_verdicts(part)})"
+        tables.append(Table(HEADERS, [_line(one) for one in part], title, folded=True, words=3))
+    others = [one for one in rows if one.verdict == "not compared"]
+    if others:
+        title = f"{counted(len(others), 'number')} not compared"
+        lines = [(*_line(one)[:5], one.reason) for one in others]
+        headers = (*HEADERS[:5], "why")
+        tables.append(Table(headers, lines, title, folded=True, words=3))
+    return tables
+
+
+def _line(one: Compared) -> tuple[str, ...]:
+    unit = one.unit
+    ours = MISSING
+    if one.ours is not None:
+        ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
+    name, _, kind = one.row.metric.partition("[")
+    metric = METRICS[name] + kind.rstrip("]").replace("_", " ")
+    if unit != one.row.unit:  # a time, as what it is in percent less than ByT5's
+        metric = METRICS["runtime_decrease_vs_byt5"]
+    difference = one.difference
+    verdict = one.verdict + (f": {one.reason}" if one.reason else "")
+    return (
+        _model_of(one),
+        (one.row.subset or MISSING).replace("_", " "),
+        metric,
+        in_unit(one.value, unit),
+        ours,
+        MISSING if difference is None else _signed(difference, unit),
+        _tolerance(one.band, one.value, unit),
+        verdict,
+    )
+
+
+_SETTINGS = {
+    "alpha": "\N{GREEK SMALL LETTER ALPHA}",
+    "delta": "δ",
+    "target_deletion_rate": "δ",
+    "rate": "rate",
+    "prior": "prior",
+    "gate_after_layer": "layer",
+    "train_data": "trained on",
+}
+
+
+def _model_of(one: Compared) -> str:
+    """The model's name and what sets it apart, as the paper has it."""
+    if one.row.experiment == "compute_savings":
+        return f"{one.row.model}, δ {one.row.setting['delta']:g}"
+    told = [
+        f"{_SETTINGS.get(key, key.replace('_', ' '))} {value}"
+        for key, value in one.row.setting.items()
+        if key != "seed"
+    ]
+    return ", ".join([one.row.model, *told])
+
+
+def _verdicts(rows: Iterable[Compared]) -> str:
+    counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in VERDICTS}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+
+def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, str]) -> Table:
+    """How many numbers of each experiment are within, outside ..., and of all."""
+    lines = [
+        (titles[name], *(f"{count[verdict]:,}" if count[verdict] else MISSING for verdict in VERDICTS))
+        for name, count in counts.items()
+        if sum(count.values())
+    ]
+    totals = tuple(f"{sum(count[verdict] for count in counts.values()):,}" for verdict in VERDICTS)
+    return Table(("experiment", *VERDICTS), [*lines, ("all", *totals)])
+
+
+def rules() -> Table:
+    """What may differ, by rule."""
+    lines = [
+        (
+            rule.name,
+            rule.in_words,
+            "yes" if rule.sampled else "no",
+            rule.better or "neither",
+            rule.reason,
+        )
+        for rule in RULES
+    ]
+    headers = ("numbers", "between runs", "sampling added", "better is", "why")
+    return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
+
+
+# --- ours alone ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A number of an evaluation's row, as a column."""
+
+    header: str
+    name: str
+    show: Callable[[float | None], str]
+    where: Callable[[str], bool] = lambda kind: True
+
+
+def _is_text(kind: str) -> bool:
+    return kind == "span_corruption"
+
+
+def _is_no_text(kind: str) -> bool:
+    return not _is_text(kind)
+
+
+_COLUMNS = (
+    _Column("deleted, %", "deletion_rate", percent),
+    _Column("loss, nats", "loss", number),
+    _Column("bits per byte", "bits_per_byte", number, _is_text),
+    _Column("token acc., %", "token_accuracy", lambda share: percent(share, 2), _is_no_text),
+    _Column("seq. acc., %", "sequence_accuracy", lambda share: percent(share, 2), _is_no_text),
+    _Column("choice acc., %", "constrained_accuracy", lambda share: percent(share, 2)),
+    _Column("exact match, %", "exact_match", lambda share: percent(share, 2)),
+    _Column("F1, %", "f1", lambda share: percent(share, 2)),
+    _Column("gate precision", "gate_precision", lambda share: number(share, 3)),
+    _Column("gate recall", "gate_recall", lambda share: number(share, 3)),
+    _Column("loss without source", "source_removed_loss", number),
+    _Column("ms an example", "ms_per_example", lambda value: number(value, 2)),
+)
+
+
+def our_runs(results: Results) -> Table | None:
+    """A line a recipe, means over seeds with intervals where there are several; None without any result."""
+    found: list[tuple[str, list[Ran], list[dict[str, Any]], str]] = []
+    for name, runs in results.runs.items():
+        rows, done = [], []
+        for ran in runs:
+            for document in ran.documents[:1]:
+                rows.append(document["models"][0]["rows"][-1])
+                done.append(ran)
+                kind = document["task"]["kind"]
+        if rows:
+            found.append((name, done, rows, kind))
+    if not found:
+        return None
+    columns = [
+        column
+        for column in _COLUMNS
+        if any(
+            column.where(kind) and row[column.name] is not None for *_, rows, kind in found for row in rows
+        )
+    ]
+    lines = [
+        (
+            name,
+            ", ".join(str(ran.seed) for ran in runs),
+            *(_mean_of([row[column.name] for row in rows], column.show) for column in columns),
+        )
+        for name, runs, rows, _ in found
+    ]
+    headers = ("recipe", "seeds", *(column.header for column in columns))
+    return Table(headers, lines, "Our runs, on all of the test", words=2)
+
+
+def _mean_of(values: Sequence[float | None], show: Callable[[float | None], str]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return MISSING
+    ends = interval_of_mean(known)
+    text = show(statistics.fmean(known))
+    return text if ends is None else f"{text} [{show(ends[0])}, {show(ends[1])}]"
+
+
+def problems(results: Results) -> list[str]:
+    """What is missing of an experiment's runs, a sentence each."""
+    told = []
+    for name, runs in results.runs.items():
+        if not runs:
+            told.append(f"{name}: not part of this plan")
+        for ran in runs:
+            if not ran.documents and results.experiment.evaluations:
+                told.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
+    return told
+
+
+_HOLDS = {True: "holds", False: "does not hold", None: "open"}
+
+
+def claims_overview(claims: Sequence[tuple[str, Claim]]) -> Table:
+    """Each experiment's claims, and whether they hold here."""
+    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
+    return Table(("here", "experiment", "claim"), lines, "Claims", words=3, prose=True)
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """Each claim, whether it holds here, and why."""
+    lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
+    return Table(("here", "claim", "because"), lines, "Claims", words=3, prose=True)
+
+
+def evidence_of(claim: Claim) -> Table | None:
+    """The numbers a claim was judged by."""
+    if not claim.rows:
+        return None
+    headers = tuple(key.replace("_", " ") for key in claim.rows[0])
+    lines = [tuple(_cell(value) for value in row.values()) for row in claim.rows]
+    return Table(headers, lines, f"{claim.name.replace('_', ' ')}: the numbers", folded=True)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 4)
+    return MISSING if value is None else str(value)

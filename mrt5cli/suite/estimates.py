@@ -1,0 +1,224 @@
+"""What a plan will take, before any of it is done: hours of a GPU or of a CPU's core, and disk.
+
+Hours are the exact multiply-accumulates of the matrices (`analysis.compute`), a training step being three
+forward passes, over a sustained throughput that is assumed, not measured. Lengths are the longest that a
+recipe allows, so tasks whose rows are mostly shorter come out too high; decoding of answers one token at a
+time, loading and data are not counted, so small models come out too low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.recipe import (
+    BoundaryPredictor,
+    Convolution,
+    DiagnosticTask,
+    FixedGate,
+    RandomGate,
+    Recipe,
+    Shape,
+    SourceRemoved,
+    SpanCorruptionTask,
+)
+from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.suite.jobs import Job, Machine, Plan
+
+GPU = "NVIDIA A100"
+SUSTAINED = {"fp32": 12e12, "bf16": 100e12}
+"""Floating-point operations a second that it is assumed to sustain: 60 and 32 % of what it is sold with."""
+CORE = 14e9
+"""Those of one core of an AMD EPYC over all trainings of the miniature, which took 100 minutes of one core;
+wide models are several times faster there."""
+
+SHAPES: Mapping[str, Shape] = {
+    "small": Shape(),
+    "base": Shape(d_model=1536, d_ff=3968, num_heads=12, num_layers=18, num_decoder_layers=6),
+    "large": Shape(d_model=1536, d_ff=3840, num_heads=16, num_layers=36, num_decoder_layers=12),
+}
+"""ByT5's; models of the Hub are known by the end of their name, and taken for small where it says nothing."""
+
+XNLI_TARGET = 14  # the longest label and EOS
+ANSWER = 32  # most answers are far shorter than what may be generated
+PASSES = 6  # of a timed batch, beside the one that is measured
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Positions of one example: of the source, of what is left of it, of the target."""
+
+    source: int
+    kept: int
+    target: int
+
+
+def machine_for(plan: Plan, device: str, tflops: float | None = None) -> Machine:
+    """Whose hours a plan will take: of what its jobs will run on, as far as that is said.
+
+    Args:
+        device: as `--device` says it.
+        tflops: given where the hours of a GPU are asked for.
+    """
+    if tflops is not None or device.startswith("cuda"):
+        return "gpu"
+    made_for = {one.machine for one in plan.experiments}
+    return "cpu" if device == "cpu" or plan.smoke or made_for == {"cpu"} else "gpu"
+
+
+def estimate(plan: Plan, tflops: float | None = None, machine: Machine = "gpu") -> None:
+    """Give every job its hours on one GPU or core, and what it leaves on disk.
+
+    Args:
+        tflops: sustained by the GPU, in either precision; by default `SUSTAINED`.
+        machine: `machine_for` says which.
+    """
+    plan.machine = machine
+    starts = {
+        str(job.run.path): job.recipe for job in plan.jobs if job.kind == "train" and job.run and job.recipe
+    }
+    for job in plan.jobs:
+        if job.recipe is None:
+            continue
+        shape = shape_of(job.recipe, starts)
+        sizes = sizes_of(job.recipe, shape)
+        operations = _training(job.recipe, sizes) if job.kind == "train" else _evaluation(job, sizes)
+        precision = job.recipe.training.precision if job.kind == "train" else "fp32"
+        speed = tflops * 1e12 if tflops else SUSTAINED[precision] if machine == "gpu" else CORE
+        job.hours = operations / speed / 3600
+        if job.kind == "train":
+            job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
+
+
+def assumption(machine: Machine, tflops: float | None = None) -> str:
+    """What the hours rest on, in words."""
+    if machine == "cpu":
+        return (
+            f"hours are estimates for one core, assumed to sustain {CORE / 1e9:g} GFLOP/s, as small models "
+            "do on an AMD EPYC; --gpu-tflops estimates those of a GPU"
+        )
+    if tflops is not None:
+        return f"hours are estimates, at an assumed {tflops:g} TFLOP/s"
+    fp32, bf16 = (f"{SUSTAINED[name] / 1e12:g}" for name in ("fp32", "bf16"))
+    return (
+        f"hours are estimates for one {GPU}, assumed to sustain {fp32} TFLOP/s in fp32 and {bf16} in bf16; "
+        "--gpu-tflops sets another"
+    )
+
+
+def shape_of(recipe: Recipe, starts: Mapping[str, Recipe]) -> Shape:
+    """The sizes of the model that a recipe trains.
+
+    Args:
+        starts: recipes by the run directories that they make.
+    """
+    start = recipe.model.start
+    if start == "scratch":
+        return recipe.model.shape or SHAPES["small"]
+    path = Path(start)
+    maker = next((starts[str(place)] for place in [path, *path.parents] if str(place) in starts), None)
+    if maker is not None:
+        return shape_of(maker, starts)
+    return next((shape for name, shape in SHAPES.items() if start.endswith(name)), SHAPES["small"])
+
+
+def sizes_of(recipe: Recipe, shape: Shape) -> Sizes:
+    """The sizes that a count depends on."""
+    return Sizes(
+        d_model=shape.d_model,
+        d_ff=shape.d_ff,
+        inner=shape.num_heads * shape.d_kv,
+        encoder_layers=shape.num_layers,
+        decoder_layers=shape.num_decoder_layers,
+        gate_layer=getattr(recipe.model.shortener, "layer", shape.num_layers),
+    )
+
+
+def parameters(sizes: Sizes) -> int:
+    """Weights of the matrices, embeddings and head; norms, biases and gates hardly count."""
+    attention, feed_forward = 4 * sizes.d_model * sizes.inner, 3 * sizes.d_model * sizes.d_ff
+    encoder = sizes.encoder_layers * (attention + feed_forward)
+    decoder = sizes.decoder_layers * (2 * attention + feed_forward)
+    return encoder + decoder + 2 * sizes.vocabulary * sizes.d_model
+
+
+def disk(recipe: Recipe, weights: int) -> int:
+    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments.
+
+    Args:
+        weights: parameters of the model.
+    """
+    kept, one = recipe.training.keep_checkpoints, 4 * weights
+    # A kept checkpoint may ask for best weights of its own, without the moments.
+    best = 0 if recipe.training.best_metric is None else (1 + kept) * one
+    return 3 * one * kept + one + best
+
+
+def lengths_of(recipe: Recipe, *, hard: bool) -> Lengths:
+    """Lengths of an example of a recipe's own task, at most.
+
+    Args:
+        hard: positions are deleted for real; pooling always does.
+    """
+    return _shortened(recipe, task_lengths(recipe.task), hard=hard)
+
+
+def task_lengths(section: object) -> Lengths:
+    """Lengths of an example at most, before anything is deleted."""
+    from mrt5cli.data.span_noise import plan_lengths
+
+    if isinstance(section, SpanCorruptionTask):
+        spans = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
+        return Lengths(spans.inputs, spans.inputs, spans.targets)
+    if isinstance(section, DiagnosticTask):
+        return Lengths(section.length, section.length, section.length)
+    kind = str(getattr(section, "kind", ""))
+    source, target = CHARACTER_LENGTHS.get(kind, (0, XNLI_TARGET if kind == "xnli" else ANSWER))
+    source = getattr(section, "input_length", None) or source
+    target = getattr(section, "target_length", None) or target
+    return Lengths(source, source, target)
+
+
+def _shortened(recipe: Recipe, lengths: Lengths, *, hard: bool) -> Lengths:
+    shortener = recipe.model.shortener
+    if isinstance(shortener, SourceRemoved):
+        return Lengths(1, 1, lengths.target)
+    if isinstance(shortener, BoundaryPredictor):
+        rate = 1 - shortener.prior if shortener.type == "gumbel" else 0.0
+    elif isinstance(shortener, Convolution):
+        rate = 1 - 1 / shortener.stride
+    else:
+        rate = _rate(recipe)
+        rate *= 1.0 if hard else recipe.loss.hard_delete_probability
+    return replace(lengths, kept=max(1, round(lengths.source * (1 - rate))))
+
+
+def _rate(recipe: Recipe) -> float:
+    """Share of positions that a gate is to delete; 0 where nothing says it."""
+    shortener = recipe.model.shortener
+    if isinstance(shortener, RandomGate):
+        return shortener.rate
+    if isinstance(shortener, FixedGate):
+        return shortener.amount
+    return recipe.target_deletion_rate or 0.0
+
+
+def _training(recipe: Recipe, sizes: Sizes) -> float:
+    """Floating-point operations: forward, and twice that backward; two for each multiply-accumulate."""
+    one = _forward(sizes, lengths_of(recipe, hard=False))
+    return 2 * 3 * one * recipe.training.batch_size * recipe.training.max_steps
+
+
+def _evaluation(job: Job, sizes: Sizes) -> float:
+    assert job.recipe is not None and job.evaluation is not None, "evaluations have both"
+    lengths = _shortened(job.recipe, task_lengths(job.task), hard=job.recipe.evaluation.hard_delete)
+    bare = replace(lengths, source=1, kept=1)
+    passes = 1 + (PASSES if job.evaluation.runtime else 0)
+    one = passes * _forward(sizes, lengths) + _forward(sizes, bare)
+    return 2 * one * job.limit * max(1, len(getattr(job.task, "languages", [])))
+
+
+def _forward(sizes: Sizes, lengths: Lengths) -> int:
+    return macs(sizes, [lengths.source], [lengths.kept], [lengths.target])

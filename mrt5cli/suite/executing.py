@@ -1,0 +1,209 @@
+"""Doing what a plan leaves to do: each job in its own process, as soon as what it needs is done.
+
+A job that fails, or is killed, takes only those along that need it. Nothing is remembered between two calls
+but what the jobs themselves leave behind, so that stopping at any moment and starting again loses nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from mrt5cli.suite.jobs import Job, Plan
+from mrt5cli.suite.planning import TO_DO, state_of
+from mrt5cli.suite.processes import Launcher, Running
+from mrt5cli.suite.work import LOGS, Order
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that could not be done.
+
+    Attributes:
+        error: the first line of what its log says.
+        blocked: ids of the jobs that needed it.
+    """
+
+    job: str
+    error: str
+    log: Path
+    blocked: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What came of a plan."""
+
+    done: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+class Display(Protocol):
+    """Who is told how far it is."""
+
+    def started(self, job: Job, log: Path) -> None:
+        """A job runs."""
+
+    def ended(self, job: Job, seconds: float, error: str | None) -> None:
+        """It has ended: well, or with an error, or interrupted, as its status says."""
+
+    def tick(self) -> None:
+        """Time passes."""
+
+    def say(self, text: str) -> None:
+        """A sentence."""
+
+
+@dataclass
+class _Slot:
+    job: Job
+    running: Running
+    log: Path
+    since: float
+    log_from: int
+
+
+def execute(plan: Plan, launcher: Launcher, display: Display, *, device: str) -> Outcome:
+    """Do every job of a plan that is to be done; the statuses of its jobs follow.
+
+    The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
+    all at once.
+
+    Args:
+        device: as `--device`, for the jobs.
+    """
+    outcome = Outcome()
+    begin = time.monotonic()
+    slots: dict[int, _Slot] = {}
+    tried: set[str] = set()
+    with _signals() as signals:
+        told = 0
+        while True:
+            if signals.count > told:
+                told = signals.count
+                if told == 1 and slots:
+                    display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
+                for slot in slots.values():
+                    slot.running.stop() if told == 1 else slot.running.kill()
+            for place in range(launcher.slots):
+                if place not in slots and not signals.count:
+                    job = _next(plan, tried)
+                    if job is not None:
+                        tried.add(job.id)
+                        slots[place] = _start(plan, job, launcher, place, device)
+                        display.started(job, slots[place].log)
+            for place, slot in list(slots.items()):
+                code = slot.running.poll()
+                if code is not None:
+                    del slots[place]
+                    error = _settle(plan, slot, code, outcome, stopping=bool(signals.count))
+                    display.ended(slot.job, time.monotonic() - slot.since, error)
+            if not slots and (signals.count or _next(plan, tried) is None):
+                break
+            display.tick()
+            time.sleep(POLL_SECONDS)
+        outcome.interrupted = bool(signals.count)
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+def log_of(plan: Plan, job: Job) -> Path:
+    """Where a job's output goes."""
+    return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
+
+
+def _next(plan: Plan, tried: set[str]) -> Job | None:
+    """The first job that can be started."""
+    done = {job.id for job in plan.jobs if job.status == "done"}
+    for job in plan.jobs:
+        if job.status in TO_DO and job.id not in tried and done.issuperset(job.needs):
+            return job
+    return None
+
+
+def _start(plan: Plan, job: Job, launcher: Launcher, place: int, device: str) -> _Slot:
+    log = log_of(plan, job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
+    size = log.stat().st_size
+    order = Order(plan, job.id, device, overwrite=job.status == "changed")
+    return _Slot(job, launcher.start(order, place, log), log, time.monotonic(), size)
+
+
+def _settle(plan: Plan, slot: _Slot, code: int, outcome: Outcome, *, stopping: bool) -> str | None:
+    """Give a job that has ended its status, and those that need it; returns what went wrong."""
+    job = slot.job
+    if code == 0:
+        # Seen with our own eyes; by other code than ours if files were edited meanwhile.
+        job.status, job.reason = state_of(plan, job, keep_changed=True)
+        if job.status == "done":
+            outcome.done.append(job.id)
+            return None
+    elif stopping:
+        job.status, job.reason = state_of(plan, job, keep_changed=True)
+        return "interrupted"
+    error = _error(slot, code) if code else f"it ended well, and is {job.status}: {job.reason}"
+    job.status, job.reason = "failed", error
+    outcome.failures.append(Failure(job.id, error, slot.log, tuple(_block(plan, job))))
+    return error
+
+
+def _block(plan: Plan, failed: Job) -> list[str]:
+    """Mark what cannot be done any more, and name it."""
+    gone = {failed.id}
+    for job in plan.jobs:
+        if job.status in TO_DO and not gone.isdisjoint(job.needs):
+            job.status, job.reason = "blocked", f"needs {failed.id}, which failed"
+            gone.add(job.id)
+    return [job.id for job in plan.jobs if job.id in gone - {failed.id}]
+
+
+def _error(slot: _Slot, code: int) -> str:
+    """What a job said last of why it failed, or how it was ended."""
+    with slot.log.open("rb") as file:
+        file.seek(slot.log_from)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    said = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
+    if said and code > 0:
+        return said[-1]
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = ", by hand or because memory ran out" if name == "SIGKILL" else ""
+        return f"killed by {name}{why}"
+    return f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+
+@dataclass
+class _Signals:
+    count: int = 0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    """Count Ctrl-C and termination signals instead of being ended by them."""
+    signals = _Signals()
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signals.on_signal)
+    try:
+        yield signals
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)

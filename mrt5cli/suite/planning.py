@@ -1,0 +1,262 @@
+"""What of a plan is done, what is left, and what of that is wanted.
+
+A job is done when what it made is there, whole, made by the same recipe and the same code, and from the same
+things as are there now. Nothing else is trusted: no list of what was done is kept.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import recipe as recipes
+from mrt5cli.errors import UserError
+from mrt5cli.fingerprint import code_version
+from mrt5cli.json_files import parse
+from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.differences import decides_numbers, differences
+from mrt5cli.recipe.loading import shipped
+from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.recipe.words import nearest
+from mrt5cli.suite.graph import build_plan
+from mrt5cli.suite.jobs import Experiment, Job, Plan, Status
+
+TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
+"""The states of jobs that are still to be done."""
+NOT_ASKED_FOR = "not asked for"
+NOT_NEEDED = "only needed by what is done"
+MADE = "made"
+"""Key of an analysis' document: what it was made by and from."""
+
+State = tuple[Status, str | None]
+
+
+def make_plan(
+    suite: str,
+    experiments: Sequence[Experiment],
+    root: Path,
+    *,
+    only: Sequence[str] = (),
+    smoke: bool = False,
+    keep_changed: bool = False,
+    known: Mapping[str, Recipe] | None = None,
+) -> Plan:
+    """The plan of a suite, every job with its status.
+
+    Args:
+        only: globs of experiment ids and recipe names; what these need comes along.
+        keep_changed: let finished runs and results of other code, or of starts that changed, stand.
+        known: recipes by name; by default the shipped ones.
+
+    Raises:
+        UserError: a glob matches nothing, or the suite's recipes do not fit together.
+    """
+    plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
+    survey(plan, keep_changed=keep_changed)
+    leave_out(plan, wanted(plan, only), NOT_ASKED_FOR if only else NOT_NEEDED)
+    return plan
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """Every recipe that comes with the toolkit, by its name."""
+    return {name: recipes.load(path) for name, path in shipped().items()}
+
+
+def wanted(plan: Plan, only: Sequence[str]) -> set[str]:
+    """Ids of the jobs that are asked for by name, without what they need.
+
+    Raises:
+        UserError: a glob matches neither an experiment nor a recipe.
+    """
+    if not only:
+        return {job.id for job in plan.jobs if job.experiments}
+    names = {experiment.id for experiment in plan.experiments} | {job.name for job in plan.jobs}
+    unknown = [glob for glob in only if not fnmatch.filter(names, glob)]
+    if unknown:
+        near = nearest(unknown[0], names)
+        raise UserError(
+            f"--only {unknown[0]} matches no experiment and no recipe of suite {plan.suite}",
+            f"did you mean {near}?" if near else f"experiments: {', '.join(e.id for e in plan.experiments)}",
+        )
+    return {
+        job.id
+        for job in plan.jobs
+        for glob in only
+        if fnmatch.fnmatchcase(job.name, glob) or fnmatch.filter(job.experiments, glob)
+    }
+
+
+def leave_out(plan: Plan, wanted: set[str], reason: str) -> None:
+    """Mark what is to be done, and is neither wanted nor needed by what is."""
+    jobs = {job.id: job for job in plan.jobs}
+    needed: set[str] = set()
+    for job in reversed(plan.jobs):
+        if (job.id in wanted or job.id in needed) and job.status in TO_DO:
+            needed |= {job.id, *job.needs}
+    for job in jobs.values():
+        if job.id not in needed and job.status in TO_DO:
+            job.status, job.reason = "left out", reason
+
+
+def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
+    """Leave out what does not fit into so many hours, in the plan's order; returns what that is.
+
+    What a job needs is counted with it. What is shown nowhere is done only for something that fits.
+    """
+    jobs = {job.id: job for job in plan.jobs}
+    chosen: set[str] = set()
+    left = hours
+    for job in plan.jobs:
+        if not job.experiments or job.status not in TO_DO:
+            continue
+        more = closure(jobs, job) - chosen
+        cost = sum(jobs[id_].hours for id_ in more)
+        if cost <= left:
+            chosen |= more
+            left -= cost
+    out = [job for job in plan.jobs if job.status in TO_DO and job.id not in chosen]
+    for job in out:
+        job.status, job.reason = "left out", f"beyond the budget of {hours:g} {plan.machine.upper()} hours"
+    return out
+
+
+def closure(jobs: Mapping[str, Job], job: Job) -> set[str]:
+    """Ids of a job and of everything still to be done for it."""
+    found = {job.id}
+    for id_ in job.needs:
+        if jobs[id_].status in TO_DO:
+            found |= closure(jobs, jobs[id_])
+    return found
+
+
+def survey(plan: Plan, *, keep_changed: bool = False) -> None:
+    """Give every job the status that the disk shows."""
+    for job in plan.jobs:
+        job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
+
+
+def state_of(plan: Plan, job: Job, *, keep_changed: bool = False) -> State:
+    """What the disk shows of a job, those it needs having their statuses already."""
+    look: dict[str, Callable[[Job, list[Job], bool], State]] = {
+        "train": _run_state,
+        "evaluate": _evaluation_state,
+        "analyse": _analysis_state,
+    }
+    return look[job.kind](job, [plan.job(id_) for id_ in job.needs], keep_changed)
+
+
+def identity(job: Job) -> str | None:
+    """What tells one outcome of a job from a later one of the same job; None while there is none."""
+    if job.kind == "train":
+        return None if job.run is None else job.run.meta().get("ended")
+    if job.output is None or not job.output.is_file():
+        return None
+    return hashlib.sha256(job.output.read_bytes()).hexdigest()[:16]
+
+
+def made_of(needs: Iterable[Job]) -> dict[str, Any]:
+    """What an analysis says of how it was made."""
+    return {"code": code_version("analyse"), "from": {job.id: identity(job) for job in needs}}
+
+
+# --- one job ------------------------------------------------------------------------------------------------
+
+
+def _run_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
+    assert job.run is not None and job.recipe is not None, "training jobs have both"
+    run = job.run
+    if not run.is_run:
+        return "missing", "not trained yet"
+    try:
+        before, meta = run.recipe(), run.meta()
+    except UserError as error:  # of another version of the toolkit, say
+        return "changed", f"the run cannot be read: {error.message.splitlines()[0]}"
+    changed = {
+        key: text for key, text in differences(before, job.recipe).items() if decides_numbers(key, job.recipe)
+    }
+    if changed:
+        key, text = next(iter(changed.items()))
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return "changed", f"another recipe: {key}: {text}{more}"
+    finished = meta.get("status") == "finished" and (run.model / "config.json").is_file()
+    if not (finished and keep_changed):
+        codes = {session.get("code") for session in meta.get("sessions", [{}])}
+        now = code_version("train")
+        if codes != {now}:
+            of = ", ".join(sorted(code or "unknown" for code in codes - {now}))
+            return "changed", f"trained by other code ({of}; now {now})"
+        for start in needs:
+            ended = identity(start)
+            if start.status != "done":
+                return "changed", f"what it starts from is {start.status}: {start.name}"
+            if ended is not None and ended > meta.get("started", ""):
+                return "changed", f"what it starts from was trained anew: {start.name}"
+    if finished:
+        return "done", None
+    steps = run.saved_steps()
+    where = f"saved at step {steps[-1]} of {job.recipe.training.max_steps}" if steps else "nothing saved"
+    if meta.get("status") == "failed":
+        return "failed", f"{meta.get('error', 'no reason given')}; {where}"
+    return "half done", where
+
+
+def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
+    assert job.output is not None and job.run is not None and job.recipe is not None, "evaluations have all"
+    assert job.evaluation is not None, "evaluations have one"
+    if not job.output.is_file():
+        return "missing", "not evaluated yet"
+    if needs[0].status != "done":
+        return "changed", f"its run is {needs[0].status}"
+    document = _document(job.output)
+    try:
+        [model] = document["models"]
+        of_run, code = model["run_ended"], document["code"]
+        timed = all(row["ms_per_example"] is not None for row in model["rows"])
+        settings = {
+            "task": (document["task"]["settings"], job.task.model_dump(mode="json")),
+            "examples": (document["limit"], job.limit),
+            "batch size": (document["batch_size"], job.recipe.evaluation.batch_size),
+            "split": (document["split"], "test"),
+            "constrained": (document["constrained"], job.evaluation.constrained),
+        }
+    except (KeyError, TypeError, ValueError):
+        return "changed", "the results are not those of this version of the toolkit"
+    if of_run != identity(needs[0]):
+        return "changed", "an earlier training of its run was evaluated"
+    for what, (before, now) in settings.items():
+        if before != now:
+            shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
+            return "changed", f"another {what}{shown}"
+    if job.evaluation.runtime and not timed:
+        return "changed", "not timed"
+    now = code_version("evaluate")
+    if code != now and not keep_changed:
+        return "changed", f"evaluated by other code ({code}; now {now})"
+    return "done", None
+
+
+def _analysis_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
+    assert job.output is not None, "analyses have one"
+    if not job.output.is_file():
+        return "missing", "not analysed yet"
+    unlike = next((need for need in needs if need.status != "done"), None)
+    if unlike is not None:
+        return "changed", f"{unlike.id} is {unlike.status}"
+    before, now = _document(job.output).get(MADE), made_of(needs)
+    if not isinstance(before, dict) or before.get("from") != now["from"]:
+        return "changed", "made from earlier runs or evaluations"
+    if before.get("code") != now["code"] and not keep_changed:
+        return "changed", f"made by other code ({before.get('code')}; now {now['code']})"
+    return "done", None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file holds none."""
+    try:
+        content = parse(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
