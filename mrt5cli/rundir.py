@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -121,6 +122,11 @@ class RunDir:
     def command(self) -> str:
         """The `mrt5` command that trains this run's recipe."""
         return "finetune" if self.recipe().is_finetuning else "pretrain"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return shlex.join(["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""
@@ -291,7 +297,7 @@ def _resolved(where: str, path: Path) -> tuple[str, RunDir | None]:
             status = run.meta().get("status", "unfinished")
             raise UserError(
                 f"{where} has no model yet: the run is {status} and has saved nothing",
-                f"train it: mrt5 {run.command} {run.recipe_path} --out {where} --resume",
+                f"train it: {run.resume_command}",
             )
         return str(run.checkpoint(steps[-1])), run
     if (path / "config.json").is_file():

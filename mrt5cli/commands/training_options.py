@@ -102,8 +102,10 @@ def train(
     """
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
-    from mrt5cli.training.plan import make_plan
-    from mrt5cli.training.run import execute, outcome
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.outcome import outcome
+    from mrt5cli.training.plan_text import document_of, text_of
+    from mrt5cli.training.run import execute
 
     if smoke:
         full, given = recipe, recipes.parse_overrides(overrides)
@@ -113,15 +115,13 @@ def train(
     overwrite = smoke and out is None and not resume
     usual = default_directory(recipe)
     out = out or (usual.parent / "smoke" / usual.name if smoke else usual)
-    plan = make_plan(
-        recipe, out, resume=resume, device=device, overwrite=overwrite, allow_pickle=not no_pickle
-    )
+    plan = choose(recipe, out, resume=resume, device=device, overwrite=overwrite, allow_pickle=not no_pickle)
     plan.notes += notes
     if dry_run:
         if as_json:
-            print_json(plan.document())
+            print_json(document_of(plan))
         else:
-            say(plan.text())
+            say(text_of(plan))
             print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
         return
     run = execute(plan, overwrite=overwrite)

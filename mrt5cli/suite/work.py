@@ -65,12 +65,12 @@ def carry_out(order: Order) -> int:
 
 
 def _train(order: Order, job: Job) -> None:
-    from mrt5cli.training.plan import make_plan
+    from mrt5cli.training.choose import choose
     from mrt5cli.training.run import execute
 
     assert job.recipe is not None and job.run is not None, "training jobs have both"
     overwrite = order.overwrite and job.run.is_run
-    plan = make_plan(job.recipe, job.run.path, resume=True, device=order.device, overwrite=overwrite)
+    plan = choose(job.recipe, job.run.path, resume=True, device=order.device, overwrite=overwrite)
     execute(plan, overwrite=overwrite)
 
 

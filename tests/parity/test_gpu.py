@@ -54,7 +54,8 @@ def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
 def test_a_run_on_the_gpu(tmp_path: Path, precision: str):
     from mrt5cli.recipe import load as load_recipe
     from mrt5cli.recipe import smoke
-    from mrt5cli.training.run import outcome, pretrain
+    from mrt5cli.training.outcome import outcome
+    from mrt5cli.training.run import pretrain
 
     recipe = smoke(load_recipe("local_text", [f"training.precision={precision}"]))
     run = pretrain(recipe, tmp_path / "run", device="cuda")
