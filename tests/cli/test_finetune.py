@@ -315,6 +315,7 @@ def test_a_kill_after_the_last_evaluation_does_not_start_it_again():
     assert same_weights(run.model, run.best_weights(3))
 
 
+@pytest.mark.ci
 def test_several_processes_stop_together(place: Path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
     launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "mrt5cli", "finetune"]

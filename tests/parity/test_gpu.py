@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, golden_cases, read_case
+from conftest import GOLDEN, golden_cases, labelled, read_case
 from hypothesis import example, given, settings
 from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
 from variants import KINDS, tiny
@@ -106,7 +106,7 @@ def test_packed_model(variant: str, hard: bool):
     for name, wanted in due.items():
         if wanted is not None:
             limit = 1e-6 + 1e-3 * wanted.abs().max().item()
-            torch.testing.assert_close(grads[name], wanted, atol=limit, rtol=0, msg=name)
+            torch.testing.assert_close(grads[name], wanted, atol=limit, rtol=0, msg=labelled(name))
 
 
 @needs_triton
