@@ -111,9 +111,9 @@ def choose(
     run = RunDir(Path(out))
     found = run.state()
     place = _place(recipe, run, resume=resume, overwrite=overwrite)
+    notes = place.notes + recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
-    notes = [*place.notes, *recipe.remarks(), *runtime.notes]
-    plan = TrainingPlan(recipe, run, runtime, found, place.resume_step, notes)
+    plan = TrainingPlan(recipe, run, runtime, found, place.resume_step, [*notes, *runtime.notes])
     if not place.finished:
         plan.prepared = _prepare(plan, allow_pickle)
     return plan
@@ -182,6 +182,8 @@ def _check_writable(path: Path) -> None:
 
 def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
     """The task and the model, and notes on both."""
+    from mrt5cli.models.compiling import compile_blocks
+    from mrt5cli.models.recomputation import recompute
     from mrt5cli.tasks import build_task
 
     recipe, run, runtime, step = plan.recipe, plan.run, plan.runtime, plan.resume_step
@@ -208,6 +210,9 @@ def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
     else:
         with _enough_memory(recipe, tell):
             start = model_to_start(recipe.model, allow_pickle=allow_pickle)
+    recompute(start.model, recipe.training.recompute)
+    if recipe.training.compile:
+        compile_blocks(start.model)
     prepared = Prepared(task, start, example, description, micro_batches)
     plan.notes += [*start.notes, *_strains(recipe, runtime, prepared)]
     _check_room(recipe, run, prepared.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from contextlib import ExitStack, suppress
@@ -14,8 +15,6 @@ from transformers.utils import logging
 from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.models.compiling import compile_blocks
-from mrt5cli.models.recomputation import recompute
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, whole_directory, write_text
 from mrt5cli.training import record
@@ -111,6 +110,7 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
             say(f"stopped; {kept}")
             error.hint = to_go_on if error.passes else error.hint
         raise
+    _leave_group()
     if not finished:
         record.end(plan, "interrupted")
         say(f"stopped and saved at step {run.saved_steps()[-1]}\n{to_go_on}")
@@ -122,9 +122,6 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
 def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.Tell) -> bool:
     """Train, and save the model unless interrupted; returns whether it came to its end."""
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
-    recompute(prepared.model, recipe.training.recompute)
-    if recipe.training.compile:
-        compile_blocks(prepared.model)
     # Joins the processes to a group, which labels are passed on in.
     arguments = training_arguments(recipe, runtime, prepared.micro_batches, run.checkpoints)
     stream = with_labels(
@@ -173,9 +170,17 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
         finished = not (interruption.stopped or trainer.stopped_between_steps)
         if finished:
             _save_model(plan, trainer, best)
+    return finished
+
+
+def _leave_group() -> None:
+    """End the threads of a group of processes, which may abort where they outlive the interpreter.
+
+    What the trainer has wrapped the model in holds them too, in circles.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
-    return finished
+        gc.collect()
 
 
 def _waits_long(trainer: DeletionTrainer) -> bool:
