@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,13 +44,21 @@ from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
 from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
-from mrt5cli.tasks.base import Batch
+from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import own_state_name, read_own_state, states_fit
 from mrt5cli.training.window import Window
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.recipe import LossSection
+    from mrt5cli.recipe.schema import Controller as ControllerSection
 
 # What may become of the batches of a step, from good to bad.
 GOES_ON, MAY_PASS, FOR_GOOD = range(3)
@@ -79,19 +87,19 @@ class DeletionTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
+        model: MrT5ForConditionalGeneration,
         args: TrainingArguments,
-        stream: Any,
+        stream: BatchStream,
         *,
-        loss: Any,
-        controller: Any,
+        loss: LossSection,
+        controller: ControllerSection,
         seed: int,
         run: RunDir | None = None,
         keep_checkpoints: int = 2,
         data_workers: int = 0,
         best: Best | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
     ) -> None:
         self.stream = stream
         self.run = run
@@ -117,7 +125,7 @@ class DeletionTrainer(Trainer):
         self.seconds_before = 0.0
         self.fetching_since: float | None = None
         self.stopped_between_steps = False
-        self._talk: Any = None
+        self._talk: dist.ProcessGroup | None = None
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self.args.device)
@@ -261,6 +269,7 @@ class DeletionTrainer(Trainer):
         self.controller.update(counts[0] / counts[1])
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        # The base class walks over all modules for the parameters, at every step.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
@@ -361,11 +370,11 @@ class DeletionTrainer(Trainer):
         Returns:
             Whether these are the best so far; `best.exhausted` says whether to train on.
         """
-        assert self.best is not None, "nobody asked for the best weights"
+        assert self.best is not None, "no best weights are kept"
         if self.args.world_size > 1:
-            told = torch.tensor(value, dtype=torch.float64, device=self.args.device)
-            dist.broadcast(told, src=0)
-            value = float(told)
+            leading = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+            dist.broadcast(leading, src=0)
+            value = float(leading)
         better = self.best.offer(self.state.global_step, value)
         if better and self.run is not None:
             leads = self.args.should_save
