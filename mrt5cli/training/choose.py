@@ -20,7 +20,7 @@ from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, check_held_out
-from mrt5cli.text import Tell, announced, counted, rounded, say_nothing, say_on_stderr, size
+from mrt5cli.text import Tell, announced, byte_size, counted, rounded, say_nothing, say_on_stderr
 from mrt5cli.training.best import GENERATED
 from mrt5cli.training.start import Start, checkpoint_to_resume, model_to_start
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.recipe.schema import TaskSection
+
+DECIDES_NUMBERS = False  # checks; what it makes ready is made elsewhere
 
 
 @dataclass(frozen=True)
@@ -322,8 +324,8 @@ def _enough_memory(recipe: Recipe, tell: Tell) -> Iterator[None]:
     there = machine.memory()
     if there is not None and 4 * count > there:
         raise UserError(
-            f"model.shape: the weights of this model alone take {size(4 * count)}, and this machine has "
-            f"{size(there)} of memory",
+            f"model.shape: the weights of this model alone take {byte_size(4 * count)}, and this machine has "
+            f"{byte_size(there)} of memory",
             "make model.shape smaller",
         )
     with announced(f"building a model of {rounded(count)} parameters ...", tell):
@@ -349,9 +351,9 @@ def _strains(recipe: Recipe, runtime: Runtime, prepared: Prepared) -> list[str]:
     weights, forward = 4 * 4 * prepared.parameters, _forward_size(recipe, config)
     if there is not None and weights + forward > there:
         found.append(
-            f"training takes {size(weights)} for weights, gradients and Adam's moments, and more than "
-            f"{size(forward)} for a forward pass of {counted(training.device_batch_size, 'example')} of "
-            f"full length; {device} has {size(there)}"
+            f"training takes {byte_size(weights)} for weights, gradients and Adam's moments, and more than "
+            f"{byte_size(forward)} for a forward pass of {counted(training.device_batch_size, 'example')} of "
+            f"full length; {device} has {byte_size(there)}"
         )
     return found
 
@@ -374,6 +376,6 @@ def _check_room(recipe: Recipe, run: RunDir, parameters: int) -> None:
     free = room(run.path)
     if free < needed:
         raise UserError(
-            f"{run.path}: checkpoints will need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
+            f"{run.path}: checkpoints will need {byte_size(needed)}, {byte_size(free)} are free",
             "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",
         )

@@ -11,6 +11,8 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.best import in_words
 
+DECIDES_NUMBERS = False  # words
+
 ON_TARGET = 0.03
 """How far from its target a deletion rate may be at the end of a run without a word about it."""
 

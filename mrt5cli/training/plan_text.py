@@ -11,6 +11,8 @@ from mrt5cli.text import rounded
 from mrt5cli.training.best import LOWER_IS_BETTER, in_words
 from mrt5cli.training.choose import TrainingPlan
 
+DECIDES_NUMBERS = False  # words
+
 SHOWN = 100
 """Characters of an example's source and of its target."""
 

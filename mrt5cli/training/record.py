@@ -14,6 +14,8 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.rundir import write_json
 from mrt5cli.training.choose import Prepared, TrainingPlan
 
+DECIDES_NUMBERS = False  # what meta.json says
+
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 
 
