@@ -96,9 +96,9 @@ def _source(path: Path) -> _Source:
 def _parsed(path: Path, changed: int, size: int) -> _Source:
     """A source file as it was then; kinds of work share most files, and parsing all takes half a second."""
     text = path.read_text(encoding="utf-8")
-    digest = hashlib.sha256()
-    for piece in _syntax(ast.parse(text)):
-        digest.update(piece.encode("utf-8", "surrogatepass"))
+    pieces: list[str] = []
+    _syntax(ast.parse(text), pieces)
+    digest = hashlib.sha256("".join(pieces).encode("utf-8", "surrogatepass"))
     return _Source(digest.digest(), frozenset(_imports(text)), decides=f"\n{MARK}" not in f"\n{text}")
 
 
@@ -109,20 +109,20 @@ def _imports(text: str) -> Iterator[str]:
         yield from (f"{module}.{name.strip()}" for name in names.split(","))
 
 
-def _syntax(node: Any) -> Iterator[str]:
-    """A syntax tree as text. Empty fields are left out, because new versions of Python add some."""
+def _syntax(node: Any, pieces: list[str]) -> None:
+    """Write a syntax tree as text. Empty fields are left out, because new versions of Python add some."""
     if isinstance(node, list):
         for item in node:
-            yield from _syntax(item)
+            _syntax(item, pieces)
     elif not isinstance(node, ast.AST):
-        yield f"{node!r},"
+        pieces.append(f"{node!r},")
     elif not (isinstance(node, ast.Expr) and _is_text(node.value)):
-        yield f"{type(node).__name__}("
+        pieces.append(f"{type(node).__name__}(")
         for name, value in ast.iter_fields(node):
             if value is not None and value != []:
-                yield f"{name}="
-                yield from _syntax(value)
-        yield ")"
+                pieces.append(f"{name}=")
+                _syntax(value, pieces)
+        pieces.append(")")
 
 
 def _is_text(node: ast.expr) -> bool:
