@@ -1,7 +1,7 @@
 """Run directories: the names of everything a run writes, made and read back in one place.
 
     runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
-                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json  figures/
+                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
                              boundaries.npz (only where a boundary predictor is taught by labels)
                              best/step-00000300/ (only with training.best_metric: the weights best so far)
 
@@ -82,10 +82,6 @@ class RunDir:
     def boundaries(self) -> Path:
         """Where segments end, for runs whose shortener is taught that; fitted before the first step."""
         return self.path / "boundaries.npz"
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
 
     def eval(self, task: str) -> Path:
         """The evaluation results of a task."""
@@ -170,21 +166,6 @@ class RunDir:
     def is_finished(self) -> bool:
         return self.meta().get("status") == "finished"
 
-    @classmethod
-    def open(cls, path: str | Path) -> RunDir:
-        """An existing run.
-
-        Raises:
-            UserError: there is no run at the path.
-        """
-        run = cls(Path(path))
-        if run.is_run:
-            return run
-        if not run.path.exists():
-            raise UserError(f"{path} does not exist", _nearby(run.path))
-        missing = "recipe.yaml" if not run.recipe_path.is_file() else "meta.json"
-        raise UserError(f"{path} is not a run directory: it has no {missing}", _nearby(run.path))
-
     def check_not_foreign(self) -> None:
         """Refuse a directory that holds something and is no run: a run is never mixed into other files.
 
@@ -193,7 +174,12 @@ class RunDir:
         """
         if self.is_run or not self.path.is_dir():
             return
-        foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry.name))
+        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints}
+        foreign = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry not in ours and not entry.name.startswith(TEMPORARY)
+        )
         if foreign:
             raise UserError(
                 f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
@@ -218,9 +204,7 @@ class RunDir:
             before = run.metrics_path.read_bytes() if run.metrics_path.is_file() else b""
             write_bytes(run.metrics_path, before)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {path}: {error.strerror or error}", "choose another directory with --out"
-            ) from error
+            raise cannot_write(run.path, error.strerror or str(error)) from error
         return run
 
     @contextmanager
@@ -234,10 +218,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror or error}",
-                "choose another directory with --out",
-            ) from error
+            raise cannot_write(self.path, error.strerror or str(error)) from error
         try:
             _lock(descriptor, self.path)
             yield
@@ -260,6 +241,11 @@ class RunDir:
         if not self.is_run:
             raise ValueError(f"{self.path} is not a run")
         remove_directory(self.path)
+
+
+def cannot_write(path: Path, why: str) -> UserError:
+    """The error for a place where no run can be."""
+    return UserError(f"cannot write to {path}: {why}", "choose another directory with --out")
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -352,10 +338,6 @@ def _lock(descriptor: int, path: Path) -> None:
 def _steps_in(folder: Path) -> list[int]:
     names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
     return sorted(int(match[1]) for match in names if match)
-
-
-def _is_ours(name: str) -> bool:
-    return name in {"checkpoints", "recipe.yaml", "meta.json", "metrics.jsonl"} or name.startswith(TEMPORARY)
 
 
 # --- atomic writing --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
-from mrt5cli.rundir import RunDir
+from mrt5cli.rundir import RunDir, cannot_write
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, rounded, say_nothing, say_on_stderr
@@ -171,12 +171,9 @@ def _check_writable(path: Path) -> None:
     RunDir(path).check_not_foreign()
     ancestor = next(place for place in [path, *path.absolute().parents] if place.exists())
     if not ancestor.is_dir():
-        why = f"{ancestor} is a file"
-    elif not os.access(ancestor, os.W_OK | os.X_OK):
-        why = "no permission"
-    else:
-        return
-    raise UserError(f"cannot write to {path}: {why}", "choose another directory with --out")
+        raise cannot_write(path, f"{ancestor} is a file")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise cannot_write(path, "no permission")
 
 
 # --- what it trains -----------------------------------------------------------------------------------------
