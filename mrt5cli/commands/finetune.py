@@ -17,6 +17,7 @@ from mrt5cli.commands.training_options import (
     RecipeName,
     Resume,
     Smoke,
+    TrainingOptions,
     set_by_options,
     train,
 )
@@ -77,18 +78,7 @@ def finetune(
             f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    train(
-        chosen,
-        overrides=overrides or (),
-        out=out,
-        resume=resume,
-        smoke=smoke,
-        dry_run=dry_run,
-        device=device,
-        as_json=as_json,
-        no_pickle=no_pickle,
-        notes=notes,
-    )
+    train(chosen, TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json), notes)
 
 
 def _check_from(start: str) -> None:

@@ -12,6 +12,7 @@ from mrt5cli.commands.training_options import (
     RecipeName,
     Resume,
     Smoke,
+    TrainingOptions,
     set_by_options,
     train,
 )
@@ -51,14 +52,4 @@ def pretrain(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    train(
-        chosen,
-        overrides=overrides or (),
-        out=out,
-        resume=resume,
-        smoke=smoke,
-        dry_run=dry_run,
-        device=device,
-        as_json=as_json,
-        no_pickle=no_pickle,
-    )
+    train(chosen, TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json))
