@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, load
@@ -114,12 +115,8 @@ def _fit(kind: str, task: Task, shortener: BoundaryPredictor, say: Tell) -> Boun
 def source_rows(task: Task, number: int) -> NDArray[np.int64]:
     """(number, L) source ids of training examples, padded with 0, from a pass of their own."""
     stream = iter(task.train_stream(batch_size=min(number, READ_AT_ONCE), seed=FITTING_SEED))
-    batches: list[NDArray[np.int64]] = []
-    while sum(map(len, batches)) < number:
-        batches.append(next(stream)["input_ids"].numpy())
-    rows = np.zeros((sum(map(len, batches)), max(batch.shape[1] for batch in batches)), dtype=np.int64)
-    first = 0
-    for batch in batches:
-        rows[first : first + len(batch), : batch.shape[1]] = batch
-        first += len(batch)
-    return rows[:number]
+    rows: list[torch.Tensor] = []
+    while len(rows) < number:
+        rows += next(stream)["input_ids"]
+    found: NDArray[np.int64] = pad_sequence(rows, batch_first=True, padding_value=PAD)[:number].numpy()
+    return found

@@ -50,12 +50,8 @@ class Controller:
         self.per_micro_batch: bool = getattr(section, "update_per", "optimizer_step") == "micro_batch"
         for name in self.state_names:
             setattr(self, name, number(0.0))
-        self.alpha = number(self.first_alpha)
-
-    @property
-    def first_alpha(self) -> float:
-        """What is in force until the first update."""
-        return float(self.section.alpha)
+        # Of a controller that moves, what is in force until its first update.
+        self.alpha = number(getattr(section, "alpha", getattr(section, "alpha_start", 0.0)))
 
     @property
     def moves(self) -> bool:
@@ -100,13 +96,7 @@ class ProportionalController(Controller):
 
     section: recipe.PController
 
-    @property
-    def first_alpha(self) -> float:
-        """See `Controller`."""
-        return self.section.alpha_start
-
     def update(self, rate: Number) -> None:
-        """See `Controller`."""
         self.alpha = _at_least_0(self.alpha + self.section.k_p * self.error(rate))
 
 
@@ -123,13 +113,7 @@ class PIController(Controller):
     p: Number
     i: Number
 
-    @property
-    def first_alpha(self) -> float:
-        """See `Controller`."""
-        return self.section.alpha_start
-
     def update(self, rate: Number) -> None:
-        """See `Controller`."""
         error = self.error(rate)
         self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
         self.i = self.i + self.section.k_i * error
@@ -173,13 +157,7 @@ class TwoSidedPIController(Controller):
             self.state_names = (*self.state_names, "smoothed", "slope", "seen")
         super().__init__(section, number)
 
-    @property
-    def first_alpha(self) -> float:
-        """See `Controller`."""
-        return 0.0
-
     def update(self, rate: Number) -> None:
-        """See `Controller`."""
         error, bound, k_d = self.error(rate), self.section.alpha_max, self.section.k_d
         self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
         pushed = self.p - k_d * self._slope(rate) if k_d else self.p
