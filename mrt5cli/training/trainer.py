@@ -42,7 +42,6 @@ from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
-from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training.best import Best, go_back_to, keep_needed
@@ -68,7 +67,7 @@ class DeletionTrainer(Trainer):
     """Trains a model of ours on a stream of ready batches.
 
     Args:
-        model: from `mrt5cli.models`.
+        model: from `mrt5cli.models`; where a checkpoint is resumed, with its weights.
         args: see `arguments.training_arguments`.
         stream: a `tasks.BatchStream`; it gives every process its own batches.
         loss: `recipe.LossSection`.
@@ -270,8 +269,6 @@ class DeletionTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         # The base class walks over all modules for the parameters, at every step.
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -322,7 +319,7 @@ class DeletionTrainer(Trainer):
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train to `max_steps` from the start, or on from one of our checkpoints."""
+        """Train to `max_steps` from the start, or from one of our checkpoints."""
         if checkpoint is not None:
             self._load_own_state(checkpoint)
         if self.best is not None and self.run is not None:
@@ -421,38 +418,21 @@ class DeletionTrainer(Trainer):
     def _load_own_state(self, checkpoint: Path) -> None:
         state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
         with states_fit(checkpoint, self._own_state_name):
-            self._take_up(state)
-
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self.controller.load_state_dict(state["controller"])
-        self.draws.bit_generator.state = state["hard_delete_draws"]
-        self.batches_taken = state["batches_taken"]
-        self.stream.load_state_dict(state["stream"])
-        self.window = Window(self.args.device, state["window"])
-        self.seconds_before = state["seconds"]
-        if self.best is not None:
-            self.best.load_state_dict(state["best"])
+            self.controller.load_state_dict(state["controller"])
+            self.draws.bit_generator.state = state["hard_delete_draws"]
+            self.batches_taken = state["batches_taken"]
+            self.stream.load_state_dict(state["stream"])
+            self.window = Window(self.args.device, state["window"])
+            self.seconds_before = state["seconds"]
+            if self.best is not None:
+                self.best.load_state_dict(state["best"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        # The base class's reader wants names of folders in UTF-8.
-        state = read_weights(Path(resume_from_checkpoint)).tensors
-        own: Any = self.model
-        self._issue_warnings_after_load(own.load_state_dict(state, strict=False))
+        """Nothing: the model was made from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with states_fit(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
             super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # Tied weights are stored once, so their other names are missing; anything else is a wrong file.
-        model: Any = self.model
-        tied = set(model.all_tied_weights_keys)
-        lost = sorted(set(load_result.missing_keys) - tied) + sorted(load_result.unexpected_keys)
-        if lost:
-            raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
 
 
 def against_overflow(precision: str, learning_rate: float) -> str:
