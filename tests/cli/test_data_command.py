@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from mrt5cli.cli import app
 from mrt5cli.commands import data
 
-KINDS = ("spelling", "word-search", "udhr", "corpus")
+KINDS = ("spelling", "word-search", "udhr")
 
 
 def mrt5(*arguments: object) -> tuple[int, str, str]:

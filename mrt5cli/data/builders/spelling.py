@@ -17,6 +17,7 @@ from typing import Any
 from mrt5cli.data.builders.misspellings import Misspellings, open_misspellings
 from mrt5cli.data.builders.sentences import sentences, text_documents, windows
 from mrt5cli.data.builders.writing import (
+    MADE_BY,
     Manifest,
     Report,
     check_target,
@@ -118,7 +119,7 @@ def build(
     report("writing", 0, None)
     details = describe(made, pieces, dictionary, options, text)
     rows = {f"{name}.tsv": tsv((e.source, e.target) for e in examples) for name, examples in made.items()}
-    return write_data_set(out, "spelling", rows, details, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} spelling", rows, details, overwrite=overwrite)
 
 
 # --- sentences ----------------------------------------------------------------------------------------------

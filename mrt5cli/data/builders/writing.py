@@ -15,6 +15,8 @@ from mrt5cli.rundir import whole_directory
 
 MANIFEST = "manifest.json"
 MADE_BY = "mrt5 data build"
+MAKERS = (MADE_BY, "mrt5's recipes/")
+"""How the name begins of whatever writes a data set here."""
 
 Manifest = dict[str, Any]
 # What is being done, how much of it is done, and how much there is (None: not known).
@@ -67,17 +69,17 @@ def is_made_here(out: Path) -> bool:
         manifest = parse((out / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MADE_BY)
+    return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MAKERS)
 
 
 def write_data_set(
-    out: Path, kind: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
+    out: Path, made_by: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
 ) -> Manifest:
     """Write files and their manifest, all or nothing.
 
     Args:
         out: the folder; see `check_target`.
-        kind: what `mrt5 data build` calls the data set.
+        made_by: the command; its beginning is one of `MAKERS`.
         files: content by name, folders in it separated by slashes.
         details: of the manifest; `files` there may hold more about each file.
 
@@ -90,7 +92,7 @@ def write_data_set(
     check_target(out, overwrite=overwrite)
     described = details.get("files", {})
     manifest: Manifest = {
-        "made_by": f"{MADE_BY} {kind}",
+        "made_by": made_by,
         "mrt5cli": __version__,
         **{key: value for key, value in details.items() if key != "files"},
         "files": {
