@@ -17,7 +17,7 @@ from typing import Any
 from mrt5cli.data.files import text_of
 from mrt5cli.data.folders import Folder, without_suffix
 from mrt5cli.data.formats import ROWS, BadRow, DataFile, format_of, supported
-from mrt5cli.data.hub import HubDataset
+from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.splits import Said, check_pieces, in_words, missing_pieces, read_name, splits_of, with_twins
 from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, json_value, rows_of, usable

@@ -18,7 +18,7 @@ from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.files import FilesOfSplits, Found, TextFile, find_files, read_documents, text_files
 from mrt5cli.data.formats import DataFile
-from mrt5cli.data.hub import HubDataset
+from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.errors import UserError

@@ -17,7 +17,7 @@ from mrt5cli.data.rows import Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 
 # Parts of the published tests, in the paper's order.
 TEST_PARTS = {

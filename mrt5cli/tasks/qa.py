@@ -11,7 +11,7 @@ from typing import Any
 
 from mrt5cli.data.generated import space, words
 from mrt5cli.data.rows import Row, answers_column, text_column
-from mrt5cli.tasks.rows import Encoding, TableTask
+from mrt5cli.tasks.tables import Encoding, TableTask
 
 
 class QuestionAnswering(TableTask):

@@ -14,7 +14,7 @@ from mrt5cli.data.rows import Row, Table, language_column
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
-from mrt5cli.tasks.rows import HubSplit
+from mrt5cli.tasks.tables import HubSplit
 
 # How ids such as finnish-7633091408814529542-0 begin.
 LANGUAGE_NAMES = {

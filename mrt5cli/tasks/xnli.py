@@ -12,7 +12,7 @@ from mrt5cli.data.rows import Row, label_column, text_column
 from mrt5cli.recipe import XnliTask
 from mrt5cli.recipe.schema import XNLI_LANGUAGES
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 
 LABELS = ("entailment", "neutral", "contradiction")
 TRAINED_ON = "en"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mrt5cli.recipe.schema import XQUAD_LANGUAGES
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
-from mrt5cli.tasks.rows import HubSplit
+from mrt5cli.tasks.tables import HubSplit
 
 TRAINED_ON = "en"
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from mrt5cli import hub as hub_module
 from mrt5cli.cli import app
-from mrt5cli.data import hub as dataset_module
+from mrt5cli.data import hub_datasets as dataset_module
 from mrt5cli.data import sources
 from mrt5cli.rundir import RunDir
 

@@ -32,7 +32,7 @@ from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
-from mrt5cli.tasks.span_streams import LANGUAGE_BLOCK, Noise, draw_languages
+from mrt5cli.tasks.span_corruption import LANGUAGE_BLOCK, Noise, draw_languages
 from mrt5cli.text import say_nothing
 
 RAW = 70  # tokens of text in an input of 64

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.data.generated import generator
-from mrt5cli.data.hub import HubDataset
+from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.rows import (
     HUB_WAYS_OUT,
     Column,
