@@ -16,11 +16,11 @@ import numpy as np
 
 from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.files import FilesOfSplits, Found, TextFile, find_files, read_documents, text_files
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
+from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
@@ -95,23 +95,8 @@ class FilesOfLanguages(Protocol):
     def splits(self, language: str) -> list[str]:
         """Splits that have files of their own."""
 
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         """Files of a split; `tell` is told of what keeps them from being read meanwhile."""
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """Files below a folder, as `find_files` finds them."""
-
-    found: dict[str, FilesOfSplits]
-
-    def splits(self, language: str) -> list[str]:
-        """See `FilesOfLanguages`."""
-        return list(self.found[language])
-
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
-        """See `FilesOfLanguages`."""
-        return text_files([DataFile.local(file) for file in self.found[language][split]])
 
 
 @dataclass(frozen=True)
@@ -139,7 +124,7 @@ class HubFiles:
         """See `FilesOfLanguages`."""
         return self.dataset.splits(self.configuration(language))
 
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         """See `FilesOfLanguages`."""
         names = self.dataset.files(self.configuration(language), split)
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
@@ -244,7 +229,7 @@ class StreamedText:
         """What the user should know, and what was left out beside what training streams count themselves."""
         return self._remarks + ([] if self._left_out is None else self._left_out.sentences())
 
-    def _files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+    def _files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         if split not in (own := self.files.splits(language)):
             raise UserError(
                 f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}",
@@ -292,7 +277,7 @@ def _embedded(languages: Sequence[str]) -> MemoryText:
 
 
 def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
-    path = Path(source.path).expanduser()
+    path = Path(source.path)
     found = find_files(path, languages)
     remarks = list(found.remarks)
     groups = [[language] for language in languages] if found.apart else [list(languages)]
@@ -316,7 +301,7 @@ def _splits(found: Found) -> list[str]:
     """A line a split, those that are held out of the training documents included."""
     there = set.intersection(*(set(files) for files in found.languages.values()))
     missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
-    return [*found.splits, *(f"{split}: held out from the training documents" for split in missing)]
+    return [*found.lines, *(f"{split}: held out from the training documents" for split in missing)]
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -328,7 +313,7 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
 
 
 def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedText:
-    path = Path(source.path).expanduser()
+    path = Path(source.path)
     found = find_files(path, languages)
     if len(languages) > 1 and not found.apart:
         raise UserError(
@@ -336,7 +321,7 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
             f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
         )
     return StreamedText(
-        LocalFiles(found.languages),
+        found,
         f"text of {path}, streamed",
         source.text_column,
         shuffle_files=True,

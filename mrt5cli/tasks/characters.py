@@ -11,9 +11,11 @@ import re
 from pathlib import Path, PurePath
 from random import Random
 
+import pyarrow as pa
+
 from mrt5cli.data.builders.writing import is_made_here
+from mrt5cli.data.columns import Row, text_column
 from mrt5cli.data.generated import words
-from mrt5cli.data.rows import Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
@@ -95,7 +97,7 @@ class Characters(TableTask):
         wrong = [*right[:place], right[place][1] + right[place][0] + right[place][2:], *right[place + 1 :]]
         return {"input": " ".join(wrong), "output": " ".join(right)}
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         if self.files is not None:
             return self.files.part(split, None if part == ALL else part)
         return super()._read(split, part)

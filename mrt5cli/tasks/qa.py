@@ -9,8 +9,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from mrt5cli.data.columns import Row, answers_column, text_column
 from mrt5cli.data.generated import space, words
-from mrt5cli.data.rows import Row, answers_column, text_column
 from mrt5cli.tasks.tables import Encoding, TableTask
 
 

@@ -24,19 +24,10 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
+from mrt5cli.data.columns import Column, Row, collect, empty_texts, language_column
 from mrt5cli.data.generated import generator
 from mrt5cli.data.hub_datasets import HubDataset
-from mrt5cli.data.rows import (
-    HUB_WAYS_OUT,
-    Column,
-    Row,
-    RowFolder,
-    Table,
-    collect,
-    empty_texts,
-    hub_tables,
-    language_column,
-)
+from mrt5cli.data.tables import HUB_WAYS_OUT, RowFolder, hub_tables
 from mrt5cli.errors import UserError
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
 from mrt5cli.tasks.base import subset_of as checked
@@ -80,14 +71,14 @@ class Encoding:
     input_length: int
     target_length: int
 
-    def batch(self, table: Table) -> Batch:
+    def batch(self, table: pa.Table) -> Batch:
         """The rows of a table, each padded to the longest."""
         return make_batch(
             token_ids(self._sources(table), self.input_length, PAD),
             token_ids(self._targets(table), self.target_length, IGNORED_LABEL),
         )
 
-    def source_lengths(self, table: Table) -> NDArray[np.int64]:
+    def source_lengths(self, table: pa.Table) -> NDArray[np.int64]:
         """Byte tokens (B,) of whole sources, EOS included."""
         literal = sum(len(text.encode()) for text, _ in self._pieces())
         lengths = np.full(len(table), literal + 1, dtype=np.int64)
@@ -96,15 +87,15 @@ class Encoding:
                 lengths += pc.binary_length(table[column]).to_numpy()
         return lengths
 
-    def target_lengths(self, table: Table) -> NDArray[np.int64]:
+    def target_lengths(self, table: pa.Table) -> NDArray[np.int64]:
         """Byte tokens (B,) of whole targets, EOS included."""
         return pc.binary_length(self._targets(table)).to_numpy().astype(np.int64) + 1
 
-    def sources_cut(self, table: Table) -> int:
+    def sources_cut(self, table: pa.Table) -> int:
         """How many sources are longer than `input_length`."""
         return int((self.source_lengths(table) > self.input_length).sum())
 
-    def targets_cut(self, table: Table) -> int:
+    def targets_cut(self, table: pa.Table) -> int:
         """How many targets are longer than `target_length`."""
         return int((self.target_lengths(table) > self.target_length).sum())
 
@@ -112,7 +103,7 @@ class Encoding:
         for literal, column, _, _ in Formatter().parse(self.prompt):
             yield literal, column
 
-    def _sources(self, table: Table) -> pa.LargeStringArray:
+    def _sources(self, table: pa.Table) -> pa.LargeStringArray:
         text = pa.large_string()
         pieces: list[Any] = []
         for literal, column in self._pieces():
@@ -121,7 +112,7 @@ class Encoding:
                 pieces.append(table[column])
         return pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
 
-    def _targets(self, table: Table) -> pa.LargeStringArray:
+    def _targets(self, table: pa.Table) -> pa.LargeStringArray:
         column = table[self.target].combine_chunks()
         return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
 
@@ -151,7 +142,7 @@ def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class Shuffled:
     """Training examples: indices (B,) to a batch. Each pass over the rows has an order of its own."""
 
-    def __init__(self, table: Table, encoding: Encoding, seed: int) -> None:
+    def __init__(self, table: pa.Table, encoding: Encoding, seed: int) -> None:
         self._table, self._encoding, self._seed = table, encoding, seed
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -227,8 +218,8 @@ class TableTask(Task):
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
             self._check_languages(section.languages)
-        self._tables: dict[tuple[str, str], Table] = {}
-        self._hub: dict[HubSplit, dict[str | None, Table]] = {}
+        self._tables: dict[tuple[str, str], pa.Table] = {}
+        self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
         self._left_out: Counter[str] = Counter()
 
@@ -346,7 +337,7 @@ class TableTask(Task):
         batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
-    def rows(self, split: str, part: str, limit: int | None = None) -> Table:
+    def rows(self, split: str, part: str, limit: int | None = None) -> pa.Table:
         """The first rows of a part of "train", "validation" or "test"; by default all.
 
         Raises:
@@ -362,7 +353,7 @@ class TableTask(Task):
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         """Rows of a part from where they are; called once for each."""
         source = self.section.source
         if self.files is not None:
@@ -404,11 +395,11 @@ class TableTask(Task):
     def _has(self, split: str) -> bool:
         return self.files is None or self.files.has(split)
 
-    def _training(self) -> Table:
+    def _training(self) -> pa.Table:
         tables = [self.rows("train", part) for part in self.parts("train")]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
 
-    def _batches(self, table: Table, batch_size: int) -> Iterator[Batch]:
+    def _batches(self, table: pa.Table, batch_size: int) -> Iterator[Batch]:
         group = batch_size * max(1, AT_ONCE // batch_size)
         for start in range(0, len(table), group):
             yield from batches_of(self.encoding.batch(table.slice(start, group)), batch_size)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import fingerprint
-from mrt5cli.data.rows import Row, Table, language_column
 from mrt5cli.recipe.schema import TYDIQA_LANGUAGES
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
@@ -68,7 +68,7 @@ class TyDiQA(QuestionAnswering):
         name = next((name for name, code in LANGUAGE_NAMES.items() if code == part), part)
         return f"{name}-{number}-0"
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         if split == "test" or not self._held_out_of_training():
             return super()._read(split, part)
         table = super()._read("train", part)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
+from mrt5cli.data.columns import Row, label_column, text_column
 from mrt5cli.data.generated import space, words
-from mrt5cli.data.rows import Row, label_column, text_column
 from mrt5cli.recipe import XnliTask
 from mrt5cli.recipe.schema import XNLI_LANGUAGES
 from mrt5cli.tasks.base import register

@@ -38,7 +38,7 @@ def test_help_names_every_kind_and_loads_nothing_heavy() -> None:
         "import sys; sys.argv = ['mrt5', 'data', 'build', 'spelling', '--help']\n"
         "from mrt5cli.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'numpy', 'pyarrow', 'mrt5cli.data.files') if name in sys.modules])"
+        "print([name for name in ('torch', 'numpy', 'pyarrow', 'mrt5cli.data.texts') if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
