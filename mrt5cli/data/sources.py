@@ -36,40 +36,37 @@ ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 
 
+@dataclass
 class MemoryText:
     """Text held in memory, so that every position can be reached at once.
 
-    Args:
-        corpora: of each language, one for each split.
+    Attributes:
+        corpora: of each language, one for each split. Languages without texts of their own share theirs.
         name: what the text is, for people.
         splits: a line a split, with its files.
-        remarks: what the user should know of it, a sentence each.
+        notes: what the user should know of it, a sentence each.
     """
 
-    def __init__(
-        self,
-        corpora: dict[str, dict[str, Corpus]],
-        name: str,
-        splits: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-    ) -> None:
-        self._corpora, self._name = corpora, name
-        self.splits, self._remarks = list(splits), list(remarks)
-        # Languages without texts of their own share corpora.
-        self.size = sum(
-            corpus.size
-            for corpus in {id(c): c for splits in corpora.values() for c in splits.values()}.values()
-        )
+    corpora: dict[str, dict[str, Corpus]]
+    name: str
+    splits: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all text."""
+        once = {id(corpus): corpus for splits in self.corpora.values() for corpus in splits.values()}
+        return sum(corpus.size for corpus in once.values())
 
     @property
     def description(self) -> str:
         """One phrase, with the size in decimal units."""
         size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
-        return f"{self._name} ({size})"
+        return f"{self.name} ({size})"
 
     def remarks(self) -> list[str]:
         """What the user should know of the text."""
-        return self._remarks
+        return list(self.notes)
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
         """Documents of a language and split that fill at least one example of `at_least` bytes.
@@ -77,12 +74,12 @@ class MemoryText:
         Raises:
             UserError: there is too little text.
         """
-        corpus = self._corpora[language].get(split)
+        corpus = self.corpora[language].get(split)
         if corpus is None:
-            raise UserError(f"{self._name} has no {split} text", f"add a file named {split}.*")
+            raise UserError(f"{self.name} has no {split} text", f"add a file named {split}.*")
         if len(corpus.buffer) < at_least:
             raise UserError(
-                f"too little {split} text in {self._name} ({language}): {corpus.size} bytes in "
+                f"too little {split} text in {self.name} ({language}): {corpus.size} bytes in "
                 f"{len(corpus.lengths)} documents, and one example takes {at_least}",
                 f"add text, add a file named {split}.*, or lower task.input_length",
             )
@@ -121,11 +118,9 @@ class HubFiles:
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
-        """See `FilesOfLanguages`."""
         return self.dataset.splits(self.configuration(language))
 
     def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
-        """See `FilesOfLanguages`."""
         names = self.dataset.files(self.configuration(language), split)
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
@@ -133,39 +128,32 @@ class HubFiles:
         )
 
 
+@dataclass
 class StreamedText:
     """Text read again and again, in order.
 
-    Args:
+    Attributes:
         files: where it is.
-        name: what the text is, for people.
+        description: what the text is, one phrase.
         column: with the text.
         shuffle_files: read files in an order drawn from the seed.
         hashed: splits without files of their own are taken from the training documents by their fingerprints.
         hint: the way out for those who are stopped by a row or a file that cannot be read.
-        skip_corrupt: leave these out instead.
+        left_out: counts these instead; None stops there.
         by_rows: rows that say they are in another language than the one they are read as are left out.
-        splits, remarks: as in `MemoryText`.
+        splits, notes: as in `MemoryText`.
     """
 
-    def __init__(
-        self,
-        files: FilesOfLanguages,
-        name: str,
-        column: str,
-        *,
-        shuffle_files: bool,
-        hashed: bool,
-        hint: str,
-        skip_corrupt: bool = False,
-        by_rows: bool = False,
-        splits: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-    ) -> None:
-        self.files, self.description, self._column = files, name, column
-        self._by_rows, self.splits, self._remarks = by_rows, list(splits), list(remarks)
-        self._shuffle_files, self._hashed, self._hint = shuffle_files, hashed, hint
-        self._left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skip_corrupt else None
+    files: FilesOfLanguages
+    description: str
+    column: str
+    shuffle_files: bool
+    hashed: bool
+    hint: str
+    left_out: LeftOut | None = None
+    by_rows: bool = False
+    splits: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def train(
         self,
@@ -184,22 +172,22 @@ class StreamedText:
             tell: is told of that, and of a Hub that is away.
         """
         keep = None
-        if self._hashed:
+        if self.hashed:
             own = self.files.splits(language)
             # A split with files of its own leaves its share of the training documents in training.
             elsewhere = {split for split in HELD_OUT if split not in own}
             keep = (lambda document: split_of(document) not in elsewhere) if elsewhere else None
-        left_out = self._left_out if self._left_out is None or counts is None else LeftOut(counts, tell)
+        left_out = self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell)
         return DocumentStream(
             self._files(language, "train", tell),
-            self._column,
-            key=key if self._shuffle_files else None,
+            self.column,
+            key=key if self.shuffle_files else None,
             shard=shard,
             shards=shards,
             keep=keep,
-            language=language if self._by_rows else None,
+            language=language if self.by_rows else None,
             left_out=left_out,
-            hint=self._hint,
+            hint=self.hint,
             tell=tell,
         )
 
@@ -207,18 +195,18 @@ class StreamedText:
         """One pass over held-out text, from its first example on."""
         own = self.files.splits(language)
         source, keep = split, None
-        if split not in own and self._hashed:
+        if split not in own and self.hashed:
             source, keep = "train", lambda document: split_of(document) == split
         elif split not in own and split == "test" and "validation" in own:
             source = "validation"
         stream = DocumentStream(
             self._files(language, source, say_on_stderr),
-            self._column,
+            self.column,
             keep=keep,
-            language=language if self._by_rows else None,
+            language=language if self.by_rows else None,
             endless=False,
-            left_out=self._left_out,
-            hint=self._hint,
+            left_out=self.left_out,
+            hint=self.hint,
         )
         if source != split and source == "validation" and language == ENGLISH:
             for _ in range(ENGLISH_VALIDATION_EXAMPLES):
@@ -227,7 +215,7 @@ class StreamedText:
 
     def remarks(self) -> list[str]:
         """What the user should know, and what was left out beside what training streams count themselves."""
-        return self._remarks + ([] if self._left_out is None else self._left_out.sentences())
+        return [*self.notes, *(self.left_out.sentences() if self.left_out else [])]
 
     def _files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         if split not in (own := self.files.splits(language)):
@@ -246,10 +234,8 @@ def open_source(
     Raises:
         UserError: anything that cannot be found, reached or read.
     """
-    if len(set(languages)) < len(languages):
-        raise UserError(f"task.languages names a language twice: {', '.join(languages)}")
     if isinstance(source, EmbeddedSource):
-        return _embedded(languages)
+        return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
     if isinstance(source, FilesSource):
         return _streamed_files(source, languages) if source.streaming else _files(source, languages)
     dataset = HubDataset(source.name, source.revision, ways_out=OFFLINE_WAYS_OUT)
@@ -263,17 +249,8 @@ def open_source(
         shuffle_files=source.shuffle_shards,
         hashed=False,
         hint=SKIP_HINT,
-        skip_corrupt=source.skip_corrupt,
+        left_out=LeftOut(np.zeros(2, dtype=np.int64)) if source.skip_corrupt else None,
     )
-
-
-def _embedded(languages: Sequence[str]) -> MemoryText:
-    if others := [language for language in languages if language != "en"]:
-        raise UserError(
-            f"the embedded text is English; task.languages asks for {', '.join(others)}",
-            "use task.source.kind=files or hub for other languages",
-        )
-    return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
 
 
 def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
@@ -329,5 +306,5 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
         hint="repair it, or take it out of task.source.path",
         by_rows=True,
         splits=_splits(found),
-        remarks=found.remarks,
+        notes=found.remarks,
     )

@@ -114,7 +114,6 @@ class SeekableStream(BatchStream):
         self._group = max(1, at_once // batch_size)
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        """See `BatchStream`."""
         size = self._batch_size
         numbers = count(self.start_batch + worker, workers)
         while True:

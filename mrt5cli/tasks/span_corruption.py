@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -292,56 +292,38 @@ class SpanCorruption(Task):
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
         """Batches of one language; see `Task`. Example i has the same noise in every run."""
-        read = self._held_out_rows(split, subset_of(self, split, subset))
+        size = self.lengths.raw
+        source: Order | DocumentStream
+        if isinstance(self.text, MemoryText):
+            source = Order(self.text.corpus(subset_of(self, split, subset), split, at_least=size))
+        else:
+            source = self.text.held_out(subset_of(self, split, subset), split, size)
         noise = Noise(HELD_OUT_SEED)
         first = 0
         while limit is None or first < limit:
             wanted = batch_size if limit is None else min(batch_size, limit - first)
-            raw = read(first, wanted)
-            if len(raw):
-                yield noise.batch(raw, np.arange(first, first + len(raw)), self.lengths)
-            if len(raw) < wanted:
-                return
-            first += wanted
-
-    def _held_out_rows(self, split: str, language: str) -> Callable[[int, int], NDArray[np.uint8]]:
-        """A function from (first, count) to rows (<= count, N); calls must go on where the last ended."""
-        size = self.lengths.raw
-        if isinstance(self.text, MemoryText):
-            corpus = self.text.corpus(language, split, at_least=size)
-            order, available = Order(corpus), len(corpus.buffer) // size
-
-            def read(first: int, count: int) -> NDArray[np.uint8]:
-                last = min(first + count, available)
-                if last <= first:
-                    return np.empty((0, size), dtype=np.uint8)
-                return order.read(first * size, last * size).reshape(-1, size)
-
-            return read
-        stream = self.text.held_out(language, split, size)
-
-        def read_on(first: int, count: int) -> NDArray[np.uint8]:
-            taken = stream.take(count * size)
+            taken = source.take(wanted * size)
             whole = len(taken) // size
             if first == whole == 0:
                 raise UserError(
-                    f"too little {split} text in {self.text.description} ({language}): "
+                    f"too little {split} text in {self.text.description} ({subset}): "
                     f"{len(taken)} bytes, and one example takes {size}"
                 )
-            return taken[: whole * size].reshape(whole, size)
-
-        return read_on
+            if whole:
+                raw = taken[: whole * size].reshape(whole, size)
+                yield noise.batch(raw, np.arange(first, first + whole), self.lengths)
+            if whole < wanted:
+                return
+            first += wanted
 
     def remarks(self) -> list[str]:
         """What is left out of the text and why, and what is suspicious in it."""
         return self.text.remarks()
 
     def splits(self) -> list[str]:
-        """See `Task`."""
-        return self.text.splits
+        return list(self.text.splits)
 
     def commits(self) -> dict[str, str]:
-        """See `Task`."""
         files = self.text.files if isinstance(self.text, StreamedText) else None
         return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
 

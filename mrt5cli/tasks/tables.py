@@ -256,11 +256,9 @@ class TableTask(Task):
     # What training and evaluation ask.
 
     def subsets(self, split: str) -> list[str]:
-        """See `Task`."""
         return self.parts(split)
 
     def language_of(self, subset: str) -> str | None:
-        """See `Task`."""
         return subset if self.by_language else None
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
@@ -275,7 +273,6 @@ class TableTask(Task):
         return self._batches(self.rows(split, subset, limit), batch_size)
 
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
-        """See `Task`."""
         return self.encoding.sources_cut(self.rows(split, subset, limit))
 
     def remarks(self) -> list[str]:
@@ -302,11 +299,9 @@ class TableTask(Task):
         return remarks
 
     def splits(self) -> list[str]:
-        """See `Task`."""
         return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
 
     def commits(self) -> dict[str, str]:
-        """See `Task`."""
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:

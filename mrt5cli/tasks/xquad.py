@@ -16,8 +16,6 @@ TRAINED_ON = "en"
 
 @register("xquad")
 class XQuAD(QuestionAnswering):
-    """See `TableTask`."""
-
     version = 1
     languages = tuple(XQUAD_LANGUAGES)
 

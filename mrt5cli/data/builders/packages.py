@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrt5cli.errors import UserError
+from mrt5cli.text import announced, say_on_stderr
 
 TIMEOUT = 300
 """Seconds a package manager may take."""
@@ -63,15 +64,10 @@ def download(command: Sequence[str], pattern: str, folder: Path, name: str, opti
     way_out = f"get {pattern} elsewhere and give it with {option}"
     needs(command[0], f"{name} is downloaded with it; install it, or {way_out}")
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        with announced(f"downloading {name} ...", say_on_stderr):
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+            )
     except subprocess.TimeoutExpired:
         raise UserError(f"`{' '.join(command)}` took over {TIMEOUT} s", f"try again, or {way_out}") from None
     found = sorted(folder.glob(pattern))
