@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, missing_column
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column
 from mrt5cli.data.formats import (
     CONVERT,
     JSON,
@@ -45,10 +45,8 @@ SWALLOWED_LINES = 3
 # Where fewer rows than this share go over several lines, they are told of: a quote may lack its pair.
 FEW = 0.05
 
-Values = Mapping[str, Any]
 
-
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """A row of a file.
 
     Attributes:
@@ -59,7 +57,7 @@ class Row(NamedTuple):
 
     number: int
     line: int
-    values: Values | BadRow
+    values: Row | BadRow
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Wanted:
         )
 
 
-def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[Row]:
+def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[FileRow]:
     """Rows of a file, in order.
 
     Args:
@@ -133,7 +131,7 @@ def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[Row]:
             blocks = iter(lambda: stream.read(TEXT_AT_ONCE), b"")
             parts = enumerate(whole_text(blocks) if file.whole else paragraphs(blocks), start=1)
             [name] = wanted.names
-            yield from (Row(number, number, {name: part}) for number, part in islice(parts, first, None))
+            yield from (FileRow(number, number, {name: part}) for number, part in islice(parts, first, None))
         elif suffix in JSON:
             rows = _json_rows(stream, first)
             yield from _renamed(rows, wanted) if wanted.others else rows
@@ -142,7 +140,7 @@ def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[Row]:
             yield from islice(_rows_of_cells(cells, f"{file.name}, line", wanted), first, None)
 
 
-def _renamed(rows: Iterable[Row], wanted: Wanted) -> Iterator[Row]:
+def _renamed(rows: Iterable[FileRow], wanted: Wanted) -> Iterator[FileRow]:
     for row in rows:
         if isinstance(row.values, BadRow):
             yield row
@@ -151,7 +149,7 @@ def _renamed(rows: Iterable[Row], wanted: Wanted) -> Iterator[Row]:
             yield row._replace(values=dict(zip(names, row.values.values(), strict=True)))
 
 
-def usable_rows(file: DataFile, wanted: Wanted) -> Iterator[tuple[str, int, Values]]:
+def usable_rows(file: DataFile, wanted: Wanted) -> Iterator[tuple[str, int, Row]]:
     """Where each row of a file is ("train.csv, line", 7), and its values.
 
     Raises:
@@ -177,7 +175,7 @@ def cannot_be_read(file: DataFile, error: Damaged) -> UserError:
 # --- JSON ---------------------------------------------------------------------------------------------------
 
 
-def _json_rows(stream: BinaryIO, first: int) -> Iterator[Row]:
+def _json_rows(stream: BinaryIO, first: int) -> Iterator[FileRow]:
     """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
     lines: Iterator[bytes] = iter(stream)
     head = next(lines, b"")
@@ -189,19 +187,19 @@ def _json_rows(stream: BinaryIO, first: int) -> Iterator[Row]:
         lines = iter(rest)
     for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
         if line.strip():
-            yield Row(number, number, _row(json_value(line)))
+            yield FileRow(number, number, _row(json_value(line)))
 
 
-def _row(value: Any) -> Values | BadRow:
+def _row(value: object) -> Row | BadRow:
     if isinstance(value, dict | BadRow):
         return value
     return BadRow(NO_ROW)
 
 
-def _listed_rows(content: bytes) -> Iterator[Row]:
+def _listed_rows(content: bytes) -> Iterator[FileRow]:
     rows = json_value(content)
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
-        yield Row(number, number, _row(row))
+        yield FileRow(number, number, _row(row))
 
 
 # --- CSV and TSV --------------------------------------------------------------------------------------------
@@ -210,7 +208,7 @@ def _listed_rows(content: bytes) -> Iterator[Row]:
 Cells = Iterator[tuple[int, list[str]]]
 
 
-def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[Row]:
+def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[FileRow]:
     names: Sequence[str] = wanted.names
     first = next(lines, None)
     if first is None:
@@ -235,11 +233,11 @@ def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[Row]:
     for count, (number, cells) in enumerate(lines, start=1):
         if not least <= len(cells) <= width:
             found = f"{counted(len(cells), 'cell')}, expected {least} ({', '.join(names)})"
-            yield Row(count, number, BadRow(found, BREAKS))
+            yield FileRow(count, number, BadRow(found, BREAKS))
         elif isinstance(bad := _checked("\t".join(cells)), BadRow):
-            yield Row(count, number, bad)
+            yield FileRow(count, number, bad)
         else:
-            yield Row(count, number, dict(zip(names, cells, strict=False)))
+            yield FileRow(count, number, dict(zip(names, cells, strict=False)))
 
 
 def _checked(cells: str) -> BadRow | None:
@@ -412,7 +410,7 @@ _CELLS: dict[str, Callable[[BinaryIO, str, Wanted], Cells]] = {".csv": _csv_cell
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(source: BinaryIO, name: str, wanted: Wanted, first: int) -> Iterator[Row]:
+def _parquet_rows(source: BinaryIO, name: str, wanted: Wanted, first: int) -> Iterator[FileRow]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -436,14 +434,14 @@ def _parquet_rows(source: BinaryIO, name: str, wanted: Wanted, first: int) -> It
                 for row in _rows_of_batch(batch.rename_columns(wanted.renamed(batch.schema.names))):
                     number += 1
                     if number > first:
-                        yield Row(number, number, row)
+                        yield FileRow(number, number, row)
     except pa.ArrowException as error:
         raise Damaged(first_line(error)) from error
 
 
-def _rows_of_batch(batch: pa.RecordBatch) -> Iterable[Values | BadRow]:
+def _rows_of_batch(batch: pa.RecordBatch) -> Iterable[Row | BadRow]:
     try:
-        rows: list[Values | BadRow] = batch.to_pylist()
+        rows: list[Row | BadRow] = batch.to_pylist()
     except UnicodeDecodeError as error:
         if len(batch) > 1:
             return chain.from_iterable(_rows_of_batch(batch.slice(row, 1)) for row in range(len(batch)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
 from mrt5cli.text import Tell, listed, say_on_stderr
+
+if TYPE_CHECKING:
+    from mrt5cli.data.streams import Counts
 
 OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
@@ -162,7 +165,7 @@ class StreamedText:
         key: Sequence[int],
         shard: int,
         shards: int,
-        counts: Any = None,
+        counts: Counts | None = None,
         tell: Tell = say_on_stderr,
     ) -> DocumentStream:
         """Endless training text of a language: the part of one shard.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ from mrt5cli.data.formats import BadRow, Damaged, DataFile
 from mrt5cli.data.texts import LanguageRule, Text, texts
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
+
+if TYPE_CHECKING:
+    import torch
+
+    # Of lines and of files.
+    Counts = NDArray[np.int64] | torch.Tensor
 
 END = bytes([END_OF_DOCUMENT])
 SKIP_HINT = (
@@ -35,7 +41,7 @@ class LeftOut:
         tell: is told of the first few, and of every tenth, hundredth ... after that.
     """
 
-    def __init__(self, counts: Any, tell: Tell = say_on_stderr) -> None:
+    def __init__(self, counts: Counts, tell: Tell = say_on_stderr) -> None:
         self.counts, self._tell = counts, tell
 
     def add(self, where: str, reason: str, *, file: bool) -> None:

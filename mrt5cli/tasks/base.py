@@ -199,7 +199,7 @@ class Task(ABC):
         """The language a subset is in, as a code; None where subsets are no languages."""
         return None
 
-    def deletable(self, input_ids: Any) -> NDArray[np.bool_] | None:
+    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
         return None
 
@@ -229,7 +229,7 @@ _FILES = {
     **dict.fromkeys(("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"), "diagnostic"),
     **dict.fromkeys(("spelling_correction_contextual", "word_search"), "characters"),
 }
-_TASKS: dict[str, Callable[[Any], Task]] = {}
+_TASKS: dict[str, Callable[..., Task]] = {}
 _TaskClass = TypeVar("_TaskClass", bound=type[Task])
 
 

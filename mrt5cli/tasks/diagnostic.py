@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD, encode
@@ -258,7 +258,7 @@ class Diagnostic(Task):
             examples = self._batch(split, np.arange(start, min(start + group, count)), HELD_OUT_SEED)
             yield from batches_of(examples, batch_size)
 
-    def deletable(self, input_ids: Any) -> NDArray[np.bool_]:
+    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B, L), see `unneeded`."""
         return unneeded(self.name, np.asarray(input_ids, dtype=np.int64))
 

@@ -29,6 +29,15 @@ from mrt5cli.data.generated import generator
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.tables import HUB_WAYS_OUT, RowFolder, hub_tables
 from mrt5cli.errors import UserError
+from mrt5cli.recipe.schema import (
+    AddedTask,
+    CharacterTask,
+    GeneratedRows,
+    HubRows,
+    TyDiQATask,
+    XnliTask,
+    XQuADTask,
+)
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
 from mrt5cli.tasks.base import subset_of as checked
 from mrt5cli.text import counted
@@ -39,6 +48,9 @@ ORDER = 0
 AT_ONCE = 64
 # The share of texts that are cut from which on it is worth a word, and the share that a better length keeps.
 MUCH, WHOLE = 0.2, 0.95
+
+
+RowsSection = XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
 
 
 class HubSplit(NamedTuple):
@@ -202,22 +214,23 @@ class TableTask(Task):
     by_language: ClassVar[bool] = True
     target_key: ClassVar[str] = "task.target_length"
 
-    def __init__(self, section: Any, encoding: Encoding) -> None:
+    def __init__(self, section: RowsSection, encoding: Encoding) -> None:
         self.name = section.kind
         self.section, self.encoding = section, encoding
         self.files: RowFolder | None = None
+        languages = [] if isinstance(section, CharacterTask) else section.languages
         if section.source.kind == "files":
             self.files = RowFolder(
                 section.source.path,
                 self.columns,
-                languages=[*section.languages, *self.languages] if self.by_language else (),
+                languages=[*languages, *self.languages] if self.by_language else (),
                 header=self.header,
                 language_of=self.row_language if self.by_language else None,
                 own_name=self.own_file_name,
                 part_of=None if self.by_language else self.part_of_file,
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
-            self._check_languages(section.languages)
+            self._check_languages(languages)
         self._tables: dict[tuple[str, str], pa.Table] = {}
         self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
@@ -350,10 +363,10 @@ class TableTask(Task):
 
     def _read(self, split: str, part: str) -> pa.Table:
         """Rows of a part from where they are; called once for each."""
-        source = self.section.source
         if self.files is not None:
             return self.files.table(split, part, self.parts(split))
-        if source.kind == "generated":
+        source = self.section.source
+        if isinstance(source, GeneratedRows):
             rows = (
                 (f"generated {split}, row", number, self.generate(draw, part, number))
                 for number in range(source.examples)
@@ -363,21 +376,27 @@ class TableTask(Task):
         place = self.hub_split(split, part)
         shared = any(self.hub_split(split, other) == place for other in self.parts(split) if other != part)
         if place not in self._hub:
-            if place.name not in self._datasets:
-                revision = source.revision if place.pinned else None
-                self._datasets[place.name] = HubDataset(
-                    place.name, revision, ways_out=HUB_WAYS_OUT, cached=True
-                )
             self._hub[place] = hub_tables(
-                self._datasets[place.name],
+                self._dataset(place),
                 place.configuration,
                 place.split,
                 self.columns,
                 language_of=self.row_language if shared else None,
                 left_out=self._left_out,
             )
-        tables = self._hub[place]
-        return tables.get(part if shared else None, pa.table({}))
+        return self._hub[place].get(part if shared else None, pa.table({}))
+
+    def _dataset(self, place: HubSplit) -> HubDataset:
+        if place.name not in self._datasets:
+            source = self.section.source
+            revision = source.revision if isinstance(source, HubRows) and place.pinned else None
+            self._datasets[place.name] = HubDataset(place.name, revision, ways_out=HUB_WAYS_OUT, cached=True)
+        return self._datasets[place.name]
+
+    def dataset_name(self, published: str) -> str:
+        """The Hub dataset that the recipe names, or the published one."""
+        source = self.section.source
+        return (source.name if isinstance(source, HubRows) else None) or published
 
     def _check_languages(self, asked: list[str]) -> None:
         for language in asked:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import fingerprint
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES
+from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, TyDiQATask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit
@@ -36,6 +36,7 @@ HELD_OUT_ONE_IN = 5
 class TyDiQA(QuestionAnswering):
     """Trained and tested on the recipe's languages; see `TableTask`."""
 
+    section: TyDiQATask
     version = 1
     experiment = "tydiqa_goldp"
     languages = tuple(TYDIQA_LANGUAGES)
@@ -46,7 +47,7 @@ class TyDiQA(QuestionAnswering):
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """All languages in one place; training and validation too."""
-        name = self.section.source.name or "google-research-datasets/tydiqa"
+        name = self.dataset_name("google-research-datasets/tydiqa")
         return HubSplit(name, "secondary_task", "validation" if split == "test" else "train")
 
     def row_language(self, row: Row) -> str | None:
