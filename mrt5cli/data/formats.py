@@ -10,6 +10,7 @@ import bz2
 import codecs
 import gzip
 import io
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -19,6 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import parse
 from mrt5cli.stand_ins import pointer_or_page
 from mrt5cli.text import first_line
 
@@ -109,11 +111,13 @@ class DataFile:
         name: what it is called, for people; its end says the format.
         open: gives its bytes.
         remote: it comes over a network, so that what looks damaged is fetched once more.
+        whole: a plain text is one document; else its paragraphs are.
     """
 
     name: str
     open: Callable[[], BinaryIO]
     remote: bool = False
+    whole: bool = False
 
     @classmethod
     def local(cls, path: Path, name: str | None = None) -> DataFile:
@@ -251,6 +255,22 @@ def decoded(text: bytes) -> str | BadRow:
 def not_utf8(error: UnicodeDecodeError) -> BadRow:
     """What is in the place of text in another encoding."""
     return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
+
+
+def json_value(text: bytes) -> Any:
+    """What a text of JSON stands for, or a `BadRow`."""
+    try:
+        return parse(text)
+    except json.JSONDecodeError as error:
+        line = f" of line {error.lineno}" if error.lineno > 1 else ""
+        hint = None
+        if error.msg.startswith("Expecting property name") and text.strip() == b"{":
+            hint = "a row is one line of JSON; a file may also be one list of rows"
+        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{line}", hint)
+    except ValueError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            return not_utf8(error.__cause__)
+        return BadRow(f"not JSON: {error}", "leave such a column out, or make it a text")
 
 
 # --- streams ------------------------------------------------------------------------------------------------

@@ -289,8 +289,7 @@ class CharacterTask(RowTask):
     )
 
 
-OWN_FILES = {"base", "rows", "qa", "characters", "diagnostic", "span_corruption", "span_streams"}
-OWN_FILES |= {"xnli", "tydiqa", "xquad"}
+OWN_FILES = {"base", "tables", "qa", "characters", "diagnostic", "span_corruption", "xnli", "tydiqa", "xquad"}
 ADDED = tuple(
     sorted(
         path.stem
