@@ -28,14 +28,14 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.fast.plain_generation import answer_plainly
 from mrt5cli.models.fast.products import Linear
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.packing import hides_nothing
-from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, asked
+from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
@@ -167,7 +167,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             encoder_key_gate=encoder_outputs.key_gate,
             encoder_rows=None if packed is None else packed.rows,
             score_penalty=penalty,
-            need_weights=asked("output_attentions", self.config, kwargs),
+            need_weights=wants("output_attentions", self.config, kwargs),
             **kwargs,
         )
         logits = self.lm_head(decoder_outputs.last_hidden_state)

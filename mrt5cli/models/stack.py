@@ -171,7 +171,7 @@ class MrT5Decoder(MrT5Stack):
         )
 
 
-def asked(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
     """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
     value = arguments.get(name)
     return bool(getattr(config, name, False) if value is None else value)
