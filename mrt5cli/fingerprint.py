@@ -42,7 +42,6 @@ DECIDES_NOTHING = (
     "training/interruption.py",  # a run that was stopped comes to the same numbers
     "evaluation/published.py",  # the paper's numbers beside ours
     "evaluation/significance.py",  # of a second run, which is not asked for here
-    "evaluation/subject.py",
     "evaluation/names.py",
 )
 """What lies in those folders and changes no number."""

@@ -64,8 +64,8 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
     import torch
 
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
     from mrt5cli.models import build
+    from mrt5cli.subject import find_subject
 
     assert job.recipe is not None and job.run is not None
     run = RunDir.create(job.run.path)

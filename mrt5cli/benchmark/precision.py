@@ -14,9 +14,9 @@ from torch import Tensor
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.rows import Batch, Tally, row_of, tally, teacher_forced
-from mrt5cli.evaluation.subject import Subject
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import build_task
 
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")

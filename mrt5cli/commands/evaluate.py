@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from mrt5cli.evaluation.compare import Comparison
-    from mrt5cli.evaluation.subject import Subject
+    from mrt5cli.subject import Subject
 
 
 def evaluate(
@@ -129,8 +129,8 @@ def evaluate(
     """
     from mrt5cli import runtime as machine
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import choose_task, find_subjects, newest_subject
     from mrt5cli.recipe import EvaluationSection
+    from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
     if out is not None:
         _check_writable(out)

@@ -17,11 +17,11 @@ from mrt5cli.evaluation.names import result_name
 from mrt5cli.evaluation.published import PublishedRow, published_rows
 from mrt5cli.evaluation.rows import TOTAL, Outcomes, Row
 from mrt5cli.evaluation.significance import Difference, compare_means, compare_right
-from mrt5cli.evaluation.subject import Subject, check_fits, load_model
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.rundir import write_json
+from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import build_task, check_held_out
 from mrt5cli.text import first_line
 

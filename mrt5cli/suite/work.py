@@ -77,7 +77,7 @@ def _train(order: Order, job: Job) -> None:
 def _evaluate(order: Order, job: Job) -> None:
     from mrt5cli import runtime
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.subject import find_subject
     from mrt5cli.suite.graph import evaluation_label
 
     assert job.recipe is not None and job.run is not None and job.evaluation is not None, "it has all"

@@ -15,9 +15,9 @@ from mrt5cli.errors import UserError
 from mrt5cli.evaluation.compare import Comparison, Result
 from mrt5cli.evaluation.evaluate import evaluate_model, without_source
 from mrt5cli.evaluation.rows import Row, total
-from mrt5cli.evaluation.subject import Subject
 from mrt5cli.evaluation.timing import Stopwatch, conditions
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import Task
 
 THRESHOLD = -15.0

@@ -11,8 +11,8 @@ import torch
 
 from mrt5cli.evaluation.compare import Result, differences
 from mrt5cli.evaluation.evaluate import measure
-from mrt5cli.evaluation.subject import Subject
 from mrt5cli.recipe import GeneratedRows, TyDiQATask, XnliTask
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import build_task
 
 pytestmark = pytest.mark.slow

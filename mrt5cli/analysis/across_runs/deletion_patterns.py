@@ -73,7 +73,7 @@ def _inspected(asked: Asked, ran: Ran) -> dict[str, list[InspectedRow]]:
     import torch
 
     from mrt5cli.analysis.deletions import inspect_batch
-    from mrt5cli.evaluation.subject import load_model
+    from mrt5cli.subject import load_model
     from mrt5cli.tasks.base import build_task
 
     task = build_task(ran.recipe.task)

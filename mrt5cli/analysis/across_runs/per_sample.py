@@ -110,7 +110,7 @@ class _Drawn:
 def _measured(asked: Asked, ran: Ran, drawn: _Drawn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(n,) loss of each sample, nats a token, and (n,) share of its positions that is gone, 0 to 1."""
     from mrt5cli.evaluation.evaluate import measure
-    from mrt5cli.evaluation.subject import load_model
+    from mrt5cli.subject import load_model
 
     what = f"{ran.name} seed {ran.seed}"
     measured = measure(

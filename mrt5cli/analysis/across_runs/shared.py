@@ -72,7 +72,7 @@ def described(ran: Ran) -> dict[str, Any]:
 
 def subject_of(ran: Ran) -> Any:
     """The run as `evaluate` and `inspect-deletions` look at it."""
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.subject import find_subject
 
     return find_subject(str(ran.run.path))
 
