@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.evaluation.evaluate import evaluate_model
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
-from mrt5cli.training.best import GENERATED
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
@@ -64,7 +64,7 @@ class Validation(TrainerCallback):
             limit=self.settings.examples,
             hard_delete=self.settings.hard_delete,
             source_removed=False,
-            generate=self.chooses and self.trainer.best.metric in GENERATED,
+            generate=self.chooses and bool(METRICS[self.trainer.best.metric].answers),
         )
 
     def _numbers(self, row: Any) -> dict[str, Any]:
