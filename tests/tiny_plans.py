@@ -64,6 +64,7 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
     import torch
 
     from mrt5cli.evaluation.compare import compare
+    from mrt5cli.evaluation.options import EvaluationOptions
     from mrt5cli.models import build
     from mrt5cli.subject import find_subject
 
@@ -82,11 +83,12 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
         compare(
             [find_subject(str(run.path))],
             job.recipe.task,
-            split="test",
-            hard_delete=settings.hard_delete,
-            batch_size=settings.batch_size,
-            limit=settings.examples,
-            runtime=runtime,
+            EvaluationOptions(
+                batch_size=settings.batch_size,
+                limit=settings.examples,
+                hard_delete=settings.hard_delete,
+                runtime=runtime,
+            ),
         ).save()
 
 
@@ -147,7 +149,7 @@ def blank_row(subset: str) -> dict[str, Any]:
     """A row of an evaluation's document in which nothing is known."""
     from dataclasses import fields
 
-    from mrt5cli.evaluation.rows import Row
+    from mrt5cli.metrics.results import Row
 
     known = {"subset": subset, "examples": 10_000, "target_tokens": 1_890_000, "input_length": 1024.0}
     return {field.name: known.get(field.name) for field in fields(Row)}

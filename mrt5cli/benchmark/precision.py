@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.rows import Batch, Tally, row_of, tally, teacher_forced
+from mrt5cli.evaluation.counting import Batch, Tally, row_of, tally, teacher_forced
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
 from mrt5cli.subject import Subject

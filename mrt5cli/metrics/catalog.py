@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from mrt5cli.text import number
+
 Unit = Literal["share", "number", "nats", "ms", "count"]
 Better = Literal["lower", "higher"]
 
@@ -51,6 +53,11 @@ class Metric:
     def factor(self) -> float:
         """From a row's number to what is printed and published."""
         return 100.0 if self.unit == "share" else 1.0
+
+    def text(self, value: float | None, digits: int | None = None) -> str:
+        """A row's number in a cell of a terminal's table."""
+        scaled = None if value is None else self.factor * value
+        return number(scaled, self.digits if digits is None else digits)
 
     @property
     def column(self) -> str:
@@ -206,6 +213,9 @@ BY_PUBLISHED_NAME = {metric.name: metric for metric in PUBLISHED_ONLY} | {
     name: metric for metric in MEASURED for name in metric.published
 }
 """All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
+
+WHOLE_TARGETS = "sequence_accuracy"
+"""The one of targets that are right throughout: for tasks that bring no measure of their own."""
 
 ANSWERED = tuple(metric for metric in MEASURED if metric.answers)
 """Those of answers that a model has to generate, which takes far longer than scoring given targets."""

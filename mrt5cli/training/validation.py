@@ -9,7 +9,8 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.evaluation.evaluate import evaluate_model
+from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
 
@@ -56,9 +57,7 @@ class Validation(TrainerCallback):
             self.run.add_metrics(line)
 
     def _rows(self, model: Any) -> list[Any]:
-        return evaluate_model(
-            model,
-            self.task,
+        options = EvaluationOptions(
             split="validation",
             batch_size=self.settings.batch_size,
             limit=self.settings.examples,
@@ -66,6 +65,7 @@ class Validation(TrainerCallback):
             source_removed=False,
             generate=self.chooses and bool(METRICS[self.trainer.best.metric].answers),
         )
+        return measure(model, self.task, options).rows
 
     def _numbers(self, row: Any) -> dict[str, Any]:
         names = dict.fromkeys((*MEASURED, self.trainer.best.metric) if self.chooses else MEASURED)
