@@ -115,7 +115,7 @@ def test_batches_of_another_size_change_no_row_by_row_result(name: str, variants
     )
     same = few["loss"] == pytest.approx(many["loss"], rel=1e-5)
     same = same and few["deletion_rate"] == many["deletion_rate"]
-    # The authors' pooling pads to the row with most segments; strings of one length leave cp_batch no padding.
+    # The authors' boundary predictor mixes rows; strings of one length leave cp_batch no padding to mix in.
     assert same == (name != "bp_batch")
 
 
