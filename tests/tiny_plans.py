@@ -115,20 +115,21 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
     Only for plans that are no smoke; the numbers of analyses are not among them.
     """
     from mrt5cli.data.languages import LANGUAGES
+    from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
     from mrt5cli.paper.tolerances import AVERAGES, TIMES
-    from mrt5cli.report.ours import DIAGNOSTICS, NUMBERS
     from mrt5cli.report.placement import place
+    from mrt5cli.report.results import DIAGNOSTICS
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
     placed = place(plan.experiments)
     for experiment in plan.experiments:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for row, recipe in placed[experiment.id]:
-            number, unit = (
-                ("ms_per_example", 1.0) if row.metric in TIMES else NUMBERS.get(row.metric, ("", 1))
-            )
-            if recipe is None or not number:
+            name = "runtime_per_example" if row.metric in TIMES else row.metric.partition("[")[0]
+            metric = BY_PUBLISHED_NAME[name]
+            if recipe is None or metric.name not in METRICS:
                 continue
+            number, unit = metric.name, metric.factor
             subset = row.subset or "all"
             name = "total" if subset in AVERAGES else codes.get(subset.partition(" (")[0], subset)
             name = "all" if name in DIAGNOSTICS else name
@@ -160,10 +161,12 @@ def document(settings: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
     conditions = {"device": "cpu", "device_name": "AMD EPYC", "dtype": "float32", "threads": 1}
     model = {"source": "model", "deletion_type": "none", "calibration": None, **conditions, "rows": rows}
     return {
+        "version": 2,
         "task": {"kind": settings["kind"], "version": 1, "settings": settings},
         "split": "test",
         "deletion": "hard",
         "batch_size": 16,
         "languages": None,
+        "data": None,
         "models": [model],
     }

@@ -21,7 +21,7 @@ class Metric:
     """One of them.
 
     Attributes:
-        name: of the field of `results.Row`; of what the paper alone has, its published name.
+        name: of the field of `results.Row`; of what the paper alone has, most often its published name.
         title: in words.
         header: of a narrow column, its lines parted by line breaks; of what no such column has, empty.
         unit: a "share" is 0 to 1 and printed in percent; the others are printed as they are.
@@ -202,15 +202,17 @@ PUBLISHED_ONLY = (
     Metric("max_seq_len_reduction", "highest reduction, %"),
     Metric("total_parameters", "parameters"),
     Metric("delete_gate_parameters", "the gate's parameters"),
-    Metric("deletion_rate", "deleted, %: "),
+    Metric("deletion_rate_of_a_kind", "deleted, %: ", published=("deletion_rate",)),
 )
 """What only the paper, and an analysis of several runs, has a number of."""
 
 METRICS = {metric.name: metric for metric in MEASURED}
 """What an evaluation measures, by name."""
 
-BY_PUBLISHED_NAME = {metric.name: metric for metric in PUBLISHED_ONLY} | {
-    name: metric for metric in MEASURED for name in metric.published
+BY_PUBLISHED_NAME = {
+    name: metric
+    for metric in (*MEASURED, *PUBLISHED_ONLY)
+    for name in metric.published or ((metric.name,) if metric in PUBLISHED_ONLY else ())
 }
 """All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
 

@@ -87,6 +87,12 @@ class Row:
         value: float | None = getattr(self, name)
         return value
 
+    def known(self, name: str) -> float:
+        """The number of a metric that was measured."""
+        value = self.number(name)
+        assert value is not None, f"{name} of {self.subset} was not measured"
+        return value
+
     def without_source(self) -> Row:
         """The source-removed numbers as a row of their own; what has no meaning then is None."""
         loss = self.source_removed_loss
@@ -206,10 +212,10 @@ class SavedEvaluation:
             UserError: it cannot be read, or holds something else.
         """
         tree = read_object(path, hint)
-        # Results on other data were told apart by their file's name once.
-        before = "?" if "-data-" in path.name and "version" not in tree else None
+        if tree.get("version", 1) == 1 and "-data-" in path.name:  # which said so nowhere else
+            tree["data"] = "other data"
         try:
-            return cls.from_json({"data": before} | tree)
+            return cls.from_json(tree)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(

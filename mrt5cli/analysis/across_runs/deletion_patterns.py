@@ -10,7 +10,7 @@ from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
-from mrt5cli.report.ours import DIAGNOSTICS, Ran
+from mrt5cli.report.results import DIAGNOSTICS, Ran
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow, KindRow

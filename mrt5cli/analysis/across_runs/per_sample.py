@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.analysis.per_sample import POOL, correlation, draw_samples, fisher_mean, loss_increase
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran
+from mrt5cli.report.results import Ran
 
 if TYPE_CHECKING:
     from mrt5cli.tasks.base import Task

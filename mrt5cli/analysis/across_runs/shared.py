@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran, Results
+from mrt5cli.report.results import Ran, Results
 from mrt5cli.suite.jobs import Experiment, Plan
 
 Progress = Callable[[str, str, int], None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran
+from mrt5cli.report.results import Ran
 
 
 def softmax1(asked: Asked) -> dict[str, Any]:
