@@ -93,7 +93,7 @@ MEASURED = (
     Metric("examples", "test examples", "examples", "count", 0, published=("num_examples",)),
     Metric(
         "deletion_rate",
-        "reduction",
+        "deleted",
         "deleted",
         "share",
         1,
