@@ -169,7 +169,7 @@ def _text_rows(
     model: Any, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import task_length
+    from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
