@@ -130,7 +130,7 @@ def _architecture(config: Any, parameters: int, dtype: str) -> str:
         ("attention", "softmax1: exp(x) / (1 + sum exp(x))" if config.use_softmax1 else "softmax"),
         ("positions", positions),
         ("vocabulary", str(config.vocab_size)),
-        ("shortener", shortener.placed() + shortener.details(config)),
+        ("shortener", shortener.placed() + shortener.details()),
     ]
     return _table(["", ""], [list(row) for row in rows])
 

@@ -103,7 +103,7 @@ class DeleteGate(Placed):
             return f"{self.paper_name} alpha {getattr(controller, 'alpha', 0.0):g}"
         return f"{self.paper_name} {100 * target:g} % ({controller.kind})"
 
-    def details(self, config: Configuration) -> str:
+    def details(self) -> str:
         values = "gate values log sigmoid(z)"
         if self.activation == "scaled_sigmoid":
             values = f"gate values from {self.scale:g} (delete) to 0 (keep)"
