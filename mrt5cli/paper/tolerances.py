@@ -98,10 +98,9 @@ LANGUAGE_MODELS = (
 TOKENS = "token_accuracy"
 LOSSES = ("test_cross_entropy", "bits_per_byte")
 SHARES = tuple(
-    name
+    metric.published
     for metric in MEASURED
-    if (metric.unit, metric.better) == ("share", "higher") and metric.name != TOKENS
-    for name in metric.published
+    if metric.published and (metric.unit, metric.better) == ("share", "higher") and metric.name != TOKENS
 )
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")
