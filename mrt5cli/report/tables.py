@@ -11,7 +11,8 @@ from typing import Any
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
 from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, RULES, Band
+from mrt5cli.paper import tolerances
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Ran, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
@@ -194,7 +195,7 @@ def rules() -> Table:
             rule.better or "neither",
             rule.reason,
         )
-        for rule in RULES
+        for rule in tolerances.rules()
     ]
     headers = ("numbers", "between runs", "sampling added", "better is", "why")
     return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
