@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePath
 
 from mrt5cli.data.formats import format_of
-from mrt5cli.data.splits import Said, check_pieces, missing_pieces, read_name, with_twins
+from mrt5cli.data.splits import ParsedName, check_pieces, missing_pieces, read_name, with_twins
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
@@ -79,7 +79,7 @@ class Folder:
 
     def read_names(
         self, languages: Sequence[str], own_name: Callable[[str], str | None] = str
-    ) -> dict[str, Said]:
+    ) -> dict[str, ParsedName]:
         """What the paths of the files say.
 
         Args:
@@ -90,7 +90,7 @@ class Folder:
         Raises:
             UserError: there are pieces of two sets under one name.
         """
-        said: dict[str, Said] = {}
+        said: dict[str, ParsedName] = {}
         for file in self.files:
             name = own_name(without_suffix(file))
             if name is None:

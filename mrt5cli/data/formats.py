@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
-from mrt5cli.stand_ins import pointer_or_page
+from mrt5cli.stand_ins import PACKED, pointer_or_page
 from mrt5cli.text import first_line
 
 TEXT = (".txt", ".text")
@@ -47,15 +47,9 @@ _MARKS = (
 )
 
 
-# First bytes of what is packed, and the ending that says so.
-_PACKED = (
-    (b"\x1f\x8b", ".gz"),
-    (b"BZh", ".bz2"),
-    (b"\xfd7zXZ\x00", ".xz"),
-    (b"\x28\xb5\x2f\xfd", ".zst"),
-    (b"PK\x03\x04", ".zip"),
-    (b"PAR1", ".parquet"),
-)
+# First bytes of what is no text, and the ending that says so.
+_NO_TEXT = {beginning: suffix for beginning, (suffix, _) in PACKED.items()}
+_NO_TEXT |= {b"PK\x03\x04": ".zip", b"PAR1": ".parquet"}
 
 
 class Damaged(Exception):
@@ -200,7 +194,7 @@ class DataFile:
     def _refuse_other_bytes(self, head: bytes) -> None:
         """Refuse what its name does not say and no text is, by the first bytes."""
         name = PurePath(self.name).name
-        for beginning, suffix in _PACKED:
+        for beginning, suffix in _NO_TEXT.items():
             if head.startswith(beginning):
                 raise UserError(
                     f"{self.name} is not text: its content is that of a {suffix} file",

@@ -33,8 +33,7 @@ OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
     "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
 )
-# The paper's validation set is the first examples of English's validation split, its test set those after
-# them.
+# The paper's validation set is the first examples of English's validation split, its test set the others.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 

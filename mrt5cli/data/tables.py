@@ -16,7 +16,7 @@ from mrt5cli.data.formats import ROWS, DataFile, format_of, supported
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import Wanted, usable_rows
-from mrt5cli.data.splits import Said, in_words, read_name, splits_of
+from mrt5cli.data.splits import ParsedName, in_words, read_name, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed, say_on_stderr
 
@@ -96,11 +96,11 @@ class RowFolder:
             left_out.append(f"files in languages that are not asked for are left out: {listed(others, 3)}")
         return [*self._remarks, *left_out]
 
-    def table(self, split: str, language: str, asked: Sequence[str]) -> pa.Table:
+    def table(self, split: str, language: str, wanted: Sequence[str]) -> pa.Table:
         """Rows of a split in a language.
 
         Args:
-            asked: the languages that the split is read in. If it is this one alone, rows that name none are
+            wanted: the languages that the split is read in. If it is this one alone, rows that name none are
                 in it.
 
         Raises:
@@ -110,10 +110,10 @@ class RowFolder:
             return self.part(split, language)
         groups = self._read(split, None)
         file = self._files[split, None][0]
-        mine = {language, None} if len(asked) == 1 else {language}
+        mine = {language, None} if len(wanted) == 1 else {language}
         own = [table for said, table in groups.items() if said in mine]
         if own:
-            others = [said for said in groups if said not in mine and said not in asked]
+            others = [said for said in groups if said not in mine and said not in wanted]
             if others:
                 found = ", ".join(f"{len(groups[said]):,} in {said or 'none'}" for said in others)
                 self._remark(f"{file}: rows in languages that are not asked for are left out: {found}")
@@ -149,8 +149,8 @@ class RowFolder:
         read: dict[str, list[str]] = {}
         others: list[str] = []
         for (split, part), files in self._files.items():
-            asked = parts is None or part is None or part in parts(split)
-            names = read.setdefault(split, []) if asked else others
+            wanted = parts is None or part is None or part in parts(split)
+            names = read.setdefault(split, []) if wanted else others
             names += [str(file.relative_to(self.path)) for file in files]
         return read, others
 
@@ -243,7 +243,7 @@ def _in_words(split: str, part: str | None) -> str:
     return split if part is None else f"{split} ({part})"
 
 
-def _one_set(files: Sequence[str], said: Mapping[str, Said]) -> bool:
+def _one_set(files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
     """Whether files belong together: one, the pieces of one, or those of a folder called as their split."""
     if len(files) == 1:
         return True

@@ -26,7 +26,7 @@ from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, format_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
 from mrt5cli.data.reading import Wanted, cannot_be_read, rows_of
-from mrt5cli.data.splits import SPLITS, Said, in_words, splits_of
+from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
@@ -94,7 +94,9 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     )
 
 
-def _by_language(folder: Folder, said: dict[str, Said], languages: Sequence[str]) -> dict[str, list[str]]:
+def _by_language(
+    folder: Folder, said: dict[str, ParsedName], languages: Sequence[str]
+) -> dict[str, list[str]]:
     """Names of the files of each language; empty where names say nothing of languages."""
     folders = {name: of.language for name, of in said.items() if of.folder}
     named = {name: of.language for name, of in said.items() if of.language and not of.folder}
@@ -124,7 +126,7 @@ def _by_language(folder: Folder, said: dict[str, Said], languages: Sequence[str]
     return {language: own[language] for language in languages}
 
 
-def _names_are_languages(said: dict[str, Said], languages: Sequence[str]) -> bool:
+def _names_are_languages(said: dict[str, ParsedName], languages: Sequence[str]) -> bool:
     """Whether words in files' names that could be languages are meant so.
 
     They are where one asked for is among them, or where nothing else is in the names but the split.
@@ -137,7 +139,7 @@ def _names_are_languages(said: dict[str, Said], languages: Sequence[str]) -> boo
     )
 
 
-def _by_split(folder: Folder, said: dict[str, Said]) -> dict[str, list[str]]:
+def _by_split(folder: Folder, said: dict[str, ParsedName]) -> dict[str, list[str]]:
     splits = splits_of(said, str(folder.path))
     unnamed = splits.pop("", [])
     if not splits:
@@ -223,7 +225,7 @@ class LanguageRule:
     """
 
     def __init__(self, languages: Sequence[str]) -> None:
-        self._asked = tuple(languages)
+        self._languages = tuple(languages)
         self.others: Counter[str] = Counter()
 
     def __call__(self, said: str | None) -> str | None:
@@ -231,9 +233,9 @@ class LanguageRule:
 
         A row that says nothing is in the only language, if only one is asked for.
         """
-        if said is None and len(self._asked) == 1:
-            return self._asked[0]
-        meant = None if said is None else _meant(said, self._asked)
+        if said is None and len(self._languages) == 1:
+            return self._languages[0]
+        meant = None if said is None else _meant(said, self._languages)
         if meant is None:
             self.others[said or "no language"] += 1
         return meant
@@ -247,8 +249,8 @@ class LanguageRule:
 
 
 @lru_cache(maxsize=1024)
-def _meant(said: str, asked: tuple[str, ...]) -> str | None:
-    return language_meant(said, asked)
+def _meant(said: str, wanted: tuple[str, ...]) -> str | None:
+    return language_meant(said, wanted)
 
 
 def read_documents(

@@ -266,7 +266,7 @@ class TableTask(Task):
         """The part of a split that a file of this own name is; only asked where parts are no languages."""
         return None
 
-    # What training and evaluation ask.
+    # What training and evaluation use.
 
     def subsets(self, split: str) -> list[str]:
         return self.parts(split)
@@ -398,8 +398,8 @@ class TableTask(Task):
         source = self.section.source
         return (source.name if isinstance(source, HubRows) else None) or published
 
-    def _check_languages(self, asked: list[str]) -> None:
-        for language in asked:
+    def _check_languages(self, wanted: list[str]) -> None:
+        for language in wanted:
             if language not in self.languages:
                 raise UserError(
                     f"{self._origin()} has no language {language!r}; it has {', '.join(self.languages)}",
