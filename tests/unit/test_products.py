@@ -23,6 +23,7 @@ from mrt5cli.models.recomputation import recompute
 
 pytestmark = [
     pytest.mark.drawn,
+    pytest.mark.usefixtures("fast"),
     pytest.mark.skipif(
         not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
         reason="this build of torch has not both libraries",
