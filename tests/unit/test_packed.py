@@ -17,7 +17,7 @@ from mrt5cli.models.fast import packed_rows
 from mrt5cli.models.fast.fused import _tiles, fused, has_fused
 from mrt5cli.models.fast.packed_rows import PackedLayout
 
-pytestmark = pytest.mark.drawn
+pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
 VARIANTS = {

@@ -27,7 +27,7 @@ from mrt5cli.models.fast import kernels
 from mrt5cli.models.fast.kernels.device_layout import DeviceLayout, Packed, grid
 from mrt5cli.models.packing import compact
 
-pytestmark = pytest.mark.drawn
+pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
 interpreted = pytest.mark.skipif(
