@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse, read_object
 
@@ -122,7 +123,8 @@ class RunDir:
     @property
     def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return shlex.join(["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"])
+        words = ["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"]
+        return shlex.join([*words, *own_code.as_options()])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""

@@ -8,7 +8,7 @@ import typer
 
 from mrt5cli import places
 from mrt5cli.commands import training_options as options
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.text import HALF_CHARACTER
 
@@ -34,6 +34,7 @@ def finetune(
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.

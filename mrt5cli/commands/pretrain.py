@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrt5cli.commands import training_options as options
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 
 
@@ -17,6 +17,7 @@ def pretrain(
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model as its recipe says.

@@ -21,7 +21,7 @@ from mrt5cli.tasks.base import Batch, BatchStream, Task
 from mrt5cli.text import Tell, duration
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe import BoundaryPredictor, Section
+    from mrt5cli.recipe.shorteners import BoundaryPredictor, ShortenerSection
 
 # Of the pass over training examples that labels are fitted to: the same whatever the seed of the run, because
 # where segments end is a matter of the data.
@@ -60,16 +60,10 @@ class LabelledStream(BatchStream):
         return self.stream.remarks()
 
 
-def kind_of_labels(shortener: Section) -> str | None:
-    """What a recipe's shortener is taught by, a key of `LABELLERS`; None where it needs no labels."""
-    kind = getattr(shortener, "type", None)
-    return kind if kind in LABELLERS else None
-
-
 def with_labels(
     stream: BatchStream,
     task: Task,
-    shortener: Section,
+    shortener: ShortenerSection,
     run: RunDir,
     *,
     fresh: bool,
@@ -88,7 +82,7 @@ def with_labels(
     Raises:
         UserError: a run that goes on has lost its labels.
     """
-    kind = kind_of_labels(shortener)
+    kind = shortener.labels
     if kind is None:
         return stream
     if runtime.leads and fresh and not run.boundaries.is_file():

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 from mrt5cli import runtime as machine
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import OutOfPatience
+from mrt5cli.metrics.catalog import MEASURED, METRICS
 from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
-from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, cannot_write
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, rounded, say_nothing, say_on_stderr
-from mrt5cli.training.best import GENERATED
 from mrt5cli.training.start import Start, checkpoint_to_resume, model_to_start
 
 if TYPE_CHECKING:
@@ -292,11 +291,12 @@ def _check_held_out(recipe: Recipe, task: Task, *, look_at_test: bool) -> list[s
 
 def _check_best(metric: str, task: Task, kind: str) -> None:
     """Refuse a choice of weights that could not be made."""
-    if metric in GENERATED and task.answer_length is None:
+    if METRICS[metric].answers and task.answer_length is None:
+        *others, last = (each.name for each in MEASURED if each.chooses and not each.answers)
         raise UserError(
             f"training.best_metric: {metric} is measured on generated answers, and in {kind} nothing is "
             "generated",
-            "use loss, token_accuracy or sequence_accuracy",
+            f"use {', '.join(others)} or {last}",
         )
     for subset in task.subsets("validation"):
         if next(iter(task.held_out("validation", subset, batch_size=1, limit=1)), None) is None:
@@ -358,8 +358,8 @@ def _strains(recipe: Recipe, runtime: Runtime, prepared: Prepared) -> list[str]:
 def _forward_size(recipe: Recipe, config: T5Config) -> int:
     """Bytes of the hidden states that the encoder keeps for the backward pass: one a block is the least."""
     training, shortener = recipe.training, recipe.model.shortener
-    gates = shortener.kind in GATES or shortener.kind == "none"
-    blocks = config.num_layers if gates else getattr(shortener, "layer", 0)
+    shortened = shortener.pools or not shortener.reads_source
+    blocks = getattr(shortener, "layer", 0) if shortened else config.num_layers
     bytes_each = 2 if training.precision == "bf16" else 4
     return int(bytes_each * blocks * training.device_batch_size * recipe.input_length * config.d_model)
 

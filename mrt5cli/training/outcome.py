@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mrt5cli.recipe.schema import GATES
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
-from mrt5cli.training.best import in_words
 
 DECIDES_NUMBERS = False  # words
 
@@ -42,7 +41,7 @@ def summary(run: RunDir) -> str:
     parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
     if target is not None or rate > 0:
         aim = "" if target is None else f" (target {100 * target:g} %)"
-        gates = "by soft gates " if run.recipe().model.shortener.kind in GATES else ""
+        gates = "by soft gates " if run.recipe().model.shortener.gates else ""
         over = f"over the last {steps:,} steps" if steps > 1 else "in the last step"
         parts.append(f"deleted {100 * rate:.1f} %{aim}, {gates}on training data {over}")
     best = run.meta().get("best")
@@ -86,7 +85,7 @@ def logged_rows(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _best(best: Mapping[str, Any]) -> str:
-    name = in_words(best["metric"])
+    name = METRICS[best["metric"]].title
     if best["step"] is None:
         return f"no {name} could be measured on validation data: the model is that of the last step"
     early = "; stopped early, nothing better came" if best["stopped_early"] else ""

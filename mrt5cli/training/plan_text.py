@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mrt5cli.data.characters import beginning
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.schema import GATES
 from mrt5cli.text import rounded
-from mrt5cli.training.best import LOWER_IS_BETTER, in_words
 from mrt5cli.training.choose import TrainingPlan
 
 DECIDES_NUMBERS = False  # words
@@ -55,8 +54,8 @@ def facts(plan: TrainingPlan) -> dict[str, str]:
         **({"splits": "\n".join(splits)} if splits else {}),
         "example": f"{source}\n-> {target}",
         "model": f"{rounded(prepared.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
-        f"{config.num_decoder_layers} layers, {_shortener(recipe.model.shortener)}; from "
-        f"{prepared.start.origin}",
+        f"{config.num_decoder_layers} layers, "
+        f"{recipe.model.shortener.placed(planned=True)}; from {prepared.start.origin}",
         "loss": _loss(recipe),
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
@@ -66,40 +65,10 @@ def facts(plan: TrainingPlan) -> dict[str, str]:
     }
 
 
-def _shortener(section: Any) -> str:
-    match section.kind:
-        case "none":
-            return "nothing deleted"
-        case "source_removed":
-            return "source removed: the encoder sees one EOS"
-        case "random":
-            what = f"{100 * section.rate:g} % deleted at random"
-        case "fixed":
-            what = f"the last {100 * section.amount:g} % of every word deleted"
-        case "boundary_predictor":
-            what = f"boundary predictor ({_taught_by(section)})"
-        case "convolution":
-            what = f"{section.stride} positions made one by a convolution"
-        case _:
-            what = "delete gate"
-    return f"{what} before encoder block {section.layer}"
-
-
-def _taught_by(section: Any) -> str:
-    if section.type == "gumbel":
-        return f"drawn, {100 * section.prior:g} % of positions expected to stay"
-    examples = f"fitted to {section.label_examples:,} training examples"
-    if section.type == "entropy":
-        return f"taught by entropy spikes of a byte model {examples}"
-    return f"taught by {section.vocabulary:,} unigram tokens {examples}"
-
-
 def _loss(recipe: Recipe) -> str:
     loss, controller, shortener = recipe.loss, recipe.controller, recipe.model.shortener
-    if shortener.kind == "boundary_predictor":
-        parts = [f"cross-entropy + {'binomial' if shortener.type == 'gumbel' else 'boundary'} loss"]
-    elif shortener.kind != "delete_gate":
-        parts = ["cross-entropy"]
+    if not shortener.steered:
+        parts = ["cross-entropy" + (f" + {shortener.own_loss} loss" if shortener.own_loss else "")]
     elif controller.kind == "constant":
         parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
     else:
@@ -109,7 +78,7 @@ def _loss(recipe: Recipe) -> str:
         ]
     if loss.score_coefficient:
         parts.append(f"+ {loss.score_coefficient:g} * score loss")
-    if shortener.kind != "delete_gate":
+    if not shortener.steered:
         return " ".join(parts)
     if loss.entropy_coefficient_1 or loss.entropy_coefficient_2:
         parts.append("+ entropy terms")
@@ -121,11 +90,12 @@ def _loss(recipe: Recipe) -> str:
 def _best(recipe: Recipe) -> str:
     training = recipe.training
     assert training.best_metric is not None
-    which = "lowest" if training.best_metric in LOWER_IS_BETTER else "highest"
+    metric = METRICS[training.best_metric]
     how = "hard deletion" if recipe.evaluation.hard_delete else "soft deletion"
-    gates = f", {how}" if recipe.model.shortener.kind in GATES else ""
+    gates = f", {how}" if recipe.model.shortener.gates else ""
     patience = f"; stops after {training.patience} without a better one" if training.patience else ""
+    which = "lowest" if metric.better == "lower" else "highest"
     return (
-        f"{which} {in_words(training.best_metric)} on validation data{gates}, measured every "
+        f"{which} {metric.title} on validation data{gates}, measured every "
         f"{training.eval_steps} steps{patience}"
     )

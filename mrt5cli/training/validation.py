@@ -8,12 +8,14 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.evaluation.evaluate import evaluate_model
-from mrt5cli.evaluation.rows import Row
+from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.options import EvaluationOptions
+from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.results import Row
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Task
-from mrt5cli.training.best import GENERATED, Best
+from mrt5cli.training.best import Best
 from mrt5cli.training.trainer import DeletionTrainer
 
 if TYPE_CHECKING:
@@ -68,16 +70,15 @@ class Validation(TrainerCallback):
             self.run.add_metrics(line)
 
     def _rows(self, model: MrT5ForConditionalGeneration) -> list[Row]:
-        return evaluate_model(
-            model,
-            self.task,
+        options = EvaluationOptions(
             split="validation",
             batch_size=self.settings.batch_size,
             limit=self.settings.examples,
             hard_delete=self.settings.hard_delete,
             source_removed=False,
-            generate=self.best is not None and self.best.metric in GENERATED,
+            generate=self.best is not None and bool(METRICS[self.best.metric].answers),
         )
+        return measure(model, self.task, options).rows
 
     def _numbers(self, row: Row) -> dict[str, float | None]:
         names = dict.fromkeys(MEASURED if self.best is None else (*MEASURED, self.best.metric))
