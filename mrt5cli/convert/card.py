@@ -8,7 +8,6 @@ them alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,14 @@ from mrt5cli.convert.modules import TRANSFORMERS
 from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse
-from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
+from mrt5cli.metrics.catalog import MEASURED
+from mrt5cli.metrics.results import SavedEvaluation
+from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
-UNKNOWN = "-"
-
-GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
-POOLINGS = ("boundary_predictor", "convolution")
+DELETED = "deletion_rate"
 
 DIAGNOSTICS = {
     "copy": "copying random letter strings",
@@ -40,23 +36,6 @@ DIAGNOSTICS = {
 }
 
 _MODEL = "a byte-level encoder-decoder"
-_MRT5 = (
-    f"MrT5: {_MODEL} that learned which bytes the rest of the network can do without, and deletes them early "
-    "in its encoder."
-)
-WHAT_IT_IS = {
-    "none": f"ByT5: {_MODEL}, without any deletion.",
-    "scaled_sigmoid": _MRT5,
-    "log_sigmoid": _MRT5,
-    "random": f"A baseline for MrT5: {_MODEL} that deletes random bytes early in its encoder.",
-    "fixed": f"A baseline for MrT5: {_MODEL} that deletes the end of every word early in its encoder.",
-    "boundary_predictor": f"BP, a baseline for MrT5: {_MODEL} that learned to cut its input into segments, "
-    "and pools each into one position early in its encoder.",
-    "convolution": f"CP, a baseline for MrT5: {_MODEL} that shortens its input early in its encoder, with "
-    "a strided convolution.",
-    "source_removed": f"A baseline for MrT5: {_MODEL} whose encoder sees a lone EOS whatever its input is, "
-    "so that the decoder alone models text.",
-}
 
 CITATION = r"""@inproceedings{kallini2025mrt,
   title     = {{MrT5}: Dynamic Token Merging for Efficient Byte-level Language Models},
@@ -94,7 +73,7 @@ def model_card(
         f"## Architecture\n\n{_architecture(config, model.num_parameters(), dtype)}",
         f"## Data\n\n{_data(recipe)}",
         f"## Training\n\n{_training(recipe, run, step)}",
-        f"## Results\n\n{_results(run, checkpoint if step is not None else None)}",
+        f"## Results\n\n{_results(run, step)}",
         f"## Intended use and limits\n\n{_limits(config, recipe, tokenizer)}",
         f"## Citation\n\n```bibtex\n{CITATION}\n```\n\n"
         f"Exported with the MrT5 toolkit, mrt5cli {mrt5cli.__version__}.",
@@ -131,11 +110,12 @@ def _dataset(recipe: Recipe) -> str | None:
 
 
 def _what_it_is(config: Any, recipe: Recipe | None) -> str:
-    what = WHAT_IT_IS[config.deletion_type]
+    what = shorteners.of_config(config).about.format(model=_MODEL)
     return what if recipe is None else f"{what} {_sentence(without_local_paths(recipe)[0].description)}"
 
 
 def _architecture(config: Any, parameters: int, dtype: str) -> str:
+    shortener = shorteners.of_config(config)
     positions = (
         f"{config.max_position_embeddings} learned positions"
         if config.has_absolute_position_embeddings
@@ -150,35 +130,9 @@ def _architecture(config: Any, parameters: int, dtype: str) -> str:
         ("attention", "softmax1: exp(x) / (1 + sum exp(x))" if config.use_softmax1 else "softmax"),
         ("positions", positions),
         ("vocabulary", str(config.vocab_size)),
-        ("shortener", _shortener(config)),
+        ("shortener", shortener.placed() + shortener.details()),
     ]
     return _table(["", ""], [list(row) for row in rows])
-
-
-def _shortener(config: Any) -> str:
-    kind, batch = config.deletion_type, config.shortening_per == "batch"
-    if kind == "none":
-        return "none"
-    if kind == "source_removed":
-        return "the whole source; the encoder sees one EOS"
-    layer = config.delete_gate_layer
-    where = f"after encoder block {layer}" if layer else "before the first encoder block"
-    by_batch = ", by the reference's law over the whole batch" if batch else ""
-    if kind in POOLINGS:
-        what = (
-            f"convolution of width and stride {config.downsampling_rate}"
-            if kind == "convolution"
-            else f"boundary predictor, {config.boundary_predictor_type}"
-        )
-        return f"{what}, {where}{by_batch}"
-    threshold = f"gate values from {config.sigmoid_mask_scale:g} (delete) to 0 (keep)"
-    if kind == "random":
-        return f"random gate, {config.random_deletion_probability:.0%} of the bytes, {where}{by_batch}"
-    if kind == "fixed":
-        return f"fixed gate, the last {config.fixed_deletion_amount:.0%} of every word, {where}{by_batch}"
-    if kind == "log_sigmoid":
-        threshold = "gate values log sigmoid(z)"
-    return f"delete gate {where}; {threshold}; hard deletion keeps those above {config.deletion_threshold:g}"
 
 
 def _data(recipe: Recipe | None) -> str:
@@ -264,92 +218,42 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
 
 # --- results ------------------------------------------------------------------------------------------------
 
-Result = dict[str, Any]
-"""A row of an evaluation, with its task, split, deletion and batch size."""
 
-
-def _number(name: str, digits: int, factor: int = 1) -> Callable[[Result], str]:
-    def cell(result: Result) -> str:
-        value = result.get(name)
-        return UNKNOWN if value is None else f"{factor * value:.{digits}f}"
-
-    return cell
-
-
-DELETED = "deleted %"
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "task": lambda result: result["task"],
-    "split": lambda result: result["split"],
-    "deletion": lambda result: result["deletion"],
-    "of": lambda result: result["subset"],
-    "examples": lambda result: f"{result['examples']:,}",
-    DELETED: _number("deletion_rate", 1, 100),
-    "loss": _number("loss", 4),
-    "loss without source": _number("source_removed_loss", 4),
-    "bits per byte": _number("bits_per_byte", 3),
-    "token accuracy %": _number("token_accuracy", 2, 100),
-    "sequence accuracy %": _number("sequence_accuracy", 2, 100),
-    "gate precision": _number("gate_precision", 3),
-    "gate recall": _number("gate_recall", 3),
-}
-IN_COLUMNS = {
-    *("deletion_rate", "loss", "source_removed_loss", "bits_per_byte", "token_accuracy", "sequence_accuracy"),
-    *("gate_precision", "gate_recall"),
-}
-# Lengths repeat the deletion rate, and times belong to a machine.
-LEFT_OUT = {
-    *("input_length", "kept_length", "new_length", "ms_per_example", "median_ms_per_example"),
-    *("source_removed_token_accuracy", "source_removed_sequence_accuracy"),
-}
-
-
-def _results(run: RunDir | None, checkpoint: str | None) -> str:
+def _results(run: RunDir | None, step: int | None) -> str:
     """Every evaluation of exactly this model that lies in the run's eval folder."""
-    results: list[Result] = []
-    for path in sorted((run.path / "eval").glob("*.json")) if run is not None else []:
-        try:
-            results += _evaluations_of(checkpoint, parse(path.read_bytes()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} does not hold evaluation results as `mrt5 evaluate` writes them: {error!r}",
-                "evaluate the run again, or take the file away",
-            ) from error
+    hint = "evaluate the run again, or take the file away"
+    paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
+    results = [
+        (one, row)
+        for one in (SavedEvaluation.read(path, hint) for path in paths)
+        for model in one.models
+        if model.step == step
+        for row in model.rows
+    ]
     if not results:
         return "Not evaluated, or its results were not at hand when it was exported."
-    # A task may measure what only it knows.
-    more = dict.fromkeys(
-        name
-        for result in results
-        for name, value in result.items()
-        if isinstance(value, float) and name not in IN_COLUMNS | LEFT_OUT
-    )
-    columns = COLUMNS | {name.replace("_", " "): _number(name, 4) for name in more}
-    cells = {header: [cell(result) for result in results] for header, cell in columns.items()}
-    headers = [name for name in cells if name == DELETED or set(cells[name]) != {UNKNOWN}]
-    table = _table(headers, [list(row) for row in zip(*(cells[name] for name in headers), strict=True)])
-    sizes = ", ".join(str(size) for size in sorted({result["batch_size"] for result in results}))
+    shown = [
+        metric
+        for metric in MEASURED
+        if metric.in_cards
+        # Quality never stands without what was deleted.
+        and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
+    ]
+    lines = [
+        [one.task, one.split, one.deletion, row.subset, f"{row.examples:,}"]
+        + [metric.text(row.number(metric.name)) for metric in shown]
+        for one, row in results
+    ]
+    headers = ["task", "split", "deletion", "of", "examples"]
+    table = _table([*headers, *(metric.heading.replace(",", "") for metric in shown)], lines)
+    sizes = ", ".join(str(size) for size in sorted({one.batch_size for one, _ in results}))
     return (
         f"{table}\n\n*Deleted*: share of input positions, padding not counted, that later layers do without. "
-        "*Hard* deletion removes them, *soft* hides them as in training. Losses are in nats per target "
-        "token, accuracies teacher-forced. *Loss without source*: the same targets while the encoder sees a "
-        "lone EOS; where the loss is not well below it, the model hardly reads its input. Examples are "
-        f"held out by the toolkit, in batches of {sizes}."
+        "*Hard* deletion removes them, *soft* hides them as in training. Cross-entropies are per target "
+        "token, accuracies teacher-forced. *Without source*: the same targets while the encoder sees a "
+        "lone EOS; where the cross-entropy is not well below it, the model hardly reads its input. Examples "
+        f"are held out by the toolkit, in batches of {sizes}."
     )
-
-
-def _evaluations_of(checkpoint: str | None, document: dict[str, Any]) -> list[Result]:
-    """The rows of a file of `mrt5 evaluate` that are about one checkpoint, or about the finished model."""
-    about = {name: document[name] for name in ("split", "deletion", "batch_size")}
-    about["task"] = document["task"]["kind"]
-    rows: list[Result] = []
-    for model in document["models"]:
-        folder = Path(model["source"]).name
-        if (folder if STEP_NAME.fullmatch(folder) else None) == checkpoint:
-            rows += [row | about for row in model["rows"]]
-    for row in rows:
-        # What the table needs of every row; missing or of another type is an error of the file.
-        row["subset"], row["examples"] = str(row["subset"]), int(row["examples"])
-    return rows
 
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
@@ -361,7 +265,8 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 
 def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokenizer: bool) -> str:
-    gated = config.deletion_type in GATES
+    shortener = shorteners.of_config(config)
+    gated = shortener.gates
     name = repo_id or "."
     here = "" if repo_id else " Run it in this directory, or put the directory's path for `name`."
     hard = "hard_delete=True" if gated else ""
@@ -379,7 +284,7 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
         code.append("print(tokenizer.batch_decode(output, skip_special_tokens=True))")
     else:
         code.append("print(output)")
-    if config.deletion_type != "none":
+    if gated or shortener.pools or not shortener.reads_source:
         code += [
             "",
             "with torch.inference_mode():",
@@ -401,7 +306,7 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
             "encoder, off unless given; `generation_config.json` has no place for it. "
             "`deletion_threshold=` replaces the configured threshold for one call."
         )
-    if config.deletion_type in POOLINGS:
+    if shortener.pools:
         return text + "Positions are always pooled; there is nothing to switch on or off."
     return text + "There is nothing to switch on or off."
 
@@ -444,12 +349,13 @@ def _limits(config: Any, recipe: Recipe | None, tokenizer: bool) -> str:
         ]
     else:
         points = [f"Meant for the one task it was trained on, `{recipe.task.kind}`, in that task's prompts."]
-    if config.deletion_type in (*GATES, *POOLINGS):
+    shortener = shorteners.of_config(config)
+    if shortener.gates or shortener.pools:
         points.append(
             "How much is deleted depends on the text: on other languages, scripts and tasks rates differ, "
             "and quality with them. Report both."
         )
-    if config.shortening_per == "batch" and config.deletion_type not in ("none", "source_removed"):
+    if getattr(shortener, "per", "row") == "batch":
         points.append("Rows of a batch and their padding influence each other (`shortening_per: batch`).")
     points.append("Pass an `attention_mask` with padded batches; without one padding is attended to.")
     points.append("float32 or bfloat16; T5's activations overflow in float16.")
