@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.counting import Batch, Tally, row_of, tally, teacher_forced
+from mrt5cli.evaluation.counting import Tally, row_of, tally, teacher_forced
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
 from mrt5cli.subject import Subject
-from mrt5cli.tasks.base import build_task
+from mrt5cli.tasks.base import Batch, build_task
 
 MEASURED = ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")

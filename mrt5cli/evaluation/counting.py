@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
@@ -28,8 +27,7 @@ from mrt5cli.metrics.counts import (
 )
 from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.models import MrT5Output
-
-Batch = dict[str, torch.Tensor]
+from mrt5cli.tasks.base import Batch
 
 NOTHING = Ratio()
 
