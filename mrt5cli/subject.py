@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.rundir import RunDir
 
-DIAGNOSTICS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
+DIAGNOSTIC_KINDS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
 PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
     "xnli": XnliTask,
     "tydiqa": TyDiQATask,
@@ -40,7 +40,7 @@ PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
 }
 """Tasks of rows that the Hub has."""
 CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
-TASK_KINDS = ("span_corruption", *DIAGNOSTICS, *PUBLISHED_ROWS, *CHARACTERS)
+TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _how_to_train(kind: str) -> str:
     for name, found in sorted(
         loaded, key=lambda one: one[1].paper is not None and one[1].paper.version == "v1"
     ):
-        if found.task.kind == kind and found.model.shortener.kind == "delete_gate":
+        if found.task.kind == kind and found.model.shortener.steered:
             command = "finetune" if found.is_finetuning else "pretrain"
             return f"make one: mrt5 {command} {name}; or name a run"
     return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"

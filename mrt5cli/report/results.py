@@ -33,23 +33,13 @@ TASKS = {
     "word_search": "word_search",
 }
 """Published experiments whose task is called like this in recipes; the others' are below."""
-DIAGNOSTICS = {
+PUBLISHED_DIAGNOSTICS = {
     "simple_vowel_removal": "vowel_removal",
     "contextual_vowel_removal": "contextual_vowel_removal",
     "sequence_merge": "merge_ABC",
 }
 """Published names of the diagnostic tasks, which stand where other experiments name a language."""
 
-FAMILIES = {
-    "none": "ByT5",
-    "delete_gate": "MrT5",
-    "random": "Random",
-    "fixed": "Fixed",
-    "boundary_predictor": "BP",
-    "convolution": "CP",
-    "source_removed": "no source",
-}
-"""Kinds of shortener, as the paper calls the models."""
 
 _CODES = {language.name: code for code, language in LANGUAGES.items()}
 
@@ -108,7 +98,7 @@ class Ran:
     @property
     def family(self) -> str:
         """What the paper calls such a model."""
-        return FAMILIES[self.recipe.model.shortener.kind]
+        return self.recipe.model.shortener.paper_name
 
     @property
     def run(self) -> RunDir:
@@ -360,7 +350,7 @@ def find_row(row: Published, ran: Ran, number: str, *, smoke: bool = False) -> t
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
     if row.experiment.startswith("diagnostic"):
-        kind = DIAGNOSTICS.get(row.subset or "", "")
+        kind = PUBLISHED_DIAGNOSTICS.get(row.subset or "", "")
     evaluations = [one for one in ran.evaluations if one.task == kind]
     if row.experiment.startswith("per_language"):  # the run's own task may be English alone
         evaluations.sort(key=lambda one: -len(one.rows))
@@ -382,7 +372,7 @@ def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation,
     if published in AVERAGES or published == TOTAL:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
         return whole and (ours == TOTAL or (smoke and len(one.rows) == 1))
-    if published in DIAGNOSTICS:
+    if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
     name = "English" if published and published.startswith("English") else published
     return ours == _CODES.get(name or "", name)
