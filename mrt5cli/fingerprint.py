@@ -31,7 +31,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
         "evaluation/rows.py",
     ),
     "evaluate": (*_SHARED, "evaluation"),
-    "analyse": (*_SHARED, "evaluation", "analysis", "report/ours.py"),
+    "analyse": (*_SHARED, "evaluation", "analysis"),
 }
 """Folders and files of the package, for each kind of work."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.report.evidence import Evidence, Result, gather
-from mrt5cli.suite.jobs import Experiment, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan
 
 Row = dict[str, Any]
 Finding = tuple[bool | None, str, list[Row]]
@@ -61,7 +61,7 @@ class Claim:
     rows: list[Row]
 
 
-def check_claim(name: str, experiment: Experiment, plan: Plan) -> Claim:
+def check_claim(name: str, experiment: Experiment, plan: SuitePlan) -> Claim:
     """Judge a claim by what an experiment's runs have left on disk.
 
     Raises:

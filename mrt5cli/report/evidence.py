@@ -13,7 +13,7 @@ from typing import Any
 
 from mrt5cli.json_files import read_object
 from mrt5cli.recipe import Recipe
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class Evidence:
         return [result for result in self.results if result.kind in kinds]
 
 
-def gather(experiment: Experiment, plan: Plan) -> Evidence:
+def gather(experiment: Experiment, plan: SuitePlan) -> Evidence:
     """What the runs and analyses of an experiment have left on disk."""
     results, missing = [], []
     for (recipe, seed), job in plan.runs(experiment).items():
         document = _evaluation(experiment, plan, job)
-        if document is None or job.recipe is None:
+        if document is None:
             missing.append(f"{recipe} seed {seed}")
             continue
         results.append(_result(recipe, job, job.recipe, document))
@@ -94,21 +94,19 @@ def gather(experiment: Experiment, plan: Plan) -> Evidence:
     return Evidence(results, missing, {name: document for name, document in found.items() if document})
 
 
-def _evaluation(experiment: Experiment, plan: Plan, train: Job) -> dict[str, Any] | None:
+def _evaluation(experiment: Experiment, plan: SuitePlan, train: TrainJob) -> dict[str, Any] | None:
     """The document of a run's evaluation on its own task; a timed one before others."""
-    wanted = [evaluation for evaluation in experiment.evaluations if evaluation.task is None]
-    wanted.sort(key=lambda evaluation: not evaluation.runtime)
-    for evaluation in wanted:
-        for job in plan.jobs:
-            if job.kind == "evaluate" and job.run == train.run and job.evaluation == evaluation:
-                document = None if job.output is None else _read(job.output)
-                if document is not None and document.get("models"):
-                    return document
+    wanted = [job for job in plan.evaluations(experiment, train) if job.evaluation.task is None]
+    wanted = [job for job in wanted if job.evaluation in experiment.evaluations]
+    for job in sorted(wanted, key=lambda job: not job.evaluation.runtime):
+        document = _read(job.output)
+        if document is not None and document.get("models"):
+            return document
     return None
 
 
-def _result(name: str, job: Job, recipe: Recipe, document: Mapping[str, Any]) -> Result:
-    config = None if job.run is None else _read(job.run.model / "config.json")
+def _result(name: str, job: TrainJob, recipe: Recipe, document: Mapping[str, Any]) -> Result:
+    config = _read(job.run.model / "config.json")
     return Result(
         recipe=name,
         seed=recipe.seed,

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.analysis.runs import FAMILIES
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.json_files import read_object
 from mrt5cli.metrics.student_t import interval_of_mean
@@ -20,7 +21,7 @@ from mrt5cli.paper.published import Published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, TIMES
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 TOTAL = "total"
 ALL_LANGUAGES = 15
@@ -51,17 +52,6 @@ DIAGNOSTICS = {
     "sequence_merge": "merge_ABC",
 }
 """Published names of the diagnostic tasks, which stand where other experiments name a language."""
-
-FAMILIES = {
-    "none": "ByT5",
-    "delete_gate": "MrT5",
-    "random": "Random",
-    "fixed": "Fixed",
-    "boundary_predictor": "BP",
-    "convolution": "CP",
-    "source_removed": "no source",
-}
-"""Kinds of shortener, as the paper calls the models."""
 
 OTHER_RESULTS = ("rates", "data", "step")
 """Words in the names of results (`evaluation.names`) with other thresholds, other data, other weights."""
@@ -112,7 +102,7 @@ class Ran:
 
     name: str
     recipe: Recipe
-    job: Job
+    job: TrainJob
     outputs: tuple[Path, ...] = ()
     asked: int = 0
 
@@ -127,7 +117,6 @@ class Ran:
 
     @property
     def run(self) -> RunDir:
-        assert self.job.run is not None  # training jobs have one
         return self.job.run
 
     @cached_property
@@ -182,15 +171,13 @@ class Results:
         experiment: of the plan.
     """
 
-    def __init__(self, plan: Plan, experiment: Experiment) -> None:
+    def __init__(self, plan: SuitePlan, experiment: Experiment) -> None:
         self.plan, self.experiment = plan, experiment
         self.runs: dict[str, list[Ran]] = {name: [] for name in experiment.recipes}
         for (name, _), job in plan.runs(experiment).items():
-            assert job.recipe is not None
-            of_run = [other for other in plan.jobs if other.kind == "evaluate" and other.run == job.run]
-            of_run.sort(key=lambda other: other.evaluation not in experiment.evaluations)
+            of_run = plan.evaluations(experiment, job)
             asked = sum(other.evaluation in experiment.evaluations for other in of_run)
-            outputs = tuple(other.output for other in of_run if other.output is not None)
+            outputs = tuple(other.output for other in of_run)
             self.runs[name].append(Ran(name, job.recipe, job, outputs, asked))
         self._analyses: dict[str, dict[str, Any] | None] = {}
 

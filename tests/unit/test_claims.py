@@ -11,7 +11,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.report.claims import CLAIMS, STATEMENTS, TARGET_TOLERANCE, check_claim, judge
 from mrt5cli.report.evidence import Evidence, Result
 from mrt5cli.rundir import RunDir
-from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan, TrainJob
 from mrt5cli.suite.suites import load_suite
 
 CONFIG = {
@@ -307,20 +307,25 @@ class TestGathering:
 
     def plan(self, folder):
         experiment = Experiment("tradeoff", "t", None, "a", recipes=self.NAMES, baseline="miniature/byt5")
-        plan = Plan("miniature", folder, [experiment])
+        plan = SuitePlan("miniature", folder, [experiment])
         for name in self.NAMES:
             recipe = recipes.load(f"recipes/{name}.yaml")
             run = RunDir(folder / recipe.name)
-            train = Job(f"train {name}", "train", name, recipe=recipe, run=run)
-            output = run.eval("span_corruption")
-            plan.jobs += [
-                train,
-                Job(f"evaluate {name}", "evaluate", name, run=run, evaluation=Evaluation(), output=output),
-            ]
+            train = TrainJob(id=f"train {name}", name=name, output=run.meta_path, recipe=recipe, run=run)
+            evaluate = EvaluateJob(
+                id=f"evaluate {name}",
+                name=name,
+                output=run.eval("span_corruption"),
+                train=train,
+                evaluation=Evaluation(),
+                task=recipe.task,
+                limit=recipe.evaluation.examples,
+            )
+            plan.jobs += [train, evaluate]
         return plan, experiment
 
     def write(self, plan, rates):
-        outputs = [job.output for job in plan.jobs if job.output is not None]
+        outputs = [job.output for job in plan.jobs if job.kind == "evaluate"]
         for output, rate in zip(outputs, rates, strict=False):
             output.parent.mkdir(parents=True)
             row = {"subset": "en", "deletion_rate": rate, "loss": 1.0 + rate, "source_removed_loss": 3.0}
