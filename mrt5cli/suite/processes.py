@@ -179,7 +179,7 @@ def _together(order: JobOrder) -> int:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=order.processes,
-        run_id=order.job,
+        run_id="suite",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
