@@ -24,7 +24,7 @@ from mrt5cli.suite.executing import SuiteOutcome, execute, log_of
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.locking import JOBS_LOCK, LOCK, only_one, open_lock
 from mrt5cli.suite.planning import make_plan
-from mrt5cli.suite.processes import Forks
+from mrt5cli.suite.processes import Forks, Running
 from mrt5cli.suite.work import JobOrder
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
@@ -322,3 +322,48 @@ def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
     os.close(ours)
     assert job.wait(timeout=20) == -signal.SIGTERM
     job.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_path: Path) -> None:
+    """Two processes on a CPU in place of two GPUs: what torchrun starts ends as a single process does."""
+    steps = {"max_steps": 100_000, "save_steps": 100_000, "logging_steps": 5, "device_batch_size": 2}
+    known = {"long": recipe("long", training=steps)}
+    plan = make_plan("mine", [experiment("a", "long", evaluations=())], tmp_path / "runs", known=known)
+    [job] = plan.trainings
+    launcher = Forks(1, 1, ["0", "1"], together=True)
+
+    def lines() -> int:
+        return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
+
+    def started() -> Running:
+        before = lines()
+        running = launcher.start(JobOrder(plan, job.id, "cpu"), 0, tmp_path / "log")
+        until = time.monotonic() + 120
+        while lines() < before + 2:
+            assert time.monotonic() < until and running.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        return running
+
+    running = started()
+    running.stop()
+    assert ended(running) == 130
+    meta = job.run.meta()
+    assert (meta["status"], meta["processes"]) == ("interrupted", 2)
+    assert job.run.saved_steps() == [meta["step"]]
+
+    running = started()
+    running.kill()
+    assert ended(running) == -signal.SIGKILL
+    before = lines()
+    time.sleep(1.5)
+    assert lines() == before  # no process of the group trains on
+
+    running = started()
+    running.life.close()  # type: ignore[attr-defined]  # as if whoever started it were gone
+    until = time.monotonic() + 60
+    while running.process.exitcode is None:  # type: ignore[attr-defined]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert job.run.meta()["status"] == "interrupted"
+    assert job.run.saved_steps()[-1] > meta["step"]
