@@ -76,7 +76,7 @@ def evaluated(job: EvaluateJob, **changes: Any) -> None:
     document = {
         "task": {"settings": job.task.model_dump(mode="json")},
         "split": "test",
-        "limit": job.limit,
+        "limit": job.options.limit,
         "batch_size": job.train.recipe.evaluation.batch_size,
         "constrained": job.evaluation.constrained,
         "code": code_version("evaluate"),

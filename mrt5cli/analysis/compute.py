@@ -7,11 +7,13 @@ counted with the exact one. Neither counts norms, softmax or biases.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypedDict
 
 from mrt5cli.analysis.runs import ExperimentRuns, RunLine
+from mrt5cli.metrics.results import Row
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config
@@ -40,8 +42,8 @@ class Sizes:
     gated: bool = True
 
     @classmethod
-    def of(cls, config: MrT5Config) -> Sizes:
-        """The sizes of a model's configuration."""
+    def of(cls, config: MrT5Config | SimpleNamespace) -> Sizes:
+        """The sizes of a model's configuration, or of what its file holds."""
         return cls(
             d_model=config.d_model,
             d_ff=config.d_ff,
@@ -134,9 +136,7 @@ def compute(runs: ExperimentRuns) -> Compute:
     paper's lengths, with which the published numbers were made.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
-    counted = [
-        (run, found.row) for run in runs.trained if (found := run.own_result("deletion_rate")) is not None
-    ]
+    counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
     if counted:
         gated = next((run for run, _ in counted if run.family != "ByT5"), counted[0][0])
         sizes = Sizes.of(gated.config())
@@ -163,7 +163,7 @@ def compute(runs: ExperimentRuns) -> Compute:
         "runs": [
             {
                 **run.line(),
-                "deletion_rate": row["deletion_rate"],
+                "deletion_rate": row.deletion_rate,
                 "relative": relative_macs(run.config(), row),
             }
             for run, row in counted
@@ -172,7 +172,7 @@ def compute(runs: ExperimentRuns) -> Compute:
     }
 
 
-def relative_macs(config: MrT5Config, row: Mapping[str, Any]) -> float:
+def relative_macs(config: MrT5Config, row: Row) -> float:
     """Exact multiply-accumulates of a run's mean example, as a share of those with nothing deleted.
 
     What a shortener itself costs is not counted: next to nothing, but for the pooling baselines.
@@ -182,10 +182,10 @@ def relative_macs(config: MrT5Config, row: Mapping[str, Any]) -> float:
     """
     sizes = Sizes.of(config)
     source, target = _lengths(row)
-    kept = source - round(source * (row["deletion_rate"] or 0.0))
+    kept = source - round(source * (row.deletion_rate or 0.0))
     return macs(sizes, [source], [kept], [target]) / macs(sizes, [source], [source], [target])
 
 
-def _lengths(row: Mapping[str, Any]) -> tuple[int, int]:
+def _lengths(row: Row) -> tuple[int, int]:
     """Mean source and target positions of an example, rounded."""
-    return round(row["input_length"]), max(1, round(row["target_tokens"] / row["examples"]))
+    return round(row.known("input_length")), max(1, round(row.target_tokens / row.examples))

@@ -142,7 +142,7 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
         found[subset] = rows = []
         for batch in inspect_task(model, task, subset, share, batch_size=BATCH_SIZE):
             rows += batch
-            runs.report(run.name, subset, len(rows))
+            runs.report(run.title, subset, len(rows))
         if not rows:
             raise UserError(f"there are no test examples for {subset!r}")
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -100,7 +100,7 @@ def per_sample(runs: ExperimentRuns) -> PerSample:
     losses = {run.seed: measured(runs, run, samples)[0] for run in base}
     models: list[ModelSamples] = []
     for run in runs.trained:
-        if run.recipe_name == runs.baseline:
+        if run.name == runs.baseline:
             continue
         loss, deleted = measured(runs, run, samples)
         rise = loss_increase(loss, losses.get(run.seed, losses[base[0].seed]))
@@ -160,15 +160,18 @@ def measured(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(n,) loss of each sample, nats a token, and (n,) share of its positions that is gone, 0 to 1."""
     from mrt5cli.evaluation.evaluate import measure
+    from mrt5cli.evaluation.options import EvaluationOptions
 
     found = measure(
         run.load(runs.device),
-        samples,
-        batch_size=1,
-        hard_delete=run.recipe.evaluation.hard_delete,
-        source_removed=False,
-        generate=False,
-        progress=lambda subset, done: runs.report(run.name, subset, done),
+        cast("Task", samples),  # it has all of one that is asked for here
+        EvaluationOptions(
+            batch_size=1,
+            hard_delete=run.recipe.evaluation.hard_delete,
+            source_removed=False,
+            generate=False,
+        ),
+        progress=lambda subset, done: runs.report(run.title, subset, done),
     )
     outcomes = found.outcomes[samples.subset]
     assert outcomes.kept is not None and outcomes.positions is not None  # teacher-forced outcomes have both

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import read_object
+from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 
 if TYPE_CHECKING:
     import torch
 
-    from mrt5cli.evaluation.subject import Subject
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+    from mrt5cli.subject import Subject
 
 FAMILIES = {
     "none": "ByT5",
@@ -29,6 +29,8 @@ FAMILIES = {
     "source_removed": "no source",
 }
 """Kinds of shortener, as the paper calls the models."""
+
+HINT = "delete it, and reproduce makes it anew"
 
 Progress = Callable[[str, str, int], None]
 """Called with what is looked at, a part of it, and the examples done."""
@@ -43,42 +45,32 @@ class RunLine(TypedDict):
 
 
 @dataclass(frozen=True)
-class OwnResult:
-    """An evaluation of a run on its own task.
-
-    Attributes:
-        row: the total, or the only subset's, as `evaluation.rows.Row` is saved.
-        timed_on: what a time depends on besides the model: device, precision, threads, batch size.
-    """
-
-    row: Mapping[str, Any]
-    timed_on: tuple[str, str, int, int]
-
-
-@dataclass(frozen=True)
 class ExperimentRun:
     """One run of an experiment.
 
     Attributes:
-        recipe_name: shipped name of its recipe.
+        name: of its shipped recipe.
         recipe: that it was trained by; in a smoke plan, shrunk.
         run: its directory.
-        results: files of its evaluations, those first that its experiment shows; they may not be there yet.
+        outputs: files of its evaluations in the plan, those first that its experiment shows; empty where the
+            plan evaluates nothing.
+        shown: how many of them its experiment shows.
     """
 
-    recipe_name: str
+    name: str
     recipe: Recipe
     run: RunDir
-    results: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    shown: int = 0
 
     @property
     def seed(self) -> int:
         return self.recipe.seed
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """What to call it in a sentence."""
-        return f"{self.recipe_name} seed {self.seed}"
+        return f"{self.name} seed {self.seed}"
 
     @property
     def family(self) -> str:
@@ -91,17 +83,17 @@ class ExperimentRun:
 
     def line(self) -> RunLine:
         """The beginning of its line in a document."""
-        return {"recipe": self.recipe_name, "seed": self.seed, "family": self.family}
+        return {"recipe": self.name, "seed": self.seed, "family": self.family}
 
     def subject(self) -> Subject:
         """The run as `evaluate` and `inspect-deletions` look at it."""
-        from mrt5cli.evaluation.subject import find_subject
+        from mrt5cli.subject import find_subject
 
         return find_subject(str(self.run.path))
 
     def load(self, device: torch.device | None) -> MrT5ForConditionalGeneration:
         """Its finished model, ready to be looked at."""
-        from mrt5cli.evaluation.subject import load_model
+        from mrt5cli.subject import load_model
 
         return load_model(self.subject(), device)
 
@@ -111,29 +103,34 @@ class ExperimentRun:
 
         return MrT5Config.from_pretrained(self.run.model)
 
-    def own_result(self, number: str = "loss") -> OwnResult | None:
-        """The first evaluation of its own task, on test data, deleting as the recipe says, with that number.
+    @cached_property
+    def evaluations(self) -> list[SavedEvaluation]:
+        """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
 
-        Results at other thresholds, or with the weights of another step, are not the run's own.
+        Those that the experiment shows come first, then those on the recipe's own task.
+        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
         """
-        settings = self.recipe.task.model_dump(mode="json")
         deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
-        for path in filter(Path.is_file, self.results):
-            document = read_object(path, "delete it, and reproduce makes it anew")
-            model = document["models"][0]
-            row = model["rows"][-1]
-            if (
-                document["split"] == "test"
-                and document["deletion"] == deletion
-                and document["languages"] is None
-                and document["task"]["settings"] == settings
-                and model.get("calibration") is None
-                and not Path(model["source"]).name.startswith("step-")
-                and row.get(number) is not None
-            ):
-                conditions = model["device_name"], model["dtype"], model["threads"], document["batch_size"]
-                return OwnResult(row, conditions)
-        return None
+        found = []
+        for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
+            if path.is_file():
+                one = SavedEvaluation.read(path, HINT)
+                if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion):
+                    found.append((place >= self.shown, one.settings != self._own_task, place, one))
+        return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
+
+    @cached_property
+    def _own_task(self) -> Json:
+        return self.recipe.task.model_dump(mode="json")
+
+    def is_own_task(self, one: SavedEvaluation) -> bool:
+        """Whether an evaluation is on the recipe's own task, all of it."""
+        return one.settings == self._own_task and one.languages is None
+
+    def own(self, number: str = "loss") -> tuple[Row, SavedEvaluation] | None:
+        """The summary on its own task, the total or the only subset, that has a number; None without."""
+        found = ((one.rows[-1], one) for one in self.evaluations if self.is_own_task(one))
+        return next(((row, one) for row, one in found if row.number(number) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ class ExperimentRuns:
     def missing(self, there: list[ExperimentRun] | None = None) -> list[str]:
         """Names of the runs that are not there; by default of those that are not trained."""
         found = self.trained if there is None else there
-        return [run.name for run in self.runs if run not in found]
+        return [run.title for run in self.runs if run not in found]
 
     @property
     def baselines(self) -> list[ExperimentRun]:
@@ -175,7 +172,7 @@ class ExperimentRuns:
         Raises:
             UserError: there is none.
         """
-        found = [run for run in self.trained if run.recipe_name == self.baseline]
+        found = [run for run in self.trained if run.name == self.baseline]
         if not found:
             raise UserError(
                 f"{self.experiment} has no finished run of its baseline, {self.baseline}",

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from typing import TypedDict
 
 from mrt5cli.analysis.compute import relative_macs
-from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, OwnResult, RunLine
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Row, SavedEvaluation
+
+Timed = tuple[ExperimentRun, Row, SavedEvaluation]
 
 
 class TimedRun(RunLine):
@@ -35,8 +38,8 @@ class PlacedGate(RunLine):
     """A run whose gate follows a layer; times are None where the baseline was not timed alike."""
 
     after_layer: int
-    loss: float
-    bits_per_byte: float
+    loss: float | None
+    bits_per_byte: float | None
     deletion_rate: float | None
     ms_per_example: float | None
     decrease_percent: float | None
@@ -64,8 +67,8 @@ def runtime(runs: ExperimentRuns) -> Runtime:
             f"{runs.baseline} was not timed, so there is nothing to compare times with",
             "evaluate it with --runtime, on an otherwise idle machine",
         )
-    before, conditions = _mean_time(base), base[0][1].timed_on
-    alike = [(run, found.row) for run, found in _timed(runs.trained) if found.timed_on == conditions]
+    before, conditions = _mean_time(base), base[0][2].timed_on
+    alike = [(run, row) for run, row, found in _timed(runs.trained) if found.timed_on == conditions]
     device_name, dtype, threads, batch_size = conditions
     return {
         "device_name": device_name,
@@ -75,9 +78,9 @@ def runtime(runs: ExperimentRuns) -> Runtime:
         "runs": [
             {
                 **run.line(),
-                "deletion_rate": row["deletion_rate"],
-                "ms_per_example": row["ms_per_example"],
-                "decrease_percent": 100 * (1 - row["ms_per_example"] / before),
+                "deletion_rate": row.deletion_rate,
+                "ms_per_example": row.known("ms_per_example"),
+                "decrease_percent": 100 * (1 - row.known("ms_per_example") / before),
                 "macs_decrease_percent": 100 * (1 - relative_macs(run.config(), row)),
             }
             for run, row in alike
@@ -92,23 +95,24 @@ def gate_placement(runs: ExperimentRuns) -> GatePlacement:
     Raises:
         UserError: no run was evaluated.
     """
-    base = _timed(run for run in runs.trained if run.recipe_name == runs.baseline)
+    base = _timed(run for run in runs.trained if run.name == runs.baseline)
     lines: list[PlacedGate] = []
     for run in runs.trained:
-        layer, found = getattr(run.recipe.model.shortener, "layer", None), run.own_result()
+        layer, found = getattr(run.recipe.model.shortener, "layer", None), run.own()
         if layer is None or found is None:
             continue
-        ms = found.row["ms_per_example"]
-        alike = bool(base) and ms is not None and found.timed_on == base[0][1].timed_on
+        row, evaluation = found
+        ms = row.ms_per_example
+        alike = bool(base) and evaluation.timed_on == base[0][2].timed_on
         lines.append(
             {
                 **run.line(),
                 "after_layer": layer,
-                "loss": found.row["loss"],
-                "bits_per_byte": found.row["bits_per_byte"],
-                "deletion_rate": found.row["deletion_rate"],
+                "loss": row.loss,
+                "bits_per_byte": row.bits_per_byte,
+                "deletion_rate": row.deletion_rate,
                 "ms_per_example": ms,
-                "decrease_percent": 100 * (1 - ms / _mean_time(base)) if alike else None,
+                "decrease_percent": 100 * (1 - ms / _mean_time(base)) if alike and ms is not None else None,
             }
         )
     if not lines:
@@ -116,10 +120,10 @@ def gate_placement(runs: ExperimentRuns) -> GatePlacement:
     return {"runs": sorted(lines, key=lambda line: line["after_layer"]), "missing": runs.missing()}
 
 
-def _timed(runs: Iterable[ExperimentRun]) -> list[tuple[ExperimentRun, OwnResult]]:
+def _timed(runs: Iterable[ExperimentRun]) -> list[Timed]:
     """The runs that were timed on their own task."""
-    return [(run, found) for run in runs if (found := run.own_result("ms_per_example")) is not None]
+    return [(run, *found) for run in runs if (found := run.own("ms_per_example")) is not None]
 
 
-def _mean_time(timed: list[tuple[ExperimentRun, OwnResult]]) -> float:
-    return statistics.fmean(found.row["ms_per_example"] for _, found in timed)
+def _mean_time(timed: list[Timed]) -> float:
+    return statistics.fmean(row.known("ms_per_example") for _, row, _ in timed)

@@ -60,15 +60,16 @@ def _rest(run: ExperimentRun) -> str:
 
 def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) -> Pair:
     from mrt5cli.evaluation.compare import compare
+    from mrt5cli.evaluation.options import EvaluationOptions
 
     settings = one.recipe.evaluation
+    options = EvaluationOptions(
+        batch_size=settings.batch_size, limit=settings.examples, hard_delete=settings.hard_delete
+    )
     document = compare(
         [one.subject(), other.subject()],
         one.recipe.task,
-        split="test",
-        hard_delete=settings.hard_delete,
-        batch_size=settings.batch_size,
-        limit=settings.examples,
+        options,
         test_difference=True,
         device=runs.device,
         progress=runs.progress,
@@ -76,7 +77,7 @@ def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) ->
     first, second = ({name: model["rows"][-1][name] for name in SUMMARY} for model in document["models"])
     return {
         **one.line(),
-        "without": other.recipe_name,
+        "without": other.name,
         "softmax1": first,
         "softmax": second,
         "differences": document["differences"],

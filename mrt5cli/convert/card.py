@@ -8,7 +8,6 @@ them alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ from mrt5cli.convert.modules import TRANSFORMERS
 from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse
+from mrt5cli.metrics.catalog import MEASURED
+from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
-UNKNOWN = "-"
+DELETED = "deletion_rate"
 
 GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
 POOLINGS = ("boundary_predictor", "convolution")
@@ -94,7 +93,7 @@ def model_card(
         f"## Architecture\n\n{_architecture(config, model.num_parameters(), dtype)}",
         f"## Data\n\n{_data(recipe)}",
         f"## Training\n\n{_training(recipe, run, step)}",
-        f"## Results\n\n{_results(run, checkpoint if step is not None else None)}",
+        f"## Results\n\n{_results(run, step)}",
         f"## Intended use and limits\n\n{_limits(config, recipe, tokenizer)}",
         f"## Citation\n\n```bibtex\n{CITATION}\n```\n\n"
         f"Exported with the MrT5 toolkit, mrt5cli {mrt5cli.__version__}.",
@@ -264,92 +263,42 @@ def _training(recipe: Recipe | None, run: RunDir | None, step: int | None) -> st
 
 # --- results ------------------------------------------------------------------------------------------------
 
-Result = dict[str, Any]
-"""A row of an evaluation, with its task, split, deletion and batch size."""
 
-
-def _number(name: str, digits: int, factor: int = 1) -> Callable[[Result], str]:
-    def cell(result: Result) -> str:
-        value = result.get(name)
-        return UNKNOWN if value is None else f"{factor * value:.{digits}f}"
-
-    return cell
-
-
-DELETED = "deleted %"
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "task": lambda result: result["task"],
-    "split": lambda result: result["split"],
-    "deletion": lambda result: result["deletion"],
-    "of": lambda result: result["subset"],
-    "examples": lambda result: f"{result['examples']:,}",
-    DELETED: _number("deletion_rate", 1, 100),
-    "loss": _number("loss", 4),
-    "loss without source": _number("source_removed_loss", 4),
-    "bits per byte": _number("bits_per_byte", 3),
-    "token accuracy %": _number("token_accuracy", 2, 100),
-    "sequence accuracy %": _number("sequence_accuracy", 2, 100),
-    "gate precision": _number("gate_precision", 3),
-    "gate recall": _number("gate_recall", 3),
-}
-IN_COLUMNS = {
-    *("deletion_rate", "loss", "source_removed_loss", "bits_per_byte", "token_accuracy", "sequence_accuracy"),
-    *("gate_precision", "gate_recall"),
-}
-# Lengths repeat the deletion rate, and times belong to a machine.
-LEFT_OUT = {
-    *("input_length", "kept_length", "new_length", "ms_per_example", "median_ms_per_example"),
-    *("source_removed_token_accuracy", "source_removed_sequence_accuracy"),
-}
-
-
-def _results(run: RunDir | None, checkpoint: str | None) -> str:
+def _results(run: RunDir | None, step: int | None) -> str:
     """Every evaluation of exactly this model that lies in the run's eval folder."""
-    results: list[Result] = []
-    for path in sorted((run.path / "eval").glob("*.json")) if run is not None else []:
-        try:
-            results += _evaluations_of(checkpoint, parse(path.read_bytes()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} does not hold evaluation results as `mrt5 evaluate` writes them: {error!r}",
-                "evaluate the run again, or take the file away",
-            ) from error
+    hint = "evaluate the run again, or take the file away"
+    paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
+    results = [
+        (one, row)
+        for one in (SavedEvaluation.read(path, hint) for path in paths)
+        for model in one.models
+        if model.step == step
+        for row in model.rows
+    ]
     if not results:
         return "Not evaluated, or its results were not at hand when it was exported."
-    # A task may measure what only it knows.
-    more = dict.fromkeys(
-        name
-        for result in results
-        for name, value in result.items()
-        if isinstance(value, float) and name not in IN_COLUMNS | LEFT_OUT
-    )
-    columns = COLUMNS | {name.replace("_", " "): _number(name, 4) for name in more}
-    cells = {header: [cell(result) for result in results] for header, cell in columns.items()}
-    headers = [name for name in cells if name == DELETED or set(cells[name]) != {UNKNOWN}]
-    table = _table(headers, [list(row) for row in zip(*(cells[name] for name in headers), strict=True)])
-    sizes = ", ".join(str(size) for size in sorted({result["batch_size"] for result in results}))
+    shown = [
+        metric
+        for metric in MEASURED
+        if metric.in_cards
+        # Quality never stands without what was deleted.
+        and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
+    ]
+    lines = [
+        [one.task, one.split, one.deletion, row.subset, f"{row.examples:,}"]
+        + [metric.text(row.number(metric.name)) for metric in shown]
+        for one, row in results
+    ]
+    headers = ["task", "split", "deletion", "of", "examples"]
+    table = _table([*headers, *(metric.heading.replace(",", "") for metric in shown)], lines)
+    sizes = ", ".join(str(size) for size in sorted({one.batch_size for one, _ in results}))
     return (
         f"{table}\n\n*Deleted*: share of input positions, padding not counted, that later layers do without. "
-        "*Hard* deletion removes them, *soft* hides them as in training. Losses are in nats per target "
-        "token, accuracies teacher-forced. *Loss without source*: the same targets while the encoder sees a "
-        "lone EOS; where the loss is not well below it, the model hardly reads its input. Examples are "
-        f"held out by the toolkit, in batches of {sizes}."
+        "*Hard* deletion removes them, *soft* hides them as in training. Cross-entropies are per target "
+        "token, accuracies teacher-forced. *Without source*: the same targets while the encoder sees a "
+        "lone EOS; where the cross-entropy is not well below it, the model hardly reads its input. Examples "
+        f"are held out by the toolkit, in batches of {sizes}."
     )
-
-
-def _evaluations_of(checkpoint: str | None, document: dict[str, Any]) -> list[Result]:
-    """The rows of a file of `mrt5 evaluate` that are about one checkpoint, or about the finished model."""
-    about = {name: document[name] for name in ("split", "deletion", "batch_size")}
-    about["task"] = document["task"]["kind"]
-    rows: list[Result] = []
-    for model in document["models"]:
-        folder = Path(model["source"]).name
-        if (folder if STEP_NAME.fullmatch(folder) else None) == checkpoint:
-            rows += [row | about for row in model["rows"]]
-    for row in rows:
-        # What the table needs of every row; missing or of another type is an error of the file.
-        row["subset"], row["examples"] = str(row["subset"]), int(row["examples"])
-    return rows
 
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:

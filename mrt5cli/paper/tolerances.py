@@ -20,10 +20,10 @@ from decimal import Decimal
 from functools import cache
 from typing import Literal
 
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, Better
 from mrt5cli.paper.published import Published, published
 
 Kind = Literal["relative", "absolute", "factor", "correlation", "exact"]
-Direction = Literal["lower", "higher"]
 
 Z_95 = 1.96
 FINEST_DIGIT = 2
@@ -47,7 +47,6 @@ class Rule:
         allowance: for two runs, in that measure.
         reason: for it.
         sampled: whether the number is a share of test examples.
-        better: which direction is better; None where none is.
         where: further condition on the row.
     """
 
@@ -57,8 +56,12 @@ class Rule:
     allowance: float
     reason: str
     sampled: bool = False
-    better: Direction | None = None
     where: Callable[[Published], bool] = lambda row: True
+
+    @property
+    def better(self) -> Better | None:
+        """Which direction is, as the catalog says; None where none is."""
+        return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property
     def in_words(self) -> str:
@@ -92,8 +95,14 @@ LANGUAGE_MODELS = (
     "per_language_span_corruption",
     "large_model",
 )
+TOKENS = "token_accuracy"
 LOSSES = ("test_cross_entropy", "bits_per_byte")
-SHARES = ("sequence_accuracy", "exact_match", "f1")
+SHARES = tuple(
+    name
+    for metric in MEASURED
+    if (metric.unit, metric.better) == ("share", "higher") and metric.name != TOKENS
+    for name in metric.published
+)
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")
 """Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
@@ -107,7 +116,6 @@ RULES = (
         3,
         "these tasks are all but solved, and what is left of the loss differs by factors between published "
         "models that do equally well",
-        better="lower",
         where=_diagnostic,
     ),
     Rule(
@@ -116,7 +124,6 @@ RULES = (
         "relative",
         0.03,
         "as below, and how much a gate deletes in one language, which moves its loss, is free",
-        better="lower",
         where=_one_language_of_many,
     ),
     Rule(
@@ -126,16 +133,14 @@ RULES = (
         0.02,
         "all start from the same ByT5 and see a billion bytes; 3 points more deleted cost MrT5 0.7 % in the "
         "paper, and the difference from ByT5 that it reports is 3 to 13 %",
-        better="lower",
     ),
     Rule(
         "token accuracy of the diagnostic tasks",
-        ("token_accuracy",),
+        (TOKENS,),
         "absolute",
         0.1,
         "published models lie between 99.75 and 100 %",
         sampled=True,
-        better="higher",
     ),
     Rule(
         "sequence accuracy of the diagnostic tasks",
@@ -144,7 +149,6 @@ RULES = (
         1.0,
         "one wrong byte of 64 or 128 fails a string, so a loss that is all but zero still moves it",
         sampled=True,
-        better="higher",
         where=_diagnostic,
     ),
     Rule(
@@ -155,7 +159,6 @@ RULES = (
         "fine-tuning again with another seed commonly moves them by a point; its settings were not published "
         "and are ours",
         sampled=True,
-        better="higher",
     ),
     Rule(
         "reduction of models that delete nothing",
@@ -186,7 +189,7 @@ RULES = (
         (REDUCTION,),
         "absolute",
         2.0,
-        "follows from the text and, by the authors' law, from which rows share a batch",
+        "follows from the text and, by the authors' way, from which rows share a batch",
         where=lambda row: row.model == "Fixed",
     ),
     Rule(
@@ -225,7 +228,6 @@ RULES = (
         "absolute",
         10.0,
         "other hardware and other kernels; on the authors' own, two protocols differ by up to 4 points",
-        better="higher",
     ),
     Rule(
         "correlation over samples",

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model,
 
 from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import BestMetric
 from mrt5cli.text import listed
 
 # Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
@@ -746,7 +747,7 @@ class TrainingSection(Section):
     keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
         2, description="older checkpoints are deleted"
     )
-    best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
+    best_metric: BestMetric | None = Field(
         None,
         description="keep the weights that are best by this number on validation data, under the evaluation "
         "section's deletion; needs eval_steps; null: the last ones",

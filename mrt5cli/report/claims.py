@@ -13,12 +13,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.report.evidence import Evidence, Result, gather
-from mrt5cli.suite.jobs import Experiment, SuitePlan
+from mrt5cli.metrics.catalog import WHOLE_TARGETS
+from mrt5cli.report.results import EvaluatedRun, Evidence, Results
 
 Row = dict[str, Any]
 Finding = tuple[bool | None, str, list[Row]]
@@ -61,13 +62,13 @@ class Claim:
     rows: list[Row]
 
 
-def check_claim(name: str, experiment: Experiment, plan: SuitePlan) -> Claim:
+def check_claim(name: str, results: Results) -> Claim:
     """Judge a claim by what an experiment's runs have left on disk.
 
     Raises:
         KeyError: there is no claim of that name.
     """
-    return judge(name, gather(experiment, plan))
+    return judge(name, results.evidence)
 
 
 def judge(name: str, evidence: Evidence) -> Claim:
@@ -94,7 +95,7 @@ def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     A straight line lies above a curve that bends upwards, as losses over rates do: where it decides, it
     decides against MrT5. Seeds are compared with the same seed.
     """
-    gaps: dict[str, list[tuple[Result, float, float]]] = defaultdict(list)
+    gaps: dict[str, list[tuple[EvaluatedRun, float, float]]] = defaultdict(list)
     beyond = []
     for seed, results in _by_seed(evidence.results).items():
         base = [result for result in results if result.kind == "none"]
@@ -130,7 +131,7 @@ def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     return not worse, sentence, rows
 
 
-def _tradeoff_row(found: Sequence[tuple[Result, float, float]]) -> Row:
+def _tradeoff_row(found: Sequence[tuple[EvaluatedRun, float, float]]) -> Row:
     """A baseline's means over seeds beside MrT5's at the same rates."""
     gaps = [result.loss - expected for result, expected, _ in found]
     return {
@@ -165,7 +166,7 @@ def source_is_read(evidence: Evidence) -> Finding:
             "seed": result.seed,
             "deleted": result.rate,
             "loss": result.loss,
-            "loss_source_removed": result.total.get("source_removed_loss"),
+            "loss_source_removed": result.total.source_removed_loss,
         }
         for result in evidence.of_kind("none")
     ]
@@ -218,10 +219,10 @@ def gate_finds_the_letters(evidence: Evidence) -> Finding:
                 "task": result.task,
                 "seed": result.seed,
                 "deleted": result.rate,
-                "precision": result.total.get("gate_precision"),
-                "recall": result.total.get("gate_recall"),
-                "sequence_accuracy": result.total.get("sequence_accuracy"),
-                "byt5_sequence_accuracy": None if base is None else base.total.get("sequence_accuracy"),
+                "precision": result.total.gate_precision,
+                "recall": result.total.gate_recall,
+                WHOLE_TARGETS: result.total.sequence_accuracy,
+                f"byt5_{WHOLE_TARGETS}": None if base is None else base.total.sequence_accuracy,
             }
         )
     known = [row for row in rows if row["precision"] is not None and row["recall"] is not None]
@@ -246,13 +247,13 @@ def rates_differ_by_script(evidence: Evidence) -> Finding:
         return None, "no MrT5 was evaluated by language", []
     rows: list[Row] = [
         {
-            "language": LANGUAGES[row["subset"]].name,
-            "script": LANGUAGES[row["subset"]].script,
-            "deleted": row["deletion_rate"],
-            "loss": row["loss"],
+            "language": LANGUAGES[row.subset].name,
+            "script": LANGUAGES[row.subset].script,
+            "deleted": row.deletion_rate,
+            "loss": row.loss,
         }
         for row in result.rows
-        if row["subset"] in LANGUAGES
+        if row.subset in LANGUAGES
     ]
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -405,28 +406,19 @@ def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
     return falls and least["share_of_saving"] >= RUNTIME_SHARE, sentence, rows
 
 
-def _time(result: Result) -> float | None:
+def _time(result: EvaluatedRun) -> float | None:
     """Milliseconds an example, of the median batch, which another program's interference does not move."""
-    time = result.total.get("median_ms_per_example")
-    return None if time is None else float(time)
+    return result.total.median_ms_per_example
 
 
-def _macs(result: Result, config: Any = None) -> int:
+def _macs(result: EvaluatedRun, config: Any = None) -> int:
     """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
     row, config = result.total, config or result.config
-    sizes = Sizes(
-        d_model=config["d_model"],
-        d_ff=config["d_ff"],
-        inner=config["num_heads"] * config["d_kv"],
-        encoder_layers=config["num_layers"],
-        decoder_layers=config["num_decoder_layers"],
-        gate_layer=config["delete_gate_layer"],
-        vocabulary=config["vocab_size"],
-        gated=str(config["feed_forward_proj"]).startswith("gated"),
-    )
-    source = round(row["input_length"])
-    target = round(row["target_tokens"] / row["examples"])
-    kept = source if result.kind == "none" else round(row["kept_length"])
+    gated = str(config["feed_forward_proj"]).startswith("gated")
+    sizes = Sizes.of(SimpleNamespace(**{"is_gated_act": gated, **config}))
+    source = round(row.input_length or 0)
+    target = round(row.target_tokens / row.examples)
+    kept = source if result.kind == "none" else round(row.kept_length or 0)
     return macs(sizes, [source], [kept], [target])
 
 
@@ -441,8 +433,8 @@ def _fisher_mean(rows: Sequence[Row]) -> float:
     return math.tanh(_mean(math.atanh(row["r"]) for row in rows))
 
 
-def _by_seed(results: Sequence[Result]) -> dict[int, list[Result]]:
-    groups: dict[int, list[Result]] = defaultdict(list)
+def _by_seed(results: Sequence[EvaluatedRun]) -> dict[int, list[EvaluatedRun]]:
+    groups: dict[int, list[EvaluatedRun]] = defaultdict(list)
     for result in results:
         groups[result.seed].append(result)
     return groups

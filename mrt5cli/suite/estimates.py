@@ -217,7 +217,7 @@ def _evaluation(job: EvaluateJob, sizes: Sizes) -> float:
     bare = replace(lengths, source=1, kept=1)
     passes = 1 + (PASSES if job.evaluation.runtime else 0)
     one = passes * _forward(sizes, lengths) + _forward(sizes, bare)
-    return 2 * one * job.limit * max(1, len(getattr(job.task, "languages", [])))
+    return 2 * one * (job.options.limit or 0) * max(1, len(getattr(job.task, "languages", [])))
 
 
 def _forward(sizes: Sizes, lengths: Lengths) -> int:

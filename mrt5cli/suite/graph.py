@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import RecipeError
-from mrt5cli.evaluation.names import result_name
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
 from mrt5cli.recipe.words import nearest
 from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
@@ -189,13 +189,16 @@ class _Graph:
             other = self.shipped[evaluation.task]
             task = (shrunk(other) if self.plan.smoke else other).task
         limit = evaluation.limit or settings.examples
-        label = evaluation_label(evaluation)
-        stem = result_name(
-            task.kind,
+        limit = min(limit, settings.examples) if self.plan.smoke else limit
+        options = EvaluationOptions(
+            batch_size=settings.batch_size,
+            limit=limit,
             hard_delete=settings.hard_delete,
             constrained=evaluation.constrained,
-            label=label,
+            runtime=evaluation.runtime,
         )
+        label = evaluation_label(evaluation)
+        stem = options.result_name(task.kind, label=label)
         job = EvaluateJob(
             id=f"evaluate {train.name} seed {train.recipe.seed} {stem}",
             name=train.name,
@@ -204,7 +207,7 @@ class _Graph:
             train=train,
             evaluation=evaluation,
             task=task,
-            limit=min(limit, settings.examples) if self.plan.smoke else limit,
+            options=options,
             label=label,
         )
         return self._put(job)

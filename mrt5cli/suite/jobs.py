@@ -15,7 +15,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
-from mrt5cli.recipe import Recipe, Section
+from mrt5cli.evaluation.options import EvaluationOptions
+from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.schema import TaskSection
 from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]
@@ -135,15 +137,15 @@ class EvaluateJob(Job):
     Attributes:
         train: the job that makes it.
         task: recipe section of the task that is measured.
-        limit: examples a language at most.
+        options: of the measuring.
         label: what sets its results' file apart from that of `mrt5 evaluate RUN`; empty where it is the same.
     """
 
     kind = "evaluate"
     train: TrainJob
     evaluation: Evaluation
-    task: Section
-    limit: int
+    task: TaskSection
+    options: EvaluationOptions
     label: str = ""
 
 
@@ -202,25 +204,14 @@ class SuitePlan:
         return sorted(found, key=lambda job: job.evaluation not in experiment.evaluations)
 
     def experiment_runs(self, experiment: Experiment) -> ExperimentRuns:
-        """What analyses are given of an experiment.
-
-        Of a run that the plan does not evaluate, whatever is in its eval folder is looked at.
-        """
+        """What analyses are given of an experiment."""
+        runs = []
+        for (name, _), job in self.runs(experiment).items():
+            found = self.evaluations(experiment, job)
+            shown = sum(one.evaluation in experiment.evaluations for one in found)
+            runs.append(ExperimentRun(name, job.recipe, job.run, tuple(one.output for one in found), shown))
         return ExperimentRuns(
-            experiment.id,
-            tuple(
-                ExperimentRun(
-                    name,
-                    job.recipe,
-                    job.run,
-                    tuple(one.output for one in self.evaluations(experiment, job))
-                    or tuple(sorted((job.run.path / "eval").glob("*.json"))),
-                )
-                for (name, _), job in self.runs(experiment).items()
-            ),
-            baseline=experiment.baseline,
-            version=experiment.version,
-            smoke=self.smoke,
+            experiment.id, tuple(runs), experiment.baseline, experiment.version, smoke=self.smoke
         )
 
     def analysis(self, experiment: Experiment, name: str) -> Path:

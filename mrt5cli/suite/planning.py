@@ -212,8 +212,8 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
         timed = all(row["ms_per_example"] is not None for row in model["rows"])
         settings = {
             "task": (document["task"]["settings"], job.task.model_dump(mode="json")),
-            "examples": (document["limit"], job.limit),
-            "batch size": (document["batch_size"], job.train.recipe.evaluation.batch_size),
+            "examples": (document["limit"], job.options.limit),
+            "batch size": (document["batch_size"], job.options.batch_size),
             "split": (document["split"], "test"),
             "constrained": (document["constrained"], job.evaluation.constrained),
         }

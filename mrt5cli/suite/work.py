@@ -81,18 +81,12 @@ def _train(order: JobOrder, job: TrainJob) -> None:
 def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
     from mrt5cli import runtime
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.subject import find_subject
 
-    settings = job.train.recipe.evaluation
     comparison = compare(
         [find_subject(str(job.train.run.path))],
         job.task,
-        split="test",
-        hard_delete=settings.hard_delete,
-        batch_size=settings.batch_size,
-        limit=job.limit,
-        constrained=job.evaluation.constrained,
-        runtime=job.evaluation.runtime,
+        job.options,
         device=runtime.device(order.device),
         progress=_examples_done,
     )

@@ -170,10 +170,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.bits_per_byte import BitsPerByte
-    from mrt5cli.metrics.deletion_rate import DeletionRate
-    from mrt5cli.metrics.sequence_accuracy import SequenceAccuracy
-    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, DeletionRate, SequenceAccuracy, TokenAccuracy
 
     cache = str(tmp_path)
     predictions, references = [[5, 9, 1], [5, 1]], [[5, 6, 1], [5, 1]]
@@ -196,8 +193,7 @@ def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -
 
 
 def test_metrics_answer_empty_input(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.bits_per_byte import BitsPerByte
-    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, TokenAccuracy
 
     cache = str(tmp_path)
     nothing = TokenAccuracy(cache_dir=cache).compute(predictions=[], references=[])

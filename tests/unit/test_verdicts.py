@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_plans import document, make_plan, pretend
 
 from mrt5cli.errors import UserError
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import (
     REDUCTION,
@@ -26,8 +27,8 @@ from mrt5cli.paper.tolerances import (
     reading_error,
     rule_of,
 )
-from mrt5cli.report.ours import Missing, Ours, Results
 from mrt5cli.report.placement import place
+from mrt5cli.report.results import Missing, Ours, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count, judge, settle
 from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan
@@ -276,6 +277,7 @@ def one_run(tmp_path: Path, *rows_: dict[str, Any], **changes: Any) -> Results:
     job = plan.trainings[1]
     made = document(job.recipe.task.model_dump(mode="json"), list(rows_))
     name = changes.pop("name", "span_corruption")
+    made["models"][0] |= changes.pop("model", {})
     write_json(job.run.eval(name), made | changes)
     return Results(plan, experiment)
 
@@ -299,9 +301,10 @@ def test_a_language_and_the_average_are_read_from_their_rows(tmp_path: Path) -> 
     [
         ({"split": "validation"}, "not evaluated"),
         ({"deletion": "soft"}, "not evaluated"),
-        ({"name": "span_corruption-rates"}, "not evaluated"),
-        ({"name": "span_corruption-data-books"}, "not evaluated"),
-        ({"name": "span_corruption-step-00000500"}, "not evaluated"),
+        ({"model": {"calibration": {"rate": 0.5}}}, "not evaluated"),
+        ({"model": {"source": "run/checkpoints/step-00000500"}}, "not evaluated"),
+        ({"data": "books"}, "not evaluated"),
+        ({"version": 1, "name": "span_corruption-data-books"}, "not evaluated"),  # said by its name alone
         ({"languages": ["en"]}, "not evaluated on 15-language weighted average"),
         ({"task": {"kind": "xnli", "settings": {}}}, "not evaluated on 15-language weighted average"),
     ],
@@ -362,7 +365,7 @@ def test_a_plans_own_evaluations_are_read_and_nothing_beside_them(tmp_path: Path
     output = ran.run.eval("planned")
     own = EvaluateJob(
         id="evaluate", name=RECIPE, output=output, train=ran.job, evaluation=Evaluation(),
-        task=ran.recipe.task, limit=5,
+        task=ran.recipe.task, options=EvaluationOptions(batch_size=8),
     )  # fmt: skip
     results.plan.jobs.append(own)
     with pytest.raises(Missing, match="not evaluated"):
