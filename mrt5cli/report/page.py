@@ -7,7 +7,7 @@ any time, of a plan that is half done, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,10 +31,11 @@ from mrt5cli.report.tables import (
     problems,
     rules,
     summary,
+    tabulated,
 )
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
-from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan
+from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.text import counted, duration
 
 if TYPE_CHECKING:
@@ -260,25 +261,23 @@ def _each(values: Any) -> str:
 
 def _runs(plan: SuitePlan) -> Table:
     """Every run: its seed, the content of its recipe, and when it was trained."""
-    lines = []
-    for job in plan.trainings:
-        meta = job.run.meta()
-        sessions = meta.get("sessions") or [{}]
-        status = job.status + (f": {job.reason}" if job.reason and job.status != "done" else "")
-        lines.append(
-            (
-                job.name,
-                str(job.recipe.seed),
-                recipe_hash(job.recipe),
-                status,
-                str(sessions[-1].get("code") or MISSING),
-                str(meta.get("commit") or MISSING),
-                str(meta.get("started") or MISSING)[:16].replace("T", " "),
-                duration(seconds) if (seconds := _seconds(meta)) else MISSING,
-            )
-        )
-    headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
-    return Table(headers, lines, "All runs", folded=True, words=7)
+    metas = {job.id: job.run.meta() for job in plan.trainings}
+
+    def trained_for(job: TrainJob) -> str:
+        seconds = _seconds(metas[job.id])
+        return duration(seconds) if seconds else MISSING
+
+    columns: dict[str, Callable[[TrainJob], str]] = {
+        "recipe": lambda job: job.name,
+        "seed": lambda job: str(job.recipe.seed),
+        "recipe hash": lambda job: recipe_hash(job.recipe),
+        "status": lambda job: job.status + (f": {job.reason}" if job.reason and job.status != "done" else ""),
+        "code": lambda job: str((metas[job.id].get("sessions") or [{}])[-1].get("code") or MISSING),
+        "commit": lambda job: str(metas[job.id].get("commit") or MISSING),
+        "started": lambda job: str(metas[job.id].get("started") or MISSING)[:16].replace("T", " "),
+        "trained for": trained_for,
+    }
+    return tabulated(plan.trainings, columns, "All runs", folded=True, words=7)
 
 
 def _seconds(meta: Mapping[str, Any]) -> float:
