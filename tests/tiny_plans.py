@@ -117,7 +117,7 @@ def pretend(plan: SuitePlan, *, shift: float = 1.0) -> None:
     from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
     from mrt5cli.paper.tolerances import AVERAGES, TIMES
     from mrt5cli.report.placement import place
-    from mrt5cli.report.results import DIAGNOSTICS
+    from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
     placed = place(plan.experiments)
@@ -131,7 +131,7 @@ def pretend(plan: SuitePlan, *, shift: float = 1.0) -> None:
             number, unit = metric.name, metric.factor
             subset = row.subset or "all"
             name = "total" if subset in AVERAGES else codes.get(subset.partition(" (")[0], subset)
-            name = "all" if name in DIAGNOSTICS else name
+            name = "all" if name in PUBLISHED_DIAGNOSTICS else name
             line = found.setdefault(recipe, {}).setdefault(name, blank_row(name))
             line[number] = row.value / unit * (shift if number not in ("deletion_rate", "examples") else 1.0)
         for (name, _), job in plan.runs(experiment).items():

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
-FAMILIES = {
-    "none": "ByT5",
-    "delete_gate": "MrT5",
-    "random": "Random",
-    "fixed": "Fixed",
-    "boundary_predictor": "BP",
-    "convolution": "CP",
-    "source_removed": "no source",
-}
-"""Kinds of shortener, as the paper calls the models."""
-
 HINT = "delete it, and reproduce makes it anew"
 
 Progress = Callable[[str, str, int], None]
@@ -75,7 +64,7 @@ class ExperimentRun:
     @property
     def family(self) -> str:
         """What the paper calls such a model."""
-        return FAMILIES[self.recipe.model.shortener.kind]
+        return self.recipe.model.shortener.paper_name
 
     @property
     def finished(self) -> bool:

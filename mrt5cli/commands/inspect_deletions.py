@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -71,6 +71,7 @@ def inspect_deletions(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
@@ -135,37 +136,34 @@ def _content(text: str | None, file: Path | None) -> bytes | None:
 
 
 def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject) -> None:
-    reasons = {
-        "none": "has no delete gate: a plain ByT5 deletes nothing",
-        "source_removed": "reads no source: its encoder sees a lone EOS, whatever the text is",
-    }
-    reason = reasons.get(model.config.deletion_type)
-    if reason is not None:
+    from mrt5cli.recipe.shorteners import of_type
+
+    kind = of_type(model.config.deletion_type)
+    if not (kind.gates or kind.pools):
+        plain = "has no delete gate: a plain ByT5 deletes nothing"
+        gone = "reads no source: its encoder sees a lone EOS, whatever the text is"
         raise UserError(
-            f"{subject.name} {reason}", "inspect a run whose recipe has a model.shortener that reads"
+            f"{subject.name} {plain if kind.reads_source else gone}",
+            "inspect a run whose recipe has a model.shortener that reads",
         )
 
 
 def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, threshold: float) -> None:
-    config = model.config
-    without = {
-        "boundary_predictor": "pools segments, whose ends no gate value decides",
-        "convolution": f"pools every {config.downsampling_rate} positions, whatever they hold",
-        "random": "deletes at random: its gate values are only a coin's two sides",
-        "fixed": "deletes the ends of words: its gate values say no more than that",
-    }
-    if config.deletion_type in without:
+    from mrt5cli.recipe.shorteners import of_config
+
+    shortener = of_config(model.config)
+    if shortener.refuses_threshold:
+        why = shortener.refuses_threshold.format_map(dict(shortener))
         raise UserError(
-            f"{subject.name} {without[config.deletion_type]}, so --threshold {threshold:g} has no meaning",
+            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning",
             "leave --threshold out",
         )
-    # The log of a probability has no lowest value.
-    lowest = float("-inf") if config.deletion_type == "log_sigmoid" else config.sigmoid_mask_scale
+    lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0:
         raise UserError(
             f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
             f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
-            f"{config.deletion_threshold:g}",
+            f"{model.config.deletion_threshold:g}",
         )
 
 
@@ -177,11 +175,11 @@ def _text_rows(
     threshold: float | None,
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTICS, task_length
+    from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
-    if task is not None and task.kind in DIAGNOSTICS and not content.startswith(b"#"):
+    if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
         say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import places
+from mrt5cli.commands.model_options import Code
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
@@ -109,7 +110,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
+def show(name: Name, set_: Overrides = None, code: Code = None, as_json: Json = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
     Examples:
@@ -142,6 +143,7 @@ def check(
         bool,
         typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
+    code: Code = None,
     as_json: Json = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
@@ -253,22 +255,7 @@ def schema(
 
 def model_in_words(recipe: Recipe) -> str:
     """What a recipe trains, in a few words: "MrT5 40 % (p)", "ByT5", "random 30 %"."""
-    shortener, controller = recipe.model.shortener, recipe.controller
-    if shortener.kind == "none":
-        return "ByT5"
-    if shortener.kind == "random":
-        return f"random {100 * shortener.rate:g} %"
-    if shortener.kind == "fixed":
-        return f"fixed {100 * shortener.amount:g} %"
-    if shortener.kind == "boundary_predictor":
-        return f"BP prior {shortener.prior:g}" if shortener.type == "gumbel" else f"BP {shortener.type}"
-    if shortener.kind == "convolution":
-        return f"CP stride {shortener.stride}"
-    if shortener.kind == "source_removed":
-        return "decoder only"
-    if controller.kind == "constant":
-        return f"MrT5 alpha {controller.alpha:g}"
-    return f"MrT5 {100 * controller.target_deletion_rate:g} % ({controller.kind})"
+    return recipe.model.shortener.listed(recipe.controller)
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

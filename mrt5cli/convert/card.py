@@ -20,15 +20,12 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED
 from mrt5cli.metrics.results import SavedEvaluation
-from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
+from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 DELETED = "deletion_rate"
-
-GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
-POOLINGS = ("boundary_predictor", "convolution")
 
 DIAGNOSTICS = {
     "copy": "copying random letter strings",
@@ -39,23 +36,6 @@ DIAGNOSTICS = {
 }
 
 _MODEL = "a byte-level encoder-decoder"
-_MRT5 = (
-    f"MrT5: {_MODEL} that learned which bytes the rest of the network can do without, and deletes them early "
-    "in its encoder."
-)
-WHAT_IT_IS = {
-    "none": f"ByT5: {_MODEL}, without any deletion.",
-    "scaled_sigmoid": _MRT5,
-    "log_sigmoid": _MRT5,
-    "random": f"A baseline for MrT5: {_MODEL} that deletes random bytes early in its encoder.",
-    "fixed": f"A baseline for MrT5: {_MODEL} that deletes the end of every word early in its encoder.",
-    "boundary_predictor": f"BP, a baseline for MrT5: {_MODEL} that learned to cut its input into segments, "
-    "and pools each into one position early in its encoder.",
-    "convolution": f"CP, a baseline for MrT5: {_MODEL} that shortens its input early in its encoder, with "
-    "a strided convolution.",
-    "source_removed": f"A baseline for MrT5: {_MODEL} whose encoder sees a lone EOS whatever its input is, "
-    "so that the decoder alone models text.",
-}
 
 CITATION = r"""@inproceedings{kallini2025mrt,
   title     = {{MrT5}: Dynamic Token Merging for Efficient Byte-level Language Models},
@@ -130,11 +110,12 @@ def _dataset(recipe: Recipe) -> str | None:
 
 
 def _what_it_is(config: Any, recipe: Recipe | None) -> str:
-    what = WHAT_IT_IS[config.deletion_type]
+    what = shorteners.of_config(config).about.format(model=_MODEL)
     return what if recipe is None else f"{what} {_sentence(without_local_paths(recipe)[0].description)}"
 
 
 def _architecture(config: Any, parameters: int, dtype: str) -> str:
+    shortener = shorteners.of_config(config)
     positions = (
         f"{config.max_position_embeddings} learned positions"
         if config.has_absolute_position_embeddings
@@ -149,35 +130,9 @@ def _architecture(config: Any, parameters: int, dtype: str) -> str:
         ("attention", "softmax1: exp(x) / (1 + sum exp(x))" if config.use_softmax1 else "softmax"),
         ("positions", positions),
         ("vocabulary", str(config.vocab_size)),
-        ("shortener", _shortener(config)),
+        ("shortener", shortener.placed() + shortener.details()),
     ]
     return _table(["", ""], [list(row) for row in rows])
-
-
-def _shortener(config: Any) -> str:
-    kind, batch = config.deletion_type, config.shortening_per == "batch"
-    if kind == "none":
-        return "none"
-    if kind == "source_removed":
-        return "the whole source; the encoder sees one EOS"
-    layer = config.delete_gate_layer
-    where = f"after encoder block {layer}" if layer else "before the first encoder block"
-    by_batch = ", by the reference's law over the whole batch" if batch else ""
-    if kind in POOLINGS:
-        what = (
-            f"convolution of width and stride {config.downsampling_rate}"
-            if kind == "convolution"
-            else f"boundary predictor, {config.boundary_predictor_type}"
-        )
-        return f"{what}, {where}{by_batch}"
-    threshold = f"gate values from {config.sigmoid_mask_scale:g} (delete) to 0 (keep)"
-    if kind == "random":
-        return f"random gate, {config.random_deletion_probability:.0%} of the bytes, {where}{by_batch}"
-    if kind == "fixed":
-        return f"fixed gate, the last {config.fixed_deletion_amount:.0%} of every word, {where}{by_batch}"
-    if kind == "log_sigmoid":
-        threshold = "gate values log sigmoid(z)"
-    return f"delete gate {where}; {threshold}; hard deletion keeps those above {config.deletion_threshold:g}"
 
 
 def _data(recipe: Recipe | None) -> str:
@@ -310,7 +265,8 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 
 def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokenizer: bool) -> str:
-    gated = config.deletion_type in GATES
+    shortener = shorteners.of_config(config)
+    gated = shortener.gates
     name = repo_id or "."
     here = "" if repo_id else " Run it in this directory, or put the directory's path for `name`."
     hard = "hard_delete=True" if gated else ""
@@ -328,7 +284,7 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
         code.append("print(tokenizer.batch_decode(output, skip_special_tokens=True))")
     else:
         code.append("print(output)")
-    if config.deletion_type != "none":
+    if gated or shortener.pools or not shortener.reads_source:
         code += [
             "",
             "with torch.inference_mode():",
@@ -350,7 +306,7 @@ def _how_to_use(config: Any, recipe: Recipe | None, repo_id: str | None, tokeniz
             "encoder, off unless given; `generation_config.json` has no place for it. "
             "`deletion_threshold=` replaces the configured threshold for one call."
         )
-    if config.deletion_type in POOLINGS:
+    if shortener.pools:
         return text + "Positions are always pooled; there is nothing to switch on or off."
     return text + "There is nothing to switch on or off."
 
@@ -393,12 +349,13 @@ def _limits(config: Any, recipe: Recipe | None, tokenizer: bool) -> str:
         ]
     else:
         points = [f"Meant for the one task it was trained on, `{recipe.task.kind}`, in that task's prompts."]
-    if config.deletion_type in (*GATES, *POOLINGS):
+    shortener = shorteners.of_config(config)
+    if shortener.gates or shortener.pools:
         points.append(
             "How much is deleted depends on the text: on other languages, scripts and tasks rates differ, "
             "and quality with them. Report both."
         )
-    if config.shortening_per == "batch" and config.deletion_type not in ("none", "source_removed"):
+    if getattr(shortener, "per", "row") == "batch":
         points.append("Rows of a batch and their padding influence each other (`shortening_per: batch`).")
     points.append("Pass an `attention_mask` with padded batches; without one padding is attended to.")
     points.append("float32 or bfloat16; T5's activations overflow in float16.")

@@ -25,6 +25,7 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
 from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import Task, build_task, check_held_out
@@ -60,7 +61,12 @@ class Result:
     @property
     def pools(self) -> bool:
         """Whether bytes become one position together, soft or hard, instead of being deleted."""
-        return self.deletion_type in ("boundary_predictor", "convolution")
+        return of_type(self.deletion_type).pools
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the encoder sees anything of the source."""
+        return of_type(self.deletion_type).reads_source
 
     @property
     def summary(self) -> Row:

@@ -21,19 +21,19 @@ class Metric:
     """One of them.
 
     Attributes:
-        name: of the field of `results.Row`; of what the paper alone has, most often its published name.
+        name: of the field of `results.Row`.
         title: in words.
         header: of a narrow column, its lines parted by line breaks; of what no such column has, empty.
         unit: a "share" is 0 to 1 and printed in percent; the others are printed as they are.
         digits: decimals that are printed.
         better: which direction is; None where neither.
-        published: its names in `published.yaml`.
+        published: its name in `published.yaml`, or empty.
         chooses: a recipe may keep the weights that are best by it.
         in_cards: model cards show it. Lengths repeat the deletion rate, and times belong to a machine.
         answers: the function that scores one generated answer by it, as "module:name"; empty for what is
             measured given the true targets.
         graded: a mean of scores between 0 and 1, and not of what is right or wrong.
-        implementation: its `evaluate.Metric`, as "module:name"; empty where there is none.
+        implementation: its `evaluate.Metric`, a class of `evaluate_metrics`; empty where there is none.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Metric:
     unit: Unit = "number"
     digits: int = 2
     better: Better | None = None
-    published: tuple[str, ...] = ()
+    published: str = ""
     chooses: bool = False
-    in_cards: bool = False
+    in_cards: bool = True
     answers: str = ""
     graded: bool = False
     implementation: str = ""
@@ -78,7 +78,7 @@ class Metric:
 
     def load(self) -> Any:
         """Its `evaluate.Metric`, a class; importing it takes seconds."""
-        return _named(self.implementation)
+        return _named(f"mrt5cli.metrics.evaluate_metrics:{self.implementation}")
 
 
 def _named(path: str) -> Any:
@@ -86,134 +86,72 @@ def _named(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-_OWN = "mrt5cli.metrics.evaluate_metrics"
-_ANSWERS = "mrt5cli.metrics.answers"
-
 MEASURED = (
-    Metric("examples", "test examples", "examples", "count", 0, published=("num_examples",)),
+    Metric("examples", "test examples", "examples", "count", 0, published="num_examples", in_cards=False),
     Metric(
-        "deletion_rate",
-        "deleted",
-        "deleted",
-        "share",
-        1,
-        published=("seq_len_reduction",),
-        in_cards=True,
-        implementation=f"{_OWN}:DeletionRate",
+        *("deletion_rate", "deleted", "deleted", "share", 1),
+        published="seq_len_reduction",
+        implementation="DeletionRate",
     ),
+    Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
+    Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
     Metric(
-        "loss",
-        "cross-entropy",
-        "loss",
-        "nats",
-        4,
-        "lower",
-        ("test_cross_entropy",),
+        *("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
+        implementation="BitsPerByte",
+    ),
+    Metric("kept_length", "kept length", "kept\nmean", digits=1, in_cards=False),
+    Metric("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len", in_cards=False),
+    Metric(
+        *("token_accuracy", "token accuracy", "token\nacc.", "share", 2, "higher", "token_accuracy"),
         chooses=True,
-        in_cards=True,
+        implementation="TokenAccuracy",
     ),
     Metric(
-        "source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4, in_cards=True
-    ),
-    Metric(
-        "bits_per_byte",
-        "bits per byte",
-        "bits/\nbyte",
-        digits=3,
-        better="lower",
-        published=("bits_per_byte",),
-        in_cards=True,
-        implementation=f"{_OWN}:BitsPerByte",
-    ),
-    Metric("kept_length", "kept length", "kept\nmean", digits=1),
-    Metric("new_length", "new length", "kept\nlongest", digits=1, published=("new_seq_len",)),
-    Metric(
-        "token_accuracy",
-        "token accuracy",
-        "token\nacc.",
-        "share",
-        2,
-        "higher",
-        ("token_accuracy",),
+        *("sequence_accuracy", "sequence accuracy", "seq.\nacc.", "share", 2, "higher", "sequence_accuracy"),
         chooses=True,
-        in_cards=True,
-        implementation=f"{_OWN}:TokenAccuracy",
+        implementation="SequenceAccuracy",
+    ),
+    Metric("constrained_accuracy", "accuracy among choices", "constr.", "share", 2, "higher"),
+    Metric(
+        *("exact_match", "exact match", "EM", "share", 2, "higher", "exact_match"),
+        chooses=True,
+        answers="mrt5cli.metrics.answers:exact_match",
+        implementation="ExactMatch",
     ),
     Metric(
-        "sequence_accuracy",
-        "sequence accuracy",
-        "seq.\nacc.",
-        "share",
-        2,
-        "higher",
-        ("sequence_accuracy",),
+        *("f1", "F1", "F1", "share", 2, "higher", "f1"),
         chooses=True,
-        in_cards=True,
-        implementation=f"{_OWN}:SequenceAccuracy",
-    ),
-    Metric("constrained_accuracy", "accuracy among choices", "constr.", "share", 2, "higher", in_cards=True),
-    Metric(
-        "exact_match",
-        "exact match",
-        "EM",
-        "share",
-        2,
-        "higher",
-        ("exact_match",),
-        chooses=True,
-        in_cards=True,
-        answers=f"{_ANSWERS}:exact_match",
-        implementation=f"{_OWN}:ExactMatch",
-    ),
-    Metric(
-        "f1",
-        "F1",
-        "F1",
-        "share",
-        2,
-        "higher",
-        ("f1",),
-        chooses=True,
-        in_cards=True,
-        answers=f"{_ANSWERS}:f1",
+        answers="mrt5cli.metrics.answers:f1",
         graded=True,
-        implementation=f"{_OWN}:F1",
+        implementation="F1",
     ),
-    Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher", in_cards=True),
-    Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher", in_cards=True),
+    Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
+    Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
     Metric(
-        "ms_per_example",
-        "ms an example",
-        "ms per\nexample",
-        "ms",
-        better="lower",
-        published=("runtime_per_example",),
+        *("ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"),
+        in_cards=False,
     ),
 )
 """What an evaluation measures, in the order of columns."""
 
 PUBLISHED_ONLY = (
-    Metric("total_eval_time", "seconds in all", better="lower"),
-    Metric("runtime_decrease_vs_byt5", "less time, %", better="higher"),
-    Metric("pearson_r", "Pearson r"),
-    Metric("fisher_average_r", "mean r (Fisher)"),
-    Metric("macs", "MACs"),
-    Metric("macs_relative_to_byt5", "MACs, share"),
-    Metric("max_seq_len_reduction", "highest reduction, %"),
-    Metric("total_parameters", "parameters"),
-    Metric("delete_gate_parameters", "the gate's parameters"),
-    Metric("deletion_rate_of_a_kind", "deleted, %: ", published=("deletion_rate",)),
+    Metric("eval_seconds", "seconds in all", better="lower", published="total_eval_time"),
+    Metric("time_saved", "less time, %", better="higher", published="runtime_decrease_vs_byt5"),
+    Metric("correlation", "Pearson r", published="pearson_r"),
+    Metric("mean_correlation", "mean r (Fisher)", published="fisher_average_r"),
+    Metric("macs", "MACs", published="macs"),
+    Metric("relative_macs", "MACs, share", published="macs_relative_to_byt5"),
+    Metric("highest_deletion_rate", "highest reduction, %", published="max_seq_len_reduction"),
+    Metric("parameters", "parameters", published="total_parameters"),
+    Metric("gate_parameters", "the gate's parameters", published="delete_gate_parameters"),
+    Metric("deletion_rate_of_a_kind", "deleted, %: ", published="deletion_rate"),
 )
 """What only the paper, and an analysis of several runs, has a number of."""
 
 METRICS = {metric.name: metric for metric in MEASURED}
 """What an evaluation measures, by name."""
 
-BY_PUBLISHED_NAME = {
-    name: metric
-    for metric in (*MEASURED, *PUBLISHED_ONLY)
-    for name in metric.published or ((metric.name,) if metric in PUBLISHED_ONLY else ())
-}
+BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISHED_ONLY) if metric.published}
 """All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
 
 WHOLE_TARGETS = "sequence_accuracy"

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import datasets
 import evaluate
-import numpy.typing as npt
 
 from mrt5cli.metrics.answers import Normalization, exact_match, f1
 from mrt5cli.metrics.counts import Ratio, deleted_bytes, sequences_right, tokens_right
@@ -50,9 +49,7 @@ class TokenAccuracy(_Counted):
 
     keys = "token_accuracy", "tokens"
 
-    @staticmethod
-    def count(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> Ratio:
-        return tokens_right(prediction, labels)
+    count = staticmethod(tokens_right)
 
 
 class SequenceAccuracy(_Counted):
@@ -60,9 +57,7 @@ class SequenceAccuracy(_Counted):
 
     keys = "sequence_accuracy", "sequences"
 
-    @staticmethod
-    def count(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> Ratio:
-        return sequences_right(prediction, labels)
+    count = staticmethod(sequences_right)
 
 
 class BitsPerByte(_Counted):
@@ -90,44 +85,37 @@ class DeletionRate(_Counted):
     keys = "deletion_rate", "positions"
     pair = datasets.Sequence(datasets.Value("float32")), _IDS
 
-    @staticmethod
-    def count(gate: npt.ArrayLike, ids: npt.ArrayLike, threshold: float) -> Ratio:
-        return deleted_bytes(gate, ids, threshold)
+    count = staticmethod(deleted_bytes)
 
 
 class _Answers(_Counted):
+    """Predictions are texts, references lists of accepted texts, at least one each."""
+
     pair = _TEXT, datasets.Sequence(_TEXT)
     citation = "https://arxiv.org/abs/1606.05250"
 
-
-class ExactMatch(_Answers):
-    """Share of answers equal to one of the accepted texts, at least one each, once all are normalised.
-
-    `compute` also takes `normalization` ("squad" or "multilingual", see `metrics.answers`) and `language`.
-    """
-
-    keys = "exact_match", "answers"
-
-    @staticmethod
     def count(
+        self,
         answer: str,
         accepted: Sequence[str],
         normalization: Normalization = "squad",
         language: str | None = None,
     ) -> Ratio:
-        return Ratio(exact_match(answer, accepted, normalization, language), 1)
+        return Ratio(self.score(answer, accepted, normalization, language), 1)
+
+
+class ExactMatch(_Answers):
+    """Share of answers equal to one of the accepted texts once all are normalised.
+
+    `compute` also takes `normalization` ("squad" or "multilingual", see `metrics.answers`) and `language`.
+    """
+
+    keys = "exact_match", "answers"
+    score = staticmethod(exact_match)
 
 
 class F1(_Answers):
     """Mean F1 of answers' tokens against the nearest accepted text; `compute` as `ExactMatch`'s."""
 
     keys = "f1", "answers"
-
-    @staticmethod
-    def count(
-        answer: str,
-        accepted: Sequence[str],
-        normalization: Normalization = "squad",
-        language: str | None = None,
-    ) -> Ratio:
-        return Ratio(f1(answer, accepted, normalization, language), 1)
+    score = staticmethod(f1)

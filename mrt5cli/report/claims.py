@@ -21,8 +21,8 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.report.results import EvaluatedRun, Evidence, Results
 
-Row = dict[str, Any]
-Finding = tuple[bool | None, str, list[Row]]
+Line = dict[str, Any]
+Finding = tuple[bool | None, str, list[Line]]
 
 TARGET_TOLERANCE = 0.04
 """Of a deletion rate around its target: the paper's own five MrT5s end up to 3.7 points away from theirs."""
@@ -59,7 +59,20 @@ class Claim:
     statement: str
     holds: bool | None
     sentence: str
-    rows: list[Row]
+    rows: list[Line]
+
+
+Find = Callable[[Evidence], Finding]
+CLAIMS: dict[str, tuple[str, Find]] = {}
+"""What the paper says, and the function that looks for it, by its name."""
+
+
+def _claim(statement: str) -> Callable[[Find], Find]:
+    def add(find: Find) -> Find:
+        CLAIMS[find.__name__] = statement, find
+        return find
+
+    return add
 
 
 def check_claim(name: str, results: Results) -> Claim:
@@ -77,7 +90,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
     Raises:
         KeyError: there is no claim of that name.
     """
-    statement, find = STATEMENTS[name], CLAIMS[name]
+    statement, find = CLAIMS[name]
     if not evidence.results:
         return Claim(name, statement, None, NOT_THERE + (", ".join(evidence.missing) or NO_RUNS), [])
     holds, sentence, rows = find(evidence)
@@ -89,6 +102,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
 # --- quality against reduction ------------------------------------------------------------------------------
 
 
+@_claim("At equal reduction MrT5 loses less than every baseline.")
 def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     """MrT5's losses, joined by straight lines from ByT5 on, against each baseline's at the baseline's rate.
 
@@ -131,7 +145,7 @@ def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     return not worse, sentence, rows
 
 
-def _tradeoff_row(found: Sequence[tuple[EvaluatedRun, float, float]]) -> Row:
+def _tradeoff_row(found: Sequence[tuple[EvaluatedRun, float, float]]) -> Line:
     """A baseline's means over seeds beside MrT5's at the same rates."""
     gaps = [result.loss - expected for result, expected, _ in found]
     return {
@@ -158,9 +172,10 @@ def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
     return None
 
 
+@_claim("The models read their source, so that deleting from it can cost something.")
 def source_is_read(evidence: Evidence) -> Finding:
     """What models lose without their source: under it, no deletion costs anything and nothing is shown."""
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": result.name,
             "seed": result.seed,
@@ -181,9 +196,10 @@ def source_is_read(evidence: Evidence) -> Finding:
     return min(worth) >= SOURCE_WORTH, sentence, rows
 
 
+@_claim("The controller brings the deletion rate to its target.")
 def hits_targets(evidence: Evidence) -> Finding:
     """How far each controlled MrT5 ends from its target."""
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": result.name,
             "seed": result.seed,
@@ -208,10 +224,11 @@ def hits_targets(evidence: Evidence) -> Finding:
 # --- what is deleted ----------------------------------------------------------------------------------------
 
 
+@_claim("On diagnostic tasks the gate deletes exactly the letters not needed.")
 def gate_finds_the_letters(evidence: Evidence) -> Finding:
     """Precision and recall of the gate on letters, and what deletion costs in sequences right."""
     plain = {(result.task, result.seed): result for result in evidence.of_kind("none")}
-    rows: list[Row] = []
+    rows: list[Line] = []
     for result in evidence.of_kind("delete_gate"):
         base = plain.get((result.task, result.seed))
         rows.append(
@@ -240,12 +257,13 @@ def gate_finds_the_letters(evidence: Evidence) -> Finding:
     return len(exact) == len(known), sentence, rows
 
 
+@_claim("One multilingual MrT5 deletes at other rates in other scripts.")
 def rates_differ_by_script(evidence: Evidence) -> Finding:
     """Deletion rates of one model by language, and how much of their spread lies between scripts."""
     result = next((one for one in evidence.of_kind("delete_gate") if len(one.rows) > 2), None)
     if result is None:
         return None, "no MrT5 was evaluated by language", []
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "language": LANGUAGES[row.subset].name,
             "script": LANGUAGES[row.subset].script,
@@ -279,13 +297,14 @@ def rates_differ_by_script(evidence: Evidence) -> Finding:
 # --- samples, softmax, time ---------------------------------------------------------------------------------
 
 
+@_claim("A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does.")
 def rate_does_not_tell_loss(evidence: Evidence) -> Finding:
     """Pearson's r of deletion rate and loss increase over samples: MrT5's against random deletion's."""
     document = evidence.analyses.get("per_sample")
     if document is None:
         return None, NOT_THERE + "analysis per_sample", []
     kinds = {result.recipe: result.kind for result in evidence.results}
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": str(row["recipe"]).rpartition("/")[2],
             "kind": kinds.get(row["recipe"]),
@@ -313,9 +332,10 @@ def rate_does_not_tell_loss(evidence: Evidence) -> Finding:
     return apart > 1.96, sentence, rows
 
 
+@_claim("Deletion costs no more with softmax1 than with softmax (our own ablation).")
 def softmax1_costs_less(evidence: Evidence) -> Finding:
     """What deletion adds to ByT5's loss, with softmax1 and with softmax; our own ablation."""
-    rows: list[Row] = []
+    rows: list[Line] = []
     for softmax1 in (True, False):
         same = [result for result in evidence.results if result.softmax1 is softmax1]
         base = {result.seed: result for result in same if result.kind == "none"}
@@ -366,10 +386,11 @@ def _uncertainty(document: Mapping[str, Any] | None) -> float | None:
     return math.sqrt(math.fsum(((one["high"] - one["low"]) / 2) ** 2 for one in losses))
 
 
+@_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
 def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     plain = {result.seed: result for result in evidence.of_kind("none") if _time(result) is not None}
-    rows: list[Row] = []
+    rows: list[Line] = []
     for result in evidence.of_kind("delete_gate", "random"):
         base, time = plain.get(result.seed), _time(result)
         if base is None or time is None or not result.config:
@@ -422,14 +443,14 @@ def _macs(result: EvaluatedRun, config: Any = None) -> int:
     return macs(sizes, [source], [kept], [target])
 
 
-# --- all of them --------------------------------------------------------------------------------------------
+# --- shared --------------------------------------------------------------------------------------------
 
 
 def _mean(values: Any) -> float:
     return statistics.fmean(values)
 
 
-def _fisher_mean(rows: Sequence[Row]) -> float:
+def _fisher_mean(rows: Sequence[Line]) -> float:
     return math.tanh(_mean(math.atanh(row["r"]) for row in rows))
 
 
@@ -438,28 +459,3 @@ def _by_seed(results: Sequence[EvaluatedRun]) -> dict[int, list[EvaluatedRun]]:
     for result in results:
         groups[result.seed].append(result)
     return groups
-
-
-CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
-    "source_is_read": source_is_read,
-    "less_loss_at_equal_reduction": less_loss_at_equal_reduction,
-    "hits_targets": hits_targets,
-    "gate_finds_the_letters": gate_finds_the_letters,
-    "rates_differ_by_script": rates_differ_by_script,
-    "rate_does_not_tell_loss": rate_does_not_tell_loss,
-    "softmax1_costs_less": softmax1_costs_less,
-    "runtime_falls_as_predicted": runtime_falls_as_predicted,
-}
-
-STATEMENTS = {
-    "source_is_read": "The models read their source, so that deleting from it can cost something.",
-    "less_loss_at_equal_reduction": "At equal reduction MrT5 loses less than every baseline.",
-    "hits_targets": "The controller brings the deletion rate to its target.",
-    "gate_finds_the_letters": "On diagnostic tasks the gate deletes exactly the letters not needed.",
-    "rates_differ_by_script": "One multilingual MrT5 deletes at other rates in other scripts.",
-    "rate_does_not_tell_loss": (
-        "A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does."
-    ),
-    "softmax1_costs_less": "Deletion costs no more with softmax1 than with softmax (our own ablation).",
-    "runtime_falls_as_predicted": "Runtime falls with the deletion rate, as the saved arithmetic predicts.",
-}

@@ -12,7 +12,7 @@ from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
-from mrt5cli.report.results import DIAGNOSTICS, Ran, Results, mean
+from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS, Ran, Results, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared]) -> list[D
         tasks.setdefault(model["task"], []).append(model)
     drawings = []
     for task, models in tasks.items():
-        letters = task in DIAGNOSTICS.values()
+        letters = task in PUBLISHED_DIAGNOSTICS.values()
         patterns = [
             Pattern(
                 label=_model(model, models),

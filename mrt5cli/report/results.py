@@ -30,7 +30,7 @@ TASKS = {
     "word_search": "word_search",
 }
 """Published experiments whose task is called like this in recipes; the others' are below."""
-DIAGNOSTICS = {
+PUBLISHED_DIAGNOSTICS = {
     "simple_vowel_removal": "vowel_removal",
     "contextual_vowel_removal": "contextual_vowel_removal",
     "sequence_merge": "merge_ABC",
@@ -287,7 +287,7 @@ def find_row(row: Published, ran: Ran, number: str, *, smoke: bool = False) -> t
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
     if row.experiment.startswith("diagnostic"):
-        kind = DIAGNOSTICS.get(row.subset or "", "")
+        kind = PUBLISHED_DIAGNOSTICS.get(row.subset or "", "")
     evaluations = [one for one in ran.evaluations if one.task == kind]
     if row.experiment.startswith("per_language"):  # the run's own task may be English alone
         evaluations.sort(key=lambda one: -len(one.rows))
@@ -309,7 +309,7 @@ def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation,
     if published in AVERAGES or published == TOTAL:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
         return whole and (ours == TOTAL or (smoke and len(one.rows) == 1))
-    if published in DIAGNOSTICS:
+    if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
     name = "English" if published and published.startswith("English") else published
     return ours == _CODES.get(name or "", name)

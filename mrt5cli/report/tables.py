@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
 from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, RULES, Band, Rule
+from mrt5cli.paper import tolerances
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Ran, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
@@ -213,7 +214,7 @@ def rules() -> Table:
         "better is": lambda rule: rule.better or "neither",
         "why": lambda rule: rule.reason,
     }
-    return tabulated(RULES, columns, "Tolerances", folded=True, words=5, prose=True)
+    return tabulated(tolerances.rules(), columns, "Tolerances", folded=True, words=5, prose=True)
 
 
 # --- ours alone ------------------------------------------------------------------------------------------
