@@ -32,7 +32,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
         "evaluation/options.py",
     ),
     "evaluate": (*_SHARED, "evaluation"),
-    "analyse": (*_SHARED, "evaluation", "analysis", "report/results.py"),
+    "analyse": (*_SHARED, "evaluation", "analysis"),
 }
 """Folders and files of the package, for each kind of work."""
 
