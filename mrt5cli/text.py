@@ -114,6 +114,17 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if minutes else f"{hours} h"
 
 
+def byte_size(count: float | None) -> str:
+    """A number of bytes in words, to three digits: 999 B, 12.3 kB, 52 MB, 1.5 GB; or a dash."""
+    if count is None:
+        return MISSING
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
 def number(value: float | None, digits: int) -> str:
     """A number for a cell, or a dash."""
     return MISSING if value is None else f"{value:.{digits}f}"

@@ -13,7 +13,7 @@ from mrt5cli import bounds, places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import counted, listed, say, say_on_stderr
+from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.suite.executing import Outcome
@@ -209,10 +209,11 @@ def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[La
 def _warn_of_disk(plan: Plan) -> None:
     from mrt5cli.suite.planning import TO_DO
 
-    needed = sum(job.gigabytes for job in plan.jobs if job.status in TO_DO)
-    free = room(plan.root) / 1e9
+    needed = 1e9 * sum(job.gigabytes for job in plan.jobs if job.status in TO_DO)
+    free = room(plan.root)
     if free < needed:
-        say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
+        sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
+        say(f"note: {sizes}", sys.stderr)
 
 
 def _report(plan: Plan, out: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.places import room
 from mrt5cli.rundir import resolve_model, whole_directory
+from mrt5cli.text import byte_size
 
 ROOM = 1.05
 """Free space asked for, in sizes of the weights: configuration, code and tokenizer are small."""
@@ -236,6 +237,6 @@ def _check_room(model: Any, dtype: str, destination: Path) -> None:
     free = room(destination)
     if free < needed:
         raise UserError(
-            f"{destination} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            f"{destination} needs {byte_size(needed)}, and {byte_size(free)} are free",
             "make room, choose another place, or --dtype bfloat16",
         )

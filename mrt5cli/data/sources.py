@@ -24,7 +24,7 @@ from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
-from mrt5cli.text import Tell, listed, say_on_stderr
+from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 
 OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
@@ -64,8 +64,7 @@ class MemoryText:
     @property
     def description(self) -> str:
         """One phrase, with the size in decimal units."""
-        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
-        return f"{self._name} ({size})"
+        return f"{self._name} ({byte_size(self.size)})"
 
     def remarks(self) -> list[str]:
         """What the user should know of the text."""

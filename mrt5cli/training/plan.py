@@ -20,7 +20,7 @@ from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import check_held_out
-from mrt5cli.text import Tell, announced, counted, say_nothing, say_on_stderr
+from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
 from mrt5cli.training.arguments import accumulation
 from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
@@ -324,7 +324,7 @@ def _check_room(plan: Plan) -> None:
     free = room(plan.run.path)
     if free < needed:
         raise UserError(
-            f"{plan.run.path}: checkpoints will need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
+            f"{plan.run.path}: checkpoints will need {byte_size(needed)}, {byte_size(free)} are free",
             "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",
         )
 
@@ -341,8 +341,8 @@ def _enough_memory(recipe: Recipe, tell: Tell) -> Iterator[None]:
     there = machine.memory()
     if there is not None and 4 * count > there:
         raise UserError(
-            f"model.shape: the weights of this model alone take {_bytes(4 * count)}, and this machine has "
-            f"{_bytes(there)} of memory",
+            f"model.shape: the weights of this model alone take {byte_size(4 * count)}, and this machine has "
+            f"{byte_size(there)} of memory",
             "make model.shape smaller",
         )
     with announced(f"building a model of {_count(count)} parameters ...", tell):
@@ -363,9 +363,9 @@ def strains(plan: Plan) -> list[str]:
     weights, forward = 4 * 4 * plan.parameters, _forward_size(plan)
     if there is not None and weights + forward > there:
         found.append(
-            f"training takes {_bytes(weights)} for weights, gradients and Adam's moments, and more than "
-            f"{_bytes(forward)} for a forward pass of {counted(training.device_batch_size, 'example')} of "
-            f"full length; {device} has {_bytes(there)}"
+            f"training takes {byte_size(weights)} for weights, gradients and Adam's moments, and more than "
+            f"{byte_size(forward)} for a forward pass of {counted(training.device_batch_size, 'example')} of "
+            f"full length; {device} has {byte_size(there)}"
         )
     return found
 
@@ -377,10 +377,6 @@ def _forward_size(plan: Plan) -> int:
     blocks = config.num_layers if gates else getattr(shortener, "layer", 0)
     size = 2 if training.precision == "bf16" else 4
     return int(size * blocks * training.device_batch_size * plan.recipe.input_length * config.d_model)
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def continue_command(run: RunDir) -> str:

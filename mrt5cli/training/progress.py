@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import TrainerCallback
 
-from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
+from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
 
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
@@ -91,14 +91,5 @@ def facts_of(row: dict[str, Any]) -> str:
         facts.append(f"deleted {100 * row['deletion_rate']:.1f} %{target}")
     if row["alpha"] or row["target"] is not None:
         facts.append(f"alpha {row['alpha']:.3g}")
-    facts.append(f"{speed(row['bytes_per_second'])}")
+    facts.append(f"{byte_size(row['bytes_per_second'])}/s")
     return "  ".join(facts)
-
-
-def speed(bytes_per_second: float) -> str:
-    """Bytes a second, in a unit people read."""
-    for unit in ("B/s", "kB/s", "MB/s"):
-        if bytes_per_second < 1000:
-            return f"{bytes_per_second:.3g} {unit}"
-        bytes_per_second /= 1000
-    return f"{bytes_per_second:.3g} GB/s"
