@@ -113,8 +113,9 @@ def read_chain(path: Path) -> list[Layer]:
         document = read(path)
         tree = document.tree
         if not isinstance(tree, dict):
-            instead = None if tree is None else pointer_or_page(path.read_bytes())
-            found = "empty" if tree is None else f"not a recipe but {instead or _kind_of(tree)}"
+            kind = "a list" if isinstance(tree, list) else "a single value"
+            instead = pointer_or_page(path.read_bytes()) or kind
+            found = "empty" if tree is None else f"not a recipe but {instead}"
             raise RecipeError(where, [("", f"the file is {found}; expected `key: value` lines")])
         base = tree.pop("extends", None)
         layers.insert(0, Layer(where, tree, document.lines))
@@ -199,9 +200,13 @@ def dump(recipe: Recipe, *, ascii_only: bool = False) -> str:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """See `mrt5cli.recipe.find`."""
+    """The file of a recipe, or of a shipped one by its name as people write it.
+
+    Raises:
+        UserError: there is none, or the name is that of several.
+    """
     path = places.path(name_or_path)
-    if _is_file(path):
+    if os.path.isfile(path):
         return path
     name = _plain(str(name_or_path))
     names = shipped()
@@ -213,7 +218,7 @@ def find(name_or_path: str | Path) -> Path:
         raise UserError(
             f"{name_or_path} is the name of {len(matches)} recipes", f"one of: {', '.join(matches)}"
         )
-    if _is_directory(path):
+    if os.path.isdir(path):
         inside = sorted(str(file) for file in path.glob("*.yaml"))
         raise UserError(
             f"{name_or_path} is a directory, not a recipe",
@@ -247,7 +252,7 @@ def _base_file(path: Path, where: str, base: Any) -> Path:
     if not isinstance(base, str) or not base:
         raise RecipeError(where, [("extends", "expected the file of one other recipe")])
     beside = path.parent / base
-    if _is_file(beside):
+    if os.path.isfile(beside):
         return beside
     try:
         return find(base)
@@ -260,7 +265,7 @@ def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
     """The shipped recipe or the file nearby that was probably meant."""
     shapes = {_plain(known): known for known in names}
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
-    if _is_directory(path.parent):
+    if os.path.isdir(path.parent):
         shapes |= {_plain(str(file)): str(file) for file in path.parent.glob("*.yaml")}
     near = words.nearest(name, shapes)
     return shapes[near] if near else None
@@ -269,20 +274,6 @@ def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
 def _plain(name: str) -> str:
     """A recipe's name without what people add to or change in it."""
     return re.sub(r"\.ya?ml$", "", name.replace("\\", "/").removeprefix("recipes/")).replace("-", "_")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # names too long for the file system, or with a null byte
-        return False
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 # --- small pieces -------------------------------------------------------------------------------------------
@@ -302,10 +293,6 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _overlap(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
-
-
-def _kind_of(tree: Any) -> str:
-    return "a list" if isinstance(tree, list) else "a single value"
 
 
 def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
