@@ -22,7 +22,7 @@ from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe import ModelSection, Recipe
+    from mrt5cli.recipe import Recipe
     from mrt5cli.recipe.words import Key
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
@@ -320,12 +320,13 @@ def _check(path: Path, overrides: Sequence[str]) -> Checked:
 def _build_all(checked: Sequence[Checked]) -> None:
     """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
     from mrt5cli.models import BYT5_SHAPES, CheckpointError, build
+    from mrt5cli.recipe import ModelSection
     from mrt5cli.rundir import resolve_model
 
     @cache
-    def problem_with(model: ModelSection) -> str | None:
+    def problem_with(model: str) -> str | None:
         try:
-            build(model, device="meta")
+            build(ModelSection.model_validate_json(model), device="meta")
         except (CheckpointError, ValueError) as error:
             return " ".join(str(error).split())
         return None
@@ -343,7 +344,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
                 item.not_built = f"it starts from {section.start}, which is not here"
                 continue
             section = section.model_copy(update={"start": where})
-        if problem := problem_with(section):
+        if problem := problem_with(section.model_dump_json()):
             item.problems = [("model", f"cannot be built: {problem}")]
 
 
