@@ -78,8 +78,8 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except UsageError as error:
             _say_what_is_expected(error)
-            told = f"Error: {error.format_message()}"
-            error.format_message = lambda: wrapped(told, columns(sys.stderr)).removeprefix("Error: ")
+            text = f"Error: {error.format_message()}"
+            error.format_message = lambda: wrapped(text, columns(sys.stderr)).removeprefix("Error: ")
             raise
         except UserError as error:
             _report(error.message, error.hint)
@@ -218,12 +218,12 @@ def _report(message: str, hint: str | None = None) -> None:
         traceback.print_exc()
     width = columns(sys.stderr)
     error, hinted = "error:", "hint:"
-    told = wrapped(f"{error} {message}", width).removeprefix(error)
+    problem = wrapped(f"{error} {message}", width).removeprefix(error)
     more = wrapped(f"{hinted} {hint}", width).removeprefix(hinted)
     if sys.stderr.isatty():
         error = typer.style(error, fg=typer.colors.RED, bold=True)
         hinted = typer.style(hinted, bold=True)
-    print(error + told, file=sys.stderr)
+    print(error + problem, file=sys.stderr)
     if hint:
         print(hinted + more, file=sys.stderr)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,6 +27,9 @@ from mrt5cli.json_files import parse
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 UNKNOWN = "-"
@@ -70,7 +73,13 @@ SOURCES = {
 
 
 def model_card(
-    model: Any, recipe: Recipe | None, run: RunDir | None, *, repo_id: str | None, dtype: str, tokenizer: bool
+    model: MrT5ForConditionalGeneration,
+    recipe: Recipe | None,
+    run: RunDir | None,
+    *,
+    repo_id: str | None,
+    dtype: str,
+    tokenizer: bool,
 ) -> str:
     """The whole card.
 

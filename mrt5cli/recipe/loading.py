@@ -16,7 +16,7 @@ from mrt5cli import places
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import strict_yaml, words
 from mrt5cli.recipe.schema import Recipe
-from mrt5cli.recipe.strict_yaml import Document, YamlProblem, parse
+from mrt5cli.recipe.strict_yaml import Document, Keys, Tree, YamlProblem, parse
 from mrt5cli.stand_ins import pointer_or_page
 
 OVERRIDE = "--set"
@@ -26,7 +26,7 @@ KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
 
-class Whole(dict[str, Any]):
+class Whole(Tree):
     """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
 
 
@@ -35,8 +35,8 @@ class Layer:
     """One file of a chain of bases, all overrides together, or what another option of a command sets."""
 
     where: str
-    tree: dict[str, Any]
-    lines: dict[words.Path, int] = field(default_factory=dict)
+    tree: Tree
+    lines: dict[Keys, int] = field(default_factory=dict)
     typed: bool = False
     """Whether it was typed, so that `where` is an option and not a file."""
 
@@ -44,7 +44,7 @@ class Layer:
 def load(
     source: str | Path,
     overrides: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Recipe:
     """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
 
@@ -63,7 +63,7 @@ def load(
     if overrides:
         layers.append(Layer(OVERRIDE, parse_overrides(overrides), typed=True))
     for option, values in (options or {}).items():
-        tree: dict[str, Any] = {}
+        tree: Tree = {}
         for key, value in values.items():
             _put(tree, key.split("."), value)
         layers.append(Layer(option, tree, typed=True))
@@ -81,7 +81,7 @@ def load(
         raise RecipeError(main.where, problems, SCHEMA_HINT) from None
 
 
-def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Tree, top: Tree) -> Tree:
     """`top` laid over `base`: sections key by key; lists, mappings of text and single values as a whole.
 
     A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
@@ -149,13 +149,13 @@ def read(path: Path) -> Document:
         raise RecipeError(shown(path), [("", str(problem))]) from None
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(assignments: Sequence[str]) -> Tree:
     """Assignments "a.b=c" as one tree, in which a mapping given as a value is `Whole`.
 
     Raises:
         RecipeError: every assignment that is none, with the way to write it.
     """
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     problems: list[tuple[str, str]] = []
     given: list[str] = []
     for assignment in assignments:
@@ -248,7 +248,7 @@ def shipped_directory() -> Path:
     raise UserError("this installation of mrt5cli has no recipes", "install it again")
 
 
-def _base_file(path: Path, where: str, base: Any) -> Path:
+def _base_file(path: Path, where: str, base: object) -> Path:
     if not isinstance(base, str) or not base:
         raise RecipeError(where, [("extends", "expected the file of one other recipe")])
     beside = path.parent / base
@@ -285,7 +285,7 @@ def shown(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
-def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+def _put(tree: Tree, keys: list[str], value: object) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
@@ -295,7 +295,7 @@ def _overlap(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
-def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
+def _origin(place: Keys, layers: list[Layer], main: Layer) -> str:
     """Where the value at `place` was given, as a remark to put behind a problem."""
     for layer in reversed(layers):
         if not _given(layer.tree, place):
@@ -308,11 +308,11 @@ def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
     return ""
 
 
-def _by_set(layers: list[Layer], place: words.Path) -> bool:
+def _by_set(layers: list[Layer], place: Keys) -> bool:
     return any(layer.typed and layer.where == OVERRIDE and _given(layer.tree, place) for layer in layers)
 
 
-def _given(tree: Any, place: words.Path) -> bool:
+def _given(tree: Any, place: Keys) -> bool:
     for part in place:
         held: Iterable[Any] = (
             tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()

@@ -13,10 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, Recipe, Section
-from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.recipe.strict_yaml import Keys, Tree, inline
 from mrt5cli.text import shortened
-
-Path = tuple[str | int, ...]
 
 PAPER_NAMES = {
     "byt5": "none",
@@ -97,7 +95,7 @@ def mappings() -> frozenset[str]:
     )
 
 
-def same_settings(kind: Any, other: Any) -> bool:
+def same_settings(kind: object, other: object) -> bool:
     """Whether two kinds are read by the same section class, so that the settings of one suit the other."""
     owners = {name: section for section in Section.__subclasses__() for name in kinds(section)}
     return kind == other or (
@@ -112,7 +110,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.65)), None)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Keys) -> str:
     """A path as recipes' readers write it: "task.languages[0]"."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
@@ -167,10 +165,10 @@ def _unwrap_optional(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any
 def _bounds(rules: list[Any]) -> str:
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
     limits = {name: limit for name in words if (limit := _limit(rules, name)) is not None}
-    told = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits.items()}
-    if {"ge", "le"} <= told.keys():
-        return f" from {told['ge']} to {told['le']}"
-    text = " and ".join(f"{words[name]} {limit}" for name, limit in told.items())
+    written = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits.items()}
+    if {"ge", "le"} <= written.keys():
+        return f" from {written['ge']} to {written['le']}"
+    text = " and ".join(f"{words[name]} {limit}" for name, limit in written.items())
     return f" {text}" if text else ""
 
 
@@ -190,7 +188,7 @@ def _either(choices: Iterable[str]) -> str:
 class _Place(NamedTuple):
     """Where in the schema a problem is."""
 
-    path: Path
+    path: Keys
     owner: type[Section]
     """The section that holds the key, or would if it had such a key."""
     options: list[type[Section]]
@@ -202,15 +200,15 @@ class _Place(NamedTuple):
 
 
 def problems(
-    error: ValidationError, tree: Mapping[str, Any], by_set: Callable[[Path], bool] = lambda place: False
-) -> list[tuple[Path, str]]:
+    error: ValidationError, tree: Tree, by_set: Callable[[Keys], bool] = lambda place: False
+) -> list[tuple[Keys, str]]:
     """Every problem pydantic found, as (path in the recipe, one plain sentence).
 
     Args:
         tree: the recipe that it found them in.
         by_set: whether the value at a path was given by `--set`, and is best changed by it.
     """
-    found: list[tuple[Path, str]] = []
+    found: list[tuple[Keys, str]] = []
     for item in error.errors(include_url=False):
         place = _follow(item["loc"])
         if item["type"] == "value_error" and isinstance(item["ctx"]["error"], Misfit):
@@ -263,7 +261,7 @@ def _kinds_of(place: _Place) -> list[str]:
     return [kind for section in sections(place.annotation) for kind in kinds(section)]
 
 
-def _wrong_kind(place: _Place, value: Any) -> str:
+def _wrong_kind(place: _Place, value: object) -> str:
     names = _kinds_of(place)
     if not isinstance(value, str):
         return f"expected {_either(names)}, not {_shown(value)}"
@@ -279,7 +277,7 @@ def _meant(value: str, kinds: list[str]) -> str | None:
     return begun[0] if len(begun) == 1 else nearest(value, kinds)
 
 
-def _unknown(place: _Place, tree: Mapping[str, Any], by_set: Callable[[Path], bool]) -> str:
+def _unknown(place: _Place, tree: Tree, by_set: Callable[[Keys], bool]) -> str:
     """Why a key is not known here, and which one was probably meant."""
     *parents, key = place.path
     own = [name for name in place.owner.model_fields if name != "kind"]
@@ -302,7 +300,7 @@ def _unknown(place: _Place, tree: Mapping[str, Any], by_set: Callable[[Path], bo
     return f"unknown key (known here: {', '.join(own)})"
 
 
-def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]) -> str:
+def _of_another_kind(section: type[Section], path: Keys, tree: Tree) -> str:
     """The section that a key belongs to, on one line: what it must have, the key, and what was given so far.
 
     Args:
@@ -323,7 +321,7 @@ def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]
     return inline(line)
 
 
-def _wrong_value(place: _Place, value: Any) -> str:
+def _wrong_value(place: _Place, value: object) -> str:
     text = f"expected {_expected_at(place)}, not {_shown(value)}"
     inner, rules = _unwrap_optional(place.annotation, place.rules)
     if get_origin(inner) is Literal and isinstance(value, str):
@@ -345,7 +343,7 @@ def _wrong_value(place: _Place, value: Any) -> str:
     return text
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value of a recipe, short enough for a sentence."""
     if value is None:
         return "null (nothing given)"
