@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.metrics.counts import Ratio
+from mrt5cli.recipe.shorteners import of_config
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +124,8 @@ def inspect_batch(
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
     gate = None if gate is None else gate.float().cpu().numpy()
-    # Only a convolution has a window, and only the reference's law leaves a tail out of all of them.
-    window = model.config.downsampling_rate if model.config.deletion_type == "convolution" else None
+    # Only per batch, as in the reference, a tail is left out of all windows.
+    window = of_config(model.config).window
     ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     rows = []
     for row in range(len(ids)):

@@ -153,10 +153,9 @@ def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: 
         if layer is not None or gate is not None:
             raise UserError("--recipe brings its own gate; leave --layer and --gate out")
         from mrt5cli import recipe as recipes
-        from mrt5cli.models.checkpoint import shortener_fields
 
         section = recipes.load(recipes.find(recipe)).model
-        fields = shortener_fields(section.shortener) | {"use_softmax1": section.softmax1}
+        fields = section.shortener.config_fields() | {"use_softmax1": section.softmax1}
     if gate == "none" and layer is not None:
         raise UserError("--layer places a gate, and --gate none asks for none")
     if layer is not None or gate is not None:

@@ -248,7 +248,7 @@ def _notes(comparison: Comparison) -> list[str]:
         notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     for result in comparison.results:
         row = result.summary
-        if result.deletion_type == "source_removed":
+        if not result.reads_source:
             notes.append(f"{result.subject.name} reads a lone EOS whatever its source is: nothing to remove")
             continue
         if row.loss is None or row.source_removed_loss is None:

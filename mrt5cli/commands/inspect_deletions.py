@@ -133,37 +133,34 @@ def _content(text: str | None, file: Path | None) -> bytes | None:
 
 
 def _check_shortens(model: Any, subject: Subject) -> None:
-    reasons = {
-        "none": "has no delete gate: a plain ByT5 deletes nothing",
-        "source_removed": "reads no source: its encoder sees a lone EOS, whatever the text is",
-    }
-    reason = reasons.get(model.config.deletion_type)
-    if reason is not None:
+    from mrt5cli.recipe.shorteners import of_type
+
+    kind = of_type(model.config.deletion_type)
+    if not (kind.gates or kind.pools):
+        plain = "has no delete gate: a plain ByT5 deletes nothing"
+        gone = "reads no source: its encoder sees a lone EOS, whatever the text is"
         raise UserError(
-            f"{subject.name} {reason}", "inspect a run whose recipe has a model.shortener that reads"
+            f"{subject.name} {plain if kind.reads_source else gone}",
+            "inspect a run whose recipe has a model.shortener that reads",
         )
 
 
 def _check_threshold(model: Any, subject: Subject, threshold: float) -> None:
-    config = model.config
-    without = {
-        "boundary_predictor": "pools segments, whose ends no gate value decides",
-        "convolution": f"pools every {config.downsampling_rate} positions, whatever they hold",
-        "random": "deletes at random: its gate values are only a coin's two sides",
-        "fixed": "deletes the ends of words: its gate values say no more than that",
-    }
-    if config.deletion_type in without:
+    from mrt5cli.recipe.shorteners import of_config
+
+    shortener = of_config(model.config)
+    if shortener.refuses_threshold:
+        why = shortener.refuses_threshold.format_map(dict(shortener))
         raise UserError(
-            f"{subject.name} {without[config.deletion_type]}, so --threshold {threshold:g} has no meaning",
+            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning",
             "leave --threshold out",
         )
-    # The log of a probability has no lowest value.
-    lowest = float("-inf") if config.deletion_type == "log_sigmoid" else config.sigmoid_mask_scale
+    lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0:
         raise UserError(
             f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
             f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
-            f"{config.deletion_threshold:g}",
+            f"{model.config.deletion_threshold:g}",
         )
 
 

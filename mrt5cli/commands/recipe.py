@@ -245,22 +245,7 @@ def schema(
 
 def model_in_words(recipe: Recipe) -> str:
     """What a recipe trains, in a few words: "MrT5 40 % (p)", "ByT5", "random 30 %"."""
-    shortener, controller = recipe.model.shortener, recipe.controller
-    if shortener.kind == "none":
-        return "ByT5"
-    if shortener.kind == "random":
-        return f"random {100 * shortener.rate:g} %"
-    if shortener.kind == "fixed":
-        return f"fixed {100 * shortener.amount:g} %"
-    if shortener.kind == "boundary_predictor":
-        return f"BP prior {shortener.prior:g}" if shortener.type == "gumbel" else f"BP {shortener.type}"
-    if shortener.kind == "convolution":
-        return f"CP stride {shortener.stride}"
-    if shortener.kind == "source_removed":
-        return "decoder only"
-    if controller.kind == "constant":
-        return f"MrT5 alpha {controller.alpha:g}"
-    return f"MrT5 {100 * controller.target_deletion_rate:g} % ({controller.kind})"
+    return recipe.model.shortener.listed(recipe.controller)
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

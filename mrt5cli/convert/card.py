@@ -24,7 +24,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
-from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
+from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 UNKNOWN = "-"
 
-GATES = ("scaled_sigmoid", "log_sigmoid", "random", "fixed")
-POOLINGS = ("boundary_predictor", "convolution")
-
 DIAGNOSTICS = {
     "copy": "copying random letter strings",
     "vowel_removal": "copying random letter strings without their vowels",
@@ -45,24 +42,7 @@ DIAGNOSTICS = {
     "merge_ABC": "copying random letter strings with every ABC replaced by D",
 }
 
-_MODEL = "a byte-level encoder-decoder"
-_MRT5 = (
-    f"MrT5: {_MODEL} that learned which bytes the rest of the network can do without, and deletes them early "
-    "in its encoder."
-)
-WHAT_IT_IS = {
-    "none": f"ByT5: {_MODEL}, without any deletion.",
-    "scaled_sigmoid": _MRT5,
-    "log_sigmoid": _MRT5,
-    "random": f"A baseline for MrT5: {_MODEL} that deletes random bytes early in its encoder.",
-    "fixed": f"A baseline for MrT5: {_MODEL} that deletes the end of every word early in its encoder.",
-    "boundary_predictor": f"BP, a baseline for MrT5: {_MODEL} that learned to cut its input into segments, "
-    "and pools each into one position early in its encoder.",
-    "convolution": f"CP, a baseline for MrT5: {_MODEL} that shortens its input early in its encoder, with "
-    "a strided convolution.",
-    "source_removed": f"A baseline for MrT5: {_MODEL} whose encoder sees a lone EOS whatever its input is, "
-    "so that the decoder alone models text.",
-}
+MODEL = "a byte-level encoder-decoder"
 
 SOURCES = {
     "embedded": "the English documentation that ships inside Python",
@@ -95,6 +75,7 @@ def model_card(
         UserError: results of the run cannot be read.
     """
     config = model.config
+    shortener = shorteners.of_config(config)
     checkpoint = Path(getattr(model, "name_or_path", "") or "").name
     step = int(match[1]) if (match := STEP_NAME.fullmatch(checkpoint)) else None
     results = _results(run, checkpoint if step is not None else None)
@@ -117,11 +98,8 @@ def model_card(
         config=config,
         parameters=model.num_parameters(),
         dtype=dtype,
-        what_it_is=WHAT_IT_IS[config.deletion_type],
-        shortener=_shortener(config),
-        gated=config.deletion_type in GATES,
-        pooled=config.deletion_type in POOLINGS,
-        shortens=config.deletion_type != "none",
+        what_it_is=shortener.about.format(model=MODEL),
+        shortener=shortener,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=_table(results),
@@ -199,32 +177,6 @@ def _made_with(meta: dict[str, Any]) -> Iterator[str]:
         yield from (f"{name} {version}" for name, version in meta["versions"].items())
     if meta.get("commit"):
         yield f"commit `{meta['commit']}`"
-
-
-def _shortener(config: Any) -> str:
-    kind, batch = config.deletion_type, config.shortening_per == "batch"
-    if kind == "none":
-        return "none"
-    if kind == "source_removed":
-        return "the whole source; the encoder sees one EOS"
-    layer = config.delete_gate_layer
-    where = f"after encoder block {layer}" if layer else "before the first encoder block"
-    by_batch = ", by the reference's law over the whole batch" if batch else ""
-    if kind in POOLINGS:
-        what = (
-            f"convolution of width and stride {config.downsampling_rate}"
-            if kind == "convolution"
-            else f"boundary predictor, {config.boundary_predictor_type}"
-        )
-        return f"{what}, {where}{by_batch}"
-    threshold = f"gate values from {config.sigmoid_mask_scale:g} (delete) to 0 (keep)"
-    if kind == "random":
-        return f"random gate, {config.random_deletion_probability:.0%} of the bytes, {where}{by_batch}"
-    if kind == "fixed":
-        return f"fixed gate, the last {config.fixed_deletion_amount:.0%} of every word, {where}{by_batch}"
-    if kind == "log_sigmoid":
-        threshold = "gate values log sigmoid(z)"
-    return f"delete gate {where}; {threshold}; hard deletion keeps those above {config.deletion_threshold:g}"
 
 
 # --- results ------------------------------------------------------------------------------------------------

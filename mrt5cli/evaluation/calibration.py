@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
+from mrt5cli.recipe.shorteners import of_type
 
-LEARNED = ("scaled_sigmoid", "log_sigmoid")
 TOLERANCE = 0.01
 """A calibrated threshold that misses its rate by more than this share of positions is said to."""
 
@@ -58,7 +58,8 @@ def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: 
         UserError: a model without a learned gate, a rate out of range, or no text.
     """
     kind = model.config.deletion_type
-    if kind not in LEARNED:
+    shortener = of_type(kind)
+    if not shortener.gates or shortener.refuses_threshold:
         raise UserError(
             f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
             "be moved by a threshold",

@@ -21,6 +21,7 @@ from mrt5cli.evaluation.subject import Subject, check_fits, load_model
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.answers import Normalization
+from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.rundir import write_json
 from mrt5cli.tasks.base import build_task, check_held_out
 from mrt5cli.text import first_line
@@ -53,7 +54,12 @@ class Result:
     @property
     def pools(self) -> bool:
         """Whether bytes become one position together, soft or hard, instead of being deleted."""
-        return self.deletion_type in ("boundary_predictor", "convolution")
+        return of_type(self.deletion_type).pools
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the encoder sees anything of the source."""
+        return of_type(self.deletion_type).reads_source
 
     @property
     def summary(self) -> Row:

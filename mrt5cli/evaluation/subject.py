@@ -153,7 +153,7 @@ def _how_to_train(kind: str) -> str:
     for name, found in sorted(
         loaded, key=lambda one: one[1].paper is not None and one[1].paper.version == "v1"
     ):
-        if found.task.kind == kind and found.model.shortener.kind == "delete_gate":
+        if found.task.kind == kind and found.model.shortener.steered:
             command = "finetune" if found.is_finetuning else "pretrain"
             return f"make one: mrt5 {command} {name}; or name a run"
     return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
+from mrt5cli.recipe import shorteners
+from mrt5cli.recipe.section import Coefficient, HeldExamples, Misfit, NonNegative, Rate, Section
+from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
 from mrt5cli.text import listed
 
 # Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
@@ -35,20 +38,14 @@ Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
 Steps = Annotated[int, Field(ge=1, le=bounds.STEPS)]
 StepsOrNone = Annotated[int, Field(ge=0, le=bounds.STEPS)]
 Examples = Annotated[int, Field(ge=1, le=bounds.EXAMPLES)]
-HeldExamples = Annotated[int, Field(ge=1, le=bounds.HELD_EXAMPLES)]
 BatchSize = Annotated[int, Field(ge=1, le=bounds.BATCH)]
 InputLength = Annotated[int, Field(ge=16, le=bounds.LENGTH)]
 TargetLength = Annotated[int, Field(ge=1, le=bounds.LENGTH)]
-LayerIndex = Annotated[int, Field(ge=0, lt=bounds.LAYERS)]
 Layers = Annotated[int, Field(ge=1, le=bounds.LAYERS)]
 Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 DropProbability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Coefficient = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=bounds.COEFFICIENT)]
-NonNegative = Annotated[float, Field(ge=0.0, le=bounds.COEFFICIENT)]
-GateValue = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=-bounds.SMALLEST)]
 
 
 def _place(text: str) -> str:
@@ -60,40 +57,6 @@ def _place(text: str) -> str:
 
 Place = Annotated[Line, AfterValidator(_place)]
 """A path, or a name that is no path; see `places.place`."""
-
-
-class Misfit(ValueError):
-    """Settings that are each fine and do not fit together.
-
-    Args:
-        problems: pairs of (key below the section that raises this, what is wrong with it).
-    """
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key}: {text}" for key, text in problems))
-        self.problems = problems
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys refused, values immutable, no silent conversions."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if problems := list(self.misfits()):
-            raise Misfit(problems)
-        return self
-
-    def misfits(self) -> Iterator[tuple[str, str]]:
-        """What does not fit together here, as a `Misfit` tells it; for sections to say."""
-        yield from ()
-
-    def is_default(self, key: str) -> bool:
-        """Whether a key has the value that it has where it is not given."""
-        return bool(getattr(self, key) == type(self).model_fields[key].default)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -365,165 +328,10 @@ else:
 # --- model --------------------------------------------------------------------------------------------------
 
 
-class NoShortener(Section):
-    """Plain ByT5: nothing is deleted."""
-
-    kind: Literal["none"]
-
-
-class DeleteGate(Section):
-    """MrT5's learned delete gate (paper section 3.1)."""
-
-    kind: Literal["delete_gate"]
-    layer: LayerIndex = Field(
-        3, description="the gate sits before this 0-based encoder block, i.e. after that many layers"
-    )
-    activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
-        "scaled_sigmoid",
-        description="'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the reference, unreported",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a fully deleted byte")
-    threshold: GateValue | None = Field(
-        None,
-        description="bytes with a gate value above it are kept; null: half the scale, log 0.5 (log_sigmoid)",
-    )
-    norm: Literal["rms", "layer", "none"] = Field(
-        "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' v1's"
-    )
-    bias_init: Coefficient = Field(
-        1.0,
-        description="the gate's first bias; above 0 starts by keeping everything; v1 of the paper used -1",
-    )
-    noise: Literal["none", "logistic", "gumbel"] = Field(
-        "none",
-        description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
-    )
-    row_without_survivors: Literal["best", "first"] = Field(
-        "best",
-        description="the byte that a row keeps when all would go: the one with the highest gate value; "
-        "'first' is the reference's",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> DeleteGate:
-        if (
-            self.activation == "scaled_sigmoid"
-            and self.threshold is not None
-            and self.threshold <= self.scale
-        ):
-            raise Misfit(
-                [("threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go")]
-            )
-        return self
-
-
-class RandomGate(Section):
-    """Baseline: random positions are deleted, in training and evaluation."""
-
-    kind: Literal["random"]
-    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
-    rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
-        "batch, pads included",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
-
-
-class FixedGate(Section):
-    """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
-
-    kind: Literal["fixed"]
-    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
-    amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
-        "lengths summed over them",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
-
-
-class BoundaryPredictor(Section):
-    """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
-
-    kind: Literal["boundary_predictor"]
-    layer: LayerIndex = Field(3, description="the predictor sits before this 0-based encoder block")
-    type: Literal["gumbel", "entropy", "unigram"] = Field(
-        "gumbel",
-        description="'gumbel' learns boundaries from the loss and a prior; 'entropy' from spikes in the "
-        "uncertainty of a byte model, 'unigram' from the tokens of a unigram tokenizer, each fitted to the "
-        "training text before the first step",
-    )
-    prior: Annotated[float, Field(ge=1e-6, le=0.999999)] = Field(
-        0.2, description="expected fraction of positions kept; only with type: gumbel"
-    )
-    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(
-        0.5, description="of the boundary draw; only with type: gumbel"
-    )
-    sampling: Literal["training", "always"] = Field(
-        "training", description="when boundaries are drawn, not thresholded; the reference draws 'always'"
-    )
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': a row sees its own segments; 'batch': the reference's, where the empty slots of "
-        "shorter rows are attended to",
-    )
-    label_examples: HeldExamples = Field(
-        2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
-    )
-    vocabulary: Annotated[int, Field(ge=257, le=bounds.VOCABULARY)] = Field(
-        8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> BoundaryPredictor:
-        only = {
-            "gumbel": ("prior", "temperature", "sampling"),
-            "entropy": ("label_examples",),
-            "unigram": ("label_examples", "vocabulary"),
-        }
-        foreign = {key for keys in only.values() for key in keys} - set(only[self.type])
-        problems = [
-            (key, f"has no meaning with type: {self.type}; leave it out")
-            for key in sorted(foreign & self.model_fields_set)
-            if getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if problems:
-            raise Misfit(problems)
-        return self
-
-
-class Convolution(Section):
-    """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
-
-    kind: Literal["convolution"]
-    layer: LayerIndex = Field(3, description="the convolution sits before this 0-based encoder block")
-    stride: Annotated[int, Field(ge=2, le=bounds.LENGTH)] = Field(
-        examples=[4], description="positions that become one"
-    )
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
-        "reference's windows over the padded batch, its tail dropped",
-    )
-
-
-class SourceRemoved(Section):
-    """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
-
-    kind: Literal["source_removed"]
-
-
-Shortener = Annotated[
-    NoShortener | DeleteGate | RandomGate | FixedGate | BoundaryPredictor | Convolution | SourceRemoved,
-    Field(discriminator="kind"),
-]
-
-
-GATES = ("delete_gate", "random", "fixed")
-"""Shorteners that mark bytes, softly in training; the others pool them, or have none."""
+if TYPE_CHECKING:
+    Shortener = ShortenerSection
+else:
+    Shortener = Annotated[shorteners.union(), Field(discriminator="kind")]
 
 
 class Shape(Section):
@@ -803,15 +611,15 @@ class Recipe(Section):
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        shortener, training = self.model.shortener.kind, self.training
-        gated = shortener == "delete_gate"
+        shortener, training = self.model.shortener, self.training
+        gated = shortener.steered
         steered = self.controller != ConstantController(kind="constant")
         delay = self.loss.regularizer_delay
         if steered and not gated:
             yield (
                 "controller",
-                f"{self.controller.kind!r} has nothing to control: model.shortener is {shortener!r}, not "
-                "'delete_gate'; leave it out or give alpha: 0",
+                f"{self.controller.kind!r} has nothing to control: model.shortener is "
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
             )
         if steered and gated and delay >= training.max_steps:
             yield (
@@ -825,9 +633,9 @@ class Recipe(Section):
             about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
             for key in about_gates:
                 if not self.loss.is_default(key):
-                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener!r}"
-        if self.loss.hard_delete_probability and shortener not in GATES:
-            text = f"model.shortener is {shortener!r}: only gates delete softly or hard"
+                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
+        if self.loss.hard_delete_probability and not shortener.gates:
+            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
             yield "loss.hard_delete_probability", text
         if training.batch_size % training.device_batch_size:
             yield (
@@ -913,3 +721,10 @@ class Recipe(Section):
         if isinstance(self.task, CharacterTask) and self.task.input_length is None:
             return CHARACTER_LENGTHS[self.task.kind][0]
         return self.task.input_length or 0
+
+
+def take_in_shorteners() -> None:
+    """Let recipes have every kind of shortener that is registered by now."""
+    ModelSection.model_fields["shortener"].annotation = shorteners.union()
+    for section in (ModelSection, Recipe):
+        section.model_rebuild(force=True)

@@ -17,13 +17,12 @@ from pydantic import ValidationError
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import words
 from mrt5cli.recipe.loading import merge
-from mrt5cli.recipe.schema import BoundaryPredictor, DiagnosticTask, Recipe, RowTask, Shape
+from mrt5cli.recipe.schema import DiagnosticTask, Recipe, RowTask, Shape
 from mrt5cli.recipe.strict_yaml import Tree
 
 SUFFIX = "-smoke"
 STEPS = 6
 LAYERS = 3
-STRIDE = 4
 LENGTH = 64
 EXAMPLES = 16
 LANGUAGES = 2
@@ -122,13 +121,8 @@ def _shrink_model(model: Tree, recipe: Recipe, given: Tree) -> None:
     model["shape"] = SHAPE.model_dump()
     if "layer" in given.get("shortener", {}):
         model["shape"]["num_layers"] = max(LAYERS, model["shortener"]["layer"] + 1)
-    limits = {"layer": LAYERS - 1, "stride": STRIDE, "label_examples": 64, "vocabulary": 300}
-    shortener = recipe.model.shortener
-    if isinstance(shortener, BoundaryPredictor) and shortener.type != "unigram":
-        del limits["vocabulary"]  # without meaning, and so refused
-        if shortener.type == "gumbel":
-            del limits["label_examples"]
-    _at_most(model["shortener"], **{key: limits[key] for key in limits.keys() & model["shortener"].keys()})
+    limits = {"layer": LAYERS - 1} if "layer" in model["shortener"] else {}
+    _at_most(model["shortener"], **limits, **recipe.model.shortener.smallest())
 
 
 def _shrink_training(tree: Tree, given: Tree) -> None:

@@ -12,22 +12,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, Recipe, Section
+from mrt5cli.recipe import shorteners
+from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Recipe
+from mrt5cli.recipe.section import Misfit, Section
 from mrt5cli.recipe.strict_yaml import Keys, Tree, inline
 from mrt5cli.text import shortened
-
-PAPER_NAMES = {
-    "byt5": "none",
-    "mrt5": "delete_gate",
-    "bp": "boundary_predictor",
-    "bpt5": "boundary_predictor",
-    "cp": "convolution",
-    "canine": "convolution",
-    "caninet5": "convolution",
-    "decoder_only": "source_removed",
-    "decoder_baseline": "source_removed",
-}
-"""What the paper and its code call our kinds."""
 
 NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 TEXT_RULES = {
@@ -271,7 +260,7 @@ def _wrong_kind(place: _Place, value: object) -> str:
 
 def _meant(value: str, kinds: list[str]) -> str | None:
     """The kind a value stands for by another name, begins, or is a slip of."""
-    if (paper := PAPER_NAMES.get(value)) in kinds:
+    if (paper := shorteners.named(value)) in kinds:
         return paper
     begun = [kind for kind in kinds if len(value) > 2 and kind.startswith(value)]
     return begun[0] if len(begun) == 1 else nearest(value, kinds)

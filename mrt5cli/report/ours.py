@@ -52,17 +52,6 @@ DIAGNOSTICS = {
 }
 """Published names of the diagnostic tasks, which stand where other experiments name a language."""
 
-FAMILIES = {
-    "none": "ByT5",
-    "delete_gate": "MrT5",
-    "random": "Random",
-    "fixed": "Fixed",
-    "boundary_predictor": "BP",
-    "convolution": "CP",
-    "source_removed": "no source",
-}
-"""Kinds of shortener, as the paper calls the models."""
-
 OTHER_RESULTS = ("rates", "data", "step")
 """Words in the names of results (`evaluation.names`) with other thresholds, other data, other weights."""
 
@@ -123,7 +112,7 @@ class Ran:
     @property
     def family(self) -> str:
         """What the paper calls such a model."""
-        return FAMILIES[self.recipe.model.shortener.kind]
+        return self.recipe.model.shortener.paper_name
 
     @property
     def run(self) -> RunDir:

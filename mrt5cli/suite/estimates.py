@@ -14,14 +14,9 @@ from pathlib import Path
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.recipe import (
-    BoundaryPredictor,
-    Convolution,
     DiagnosticTask,
-    FixedGate,
-    RandomGate,
     Recipe,
     Shape,
-    SourceRemoved,
     SpanCorruptionTask,
 )
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
@@ -183,26 +178,12 @@ def task_lengths(section: object) -> Lengths:
 
 def _shortened(recipe: Recipe, lengths: Lengths, *, hard: bool) -> Lengths:
     shortener = recipe.model.shortener
-    if isinstance(shortener, SourceRemoved):
+    if not shortener.reads_source:
         return Lengths(1, 1, lengths.target)
-    if isinstance(shortener, BoundaryPredictor):
-        rate = 1 - shortener.prior if shortener.type == "gumbel" else 0.0
-    elif isinstance(shortener, Convolution):
-        rate = 1 - 1 / shortener.stride
-    else:
-        rate = _rate(recipe)
-        rate *= 1.0 if hard else recipe.loss.hard_delete_probability
+    rate = shortener.share_deleted(recipe.target_deletion_rate)
+    if not (hard or shortener.pools):
+        rate *= recipe.loss.hard_delete_probability
     return replace(lengths, kept=max(1, round(lengths.source * (1 - rate))))
-
-
-def _rate(recipe: Recipe) -> float:
-    """Share of positions that a gate is to delete; 0 where nothing says it."""
-    shortener = recipe.model.shortener
-    if isinstance(shortener, RandomGate):
-        return shortener.rate
-    if isinstance(shortener, FixedGate):
-        return shortener.amount
-    return recipe.target_deletion_rate or 0.0
 
 
 def _training(recipe: Recipe, sizes: Sizes) -> float:

@@ -54,12 +54,6 @@ class LabelledStream(BatchStream):
         return self.stream.remarks()
 
 
-def kind_of_labels(shortener: Any) -> str | None:
-    """What a recipe's shortener is taught by, a key of `LABELLERS`; None where it needs no labels."""
-    kind = getattr(shortener, "type", None)
-    return kind if kind in LABELLERS else None
-
-
 def with_labels(
     stream: BatchStream,
     task: Any,
@@ -82,7 +76,7 @@ def with_labels(
     Raises:
         UserError: a run that goes on has lost its labels.
     """
-    kind = kind_of_labels(shortener)
+    kind = shortener.labels
     if kind is None:
         return stream
     if runtime.leads and fresh and not run.boundaries.is_file():

@@ -17,7 +17,6 @@ from mrt5cli.hub import OutOfPatience
 from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
-from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
@@ -65,6 +64,7 @@ class Plan:
         if self.finished:
             return {}
         training, config = self.recipe.training, self.model.config
+        shortener = self.recipe.model.shortener.placed(planned=True)
         start = "random weights" if self.recipe.model.start == "scratch" else self.recipe.model.start
         if self.start is not None and self.start.commit is not None:
             start += f" at {self.start.commit[:12]}"
@@ -82,7 +82,7 @@ class Plan:
             **({"splits": "\n".join(splits)} if (splits := self.task.splits()) else {}),
             "example": f"{beginning(source, SHOWN)}\n-> {beginning(target, SHOWN)}",
             "model": f"{_count(self.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
-            f"{config.num_decoder_layers} layers, {_shortener(self.recipe.model.shortener)}; from {start}",
+            f"{config.num_decoder_layers} layers, {shortener}; from {start}",
             "loss": _loss(self.recipe),
             "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
             f"{training.learning_rate:g}, {training.schedule}{warmup}",
@@ -373,8 +373,8 @@ def strains(plan: Plan) -> list[str]:
 def _forward_size(plan: Plan) -> int:
     """Bytes of the hidden states that the encoder keeps for the backward pass: one a block is the least."""
     training, config, shortener = plan.recipe.training, plan.model.config, plan.recipe.model.shortener
-    gates = shortener.kind in GATES or shortener.kind == "none"
-    blocks = config.num_layers if gates else getattr(shortener, "layer", 0)
+    shortened = shortener.pools or not shortener.reads_source
+    blocks = getattr(shortener, "layer", 0) if shortened else config.num_layers
     size = 2 if training.precision == "bf16" else 4
     return int(size * blocks * training.device_batch_size * plan.recipe.input_length * config.d_model)
 
@@ -387,40 +387,10 @@ def continue_command(run: RunDir) -> str:
 # --- words ------------------------------------------------------------------------------------------------
 
 
-def _shortener(section: Any) -> str:
-    match section.kind:
-        case "none":
-            return "nothing deleted"
-        case "source_removed":
-            return "source removed: the encoder sees one EOS"
-        case "random":
-            what = f"{100 * section.rate:g} % deleted at random"
-        case "fixed":
-            what = f"the last {100 * section.amount:g} % of every word deleted"
-        case "boundary_predictor":
-            what = f"boundary predictor ({_taught_by(section)})"
-        case "convolution":
-            what = f"{section.stride} positions made one by a convolution"
-        case _:
-            what = "delete gate"
-    return f"{what} before encoder block {section.layer}"
-
-
-def _taught_by(section: Any) -> str:
-    if section.type == "gumbel":
-        return f"drawn, {100 * section.prior:g} % of positions expected to stay"
-    examples = f"fitted to {section.label_examples:,} training examples"
-    if section.type == "entropy":
-        return f"taught by entropy spikes of a byte model {examples}"
-    return f"taught by {section.vocabulary:,} unigram tokens {examples}"
-
-
 def _loss(recipe: Recipe) -> str:
     loss, controller, shortener = recipe.loss, recipe.controller, recipe.model.shortener
-    if shortener.kind == "boundary_predictor":
-        parts = [f"cross-entropy + {'binomial' if shortener.type == 'gumbel' else 'boundary'} loss"]
-    elif shortener.kind != "delete_gate":
-        parts = ["cross-entropy"]
+    if not shortener.steered:
+        parts = ["cross-entropy" + (f" + {shortener.own_loss} loss" if shortener.own_loss else "")]
     elif controller.kind == "constant":
         parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
     else:
@@ -430,7 +400,7 @@ def _loss(recipe: Recipe) -> str:
         ]
     if loss.score_coefficient:
         parts.append(f"+ {loss.score_coefficient:g} * score loss")
-    if shortener.kind != "delete_gate":
+    if not shortener.steered:
         return " ".join(parts)
     if loss.entropy_coefficient_1 or loss.entropy_coefficient_2:
         parts.append("+ entropy terms")
@@ -444,7 +414,7 @@ def _best(recipe: Recipe) -> str:
     assert training.best_metric is not None
     which = "lowest" if training.best_metric in LOWER_IS_BETTER else "highest"
     how = "hard deletion" if recipe.evaluation.hard_delete else "soft deletion"
-    gates = f", {how}" if recipe.model.shortener.kind in GATES else ""
+    gates = f", {how}" if recipe.model.shortener.gates else ""
     patience = f"; stops after {training.patience} without a better one" if training.patience else ""
     return (
         f"{which} {in_words(training.best_metric)} on validation data{gates}, measured every "

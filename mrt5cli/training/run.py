@@ -25,7 +25,6 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.models.compiling import compile_blocks
 from mrt5cli.models.recomputation import recompute
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.schema import GATES
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.best import Best, check_kept, in_words
@@ -267,7 +266,7 @@ def summary(run: RunDir) -> str:
     rate, steps = rate_at_end(rows)
     if last["target"] is not None or rate > 0:
         target = "" if last["target"] is None else f" (target {100 * last['target']:g} %)"
-        gates = "by soft gates " if recipe.model.shortener.kind in GATES else ""
+        gates = "by soft gates " if recipe.model.shortener.gates else ""
         over = f"over the last {steps:,} steps" if steps > 1 else "in the last step"
         parts.append(f"deleted {100 * rate:.1f} %{target}, {gates}on training data {over}")
     best = run.meta().get("best")

@@ -14,7 +14,7 @@ from conftest import GOLDEN, golden_cases, read_case
 
 from mrt5cli.models import MrT5Config, load
 from mrt5cli.models.shorteners import FixedGate, RandomGate
-from mrt5cli.models.shorteners.baselines import delete_over_batch
+from mrt5cli.models.shorteners.random import delete_over_batch
 
 STATES = {"atol": 2e-5, "rtol": 1e-4}
 LOSS = {"atol": 1e-5, "rtol": 0.0}

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.models import MrT5Config, build
-from mrt5cli.models.checkpoint import shortener_fields
 from mrt5cli.recipe import ModelSection, Recipe, Section, load
 from mrt5cli.recipe.words import kinds, sections
 
@@ -156,10 +155,10 @@ def test_every_setting_reaches_the_models_configuration(section: type[Section]) 
         if field.is_required() and field.examples
     }
     plain = {"kind": kinds(section)[0], **required}
-    fields = shortener_fields(section.model_validate(plain))
+    fields = section.model_validate(plain).config_fields()
     MrT5Config(**fields)
     for name in section.model_fields.keys() - {"kind"} - OF_LABELS:
-        changed = shortener_fields(section.model_validate({**plain, name: OTHERS[name]}))
+        changed = section.model_validate({**plain, name: OTHERS[name]}).config_fields()
         assert changed != fields, name
         MrT5Config(**changed)
 

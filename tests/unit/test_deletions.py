@@ -24,6 +24,7 @@ from mrt5cli.analysis.deletions import (
 )
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
 from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
+from mrt5cli.models import MrT5Config
 
 EOS = 1
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40) | st.text("[]-⟨⟩␣ ⏎\n✗:a", max_size=12)
@@ -344,7 +345,7 @@ class KnownGate:
     def __init__(self, doomed: set[int]) -> None:
         self.doomed = doomed
         self.encoder = self._encode
-        self.config = SimpleNamespace(deletion_type="scaled_sigmoid")
+        self.config = MrT5Config()
 
     def parameters(self):
         yield torch.zeros(1)

@@ -33,6 +33,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.hub import Limits
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.rundir import RunDir, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -344,7 +345,7 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
     assert "1 of 1 optimizer step of 8 examples each" in text and "seed 3" in text
     for fact in ("Some CPU", "started 2026-01-02", "torch 2.99.0", "commit `abc123`"):
         assert fact in text
-    assert "delete gate after encoder block 1" in text
+    assert "delete gate before encoder block 1" in text
     assert "documentation that ships inside Python" in text and "English (en)" in text
     details = re.search(r"<details>.*?```yaml\n(.*?)```\n\n</details>", text, re.S)
     assert details is not None
@@ -479,12 +480,12 @@ def test_local_paths_are_no_hub_names(tmp_path: Path) -> None:
 
 KINDS = {
     "none": "without any deletion",
-    "scaled_sigmoid": "delete gate after encoder block 1; gate values from -30",
+    "scaled_sigmoid": "delete gate before encoder block 1; gate values from -30",
     "log_sigmoid": "gate values log sigmoid",
-    "random": "random gate, 50% of the bytes, after encoder block 1",
-    "fixed": "fixed gate, the last 50% of every word",
-    "boundary_predictor": "boundary predictor, gumbel, after encoder block 1",
-    "convolution": "convolution of width and stride 4",
+    "random": "50 % deleted at random before encoder block 1",
+    "fixed": "the last 50 % of every word deleted",
+    "boundary_predictor": "boundary predictor (gumbel) before encoder block 1",
+    "convolution": "4 positions made one by a convolution",
     "source_removed": "the encoder sees one EOS",
 }
 
@@ -495,7 +496,7 @@ def test_every_architecture_is_described_and_called_as_it_works(kind: str) -> No
         tiny(deletion_type=kind), None, None, repo_id=None, dtype="float32", tokenizer=True
     )
     assert KINDS[kind] in text
-    assert ("hard_delete=True" in text) == (kind in card.GATES)
+    assert ("hard_delete=True" in text) == of_type(kind).gates
     code = re.search(r"```python\n(.*?)```", text, re.S)
     assert code is not None
     compile(code[1], "card", "exec")

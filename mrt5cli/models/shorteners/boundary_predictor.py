@@ -13,13 +13,16 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import last_position
 from mrt5cli.models.shorteners.base import (
+    Reference,
     Sequences,
     Shortener,
     Shortening,
+    check_share,
     hidden_once,
     mark,
     refuse_threshold,
@@ -36,8 +39,23 @@ class BoundaryPredictor(Shortener):
     for. The last byte of a row always ends a segment.
     """
 
+    deletion_types: ClassVar[tuple[str, ...]] = ("boundary_predictor",)
     name: ClassVar[str] = "boundary_predictor"
     normalises: ClassVar[bool] = True
+    reference: ClassVar[Reference | None] = Reference(
+        "BPT5ForConditionalGeneration",
+        "t5",
+        ("boundary_predictor_type", "prior"),
+        # transformers takes a field called `temperature` for a setting of generation.
+        {"boundary_predictor_layer": "delete_gate_layer", "temperature": "boundary_temperature"},
+        frozenset(("shortening_per", "hard_delete_positions", "learned_positions", "boundary_sampling")),
+    )
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        check_share(config, "prior")
+        if config.boundary_temperature <= 0:
+            raise ValueError(f"boundary_temperature must be above 0, not {config.boundary_temperature}")
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__()
@@ -52,6 +70,11 @@ class BoundaryPredictor(Shortener):
         self.always_draw = config.boundary_sampling == "always"
         self.per_row = config.shortening_per == "row"
         self.hidden_once = hidden_once(config)
+
+    def initialise(self, config: MrT5Config) -> None:
+        for linear in (self.boundary_predictor[0], self.boundary_predictor[2]):
+            init.xavier_uniform_(linear.weight)
+            init.constant_(linear.bias, -1.0)
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         refuse_threshold(threshold, "a boundary predictor")
