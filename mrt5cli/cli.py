@@ -89,11 +89,6 @@ class Boundary(TyperGroup):
             raise
         except BrokenPipeError:
             raise _closed_pipe() from None
-        except ValueError as error:
-            if not _is_checkpoint_error(error):
-                raise
-            _report(str(error))
-            raise typer.Exit(UserError.exit_code) from None
 
 
 class Notes(logging.Handler):
@@ -226,12 +221,6 @@ def _report(message: str, hint: str | None = None) -> None:
     print(error + problem, file=sys.stderr)
     if hint:
         print(hinted + more, file=sys.stderr)
-
-
-def _is_checkpoint_error(error: Exception) -> bool:
-    """Whether it is `models.CheckpointError`, without importing torch to ask."""
-    checkpoint = sys.modules.get("mrt5cli.models.checkpoint")
-    return checkpoint is not None and isinstance(error, checkpoint.CheckpointError)
 
 
 def _closed_pipe() -> typer.Exit:

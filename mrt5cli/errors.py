@@ -58,6 +58,10 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class CheckpointError(UserError, ValueError):
+    """A checkpoint that is no whole model of ours; for callers of the library a `ValueError` too."""
+
+
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that can take no more: the place was right, and the run failed there."""
 _ROOM = "make room there, or choose another place"

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
-from mrt5cli.models.layouts import CheckpointError
 from mrt5cli.stand_ins import but
 from mrt5cli.text import HALF_CHARACTER, first_line, listed
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrt5cli.models.layouts import CheckpointError
+from mrt5cli.errors import CheckpointError
 from mrt5cli.text import listed
 
 ROOTS = ("shared", "encoder", "decoder", "lm_head")
