@@ -114,7 +114,7 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
     """
     from mrt5cli.data.languages import LANGUAGES
     from mrt5cli.paper.tolerances import AVERAGES, TIMES
-    from mrt5cli.report.ours import DIAGNOSTICS, NUMBERS
+    from mrt5cli.report.ours import NUMBERS, PUBLISHED_DIAGNOSTICS
     from mrt5cli.report.placement import place
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
@@ -129,7 +129,7 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
                 continue
             subset = row.subset or "all"
             name = "total" if subset in AVERAGES else codes.get(subset.partition(" (")[0], subset)
-            name = "all" if name in DIAGNOSTICS else name
+            name = "all" if name in PUBLISHED_DIAGNOSTICS else name
             line = found.setdefault(recipe, {}).setdefault(name, blank_row(name))
             line[number] = row.value / unit * (shift if number not in ("deletion_rate", "examples") else 1.0)
         for (name, _), job in plan.runs(experiment).items():

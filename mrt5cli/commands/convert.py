@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -77,6 +77,7 @@ def convert(
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")] = False,
     max_shard_size: Annotated[str, typer.Option(help="Weights above it go into several files.")] = "5GB",
     push: Annotated[

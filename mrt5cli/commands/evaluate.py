@@ -13,7 +13,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -100,6 +100,7 @@ def evaluate(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,

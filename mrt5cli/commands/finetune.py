@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.training_options import (
     AsJson,
     Device,
@@ -45,6 +45,7 @@ def finetune(
     dry_run: DryRun = False,
     device: Device = "auto",
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.

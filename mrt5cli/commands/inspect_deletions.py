@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -71,6 +71,7 @@ def inspect_deletions(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
@@ -168,11 +169,11 @@ def _text_rows(
     model: Any, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.evaluation.subject import DIAGNOSTICS, task_length
+    from mrt5cli.evaluation.subject import DIAGNOSTIC_KINDS, task_length
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
-    if task is not None and task.kind in DIAGNOSTICS and not content.startswith(b"#"):
+    if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
         say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)

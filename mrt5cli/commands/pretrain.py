@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.training_options import (
     AsJson,
     Device,
@@ -28,6 +28,7 @@ def pretrain(
     dry_run: DryRun = False,
     device: Device = "auto",
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model as its recipe says.

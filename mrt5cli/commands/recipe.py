@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import places
+from mrt5cli.commands.model_options import Code
 from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
@@ -91,7 +92,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, set_: Overrides = None, as_json: Json = False) -> None:
+def show(name: Name, set_: Overrides = None, code: Code = None, as_json: Json = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
     Examples:
@@ -124,6 +125,7 @@ def check(
         bool,
         typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
+    code: Code = None,
     as_json: Json = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.

@@ -163,7 +163,7 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in raw
     if layout == "mrt5" and plain:
-        return {"deletion_type": "scaled_sigmoid", "use_softmax1": True, **fields}
+        return {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
     return fields
 
 

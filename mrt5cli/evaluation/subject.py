@@ -30,11 +30,11 @@ from mrt5cli.text import shortened
 if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
 
-DIAGNOSTICS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
+DIAGNOSTIC_KINDS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
 PUBLISHED_ROWS: dict[str, type[RowTask]] = {"xnli": XnliTask, "tydiqa": TyDiQATask, "xquad": XQuADTask}
 """Tasks of rows that the Hub has."""
 CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
-TASK_KINDS = ("span_corruption", *DIAGNOSTICS, *PUBLISHED_ROWS, *CHARACTERS)
+TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _check_path(data: str) -> None:
 
 
 def _with_data(section: Any, data: str) -> Any:
-    if section.kind in DIAGNOSTICS:
+    if section.kind in DIAGNOSTIC_KINDS:
         raise UserError(
             f"the examples of {section.kind} are generated: there is nothing to read from {data}",
             "leave out --data, or choose another --task",
@@ -267,7 +267,7 @@ def _with_data(section: Any, data: str) -> Any:
 
 def task_length(section: Any) -> int:
     """Encoder input of a task section, in byte tokens."""
-    if section.kind in DIAGNOSTICS:
+    if section.kind in DIAGNOSTIC_KINDS:
         return int(section.length)
     if section.kind in CHARACTERS and section.input_length is None:
         return CHARACTER_LENGTHS[section.kind][0]

@@ -11,7 +11,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
-from mrt5cli.report.ours import DIAGNOSTICS, TOTAL, Ran, Results, first_row, mean
+from mrt5cli.report.ours import PUBLISHED_DIAGNOSTICS, TOTAL, Ran, Results, first_row, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared]) -> list[D
         tasks.setdefault(model["task"], []).append(model)
     drawings = []
     for task, models in tasks.items():
-        letters = task in DIAGNOSTICS.values()
+        letters = task in PUBLISHED_DIAGNOSTICS.values()
         patterns = [
             Pattern(
                 label=_model(model, models),

@@ -45,7 +45,7 @@ TASKS = {
     "word_search": "word_search",
 }
 """Published experiments whose task is called like this in recipes; the others' are below."""
-DIAGNOSTICS = {
+PUBLISHED_DIAGNOSTICS = {
     "simple_vowel_removal": "vowel_removal",
     "contextual_vowel_removal": "contextual_vowel_removal",
     "sequence_merge": "merge_ABC",
@@ -283,7 +283,7 @@ def find_row(
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
     if row.experiment.startswith("diagnostic"):
-        kind = DIAGNOSTICS.get(row.subset or "", "")
+        kind = PUBLISHED_DIAGNOSTICS.get(row.subset or "", "")
     documents = [document for document in documents if document["task"]["kind"] == kind]
     if row.experiment.startswith("per_language"):  # the run's own task may be English alone
         documents.sort(key=lambda document: -len(document["models"][0]["rows"]))
@@ -304,7 +304,7 @@ def _is_subset(published: str | None, ours: str, ran: Ran, document: Mapping[str
     if published in AVERAGES or published == TOTAL:
         whole = ran.is_own_task(document) or len(rows) == ALL_LANGUAGES + 1
         return whole and (ours == TOTAL or (smoke and len(rows) == 1))
-    if published in DIAGNOSTICS:
+    if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
     name = "English" if published and published.startswith("English") else published
     return ours == _CODES.get(name or "", name)

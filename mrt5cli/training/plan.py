@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrt5cli import own_code
 from mrt5cli import runtime as machine
 from mrt5cli.data.characters import beginning
 from mrt5cli.errors import RunFailed, UserError
@@ -381,7 +382,8 @@ def _forward_size(plan: Plan) -> int:
 
 def continue_command(run: RunDir) -> str:
     """The command that goes on with a run."""
-    return shlex.join(["mrt5", run.command, str(run.recipe_path), "--out", str(run.path), "--resume"])
+    words = ["mrt5", run.command, str(run.recipe_path), "--out", str(run.path), "--resume"]
+    return shlex.join([*words, *own_code.as_options()])
 
 
 # --- words ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
-from mrt5cli.report.ours import DIAGNOSTICS, Ran
+from mrt5cli.report.ours import PUBLISHED_DIAGNOSTICS, Ran
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow, KindRow
@@ -54,7 +54,7 @@ def _patterns(asked: Asked, ran: Ran) -> dict[str, Any]:
         "positions": rate.count,
         "deletion_rate": rate.value,
         **_agreement(rows),
-        "letters": _lines(letter_table(kind, rows)) if kind in DIAGNOSTICS.values() else [],
+        "letters": _lines(letter_table(kind, rows)) if kind in PUBLISHED_DIAGNOSTICS.values() else [],
         "kinds": _lines(kind_table(rows, sentinels=sentinels)),
         "subsets": [
             {

@@ -8,8 +8,6 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,10 +37,10 @@ class BoundaryPredictor(Shortener):
     for. The last byte of a row always ends a segment.
     """
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("boundary_predictor",)
-    name: ClassVar[str] = "boundary_predictor"
-    normalises: ClassVar[bool] = True
-    reference: ClassVar[Reference | None] = Reference(
+    deletion_types = ("boundary_predictor",)
+    name = "boundary_predictor"
+    normalises = True
+    reference = Reference(
         "BPT5ForConditionalGeneration",
         "t5",
         ("boundary_predictor_type", "prior"),

@@ -5,8 +5,6 @@ Legend: B batch, L input bytes, S windows, D model width, R the stride.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,10 +30,10 @@ class Convolution(Shortener):
     included, and a tail shorter than R dropped unless there is nothing else.
     """
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("convolution",)
-    name: ClassVar[str] = "downsampling_module"
-    normalises: ClassVar[bool] = True
-    reference: ClassVar[Reference | None] = Reference(
+    deletion_types = ("convolution",)
+    name = "downsampling_module"
+    normalises = True
+    reference = Reference(
         "CanineT5ForConditionalGeneration",
         "t5",
         ("downsampling_rate",),

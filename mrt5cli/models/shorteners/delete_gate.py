@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +15,15 @@ from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import Reference, norm_in_float32
+from mrt5cli.models.shorteners.base import norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
 
 class DeleteGate(Gate):
     """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("scaled_sigmoid", "log_sigmoid")
-    reference: ClassVar[Reference | None] = replace(
+    deletion_types = ("scaled_sigmoid", "log_sigmoid")
+    reference = replace(
         GATE_OF_THE_REFERENCE,
         fixed=frozenset(
             ("gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import string
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import Reference, check_share
+from mrt5cli.models.shorteners.base import check_share
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
 BYTE_OFFSET = 3
@@ -32,10 +31,8 @@ class FixedGate(Gate):
     before a row's first separator are its word 0, which is empty in a row that begins with one.
     """
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("fixed",)
-    reference: ClassVar[Reference | None] = replace(
-        GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions"))
-    )
+    deletion_types = ("fixed",)
+    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
 
     @classmethod
     def check(cls, config: MrT5Config) -> None:

@@ -6,13 +6,12 @@ Legend: B batch, L input bytes.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import Reference, check_share
+from mrt5cli.models.shorteners.base import check_share
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
 RATE_SPREAD = 0.05
@@ -28,10 +27,8 @@ class RandomGate(Gate):
     batch, padding included.
     """
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("random",)
-    reference: ClassVar[Reference | None] = replace(
-        GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions"))
-    )
+    deletion_types = ("random",)
+    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
 
     @classmethod
     def check(cls, config: MrT5Config) -> None:

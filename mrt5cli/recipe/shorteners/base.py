@@ -108,9 +108,9 @@ class ShortenerSection(Section):
         """What a recipe with it trains, for the list of recipes: "CP stride 3"."""
         return f"{self.paper_name} {self.phrase()}"
 
-    def details(self, config: Configuration) -> str:
-        """What else a model's card says of it, after its place."""
-        if getattr(config, "shortening_per", "row") == "batch" and "per" in self.fields:
+    def details(self) -> str:
+        """What else a model's card says of it, after its place; for settings of a model's configuration."""
+        if getattr(self, "per", "row") == "batch":
             return ", as the reference does, over the whole batch"
         return ""
 

@@ -15,7 +15,7 @@ from mrt5cli.recipe.shorteners.base import Placed, Steering
 class BoundaryPredictor(Placed):
     """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("boundary_predictor",)
+    deletion_types = ("boundary_predictor",)
     fields: ClassVar[Mapping[str, str]] = {
         "layer": "delete_gate_layer",
         "type": "boundary_predictor_type",
@@ -24,16 +24,16 @@ class BoundaryPredictor(Placed):
         "sampling": "boundary_sampling",
         "per": "shortening_per",
     }
-    paper_name: ClassVar[str] = "BP"
-    aliases: ClassVar[tuple[str, ...]] = ("bp", "bpt5")
-    called: ClassVar[str] = "boundary predictor"
-    about: ClassVar[str] = (
+    paper_name = "BP"
+    aliases = ("bp", "bpt5")
+    called = "boundary predictor"
+    about = (
         "BP, a baseline for MrT5: {model} that learned to cut its input into segments, and pools each into "
         "one position early in its encoder."
     )
-    pools: ClassVar[bool] = True
-    has_weights: ClassVar[bool] = True
-    refuses_threshold: ClassVar[str | None] = "pools segments, whose ends no gate value decides"
+    pools = True
+    has_weights = True
+    refuses_threshold = "pools segments, whose ends no gate value decides"
 
     kind: Literal["boundary_predictor"]
     type: Literal["gumbel", "entropy", "unigram"] = Field(

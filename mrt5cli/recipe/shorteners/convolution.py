@@ -14,22 +14,22 @@ from mrt5cli.recipe.shorteners.base import Placed, Steering
 class Convolution(Placed):
     """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("convolution",)
+    deletion_types = ("convolution",)
     fields: ClassVar[Mapping[str, str]] = {
         "layer": "delete_gate_layer",
         "stride": "downsampling_rate",
         "per": "shortening_per",
     }
-    paper_name: ClassVar[str] = "CP"
-    aliases: ClassVar[tuple[str, ...]] = ("cp", "canine", "caninet5")
-    called: ClassVar[str] = "strided convolution"
-    about: ClassVar[str] = (
+    paper_name = "CP"
+    aliases = ("cp", "canine", "caninet5")
+    called = "strided convolution"
+    about = (
         "CP, a baseline for MrT5: {model} that shortens its input early in its encoder, with a strided "
         "convolution."
     )
-    pools: ClassVar[bool] = True
-    has_weights: ClassVar[bool] = True
-    refuses_threshold: ClassVar[str | None] = "pools every {stride} positions, whatever they hold"
+    pools = True
+    has_weights = True
+    refuses_threshold = "pools every {stride} positions, whatever they hold"
 
     kind: Literal["convolution"]
     stride: Annotated[int, Field(ge=2, le=bounds.LENGTH)] = Field(

@@ -14,7 +14,7 @@ from mrt5cli.recipe.shorteners.base import Configuration, Placed, Steering
 class DeleteGate(Placed):
     """MrT5's learned delete gate (paper section 3.1)."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("scaled_sigmoid", "log_sigmoid")
+    deletion_types = ("scaled_sigmoid", "log_sigmoid")
     fields: ClassVar[Mapping[str, str]] = {
         "layer": "delete_gate_layer",
         "activation": "deletion_type",
@@ -23,16 +23,16 @@ class DeleteGate(Placed):
         "bias_init": "gate_bias_init",
         "row_without_survivors": "row_without_survivors",
     }
-    paper_name: ClassVar[str] = "MrT5"
-    aliases: ClassVar[tuple[str, ...]] = ("mrt5",)
-    called: ClassVar[str] = "delete gate"
-    about: ClassVar[str] = (
+    paper_name = "MrT5"
+    aliases = ("mrt5",)
+    called = "delete gate"
+    about = (
         "MrT5: {model} that learned which bytes the rest of the network can do without, and deletes them "
         "early in its encoder."
     )
-    gates: ClassVar[bool] = True
-    has_weights: ClassVar[bool] = True
-    steered: ClassVar[bool] = True
+    gates = True
+    has_weights = True
+    steered = True
 
     kind: Literal["delete_gate"]
     activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
@@ -103,7 +103,7 @@ class DeleteGate(Placed):
             return f"{self.paper_name} alpha {getattr(controller, 'alpha', 0.0):g}"
         return f"{self.paper_name} {100 * target:g} % ({controller.kind})"
 
-    def details(self, config: Configuration) -> str:
+    def details(self) -> str:
         values = "gate values log sigmoid(z)"
         if self.activation == "scaled_sigmoid":
             values = f"gate values from {self.scale:g} (delete) to 0 (keep)"

@@ -14,22 +14,18 @@ from mrt5cli.recipe.shorteners.base import Placed, Steering
 class FixedGate(Placed):
     """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("fixed",)
+    deletion_types = ("fixed",)
     fields: ClassVar[Mapping[str, str]] = {
         "layer": "delete_gate_layer",
         "amount": "fixed_deletion_amount",
         "per": "shortening_per",
         "scale": "sigmoid_mask_scale",
     }
-    paper_name: ClassVar[str] = "Fixed"
-    called: ClassVar[str] = "fixed gate"
-    about: ClassVar[str] = (
-        "A baseline for MrT5: {model} that deletes the end of every word early in its encoder."
-    )
-    gates: ClassVar[bool] = True
-    refuses_threshold: ClassVar[str | None] = (
-        "deletes the ends of words: its gate values say no more than that"
-    )
+    paper_name = "Fixed"
+    called = "fixed gate"
+    about = "A baseline for MrT5: {model} that deletes the end of every word early in its encoder."
+    gates = True
+    refuses_threshold = "deletes the ends of words: its gate values say no more than that"
 
     kind: Literal["fixed"]
     amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")

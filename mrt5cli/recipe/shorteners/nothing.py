@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mrt5cli.recipe.shorteners.base import ShortenerSection, Steering
 
@@ -10,11 +10,11 @@ from mrt5cli.recipe.shorteners.base import ShortenerSection, Steering
 class NoShortener(ShortenerSection):
     """Plain ByT5: nothing is deleted."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("none",)
-    paper_name: ClassVar[str] = "ByT5"
-    aliases: ClassVar[tuple[str, ...]] = ("byt5",)
-    called: ClassVar[str] = "no shortener"
-    about: ClassVar[str] = "ByT5: {model}, without any deletion."
+    deletion_types = ("none",)
+    paper_name = "ByT5"
+    aliases = ("byt5",)
+    called = "no shortener"
+    about = "ByT5: {model}, without any deletion."
 
     kind: Literal["none"]
 
@@ -28,15 +28,15 @@ class NoShortener(ShortenerSection):
 class SourceRemoved(ShortenerSection):
     """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("source_removed",)
-    paper_name: ClassVar[str] = "no source"
-    aliases: ClassVar[tuple[str, ...]] = ("decoder_only", "decoder_baseline")
-    called: ClassVar[str] = "no source"
-    about: ClassVar[str] = (
+    deletion_types = ("source_removed",)
+    paper_name = "no source"
+    aliases = ("decoder_only", "decoder_baseline")
+    called = "no source"
+    about = (
         "A baseline for MrT5: {model} whose encoder sees a lone EOS whatever its input is, so that the "
         "decoder alone models text."
     )
-    reads_source: ClassVar[bool] = False
+    reads_source = False
 
     kind: Literal["source_removed"]
 

@@ -14,18 +14,18 @@ from mrt5cli.recipe.shorteners.base import Placed, Steering
 class RandomGate(Placed):
     """Baseline: random positions are deleted, in training and evaluation."""
 
-    deletion_types: ClassVar[tuple[str, ...]] = ("random",)
+    deletion_types = ("random",)
     fields: ClassVar[Mapping[str, str]] = {
         "layer": "delete_gate_layer",
         "rate": "random_deletion_probability",
         "per": "shortening_per",
         "scale": "sigmoid_mask_scale",
     }
-    paper_name: ClassVar[str] = "Random"
-    called: ClassVar[str] = "random gate"
-    about: ClassVar[str] = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."
-    gates: ClassVar[bool] = True
-    refuses_threshold: ClassVar[str | None] = "deletes at random: its gate values are only a coin's two sides"
+    paper_name = "Random"
+    called = "random gate"
+    about = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."
+    gates = True
+    refuses_threshold = "deletes at random: its gate values are only a coin's two sides"
 
     kind: Literal["random"]
     rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
