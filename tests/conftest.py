@@ -157,6 +157,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
             item.user_properties.append(("examples", drawn))
 
 
+@pytest.fixture(scope="module")
+def fast() -> Generator[None, None, None]:
+    """For the tests of the fast paths themselves: they are on, whatever MRT5_FAST says."""
+    from mrt5cli.models.fast.switch import fast_paths
+
+    with fast_paths(True):
+        yield
+
+
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of one test, the same whenever seed and test are; a failure shows the seed."""

@@ -64,8 +64,9 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
     import torch
 
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.evaluation.options import EvaluationOptions
     from mrt5cli.models import build
+    from mrt5cli.subject import find_subject
 
     assert job.recipe is not None and job.run is not None
     run = RunDir.create(job.run.path)
@@ -82,11 +83,12 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
         compare(
             [find_subject(str(run.path))],
             job.recipe.task,
-            split="test",
-            hard_delete=settings.hard_delete,
-            batch_size=settings.batch_size,
-            limit=settings.examples,
-            runtime=runtime,
+            EvaluationOptions(
+                batch_size=settings.batch_size,
+                limit=settings.examples,
+                hard_delete=settings.hard_delete,
+                runtime=runtime,
+            ),
         ).save()
 
 
@@ -113,20 +115,21 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
     Only for plans that are no smoke; the numbers of analyses are not among them.
     """
     from mrt5cli.data.languages import LANGUAGES
+    from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
     from mrt5cli.paper.tolerances import AVERAGES, TIMES
-    from mrt5cli.report.ours import NUMBERS, PUBLISHED_DIAGNOSTICS
     from mrt5cli.report.placement import place
+    from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
     placed = place(plan.experiments)
     for experiment in plan.experiments:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for row, recipe in placed[experiment.id]:
-            number, unit = (
-                ("ms_per_example", 1.0) if row.metric in TIMES else NUMBERS.get(row.metric, ("", 1))
-            )
-            if recipe is None or not number:
+            name = "runtime_per_example" if row.metric in TIMES else row.metric.partition("[")[0]
+            metric = BY_PUBLISHED_NAME[name]
+            if recipe is None or metric.name not in METRICS:
                 continue
+            number, unit = metric.name, metric.factor
             subset = row.subset or "all"
             name = "total" if subset in AVERAGES else codes.get(subset.partition(" (")[0], subset)
             name = "all" if name in PUBLISHED_DIAGNOSTICS else name
@@ -147,7 +150,7 @@ def blank_row(subset: str) -> dict[str, Any]:
     """A row of an evaluation's document in which nothing is known."""
     from dataclasses import fields
 
-    from mrt5cli.evaluation.rows import Row
+    from mrt5cli.metrics.results import Row
 
     known = {"subset": subset, "examples": 10_000, "target_tokens": 1_890_000, "input_length": 1024.0}
     return {field.name: known.get(field.name) for field in fields(Row)}
@@ -158,10 +161,12 @@ def document(settings: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
     conditions = {"device": "cpu", "device_name": "AMD EPYC", "dtype": "float32", "threads": 1}
     model = {"source": "model", "deletion_type": "none", "calibration": None, **conditions, "rows": rows}
     return {
+        "version": 2,
         "task": {"kind": settings["kind"], "version": 1, "settings": settings},
         "split": "test",
         "deletion": "hard",
         "batch_size": 16,
         "languages": None,
+        "data": None,
         "models": [model],
     }

@@ -12,7 +12,8 @@ from transformers import AttentionInterface
 from mrt5cli.benchmark import written_out
 from mrt5cli.benchmark.rounds import Timing
 from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
-from mrt5cli.models.attention import IMPLEMENTATIONS, SCORE_CEILING, ScorePenalty
+from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
 
 LARGE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of a matrix product that shows what the machine can do."""

@@ -1,30 +1,25 @@
-"""Compiled blocks and decoding steps against plain ones: what the first call costs, how often it recompiles,
-what it brings."""
+"""Compiled blocks against plain ones: what the first call costs, how often it recompiles, what it brings."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrt5cli.benchmark.generation import greedy_parity
 from mrt5cli.benchmark.inputs import batch
 from mrt5cli.benchmark.models import ours, steer
 from mrt5cli.benchmark.rounds import kept_lengths, wait
 from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
 from mrt5cli.models.compiling import compile_blocks
-from mrt5cli.models.fast.decoding import GreedyDecoder
 from mrt5cli.runtime import check_compiler
 
 LENGTHS = 10
-"""Source lengths that compiled blocks must serve without compiling again, and a decoding step with one more
-graph."""
-DECODING = "dense, decoding"
+"""Source lengths that compiled blocks must serve without compiling again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Costs:
 
 
 def compiled(base: Any, shapes: Shapes) -> tuple[Suite, dict[str, Costs]]:
-    """Forward passes and training steps, dense and deleted, plain and with compiled blocks; greedy decoding.
+    """Forward passes and training steps, dense and deleted, plain and with compiled blocks.
 
     Compiling happens here, before anything is timed.
 
@@ -75,19 +70,11 @@ def compiled(base: Any, shapes: Shapes) -> tuple[Suite, dict[str, Costs]]:
                 calls[step + how] = call
                 suite.cases[step + how] = Case(partial(call, shapes.length), [step] if how else [])
             costs[f"{step}, compiled"] = compiling_costs(calls[f"{step}, compiled"], shapes.length)
-    plainly = ours(base, "eager", deletion_type="none")
-    for how in ("", ", compiled"):
-        call = _decoding(base, shapes, compile=bool(how))
-        suite.cases[DECODING + how] = Case(partial(call, shapes.length), [DECODING] if how else [])
-    costs[f"{DECODING}, compiled"] = compiling_costs(call, shapes.length)
 
     def checks() -> Iterator[tuple[str, Parity]]:
         for name, _, _ in tags:
             plain, other = (calls[f"{name}, forward{how}"](shapes.length) for how in ("", ", compiled"))
             yield f"{name}, compiled", Parity.of(plain, other)
-        ids, mask, _ = batch(base, shapes)
-        for name in (DECODING, f"{DECODING}, compiled"):
-            yield name, greedy_parity(plainly, ids, mask, suite.cases[name].call())
 
     suite.checks = checks
     return suite, costs
@@ -112,23 +99,6 @@ def _call(
         loss.backward()
         model.zero_grad(set_to_none=True)
         return loss.detach()
-
-    return call
-
-
-def _decoding(base: Any, shapes: Shapes, *, compile: bool) -> Callable[[int], Tensor]:
-    """Greedy answers to encoded sources of a given length."""
-    model = ours(base, "packed", deletion_type="none")
-    decoder = GreedyDecoder(model, compile=compile)
-
-    @lru_cache
-    def encoded(length: int) -> Any:
-        ids, mask, _ = batch(base, Shapes(shapes.batch, length, shapes.target, ()))
-        with torch.inference_mode():
-            return model.encoder(input_ids=ids, attention_mask=mask)
-
-    def call(length: int) -> Tensor:
-        return decoder.decode(encoded(length), max_new_tokens=shapes.target, min_new_tokens=shapes.target)
 
     return call
 

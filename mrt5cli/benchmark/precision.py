@@ -13,12 +13,14 @@ from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.rows import Batch, Tally, row_of, tally, teacher_forced
-from mrt5cli.evaluation.subject import Subject
+from mrt5cli.evaluation.counting import Batch, Tally, row_of, tally, teacher_forced
+from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import build_task
 
+MEASURED = ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
 
 
@@ -121,10 +123,7 @@ def _share(flipped: Tensor, counted: Tensor) -> Ratio:
 def _row(counts: _Counts) -> dict[str, Any]:
     row = row_of("all", counts.tally)
     return {
-        "loss": row.loss,
-        "token_accuracy": row.token_accuracy,
-        "sequence_accuracy": row.sequence_accuracy,
-        "deletion_rate": row.deletion_rate,
+        **{name: row.number(name) for name in MEASURED},
         "argmax_flipped": counts.argmaxes.value,
         "gate_flipped": counts.decisions.value,
         "logits": counts.farthest,

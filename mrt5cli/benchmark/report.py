@@ -23,8 +23,8 @@ from mrt5cli.benchmark.startup import startup
 from mrt5cli.benchmark.suite import Shapes, Suite
 from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import Subject
 from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
+from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size
 
 Done = Callable[[str, int, int], None]

@@ -14,8 +14,8 @@ from mrt5cli.benchmark.models import ours, steer
 from mrt5cli.benchmark.rounds import kept_lengths
 from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, Case, Parity, Shapes, Suite
 from mrt5cli.benchmark.written_out import reference_like
-from mrt5cli.models.attention import SCORE_CEILING
 from mrt5cli.models.recomputation import Recompute, recompute
+from mrt5cli.models.score_loss import SCORE_CEILING
 
 REFERENCE = "reference-like"
 RECOMPUTING: dict[str, Recompute] = {

@@ -14,21 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
-from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from mrt5cli.benchmark.models import ours
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.fast.feed_forward import GatedFeedForward
-from mrt5cli.models.fast.norms import RMSNorm
-from mrt5cli.models.fast.products import Linear
+from mrt5cli.models.fast.parts import use_plain
 
 NAME = "mrt5_bench_written_out"
-THEIRS: dict[type[nn.Module], type[nn.Module]] = {
-    GatedFeedForward: T5DenseGatedActDense,
-    Linear: nn.Linear,
-    RMSNorm: T5LayerNorm,
-}
-"""The classes of transformers and PyTorch, for ours with the same parameters."""
 
 
 def softmax1(scores: Tensor) -> Tensor:
@@ -78,9 +69,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
     """A model of the same weights that computes so."""
     model = ours(base, "eager", **fields)
-    for module in model.modules():
-        if type(module) in THEIRS:
-            module.__class__ = THEIRS[type(module)]
+    use_plain(model)
     for config in (model.config, model.encoder.config, model.decoder.config):
         config._attn_implementation = NAME
     return model

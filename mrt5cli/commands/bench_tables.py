@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrt5cli.commands.tables import print_table
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
 
 Document = Mapping[str, Any]
@@ -82,12 +83,10 @@ def _ratio(ratio: Document | None, ideal: bool) -> list[str]:
 
 
 def _precision(rows: Sequence[Document]) -> None:
+    measured = [metric for name, metric in METRICS.items() if name in rows[0]]
     headers = [
         "",
-        "loss",
-        "token\nacc. %",
-        "seq.\nacc. %",
-        "deleted\n%",
+        *(metric.column for metric in measured),
         "argmaxes\nflipped %",
         "gates\nflipped %",
         "logits off\nat most",
@@ -95,10 +94,7 @@ def _precision(rows: Sequence[Document]) -> None:
     lines = [
         [
             row["precision"],
-            number(row["loss"], 4),
-            percent(row["token_accuracy"], 2),
-            percent(row["sequence_accuracy"], 2),
-            percent(row["deletion_rate"], 2),
+            *(metric.text(row[metric.name]) for metric in measured),
             percent(row["argmax_flipped"], 3),
             percent(row["gate_flipped"], 3),
             number(row["logits"], 3),

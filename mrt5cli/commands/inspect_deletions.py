@@ -20,7 +20,7 @@ from mrt5cli.text import columns, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow
-    from mrt5cli.evaluation.subject import Subject
+    from mrt5cli.subject import Subject
 
 EXAMPLES = 5
 PIECES = 20
@@ -89,7 +89,7 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
-    from mrt5cli.evaluation.subject import find_subjects, load_model
+    from mrt5cli.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
         raise UserError("give one of --text, --file and --task")
@@ -169,7 +169,7 @@ def _text_rows(
     model: Any, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.evaluation.subject import DIAGNOSTIC_KINDS, task_length
+    from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
@@ -193,7 +193,7 @@ def _task_rows(
 ) -> tuple[list[InspectedRow], int]:
     """Rows of a task's test examples, and how many sentinels there are in them."""
     from mrt5cli.analysis.deletions import inspect_batch
-    from mrt5cli.evaluation.subject import check_fits, choose_task
+    from mrt5cli.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
 
     section = choose_task(option, subject)

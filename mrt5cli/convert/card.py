@@ -10,7 +10,7 @@ them alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from mrt5cli.convert.modules import TRANSFORMERS
 from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse
+from mrt5cli.metrics.catalog import MEASURED
+from mrt5cli.metrics.results import Row, SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
-UNKNOWN = "-"
+DELETED = "deletion_rate"
 
 DIAGNOSTICS = {
     "copy": "copying random letter strings",
@@ -78,7 +78,7 @@ def model_card(
     shortener = shorteners.of_config(config)
     checkpoint = Path(getattr(model, "name_or_path", "") or "").name
     step = int(match[1]) if (match := STEP_NAME.fullmatch(checkpoint)) else None
-    results = _results(run, checkpoint if step is not None else None)
+    results = _results(run, step)
     meta = run.meta() if run is not None else {}
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
@@ -102,8 +102,8 @@ def model_card(
         shortener=shortener,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
-        results=_table(results),
-        batch_sizes=", ".join(str(size) for size in sorted({result["batch_size"] for result in results})),
+        results=_table(results) if results else "",
+        batch_sizes=", ".join(str(size) for size in sorted({one.batch_size for one, _ in results})),
         sentinel=FIRST_SENTINEL,
         transformers=".".join(str(part) for part in TRANSFORMERS),
         version=mrt5cli.__version__,
@@ -179,90 +179,34 @@ def _made_with(meta: dict[str, Any]) -> Iterator[str]:
         yield f"commit `{meta['commit']}`"
 
 
-# --- results ------------------------------------------------------------------------------------------------
-
-Result = dict[str, Any]
-"""A row of an evaluation, with its task, split, deletion and batch size."""
-
-
-def _number(name: str, digits: int, factor: int = 1) -> Callable[[Result], str]:
-    def cell(result: Result) -> str:
-        value = result.get(name)
-        return UNKNOWN if value is None else f"{factor * value:.{digits}f}"
-
-    return cell
-
-
-DELETED = "deleted %"
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "task": lambda result: result["task"],
-    "split": lambda result: result["split"],
-    "deletion": lambda result: result["deletion"],
-    "of": lambda result: result["subset"],
-    "examples": lambda result: f"{result['examples']:,}",
-    DELETED: _number("deletion_rate", 1, 100),
-    "loss": _number("loss", 4),
-    "loss without source": _number("source_removed_loss", 4),
-    "bits per byte": _number("bits_per_byte", 3),
-    "token accuracy %": _number("token_accuracy", 2, 100),
-    "sequence accuracy %": _number("sequence_accuracy", 2, 100),
-    "gate precision": _number("gate_precision", 3),
-    "gate recall": _number("gate_recall", 3),
-}
-IN_COLUMNS = {
-    *("deletion_rate", "loss", "source_removed_loss", "bits_per_byte", "token_accuracy", "sequence_accuracy"),
-    *("gate_precision", "gate_recall"),
-}
-# Lengths repeat the deletion rate, and times belong to a machine.
-LEFT_OUT = {
-    *("input_length", "kept_length", "new_length", "ms_per_example", "median_ms_per_example"),
-    *("source_removed_token_accuracy", "source_removed_sequence_accuracy"),
-}
-
-
-def _results(run: RunDir | None, checkpoint: str | None) -> list[Result]:
+def _results(run: RunDir | None, step: int | None) -> list[tuple[SavedEvaluation, Row]]:
     """Every evaluation of exactly this model that lies in the run's eval folder."""
-    results: list[Result] = []
-    for path in sorted((run.path / "eval").glob("*.json")) if run is not None else []:
-        try:
-            results += _evaluations_of(checkpoint, parse(path.read_bytes()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} does not hold evaluation results as `mrt5 evaluate` writes them: {error!r}",
-                "evaluate the run again, or take the file away",
-            ) from error
-    return results
+    hint = "evaluate the run again, or take the file away"
+    paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
+    return [
+        (one, row)
+        for one in (SavedEvaluation.read(path, hint) for path in paths)
+        for model in one.models
+        if model.step == step
+        for row in model.rows
+    ]
 
 
-def _evaluations_of(checkpoint: str | None, document: dict[str, Any]) -> list[Result]:
-    """The rows of a file of `mrt5 evaluate` that are about one checkpoint, or about the finished model."""
-    about = {name: document[name] for name in ("split", "deletion", "batch_size")}
-    about["task"] = document["task"]["kind"]
-    rows: list[Result] = []
-    for model in document["models"]:
-        folder = Path(model["source"]).name
-        if (folder if STEP_NAME.fullmatch(folder) else None) == checkpoint:
-            rows += [row | about for row in model["rows"]]
-    for row in rows:
-        # What the table needs of every row; missing or of another type is an error of the file.
-        row["subset"], row["examples"] = str(row["subset"]), int(row["examples"])
-    return rows
-
-
-def _table(results: list[Result]) -> str:
-    """Results in Markdown, without the columns that none has anything in; nothing without results."""
-    if not results:
-        return ""
-    # A task may measure what only it knows.
-    more = dict.fromkeys(
-        name
-        for result in results
-        for name, value in result.items()
-        if isinstance(value, float) and name not in IN_COLUMNS | LEFT_OUT
-    )
-    columns = COLUMNS | {name.replace("_", " "): _number(name, 4) for name in more}
-    cells = {header: [cell(result) for result in results] for header, cell in columns.items()}
-    headers = [name for name in cells if name == DELETED or set(cells[name]) != {UNKNOWN}]
-    rows = [list(row) for row in zip(*(cells[name] for name in headers), strict=True)]
+def _table(results: Sequence[tuple[SavedEvaluation, Row]]) -> str:
+    """Results in Markdown, without the metrics that none has a number of."""
+    shown = [
+        metric
+        for metric in MEASURED
+        if metric.in_cards
+        # Quality never stands without what was deleted.
+        and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
+    ]
+    headers = ["task", "split", "deletion", "of", "examples"]
+    headers += [metric.heading.replace(",", "") for metric in shown]
+    rows = [
+        [one.task, one.split, one.deletion, row.subset, f"{row.examples:,}"]
+        + [metric.text(row.number(metric.name)) for metric in shown]
+        for one, row in results
+    ]
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -13,7 +13,6 @@ import torch
 from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import FULL, RunFailed, UserError
-from mrt5cli.evaluation.subject import find_subjects
 from mrt5cli.models.checkpoint import Description, dtype_name, load_and_tell
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
@@ -23,6 +22,7 @@ from mrt5cli.models.weights import stored_dtype
 from mrt5cli.places import room
 from mrt5cli.recipe import shorteners
 from mrt5cli.rundir import resolve_model, whole_directory
+from mrt5cli.subject import find_subjects
 from mrt5cli.text import byte_size
 
 ROOM = 1.05

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrt5cli.data.columns import LANGUAGE_COLUMN
 from mrt5cli.data.corpus import END_OF_DOCUMENT
-from mrt5cli.data.files import LanguageRule, Text, TextFile
-from mrt5cli.data.formats import BadRow, Damaged
-from mrt5cli.data.tables import LANGUAGE_COLUMN
+from mrt5cli.data.formats import BadRow, Damaged, DataFile
+from mrt5cli.data.texts import LanguageRule, Text, texts
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
+
+if TYPE_CHECKING:
+    import torch
+
+    # Of lines and of files.
+    Counts = NDArray[np.int64] | torch.Tensor
 
 END = bytes([END_OF_DOCUMENT])
 SKIP_HINT = (
@@ -35,7 +41,7 @@ class LeftOut:
         tell: is told of the first few, and of every tenth, hundredth ... after that.
     """
 
-    def __init__(self, counts: Any, tell: Tell = say_on_stderr) -> None:
+    def __init__(self, counts: Counts, tell: Tell = say_on_stderr) -> None:
         self.counts, self._tell = counts, tell
 
     def add(self, where: str, reason: str, *, file: bool) -> None:
@@ -80,7 +86,7 @@ class DocumentStream:
 
     def __init__(
         self,
-        files: Sequence[TextFile],
+        files: Sequence[DataFile],
         column: str,
         *,
         key: Sequence[int] | None = None,
@@ -195,7 +201,7 @@ class DocumentStream:
             self._start_file(0, 0)
         file = self._files[self._order[self._place]]
         if self._rows is None:
-            self._rows = file.texts(self._column, self._row, tell=self._tell_once)
+            self._rows = texts(file, self._column, self._row, tell=self._tell_once)
         try:
             found = next(self._rows, None)
         except Damaged as error:
@@ -246,7 +252,7 @@ class DocumentStream:
             self._told.add(text)
             self._tell(text)
 
-    def _fetch_again(self, file: TextFile) -> bool:
+    def _fetch_again(self, file: DataFile) -> bool:
         """Whether to read the file once more from the start, because it may have been damaged on its way."""
         here = self._pass, self._place
         again = file.remote and self._fetched_again != here
@@ -254,7 +260,7 @@ class DocumentStream:
             self._fetched_again = here
         return again
 
-    def _leave_out(self, file: TextFile, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
+    def _leave_out(self, file: DataFile, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
         if self._left_out is None:
             raise UserError(
                 f"{where}: {'damaged, ' if whole else ''}{reason}",

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.evaluation.timing import Stopwatch
-from mrt5cli.models.fast.plain_generation import unchanging
 
 
 def generate_answers(
@@ -46,7 +45,7 @@ def generate_answers(
     device = next(model.parameters()).device
     order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
     answers = [""] * len(sources)
-    with _plain_settings(model), unchanging(model):
+    with _plain_settings(model):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             ids = torch.nn.utils.rnn.pad_sequence(

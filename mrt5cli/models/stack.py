@@ -16,9 +16,6 @@ from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTraine
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.fast.feed_forward import use_fast_activation
-from mrt5cli.models.fast.norms import use_fast_norms
-from mrt5cli.models.fast.products import use_fast_products
 from mrt5cli.models.shorteners import Shortener
 
 
@@ -97,9 +94,6 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                 attention.is_cross_attention = not is_self
                 if config.attention_dropout_rate is not None:
                     attention.dropout = config.attention_dropout_rate
-            use_fast_activation(block.layer[-1], config)
-        use_fast_norms(self)
-        use_fast_products(self)
         self.post_init()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
@@ -171,7 +165,7 @@ class MrT5Decoder(MrT5Stack):
         )
 
 
-def asked(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
     """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
     value = arguments.get(name)
     return bool(getattr(config, name, False) if value is None else value)

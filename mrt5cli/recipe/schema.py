@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import BestMetric
 from mrt5cli.recipe import shorteners
 from mrt5cli.recipe.section import Coefficient, HeldExamples, Misfit, NonNegative, Rate, Section
 from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
@@ -288,8 +289,7 @@ class CharacterTask(RowTask):
     )
 
 
-OWN_FILES = {"base", "rows", "qa", "characters", "diagnostic", "span_corruption", "span_streams"}
-OWN_FILES |= {"xnli", "tydiqa", "xquad"}
+OWN_FILES = {"base", "tables", "qa", "characters", "diagnostic", "span_corruption", "xnli", "tydiqa", "xquad"}
 ADDED = tuple(
     sorted(
         path.stem
@@ -551,7 +551,7 @@ class TrainingSection(Section):
     keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
         2, description="older checkpoints are deleted"
     )
-    best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
+    best_metric: BestMetric | None = Field(
         None,
         description="keep the weights that are best by this number on validation data, under the evaluation "
         "section's deletion; needs eval_steps; null: the last ones",

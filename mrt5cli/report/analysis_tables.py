@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.report.ours import TOTAL
 from mrt5cli.report.tables import MISSING, Table, interval, number, percent
 from mrt5cli.text import counted
 

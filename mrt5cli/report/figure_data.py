@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
-from mrt5cli.report.ours import PUBLISHED_DIAGNOSTICS, TOTAL, Ran, Results, first_row, mean
+from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS, Ran, Results, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> l
     metric, unit, number = _loss_of(compared)
     points = []
     for runs in results.runs.values():
-        rows = [found[0] for ran in runs if (found := first_row(ran, number)) is not None]
+        rows = [found[0] for ran in runs if (found := ran.own(number)) is not None]
         if rows:
-            losses = [row[number] for row in rows]
-            gone = 100 * statistics.fmean(row["deletion_rate"] or 0.0 for row in rows)
+            losses = [row.known(number) for row in rows]
+            gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
             middle = statistics.fmean(losses)
             points.append(Point(runs[0].family, gone, middle, interval_of_mean(losses)))
     whole = _whole(compared)
@@ -102,20 +103,19 @@ def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawin
     return [per_language(models, list(languages), unit=unit, name=name, caption=caption)]
 
 
-def _by_language(ran: Ran) -> dict[str, dict[str, Any]]:
-    """Rows by language of the first of its documents that has several, else of its first."""
-    documents = ran.documents
-    several = [document for document in documents if len(document["models"][0]["rows"]) > 1]
-    for document in [*several, *documents][:1]:
-        rows = {row["subset"]: row for row in document["models"][0]["rows"] if row["subset"] != TOTAL}
+def _by_language(ran: Ran) -> dict[str, Row]:
+    """Rows by language of the first of its evaluations that has several, else of its first."""
+    several = [one for one in ran.evaluations if len(one.rows) > 1]
+    for one in [*several, *ran.evaluations][:1]:
+        rows = {row.subset: row for row in one.rows if row.subset != TOTAL}
         return {LANGUAGES[name].name if name in LANGUAGES else name: row for name, row in rows.items()}
     return {}
 
 
 def _means(
-    lines: Sequence[Mapping[str, Mapping[str, Any]]], names: Sequence[str], number: str, unit: float
+    lines: Sequence[Mapping[str, Row]], names: Sequence[str], number: str, unit: float
 ) -> dict[str, float]:
-    found = {name: mean(line[name][number] for line in lines if name in line) for name in names}
+    found = {name: mean(line[name].number(number) for line in lines if name in line) for name in names}
     return {name: unit * value for name, value in found.items() if value is not None}
 
 

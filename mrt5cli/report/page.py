@@ -18,8 +18,8 @@ from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.report.analysis_tables import Example, analysis_tables, examples_of
 from mrt5cli.report.claims import Claim, check_claim
 from mrt5cli.report.figures import HOW_TO_DRAW, can_draw
-from mrt5cli.report.ours import Results
 from mrt5cli.report.placement import place
+from mrt5cli.report.results import Results
 from mrt5cli.report.tables import (
     MISSING,
     Table,
@@ -137,7 +137,7 @@ def make_report(plan: Plan) -> Report:
     for experiment in asked:
         results = Results(plan, experiment)
         compared = compare(results, placed[experiment.id])
-        found = [check_claim(name, experiment, plan) for name in experiment.claims]
+        found = [check_claim(name, results) for name in experiment.claims]
         sections.append(_section(results, compared, found))
         claims += [(experiment.title, claim) for claim in found]
     counts = {section.experiment.id: section.counts for section in sections}

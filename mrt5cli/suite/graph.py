@@ -9,7 +9,7 @@ from typing import Any
 
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import RecipeError
-from mrt5cli.evaluation.names import result_name
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
 from mrt5cli.recipe.words import nearest
 from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
@@ -159,12 +159,14 @@ class _Graph:
         limit = evaluation.limit or train.recipe.evaluation.examples
         if self.plan.smoke:
             limit = min(limit, train.recipe.evaluation.examples)
-        stem = result_name(
-            task.kind,
+        options = EvaluationOptions(
+            batch_size=train.recipe.evaluation.batch_size,
+            limit=limit,
             hard_delete=train.recipe.evaluation.hard_delete,
             constrained=evaluation.constrained,
-            label=evaluation_label(evaluation),
+            runtime=evaluation.runtime,
         )
+        stem = options.result_name(task.kind, label=evaluation_label(evaluation))
         return self._put(
             Job(
                 f"evaluate {train.name} seed {train.recipe.seed} {stem}",

@@ -77,19 +77,21 @@ def _train(order: Order, job: Job) -> None:
 def _evaluate(order: Order, job: Job) -> None:
     from mrt5cli import runtime
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.evaluation.options import EvaluationOptions
+    from mrt5cli.subject import find_subject
     from mrt5cli.suite.graph import evaluation_label
 
     assert job.recipe is not None and job.run is not None and job.evaluation is not None, "it has all"
     comparison = compare(
         [find_subject(str(job.run.path))],
         job.task,
-        split="test",
-        hard_delete=job.recipe.evaluation.hard_delete,
-        batch_size=job.recipe.evaluation.batch_size,
-        limit=job.limit,
-        constrained=job.evaluation.constrained,
-        runtime=job.evaluation.runtime,
+        EvaluationOptions(
+            batch_size=job.recipe.evaluation.batch_size,
+            limit=job.limit,
+            hard_delete=job.recipe.evaluation.hard_delete,
+            constrained=job.evaluation.constrained,
+            runtime=job.evaluation.runtime,
+        ),
         device=runtime.device(order.device),
         progress=_examples_done,
     )

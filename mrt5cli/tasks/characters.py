@@ -11,13 +11,15 @@ import re
 from pathlib import Path, PurePath
 from random import Random
 
+import pyarrow as pa
+
 from mrt5cli.data.builders.writing import is_made_here
+from mrt5cli.data.columns import Row, text_column
 from mrt5cli.data.generated import words
-from mrt5cli.data.rows import Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 
 # Parts of the published tests, in the paper's order.
 TEST_PARTS = {
@@ -34,6 +36,7 @@ _PIECE = re.compile(r"-\d+(-of-\d+)?$")
 class Characters(TableTask):
     """Parts of the test are its files, by their names; see `TableTask`."""
 
+    section: CharacterTask
     version = 1
     measures = ("sequence_accuracy",)
     columns = (text_column("input"), text_column("output"))
@@ -95,7 +98,7 @@ class Characters(TableTask):
         wrong = [*right[:place], right[place][1] + right[place][0] + right[place][2:], *right[place + 1 :]]
         return {"input": " ".join(wrong), "output": " ".join(right)}
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         if self.files is not None:
             return self.files.part(split, None if part == ALL else part)
         return super()._read(split, part)

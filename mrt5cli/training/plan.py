@@ -15,6 +15,7 @@ from mrt5cli import runtime as machine
 from mrt5cli.data.characters import beginning
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import OutOfPatience
+from mrt5cli.metrics.catalog import MEASURED, METRICS
 from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
@@ -22,7 +23,6 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
 from mrt5cli.training.arguments import accumulation
-from mrt5cli.training.best import GENERATED, LOWER_IS_BETTER, in_words
 from mrt5cli.training.start import Start, model_of_checkpoint, model_to_start
 
 SHOWN = 100
@@ -289,11 +289,13 @@ def _check_held_out(plan: Plan) -> None:
 def _check_best(plan: Plan) -> None:
     """Refuse a choice of weights that could not be made."""
     training, task = plan.recipe.training, plan.task
-    if training.best_metric in GENERATED and task.answer_length is None:
+    assert training.best_metric is not None
+    if METRICS[training.best_metric].answers and task.answer_length is None:
+        *others, last = (metric.name for metric in MEASURED if metric.chooses and not metric.answers)
         raise UserError(
             f"training.best_metric: {training.best_metric} is measured on generated answers, and in "
             f"{plan.recipe.task.kind} nothing is generated",
-            "use loss, token_accuracy or sequence_accuracy",
+            f"use {', '.join(others)} or {last}",
         )
     for subset in task.subsets("validation"):
         if next(iter(task.held_out("validation", subset, batch_size=1, limit=1)), None) is None:
@@ -414,12 +416,13 @@ def _loss(recipe: Recipe) -> str:
 def _best(recipe: Recipe) -> str:
     training = recipe.training
     assert training.best_metric is not None
-    which = "lowest" if training.best_metric in LOWER_IS_BETTER else "highest"
+    metric = METRICS[training.best_metric]
     how = "hard deletion" if recipe.evaluation.hard_delete else "soft deletion"
     gates = f", {how}" if recipe.model.shortener.gates else ""
     patience = f"; stops after {training.patience} without a better one" if training.patience else ""
+    which = "lowest" if metric.better == "lower" else "highest"
     return (
-        f"{which} {in_words(training.best_metric)} on validation data{gates}, measured every "
+        f"{which} {metric.title} on validation data{gates}, measured every "
         f"{training.eval_steps} steps{patience}"
     )
 

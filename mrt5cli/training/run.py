@@ -22,12 +22,13 @@ from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.fingerprint import code_version
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.models.compiling import compile_blocks
 from mrt5cli.models.recomputation import recompute
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, whole_directory, write_json, write_text
 from mrt5cli.training.arguments import training_arguments
-from mrt5cli.training.best import Best, check_kept, in_words
+from mrt5cli.training.best import Best, check_kept
 from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Plan, continue_command, make_plan
@@ -311,7 +312,7 @@ def _off_target(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _best_in_words(best: dict[str, Any]) -> str:
-    name = in_words(best["metric"])
+    name = METRICS[best["metric"]].title
     if best["step"] is None:
         return f"no {name} could be measured on validation data: the model is that of the last step\n"
     early = "; stopped early, nothing better came" if best["stopped_early"] else ""

@@ -9,9 +9,10 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.evaluation.evaluate import evaluate_model
+from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.options import EvaluationOptions
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
-from mrt5cli.training.best import GENERATED
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
@@ -56,16 +57,15 @@ class Validation(TrainerCallback):
             self.run.add_metrics(line)
 
     def _rows(self, model: Any) -> list[Any]:
-        return evaluate_model(
-            model,
-            self.task,
+        options = EvaluationOptions(
             split="validation",
             batch_size=self.settings.batch_size,
             limit=self.settings.examples,
             hard_delete=self.settings.hard_delete,
             source_removed=False,
-            generate=self.chooses and self.trainer.best.metric in GENERATED,
+            generate=self.chooses and bool(METRICS[self.trainer.best.metric].answers),
         )
+        return measure(model, self.task, options).rows
 
     def _numbers(self, row: Any) -> dict[str, Any]:
         names = dict.fromkeys((*MEASURED, self.trainer.best.metric) if self.chooses else MEASURED)

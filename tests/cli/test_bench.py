@@ -216,9 +216,8 @@ def test_the_rest_of_the_kinds(tmp_path: Path):
     assert result.exit_code == 0, result.output
     compiled, startup = json.loads(result.stdout)["suites"]
     costs = {case["name"]: case["compiling"] for case in compiled["cases"] if case["compiling"]}
-    assert len(costs) == 5
+    assert len(costs) == 4
     assert all(cost["graphs"] >= 1 for cost in costs.values())
-    assert costs.pop("dense, decoding, compiled")["recompiled"] <= 1
     assert all(cost["recompiled"] == 0 for cost in costs.values())
     seconds = {case["name"]: case["seconds"] for case in startup["cases"]}
     assert 0 < seconds["python alone"] < seconds["mrt5 --help"] < seconds["command to first training step"]

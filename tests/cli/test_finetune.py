@@ -114,7 +114,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_model_is_fine_tuned(name: str):
-    from mrt5cli.evaluation.evaluate import evaluate_model
+    from mrt5cli.evaluation.evaluate import measure
+    from mrt5cli.evaluation.options import EvaluationOptions
     from mrt5cli.models import load
     from mrt5cli.tasks import build_task
 
@@ -136,14 +137,8 @@ def test_every_kind_of_model_is_fine_tuned(name: str):
 
     # The value is that of the weights that were kept, deleted for real, without alpha and its gate loss.
     recipe = run.recipe()
-    row = evaluate_model(
-        load(run.model),
-        build_task(recipe.task),
-        split="validation",
-        batch_size=5,
-        limit=16,
-        source_removed=False,
-    )[0]
+    options = EvaluationOptions(split="validation", batch_size=5, limit=16, source_removed=False)
+    [row] = measure(load(run.model), build_task(recipe.task), options).rows
     assert row.loss == pytest.approx(best["value"], abs=1e-5)
     assert [entry["loss"] for entry in run.metrics() if "loss" in entry][-1] != best["value"]
 

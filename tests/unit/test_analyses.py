@@ -19,7 +19,7 @@ from mrt5cli.analysis.letters import letter_kinds
 from mrt5cli.analysis.per_sample import correlation
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Results, first_row
+from mrt5cli.report.results import Results
 from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import Experiment, Plan
 
@@ -86,10 +86,10 @@ def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: Plan) -> N
     assert found["samples"] == 8  # the smoke recipe's examples
     assert names(found["models"]) == ["mrt5_50", "mrt5_50", "random_50", "cp_2"]
     for model, runs in zip(found["models"], list(Results(plan, LANGUAGES).runs.values())[1:], strict=True):
-        row = first_row(runs[0])
+        row = runs[0].own()
         assert row is not None
         if model["family"] == "MrT5":
-            assert np.mean(model["deleted_percent"]) == pytest.approx(100 * row[0]["deletion_rate"], abs=1e-3)
+            assert np.mean(model["deleted_percent"]) == pytest.approx(100 * row[0].deletion_rate, abs=1e-3)
         again = correlation(model["deleted_percent"], model["loss_increase_percent"])
         assert model["r"] is None or model["r"] == pytest.approx(again.r, abs=1e-4)
     assert found["models"][3]["r"] is None  # a convolution pools as much of every sample
@@ -108,9 +108,9 @@ def test_a_rise_is_over_byt5s_loss_on_the_same_sample(plan: Plan, tmp_path: Path
     base = results.baseline[0]
     drawn = _Drawn.of(build_task(base.recipe.task), "en", 8, "v3")
     loss, deleted = _measured(Asked(twin, plan), base, drawn)
-    row = first_row(base)
+    row = base.own()
     assert row is not None
-    assert loss.mean() == pytest.approx(row[0]["loss"], rel=1e-5)  # all targets are as long
+    assert loss.mean() == pytest.approx(row[0].loss, rel=1e-5)  # all targets are as long
     assert not deleted.any()
 
 
@@ -198,10 +198,10 @@ def test_patterns_of_letters_are_counted_as_published(plan: Plan) -> None:
     assert rates["all"]["rate"] == pytest.approx(model["deletion_rate"])
     letters = sum(rates[kind]["deleted"] for kind in ("A_in_ABC", "B_in_ABC", "C_in_ABC"))
     assert letters + rates["outside_ABC_incl_markers"]["deleted"] == rates["all"]["deleted"]
-    row = first_row(Results(plan, LETTERS).runs[LETTERS.recipes[0]][0])
+    row = Results(plan, LETTERS).runs[LETTERS.recipes[0]][0].own()
     assert row is not None
-    assert model["gate_precision"] == pytest.approx(row[0]["gate_precision"])
-    assert model["gate_recall"] == pytest.approx(row[0]["gate_recall"])
+    assert model["gate_precision"] == pytest.approx(row[0].gate_precision)
+    assert model["gate_recall"] == pytest.approx(row[0].gate_recall)
 
 
 def test_shown_texts_are_whole(plan: Plan) -> None:

@@ -130,7 +130,7 @@ def test_gradients_are_compared_weight_by_weight():
 
 
 def test_a_step_whose_score_loss_is_lost_is_seen(base: Any, monkeypatch):
-    from mrt5cli.models.attention import ScorePenalty
+    from mrt5cli.models.score_loss import ScorePenalty
 
     shapes = Shapes(batch=2, length=200, target=20, rates=())
     whole = ScorePenalty.mean

@@ -27,7 +27,7 @@ FILES = {
     "models/mrt5.py": {"train", "evaluate", "analyse"},
     "data/span_noise.py": {"train", "evaluate", "analyse"},
     "training/losses.py": {"train"},
-    "evaluation/rows.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
+    "evaluation/counting.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
     "evaluation/timing.py": {"evaluate", "analyse"},
     "analysis/deletions.py": {"analyse"},
     "data/builders/spelling.py": set(),

@@ -359,7 +359,7 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
         ("hard", "sw", "54.3"),
         ("hard", "total", "48.0"),
     ]
-    assert rows[0]["loss"] == "2.3457" and rows[0]["examples"] == "1,200"
+    assert rows[0]["cross-entropy nats"] == "2.3457" and rows[0]["examples"] == "1,200"
     assert "gate recall" not in rows[0]  # nobody measured it
 
 
@@ -387,13 +387,13 @@ def test_deletion_stands_beside_quality_even_where_it_was_not_measured(
     _, text = card_of(export(tmp_path / "out", load(run.model), None, evaluated))
     line = next(line for line in text.splitlines() if "a\\|b" in line)
     header = next(line for line in text.splitlines() if line.startswith("| task | split"))
-    assert "| deleted % | loss |" in header and header.endswith("| exact match |")
-    assert "| - | 2.3457 |" in line and line.endswith("| 0.2500 |")
+    assert "| deleted % | cross-entropy nats |" in header and header.endswith("| exact match % |")
+    assert "| - | 2.3457 |" in line and line.endswith("| 25.00 |")
 
 
 def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, tmp_path: Path) -> None:
     evaluated.eval("broken").write_text('{"models": [')
-    with pytest.raises(UserError, match=r"broken\.json does not hold evaluation results"):
+    with pytest.raises(UserError, match=r"broken\.json cannot be read"):
         export(tmp_path / "out", load(run.model), evaluated.recipe(), evaluated)
     evaluated.eval("broken").write_text('{"models": []}')
     with pytest.raises(UserError, match=r"broken\.json does not hold"):

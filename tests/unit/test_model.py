@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForCondi
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models import mrt5 as mrt5_module
-from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.checkpoint import initialize_depth_scaled
 from mrt5cli.models.packing import TIE, survivors
 from mrt5cli.models.recomputation import recompute
+from mrt5cli.models.score_loss import ScorePenalty
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
 

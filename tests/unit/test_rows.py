@@ -27,7 +27,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import batches_of, make_batch
-from mrt5cli.tasks.rows import Shuffled, token_ids
+from mrt5cli.tasks.tables import Shuffled, token_ids
 
 PAIRS = [
     {

@@ -10,10 +10,10 @@ from pathlib import Path, PurePath
 import pytest
 
 from mrt5cli.data import folders
-from mrt5cli.data.files import Found, find_files
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
 from mrt5cli.data.splits import read_name
+from mrt5cli.data.texts import Found, find_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import FilesSource, XnliTask
 from mrt5cli.tasks.base import build_task

@@ -7,7 +7,8 @@ from typing import Any
 
 from mrt5cli.analysis.across_runs.shared import Asked, config_of, described
 from mrt5cli.analysis.compute import Sizes, macs, paper_macs
-from mrt5cli.report.ours import Ran, first_row
+from mrt5cli.metrics.results import Row
+from mrt5cli.report.results import Ran
 
 SOURCE, TARGET = 1024, 189
 """Positions in the paper's count, of a span-corruption example."""
@@ -21,9 +22,7 @@ def compute(asked: Asked) -> dict[str, Any]:
     paper's lengths, with which the published numbers were made.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
-    runs = [
-        (ran, found[0]) for ran in asked.trained if (found := first_row(ran, "deletion_rate")) is not None
-    ]
+    runs = [(ran, found[0]) for ran in asked.trained if (found := ran.own("deletion_rate")) is not None]
     if runs:
         gated = next((ran for ran, _ in runs if ran.family != "ByT5"), runs[0][0])
         sizes = Sizes.of(config_of(gated))
@@ -48,14 +47,14 @@ def compute(asked: Asked) -> dict[str, Any]:
         "target": target,
         "curve": curve,
         "runs": [
-            {**described(ran), "deletion_rate": row["deletion_rate"], "relative": relative_macs(ran, row)}
+            {**described(ran), "deletion_rate": row.deletion_rate, "relative": relative_macs(ran, row)}
             for ran, row in runs
         ],
         "missing": asked.missing,
     }
 
 
-def relative_macs(ran: Ran, row: dict[str, Any]) -> float:
+def relative_macs(ran: Ran, row: Row) -> float:
     """Exact multiply-accumulates of a run's mean example, as a share of those with nothing deleted.
 
     What a shortener itself costs is not counted: next to nothing, but for the pooling baselines.
@@ -65,10 +64,10 @@ def relative_macs(ran: Ran, row: dict[str, Any]) -> float:
     """
     sizes = Sizes.of(config_of(ran))
     source, target = _lengths(row)
-    kept = source - round(source * (row["deletion_rate"] or 0.0))
+    kept = source - round(source * (row.deletion_rate or 0.0))
     return macs(sizes, [source], [kept], [target]) / macs(sizes, [source], [source], [target])
 
 
-def _lengths(row: dict[str, Any]) -> tuple[int, int]:
+def _lengths(row: Row) -> tuple[int, int]:
     """Mean source and target positions of an example, rounded."""
-    return round(row["input_length"]), max(1, round(row["target_tokens"] / row["examples"]))
+    return round(row.input_length or 0), max(1, round(row.target_tokens / row.examples))

@@ -10,7 +10,7 @@ from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
-from mrt5cli.report.ours import PUBLISHED_DIAGNOSTICS, Ran
+from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS, Ran
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow, KindRow
@@ -73,7 +73,7 @@ def _inspected(asked: Asked, ran: Ran) -> dict[str, list[InspectedRow]]:
     import torch
 
     from mrt5cli.analysis.deletions import inspect_batch
-    from mrt5cli.evaluation.subject import load_model
+    from mrt5cli.subject import load_model
     from mrt5cli.tasks.base import build_task
 
     task = build_task(ran.recipe.task)

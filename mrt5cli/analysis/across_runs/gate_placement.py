@@ -8,7 +8,6 @@ from typing import Any
 from mrt5cli.analysis.across_runs.runtime import timed
 from mrt5cli.analysis.across_runs.shared import Asked, described
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import first_row, timed_on
 
 
 def gate_placement(asked: Asked) -> dict[str, Any]:
@@ -18,25 +17,25 @@ def gate_placement(asked: Asked) -> dict[str, Any]:
         UserError: no run was evaluated.
     """
     base = timed([ran for ran in asked.trained if ran.name == asked.experiment.baseline])
-    before = statistics.fmean(row["ms_per_example"] for _, row, _ in base) if base else None
+    before = statistics.fmean(row.known("ms_per_example") for _, row, _ in base) if base else None
     lines = []
     for ran in asked.trained:
         layer = getattr(ran.recipe.model.shortener, "layer", None)
-        found = first_row(ran)
+        found = ran.own()
         if layer is None or found is None:
             continue
-        row, document = found
-        ms = row["ms_per_example"]
-        alike = bool(base) and ms is not None and timed_on(document) == timed_on(base[0][2])
+        row, evaluation = found
+        ms = row.ms_per_example
+        alike = bool(base) and ms is not None and evaluation.timed_on == base[0][2].timed_on
         lines.append(
             {
                 **described(ran),
                 "after_layer": layer,
-                "loss": row["loss"],
-                "bits_per_byte": row["bits_per_byte"],
-                "deletion_rate": row["deletion_rate"],
+                "loss": row.loss,
+                "bits_per_byte": row.bits_per_byte,
+                "deletion_rate": row.deletion_rate,
                 "ms_per_example": ms,
-                "decrease_percent": 100 * (1 - ms / before) if alike and before else None,
+                "decrease_percent": 100 * (1 - ms / before) if alike and before and ms is not None else None,
             }
         )
     if not lines:

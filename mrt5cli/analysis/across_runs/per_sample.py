@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.analysis.per_sample import POOL, correlation, draw_samples, fisher_mean, loss_increase
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran
+from mrt5cli.report.results import Ran
+
+if TYPE_CHECKING:
+    from mrt5cli.tasks.base import Task
 
 LANGUAGE = "en"
 DIGITS = 4
@@ -110,16 +113,19 @@ class _Drawn:
 def _measured(asked: Asked, ran: Ran, drawn: _Drawn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(n,) loss of each sample, nats a token, and (n,) share of its positions that is gone, 0 to 1."""
     from mrt5cli.evaluation.evaluate import measure
-    from mrt5cli.evaluation.subject import load_model
+    from mrt5cli.evaluation.options import EvaluationOptions
+    from mrt5cli.subject import load_model
 
     what = f"{ran.name} seed {ran.seed}"
     measured = measure(
         load_model(subject_of(ran), asked.device),
-        drawn,
-        batch_size=1,
-        hard_delete=ran.recipe.evaluation.hard_delete,
-        source_removed=False,
-        generate=False,
+        cast("Task", drawn),  # it has all of one that is asked for here
+        EvaluationOptions(
+            batch_size=1,
+            hard_delete=ran.recipe.evaluation.hard_delete,
+            source_removed=False,
+            generate=False,
+        ),
         progress=lambda subset, done: asked.tell(what, subset, done),
     )
     outcomes = measured.outcomes[drawn.subset]

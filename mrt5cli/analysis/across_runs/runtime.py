@@ -8,7 +8,8 @@ from typing import Any
 from mrt5cli.analysis.across_runs.compute import relative_macs
 from mrt5cli.analysis.across_runs.shared import Asked, described
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran, first_row, timed_on
+from mrt5cli.metrics.results import Row, SavedEvaluation
+from mrt5cli.report.results import Ran
 
 
 def runtime(asked: Asked) -> dict[str, Any]:
@@ -26,10 +27,10 @@ def runtime(asked: Asked) -> dict[str, Any]:
             f"{asked.experiment.baseline} was not timed, so there is nothing to compare times with",
             "evaluate it with --runtime, on an otherwise idle machine",
         )
-    before = statistics.fmean(row["ms_per_example"] for _, row, _ in base)
-    under = timed_on(base[0][2])
+    before = statistics.fmean(row.known("ms_per_example") for _, row, _ in base)
+    under = base[0][2].timed_on
     found = timed(asked.trained)
-    alike = [(ran, row) for ran, row, document in found if timed_on(document) == under]
+    alike = [(ran, row) for ran, row, evaluation in found if evaluation.timed_on == under]
     there = [ran for ran, _ in alike]
     return {
         "device_name": under[0],
@@ -39,9 +40,9 @@ def runtime(asked: Asked) -> dict[str, Any]:
         "runs": [
             {
                 **described(ran),
-                "deletion_rate": row["deletion_rate"],
-                "ms_per_example": row["ms_per_example"],
-                "decrease_percent": 100 * (1 - row["ms_per_example"] / before),
+                "deletion_rate": row.deletion_rate,
+                "ms_per_example": row.ms_per_example,
+                "decrease_percent": 100 * (1 - row.known("ms_per_example") / before),
                 "macs_decrease_percent": 100 * (1 - relative_macs(ran, row)),
             }
             for ran, row in alike
@@ -50,7 +51,7 @@ def runtime(asked: Asked) -> dict[str, Any]:
     }
 
 
-def timed(runs: list[Ran]) -> list[tuple[Ran, dict[str, Any], dict[str, Any]]]:
-    """The runs that were timed on their own task, with their summary row and its document."""
-    found = ((ran, first_row(ran, "ms_per_example")) for ran in runs)
+def timed(runs: list[Ran]) -> list[tuple[Ran, Row, SavedEvaluation]]:
+    """The runs that were timed on their own task, with their summary row and the evaluation it is of."""
+    found = ((ran, ran.own("ms_per_example")) for ran in runs)
     return [(ran, *row) for ran, row in found if row is not None]

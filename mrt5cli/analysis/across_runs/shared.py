@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran, Results
+from mrt5cli.report.results import Ran, Results
 from mrt5cli.suite.jobs import Experiment, Plan
 
 Progress = Callable[[str, str, int], None]
@@ -72,7 +72,7 @@ def described(ran: Ran) -> dict[str, Any]:
 
 def subject_of(ran: Ran) -> Any:
     """The run as `evaluate` and `inspect-deletions` look at it."""
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.subject import find_subject
 
     return find_subject(str(ran.run.path))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mrt5cli.analysis.across_runs.shared import Asked, described, subject_of
 from mrt5cli.errors import UserError
-from mrt5cli.report.ours import Ran
+from mrt5cli.report.results import Ran
 
 
 def softmax1(asked: Asked) -> dict[str, Any]:
@@ -42,15 +42,16 @@ def _rest(ran: Ran) -> str:
 
 def _compared(asked: Asked, one: Ran, other: Ran) -> dict[str, Any]:
     from mrt5cli.evaluation.compare import compare
+    from mrt5cli.evaluation.options import EvaluationOptions
 
     settings = one.recipe.evaluation
+    options = EvaluationOptions(
+        batch_size=settings.batch_size, limit=settings.examples, hard_delete=settings.hard_delete
+    )
     document = compare(
         [subject_of(one), subject_of(other)],
         one.recipe.task,
-        split="test",
-        hard_delete=settings.hard_delete,
-        batch_size=settings.batch_size,
-        limit=settings.examples,
+        options,
         test_difference=True,
         device=asked.device,
         progress=asked.progress,

