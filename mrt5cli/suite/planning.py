@@ -170,7 +170,7 @@ def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
     try:
         before, meta = run.recipe(), run.meta()
     except UserError as error:  # of another version of the toolkit, say
-        return "changed", f"the run cannot be read: {error.message.splitlines()[0]}"
+        return "changed", f"the run cannot be read: {first_line(error)}"
     changed = {
         key: text for key, text in differences(before, job.recipe).items() if decides_numbers(key, job.recipe)
     }
