@@ -23,6 +23,7 @@ from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, Status, SuitePlan, TrainJob
+from mrt5cli.text import first_line
 
 NOT_ASKED_FOR = "not asked for"
 NOT_NEEDED = "only needed by what is done"
