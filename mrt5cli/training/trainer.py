@@ -48,7 +48,7 @@ from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import own_state_name, read_own_state, states_fit
+from mrt5cli.training.whole import OwnState, own_state_name, read_own_state, states_fit
 from mrt5cli.training.window import Window
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ class DeletionTrainer(Trainer):
         with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
-            write_json(folder / self._own_state_name, self._own_state())
+            write_json(folder / self._own_state_name, vars(self._own_state()))
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.args.should_save:
@@ -405,29 +405,29 @@ class DeletionTrainer(Trainer):
     def _own_state_name(self) -> str:
         return own_state_name(self.args.process_index)
 
-    def _own_state(self) -> dict[str, Any]:
-        return {
-            "processes": self.args.world_size,
-            "controller": self.controller.state_dict(),
-            "hard_delete_draws": self.draws.bit_generator.state,
-            "batches_taken": self.batches_taken,
-            "stream": self.stream.state_dict(self.batches_taken),
-            "window": self.window.state(),
-            "seconds": self.seconds(),
-            "best": None if self.best is None else self.best.state_dict(),
-        }
+    def _own_state(self) -> OwnState:
+        return OwnState(
+            processes=self.args.world_size,
+            controller=self.controller.state_dict(),
+            hard_delete_draws=self.draws.bit_generator.state,
+            batches_taken=self.batches_taken,
+            stream=self.stream.state_dict(self.batches_taken),
+            window=self.window.state(),
+            seconds=self.seconds(),
+            best=None if self.best is None else self.best.state_dict(),
+        )
 
     def _load_own_state(self, checkpoint: Path) -> None:
         state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
         with states_fit(checkpoint, self._own_state_name):
-            self.controller.load_state_dict(state["controller"])
-            self.draws.bit_generator.state = state["hard_delete_draws"]
-            self.batches_taken = state["batches_taken"]
-            self.stream.load_state_dict(state["stream"])
-            self.window = Window(self.args.device, state["window"])
-            self.seconds_before = state["seconds"]
+            self.controller.load_state_dict(state.controller)
+            self.draws.bit_generator.state = state.hard_delete_draws
+            self.batches_taken = state.batches_taken
+            self.stream.load_state_dict(state.stream)
+            self.window = Window(self.args.device, state.window)
+            self.seconds_before = state.seconds
             if self.best is not None:
-                self.best.load_state_dict(state["best"])
+                self.best.load_state_dict(state.best or {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the model was made from the checkpoint."""
