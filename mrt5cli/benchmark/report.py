@@ -23,7 +23,7 @@ from mrt5cli.benchmark.startup import startup
 from mrt5cli.benchmark.suite import Shapes, Suite
 from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.errors import UserError
-from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
+from mrt5cli.runtime import check_compiler, device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size
 
@@ -143,7 +143,6 @@ class Benchmark:
                 if all(getattr(built.config, key) == value for key, value in fields.items())
             )
             shape = next(same, None)
-        on_gpu = self.device.type == "cuda"
         return {
             "model": self.size if self.subject is None else self.subject.name,
             "shape": shape,
@@ -156,7 +155,7 @@ class Benchmark:
             "rounds": self.rounds,
             "torch": torch.__version__,
             "device": str(self.device),
-            "device_name": torch.cuda.get_device_name(self.device) if on_gpu else processor_name(),
+            "device_name": device_name(self.device),
             "dtype": "float32",
             "threads": self.threads,
         }
