@@ -58,13 +58,8 @@ def end(plan: TrainingPlan, status: str, **more: Any) -> None:
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
-    found = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
+    return own | {name: metadata.version(name) for name in LIBRARIES}
 
 
 def commit() -> str | None:
