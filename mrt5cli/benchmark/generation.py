@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt5cli.benchmark.cases import LOGIT_TOLERANCE, Case, Parity, Suite
 from mrt5cli.benchmark.forward import EAGER, SDPA
-from mrt5cli.benchmark.inputs import batch
+from mrt5cli.benchmark.inputs import Shapes, batch
 from mrt5cli.benchmark.models import ours, plain, steer
-from mrt5cli.benchmark.rounds import kept_lengths
-from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, Case, Parity, Shapes, Suite
 
-LOOP = "dense, transformers' loop"
+LOOP = "transformers' loop"
 
 
 def generate(base: Any, shapes: Shapes) -> Suite:
@@ -49,19 +48,17 @@ def generate(base: Any, shapes: Shapes) -> Suite:
     add(EAGER, plain(base, "eager"), [])
     add(SDPA, plain(base, "sdpa"), [EAGER])
     dense, model = ours(base, "packed", deletion_type="none"), ours(base, "packed")
-    add(LOOP, dense, [EAGER], loop=True)
-    add("dense", dense, [EAGER, SDPA, LOOP])
-    lengths = {
-        f"deleted {tag}": kept_lengths(shapes.batch, shapes.length, rate, spread)
-        for tag, rate, spread in shapes.deletions()
-    }
+    add(f"dense, {LOOP}", dense, [EAGER], loop=True)
+    add("dense", dense, [EAGER, SDPA, f"dense, {LOOP}"])
+    lengths = {f"deleted {tag}": kept for tag, kept in shapes.deletions()}
     for name, kept in lengths.items():
-        add(name, model, ["dense", EAGER], kept)
+        add(f"{name}, {LOOP}", model, [EAGER], kept, loop=True)
+        add(name, model, ["dense", EAGER, f"{name}, {LOOP}"], kept)
 
     def checks() -> Iterator[tuple[str, Parity]]:
         oracle = ours(base, "eager")
         plainly = ours(base, "eager", deletion_type="none")
-        for name in (LOOP, "dense"):
+        for name in (f"dense, {LOOP}", "dense"):
             yield name, greedy_parity(plainly, ids, mask, suite.cases[name].call())
         for name, kept in lengths.items():
             steer(oracle, kept, shapes.length)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from mrt5cli.errors import UserError
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
@@ -22,21 +22,18 @@ SIZES: dict[str, dict[str, int]] = {
 
 def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
     """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
-    if model is not None:
-        kind = read_config(model).deletion_type
-        if kind not in ("scaled_sigmoid", "none"):
-            raise UserError(
-                f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
-                "give a ByT5 or an MrT5, or leave the model out",
-            )
-        gate: dict[str, Any] = {"deletion_type": "scaled_sigmoid", "use_softmax1": True}
-        found = load(model, **(gate if kind == "none" else {}))
-    else:
+    if model is None:
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
-        found = MrT5ForConditionalGeneration(MrT5Config(**fields))
-    found.to(device)
-    return found
+        return MrT5ForConditionalGeneration(MrT5Config(**fields)).to(device)
+    kind = read_config(model).deletion_type
+    if kind not in ("scaled_sigmoid", "none"):
+        raise UserError(
+            f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
+            "give a ByT5 or an MrT5, or leave the model out",
+        )
+    gate: dict[str, Any] = {"deletion_type": "scaled_sigmoid", "use_softmax1": True}
+    return load(model, **(gate if kind == "none" else {})).to(device)
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
@@ -47,8 +44,7 @@ def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> M
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.tie_weights()
     model.set_attn_implementation(attention)
-    model.train(False)
-    return model
+    return model.train(False)
 
 
 def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
@@ -62,8 +58,7 @@ def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditiona
     model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.set_attn_implementation(attention)
-    model.train(False)
-    return model
+    return model.train(False)
 
 
 _T5_FIELDS = (
@@ -85,7 +80,7 @@ _T5_FIELDS = (
 )
 
 
-def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int) -> None:
+def steer(model: PreTrainedModel, kept: Sequence[int], length: int) -> None:
     """Make the model's gate keep so many positions of each row, spread evenly over the row."""
     weight = model.lm_head.weight
     values = _gate_values(tuple(kept), length, float(model.config.sigmoid_mask_scale), weight.device)
@@ -93,8 +88,8 @@ def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int)
     def score(states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
         return values, None
 
-    gate = model.encoder.shortener
-    gate.score = score  # type: ignore[union-attr]
+    gate: Any = model.get_encoder().shortener
+    gate.score = score
 
 
 @lru_cache(maxsize=128)
