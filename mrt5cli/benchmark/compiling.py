@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,32 +76,28 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> tuple[Suite,
     return suite, costs
 
 
-def _steered(
-    model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int
-) -> Sequence[Tensor]:
-    """The batch of a length, and the gate set to a rate."""
-    if rate is not None:
-        steer(model, kept_lengths(shapes.batch, length, rate, shapes.spreads[0]), length)
-    return batch(model, replace(shapes, length=length))
-
-
 def _forward(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
-    ids, mask, labels = _steered(model, shapes, rate, length)
     with torch.inference_mode():
-        given = {"attention_mask": mask, "labels": labels, "use_cache": False}
-        return model(ids, hard_delete=rate is not None, **given).logits
+        return _output(model, shapes, rate, length).logits
 
 
 def _step(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
     """A soft training step with score loss, or a hard one."""
-    ids, mask, labels = _steered(model, shapes, rate, length)
-    given = {"attention_mask": mask, "labels": labels, "use_cache": False}
-    soft = rate is None
-    out = model(ids, hard_delete=not soft, output_score_loss=soft, **given)
-    loss: Tensor = out.loss + SCORE_COEFFICIENT * out.score_loss if soft else out.loss
+    out = _output(model, shapes, rate, length, output_score_loss=rate is None)
+    loss: Tensor = out.loss + SCORE_COEFFICIENT * out.score_loss if rate is None else out.loss
     loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     return loss.detach()
+
+
+def _output(
+    model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int, **how: Any
+) -> Any:
+    if rate is not None:
+        steer(model, kept_lengths(shapes.batch, length, rate, shapes.spreads[0]), length)
+    ids, mask, labels = batch(model, replace(shapes, length=length))
+    hard = rate is not None
+    return model(ids, attention_mask=mask, labels=labels, use_cache=False, hard_delete=hard, **how)
 
 
 def compiling_costs(call: Callable[[int], Tensor], length: int) -> Costs:

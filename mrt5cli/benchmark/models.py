@@ -49,35 +49,15 @@ def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> M
 
 def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
     """transformers' own T5 of the same weights, not copied; it computes softmax."""
-    fields = {key: getattr(base.config, key) for key in _T5_FIELDS}
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(T5Config(**fields))
-    model.config.tie_word_embeddings = False
-    if hasattr(model.config, "scale_decoder_outputs"):
-        model.config.scale_decoder_outputs = False
+        model = T5ForConditionalGeneration(
+            T5Config.from_dict({**base.config.to_dict(), "model_type": "t5", "scale_decoder_outputs": False})
+        )
+    model.config.tie_word_embeddings = False  # to older versions this says whether to scale
     model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.set_attn_implementation(attention)
     return model.train(False)
-
-
-_T5_FIELDS = (
-    "vocab_size",
-    "d_model",
-    "d_ff",
-    "d_kv",
-    "num_heads",
-    "num_layers",
-    "num_decoder_layers",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "dropout_rate",
-    "layer_norm_epsilon",
-    "feed_forward_proj",
-    "decoder_start_token_id",
-    "pad_token_id",
-    "eos_token_id",
-)
 
 
 def steer(model: PreTrainedModel, kept: Sequence[int], length: int) -> None:
