@@ -16,8 +16,8 @@ from mrt5cli.errors import UserError
 from mrt5cli.evaluation.rows import Batch, Tally, row_of, tally, teacher_forced
 from mrt5cli.evaluation.subject import Subject
 from mrt5cli.metrics.counts import Ratio
-from mrt5cli.models import load
-from mrt5cli.tasks.base import build_task
+from mrt5cli.models import MrT5ForConditionalGeneration, load
+from mrt5cli.tasks.base import Task, build_task
 
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
 
@@ -103,7 +103,7 @@ def precision_rows(
     return [_row(name, found) for name, found in counts.items()], of
 
 
-def _batches(task: Any, batch_size: int, limit: int) -> Iterator[Batch]:
+def _batches(task: Task, batch_size: int, limit: int) -> Iterator[Batch]:
     for subset in task.subsets("test"):
         yield from task.held_out("test", subset, batch_size=batch_size, limit=limit)
 
@@ -112,7 +112,7 @@ def _autocast(name: str, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16 autocast" else nullcontext()
 
 
-def _forward(model: Any, batch: Batch, hard: bool) -> Any:
+def _forward(model: MrT5ForConditionalGeneration, batch: Batch, hard: bool) -> Any:
     labels = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
     given = {name: batch[name] for name in ("input_ids", "attention_mask")}
     return model(**given, labels=labels, hard_delete=hard, use_cache=False)
