@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrt5cli.models.attention import softmax1
-from mrt5cli.models.fast.kernels.plan import Packed, grid
+from mrt5cli.models import attention
+from mrt5cli.models.fast.kernels.device_layout import Packed, grid
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"
@@ -28,7 +28,7 @@ class Case:
         queries: of each row of cross-attention, a regular grid; None for self-attention.
         width: of a head.
         far: distances at which the position bias ends; None without one.
-        gated, one, ceiling: as `attend` takes them.
+        gated, softmax1, ceiling: as `attend` takes them.
         bias: standard deviation of the position bias.
     """
 
@@ -37,7 +37,7 @@ class Case:
     width: int
     far: int | None
     gated: bool
-    one: bool
+    softmax1: bool
     ceiling: float | None
     seed: int
     bias: float = 1.0
@@ -55,7 +55,7 @@ def cases(draw: st.DrawFn, longest: int = 37) -> Case:
         width=draw(st.sampled_from([6, 10, 16, 64])),
         far=None if queries is not None else draw(st.none() | st.sampled_from([0, 1, 9, 200])),
         gated=draw(st.booleans()),
-        one=draw(st.booleans()),
+        softmax1=draw(st.booleans()),
         ceiling=draw(st.none() | st.sampled_from([-1.0, 1.0])),
         seed=draw(st.integers(0, 99)),
     )
@@ -70,7 +70,7 @@ def written_out(
     keys: Packed,
     rel: Tensor | None,
     gate: Tensor | None,
-    one: bool,
+    softmax1: bool,
     score_ceiling: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """What `attend` computes, each row's attention step by step in float32."""
@@ -92,7 +92,7 @@ def written_out(
             excess = excess + (scores - score_ceiling).clamp(min=0).sum()
         if gate is not None:
             scores = scores + gate[start:stop]
-        weights = softmax1(scores) if one else scores.softmax(dim=-1)
+        weights = attention.softmax1(scores) if softmax1 else scores.softmax(dim=-1)
         outputs.append((weights @ v).transpose(0, 1))
     return torch.cat(outputs).to(query.dtype), None if score_ceiling is None else excess
 
@@ -129,7 +129,7 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
     edges = torch.tensor([0, *case.keys], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     keys = Packed(edges.to(device), reach, torch.cat(places).int().to(device))
     queries = keys if case.queries is None else grid(rows, case.queries, torch.device(device))
-    how = {"queries": queries, "keys": keys, "rel": rel, "gate": gate, "one": case.one}
+    how = {"queries": queries, "keys": keys, "rel": rel, "gate": gate, "softmax1": case.softmax1}
     how["score_ceiling"] = case.ceiling
     output, excess = attend(query, key, value, **how, cut=(Tiles(SMALL, SMALL, 4, 1),) * 2 if small else None)
     wanted, wanted_excess = written_out(query, key, value, **how)

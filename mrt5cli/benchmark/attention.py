@@ -12,7 +12,8 @@ from transformers import AttentionInterface
 from mrt5cli.benchmark.cases import Case, Parity, Suite
 from mrt5cli.benchmark.inputs import Shapes
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.attention import IMPLEMENTATIONS, ScorePenalty
+from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.score_loss import ScorePenalty
 
 Attention = Callable[..., tuple[Tensor, Any]]
 BOTH_WAYS, SCORE_LOSS, LARGEST = "forward and backward", "with score loss", "large matmul"

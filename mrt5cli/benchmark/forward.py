@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.analysis.compute import macs
 from mrt5cli.benchmark.cases import Case, Parity, Suite
 from mrt5cli.benchmark.inputs import Shapes, batch
-from mrt5cli.benchmark.models import ours, plain, steer
+from mrt5cli.benchmark.models import ours, plain, sizes_of, steer
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
@@ -21,7 +21,7 @@ EAGER, SDPA = "transformers eager", "transformers sdpa"
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """The plain models and ours; `padded` and `eager` compute what is left of the longest row for all."""
     ids, mask, labels = batch(base, shapes)
-    suite, sizes = Suite("forward"), Sizes.of(base.config)
+    suite, sizes = Suite("forward"), sizes_of(base)
     full, targets = [shapes.length] * shapes.batch, [shapes.target] * shapes.batch
 
     def logits(model: PreTrainedModel, **how: Any) -> Tensor:

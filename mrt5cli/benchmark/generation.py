@@ -12,26 +12,21 @@ from mrt5cli.benchmark.cases import LOGIT_TOLERANCE, Case, Parity, Suite
 from mrt5cli.benchmark.forward import EAGER, SDPA
 from mrt5cli.benchmark.inputs import Shapes, batch
 from mrt5cli.benchmark.models import ours, plain, steer
+from mrt5cli.models import MrT5ForConditionalGeneration
 
-LOOP = "transformers' loop"
 
-
-def generate(base: Any, shapes: Shapes) -> Suite:
-    """transformers' models and ours, dense and deleted; every call prepares its decoder anew."""
+def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
+    """transformers' models and ours, dense and deleted."""
     ids, mask, _ = batch(base, shapes)
     suite = Suite("generate")
 
-    def add(
-        name: str, model: Any, against: Sequence[str], kept: Sequence[int] | None = None, loop: bool = False
-    ) -> None:
-        how: dict[str, Any] = {} if kept is None else {"hard_delete": True}
-        if loop:  # a call that asks for more than tokens is left to transformers
-            how["return_dict_in_generate"] = True
+    def add(name: str, model: Any, against: Sequence[str], kept: Sequence[int] | None = None) -> None:
+        how = {} if kept is None else {"hard_delete": True}
 
         def call() -> Tensor:
             if kept is not None:
                 steer(model, kept, shapes.length)
-            told = model.generate(
+            tokens: Tensor = model.generate(
                 ids,
                 attention_mask=mask,
                 do_sample=False,
@@ -40,26 +35,22 @@ def generate(base: Any, shapes: Shapes) -> Suite:
                 max_new_tokens=shapes.target,
                 **how,
             )
-            tokens: Tensor = told.sequences if loop else told
             return tokens
 
         suite.cases[name] = Case(call, against)
 
     add(EAGER, plain(base, "eager"), [])
     add(SDPA, plain(base, "sdpa"), [EAGER])
-    dense, model = ours(base, "packed", deletion_type="none"), ours(base, "packed")
-    add(f"dense, {LOOP}", dense, [EAGER], loop=True)
-    add("dense", dense, [EAGER, SDPA, f"dense, {LOOP}"])
+    add("dense", ours(base, "packed", deletion_type="none"), [EAGER, SDPA])
+    model = ours(base, "packed")
     lengths = {f"deleted {tag}": kept for tag, kept in shapes.deletions()}
     for name, kept in lengths.items():
-        add(f"{name}, {LOOP}", model, [EAGER], kept, loop=True)
-        add(name, model, ["dense", EAGER, f"{name}, {LOOP}"], kept)
+        add(name, model, ["dense", EAGER], kept)
 
     def checks() -> Iterator[tuple[str, Parity]]:
-        oracle = ours(base, "eager")
         plainly = ours(base, "eager", deletion_type="none")
-        for name in (f"dense, {LOOP}", "dense"):
-            yield name, greedy_parity(plainly, ids, mask, suite.cases[name].call())
+        yield "dense", greedy_parity(plainly, ids, mask, suite.cases["dense"].call())
+        oracle = ours(base, "eager")
         for name, kept in lengths.items():
             steer(oracle, kept, shapes.length)
             yield name, greedy_parity(oracle, ids, mask, suite.cases[name].call(), hard_delete=True)
@@ -77,7 +68,7 @@ def greedy_parity(oracle: Any, ids: Tensor, mask: Tensor, tokens: Tensor, **how:
         given = {"attention_mask": mask, "decoder_input_ids": tokens[:, :-1], "use_cache": False, **how}
         logits = oracle(ids, **given).logits
     logits = logits.clone()
-    logits[..., oracle.config.eos_token_id] = -torch.inf  # generation was told not to end
+    logits[..., oracle.config.eos_token_id] = -torch.inf  # no answer may end before its last token
     chosen = logits.gather(2, tokens[:, 1:, None])[..., 0]
     size = float(logits[logits.isfinite()].abs().max())
     short = float((logits.amax(dim=-1) - chosen).max())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from mrt5cli.analysis.compute import Sizes
 from mrt5cli.errors import UserError
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 
@@ -27,12 +28,12 @@ def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForCon
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
         return MrT5ForConditionalGeneration(MrT5Config(**fields)).to(device)
     kind = read_config(model).deletion_type
-    if kind not in ("scaled_sigmoid", "none"):
+    if kind not in (MrT5Config.deletion_type, "none"):
         raise UserError(
             f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
             "give a ByT5 or an MrT5, or leave the model out",
         )
-    gate: dict[str, Any] = {"deletion_type": "scaled_sigmoid", "use_softmax1": True}
+    gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
     return load(model, **(gate if kind == "none" else {})).to(device)
 
 
@@ -58,6 +59,12 @@ def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditiona
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.set_attn_implementation(attention)
     return model.train(False)
+
+
+def sizes_of(base: MrT5ForConditionalGeneration) -> Sizes:
+    """What its multiply-accumulates depend on."""
+    config: Any = base.config
+    return Sizes.of(config)
 
 
 def steer(model: PreTrainedModel, kept: Sequence[int], length: int) -> None:

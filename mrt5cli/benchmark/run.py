@@ -23,9 +23,10 @@ from mrt5cli.benchmark.precision import PrecisionRow, precision_rows
 from mrt5cli.benchmark.rounds import Ratio, interleave, speedup
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import Subject
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
+from mrt5cli.subject import Subject
+from mrt5cli.text import byte_size
 
 BUILDERS: dict[str, Builder] = {
     "forward": forward,
@@ -205,7 +206,7 @@ class Benchmark:
         found.cases = [replace(case, memory=memory[case.name]) for case in found.cases]
         weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
         found.notes += [
-            f"memory is beside the model's {weights / 1e6:,.0f} MB, each case in a process of its own",
+            f"memory is beside the model's {byte_size(weights)}, each case in a process of its own",
             *(f"{name}: no memory, {of.problem}" for name, of in memory.items() if of.problem),
         ]
 

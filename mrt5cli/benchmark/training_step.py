@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.analysis.compute import macs
 from mrt5cli.benchmark.cases import GRADIENT_TOLERANCE, Case, Parity, Suite
 from mrt5cli.benchmark.inputs import Shapes, batch
-from mrt5cli.benchmark.models import ours, steer
+from mrt5cli.benchmark.models import ours, sizes_of, steer
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.recomputation import Recompute, recompute
 
@@ -32,7 +32,7 @@ def train(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     No dropout anywhere, so that gradients can be compared; the optimizer's step is not part of it.
     """
     ids, mask, labels = batch(base, shapes)
-    suite, sizes = Suite("train"), Sizes.of(base.config)
+    suite, sizes = Suite("train"), sizes_of(base)
     full, targets = [shapes.length] * shapes.batch, [shapes.target] * shapes.batch
     models: dict[str, MrT5ForConditionalGeneration] = {}
 

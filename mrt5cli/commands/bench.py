@@ -84,7 +84,7 @@ def bench(
     from mrt5cli import runtime as machine
     from mrt5cli.benchmark.inputs import Shapes
     from mrt5cli.benchmark.run import Benchmark, default_threads
-    from mrt5cli.evaluation.subject import find_subjects
+    from mrt5cli.subject import find_subjects
 
     kinds = _words("--what", what, KINDS, "to time")
     shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS, "about rows"), bf16)

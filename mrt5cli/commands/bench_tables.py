@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from mrt5cli.commands.tables import print_table
-from mrt5cli.text import MISSING, counted, number, percent, say
+from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.benchmark.precision import PrecisionRow
@@ -29,7 +30,13 @@ def present(report: Report) -> None:
     for suite in report.suites:
         say(suite.what)
         if suite.rows:
-            print_table(list(PRECISION), [_cells(PRECISION, row) for row in suite.rows])
+            measured = [metric for metric in METRICS.values() if hasattr(suite.rows[0], metric.name)]
+            headers = ["", *(metric.column for metric in measured), *FLIPPED]
+            lines = []
+            for row in suite.rows:
+                numbers = (metric.text(getattr(row, metric.name)) for metric in measured)
+                lines.append([row.precision, *numbers, *_cells(FLIPPED, row)])
+            print_table(headers, lines)
         else:
             _print_timings(suite.cases)
         for name, found in suite.parity.items():
@@ -46,8 +53,8 @@ TIMED: Columns[Result] = {
         f"{1000 * case.seconds:,.1f} ms" if case.seconds < 10 else f"{case.seconds:,.2f} s"
     ),
     "GFLOP/s": lambda case: f"{case.operations_per_second / 1e9:,.1f}" if case.operations_per_second else "",
-    "peak\nmemory": lambda case: _bytes(case.memory.peak if case.memory else None),
-    "live\nmemory": lambda case: _bytes(case.memory.live if case.memory else None),
+    "peak\nmemory": lambda case: byte_size(case.memory.peak if case.memory else None),
+    "live\nmemory": lambda case: byte_size(case.memory.live if case.memory else None),
 }
 COMPARED: Columns[Ratio] = {
     "times\nfaster": lambda ratio: number(ratio.median, 2),
@@ -57,12 +64,7 @@ COMPARED: Columns[Ratio] = {
     "% of\nideal": lambda ratio: "" if ratio.ideal is None else percent(ratio.share_of_ideal, 0),
     "than": lambda ratio: ratio.baseline,
 }
-PRECISION: Columns[PrecisionRow] = {
-    "": lambda row: row.precision,
-    "loss": lambda row: number(row.loss, 4),
-    "token\nacc. %": lambda row: percent(row.token_accuracy, 2),
-    "seq.\nacc. %": lambda row: percent(row.sequence_accuracy, 2),
-    "deleted\n%": lambda row: percent(row.deletion_rate, 2),
+FLIPPED: Columns[PrecisionRow] = {
     "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
     "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),
     "logits off\nat most": lambda row: number(row.logits, 3),
@@ -83,9 +85,3 @@ def _print_timings(cases: Sequence[Result]) -> None:
 
 def _cells(columns: Columns[T], row: T) -> list[str]:
     return [cell(row) for cell in columns.values()]
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return MISSING
-    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

@@ -5,6 +5,7 @@ Legend: B batch, L input bytes, S encoder output positions, D model width, N hea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.encoder_rows import pack_input, pack_survivors, rows_of
+from mrt5cli.models.fast.layouts import fast_layout
+from mrt5cli.models.layout import Layout, PaddedLayout, RelativeBias
 from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
-from mrt5cli.models.packing import distance_bias, hides_nothing, last_position
+from mrt5cli.models.packing import last_position
+from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import (
     SHORTENERS,
     Sequences,
@@ -27,7 +29,10 @@ from mrt5cli.models.shorteners import (
     refuse_threshold,
     with_fillers_in_sight,
 )
-from mrt5cli.models.stack import MrT5Stack, asked
+from mrt5cli.models.stack import MrT5Stack, wants
+
+CAPTURED = ("output_attentions", "output_hidden_states")
+"""Requests that transformers answers by watching every layer, whose states must then be in their places."""
 
 
 class MrT5Encoder(MrT5Stack):
@@ -77,82 +82,50 @@ class MrT5Encoder(MrT5Stack):
             real_bytes: how many positions of the whole batch are no padding, from a caller who knows that the
                 mask hides just the padding; then a GPU is not asked for it.
         """
-        states = self._embed(input_ids, inputs_embeds)
-        padding = self._padding(input_ids, attention_mask, states)
-        keep_mask = None
+        source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
         if self.config.deletion_type == "source_removed":
-            # One EOS is all the encoder sees; it stands where the source ends.
-            keep_mask = last_position(~padding)
-            input_ids = padding.new_full((len(states), 1), self.config.eos_token_id, dtype=torch.long)
-            states, attention_mask = self._embed(input_ids, None), None
-            padding, real_bytes = torch.zeros_like(input_ids, dtype=torch.bool), len(input_ids)
-        states = self.dropout(states)
+            source, keep_mask = self._lone_eos(source)
+            real_bytes = len(keep_mask)
+        source = replace(source, states=self.dropout(source.states))
+        shortening = Shortening(
+            source.states, source.mask, None, kept_lengths=(~source.padding).sum(dim=1), keep_mask=keep_mask
+        )
         shortener = self.shortener
+        gate_layer = None if shortener is None else self.config.delete_gate_layer
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
-        gate_layer = self.config.delete_gate_layer if shortener is not None else None
-        shortening = Shortening(
-            states, attention_mask, None, kept_lengths=(~padding).sum(dim=1), keep_mask=keep_mask
-        )
         if score_penalty is not None:
-            score_penalty.look_at(attention_mask)
-        need_weights = asked("output_attentions", self.config, kwargs)
-        packing = pack_input(self, attention_mask, padding, score_penalty, real_bytes, kwargs)
-        packs = packing is not None
-        if packs and not packing.saves:
-            packing = None
-        if packing is not None:
-            states = packing.pack(states)
-        bias, rows = None, None
+            score_penalty.look_at(source.mask)
 
+        layout = self._layout(source, score_penalty, real_bytes, kwargs)
+        states, bias, penalty = layout.lay_out(source.states), None, None
         for index, block in enumerate(self.block):
             if index == gate_layer:
-                if packing is not None:
-                    states = packing.unpack(states)
-                given = Sequences(
-                    states,
-                    attention_mask,
-                    padding,
-                    input_ids,
-                    normed=norm_in_float32(block.down_ln, states) if shortener.normalises else None,
-                    segment_ends=segment_ends,
-                )
-                shortening = shortener(given, hard=hard_delete, threshold=deletion_threshold)
-                if score_penalty is not None:
-                    if score_penalty.per == "batch":
-                        shortening = with_fillers_in_sight(shortening, given)
-                    score_penalty.look_at(shortening.mask)
-                states, bias = shortening.states, None
-                if packs and shortening.positions is not None:
-                    packing = pack_survivors(self, shortening, score_penalty)
-                if packing is not None:
-                    states = packing.pack(states)
+                source = replace(source, states=layout.restore(states))
+                if shortener.normalises:
+                    source = replace(source, normed=norm_in_float32(block.down_ln, source.states))
+                shortening = shortener(source, hard=hard_delete, threshold=deletion_threshold)
+                shortening = self._counted(shortening, source, score_penalty)
+                layout = layout.after(shortening)
+                states, bias, penalty = layout.lay_out(shortening.states), None, score_penalty
             if bias is None or self.config.relative_bias_per_layer:
-                if packing is None:
-                    bias, rows = self._bias(block, shortening, padding.shape[1]), None
-                else:
-                    # Blocks hand a bias on; what counts in a packed batch is in its rows.
-                    bias = states.new_zeros(1)
-                    rows = rows_of(self, block, shortening, packing, padding.shape[1])
-            after_gate = gate_layer is not None and index >= gate_layer
+                bias = layout.bias(self._relative_bias(block, source), shortening)
             states, _, _ = block(
                 states,
                 None,
-                bias,
+                bias.position_bias,
+                rows=bias.rows,
                 key_gate=shortening.key_gate,
-                score_penalty=score_penalty if after_gate else None,
-                rows=rows,
-                need_weights=need_weights,
+                score_penalty=penalty,
+                need_weights=wants("output_attentions", self.config, kwargs),
                 **kwargs,
             )
-
         states = self.dropout(self.final_layer_norm(states))
         packed = None
-        if packing is not None:
-            packed = PackedStates(states, rows.as_source()) if keep_packed else None
-            states = packing.unpack(states)
+        if keep_packed and bias.rows is not None:
+            packed = PackedStates(states, bias.rows.as_source())
         return MrT5EncoderOutput(
-            last_hidden_state=states,
+            last_hidden_state=layout.restore(states),
             attention_mask=shortening.mask,
             key_gate=shortening.key_gate,
             delete_gate_output=shortening.gate_values,
@@ -164,49 +137,73 @@ class MrT5Encoder(MrT5Stack):
             packed=packed,
         )
 
-    def _padding(self, input_ids: Tensor | None, attention_mask: Tensor | None, states: Tensor) -> Tensor:
-        """(B, L) bool. Ids tell padding even where no mask is passed; a mask may also hide real bytes."""
+    def _source(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        inputs_embeds: Tensor | None,
+        segment_ends: Tensor | None,
+    ) -> Sequences:
+        """What the encoder is given, embedded.
+
+        Ids tell padding even where no mask is passed; a mask may also hide real bytes.
+        """
+        states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
-            return input_ids.eq(self.config.pad_token_id)
-        if attention_mask is not None:
-            return attention_mask == 0
-        return torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-
-    def bias_by_distance(self, block: nn.Module, length: int) -> Tensor | None:
-        """(N, 2 L - 1), the bias of every signed distance in a block; None with learned positions."""
-        if not self.config.relative_bias_per_layer:
-            block = self.block[0]
-        attention = block.layer[0].SelfAttention
-        if not attention.has_relative_attention_bias:
-            return None
-        distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)
-        bucket = attention._relative_position_bucket(
-            distance,
-            bidirectional=True,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=attention.relative_attention_max_distance,
-        )
-        return attention.relative_attention_bias(bucket).t()
-
-    def _bias(self, block: nn.Module, shortening: Shortening, length: int) -> Tensor:
-        """Position bias and mask as one additive tensor, broadcasting to (B, N, S, S)."""
-        states, positions = shortening.states, shortening.positions
-        by_distance = self.bias_by_distance(block, length)
-        if by_distance is None:
-            bias = states.new_zeros(1, 1, 1, 1)
-        elif positions is not None and self.positions_start_afresh:
-            # The reference at gate layer 0: survivors count as neighbours, whatever stood between them.
-            middle, kept = length - 1, positions.shape[1]
-            bias = distance_bias(by_distance[:, middle - kept + 1 : middle + kept], None, kept)
+            padding = input_ids.eq(self.config.pad_token_id)
+        elif attention_mask is not None:
+            padding = attention_mask == 0
         else:
-            bias = distance_bias(by_distance, positions, length)
-        mask = shortening.mask if shortening.self_mask is None else shortening.self_mask
-        if mask is not None and not hides_nothing(mask):
-            hidden = mask[:, None, None, :] == 0
-            bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
-        return bias
+            padding = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
+
+    def _lone_eos(self, source: Sequences) -> tuple[Sequences, Tensor]:
+        """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood: at the
+        end of the source."""
+        ends = last_position(~source.padding)
+        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)
+        return self._source(ids, None, None, None), ends
+
+    def _layout(
+        self,
+        source: Sequences,
+        score_penalty: ScorePenalty | None,
+        real_bytes: int | None,
+        arguments: dict[str, Any],
+    ) -> Layout:
+        """Of the input: padded, where every layer's scores or states are wanted in their places."""
+        layout = None
+        if not any(wants(name, self.config, arguments) for name in CAPTURED):
+            layout = fast_layout(
+                self.config,
+                source.mask,
+                source.padding,
+                score_penalty=score_penalty,
+                real_bytes=real_bytes,
+                drops_weights=self.training and self.block[0].layer[0].SelfAttention.dropout > 0,
+            )
+        return PaddedLayout() if layout is None else layout
+
+    def _counted(
+        self, shortening: Shortening, source: Sequences, score_penalty: ScorePenalty | None
+    ) -> Shortening:
+        """What a shortener left, with the slots and positions that a law of the reference counts."""
+        if score_penalty is not None:
+            if score_penalty.per == "batch":
+                shortening = with_fillers_in_sight(shortening, source)
+            score_penalty.look_at(shortening.mask)
+        if shortening.positions is not None and self.positions_start_afresh:
+            slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
+            shortening = replace(shortening, positions=slots.expand_as(shortening.positions))
+        return shortening
 
     @property
     def positions_start_afresh(self) -> bool:
         """Whether what is left counts as neighbours, as in the reference with its gate at layer 0."""
         return self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
+
+    def _relative_bias(self, block: nn.Module, source: Sequences) -> RelativeBias:
+        """Of a block, or of the first for all of them."""
+        if not self.config.relative_bias_per_layer:
+            block = self.block[0]
+        return RelativeBias(block.layer[0].SelfAttention, source.padding.shape[1])

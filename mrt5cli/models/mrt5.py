@@ -28,14 +28,13 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder import MrT5Encoder
-from mrt5cli.models.fast.plain_generation import answer_plainly
-from mrt5cli.models.fast.products import Linear
+from mrt5cli.models.fast.parts import use_fast
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.packing import hides_nothing
-from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, asked
+from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
@@ -64,8 +63,9 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         decoder_config.deletion_type = "none"
         decoder_config.num_layers = config.num_decoder_layers
         self.decoder = MrT5Decoder(decoder_config)
-        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
+        use_fast(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -73,11 +73,6 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         if module is self:
             # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
             init.normal_(self.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
-
-    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # What `generate` calls for greedy decoding too, with all it has made of its settings.
-        answers = None if args else answer_plainly(self, input_ids, **kwargs)
-        return super()._sample(input_ids, *args, **kwargs) if answers is None else answers
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And when
@@ -167,7 +162,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             encoder_key_gate=encoder_outputs.key_gate,
             encoder_rows=None if packed is None else packed.rows,
             score_penalty=penalty,
-            need_weights=asked("output_attentions", self.config, kwargs),
+            need_weights=wants("output_attentions", self.config, kwargs),
             **kwargs,
         )
         logits = self.lm_head(decoder_outputs.last_hidden_state)

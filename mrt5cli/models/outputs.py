@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
-from mrt5cli.models.fast.kernels.rows import DeviceRows
 
 
 @dataclass
@@ -24,7 +23,7 @@ class PackedStates:
     """
 
     states: Tensor
-    rows: Rows | DeviceRows
+    rows: Rows
 
 
 @dataclass

@@ -16,10 +16,7 @@ from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTraine
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.fast.feed_forward import use_fast_activation
-from mrt5cli.models.fast.norms import use_fast_norms
-from mrt5cli.models.fast.products import use_fast_products
-from mrt5cli.models.shorteners import BoundaryPredictor, Convolution, DeleteGate
+from mrt5cli.models.shorteners import Shortener
 
 
 class LearnedPositions(nn.Embedding):
@@ -69,18 +66,8 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, DeleteGate):
-            init.xavier_uniform_(module.feed_forward.weight)
-            init.constant_(module.feed_forward.bias, float(self.config.gate_bias_init))
-        elif isinstance(module, BoundaryPredictor):
-            for linear in (module.boundary_predictor[0], module.boundary_predictor[2]):
-                init.xavier_uniform_(linear.weight)
-                init.constant_(linear.bias, -1.0)
-        elif isinstance(module, Convolution):
-            # PyTorch's own law, which the reference leaves in place.
-            bound = (module.conv.in_channels * module.rate) ** -0.5
-            init.uniform_(module.conv.weight, -bound, bound)
-            init.uniform_(module.conv.bias, -bound, bound)
+        if isinstance(module, Shortener):
+            module.initialise(self.config)
         elif isinstance(module, LearnedPositions):
             init.normal_(module.weight, mean=0.0, std=float(self.config.initializer_factor))
 
@@ -107,9 +94,6 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
                 attention.is_cross_attention = not is_self
                 if config.attention_dropout_rate is not None:
                     attention.dropout = config.attention_dropout_rate
-            use_fast_activation(block.layer[-1], config)
-        use_fast_norms(self)
-        use_fast_products(self)
         self.post_init()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
@@ -181,7 +165,7 @@ class MrT5Decoder(MrT5Stack):
         )
 
 
-def asked(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
     """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
     value = arguments.get(name)
     return bool(getattr(config, name, False) if value is None else value)

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
-from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
-from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.analysis.compute import macs
 from mrt5cli.benchmark.attention import LARGEST, attention, implementations
 from mrt5cli.benchmark.cases import Case, Parity, Suite
 from mrt5cli.benchmark.inputs import Shapes, batch
-from mrt5cli.benchmark.models import ours
+from mrt5cli.benchmark.models import ours, sizes_of
 from mrt5cli.benchmark.training_step import (
     SCORE_COEFFICIENT,
     gradient_parity,
@@ -32,19 +31,11 @@ from mrt5cli.benchmark.training_step import (
     train,
 )
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.attention import SCORE_CEILING
-from mrt5cli.models.fast.feed_forward import GatedFeedForward
-from mrt5cli.models.fast.norms import RMSNorm
-from mrt5cli.models.fast.products import Linear
+from mrt5cli.models.fast.parts import use_plain
+from mrt5cli.models.score_loss import SCORE_CEILING
 
 NAME = "mrt5_bench_written_out"
 REFERENCE, WRITTEN_OUT = "reference-like", "written out"
-THEIRS: dict[type[nn.Module], type[nn.Module]] = {
-    GatedFeedForward: T5DenseGatedActDense,
-    Linear: nn.Linear,
-    RMSNorm: T5LayerNorm,
-}
-"""The classes of transformers and PyTorch, for ours with the same parameters."""
 
 
 def softmax1(scores: Tensor) -> Tensor:
@@ -97,9 +88,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
     """A model of the same weights that computes so."""
     model = ours(base, "eager", **fields)
-    for module in model.modules():
-        if type(module) in THEIRS:
-            module.__class__ = THEIRS[type(module)]
+    use_plain(model)
     for config in (model.config, model.encoder.config, model.decoder.config):
         config._attn_implementation = NAME
     return model
@@ -138,7 +127,7 @@ def train_beside_reference(base: MrT5ForConditionalGeneration, shapes: Shapes) -
         return soft_loss(out) + SCORE_COEFFICIENT * torch.stack(excess).mean()
 
     full, targets = [shapes.length] * shapes.batch, [shapes.target] * shapes.batch
-    work = macs(Sizes.of(base.config), full, full, targets)
+    work = macs(sizes_of(base), full, full, targets)
     cases = {REFERENCE: step(model, returned_scores, shapes, macs=work)}
     if shapes.bf16:
         cases[f"{REFERENCE} bf16"] = step(model, returned_scores, shapes, [REFERENCE], work, half=True)

@@ -7,7 +7,7 @@ import torch
 from conftest import GOLDEN, read_case
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.softmax1 import softmax1
+from mrt5cli.models.attention import softmax1
 
 _, TENSORS = read_case(GOLDEN / "cases/units/units.json")
 

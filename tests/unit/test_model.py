@@ -8,16 +8,17 @@ import math
 
 import pytest
 import torch
+from conftest import labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models import mrt5 as mrt5_module
-from mrt5cli.models.attention import ScorePenalty
 from mrt5cli.models.checkpoint import initialize_depth_scaled
 from mrt5cli.models.packing import TIE, survivors
 from mrt5cli.models.recomputation import recompute
+from mrt5cli.models.score_loss import ScorePenalty
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
 
@@ -453,7 +454,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(hard):
         grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-4, msg=labelled(name))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -480,7 +481,9 @@ def test_recomputation_keeps_less_and_changes_nothing(dropout):
     for what in ("selective", "blocks"):
         assert grads[what].keys() == grads["none"].keys()
         for name, grad in grads["none"].items():
-            torch.testing.assert_close(grads[what][name], grad, atol=1e-6, rtol=1e-4, msg=f"{what} {name}")
+            torch.testing.assert_close(
+                grads[what][name], grad, atol=1e-6, rtol=1e-4, msg=labelled(f"{what} {name}")
+            )
 
 
 def test_attention_dropout_only_in_training():

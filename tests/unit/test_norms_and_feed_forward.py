@@ -17,7 +17,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from mrt5cli.models.fast.feed_forward import GatedFeedForward
 from mrt5cli.models.fast.norms import RMSNorm
 
-pytestmark = pytest.mark.drawn
+pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 WIDTH, INNER = 12, 20
 DTYPES = [torch.float32, torch.bfloat16]

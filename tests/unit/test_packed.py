@@ -7,17 +7,18 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from conftest import labelled
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
-from mrt5cli.models import packing as packing_module
-from mrt5cli.models.attention import Ask, eager
+from mrt5cli.models.attention import AttentionOptions, eager
 from mrt5cli.models.fast import fused as fused_module
+from mrt5cli.models.fast import packed_rows
 from mrt5cli.models.fast.fused import _tiles, fused, has_fused
-from mrt5cli.models.packing import Packing
+from mrt5cli.models.fast.packed_rows import PackedLayout
 
-pytestmark = pytest.mark.drawn
+pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 SIZES = {"d_model": 24, "d_ff": 32, "d_kv": 6, "num_heads": 3, "num_layers": 3, "num_decoder_layers": 2}
 VARIANTS = {
@@ -81,7 +82,7 @@ def test_outputs_and_gradients(
 ):
     """Whether short rows are gone through at once, and share a tile of the backward pass, or not."""
     with (
-        patch.object(packing_module, "SCORES_AT_ONCE", at_once),
+        patch.object(packed_rows, "SCORES_AT_ONCE", at_once),
         patch.object(fused_module, "TILE", at_once),
     ):
         compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed)
@@ -118,7 +119,7 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
             assert parameter.grad is None or parameter.grad.abs().max() < 1e-6, name
             continue
         limit = 1e-6 + 1e-3 * expected.grad.abs().max().item()
-        torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0, msg=name)
+        torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0, msg=labelled(name))
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,7 +155,7 @@ def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
     assert has_fused(ours[0])
     *others, gate = ours
     output, above = fused(*others, one, gate=gate, ceiling=5.0 if excess else None)
-    expected, _, expected_above = eager(*theirs, Ask(one, excess=excess))
+    expected, _, expected_above = eager(*theirs, AttentionOptions(one, excess=excess))
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(above, expected_above)
     weight = torch.randn_like(output)
@@ -186,15 +187,14 @@ def test_a_row_that_sees_nothing_gets_zeros_under_softmax1():
     st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4),
     st.sampled_from([1, 20, 60, 10**6]),
 )
-def test_packing_there_and_back(rows: list[list[bool]], at_once: int):
+def test_there_and_back(rows: list[list[bool]], at_once: int):
     valid = torch.tensor(rows)
     values = torch.randn(*valid.shape, 3) * valid[..., None]
-    packing = Packing(valid)
-    assert torch.equal(packing.unpack(packing.pack(values)), values)
-    assert packing.saves == (not valid.all())
-    flat, seen = packing.pack(values)[0], []
-    with patch.object(packing_module, "SCORES_AT_ONCE", at_once):
-        groups = packing.groups(heads=2)
+    layout = PackedLayout(valid)
+    assert torch.equal(layout.restore(layout.lay_out(values)), values)
+    flat, seen = layout.lay_out(values)[0], []
+    with patch.object(packed_rows, "SCORES_AT_ONCE", at_once):
+        groups = layout.groups(heads=2)
     for group in groups:
         padded = group.pad(flat)
         assert padded.shape[:2] == (len(group.counts), max(group.counts))
@@ -216,7 +216,7 @@ def test_padding_between_bytes_keeps_their_distances():
     mask = ids.ne(0).long()
     with torch.no_grad():
         for hard, at_once in itertools.product((False, True), (1, 2**18)):
-            with patch.object(packing_module, "SCORES_AT_ONCE", at_once):
+            with patch.object(packed_rows, "SCORES_AT_ONCE", at_once):
                 expected, found = (
                     m(ids, attention_mask=mask, labels=ids[:, 5:9] + 1, hard_delete=hard) for m in models
                 )

@@ -1,4 +1,4 @@
-"""The packed path of a GPU: its kernels, the plan that feeds them, and the model around both.
+"""The packed path of a GPU: its kernels, the layout that feeds them, and the model around both.
 
 Without a GPU the kernels run in Triton's interpreter, which shows that they compute the right numbers and
 nothing of their speed; with one, tests/parity/test_gpu.py runs the same cases compiled. What only a compiler
@@ -24,10 +24,10 @@ from test_packed import VARIANTS, pair, ragged
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrt5cli.models.fast import kernels
-from mrt5cli.models.fast.kernels.plan import Packed, Plan, grid
+from mrt5cli.models.fast.kernels.device_layout import DeviceLayout, Packed, grid
 from mrt5cli.models.packing import compact
 
-pytestmark = pytest.mark.drawn
+pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
 interpreted = pytest.mark.skipif(
@@ -72,10 +72,10 @@ def test_a_column_of_a_longer_projection():
 
     whole = torch.randn(5, 3, 2, 16).requires_grad_()
     rows = Packed(torch.tensor([0, 2, 5], dtype=torch.int32), 3)
-    output, _ = attend(*whole.unbind(1), queries=rows, keys=rows, rel=None, gate=None, one=True)
+    output, _ = attend(*whole.unbind(1), queries=rows, keys=rows, rel=None, gate=None, softmax1=True)
     output.sum().backward()
     parts = [whole.detach()[:, part].contiguous().requires_grad_() for part in range(3)]
-    attend(*parts, queries=rows, keys=rows, rel=None, gate=None, one=True)[0].sum().backward()
+    attend(*parts, queries=rows, keys=rows, rel=None, gate=None, softmax1=True)[0].sum().backward()
     torch.testing.assert_close(whole.grad, torch.stack([part.grad for part in parts], dim=1))
 
 
@@ -98,7 +98,7 @@ def test_what_the_kernels_do_not_take(change, words):
 
     rows = Packed(torch.tensor([0, 3], dtype=torch.int32), 3)
     given_ = {name: torch.zeros(3, 2, 16) for name in ("query", "key", "value")}
-    given_ |= {"queries": rows, "keys": rows, "rel": None, "gate": None, "one": True} | change
+    given_ |= {"queries": rows, "keys": rows, "rel": None, "gate": None, "softmax1": True} | change
     with pytest.raises(ValueError, match=words):
         attend(given_.pop("query"), given_.pop("key"), given_.pop("value"), **given_)
 
@@ -107,19 +107,19 @@ def test_what_the_kernels_do_not_take(change, words):
     rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4),
     known=st.booleans(),
 )
-def test_the_plan(rows: list[list[bool]], known: bool):
+def test_the_layout(rows: list[list[bool]], known: bool):
     valid = torch.tensor(rows)
     positions = torch.arange(0, 50, 10) + torch.arange(len(rows))[:, None]
     lengths = valid.sum(dim=1)
-    plan = Plan(valid, int(valid.sum()) if known else None, positions)
-    assert torch.equal(plan.index, valid.flatten().nonzero()[:, 0])
-    assert torch.equal(plan.packed.positions.long(), positions[valid])
-    assert plan.packed.bounds.diff().tolist() == lengths.tolist()
-    assert plan.packed.bounds.dtype == plan.packed.positions.dtype == torch.int32
-    assert plan.is_full == bool(valid.all())
-    assert torch.equal(Plan(valid).packed.positions.long(), valid.nonzero()[:, 1])
+    layout = DeviceLayout(valid, int(valid.sum()) if known else None, positions)
+    assert torch.equal(layout.index, valid.flatten().nonzero()[:, 0])
+    assert torch.equal(layout.packed.positions.long(), positions[valid])
+    assert layout.packed.bounds.diff().tolist() == lengths.tolist()
+    assert layout.packed.bounds.dtype == layout.packed.positions.dtype == torch.int32
+    assert layout.is_full == bool(valid.all())
+    assert torch.equal(DeviceLayout(valid).packed.positions.long(), valid.nonzero()[:, 1])
     values = torch.randn(*valid.shape, 3, dtype=torch.float64).requires_grad_()
-    back = plan.unpack(plan.pack(values))
+    back = layout.restore(layout.lay_out(values))
     assert torch.equal(back, values * valid[..., None])
     (back * 2).sum().backward()
     assert torch.equal(values.grad, 2.0 * valid[..., None].expand_as(values))
@@ -253,7 +253,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.encoder_rows.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.layouts.runs_on", lambda device, width: True)
     return found
 
 

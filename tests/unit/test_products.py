@@ -17,11 +17,13 @@ from transformers import T5Config
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.fast import products
 from mrt5cli.models.fast.feed_forward import GatedFeedForward
-from mrt5cli.models.fast.products import Linear, is_its_weight, linear, suits_onednn, use_fast_products, works
+from mrt5cli.models.fast.parts import use_fast
+from mrt5cli.models.fast.products import Linear, is_its_weight, linear, suits_onednn, works
 from mrt5cli.models.recomputation import recompute
 
 pytestmark = [
     pytest.mark.drawn,
+    pytest.mark.usefixtures("fast"),
     pytest.mark.skipif(
         not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
         reason="this build of torch has not both libraries",
@@ -188,7 +190,7 @@ def test_layers_that_are_not_plain_are_not_touched() -> None:
         }
     )
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    use_fast_products(model)
+    use_fast(model)
 
     assert [type(layer) for layer in model.values()] == [Linear, nn.Linear, Adapted]
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
@@ -228,7 +230,7 @@ def test_the_gated_layer_activates_within_products_when_no_gradient_is_asked_for
     config = T5Config(d_model=12, d_ff=20, dropout_rate=0.5, feed_forward_proj="gated-gelu")
     layer = GatedFeedForward(config).to(dtype).eval()
     layer.wo.float()  # as transformers keeps it
-    use_fast_products(layer)
+    use_fast(layer)
     states = torch.randn(2, 5, 12).to(dtype)
     used: list[int] = []
     original = products.gated_product

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
 from mrt5cli.models.fast.products import gated_product, is_its_weight, linear, suits_onednn
+from mrt5cli.models.fast.switch import fast_paths_are_on
 
 
 class _GatedOutput(torch.autograd.Function):
@@ -57,6 +58,9 @@ class GatedFeedForward(T5DenseGatedActDense):
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        if not fast_paths_are_on():
+            plain: Tensor = super().forward(hidden_states)
+            return plain
         weight = self.wo.weight
         if self._activates_within_products(hidden_states):
             hidden = gated_product(hidden_states, self.wi_0.weight, self.wi_1.weight)
@@ -80,14 +84,3 @@ class GatedFeedForward(T5DenseGatedActDense):
         if not suits_onednn(states, self.wi_0.weight, (torch.float32, torch.bfloat16)):
             return False
         return is_its_weight(self.wi_0) and is_its_weight(self.wi_1)
-
-
-def use_fast_activation(layer: nn.Module, config: Any) -> None:
-    """Have a block's feed-forward layer (T5LayerFF) compute `gelu_new` in one kernel."""
-    if config.dense_act_fn != "gelu_new":
-        return
-    if config.is_gated_act:
-        # Same parameters, another forward: nothing is built twice.
-        layer.DenseReluDense.__class__ = GatedFeedForward
-    else:
-        layer.DenseReluDense.act = nn.GELU(approximate="tanh")

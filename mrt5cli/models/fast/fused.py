@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrt5cli.models.fast.switch import fast_paths_are_on
+
 # Returns (output, log-sum-exp) of softmax attention with an additive bias and a given scale.
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 TILE = 2**20
@@ -28,9 +30,9 @@ WIDTH_STEP = 8
 
 
 def has_fused(tensor: Tensor) -> bool:
-    """Whether `fused` runs where a tensor lies, in its precision."""
+    """Whether `fused` runs where a tensor lies, in its precision, and is wanted."""
     known = tensor.dtype in (torch.float32, torch.bfloat16)
-    return _FLASH is not None and tensor.device.type == "cpu" and known
+    return fast_paths_are_on() and _FLASH is not None and tensor.device.type == "cpu" and known
 
 
 def fused(
@@ -38,7 +40,7 @@ def fused(
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
-    one: bool,
+    softmax1: bool,
     *,
     gate: Tensor | None = None,
     ceiling: float | None = None,
@@ -50,7 +52,7 @@ def fused(
         query: (B, N, Q, H), float32 or bfloat16.
         key, value: (B, N, K, H).
         bias: added to the scores, (1 or B, 1 or N, Q, K); a strided view will do, it is never copied whole.
-        one: softmax1 instead of softmax.
+        softmax1: in place of softmax.
         gate: (B, K), added to every score of a key.
         ceiling: ask for the sum of max(score - ceiling, 0) over all pairs, scores with bias and before the
             gate.
@@ -59,7 +61,7 @@ def fused(
     Returns:
         (B, N, Q, H), and the excess in float32 or None.
     """
-    output, excess = _Fused.apply(query, key, value, bias, gate, one, ceiling, queries)
+    output, excess = _Fused.apply(query, key, value, bias, gate, softmax1, ceiling, queries)
     return output, excess if ceiling is not None else None
 
 
@@ -72,12 +74,12 @@ class _Fused(torch.autograd.Function):
         value: Tensor,
         bias: Tensor | None,
         gate: Tensor | None,
-        one: bool,
+        softmax1: bool,
         ceiling: float | None,
         queries: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         output, lse = _flash(query, key, value, bias, gate)
-        if one:
+        if softmax1:
             output = output * torch.sigmoid(lse)[..., None].to(output.dtype)
             lse = F.softplus(lse)
         excess = torch.zeros((), device=query.device)

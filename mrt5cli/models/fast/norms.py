@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from mrt5cli.models.fast.switch import fast_paths_are_on
 
 
 class _Normalize(torch.autograd.Function):
@@ -45,14 +47,7 @@ class RMSNorm(T5LayerNorm):
     """The norm on (..., D); its parameter is that of transformers' class, whose forward this computes."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # which fuses the passes itself
+        if torch.compiler.is_compiling() or not fast_paths_are_on():  # a compiler fuses the passes itself
             output: Tensor = super().forward(hidden_states)
             return output
         return _Normalize.apply(hidden_states, self.weight, self.variance_epsilon)
-
-
-def use_fast_norms(stack: nn.Module) -> None:
-    """Have the norms of a stack keep less, if they are T5's own and not what another package put there."""
-    for module in stack.modules():
-        if type(module) is T5LayerNorm:
-            module.__class__ = RMSNorm

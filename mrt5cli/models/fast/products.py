@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mrt5cli.models.fast.switch import fast_paths_are_on
+
 WIDE = 2**19
-"""Numbers in a weight from which on oneDNN multiplies by it; byt5-small's narrowest has 1472 x 384."""
+"""A weight of so many numbers, or more, is multiplied by oneDNN; byt5-small's narrowest has 1472 x 384."""
 
 
 class Linear(nn.Linear):
@@ -29,14 +31,6 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) if self.bias is not None else linear(input, self.weight)
-
-
-def use_fast_products(model: nn.Module) -> None:
-    """Have a model's linear layers multiply so, if they are PyTorch's own and not what another package put
-    there."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.bias is None:
-            module.__class__ = Linear
 
 
 def is_its_weight(layer: nn.Module) -> bool:
@@ -104,7 +98,8 @@ def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...]
     their own. `torch.backends.mkldnn.enabled = False` switches it off.
     """
     return (
-        weight.numel() >= WIDE
+        fast_paths_are_on()
+        and weight.numel() >= WIDE
         and states.dtype == weight.dtype
         and weight.dtype in dtypes
         and states.device.type == weight.device.type == "cpu"

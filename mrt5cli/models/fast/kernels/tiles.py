@@ -102,7 +102,7 @@ def forward(
     q, k, v, out, lse, excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_on, stride_oh, total_q,
     far, ceiling, heads, blocks,
-    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr, ONE: tl.constexpr,
+    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr, SOFTMAX1: tl.constexpr,
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -123,8 +123,8 @@ def forward(
         here = _positions(pos_q + start_q, rows, length_q)
 
     # softmax1 is a softmax whose first key has score 0 and value 0.
-    peak = tl.full([BLOCK_Q], 0.0 if ONE else float("-inf"), tl.float32)
-    total = tl.full([BLOCK_Q], 1.0 if ONE else 0.0, tl.float32)
+    peak = tl.full([BLOCK_Q], 0.0 if SOFTMAX1 else float("-inf"), tl.float32)
+    total = tl.full([BLOCK_Q], 1.0 if SOFTMAX1 else 0.0, tl.float32)
     summed = tl.zeros([BLOCK_Q, PADDED], tl.float32)
     above = tl.zeros([BLOCK_Q], tl.float32)
     for offset in range(0, length_k, BLOCK_K):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrt5cli.models.fast.kernels import WIDEST_HEAD
-from mrt5cli.models.fast.kernels.plan import Packed
+from mrt5cli.models.fast.kernels.device_layout import Packed
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -70,7 +70,7 @@ def attend(
     keys: Packed,
     rel: Tensor | None,
     gate: Tensor | None,
-    one: bool,
+    softmax1: bool,
     score_ceiling: float | None = None,
     cut: tuple[Tiles, Tiles] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -84,7 +84,7 @@ def attend(
         rel: (N, 2 far + 1), what is added to the score of a key at each distance from its query, from -far
             to far; what lies further counts as at +-far. None without position bias.
         gate: (n_k), added to all scores of a key, or None.
-        one: softmax1 rather than softmax.
+        softmax1: in place of softmax.
         score_ceiling: also sum what scores, with bias and before the gate, exceed.
         cut: replaces `tiles_for`.
 
@@ -99,7 +99,7 @@ def attend(
     rel = None if rel is None else rel.float().contiguous()
     gate = None if gate is None else gate.float().contiguous()
     cut = cut or tiles_for(query.shape[-1], query.dtype)
-    return _Attend.apply(query, key, value, rel, gate, queries, keys, one, score_ceiling, cut)
+    return _Attend.apply(query, key, value, rel, gate, queries, keys, softmax1, score_ceiling, cut)
 
 
 def _check(
@@ -143,7 +143,7 @@ class _Attend(torch.autograd.Function):
         gate: Tensor | None,
         queries: Packed,
         keys: Packed,
-        one: bool,
+        softmax1: bool,
         ceiling: float | None,
         cut: tuple[Tiles, Tiles],
     ) -> tuple[Tensor, Tensor | None]:
@@ -161,7 +161,7 @@ class _Attend(torch.autograd.Function):
                     query, key, value, output, lse, excess, rel, gate, queries.positions, keys.positions,
                     queries.bounds, keys.bounds,
                     *_strides(query, key, value, output), count, _far(rel), ceiling or 0.0, heads, blocks,
-                    ONE=one, **_constants(query, rel, gate, ceiling, tile),
+                    SOFTMAX1=softmax1, **_constants(query, rel, gate, ceiling, tile),
                 )  # fmt: skip
         ctx.save_for_backward(query, key, value, output, lse, rel, gate)
         ctx.rest = queries, keys, ceiling, cut[1]

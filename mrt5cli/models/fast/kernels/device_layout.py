@@ -1,0 +1,177 @@
+"""A batch packed on a GPU: rows end to end without padding, which our kernels take all at once.
+
+The host must know one number, how many positions there are, to allocate them; all else stays on the device.
+Whoever knows the number (a collator, or the gate, whose count of survivors is read anyway) passes it, and
+then nothing here waits for the device.
+
+Legend: B rows, S slots of a row, n positions of all rows, N heads, H head width, Q queries of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrt5cli.models.attention import AttentionOptions
+from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
+from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
+from mrt5cli.models.shorteners.base import Shortening
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows laid end to end.
+
+    Attributes:
+        bounds: (B + 1) int32, offsets of the rows.
+        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
+        positions: (n) int32, original position of each; within +-2^30.
+    """
+
+    bounds: Tensor
+    longest: int
+    positions: Tensor | None = None
+
+
+def grid(rows: int, columns: int, device: torch.device) -> Packed:
+    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
+    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Where the rows of a packed batch lie on a device, and what is added to their attention scores.
+
+    Attributes:
+        packed: where the rows lie.
+        rel: (N, 2 far + 1) position bias by distance, or None where there is none: with learned positions and
+            in cross-attention.
+        gate: (n) key gate, or None after hard deletion.
+    """
+
+    packed: Packed
+    rel: Tensor | None = None
+    gate: Tensor | None = None
+
+    def as_source(self) -> DeviceRows:
+        """The same rows for cross-attention."""
+        return replace(self, rel=None)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        options: AttentionOptions,
+        penalty: ScorePenalty | None,
+        *,
+        cross: bool,
+    ) -> Tensor:
+        """Attention within each row by one kernel; see `Rows`."""
+        from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
+
+        batch, heads, count, width = query.shape
+        output, excess = attend(
+            query.transpose(1, 2).reshape(batch * count, heads, width),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            queries=grid(batch, count, query.device) if cross else self.packed,
+            keys=self.packed,
+            rel=self.rel,
+            gate=self.gate,
+            softmax1=options.softmax1,
+            score_ceiling=SCORE_CEILING if options.excess else None,
+        )
+        if excess is not None and penalty is not None:
+            # The batch is full: all its rows are as long as it is wide.
+            rows, longest = len(self.packed.bounds) - 1, self.packed.longest
+            penalty.add_mean(excess / (heads * rows * (count if cross else longest) * longest), cross=cross)
+        return output.view(batch, count, heads, width)
+
+
+class DeviceLayout:
+    """(B, S, ...) <-> (1, n, ...).
+
+    Args:
+        valid: (B, S) bool, what is laid down.
+        total: n, the number of True in `valid`; None reads it, one device sync.
+        positions: (B, S) ascending original positions, or None where slots are positions.
+
+    Attributes:
+        index: (n) int64, the slot among B * S that each position comes from.
+        packed: where rows lie, for the kernels.
+        total: n.
+    """
+
+    def __init__(self, valid: Tensor, total: int | None = None, positions: Tensor | None = None) -> None:
+        self.shape = valid.shape
+        lengths = valid.sum(dim=1)
+        self.total = int(lengths.sum()) if total is None else total
+        # Boolean indexing and nonzero would wait for the device to tell the size of their result. A scatter
+        # does not: every slot is sent to its place in the packed order, empty ones to a place past the end.
+        flat = valid.flatten()
+        target = torch.where(flat, flat.cumsum(dim=0) - 1, self.total)
+        slots = torch.arange(flat.numel(), device=flat.device)
+        self.index = slots.new_empty(self.total + 1).scatter_(0, target, slots)[: self.total]
+        places = self.index % self.shape[1] if positions is None else positions.flatten()[self.index]
+        bounds = F.pad(lengths.cumsum(dim=0), (1, 0)).to(torch.int32)
+        self.packed = Packed(bounds, self.shape[1], places.to(torch.int32))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no padding at all."""
+        return self.total == self.shape.numel()
+
+    def lay_out(self, padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1).index_select(0, self.index)[None]
+
+    def restore(self, states: Tensor) -> Tensor:
+        padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
+        return padded.index_copy_(0, self.index, states[0]).unflatten(0, self.shape)
+
+    def bias(self, relative: RelativeBias, shortening: Shortening) -> BlockBias:
+        # The kernels look biases up; from max_distance on all distances share a bucket.
+        far = min(relative.length - 1, relative.attention.relative_attention_max_distance)
+        gate = None if shortening.key_gate is None else self.lay_out(shortening.key_gate)[0]
+        rows = DeviceRows(self.packed, relative.by_distance(far + 1), gate)
+        return BlockBias(shortening.states.new_zeros(1), rows)
+
+    def after(self, shortening: Shortening) -> Layout:
+        if shortening.positions is None:
+            return self
+        # A law of the reference lets rows see each other's slots: then all of them stay.
+        if shortening.self_mask is not None or shortening.mask is None:
+            return PaddedLayout()
+        return DeviceLayout(shortening.mask != 0, shortening.mask_count, shortening.positions)
+
+
+class ScoredDeviceLayout(DeviceLayout):
+    """A batch that is packed although its score loss is wanted, having no padding, which that loss looks at;
+    what a shortener leaves has some."""
+
+    def after(self, shortening: Shortening) -> Layout:
+        return self if shortening.positions is None else PaddedLayout()
+
+
+def device_layout(
+    attention_mask: Tensor | None,
+    padding: Tensor,
+    score_penalty: ScorePenalty | None,
+    real_bytes: int | None,
+) -> Layout | None:
+    """The layout of an input (B, S), full batches too, because the kernels need no L x L bias; None where its
+    mask hides something else than just the padding, or a score loss looks at some of its pairs only."""
+    if real_bytes is None:
+        attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
+        # Both numbers in one answer. Waiting for it and, later, for the number of survivors are all the
+        # times a forward waits for the device: neither layouts nor the kernels' launches ask it anything.
+        real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
+        if differing:
+            return None
+    if score_penalty is None:
+        return DeviceLayout(~padding, real_bytes)
+    layout = ScoredDeviceLayout(~padding, real_bytes)
+    return layout if layout.is_full and score_penalty.targets is None else None

@@ -1,0 +1,210 @@
+"""A batch packed on a CPU: rows end to end without padding, gone through one by one, short ones some at once.
+
+Legend: B batch, S positions of the longest row, N heads, H head width, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from mrt5cli.models.attention import AttentionOptions, sdpa
+from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
+from mrt5cli.models.packing import distance_bias
+from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.shorteners.base import Shortening
+
+SCORES_AT_ONCE = 2**18
+"""Attention scores, of one layer, up to which short rows are gone through together: their calls would take
+longer than the scores of a little padding."""
+
+
+class Group:
+    """Neighbouring rows of a packed batch that attention goes through at once, padded to the longest of them.
+
+    Args:
+        rows: of the batch.
+        place: their positions in the packed batch.
+        counts: positions of each row.
+
+    Attributes:
+        longest: n, in the shapes below; r is the number of rows.
+        valid: (r, n) bool, what is no padding; None where nothing is.
+    """
+
+    def __init__(self, rows: slice, place: slice, counts: Sequence[int], device: torch.device) -> None:
+        self.rows, self.place, self.counts = rows, place, counts
+        self.longest = max(counts)
+        self.valid: Tensor | None = None
+        if min(counts) < self.longest:
+            slots = torch.arange(self.longest, device=device)
+            self.valid = slots < torch.tensor(counts, device=device)[:, None]
+            # Known before a compiled block asks: how many there are is no shape for a graph to find out.
+            self._slots = self.valid.flatten().nonzero()[:, 0]
+
+    def hidden(self, dtype: torch.dtype) -> Tensor | None:
+        """(r, 1, 1, n) to add to scores, so that nothing attends to padding; None where there is none."""
+        if self.valid is None:
+            return None
+        added = torch.zeros(self.valid.shape, dtype=dtype, device=self.valid.device)
+        return added.masked_fill_(~self.valid, torch.finfo(dtype).min)[:, None, None]
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """All positions of a packed batch, (positions, ...) -> (r, n, ...), zeros where nothing was."""
+        of_group, shape = packed[self.place], (len(self.counts), self.longest)
+        if self.valid is None:
+            return of_group.unflatten(0, shape)
+        padded = of_group.new_zeros(self.valid.numel(), *of_group.shape[1:])
+        return padded.index_copy(0, self._slots, of_group).unflatten(0, shape)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(r, n, ...) -> (positions of the group, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.valid is None else flat.index_select(0, self._slots)
+
+
+@dataclass
+class GroupedRows:
+    """Where the rows of a packed batch lie, and what is added to their attention scores.
+
+    Attributes:
+        groups: of rows that are gone through at once, r rows of at most n positions each.
+        biases: of each group (1 or r, 1 or N, 1 or n, n): position bias, and what hides padding; or None.
+        gates: of each group (r, n) key gate; or None after hard deletion.
+    """
+
+    groups: list[Group]
+    biases: list[Tensor | None]
+    gates: list[Tensor] | None = None
+
+    def as_source(self) -> GroupedRows:
+        """The same rows for cross-attention, which has no position bias."""
+        return GroupedRows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        options: AttentionOptions,
+        penalty: ScorePenalty | None,
+        *,
+        cross: bool,
+    ) -> Tensor:
+        """Attention within each row; see `Rows`. There is no score loss: nothing is packed with one."""
+        outputs = []
+        for number, group in enumerate(self.groups):
+            if group.longest == 0:  # of whose rows nothing is left, attends to nothing
+                nothing = query[group.rows] if cross else query[0, :, group.place]
+                outputs.append(torch.zeros_like(nothing).transpose(-3, -2))
+                continue
+            # (positions, N, H) -> (r, N, n, H)
+            k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
+            q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
+            gate = self.gates[number] if self.gates is not None else None
+            output = sdpa(q, k, v, self.biases[number], gate, options).output.transpose(1, 2)
+            outputs.append(output if cross else group.unpad(output))
+        joined = torch.cat(outputs)
+        return (joined if cross else joined[None]).contiguous()
+
+
+class PackedLayout:
+    """Rows of a padded batch laid end to end, without the padding: (B, S, ...) <-> (1, positions, ...).
+
+    Args:
+        valid: (B, S) bool, what is laid down.
+
+    Attributes:
+        bounds: B + 1 offsets of the rows.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        self.valid = valid
+        self.bounds: list[int] = [0, *accumulate(valid.sum(dim=1).tolist())]
+
+    def lay_out(self, padded: Tensor) -> Tensor:
+        return padded[self.valid][None]
+
+    def restore(self, states: Tensor) -> Tensor:
+        padded = states.new_zeros(*self.valid.shape, *states.shape[2:])
+        padded[self.valid] = states[0]
+        return padded
+
+    def after(self, shortening: Shortening) -> Layout:
+        return self if shortening.positions is None else _of_survivors(shortening)
+
+    def bias(self, relative: RelativeBias, shortening: Shortening) -> BlockBias:
+        by_distance = relative.by_distance()
+        groups = self.groups(relative.attention.n_heads)
+        gates = None
+        if shortening.key_gate is not None:
+            flat = shortening.key_gate[self.valid]
+            gates = [group.pad(flat) for group in groups]
+        positions = None
+        if shortening.positions is not None:
+            positions = shortening.positions[self.valid]
+        elif self._has_gaps():
+            positions = self.valid.nonzero()[:, 1]
+        biases: list[Tensor | None] = []
+        of_length: dict[int, Tensor] = {}
+        for group in groups:
+            count, bias = group.longest, None
+            if by_distance is not None and positions is not None and count:
+                bias = distance_bias(by_distance, group.pad(positions), relative.length)
+            elif by_distance is not None and count:
+                if count not in of_length:
+                    window = by_distance[:, relative.length - count : relative.length + count - 1]
+                    of_length[count] = distance_bias(window, None, count)
+                bias = of_length[count]
+            hidden = group.hidden(torch.float32 if bias is None else bias.dtype)
+            biases.append(hidden if bias is None else bias if hidden is None else bias + hidden)
+        return BlockBias(shortening.states.new_zeros(1), GroupedRows(groups, biases, gates))
+
+    def _has_gaps(self) -> bool:
+        """Whether something is left out between positions of a row, not only before or after them."""
+        valid = self.valid  # between two positions that are laid down, none is left out
+        return bool((valid[:, 1:] & ~valid[:, :-1] & (valid.cumsum(dim=1)[:, :-1] > 0)).any())
+
+    def groups(self, heads: int) -> list[Group]:
+        """The rows in the order of the batch, as attention with so many heads goes through them."""
+        counts = [stop - start for start, stop in pairwise(self.bounds)]
+        starts, longest = [0], 0
+        for row, count in enumerate(counts):
+            longest = max(longest, count)
+            if row > starts[-1] and (row + 1 - starts[-1]) * heads * longest**2 > SCORES_AT_ONCE:
+                starts.append(row)
+                longest = count
+        return [
+            Group(
+                slice(first, end),
+                slice(self.bounds[first], self.bounds[end]),
+                counts[first:end],
+                self.valid.device,
+            )
+            for first, end in pairwise([*starts, len(counts)])
+        ]
+
+
+class FullLayout(PaddedLayout):
+    """A batch without padding to leave out; what a shortener leaves of it is packed."""
+
+    def after(self, shortening: Shortening) -> Layout:
+        return self if shortening.positions is None else _of_survivors(shortening)
+
+
+def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout | None:
+    """The layout of an input (B, S); None where its mask hides something else than just the padding."""
+    if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
+        return None
+    return PackedLayout(~padding) if padding.any() else FullLayout()
+
+
+def _of_survivors(shortening: Shortening) -> Layout:
+    # A law of the reference lets rows see each other's slots: then all of them stay.
+    if shortening.self_mask is not None or shortening.mask is None:
+        return PaddedLayout()
+    return PackedLayout(shortening.mask != 0)

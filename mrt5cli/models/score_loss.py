@@ -1,0 +1,118 @@
+"""The score loss (paper, appendix D), collected layer by layer without keeping any score tensor.
+
+Legend: B batch, N heads, Q queries, K keys, H head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+SCORE_CEILING = 5.0
+"""Attention scores above this are penalised by the score loss (paper, appendix D)."""
+
+
+class ScorePenalty:
+    """Collects the score loss over the layers of one forward pass, without keeping any score tensor.
+
+    The loss is the mean over layers of mean(max(score, 5)) - 5, with scores taken after position bias and
+    mask and before the gate (paper, appendix D; it covers the encoder from the gated block on and all
+    cross-attention).
+
+    Args:
+        per: which pairs of a query and a key the mean is over. "row": each row's own, so that a row counts
+            for the same whatever it is padded with. "batch": all that the batch has room for, as in the
+            reference: padding counts, and so do the slots that hard deletion fills up in rows that keep
+            fewer bytes.
+        targets: (B, T) bool, queries of cross-attention that are no padding; None for all.
+
+    Attributes:
+        source: (B, S) bool, encoder positions that hold something; None for all.
+    """
+
+    def __init__(self, per: Literal["row", "batch"], targets: Tensor | None = None) -> None:
+        self.per, self.targets = per, targets if per == "row" else None
+        self.source: Tensor | None = None
+        self._of_encoder: list[Tensor] = []
+        self._of_cross: list[Tensor] = []
+
+    @property
+    def layer_means(self) -> list[Tensor]:
+        """Each layer's mean, those of the encoder first."""
+        return self._of_encoder + self._of_cross
+
+    def look_at(self, mask: Tensor | None) -> None:
+        """Count pairs among what a mask (B, S) leaves of the encoder's positions from here on."""
+        if self.per == "row":
+            self.source = None if mask is None else mask != 0
+
+    def queries(self, *, cross: bool) -> Tensor | None:
+        """(B, Q) bool, the queries of a layer that count; None for all."""
+        return self.targets if cross else self.source
+
+    def add(self, excess: Tensor, query: Tensor, key: Tensor, *, cross: bool) -> None:
+        """Add one layer's sum of max(score - 5, 0) over the pairs of its (B, N, Q, H) and (B, N, K, H)."""
+        rows, heads, queries, _ = query.shape
+        counted, keys = self.queries(cross=cross), self.source
+        if counted is None and keys is None:
+            self.add_mean(excess / (rows * heads * queries * key.shape[2]), cross=cross)
+            return
+        # Keys that hold nothing are hidden, and hidden scores exceed nothing.
+        of_row = queries if counted is None else counted.sum(dim=1)
+        pairs = of_row * (key.shape[2] if keys is None else keys.sum(dim=1))
+        # Where no row has a target, no query of cross-attention counts.
+        self.add_mean(excess / (heads * pairs.sum().clamp(min=1)), cross=cross)
+
+    def add_mean(self, mean: Tensor, *, cross: bool) -> None:
+        """Add one layer's mean over its pairs."""
+        (self._of_cross if cross else self._of_encoder).append(mean)
+
+    def parts(self) -> Tensor:
+        """(2,), what the encoder's layers and cross-attention's add to the mean over all: their pairs are of
+        different numbers, and so are their shares in a mean over several batches."""
+        nothing = torch.zeros_like(self.layer_means[0])
+        sums = [torch.stack([nothing, *means]).sum() for means in (self._of_encoder, self._of_cross)]
+        return torch.stack(sums) / len(self.layer_means)
+
+    def mean(self) -> Tensor:
+        """The score loss, a scalar at least 0."""
+        return self.parts().sum()
+
+
+class _ScoreExcess(torch.autograd.Function):
+    """Sum of max(score, ceiling) - ceiling over the scores of the queries that count, recomputing the scores
+    in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor | None, queries: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, bias, queries)
+        excess = (scores_of(query, key, bias) - SCORE_CEILING).clamp_(min=0)
+        return (excess if queries is None else excess * queries[:, None, :, None]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        query, key, bias, queries = ctx.saved_tensors
+        exceeds = scores_of(query, key, bias) > SCORE_CEILING
+        if queries is not None:
+            exceeds &= queries[:, None, :, None]
+        above = exceeds.to(query.dtype) * grad
+        bias_grad = above.sum_to_size(bias.shape) if bias is not None and ctx.needs_input_grad[2] else None
+        return above @ key, above.transpose(-1, -2) @ query, bias_grad, None
+
+
+def score_excess(query: Tensor, key: Tensor, bias: Tensor | None, queries: Tensor | None) -> Tensor:
+    """The sum of max(score - 5, 0) over pairs whose query is among `queries` (B, Q), or over all, in float32;
+    its gradient makes the scores again."""
+    with torch.autocast(query.device.type, enabled=False):
+        excess: Tensor = _ScoreExcess.apply(
+            query.float(), key.float(), None if bias is None else bias.float(), queries
+        )
+    return excess
+
+
+def scores_of(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, N, Q, K): T5's scores, unscaled, with an additive bias."""
+    scores = torch.matmul(query, key.transpose(-1, -2))
+    return scores if bias is None else scores + bias
