@@ -15,18 +15,19 @@ def parse(text: str | bytes) -> Any:
 
     Raises:
         ValueError: it is no JSON, or none that Python reads: nested some thousand deep, numbers of thousands
-            of digits. The message is a few words.
+            of digits. The message is a few words; the exception of Python is its cause, unless it is itself a
+            `JSONDecodeError`.
     """
     try:
         return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not text in UTF-8 (byte {error.start} is not)") from None
+        raise ValueError(f"it is not text in UTF-8 (byte {error.start} is not)") from error
     except json.JSONDecodeError:
         raise
-    except ValueError:  # Python reads whole numbers of up to 4300 digits
-        raise ValueError("a number in it has thousands of digits") from None
+    except ValueError as error:  # Python reads whole numbers of up to 4300 digits
+        raise ValueError("a number in it has thousands of digits") from error
 
 
 def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:

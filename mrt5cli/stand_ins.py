@@ -13,18 +13,21 @@ HEAD = 512
 
 AGAIN = "download it again, and look at what the server answers"
 POINTER = "what it points to was never fetched"
-UNPACK = "unpack it"
 AS_SAFETENSORS = "get the weights as safetensors"
 POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
     (b"version https://hawser.github.com/spec/", "a Git LFS pointer", f"{POINTER}: git lfs pull"),
     (b"/annex/objects/", "a git-annex pointer", f"{POINTER}: git annex get"),
 )
+PACKED = {
+    b"\x1f\x8b": (".gz", "a gzip archive"),
+    b"\x28\xb5\x2f\xfd": (".zst", "a Zstandard archive"),
+    b"BZh": (".bz2", "a bzip2 archive"),
+    b"\xfd7zXZ\x00": (".xz", "an xz archive"),
+}
+"""What is packed, by its first bytes: the suffix of such files, and what they are."""
 BEGINNINGS = (
-    (b"\x1f\x8b", "a gzip archive", UNPACK),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
-    (b"BZh", "a bzip2 archive", UNPACK),
-    (b"\xfd7zXZ\x00", "an xz archive", UNPACK),
+    *((beginning, what, "unpack it") for beginning, (_, what) in PACKED.items()),
     (b"GGUF", "a GGUF file", AS_SAFETENSORS),
     (b"\x89HDF\r\n", "an HDF5 file, as Keras writes them", AS_SAFETENSORS),
 )

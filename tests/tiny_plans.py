@@ -10,19 +10,19 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import RunDir, write_json, write_text
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 
 def make_plan(
     root: Path, experiments: Sequence[Experiment], *, left_out: Sequence[str] = (), smoke: bool = True
-) -> Plan:
+) -> SuitePlan:
     """A plan with a training job for each run of the experiments; see `train` and `pretend` for the runs.
 
     Args:
         left_out: recipes whose runs failed.
         smoke: shrink the recipes.
     """
-    plan = Plan("tiny", root, list(experiments), smoke=smoke)
+    plan = SuitePlan("tiny", root, list(experiments), smoke=smoke)
     wanted: dict[tuple[str, int], recipes.Recipe] = {}
     for experiment in experiments:
         for name in experiment.recipes:
@@ -34,10 +34,10 @@ def make_plan(
         run = RunDir(root / f"{recipe.name}-seed{seed}")
         status, reason = ("failed", "out of memory") if name in left_out else ("done", None)
         plan.jobs.append(
-            Job(
-                f"train {name} seed {seed}",
-                "train",
-                name,
+            TrainJob(
+                id=f"train {name} seed {seed}",
+                name=name,
+                output=run.meta_path,
                 recipe=recipe,
                 run=run,
                 own_seed=seed == _shipped(name).seed,
@@ -53,21 +53,21 @@ def _shipped(name: str) -> recipes.Recipe:
     return recipes.load(shipped()[name])
 
 
-def train(plan: Plan, *, evaluate: bool = True, runtime: bool = False) -> None:
+def train(plan: SuitePlan, *, evaluate: bool = True, runtime: bool = False) -> None:
     """Give every run that did not fail an untrained model, and results on its own task."""
-    for job in plan.jobs:
-        if job.kind == "train" and job.status == "done":
+    for job in plan.trainings:
+        if job.status == "done":
             _make(job, evaluate, runtime)
 
 
-def _make(job: Job, evaluate: bool, runtime: bool) -> None:
+def _make(job: TrainJob, evaluate: bool, runtime: bool) -> None:
     import torch
 
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import find_subject
+    from mrt5cli.evaluation.options import EvaluationOptions
     from mrt5cli.models import build
+    from mrt5cli.subject import find_subject
 
-    assert job.recipe is not None and job.run is not None
     run = RunDir.create(job.run.path)
     write_text(run.recipe_path, recipes.dump(job.recipe))
     write_json(run.meta_path, meta())
@@ -82,11 +82,12 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
         compare(
             [find_subject(str(run.path))],
             job.recipe.task,
-            split="test",
-            hard_delete=settings.hard_delete,
-            batch_size=settings.batch_size,
-            limit=settings.examples,
-            runtime=runtime,
+            EvaluationOptions(
+                batch_size=settings.batch_size,
+                limit=settings.examples,
+                hard_delete=settings.hard_delete,
+                runtime=runtime,
+            ),
         ).save()
 
 
@@ -107,34 +108,35 @@ def meta() -> dict[str, Any]:
     }
 
 
-def pretend(plan: Plan, *, shift: float = 1.0) -> None:
+def pretend(plan: SuitePlan, *, shift: float = 1.0) -> None:
     """Give runs results without training any: the published numbers themselves, each times `shift`.
 
     Only for plans that are no smoke; the numbers of analyses are not among them.
     """
     from mrt5cli.data.languages import LANGUAGES
+    from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
     from mrt5cli.paper.tolerances import AVERAGES, TIMES
-    from mrt5cli.report.ours import DIAGNOSTICS, NUMBERS
     from mrt5cli.report.placement import place
+    from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS
 
     codes = {language.name: code for code, language in LANGUAGES.items()}
     placed = place(plan.experiments)
     for experiment in plan.experiments:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for row, recipe in placed[experiment.id]:
-            number, unit = (
-                ("ms_per_example", 1.0) if row.metric in TIMES else NUMBERS.get(row.metric, ("", 1))
-            )
-            if recipe is None or not number:
+            name = "runtime_per_example" if row.metric in TIMES else row.metric.partition("[")[0]
+            metric = BY_PUBLISHED_NAME[name]
+            if recipe is None or metric.name not in METRICS:
                 continue
+            number, unit = metric.name, metric.factor
             subset = row.subset or "all"
             name = "total" if subset in AVERAGES else codes.get(subset.partition(" (")[0], subset)
-            name = "all" if name in DIAGNOSTICS else name
+            name = "all" if name in PUBLISHED_DIAGNOSTICS else name
             line = found.setdefault(recipe, {}).setdefault(name, blank_row(name))
             line[number] = row.value / unit * (shift if number not in ("deletion_rate", "examples") else 1.0)
         for (name, _), job in plan.runs(experiment).items():
             rows = sorted(found.get(name, {}).values(), key=lambda line: line["subset"] == "total")
-            if rows and job.recipe is not None and job.run is not None and job.status == "done":
+            if rows and job.status == "done":
                 settings = job.recipe.task.model_dump(mode="json")
                 task = experiment.evaluations[0].task if experiment.evaluations else None
                 if task is not None:
@@ -147,7 +149,7 @@ def blank_row(subset: str) -> dict[str, Any]:
     """A row of an evaluation's document in which nothing is known."""
     from dataclasses import fields
 
-    from mrt5cli.evaluation.rows import Row
+    from mrt5cli.metrics.results import Row
 
     known = {"subset": subset, "examples": 10_000, "target_tokens": 1_890_000, "input_length": 1024.0}
     return {field.name: known.get(field.name) for field in fields(Row)}
@@ -158,10 +160,12 @@ def document(settings: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
     conditions = {"device": "cpu", "device_name": "AMD EPYC", "dtype": "float32", "threads": 1}
     model = {"source": "model", "deletion_type": "none", "calibration": None, **conditions, "rows": rows}
     return {
+        "version": 2,
         "task": {"kind": settings["kind"], "version": 1, "settings": settings},
         "split": "test",
         "deletion": "hard",
         "batch_size": 16,
         "languages": None,
+        "data": None,
         "models": [model],
     }

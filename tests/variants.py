@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models.shorteners import SHORTENERS, Gate
+from mrt5cli.recipe.shorteners import of_type
 
 SIZES = {"d_model": 16, "d_ff": 24, "d_kv": 6, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 2}
 
@@ -25,15 +27,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cp_4": {"deletion_type": "convolution", "downsampling_rate": 4},
     "source_removed": {"deletion_type": "source_removed"},
 }
-"""By the names of the paper's tables."""
+"""By the names of the paper's tables; below them what else is registered, by its deletion type."""
+VARIANTS |= {
+    name: {"deletion_type": name}
+    for name in SHORTENERS
+    if name not in {fields["deletion_type"] for fields in VARIANTS.values()}
+}
 
 KINDS = {
     name: VARIANTS[name] for name in VARIANTS if name not in ("bp_entropy", "bp_unigram", "cp_2", "cp_4")
 }
 """One of each that computes something of its own once it is trained."""
 
-GATES = ("mrt5", "log_sigmoid", "random", "fixed")
-LEARNED_GATES = ("mrt5", "log_sigmoid")
+GATES = tuple(
+    name
+    for name, fields in VARIANTS.items()
+    if issubclass(SHORTENERS.get(fields["deletion_type"], object), Gate)
+)
+LEARNED_GATES = tuple(
+    name for name in GATES if of_type(VARIANTS[name]["deletion_type"]).refuses_threshold is None
+)
 TAUGHT = ("bp_entropy", "bp_unigram")
 
 

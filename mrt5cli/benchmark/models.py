@@ -24,12 +24,12 @@ def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForCon
     """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
     if model is not None:
         kind = read_config(model).deletion_type
-        if kind not in ("scaled_sigmoid", "none"):
+        if kind not in (MrT5Config.deletion_type, "none"):
             raise UserError(
                 f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
                 "give a ByT5 or an MrT5, or leave the model out",
             )
-        gate: dict[str, Any] = {"deletion_type": "scaled_sigmoid", "use_softmax1": True}
+        gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
         found = load(model, **(gate if kind == "none" else {}))
     else:
         torch.manual_seed(0)

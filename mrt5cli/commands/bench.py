@@ -94,7 +94,7 @@ def bench(
     from mrt5cli import runtime as machine
     from mrt5cli.benchmark.report import Benchmark, broken_parity, default_threads, run
     from mrt5cli.benchmark.suite import Shapes
-    from mrt5cli.evaluation.subject import find_subjects
+    from mrt5cli.subject import find_subjects
 
     if targets:
         what, rates, rows = TARGETED["what"], TARGETED["rates"], TARGETED["rows"]

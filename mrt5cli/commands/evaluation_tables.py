@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mrt5cli.commands.tables import print_table
-from mrt5cli.text import MISSING, duration, number, percent, say
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
+from mrt5cli.text import MISSING, duration, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison, Result
     from mrt5cli.evaluation.published import PublishedRow
-    from mrt5cli.evaluation.rows import Row
+    from mrt5cli.metrics.results import Row
+
+    Line = tuple[str, Row, Result | None]
+    Column = tuple[str, Callable[[Line], str]]
 
 HARDLY_READ = 0.1
 """A source whose removal costs less than this share of the loss is hardly read; see `_notes`."""
@@ -24,40 +28,30 @@ def present(comparison: Comparison) -> None:
     Tasks of text and of strings also get a line without the source; tasks with measures of their own get the
     published numbers. Two runs that are compared get a table of differences for each number.
     """
-    results, kind = comparison.results, comparison.task["kind"]
+    results, options, kind = comparison.results, comparison.options, comparison.task["kind"]
+    under = results[0].conditions
     heading = [
-        f"{kind}, {comparison.split} split, "
+        f"{kind}, {options.split} split, "
         + ("unfinished" if comparison.unfinished else f"{results[0].summary.examples:,} examples"),
-        f"{'hard' if comparison.hard_delete else 'soft'} deletion",
-        f"batches of {comparison.batch_size}",
-        results[0].conditions["device_name"],
-        results[0].conditions["dtype"],
+        f"{options.deletion} deletion",
+        f"batches of {options.batch_size}, {under['device_name']}, {under['dtype']}",
     ]
-    if comparison.normalization is not None:
-        heading.append(f"answers compared by the {comparison.normalization} rule")
-    if comparison.data is not None:
-        heading.append(f"data of {comparison.data}")
+    if options.normalization is not None:
+        heading.append(f"answers compared by the {options.normalization} rule")
+    if options.data is not None:
+        heading.append(f"data of {options.data}")
     say(", ".join(heading) + "\n")
     by_subset = len(results) == 1 and (
         len(results[0].rows) > 1 or bool(comparison.measures) or comparison.unfinished is not None
     )
-    lines: list[tuple[str, Row, Result | None]]
+    lines: list[Line]
     if by_subset:
         lines = [(row.subset, row, results[0]) for row in results[0].rows]
     else:
         lines = [(result.label, result.summary, result) for result in results]
         if not comparison.measures:
             lines.append(("source removed", results[0].summary.without_source(), None))
-    language_model = kind == "span_corruption"
-    if comparison.measures:
-        columns = _measured_columns(comparison, several=len(results) > 1)
-    else:
-        columns = _columns(
-            several=len(results) > 1,
-            language_model=language_model,
-            each_without_source=language_model and (by_subset or len(results) > 1),
-        )
-    _print_filled(columns, lines)
+    _print_filled(_columns(comparison, by_subset), lines)
     say("\n" + "\n".join(_notes(comparison)))
     if comparison.differences:
         _present_differences(comparison)
@@ -65,66 +59,57 @@ def present(comparison: Comparison) -> None:
         _present_published(comparison)
 
 
-Cell = Callable[[str, "Row", "Result | None"], str]
-
-MEASURES = {
-    "sequence_accuracy": "accuracy",
-    "constrained_accuracy": "constr.",
-    "exact_match": "EM",
-    "f1": "F1",
-}
-"""What the columns of a task's own numbers are called."""
-
-
-def _print_filled(columns: list[tuple[str, Cell]], lines: list[tuple[str, Row, Result | None]]) -> None:
+def _print_filled(columns: Iterable[Column], lines: list[Line]) -> None:
     """Print a table without the columns that have nothing in them."""
-    table = [[cell(label, row, result) for _, cell in columns] for label, row, result in lines]
-    filled = [place for place in range(len(columns)) if any(cells[place] != MISSING for cells in table)]
+    filled = [
+        (header, cells)
+        for header, cell in columns
+        if set(cells := [cell(line) for line in lines]) != {MISSING}
+    ]
     print_table(
-        [columns[place][0] for place in filled], [[cells[place] for place in filled] for cells in table]
+        [header for header, _ in filled], [list(row) for row in zip(*(c for _, c in filled), strict=True)]
     )
 
 
-def _measured_columns(comparison: Comparison, *, several: bool) -> list[tuple[str, Cell]]:
-    """Columns of a task with measures of its own: each with its interval, then shortening and time."""
-    columns: list[tuple[str, Cell]] = [
-        ("", lambda label, row, result: label),
-        ("examples", lambda label, row, result: f"{row.examples:,}"),
-    ]
-    for name in comparison.measures:
-        columns += [
-            (f"{MEASURES[name]}\n%", partial(_share, name)),
-            ("95 %\ninterval", partial(_interval, f"{name}_95")),
+def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
+    """Headers and what fills the cells under them; a column no cell of which is filled is not shown."""
+    several = len(comparison.results) > 1
+    first: Column = "", lambda line: line[0]
+    target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
+    trained: Column = "trained", lambda line: _duration(line[2].train_seconds if line[2] else None)
+    if comparison.measures:  # of its own, each with its interval, then shortening and time
+        cut: Column = "cut", lambda line: f"{line[1].truncated:,}" if line[1].truncated else MISSING
+        own = [
+            column
+            for name in comparison.measures
+            for column in (_metric(name), ("95 %\ninterval", partial(_interval, name)))
         ]
-    columns += [
-        ("deleted\n%", lambda label, row, result: percent(row.deletion_rate, 1)),
-        ("kept\nmean", lambda label, row, result: number(row.kept_length, 1)),
-        ("loss", lambda label, row, result: number(row.loss, 4)),
-        ("ms per\nexample", lambda label, row, result: number(row.ms_per_example, 2)),
-        ("cut", lambda label, row, result: f"{row.truncated:,}" if row.truncated else MISSING),
-    ]
-    if several:
-        columns += [
-            (
-                "target\n%",
-                lambda label, row, result: percent(result.target_deletion_rate if result else None, 1),
-            ),
-            ("trained", _trained),
-        ]
-    return columns
+        others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
+        return [first, _metric("examples"), *own, *others, cut, *([target, trained] if several else [])]
+    text = comparison.task["kind"] == "span_corruption"
+    shown = {
+        "source_removed_loss": text and (by_subset or several),
+        "bits_per_byte": text or not several,
+        "kept_length": not several,
+        "new_length": not several,
+    }
+    left_out = ("examples", "deletion_rate")
+    rest = (_metric(name) for name in METRICS if name not in left_out and shown.get(name, True))
+    return [first, _metric("deletion_rate"), target, *rest, *([trained] if several else [])]
 
 
-def _trained(label: str, row: Row, result: Result | None) -> str:
-    return MISSING if result is None or result.train_seconds is None else duration(result.train_seconds)
+def _metric(name: str) -> Column:
+    metric = METRICS[name]
+    return metric.column, lambda line: metric.text(line[1].number(name))
 
 
-def _share(name: str, label: str, row: Row, result: Result | None) -> str:
-    return percent(getattr(row, name), 2)
+def _duration(seconds: float | None) -> str:
+    return MISSING if seconds is None else duration(seconds)
 
 
-def _interval(name: str, label: str, row: Row, result: Result | None) -> str:
-    interval = getattr(row, name)
-    return MISSING if interval is None else f"{percent(interval[0], 1)} - {percent(interval[1], 1)}"
+def _interval(name: str, line: Line) -> str:
+    ends = getattr(line[1], f"{name}_95")
+    return MISSING if ends is None else f"{percent(ends[0], 1)} - {percent(ends[1], 1)}"
 
 
 def _present_differences(comparison: Comparison) -> None:
@@ -132,10 +117,9 @@ def _present_differences(comparison: Comparison) -> None:
     first, second = (result.subject.name for result in comparison.results)
     for measure in dict.fromkeys(one.measure for one in comparison.differences):
         rows = [one for one in comparison.differences if one.measure == measure]
-        share = measure in MEASURES
-        shown = partial(percent, digits=2) if share else partial(number, digits=4)
-        name = "F1" if measure == "f1" else measure.replace("_", " ")
-        title = f"{name}, {'%' if share else 'nats a token'}"
+        metric = METRICS[measure]
+        shown = metric.text
+        title = f"{metric.title}, {'%' if metric.unit == 'share' else 'nats a token'}"
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
         say(f"\n{title} ({test})\n")
         print_table(
@@ -168,12 +152,12 @@ def _present_published(comparison: Comparison) -> None:
     alike = len(models) == 1 or bool(totals)
     say(f"\npublished for this task{f': {models[0]}' if len(models) == 1 else ''}\n")
     names = [name for name in measures if any(name in row.numbers for row in rows)]
+    shown = [METRICS[name] for name in (*names, "deletion_rate", "ms_per_example")]
     table = []
     for row in rows:
         label = row.subset if len(models) == 1 else _model_of(row) + ("" if alike else f", {row.subset}")
-        shares = [percent(row.numbers.get(name), 2) for name in (*names, "deletion_rate")]
-        table.append([label, *shares, number(row.numbers.get("ms_per_example"), 2)])
-    print_table(["", *(f"{MEASURES[name]}\n%" for name in names), "deleted\n%", "ms per\nexample"], table)
+        table.append([label, *(metric.text(row.numbers.get(metric.name), 2) for metric in shown)])
+    print_table(["", *(metric.column for metric in shown)], table)
     say(
         "\npublished: arXiv 2410.20771, its authors' notebooks; one run each on the whole published test; "
         "v3 is the camera-ready, v1 the first version"
@@ -184,39 +168,6 @@ def _model_of(row: PublishedRow) -> str:
     setting = {key: value for key, value in row.setting.items() if key != "seed"}
     what = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in setting.items())
     return f"{row.model} {row.version}{f' ({what})' if what else ''}"
-
-
-def _columns(*, several: bool, language_model: bool, each_without_source: bool) -> list[tuple[str, Cell]]:
-    """Headers and what fills the cells under them; a column no cell of which is filled is not shown."""
-    columns: list[tuple[bool, str, Cell]] = [
-        (True, "", lambda label, row, result: label),
-        (True, "deleted\n%", lambda label, row, result: percent(row.deletion_rate, 1)),
-        (
-            True,
-            "target\n%",
-            lambda label, row, result: percent(result.target_deletion_rate if result else None, 1),
-        ),
-        (True, "loss", lambda label, row, result: number(row.loss, 4)),
-        (
-            each_without_source,
-            "source\nremoved",
-            lambda label, row, result: number(row.source_removed_loss, 4),
-        ),
-        (
-            language_model or not several,
-            "bits/\nbyte",
-            lambda label, row, result: number(row.bits_per_byte, 3),
-        ),
-        (not several, "kept\nmean", lambda label, row, result: number(row.kept_length, 1)),
-        (not several, "kept\nlongest", lambda label, row, result: number(row.new_length, 1)),
-        (True, "token\nacc. %", lambda label, row, result: percent(row.token_accuracy, 2)),
-        (True, "seq.\nacc. %", lambda label, row, result: percent(row.sequence_accuracy, 2)),
-        (True, "gate\nprec.", lambda label, row, result: number(row.gate_precision, 3)),
-        (True, "gate\nrecall", lambda label, row, result: number(row.gate_recall, 3)),
-        (True, "ms per\nexample", lambda label, row, result: number(row.ms_per_example, 2)),
-        (several, "trained", _trained),
-    ]
-    return [(header, cell) for wanted, header, cell in columns if wanted]
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -244,11 +195,11 @@ def _notes(comparison: Comparison) -> list[str]:
                 f"of {moved.positions:,} validation positions"
                 + (": the gate has no value in between" if moved.missed else "")
             )
-    if pooling and not comparison.hard_delete:
+    if pooling and not comparison.options.hard_delete:
         notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     for result in comparison.results:
         row = result.summary
-        if result.deletion_type == "source_removed":
+        if not result.reads_source:
             notes.append(f"{result.subject.name} reads a lone EOS whatever its source is: nothing to remove")
             continue
         if row.loss is None or row.source_removed_loss is None:
@@ -266,16 +217,16 @@ def _notes(comparison: Comparison) -> list[str]:
 def _measured_notes(comparison: Comparison) -> list[str]:
     """What a task's own numbers are of."""
     notes = []
-    if comparison.normalization is not None:
+    if comparison.options.normalization is not None:
         notes.append(
             "EM, F1: greedily generated answers against the best of the accepted ones; loss: of the first "
             "accepted one, in nats a token"
         )
-    elif "sequence_accuracy" in comparison.measures:
+    elif WHOLE_TARGETS in comparison.measures:
         notes.append(
-            "accuracy: every target token is right, given the true ones before it; loss: nats a token"
+            "seq. acc.: every target token is right, given the true ones before it; loss: nats a token"
         )
-    if comparison.constrained:
+    if comparison.options.constrained:
         notes.append("constr.: the likeliest of the possible targets is the right one")
     row = comparison.results[0].summary
     if row.truncated:

@@ -13,14 +13,17 @@ import torch
 from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import FULL, RunFailed, UserError
-from mrt5cli.evaluation.subject import find_subjects
 from mrt5cli.models.checkpoint import Description, dtype_name, load_and_tell
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN
+from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.places import room
+from mrt5cli.recipe import shorteners
 from mrt5cli.rundir import resolve_model, whole_directory
+from mrt5cli.subject import find_subjects
+from mrt5cli.text import byte_size
 
 ROOM = 1.05
 """Free space asked for, in sizes of the weights: configuration, code and tokenizer are small."""
@@ -136,21 +139,10 @@ def convert(
     return outcome
 
 
-def describe(config: Any, layout: str = "mrt5") -> str:
+def describe(config: shorteners.Configuration, layout: str = "mrt5") -> str:
     """A model in a phrase: its depth, and what shortens it where."""
-    what = {
-        "scaled_sigmoid": "delete gate",
-        "log_sigmoid": "delete gate (log sigmoid)",
-        "random": f"random deletion of {100 * config.random_deletion_probability:g} %",
-        "fixed": f"deletion of the last {100 * config.fixed_deletion_amount:g} % of each word",
-        "boundary_predictor": f"boundary predictor ({config.boundary_predictor_type})",
-        "convolution": f"convolution of stride {config.downsampling_rate}",
-        "source_removed": "source removed",
-        "none": "no shortener",
-    }[config.deletion_type if layout != "byt5" else "none"]
-    place = f" before encoder block {config.delete_gate_layer}"
-    placed = layout != "byt5" and config.deletion_type not in ("none", "source_removed")
-    return f"{config.num_layers} + {config.num_decoder_layers} layers, {what}{place if placed else ''}"
+    shortener = shorteners.NoShortener(kind="none") if layout == "byt5" else shorteners.of_config(config)
+    return f"{config.num_layers} + {config.num_decoder_layers} layers, {shortener.placed()}"
 
 
 def _changes(described: Description, where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
@@ -158,9 +150,10 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
     raw, own = described.raw, described.fields
     has = own.get("deletion_type", MrT5Config.deletion_type)
     place = own.get("delete_gate_layer", MrT5Config.delete_gate_layer)
-    moved = has != "source_removed" and fields.get("delete_gate_layer", place) != place
+    placed = has in SHORTENERS
+    moved = placed and fields.get("delete_gate_layer", place) != place
     if has != "none" and (fields.get("deletion_type", has) != has or moved):
-        at = "" if has == "source_removed" else f" before encoder block {place}"
+        at = f" before encoder block {place}" if placed else ""
         raise UserError(
             f"{where} has a shortener of its own ({has}{at}); a conversion does not exchange it",
             f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
@@ -170,7 +163,7 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in raw
     if layout == "mrt5" and plain:
-        return {"deletion_type": "scaled_sigmoid", "use_softmax1": True, **fields}
+        return {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
     return fields
 
 
@@ -236,6 +229,6 @@ def _check_room(model: Any, dtype: str, destination: Path) -> None:
     free = room(destination)
     if free < needed:
         raise UserError(
-            f"{destination} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            f"{destination} needs {byte_size(needed)}, and {byte_size(free)} are free",
             "make room, choose another place, or --dtype bfloat16",
         )

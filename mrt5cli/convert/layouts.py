@@ -111,7 +111,18 @@ def write_first_version(job: Job, folder: Path) -> list[str]:
 
 
 def write_hub(job: Job, folder: Path) -> list[str]:
-    """What plain transformers loads with `trust_remote_code=True`, with a model card."""
+    """What plain transformers loads with `trust_remote_code=True`, with a model card.
+
+    Raises:
+        UserError: the model's shortener is not of this package, whose source is what is exported.
+    """
+    shortener = job.model.encoder.shortener
+    if shortener is not None and not type(shortener).__module__.startswith("mrt5cli.models."):
+        raise UserError(
+            f"the shortener {shortener.name!r} comes with --code, and an exported model is made of this "
+            "package's files alone",
+            "convert it to mrt5, or put its file into mrt5cli/models/shorteners",
+        )
     export_hub(
         job.model,
         job.recipe,

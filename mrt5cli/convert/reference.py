@@ -11,7 +11,8 @@ from typing import Any
 from mrt5cli.convert.hub import has_byte_vocabulary
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config
-from mrt5cli.models.layouts import FIRST_VERSION_FIELD, NOT_FIELDS, POOLINGS, TOOLKIT_KEY, fields_of
+from mrt5cli.models.layouts import FIRST_VERSION_FIELD, NOT_FIELDS, TOOLKIT_KEY, fields_of
+from mrt5cli.models.shorteners import SHORTENERS, Reference
 
 # Of every one of their configurations.
 SHARED_FIELDS = (
@@ -37,50 +38,23 @@ SHARED_FIELDS = (
     "use_cache",
     "vocab_size",
 )
-GATE_FIELDS = (
-    "delete_gate_layer",
-    "deletion_threshold",
-    "deletion_type",
-    "fixed_deletion_amount",
-    "gate_layer_norm",
-    "random_deletion_probability",
-    "sigmoid_mask_scale",
-    "use_gumbel_noise",
-)
-POOLING_FIELDS = {
-    "boundary_predictor": ("boundary_predictor_type", "prior"),
-    "convolution": ("downsampling_rate",),
-}
-LEARNED_GATES = ("scaled_sigmoid", "log_sigmoid")
-GATES = (*LEARNED_GATES, "random", "fixed")
-
-# Fields of ours whose other values their code would not follow, and what it does instead.
-NOT_THEIRS = {
+# Fields of ours that their code has not: the value that it computes with, and what it does so.
+NOT_THEIRS: dict[str, tuple[object, str]] = {
     "gate_layer_norm_type": (
+        "rms",
         "normalises the gate's input without a mean and a bias (its first version, --to reference-v1, with "
-        "both)"
+        "both)",
     ),
-    "relative_bias_per_layer": "has one relative bias for all layers",
-    "shortening_per": "mixes the rows of a batch in its baselines",
-    "boundary_sampling": "draws boundaries in evaluation too",
-    "row_without_survivors": "keeps the first byte of a row that would lose all",
-    "hard_delete_positions": "counts survivors anew when the gate is at layer 0",
-    "gumbel_noise_law": "draws gate noise with a mean of 0.58",
-    "learned_positions": "adds no learned positions where it pools",
-}
-ALWAYS = {
-    "shortening_per": "batch",
-    "boundary_sampling": "always",
-    "row_without_survivors": "first",
-    "hard_delete_positions": "compacted",
-    "gumbel_noise_law": "single",
-    "learned_positions": "unused",
-    "gate_layer_norm_type": "rms",
-    "relative_bias_per_layer": False,
+    "shortening_per": ("batch", "mixes the rows of a batch in its baselines"),
+    "boundary_sampling": ("always", "draws boundaries in evaluation too"),
+    "row_without_survivors": ("first", "keeps the first byte of a row that would lose all"),
+    "hard_delete_positions": ("compacted", "counts survivors anew when the gate is at layer 0"),
+    "gumbel_noise_law": ("single", "draws gate noise with a mean of 0.58"),
+    "learned_positions": ("unused", "adds no learned positions where it pools"),
 }
 
 
-def reference_config(config: Any, dtype: str) -> dict[str, Any]:
+def reference_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     """The config.json of the authors' code for a model of ours.
 
     Args:
@@ -99,25 +73,24 @@ def reference_config(config: Any, dtype: str) -> dict[str, Any]:
     written |= {name: getattr(config, name) for name in ("use_softmax1", "has_absolute_position_embeddings")}
     if config.has_absolute_position_embeddings:
         written["max_position_embeddings"] = config.max_position_embeddings
-    pooling = next((each for each in POOLINGS if each.deletion_type == config.deletion_type), None)
-    if config.deletion_type in GATES:
-        written |= {"architectures": ["MrT5ForConditionalGeneration"], "model_type": "mrt5"}
-        written |= {name: getattr(config, name) for name in GATE_FIELDS}
-        written |= {name: getattr(config, name, "en") for name in ("train_language", "eval_language")}
-    elif pooling is not None:
-        written |= {"architectures": [pooling.architecture], "model_type": "t5"}
-        written |= {name: getattr(config, name) for name in POOLING_FIELDS[config.deletion_type]}
-        written |= {theirs: getattr(config, ours) for theirs, ours in pooling.renamed.items()}
+    layout = _layout_of(config)
+    if layout is not None:
+        written |= {"architectures": [layout.architecture], "model_type": layout.model_type}
+        written |= {name: getattr(config, name) for name in layout.fields}
+        written |= {theirs: getattr(config, ours) for theirs, ours in layout.renamed.items()}
+        if layout.model_type == "mrt5":
+            written |= {name: getattr(config, name, "en") for name in ("train_language", "eval_language")}
     return _with_lost(config, written)
 
 
-def first_version_config(config: Any, dtype: str) -> dict[str, Any]:
+def first_version_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     """The config.json of the first version of the authors' code; arguments as `reference_config`.
 
     Raises:
         UserError: a model that its classes cannot hold.
     """
-    if config.deletion_type not in GATES:
+    layout = _layout_of(config)
+    if layout is None or layout.model_type != "mrt5":
         raise UserError(
             "the first version of the authors' code knows delete gates and nothing else that shortens; this "
             f"model has deletion_type {config.deletion_type!r}",
@@ -129,11 +102,8 @@ def first_version_config(config: Any, dtype: str) -> dict[str, Any]:
             "the first",
             "convert it to reference, their later code",
         )
-    if (
-        config.deletion_type in LEARNED_GATES
-        and config.gate_layer_norm
-        and config.gate_layer_norm_type != "layer"
-    ):
+    normed = "gate_layer_norm_type" in layout.fixed and config.gate_layer_norm
+    if normed and config.gate_layer_norm_type != "layer":
         raise UserError(
             "in the first version of the authors' code the gate's norm has a mean and a bias; this one has "
             "neither",
@@ -148,7 +118,7 @@ def first_version_config(config: Any, dtype: str) -> dict[str, Any]:
     return _with_lost(config, theirs)
 
 
-def plain_config(config: Any, dtype: str) -> dict[str, Any]:
+def plain_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     """The config.json of a plain T5 v1.1, or umT5, of the same sizes; arguments as above."""
     kind = "UMT5" if config.relative_bias_per_layer else "T5"
     written = {name: getattr(config, name) for name in SHARED_FIELDS}
@@ -163,34 +133,48 @@ def plain_config(config: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-def reference_generation_config(config: Any) -> dict[str, Any]:
+def reference_generation_config(config: MrT5Config) -> dict[str, Any]:
     """The generation_config.json beside it."""
     names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
     return {"_from_model_config": True} | {name: getattr(config, name) for name in names}
 
 
-def deviations(config: Any, *, first_version: bool = False) -> list[str]:
+def deviations(config: MrT5Config, *, first_version: bool = False) -> list[str]:
     """What the authors' code, or its first version, does otherwise than this model, a phrase each."""
-    relevant = {"gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions"}
-    if config.deletion_type in ("boundary_predictor", "convolution", "random", "fixed"):
-        relevant = {"shortening_per", "hard_delete_positions"}
-    if config.deletion_type in POOLING_FIELDS and config.has_absolute_position_embeddings:
-        relevant |= {"learned_positions"}
-    if config.deletion_type == "boundary_predictor":
-        relevant |= {"boundary_sampling"}
-    if config.deletion_type in ("none", "source_removed"):
-        relevant = set()
+    layout = _layout_of(config)
+    relevant = set() if layout is None else set(layout.fixed)
+    if not config.has_absolute_position_embeddings:
+        relevant -= {"learned_positions"}
     if config.delete_gate_layer > 0:
         relevant -= {"hard_delete_positions"}
     if not config.use_gumbel_noise or first_version:
         relevant -= {"gumbel_noise_law"}
     if first_version:
         relevant -= {"gate_layer_norm_type"}
-    phrases = [NOT_THEIRS[name] for name in sorted(relevant) if getattr(config, name) != ALWAYS[name]]
+    phrases = [
+        phrase
+        for name, (theirs, phrase) in sorted(NOT_THEIRS.items())
+        if name in relevant and getattr(config, name) != theirs
+    ]
     return [*phrases, "draws no gate noise"] if first_version and config.use_gumbel_noise else phrases
 
 
-def _with_lost(config: Any, written: dict[str, Any]) -> dict[str, Any]:
+def _layout_of(config: MrT5Config) -> Reference | None:
+    """How the authors' code holds a model's shortener; None for a model without a module for it.
+
+    Raises:
+        UserError: it has nothing like it.
+    """
+    shortener = SHORTENERS.get(config.deletion_type)
+    if shortener is not None and shortener.reference is None:
+        raise UserError(
+            f"the authors' code has no shortener of deletion_type {config.deletion_type!r}",
+            "convert it to mrt5 or hub",
+        )
+    return None if shortener is None else shortener.reference
+
+
+def _with_lost(config: MrT5Config, written: dict[str, Any]) -> dict[str, Any]:
     """`written`, sorted, with an object of the fields of ours that reading it would not give back."""
     written = {name: value for name, value in sorted(written.items()) if name != TOOLKIT_KEY}
     ours = config.to_dict()

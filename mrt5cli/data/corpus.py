@@ -39,6 +39,12 @@ class Order:
         self._buffer = corpus.buffer
         self._starts = corpus.starts[order]
         self._ends = np.cumsum(corpus.lengths[order])
+        self._taken = 0
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """The next `count` bytes; fewer at the end."""
+        start, self._taken = self._taken, min(self._taken + count, len(self._buffer))
+        return self.read(start, self._taken) if start < self._taken else self._buffer[:0]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Bytes `start` to `stop` of the joined documents, end marks included."""

@@ -1,4 +1,4 @@
-"""The files of a folder, and what is left out of it, with the reason.
+"""The files of a folder, what their names say, and what is left out of it, with the reason.
 
 Folders are searched to the bottom. Links are followed, each folder and file once. Whoever uses the files asks
 for `Folder.remarks`, so that nothing is left out without a word.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePath
 
 from mrt5cli.data.formats import format_of
+from mrt5cli.data.splits import ParsedName, check_pieces, missing_pieces, read_name, with_twins
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
@@ -46,6 +47,7 @@ class Folder:
     Attributes:
         files: that are wanted, with their paths from the folder on, in order of these.
         left_out: names of what is left out, by the reason.
+        missing: a sentence for each set of which not all pieces are there.
 
     Raises:
         UserError: the folder itself cannot be read.
@@ -55,6 +57,7 @@ class Folder:
         self.path = path
         self.files: dict[str, Path] = {}
         self.left_out: dict[str, list[str]] = {}
+        self.missing: list[str] = []
         self._formats = formats
         self._seen: set[str] = set()
         try:
@@ -74,6 +77,31 @@ class Folder:
                 self._take(link)
         self.files = dict(sorted(self.files.items()))
 
+    def read_names(
+        self, languages: Sequence[str], own_name: Callable[[str], str | None] = str
+    ) -> dict[str, ParsedName]:
+        """What the paths of the files say.
+
+        Args:
+            languages: that are asked for.
+            own_name: what a path says, without what is the task's own in it; None where the file is none of
+                the task's.
+
+        Raises:
+            UserError: there are pieces of two sets under one name.
+        """
+        said: dict[str, ParsedName] = {}
+        for file in self.files:
+            name = own_name(without_suffix(file))
+            if name is None:
+                self.leave_out("of another task", file)
+            else:
+                said[file] = read_name(PurePath(name), languages)
+        said = with_twins(said, languages)
+        check_pieces(said, str(self.path))
+        self.missing = missing_pieces(said)
+        return said
+
     def leave_out(self, reason: str, *names: str) -> None:
         """Note that files or folders are not used."""
         if names:
@@ -86,12 +114,13 @@ class Folder:
         return listed([f"{count} {kind}" for kind, count in kinds.most_common()], 5) or "nothing"
 
     def remarks(self) -> list[str]:
-        """What is left out, in a sentence; none where nothing is."""
+        """What is missing, and what is left out, in sentences."""
+        missing = [f"{self.path}: {sentence}" for sentence in self.missing]
         if not self.left_out:
-            return []
+            return missing
         parts = [f"{listed(names, 3)} ({reason})" for reason, names in self.left_out.items()]
         count = sum(map(len, self.left_out.values()))
-        return [f"{counted(count, 'entry', 'entries')} of {self.path} left out: {'; '.join(parts)}"]
+        return [*missing, f"{counted(count, 'entry', 'entries')} of {self.path} left out: {'; '.join(parts)}"]
 
     def _walk(self, top: Path) -> list[Path]:
         """Take the files below a folder. Links wait, so that what they lead to is found by its own name."""

@@ -10,6 +10,7 @@ import bz2
 import codecs
 import gzip
 import io
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -19,7 +20,8 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 from mrt5cli.errors import UserError
-from mrt5cli.stand_ins import pointer_or_page
+from mrt5cli.json_files import parse
+from mrt5cli.stand_ins import PACKED, pointer_or_page
 from mrt5cli.text import first_line
 
 TEXT = (".txt", ".text")
@@ -45,15 +47,9 @@ _MARKS = (
 )
 
 
-# First bytes of what is packed, and the ending that says so.
-_PACKED = (
-    (b"\x1f\x8b", ".gz"),
-    (b"BZh", ".bz2"),
-    (b"\xfd7zXZ\x00", ".xz"),
-    (b"\x28\xb5\x2f\xfd", ".zst"),
-    (b"PK\x03\x04", ".zip"),
-    (b"PAR1", ".parquet"),
-)
+# First bytes of what is no text, and the ending that says so.
+_NO_TEXT = {beginning: suffix for beginning, (suffix, _) in PACKED.items()}
+_NO_TEXT |= {b"PK\x03\x04": ".zip", b"PAR1": ".parquet"}
 
 
 class Damaged(Exception):
@@ -109,11 +105,13 @@ class DataFile:
         name: what it is called, for people; its end says the format.
         open: gives its bytes.
         remote: it comes over a network, so that what looks damaged is fetched once more.
+        whole: a plain text is one document; else its paragraphs are.
     """
 
     name: str
     open: Callable[[], BinaryIO]
     remote: bool = False
+    whole: bool = False
 
     @classmethod
     def local(cls, path: Path, name: str | None = None) -> DataFile:
@@ -196,7 +194,7 @@ class DataFile:
     def _refuse_other_bytes(self, head: bytes) -> None:
         """Refuse what its name does not say and no text is, by the first bytes."""
         name = PurePath(self.name).name
-        for beginning, suffix in _PACKED:
+        for beginning, suffix in _NO_TEXT.items():
             if head.startswith(beginning):
                 raise UserError(
                     f"{self.name} is not text: its content is that of a {suffix} file",
@@ -251,6 +249,22 @@ def decoded(text: bytes) -> str | BadRow:
 def not_utf8(error: UnicodeDecodeError) -> BadRow:
     """What is in the place of text in another encoding."""
     return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
+
+
+def json_value(text: bytes) -> Any:
+    """What a text of JSON stands for, or a `BadRow`."""
+    try:
+        return parse(text)
+    except json.JSONDecodeError as error:
+        line = f" of line {error.lineno}" if error.lineno > 1 else ""
+        hint = None
+        if error.msg.startswith("Expecting property name") and text.strip() == b"{":
+            hint = "a row is one line of JSON; a file may also be one list of rows"
+        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{line}", hint)
+    except ValueError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            return not_utf8(error.__cause__)
+        return BadRow(f"not JSON: {error}", "leave such a column out, or make it a text")
 
 
 # --- streams ------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ LANGUAGES: dict[str, Language] = {
 _CODES = {other: code for code, known in LANGUAGES.items() for other in (known.name.lower(), known.letters)}
 
 
-def language_meant(said: str, asked: Iterable[str]) -> str | None:
+def language_meant(said: str, wanted: Iterable[str]) -> str | None:
     """Which of the languages asked for a name stands for; None where it is none of them.
 
     "EN", "en_US", "eng_Latn" and "English" all stand for "en", and "zh_tw" stands for "zh-TW" where that is
@@ -52,7 +52,7 @@ def language_meant(said: str, asked: Iterable[str]) -> str | None:
     "zh-TW".
     """
     known: dict[str, str] = {}
-    for code in asked:
+    for code in wanted:
         known.setdefault(_tag(code), code)
     parts = _tag(said).split("-")
     while parts:

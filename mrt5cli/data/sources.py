@@ -10,66 +10,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mrt5cli.data.corpus import Corpus, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.files import FilesOfSplits, Found, TextFile, find_files, read_documents, text_files
 from mrt5cli.data.formats import DataFile
-from mrt5cli.data.hub import HubDataset
+from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
+from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
-from mrt5cli.text import Tell, listed, say_on_stderr
+from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
+
+if TYPE_CHECKING:
+    from mrt5cli.data.streams import Counts
 
 OFFLINE_WAYS_OUT = (
     "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
     "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
 )
-# The paper's validation set is the first examples of English's validation split, its test set those after
-# them.
+# The paper's validation set is the first examples of English's validation split, its test set the others.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 
 
+@dataclass
 class MemoryText:
     """Text held in memory, so that every position can be reached at once.
 
-    Args:
-        corpora: of each language, one for each split.
+    Attributes:
+        corpora: of each language, one for each split. Languages without texts of their own share theirs.
         name: what the text is, for people.
         splits: a line a split, with its files.
-        remarks: what the user should know of it, a sentence each.
+        notes: what the user should know of it, a sentence each.
     """
 
-    def __init__(
-        self,
-        corpora: dict[str, dict[str, Corpus]],
-        name: str,
-        splits: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-    ) -> None:
-        self._corpora, self._name = corpora, name
-        self.splits, self._remarks = list(splits), list(remarks)
-        # Languages without texts of their own share corpora.
-        self.size = sum(
-            corpus.size
-            for corpus in {id(c): c for splits in corpora.values() for c in splits.values()}.values()
-        )
+    corpora: dict[str, dict[str, Corpus]]
+    name: str
+    splits: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all text."""
+        once = {id(corpus): corpus for splits in self.corpora.values() for corpus in splits.values()}
+        return sum(corpus.size for corpus in once.values())
 
     @property
     def description(self) -> str:
         """One phrase, with the size in decimal units."""
-        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
-        return f"{self._name} ({size})"
+        return f"{self.name} ({byte_size(self.size)})"
 
     def remarks(self) -> list[str]:
         """What the user should know of the text."""
-        return self._remarks
+        return list(self.notes)
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
         """Documents of a language and split that fill at least one example of `at_least` bytes.
@@ -77,12 +75,12 @@ class MemoryText:
         Raises:
             UserError: there is too little text.
         """
-        corpus = self._corpora[language].get(split)
+        corpus = self.corpora[language].get(split)
         if corpus is None:
-            raise UserError(f"{self._name} has no {split} text", f"add a file named {split}.*")
+            raise UserError(f"{self.name} has no {split} text", f"add a file named {split}.*")
         if len(corpus.buffer) < at_least:
             raise UserError(
-                f"too little {split} text in {self._name} ({language}): {corpus.size} bytes in "
+                f"too little {split} text in {self.name} ({language}): {corpus.size} bytes in "
                 f"{len(corpus.lengths)} documents, and one example takes {at_least}",
                 f"add text, add a file named {split}.*, or lower task.input_length",
             )
@@ -95,23 +93,8 @@ class FilesOfLanguages(Protocol):
     def splits(self, language: str) -> list[str]:
         """Splits that have files of their own."""
 
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         """Files of a split; `tell` is told of what keeps them from being read meanwhile."""
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """Files below a folder, as `find_files` finds them."""
-
-    found: dict[str, FilesOfSplits]
-
-    def splits(self, language: str) -> list[str]:
-        """See `FilesOfLanguages`."""
-        return list(self.found[language])
-
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
-        """See `FilesOfLanguages`."""
-        return text_files([DataFile.local(file) for file in self.found[language][split]])
 
 
 @dataclass(frozen=True)
@@ -136,11 +119,9 @@ class HubFiles:
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
-        """See `FilesOfLanguages`."""
         return self.dataset.splits(self.configuration(language))
 
-    def files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
-        """See `FilesOfLanguages`."""
+    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         names = self.dataset.files(self.configuration(language), split)
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
@@ -148,39 +129,32 @@ class HubFiles:
         )
 
 
+@dataclass
 class StreamedText:
     """Text read again and again, in order.
 
-    Args:
+    Attributes:
         files: where it is.
-        name: what the text is, for people.
+        description: what the text is, one phrase.
         column: with the text.
         shuffle_files: read files in an order drawn from the seed.
         hashed: splits without files of their own are taken from the training documents by their fingerprints.
         hint: the way out for those who are stopped by a row or a file that cannot be read.
-        skip_corrupt: leave these out instead.
+        left_out: counts these instead; None stops there.
         by_rows: rows that say they are in another language than the one they are read as are left out.
-        splits, remarks: as in `MemoryText`.
+        splits, notes: as in `MemoryText`.
     """
 
-    def __init__(
-        self,
-        files: FilesOfLanguages,
-        name: str,
-        column: str,
-        *,
-        shuffle_files: bool,
-        hashed: bool,
-        hint: str,
-        skip_corrupt: bool = False,
-        by_rows: bool = False,
-        splits: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-    ) -> None:
-        self.files, self.description, self._column = files, name, column
-        self._by_rows, self.splits, self._remarks = by_rows, list(splits), list(remarks)
-        self._shuffle_files, self._hashed, self._hint = shuffle_files, hashed, hint
-        self._left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skip_corrupt else None
+    files: FilesOfLanguages
+    description: str
+    column: str
+    shuffle_files: bool
+    hashed: bool
+    hint: str
+    left_out: LeftOut | None = None
+    by_rows: bool = False
+    splits: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def train(
         self,
@@ -189,7 +163,7 @@ class StreamedText:
         key: Sequence[int],
         shard: int,
         shards: int,
-        counts: Any = None,
+        counts: Counts | None = None,
         tell: Tell = say_on_stderr,
     ) -> DocumentStream:
         """Endless training text of a language: the part of one shard.
@@ -199,22 +173,22 @@ class StreamedText:
             tell: is told of that, and of a Hub that is away.
         """
         keep = None
-        if self._hashed:
+        if self.hashed:
             own = self.files.splits(language)
             # A split with files of its own leaves its share of the training documents in training.
             elsewhere = {split for split in HELD_OUT if split not in own}
             keep = (lambda document: split_of(document) not in elsewhere) if elsewhere else None
-        left_out = self._left_out if self._left_out is None or counts is None else LeftOut(counts, tell)
+        left_out = self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell)
         return DocumentStream(
             self._files(language, "train", tell),
-            self._column,
-            key=key if self._shuffle_files else None,
+            self.column,
+            key=key if self.shuffle_files else None,
             shard=shard,
             shards=shards,
             keep=keep,
-            language=language if self._by_rows else None,
+            language=language if self.by_rows else None,
             left_out=left_out,
-            hint=self._hint,
+            hint=self.hint,
             tell=tell,
         )
 
@@ -222,18 +196,18 @@ class StreamedText:
         """One pass over held-out text, from its first example on."""
         own = self.files.splits(language)
         source, keep = split, None
-        if split not in own and self._hashed:
+        if split not in own and self.hashed:
             source, keep = "train", lambda document: split_of(document) == split
         elif split not in own and split == "test" and "validation" in own:
             source = "validation"
         stream = DocumentStream(
             self._files(language, source, say_on_stderr),
-            self._column,
+            self.column,
             keep=keep,
-            language=language if self._by_rows else None,
+            language=language if self.by_rows else None,
             endless=False,
-            left_out=self._left_out,
-            hint=self._hint,
+            left_out=self.left_out,
+            hint=self.hint,
         )
         if source != split and source == "validation" and language == ENGLISH:
             for _ in range(ENGLISH_VALIDATION_EXAMPLES):
@@ -242,9 +216,9 @@ class StreamedText:
 
     def remarks(self) -> list[str]:
         """What the user should know, and what was left out beside what training streams count themselves."""
-        return self._remarks + ([] if self._left_out is None else self._left_out.sentences())
+        return [*self.notes, *(self.left_out.sentences() if self.left_out else [])]
 
-    def _files(self, language: str, split: str, tell: Tell) -> list[TextFile]:
+    def _files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
         if split not in (own := self.files.splits(language)):
             raise UserError(
                 f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}",
@@ -261,10 +235,8 @@ def open_source(
     Raises:
         UserError: anything that cannot be found, reached or read.
     """
-    if len(set(languages)) < len(languages):
-        raise UserError(f"task.languages names a language twice: {', '.join(languages)}")
     if isinstance(source, EmbeddedSource):
-        return _embedded(languages)
+        return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
     if isinstance(source, FilesSource):
         return _streamed_files(source, languages) if source.streaming else _files(source, languages)
     dataset = HubDataset(source.name, source.revision, ways_out=OFFLINE_WAYS_OUT)
@@ -278,21 +250,12 @@ def open_source(
         shuffle_files=source.shuffle_shards,
         hashed=False,
         hint=SKIP_HINT,
-        skip_corrupt=source.skip_corrupt,
+        left_out=LeftOut(np.zeros(2, dtype=np.int64)) if source.skip_corrupt else None,
     )
 
 
-def _embedded(languages: Sequence[str]) -> MemoryText:
-    if others := [language for language in languages if language != "en"]:
-        raise UserError(
-            f"the embedded text is English; task.languages asks for {', '.join(others)}",
-            "use task.source.kind=files or hub for other languages",
-        )
-    return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
-
-
 def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
-    path = Path(source.path).expanduser()
+    path = Path(source.path)
     found = find_files(path, languages)
     remarks = list(found.remarks)
     groups = [[language] for language in languages] if found.apart else [list(languages)]
@@ -316,7 +279,7 @@ def _splits(found: Found) -> list[str]:
     """A line a split, those that are held out of the training documents included."""
     there = set.intersection(*(set(files) for files in found.languages.values()))
     missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
-    return [*found.splits, *(f"{split}: held out from the training documents" for split in missing)]
+    return [*found.lines, *(f"{split}: held out from the training documents" for split in missing)]
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -328,7 +291,7 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
 
 
 def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedText:
-    path = Path(source.path).expanduser()
+    path = Path(source.path)
     found = find_files(path, languages)
     if len(languages) > 1 and not found.apart:
         raise UserError(
@@ -336,7 +299,7 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
             f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
         )
     return StreamedText(
-        LocalFiles(found.languages),
+        found,
         f"text of {path}, streamed",
         source.text_column,
         shuffle_files=True,
@@ -344,5 +307,5 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
         hint="repair it, or take it out of task.source.path",
         by_rows=True,
         splits=_splits(found),
-        remarks=found.remarks,
+        notes=found.remarks,
     )

@@ -1,4 +1,4 @@
-"""Span corruption on arrays: the law of lengths, the draw of noise, the assembly of inputs and targets.
+"""Span corruption on arrays: how long spans are, the draw of noise, the assembly of inputs and targets.
 
 A row of raw tokens alternates between kept and corrupted spans, beginning with a kept one. The input is
 the kept spans, each followed by a sentinel that stands for the span cut out after it; the target is the
@@ -74,17 +74,19 @@ def plan_lengths(input_length: int, noise_density: float, mean_span_length: floa
     At density 0.5 the row is one token shorter where the target would be longer than the input, as in T5.
     """
 
-    def law(raw: int) -> SpanLengths:
+    def divided(raw: int) -> SpanLengths:
         return spans_of(raw, noise_density, mean_span_length)
 
     too_long = int((input_length + 2) / (1 - noise_density)) + 3
     candidates = range(2, too_long)
-    best = law(candidates[bisect_right(candidates, input_length, key=lambda raw: law(raw).inputs) - 1])
-    if noise_density == 0.5 and best.targets > input_length == law(best.raw - 1).inputs:
-        best = law(best.raw - 1)
+    best = divided(
+        candidates[bisect_right(candidates, input_length, key=lambda raw: divided(raw).inputs) - 1]
+    )
+    if noise_density == 0.5 and best.targets > input_length == divided(best.raw - 1).inputs:
+        best = divided(best.raw - 1)
     if best.inputs < input_length:
         # One more token adds both a kept token and a span: add the token only.
-        best = SpanLengths(best.raw + 1, law(best.raw + 1).noise, best.spans)
+        best = SpanLengths(best.raw + 1, divided(best.raw + 1).noise, best.spans)
     return best
 
 

@@ -45,7 +45,7 @@ _NUMBER = regex.compile(r"[-._ ]?\d+$")
 
 
 @dataclass(frozen=True)
-class Said:
+class ParsedName:
     """What the path of a file says.
 
     Attributes:
@@ -69,14 +69,14 @@ class Said:
     splits: tuple[str, ...] = ()
 
 
-def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
+def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
     """What a file's path says, relative to the folder that was asked for, without the suffix of its format.
 
     Args:
         path: of the file.
-        asked: languages that are looked for, beside the paper's.
+        wanted: languages that are looked for, beside the paper's.
     """
-    codes = [*asked, *LANGUAGES]
+    codes = [*wanted, *LANGUAGES]
     parts = path.parts
     spoken = [_words(part) for part in parts]
     exact = [splits for words in spoken if (splits := _splits(words)) and _only_a_split(words)]
@@ -94,12 +94,12 @@ def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
                 named = {last}  # "europarl.de-en.de"
             break
     # A code with a region is two words: "test-zh-TW".
-    named = {longer for longer in asked if _ends_with(path.name, longer)} or named
+    named = {longer for longer in wanted if _ends_with(path.name, longer)} or named
     language = folders[0] if folders else next(iter(named)) if len(named) == 1 else None
 
     piece = _PIECE.search(parts[-1])
     name = _PIECE.sub("", parts[-1]) if piece else _NUMBER.sub("", parts[-1])
-    return Said(
+    return ParsedName(
         split=split,
         language=language,
         folder=bool(folders),
@@ -111,20 +111,20 @@ def read_name(path: PurePath, asked: Iterable[str] = ()) -> Said:
     )
 
 
-def with_twins(said: dict[str, Said], asked: Iterable[str]) -> dict[str, Said]:
+def with_twins(said: dict[str, ParsedName], wanted: Iterable[str]) -> dict[str, ParsedName]:
     """What paths say, and the languages of files that differ from one asked for by a code alone.
 
     "wiki.pl.txt" alone says nothing of Polish; beside "wiki.en.txt", where English is asked for, it does.
     """
-    asked = list(asked)
+    wanted = list(wanted)
     frames: set[tuple[str, ...]] = set()
     for of in said.values():
-        if of.language in asked:
+        if of.language in wanted:
             words = _words_in_order(of)
             frames |= {
                 (*words[:n], "", *words[n + 1 :])
                 for n, word in enumerate(words)
-                if language_meant(word, asked)
+                if language_meant(word, wanted)
             }
     twins = dict(said)
     for name, of in said.items():
@@ -139,12 +139,12 @@ def with_twins(said: dict[str, Said], asked: Iterable[str]) -> dict[str, Said]:
     return twins
 
 
-def _words_in_order(of: Said) -> list[str]:
+def _words_in_order(of: ParsedName) -> list[str]:
     """The words of a path but those that say a split."""
     return [word for word in _WORDS.findall(of.set.lower()) if word not in _SPLIT_OF_WORD]
 
 
-def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
+def splits_of(said: dict[str, ParsedName], where: str) -> dict[str, list[str]]:
     """Files by split; those that say none are under "".
 
     Args:
@@ -177,7 +177,7 @@ def splits_of(said: dict[str, Said], where: str) -> dict[str, list[str]]:
     return found
 
 
-def _unglued(said: dict[str, Said]) -> dict[str, Said]:
+def _unglued(said: dict[str, ParsedName]) -> dict[str, ParsedName]:
     """Names such as "wikitrain" and "wikitest" apart: all are of one word and a split, and one is "train"."""
     if any(of.split or of.splits for of in said.values()):
         return said
@@ -195,7 +195,7 @@ def _unglued(said: dict[str, Said]) -> dict[str, Said]:
     return {name: replace(of, split=splits[name]) for name, of in said.items()}
 
 
-def missing_pieces(said: dict[str, Said]) -> list[str]:
+def missing_pieces(said: dict[str, ParsedName]) -> list[str]:
     """A sentence for each set of which not all pieces are there."""
     sentences = []
     for total, there in _sets(said).values():
@@ -216,7 +216,7 @@ def missing_pieces(said: dict[str, Said]) -> list[str]:
     return sentences
 
 
-def check_pieces(said: dict[str, Said], where: str) -> None:
+def check_pieces(said: dict[str, ParsedName], where: str) -> None:
     """Refuse pieces of two sets under one name, of which the one may be the other over again.
 
     Raises:
@@ -244,7 +244,7 @@ def check_pieces(said: dict[str, Said], where: str) -> None:
             )
 
 
-def _sets(said: dict[str, Said]) -> dict[str, tuple[int, dict[int, str]]]:
+def _sets(said: dict[str, ParsedName]) -> dict[str, tuple[int, dict[int, str]]]:
     """Of each set how many pieces it has, and those that are there."""
     sets: dict[str, tuple[int, dict[int, str]]] = {}
     for name, of in said.items():

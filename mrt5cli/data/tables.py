@@ -1,436 +1,306 @@
-"""Rows of JSON, CSV, TSV and Parquet files: one reader, whether they are held in memory or streamed."""
+"""Tables of a task's rows: from a folder of local files, or a dataset of the Hub.
+
+Which split a file is, and in which language, is read as for texts; see `splits`.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-from mrt5cli.data.formats import CONVERT, JSON, PARQUET, BadRow, Damaged, DataFile, not_utf8, supported
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, collect
+from mrt5cli.data.folders import Folder, without_suffix
+from mrt5cli.data.formats import ROWS, DataFile, format_of, supported
+from mrt5cli.data.hub_datasets import HubDataset
+from mrt5cli.data.languages import language_meant
+from mrt5cli.data.reading import Wanted, usable_rows
+from mrt5cli.data.splits import ParsedName, in_words, read_name, splits_of
 from mrt5cli.errors import UserError
-from mrt5cli.text import Tell, counted, first_line, say_nothing, shortened
+from mrt5cli.text import counted, listed, say_on_stderr
 
-LANGUAGE_COLUMN = "language"
-# Rows of Parquet that are decoded at a time.
-ROWS_AT_ONCE = 64
-# Longer than any passage; csv's own limit is 128 KiB.
-LONGEST_CELL = 2**31 - 1
-NO_ROW = "a row must be an object of columns"
-QUOTES = 'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"'
-BREAKS = "cells with line breaks, quotes or separators in them are put in double quotes"
-# Lines that look like rows of their own, in one cell: from so many on, no text looks like that by chance.
-SWALLOWED_LINES = 3
-# Where fewer rows than this share go over several lines, they are told of: a quote may lack its pair.
-FEW = 0.05
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-Values = Mapping[str, Any]
-# What a row or a file without a column is told, from where that is, the column and those that are there.
-Missing = Callable[[str, str, Iterable[str]], UserError]
+HUB_WAYS_OUT = (
+    "read local files of the same columns instead (--data FOLDER, or task.source.kind: files), or connect to "
+    "the network once (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
+)
+
+# Parts of a split that are asked for; None where files of all are read.
+Parts = Callable[[str], Sequence[str]] | None
 
 
-class Row(NamedTuple):
-    """A row of a file.
+class RowFolder:
+    """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
 
-    Attributes:
-        number: from 1 on, by which reading can begin anywhere.
-        line: where it begins, for people: a line, or in Parquet and in one list of JSON a row.
-        values: of its columns, or what keeps it from being used.
-    """
-
-    number: int
-    line: int
-    values: Values | BadRow
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of rows.
-
-    Attributes:
-        columns: that a table must have; JSON lines are not asked.
-        missing: what to tell a table that lacks one.
-        also: columns that are read if they are there.
-        names: other names of columns, and the name that each stands for.
-        header: of CSV and TSV files; where it may be missing, the first cells of a row are the columns in
-            their order.
-        tell: is told of what is suspicious and still read.
-    """
-
-    columns: Sequence[str]
-    missing: Missing
-    also: Sequence[str] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
-    header: bool = True
-    tell: Tell = say_nothing
-
-    def renamed(self, there: Sequence[str]) -> list[str]:
-        """The names of columns that are there, those that have others by ours, unless that is there too."""
-        return [
-            ours if (ours := self.names.get(name)) is not None and ours not in there else name
-            for name in there
-        ]
-
-    def in_any_case(self, there: Sequence[str]) -> list[str]:
-        """The same for the head of a table, where "Text " is "text", unless that is there too."""
-        ours = {name.lower(): name for name in (*self.columns, *self.names)}
-        plain = [name.strip().lower() for name in there]
-        return self.renamed(
-            [
-                ours[near] if near in ours and ours[near] not in there and plain.count(near) == 1 else name
-                for name, near in zip(there, plain, strict=True)
-            ]
-        )
-
-
-def rows_of(file: DataFile, wanted: Wanted, first: int = 0) -> Iterator[Row]:
-    """Rows of a file, in order.
+    A split or part has one file, numbered pieces of one, or the files of a folder called as the split.
 
     Args:
-        first: rows to pass over.
+        path: of the folder.
+        columns: of the task's rows.
+        languages: that are asked for.
+        header: as in `Wanted`.
+        language_of: the language a row of an undivided file says it is in, beside its language column.
+        own_name: as in `Folder.read_names`.
+        part_of: from split and own name, the part that a file is of its split, or None: undivided. By default
+            the language that its name says.
 
     Raises:
-        UserError: a column is missing, or the format is no table.
-        Damaged: the file cannot be read from here on.
+        UserError: no such folder, no files in it, two files for the same rows.
     """
-    suffix = file.format.suffix
-    if suffix in PARQUET:
-        with file.unpacked() as stream:
-            source = stream if not file.format.packing else io.BytesIO(stream.read())
-            yield from _parquet_rows(source, file.name, wanted, first)
-        return
-    with file.utf8() as stream:
-        if suffix in JSON:
-            for row in _json_rows(stream, first):
-                if wanted.names and isinstance(row.values, dict):
-                    names = wanted.renamed(list(row.values))
-                    row = row._replace(values=dict(zip(names, row.values.values(), strict=True)))
-                yield row
-        elif suffix in _CELLS:
-            cells = _CELLS[suffix](stream, file.name, wanted)
-            yield from islice(_rows_of_cells(cells, f"{file.name}, line", wanted), first, None)
-        else:
-            raise UserError(f"{file.name} holds text, expected rows", supported())
 
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[Column],
+        *,
+        languages: Sequence[str] = (),
+        header: bool = True,
+        language_of: Callable[[Row], str | None] | None = None,
+        own_name: Callable[[str], str | None] = str,
+        part_of: Callable[[str, str], str | None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._columns, self._wanted = columns, Wanted(columns, header, self._remark)
+        self._languages, self._language_of = tuple(languages), language_of
+        self._tables: dict[tuple[str, str | None], dict[str | None, pa.Table]] = {}
+        self._remarks: dict[str, None] = {}
+        self.left_out: Counter[str] = Counter()
+        self._files = self._find(own_name, part_of)
 
-def usable(file: DataFile, rows: Iterable[Row]) -> Iterator[tuple[str, int, Values]]:
-    """Where each row is ("train.csv, line", 7), and its values.
+    @property
+    def description(self) -> str:
+        """One phrase."""
+        return f"rows of {self.path}"
 
-    Raises:
-        UserError: the first that cannot be used, with the place in the file.
-    """
-    place = f"{file.name}, {file.unit}"
-    try:
-        for _, line, values in rows:
-            if isinstance(values, BadRow):
-                raise UserError(f"{place} {line}: {values.reason}", values.hint)
-            yield place, line, values
-    except Damaged as error:
-        raise cannot_be_read(file, error) from error
+    def has(self, split: str) -> bool:
+        """Whether there are files of a split."""
+        return any(name == split for name, _ in self._files)
 
+    def parts(self, split: str) -> list[str]:
+        """Parts of a split that have files of their own, in order of their names."""
+        return sorted(part for name, part in self._files if name == split and part is not None)
 
-def cannot_be_read(file: DataFile, error: Damaged) -> UserError:
-    """What is told of a file that is damaged."""
-    how = " as Parquet" if file.format.suffix in PARQUET else ""
-    hint = error.hint or "get the file again, or take it out of the data"
-    return UserError(f"{file.name} cannot be read{how}: {error}", hint)
+    def splits(self, parts: Parts = None) -> list[str]:
+        """A line a split, with its files."""
+        read, _ = self._names(parts)
+        return in_words(read)
 
+    def remarks(self, parts: Parts = None) -> list[str]:
+        """What the user should know of what has been read so far: what is left out, what is missing."""
+        _, others = self._names(parts)
+        left_out = [f"{counted(count, 'row')} left out, {reason}" for reason, count in self.left_out.items()]
+        if others:
+            left_out.append(f"files in languages that are not asked for are left out: {listed(others, 3)}")
+        return [*self._remarks, *left_out]
 
-# --- JSON ---------------------------------------------------------------------------------------------------
+    def table(self, split: str, language: str, wanted: Sequence[str]) -> pa.Table:
+        """Rows of a split in a language.
 
+        Args:
+            wanted: the languages that the split is read in. If it is this one alone, rows that name none are
+                in it.
 
-def _json_rows(stream: BinaryIO, first: int) -> Iterator[Row]:
-    """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
-    lines: Iterator[bytes] = iter(stream)
-    head = next(lines, b"")
-    if head.lstrip().startswith(b"["):
-        rest = list(lines)
-        if not (isinstance(json_value(head), list) and any(line.strip() for line in rest)):
-            yield from islice(_listed_rows(head + b"".join(rest)), first, None)
-            return
-        lines = iter(rest)
-    for number, line in islice(enumerate(chain([head], lines), start=1), first, None):
-        if line.strip():
-            yield Row(number, number, _row(json_value(line)))
-
-
-def json_value(text: bytes) -> Any:
-    """What a text of JSON stands for, or a `BadRow`."""
-    try:
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        return not_utf8(error)
-    except json.JSONDecodeError as error:
-        line = f" of line {error.lineno}" if error.lineno > 1 else ""
-        hint = None
-        if error.msg.startswith("Expecting property name") and text.strip() == b"{":
-            hint = "a row is one line of JSON; a file may also be one list of rows"
-        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{line}", hint)
-    except ValueError:
-        most = sys.get_int_max_str_digits()
-        return BadRow(f"a number of more than {most:,} digits", "leave such a column out, or make it a text")
-    except RecursionError:
-        return BadRow("JSON that is nested too deeply", "leave such a column out")
-
-
-def _row(value: Any) -> Values | BadRow:
-    if isinstance(value, dict | BadRow):
-        return value
-    return BadRow(NO_ROW)
-
-
-def _listed_rows(content: bytes) -> Iterator[Row]:
-    rows = json_value(content)
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
-        yield Row(number, number, _row(row))
-
-
-# --- CSV and TSV --------------------------------------------------------------------------------------------
-
-# The line on which each row of a table begins, and its cells.
-Cells = Iterator[tuple[int, list[str]]]
-
-
-def _rows_of_cells(lines: Cells, place: str, wanted: Wanted) -> Iterator[Row]:
-    names: Sequence[str] = wanted.columns
-    first = next(lines, None)
-    if first is None:
-        return
-    number, cells = first[0], wanted.in_any_case(first[1])
-    if isinstance(bad := _checked("\t".join(cells)), BadRow):
-        raise UserError(f"{place} {number}: {bad.reason}", bad.hint)
-    if set(names) <= set(cells):
-        names = cells
-        _refuse_twins(f"{place} {number}", names, wanted)
-    elif wanted.header:
-        if len(cells) == 1 and (separator := next((mark for mark in ";\t|," if mark in cells[0]), None)):
+        Raises:
+            UserError: there are none, or what is wrong with one.
+        """
+        if (split, language) in self._files or (split, None) not in self._files:
+            return self.part(split, language)
+        groups = self._read(split, None)
+        file = self._files[split, None][0]
+        mine = {language, None} if len(wanted) == 1 else {language}
+        own = [table for said, table in groups.items() if said in mine]
+        if own:
+            others = [said for said in groups if said not in mine and said not in wanted]
+            if others:
+                found = ", ".join(f"{len(groups[said]):,} in {said or 'none'}" for said in others)
+                self._remark(f"{file}: rows in languages that are not asked for are left out: {found}")
+            return own[0] if len(own) == 1 else _joined(own)
+        if None in groups:
             raise UserError(
-                f"{place} {number}: one column, {shortened(cells[0])!r}",
-                f"write it with the separator of its format; it looks as if this one had {separator!r}",
+                f"{file} does not say which language its rows are in",
+                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{language}"
+                f"{file.suffix}, or {language}/{file.name}",
             )
-        raise wanted.missing(f"{place} {number}", next(name for name in names if name not in cells), cells)
-    else:
-        lines = chain([first], lines)
-    # Without a head, the first row says how many cells there are at most; more than the columns are not read.
-    width, least = len(cells), len(names)
-    for count, (number, cells) in enumerate(lines, start=1):
-        if not least <= len(cells) <= width:
-            found = f"{counted(len(cells), 'cell')}, expected {least} ({', '.join(names)})"
-            yield Row(count, number, BadRow(found, BREAKS))
-        elif isinstance(bad := _checked("\t".join(cells)), BadRow):
-            yield Row(count, number, bad)
-        else:
-            yield Row(count, number, dict(zip(names, cells, strict=False)))
+        found = ", ".join(f"{len(table)} in {name}" for name, table in groups.items()) or "none at all"
+        raise UserError(f"{file} has no rows in {language} ({found})")
 
+    def part(self, split: str, part: str | None) -> pa.Table:
+        """Rows of a split, or of a part of it with files of its own.
 
-def _checked(cells: str) -> BadRow | None:
-    """What is wrong with text in which bytes that are no UTF-8 stand as lone surrogates."""
-    if cells.isascii():
-        return None
-    try:
-        cells.encode("utf-8")
-    except UnicodeEncodeError as error:
-        byte = ord(cells[error.start]) - 0xDC00
-        return BadRow(f"not UTF-8: byte 0x{byte:02x}", CONVERT)
-    return None
-
-
-def _refuse_twins(where: str, names: Sequence[str], wanted: Wanted) -> None:
-    """Refuse a table with two columns of a name that is read."""
-    for name in (*wanted.columns, *wanted.also):
-        if list(names).count(name) > 1:
-            raise UserError(
-                f"{where}: several columns are called {name!r}, and one can be read", "rename or remove one"
-            )
-
-
-def _csv_cells(stream: BinaryIO, name: str, wanted: Wanted) -> Cells:
-    several = count = 0
-    longest, suspicious = (0, 0), (0, 0)
-    usual: list[bool] = []
-    quoted = False
-    for begins, cells, lines in _parsed(_lines(stream), ",", name):
-        count += 1
-        if len(lines) == 1:
-            usual, quoted = [cell.isdecimal() for cell in cells], '"' in lines[0]
-        else:
-            several += 1
-            longest = max(longest, (len(lines), begins))
-            if swallowed := _swallowed_rows(cells, ",", len(usual)):
-                in_quotes = all(('"' in line) == quoted for line in lines[1:-1])
-                if len(swallowed) >= SWALLOWED_LINES and in_quotes and _alike(swallowed, usual):
-                    raise Damaged(
-                        f"line {begins}: a quote that opens here holds {len(swallowed):,} more lines in one "
-                        "row, each of which looks like a row of its own",
-                        QUOTES,
-                    )
-                suspicious = (suspicious[0] + 1, suspicious[1] or begins)
-        yield begins, cells
-    count -= wanted.header
-    if suspicious[0] and 2 * suspicious[0] <= count:
-        wanted.tell(
-            f"{name}: {counted(suspicious[0], 'row')} of {count:,}, the first from line {suspicious[1]} on, "
-            f"{'holds' if suspicious[0] == 1 else 'hold'} lines between quotes that look like rows of their "
-            "own: if they are, a quote lacks its pair there"
-        )
-    elif 0 < several <= FEW * count:
-        wanted.tell(
-            f"{name}: {counted(several, 'row')} of {count:,} {'goes' if several == 1 else 'go'} over "
-            f"several lines, the longest over {longest[0]:,} from line {longest[1]} on: if this is not "
-            "meant, a quote lacks its pair there"
+        Raises:
+            UserError: there are none, or what is wrong with one.
+        """
+        if (split, part) in self._files:
+            return self._read(split, part)[None]
+        there = sorted({name if of is None else f"{name} ({of})" for name, of in self._files})
+        names = [f"{split}.jsonl"]
+        if part is not None:
+            names = [f"{part}.jsonl"] if part.startswith(split) else [*names, f"{split}-{part}.jsonl"]
+        raise UserError(
+            f"{self.path} has no files of {_in_words(split, part)}; it has {', '.join(there)}",
+            f"add {' or '.join(names)} (.csv, .tsv and .parquet will do too)",
         )
 
+    def _names(self, parts: Parts) -> tuple[dict[str, list[str]], list[str]]:
+        """Names of the files that are read, by split, and of those of other parts."""
+        read: dict[str, list[str]] = {}
+        others: list[str] = []
+        for (split, part), files in self._files.items():
+            wanted = parts is None or part is None or part in parts(split)
+            names = read.setdefault(split, []) if wanted else others
+            names += [str(file.relative_to(self.path)) for file in files]
+        return read, others
 
-def _lines(stream: BinaryIO) -> Iterator[str]:
-    """Lines as they are, however they end; bytes that are no UTF-8 as lone surrogates."""
-    for line in stream:
-        text = line.decode("utf-8", errors="surrogateescape")
-        if "\r" in text[:-2]:
-            yield from io.StringIO(text, newline="")
-        else:
-            yield text
+    def _read(self, split: str, part: str | None) -> dict[str | None, pa.Table]:
+        """Tables of the files of a split and part: by what rows say of their language where no name does."""
+        key = (split, part)
+        if key not in self._tables:
+            files = [DataFile.local(file) for file in self._files[key]]
+            rows: Iterable[tuple[str, int, Row]] = (
+                row for file in files for row in usable_rows(file, self._wanted)
+            )
+            divided = part is None and self._language_of is not None
+            if part is not None and self._language_of is not None:
+                rows = self._in_language(part, rows)
+            groups = collect(
+                rows,
+                self._columns,
+                language_of=self._meant if divided else None,
+                left_out=self.left_out,
+            )
+            if not groups:
+                raise UserError(f"{files[0].name} holds no rows")
+            self._tables[key] = groups
+        return self._tables[key]
+
+    def _meant(self, row: Row) -> str | None:
+        """The language that a row is in, by the code that is asked for where it is one of these."""
+        said = None if self._language_of is None else self._language_of(row)
+        return said and (language_meant(said, self._languages) or said)
+
+    def _in_language(
+        self, language: str, rows: Iterable[tuple[str, int, Row]]
+    ) -> Iterator[tuple[str, int, Row]]:
+        """The rows of a file in a language that do not say that they are in another."""
+        for place, number, row in rows:
+            said = row.get(LANGUAGE_COLUMN)
+            if (
+                isinstance(said, str)
+                and said.strip()
+                and language_meant(said, [language, *self._languages]) != language
+            ):
+                self.left_out[f"whose column {LANGUAGE_COLUMN!r} says another language than {language}"] += 1
+            else:
+                yield place, number, row
+
+    def _remark(self, text: str) -> None:
+        self._remarks[text] = None
+
+    def _find(
+        self, own_name: Callable[[str], str | None], part_of: Callable[[str, str], str | None] | None
+    ) -> dict[tuple[str, str | None], list[Path]]:
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path} is a file" if self.path.exists() else f"{self.path} does not exist",
+                f"expected a folder with train, validation and test files; {supported(ROWS)}",
+            )
+        folder = Folder(self.path, ROWS)
+        said = folder.read_names(self._languages, own_name)
+        splits = splits_of(said, str(self.path))
+        unnamed = splits.pop("", [])
+        if not splits:
+            found = listed(unnamed, 5) if unnamed else folder.kinds()
+            raise UserError(
+                f"{self.path} has no train, validation or test files (found: {found})",
+                f"name them train.jsonl, validation.jsonl, test.jsonl; {supported(ROWS)}",
+            )
+        folder.leave_out("named after no split", *unnamed)
+        groups: dict[tuple[str, str | None], list[str]] = {}
+        for split, files in splits.items():
+            for file in files:
+                part = (
+                    said[file].language
+                    if part_of is None
+                    else part_of(split, own_name(without_suffix(file)) or "")
+                )
+                groups.setdefault((split, part), []).append(file)
+        for (split, part), files in groups.items():
+            if not _one_set(files, said):
+                raise UserError(
+                    f"{self.path} has several files for {_in_words(split, part)}: {listed(files, 4)}",
+                    "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or put "
+                    f"all that is to be used into a folder {split}/",
+                )
+        for sentence in folder.remarks():
+            self._remark(sentence)
+        return {key: [folder.files[file] for file in files] for key, files in groups.items()}
 
 
-def _parsed(text: Iterable[str], delimiter: str, name: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The line on which each row that is not blank begins, its cells, and its lines as they are."""
-    lines: list[str] = []
-
-    def fed() -> Iterator[str]:
-        for line in text:
-            lines.append(line)
-            yield line
-
-    reader = csv.reader(fed(), delimiter=delimiter, strict=True)
-    while True:
-        begins = reader.line_num + 1
-        lines.clear()
-        limit = csv.field_size_limit(LONGEST_CELL)
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            kind = "TSV" if delimiter == "\t" else "CSV"
-            reason = "a quote that opens here is not closed"
-            if "end of data" not in str(error):
-                reason = "text follows a closing quote; or a quote that opens here lacks its pair"
-            raise Damaged(f"line {begins}: not well-formed {kind}: {reason}", QUOTES) from error
-        finally:
-            csv.field_size_limit(limit)
-        if cells is None:
-            return
-        if cells:
-            yield begins, cells, lines
+def _in_words(split: str, part: str | None) -> str:
+    return split if part is None else f"{split} ({part})"
 
 
-def _swallowed_rows(cells: list[str], delimiter: str, width: int) -> list[list[str]]:
-    """The rows that a cell holds whose quote lacks its pair; none where its lines do not look like rows.
-
-    They do where all of them have as many cells as there are columns: what stands before the quote and in its
-    first line, each line between, and its last line and what stands after the quote.
-    """
-    for place, cell in enumerate(cells):
-        first, *rest = [line.split(delimiter) for line in cell.replace("\r\n", "\n").split("\n")]
-        if not rest or width < 2:
-            continue
-        rest[-1] = rest[-1] + cells[place + 1 :]
-        if place + len(first) == width and all(len(row) == width for row in rest):
-            return rest
-    return []
-
-
-def _alike(rows: list[list[str]], usual: list[bool]) -> bool:
-    """Whether rows have numbers where the table has them, which text does not have by chance."""
-    return any(usual) and all([cell.isdecimal() for cell in row] == usual for row in rows)
-
-
-def _tsv_cells(stream: BinaryIO, name: str, wanted: Wanted) -> Cells:
-    """Most writers of TSV quote nothing; those that do are known by the quotes that a cell would not need."""
-    text = stream.read().decode("utf-8", errors="surrogateescape")
-    if _quotes_cells(text, name):
-        for begins, cells, _ in _parsed(io.StringIO(text, newline=""), "\t", name):
-            yield begins, cells
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line := line.removesuffix("\r"):
-            yield number, line.split("\t")
-
-
-def _quotes_cells(text: str, name: str) -> bool:
-    """Whether a TSV file quotes cells as CSV does.
-
-    It does where it can be read so, where no cell holds what looks like rows of their own, and where quotes
-    around a cell are there for a reason: the cell holds a tab, a line break or a quote, or all cells of the
-    column are in quotes.
-    """
-    if '"' not in text:
+def _one_set(files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
+    """Whether files belong together: one, the pieces of one, or those of a folder called as their split."""
+    if len(files) == 1:
+        return True
+    folder = PurePath(files[0]).parent
+    if len({format_of(file) for file in files}) > 1:
         return False
-    rows, width = 0, 0
-    quoted: dict[int, int] = {}
-    needless: set[int] = set()
-    try:
-        for _, cells, lines in _parsed(io.StringIO(text, newline=""), "\t", name):
-            width = width or len(cells)
-            swallowed = len(lines) > 1 and (width < 2 or _swallowed_rows(cells, "\t", width))
-            if len(cells) < width or swallowed:
-                return False
-            rows += 1
-            place, line = 0, "".join(lines)
-            for column, cell in enumerate(cells):
-                if line.startswith('"', place):
-                    place += 2 + cell.count('"')
-                    quoted[column] = quoted.get(column, 0) + 1
-                    if not any(reason in cell for reason in '\t\n\r"'):
-                        needless.add(column)
-                place += len(cell) + 1
-    except Damaged:
-        return False
-    # The first row may be the columns' names, which need no quotes.
-    return all(quoted[column] >= (rows if rows <= SWALLOWED_LINES else rows - 1) for column in needless)
+    if len({said[file].set for file in files}) == 1:
+        return all(said[file].numbered for file in files)
+    together = all(PurePath(file).parent == folder for file in files)
+    return together and folder.name != "" and read_name(folder).exact
 
 
-_CELLS: dict[str, Callable[[BinaryIO, str, Wanted], Cells]] = {".csv": _csv_cells, ".tsv": _tsv_cells}
-
-
-# --- Parquet ------------------------------------------------------------------------------------------------
-
-
-def _parquet_rows(source: BinaryIO, name: str, wanted: Wanted, first: int) -> Iterator[Row]:
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    try:
-        file = parquet.ParquetFile(source)
-        own = file.schema_arrow.names
-        there = wanted.renamed(own)
-        for column in wanted.columns:
-            if column not in there:
-                raise wanted.missing(name, column, there)
-        _refuse_twins(name, there, wanted)
-        read = [*wanted.columns, *(column for column in wanted.also if column in there)]
-        columns = list(dict.fromkeys(own[there.index(column)] for column in read))
-        number = 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if number + size <= first:
-                number += size
-                continue
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
-                for row in _rows_of_batch(batch.rename_columns(wanted.renamed(batch.schema.names))):
-                    number += 1
-                    if number > first:
-                        yield Row(number, number, row)
-    except pa.ArrowException as error:
-        raise Damaged(first_line(error)) from error
+    return pa.concat_tables(tables)
 
 
-def _rows_of_batch(batch: Any) -> Iterable[Values | BadRow]:
-    try:
-        rows: list[Values | BadRow] = batch.to_pylist()
-    except UnicodeDecodeError as error:
-        if len(batch) > 1:
-            return chain.from_iterable(_rows_of_batch(batch.slice(row, 1)) for row in range(len(batch)))
-        return [not_utf8(error)]
-    return rows
+def hub_tables(
+    dataset: HubDataset,
+    configuration: str | None,
+    split: str,
+    columns: Sequence[Column],
+    *,
+    language_of: Callable[[Row], str | None] | None = None,
+    left_out: Counter[str] | None = None,
+) -> dict[str | None, pa.Table]:
+    """A split of a Hub dataset as tables, as `collect` makes them; downloaded once, then from the cache.
+
+    Raises:
+        UserError: it cannot be had, or is not as expected.
+    """
+    configuration = dataset.configuration(configuration)
+    if split not in (there := dataset.splits(configuration)):
+        raise UserError(
+            f"{dataset.name} ({configuration}) has no {split} split; it has {', '.join(there)}",
+            "see task.source.name and task.source.revision",
+        )
+    rows = (
+        row
+        for file in dataset.files(configuration, split)
+        for row in _hub_rows(dataset, configuration, file, columns)
+    )
+    return collect(rows, columns, published=True, language_of=language_of, left_out=left_out)
+
+
+def _hub_rows(
+    dataset: HubDataset, configuration: str, file: str, columns: Sequence[Column]
+) -> Iterator[tuple[str, int, Row]]:
+    """Rows of a file, labels by name, because a dataset may count them in an order of its own."""
+    path = dataset.download(file)
+    names = {column.name: dataset.label_names(configuration, column.name, path) for column in columns}
+
+    def named(column: str, value: object) -> object:
+        own = names.get(column)
+        return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
+
+    opened = DataFile.local(path, f"{dataset.name}, {file}")
+    for place, number, row in usable_rows(opened, Wanted(columns, tell=say_on_stderr)):
+        yield place, number, {column: named(column, value) for column, value in row.items()}

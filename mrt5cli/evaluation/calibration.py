@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
+from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.tasks.base import Batch
 
-LEARNED = ("scaled_sigmoid", "log_sigmoid")
 TOLERANCE = 0.01
 """A calibrated threshold that misses its rate by more than this share of positions is said to."""
 
@@ -45,7 +46,9 @@ class Calibration:
         return abs(self.reached - self.rate) > TOLERANCE
 
 
-def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: str) -> list[Calibration]:
+def calibrate(
+    model: MrT5ForConditionalGeneration, batches: Iterable[Batch], rates: Sequence[float], name: str
+) -> list[Calibration]:
     """The threshold of each rate, all from one pass of the encoder over the batches.
 
     Args:
@@ -58,7 +61,8 @@ def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: 
         UserError: a model without a learned gate, a rate out of range, or no text.
     """
     kind = model.config.deletion_type
-    if kind not in LEARNED:
+    shortener = of_type(kind)
+    if not shortener.gates or shortener.refuses_threshold:
         raise UserError(
             f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
             "be moved by a threshold",
@@ -74,11 +78,11 @@ def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: 
     return [_at(values, rate) for rate in rates]
 
 
-def gate_values(model: Any, batches: Iterable[Any]) -> NDArray[np.float32]:
+def gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:
     """(n,) the gate values of all non-pad positions, `scale` (delete) to 0 (keep)."""
     device = next(model.parameters()).device
     was_training = model.training
-    model.eval()
+    model.train(False)
     found = [np.empty(0, dtype=np.float32)]
     try:
         with torch.inference_mode():

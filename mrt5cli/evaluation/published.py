@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.evaluation.rows import TOTAL
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME
+from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.published import Published, published
+from mrt5cli.tasks.base import Task
 
-METRICS = {
-    "sequence_accuracy": ("sequence_accuracy", 0.01),
-    "exact_match": ("exact_match", 0.01),
-    "f1": ("f1", 0.01),
-    "seq_len_reduction": ("deletion_rate", 0.01),
-    "runtime_per_example": ("ms_per_example", 1.0),
-    "num_examples": ("examples", 1),
-}
-"""The number of a `Row` that each published metric is, and the unit it is given in."""
+DECIDES_NUMBERS = False  # the paper's numbers beside ours
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class PublishedRow:
     ids: list[str]
 
 
-def published_rows(task: Any, subsets: Sequence[str], named: Collection[str] = ()) -> list[PublishedRow]:
+def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = ()) -> list[PublishedRow]:
     """The published numbers of a task's experiment, models in the paper's order, camera-ready before v1.
 
     Args:
@@ -52,7 +46,7 @@ def published_rows(task: Any, subsets: Sequence[str], named: Collection[str] = (
             else all of them.
     """
     rows = [row for row in published().values() if row.experiment == task.experiment and row.setting]
-    rows = [row for row in rows if row.version in ("v1", "v3") and row.metric in METRICS]
+    rows = [row for row in rows if row.version in ("v1", "v3")]
     ours = {_key(row) for row in rows if row.id in named}
     there = {row.subset for row in rows} - {TOTAL}
     names = {_published_name(task, subset): subset for subset in subsets}
@@ -66,8 +60,8 @@ def published_rows(task: Any, subsets: Sequence[str], named: Collection[str] = (
             (*_key(row), row.subset),
             PublishedRow(row.version, row.model, dict(row.setting), names[row.subset], {}, []),
         )
-        name, unit = METRICS[row.metric]
-        entry.numbers[name] = row.value * unit
+        metric = BY_PUBLISHED_NAME[row.metric]
+        entry.numbers[metric.name] = row.value / metric.factor
         entry.ids.append(row.id)
     models = list(dict.fromkeys(key[:-1] for key in found))
     places = {name: place for place, name in enumerate(names)}
@@ -78,6 +72,6 @@ def _key(row: Published) -> tuple[Any, ...]:
     return row.version, row.model, str(row.setting)
 
 
-def _published_name(task: Any, subset: str) -> str:
+def _published_name(task: Task, subset: str) -> str:
     language = task.language_of(subset)
     return LANGUAGES[language].name if language in LANGUAGES else subset

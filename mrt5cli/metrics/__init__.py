@@ -1,4 +1,4 @@
-"""Metrics: the numpy counts in `counts`, and one `evaluate.Metric` a file around them.
+"""Metrics: the catalog of them, the numpy counts, and `evaluate.Metric` classes around those.
 
-Importing this package imports neither torch nor `evaluate`; import the metric you want from its own file.
+Importing this package imports neither torch nor `evaluate`.
 """

@@ -1,7 +1,7 @@
 """What the metrics count, in numpy alone: sums and counts apart, one division at the end.
 
-The `evaluate.Metric` classes beside this file wrap these functions; evaluation itself uses them directly,
-because importing `evaluate` costs seconds.
+The `evaluate.Metric` classes in `evaluate_metrics` wrap these functions; evaluation itself uses them
+directly, because importing `evaluate` costs seconds.
 
 Shapes: B rows, T target positions, L input positions.
 """

@@ -17,11 +17,10 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import CheckpointError, UserError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
-    CheckpointError,
     fields_of,
     hub_name,
     is_early,
@@ -32,14 +31,13 @@ from mrt5cli.models.layouts import (
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
-from mrt5cli.models.shorteners import Shortener
+from mrt5cli.models.shorteners import SHORTENERS, Shortener
 from mrt5cli.models.weights import read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line
 
 DTYPES = ("float32", "bfloat16")
 logger = logging.getLogger(__name__)
-SHORTENER_PARTS = ("delete_gate", "boundary_predictor", "downsampling_module", "down_ln")
 
 
 def load(
@@ -136,7 +134,7 @@ def load_and_tell(
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
-    """ "float32" or "bfloat16", from a name or a torch dtype.
+    """The name "float32" or "bfloat16", from a name or a torch dtype.
 
     Raises:
         CheckpointError: another one.
@@ -196,7 +194,8 @@ def describe(folder: Path) -> Description:
 
 def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5Config:
     fields = dict(own)
-    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields))
+    shortener = SHORTENERS.get(overrides.get("deletion_type", ""), Shortener)
+    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields) - set(shortener.own_fields))
     if unknown:
         raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
@@ -227,7 +226,7 @@ def build(
     Raises:
         CheckpointError: the start cannot be loaded.
     """
-    fields = shortener_fields(section.shortener)
+    fields = section.shortener.config_fields()
     fields |= {
         "use_softmax1": section.softmax1,
         "dropout_rate": section.dropout,
@@ -252,47 +251,14 @@ def build(
     return model.train()
 
 
-def shortener_fields(shortener: Any) -> dict[str, Any]:
-    """Configuration fields that a recipe's shortener section stands for."""
-    if shortener.kind in ("none", "source_removed"):
-        return {"deletion_type": shortener.kind}
-    fields = {"delete_gate_layer": shortener.layer}
-    if shortener.kind != "delete_gate":
-        fields |= {"deletion_type": shortener.kind, "shortening_per": shortener.per}
-    if shortener.kind == "convolution":
-        return fields | {"downsampling_rate": shortener.stride}
-    if shortener.kind == "boundary_predictor":
-        return fields | {
-            "boundary_predictor_type": shortener.type,
-            "prior": shortener.prior,
-            "boundary_temperature": shortener.temperature,
-            "boundary_sampling": shortener.sampling,
-        }
-    fields |= {"sigmoid_mask_scale": shortener.scale}
-    if shortener.kind == "random":
-        return fields | {"random_deletion_probability": shortener.rate}
-    if shortener.kind == "fixed":
-        return fields | {"fixed_deletion_amount": shortener.amount}
-    return fields | {
-        "deletion_type": shortener.activation,
-        "deletion_threshold": shortener.threshold,
-        "gate_layer_norm": shortener.norm != "none",
-        "gate_layer_norm_type": "layer" if shortener.norm == "layer" else "rms",
-        "gate_bias_init": shortener.bias_init,
-        "use_gumbel_noise": shortener.noise != "none",
-        "gumbel_noise_law": "single" if shortener.noise == "gumbel" else "difference",
-        "row_without_survivors": shortener.row_without_survivors,
-    }
-
-
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
-    """The reference's from-scratch initialisation: every weight of a stack shrinks with the root of its
-    depth.
+    """The reference's from-scratch initialisation: weights of a stack shrink with the root of its depth.
 
     Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
     1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 /
-    sqrt(d_model). Shorteners keep their own law; norms are scaled wherever they are, a shortener's too.
+    sqrt(d_model). Shorteners keep their own initialisation, but for
+    their norms, which are scaled like all.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):
@@ -389,7 +355,8 @@ def _check_finite(state: dict[str, Tensor], where: str) -> None:
 
 def _of_a_shortener(key: str) -> bool:
     """Whether a weight belongs to what stands between two encoder blocks, whichever kind it is."""
-    return any(f".{part}." in key for part in SHORTENER_PARTS)
+    parts = {"down_ln", *(shortener.name for shortener in SHORTENERS.values())}
+    return any(f".{part}." in key for part in parts)
 
 
 def raw_config(folder: Path) -> dict[str, Any]:

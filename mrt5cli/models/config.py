@@ -62,13 +62,13 @@ class MrT5Config(T5Config):
     Args:
         delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
             after the third layer, i.e. 3).
-        deletion_type: what shortens: "none" (ByT5); the gates "scaled_sigmoid" (MrT5), "log_sigmoid",
-            "random" and "fixed"; the poolings "boundary_predictor" (BP) and "convolution" (CP);
-            "source_removed", the decoder-only baseline, whose encoder sees a lone EOS.
+        deletion_type: what shortens: "none" (ByT5); "source_removed", the decoder-only baseline, whose
+            encoder sees a lone EOS; or one of `models.shorteners`: the gates "scaled_sigmoid" (MrT5),
+            "log_sigmoid", "random" and "fixed", the poolings "boundary_predictor" (BP) and "convolution"
+            (CP), and what else is registered there, which may bring fields of its own.
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
-            gate's
-            range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
+            gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
         gate_layer_norm: whether the delete gate normalises its input.
         gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
         gate_bias_init: initial bias of the gate's linear layer; above 0 starts by keeping everything.
@@ -85,7 +85,7 @@ class MrT5Config(T5Config):
         boundary_sampling: draw boundaries in "training" only, or "always", as the reference does.
         downsampling_rate: width and stride of the convolution.
         shortening_per: what the baselines work on. "row": each row's own non-pad bytes, so a row's result
-            depends on nothing else. "batch": the reference's laws, which mix rows and padding: one random
+            depends on nothing else. "batch": as in the reference, which mixes rows and padding: one random
             draw for the whole batch; fixed segments counted over all rows; pooled slots of longer rows
             visible in shorter ones; windows over the padded batch that drop its tail.
         attention_dropout_rate: probability of dropping an attention weight in training; None is
@@ -125,16 +125,7 @@ class MrT5Config(T5Config):
     decoder_start_token_id: int | None = 0
 
     delete_gate_layer: int = 3
-    deletion_type: Literal[
-        "none",
-        "scaled_sigmoid",
-        "log_sigmoid",
-        "random",
-        "fixed",
-        "boundary_predictor",
-        "convolution",
-        "source_removed",
-    ] = "scaled_sigmoid"
+    deletion_type: str = "scaled_sigmoid"
     sigmoid_mask_scale: float | int = -30.0
     deletion_threshold: float | int | None = None
     gate_layer_norm: bool = True
@@ -160,6 +151,8 @@ class MrT5Config(T5Config):
     relative_bias_per_layer: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        from mrt5cli.models.shorteners import SHORTENERS, Shortener  # which are made of configurations
+
         scaled = kwargs.pop("scale_decoder_outputs", None)
         # transformers 5 reads `tie_word_embeddings` as "scale the decoder's output", which only T5 v1.0 does.
         kwargs.pop("tie_word_embeddings", None)
@@ -168,10 +161,12 @@ class MrT5Config(T5Config):
             raise ValueError(
                 "T5 v1.0 checkpoints, which scale the decoder output, are not byte-level T5 models"
             )
+        shortener = SHORTENERS.get(self.deletion_type, Shortener)
+        for name, value in shortener.own_fields.items():
+            if not hasattr(self, name):
+                setattr(self, name, value)
         if self.deletion_threshold is None:
-            self.deletion_threshold = (
-                math.log(0.5) if self.deletion_type == "log_sigmoid" else self.sigmoid_mask_scale / 2
-            )
+            self.deletion_threshold = shortener.default_threshold(self)
 
     def validate_numbers(self) -> None:
         """Part of `@strict` validation.
@@ -206,12 +201,14 @@ class MrT5Config(T5Config):
         """Part of `@strict` validation.
 
         Raises:
-            ValueError: a gate that could never run, or a scale that would keep what it should delete.
+            ValueError: a shortener that is not known or could never run, or whose fields make no sense.
         """
-        if (
-            self.deletion_type not in ("none", "source_removed")
-            and not 0 <= self.delete_gate_layer < self.num_layers
-        ):
+        from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
+
+        if self.deletion_type not in (*WITHOUT_MODULE, *SHORTENERS):
+            known = ", ".join((*WITHOUT_MODULE, *SHORTENERS))
+            raise ValueError(f"deletion_type {self.deletion_type!r} is not one of {known}")
+        if self.deletion_type in SHORTENERS and not 0 <= self.delete_gate_layer < self.num_layers:
             raise ValueError(
                 f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
             )
@@ -222,15 +219,11 @@ class MrT5Config(T5Config):
             )
         if self.sigmoid_mask_scale >= 0:
             raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
-        for name in ("random_deletion_probability", "fixed_deletion_amount", "prior"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share of positions, 0 to 1, not {getattr(self, name)}")
         if self.relative_bias_per_layer and self.has_absolute_position_embeddings:
             raise ValueError("relative_bias_per_layer has no meaning with has_absolute_position_embeddings")
-        if self.boundary_temperature <= 0:
-            raise ValueError(f"boundary_temperature must be above 0, not {self.boundary_temperature}")
-        if self.downsampling_rate < 2:
-            raise ValueError(f"downsampling_rate {self.downsampling_rate} shortens nothing; 2 is the least")
+        for shortener in dict.fromkeys(SHORTENERS.values()):
+            if all(hasattr(self, name) for name in shortener.own_fields):
+                shortener.check(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """The configuration of one side, as transformers asks for it; the decoder's tells its own depth.

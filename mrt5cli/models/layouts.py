@@ -9,45 +9,17 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
+from mrt5cli.models.shorteners import SHORTENERS, Reference
 from mrt5cli.stand_ins import but
 
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
 
-
-class CheckpointError(ValueError):
-    """A path or Hub id that is not a checkpoint we can load; the message says what it is and what to do."""
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """How the authors' code saves a pooling model: a class of its own under the name of T5.
-
-    Attributes:
-        architecture: its class.
-        deletion_type: ours.
-        renamed: their field -> ours.
-    """
-
-    architecture: str
-    deletion_type: str
-    renamed: dict[str, str]
-
-
-POOLINGS = (
-    Pooling(
-        "BPT5ForConditionalGeneration",
-        "boundary_predictor",
-        # transformers takes a field called `temperature` for a setting of generation.
-        {"boundary_predictor_layer": "delete_gate_layer", "temperature": "boundary_temperature"},
-    ),
-    Pooling("CanineT5ForConditionalGeneration", "convolution", {"downsampling_layer": "delete_gate_layer"}),
-)
 
 PLAIN = {"t5": "ByT5 or T5 v1.1", "mt5": "mT5", "umt5": "umT5"}
 
@@ -65,7 +37,7 @@ def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
         return "the authors' MrT5, first version"
     pooling = _pooling_of(raw)
     if pooling is not None:
-        return f"the authors' {pooling.architecture.removesuffix('ForConditionalGeneration')}"
+        return f"the authors' {pooling[1].architecture.removesuffix('ForConditionalGeneration')}"
     if is_early(raw):
         return "the authors' MrT5"
     if raw.get("model_type") != "mrt5":
@@ -141,8 +113,8 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
     if is_first_version(raw, weights):
         _move_first_gate(fields, where)
     if pooling is not None:
-        fields["deletion_type"] = pooling.deletion_type
-        for theirs, ours in pooling.renamed.items():
+        fields["deletion_type"], layout = pooling
+        for theirs, ours in layout.renamed.items():
             if theirs in fields:
                 fields[ours] = fields.pop(theirs)
         if fields.get("has_absolute_position_embeddings"):
@@ -185,8 +157,13 @@ def is_tied(raw: dict[str, Any]) -> bool:
     return raw.get("tie_word_embeddings") is True
 
 
-def _pooling_of(raw: dict[str, Any]) -> Pooling | None:
-    return next((pooling for pooling in POOLINGS if pooling.architecture in _classes(raw)), None)
+def _pooling_of(raw: dict[str, Any]) -> tuple[str, Reference] | None:
+    """The `deletion_type`, and the authors' layout, of a pooling model of theirs: a class under T5's name."""
+    for deletion_type, shortener in SHORTENERS.items():
+        layout = shortener.reference
+        if layout is not None and layout.model_type != "mrt5" and layout.architecture in _classes(raw):
+            return deletion_type, layout
+    return None
 
 
 def _refuse_scaled(raw: dict[str, Any], where: str) -> None:

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTraine
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners import BoundaryPredictor, Convolution, DeleteGate
+from mrt5cli.models.shorteners import Shortener
 
 
 class LearnedPositions(nn.Embedding):
@@ -66,18 +66,8 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, DeleteGate):
-            init.xavier_uniform_(module.feed_forward.weight)
-            init.constant_(module.feed_forward.bias, float(self.config.gate_bias_init))
-        elif isinstance(module, BoundaryPredictor):
-            for linear in (module.boundary_predictor[0], module.boundary_predictor[2]):
-                init.xavier_uniform_(linear.weight)
-                init.constant_(linear.bias, -1.0)
-        elif isinstance(module, Convolution):
-            # PyTorch's own law, which the reference leaves in place.
-            bound = (module.conv.in_channels * module.rate) ** -0.5
-            init.uniform_(module.conv.weight, -bound, bound)
-            init.uniform_(module.conv.bias, -bound, bound)
+        if isinstance(module, Shortener):
+            module.initialise(self.config)
         elif isinstance(module, LearnedPositions):
             init.normal_(module.weight, mean=0.0, std=float(self.config.initializer_factor))
 

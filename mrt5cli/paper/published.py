@@ -21,7 +21,7 @@ class Published:
         model: as the paper calls it: ByT5, MrT5, BP, CP ...
         setting: of its run; empty where runs are compared.
         subset: language or split in words, "total", or None.
-        metric, value, unit: e.g. "sequence_accuracy", 80.3, "percent".
+        metric, value, unit: e.g. "f1", 80.3, "percent".
         precision: how it came to us: "printed", "vector", "digitized", "derived" ...
         tolerance: of a digitized value, in its unit.
         source: where the authors give it, in words: a notebook or figure of their repository.

@@ -1,7 +1,7 @@
 """How far a number of ours may be from the published one and still be the same result.
 
-Every rule of judgement is in `RULES`, and the report prints them. A tolerance is the sum of up to three
-parts:
+Every rule of judgement is in `tolerances.yaml`, and the report prints them. A tolerance is the sum of up to
+three parts:
 
 - reading: what the published number is itself known to: half of its last digit, or what can be told on a
   figure;
@@ -14,16 +14,17 @@ parts:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from importlib import resources
 from typing import Literal
 
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, Better
 from mrt5cli.paper.published import Published, published
 
 Kind = Literal["relative", "absolute", "factor", "correlation", "exact"]
-Direction = Literal["lower", "higher"]
 
 Z_95 = 1.96
 FINEST_DIGIT = 2
@@ -41,24 +42,26 @@ class Rule:
 
     Attributes:
         name: of the rows it is for, in words.
-        metrics: that it is for.
-        kind: of the allowance: "relative" to the published value, "absolute" in the row's unit, a "factor" in
-            either direction, of Fisher's z of a "correlation", or none at all where the value is "exact".
+        metrics: published names of those that it is for.
+        kind: of the allowance.
         allowance: for two runs, in that measure.
         reason: for it.
         sampled: whether the number is a share of test examples.
-        better: which direction is better; None where none is.
-        where: further condition on the row.
+        where: further condition on the row, one of `CONDITIONS`, or empty.
     """
 
     name: str
-    metrics: tuple[str, ...]
+    metrics: Sequence[str]
     kind: Kind
     allowance: float
     reason: str
     sampled: bool = False
-    better: Direction | None = None
-    where: Callable[[Published], bool] = lambda row: True
+    where: str = ""
+
+    @property
+    def better(self) -> Better | None:
+        """Which direction is, as the catalog says; None where none is."""
+        return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property
     def in_words(self) -> str:
@@ -71,17 +74,12 @@ class Rule:
             "exact": "none",
         }[self.kind]
 
-
-def _diagnostic(row: Published) -> bool:
-    return row.experiment.startswith("diagnostic")
-
-
-def _one_language_of_many(row: Published) -> bool:
-    return row.experiment in LANGUAGE_MODELS and row.subset not in AVERAGES and row.experiment not in ENGLISH
-
-
-def _language_model(row: Published) -> bool:
-    return row.experiment in LANGUAGE_MODELS
+    def is_for(self, row: Published) -> bool:
+        """Whether the row is one of those."""
+        metric = row.metric.partition("[")[0]
+        if metric in TIMES:
+            metric = DECREASE
+        return metric in self.metrics and CONDITIONS[self.where](row)
 
 
 ENGLISH = ("english_span_corruption", "gate_placement", "large_model_english")
@@ -93,159 +91,36 @@ LANGUAGE_MODELS = (
     "large_model",
 )
 LOSSES = ("test_cross_entropy", "bits_per_byte")
-SHARES = ("sequence_accuracy", "exact_match", "f1")
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")
 """Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
 DECREASE = "runtime_decrease_vs_byt5"
 
-RULES = (
-    Rule(
-        "loss of the diagnostic tasks",
-        LOSSES,
-        "factor",
-        3,
-        "these tasks are all but solved, and what is left of the loss differs by factors between published "
-        "models that do equally well",
-        better="lower",
-        where=_diagnostic,
-    ),
-    Rule(
-        "loss in one of several languages",
-        LOSSES,
-        "relative",
-        0.03,
-        "as below, and how much a gate deletes in one language, which moves its loss, is free",
-        better="lower",
-        where=_one_language_of_many,
-    ),
-    Rule(
-        "loss of language models",
-        LOSSES,
-        "relative",
-        0.02,
-        "all start from the same ByT5 and see a billion bytes; 3 points more deleted cost MrT5 0.7 % in the "
-        "paper, and the difference from ByT5 that it reports is 3 to 13 %",
-        better="lower",
-    ),
-    Rule(
-        "token accuracy of the diagnostic tasks",
-        ("token_accuracy",),
-        "absolute",
-        0.1,
-        "published models lie between 99.75 and 100 %",
-        sampled=True,
-        better="higher",
-    ),
-    Rule(
-        "sequence accuracy of the diagnostic tasks",
-        SHARES,
-        "absolute",
-        1.0,
-        "one wrong byte of 64 or 128 fails a string, so a loss that is all but zero still moves it",
-        sampled=True,
-        better="higher",
-        where=_diagnostic,
-    ),
-    Rule(
-        "accuracy, exact match and F1 of downstream tasks",
-        SHARES,
-        "absolute",
-        2.0,
-        "fine-tuning again with another seed commonly moves them by a point; its settings were not published "
-        "and are ours",
-        sampled=True,
-        better="higher",
-    ),
-    Rule(
-        "reduction of models that delete nothing",
-        (REDUCTION,),
-        "absolute",
-        0.01,
-        "nothing to differ",
-        where=lambda row: row.model.startswith("ByT5"),
-    ),
-    Rule(
-        "reduction by convolution or at random",
-        (REDUCTION,),
-        "absolute",
-        0.5,
-        "set, not learned; strides do not divide all lengths, and random rates are drawn a batch",
-        where=lambda row: row.model in ("CP", "Random"),
-    ),
-    Rule(
-        "reduction on the diagnostic tasks",
-        (REDUCTION,),
-        "absolute",
-        2.0,
-        "whether the start marker goes, one position of 64, differs between published models",
-        where=_diagnostic,
-    ),
-    Rule(
-        "reduction by the fixed rule",
-        (REDUCTION,),
-        "absolute",
-        2.0,
-        "follows from the text and, by the authors' law, from which rows share a batch",
-        where=lambda row: row.model == "Fixed",
-    ),
-    Rule(
-        "reduction with a constant alpha",
-        (REDUCTION,),
-        "absolute",
-        5.0,
-        "no controller holds it: from alpha 0.005 to 0.006 it rises by 33 points in the paper",
-        where=lambda row: "alpha" in row.setting,
-    ),
-    Rule(
-        "reduction in one of several languages, or after fine-tuning",
-        (REDUCTION,),
-        "absolute",
-        5.0,
-        "a controller holds the rate over all languages in training, not each one's, nor that on test data",
-        where=lambda row: _one_language_of_many(row) or not _language_model(row),
-    ),
-    Rule(
-        "reduction by a controlled or pooling model",
-        (REDUCTION,),
-        "absolute",
-        3.0,
-        "for one target of 50 %, gates after five different layers end between 46.4 and 52.2 % in the paper",
-    ),
-    Rule(
-        "new sequence length",
-        ("new_seq_len",),
-        "relative",
-        0.035,
-        "2 positions of 64: it is the longest row of each batch",
-    ),
-    Rule(
-        "decrease of runtime",
-        (DECREASE,),
-        "absolute",
-        10.0,
-        "other hardware and other kernels; on the authors' own, two protocols differ by up to 4 points",
-        better="higher",
-    ),
-    Rule(
-        "correlation over samples",
-        ("pearson_r", "fisher_average_r"),
-        "correlation",
-        0.05,
-        "published models of one kind spread by about as much more than sampling explains",
-        sampled=True,
-    ),
-    Rule(
-        "deletion rate of a kind of letter",
-        ("deletion_rate",),
-        "absolute",
-        5.0,
-        "published from 50 strings; a model either deletes a kind or does not",
-    ),
-    Rule("MACs", ("macs", "macs_relative_to_byt5"), "relative", 1e-6, "arithmetic"),
-    Rule("number of test examples", ("num_examples",), "exact", 0, "the same test set"),
-)
-"""The first rule that is for a row is the one it is judged by."""
+
+def _one_language_of_many(row: Published) -> bool:
+    return row.experiment in LANGUAGE_MODELS and row.subset not in AVERAGES and row.experiment not in ENGLISH
+
+
+CONDITIONS: dict[str, Callable[[Published], bool]] = {
+    "": lambda row: True,
+    "diagnostic": lambda row: row.experiment.startswith("diagnostic"),
+    "one_language_of_many": _one_language_of_many,
+    "deletes_nothing": lambda row: row.model.startswith("ByT5"),
+    "deletes_a_set_share": lambda row: row.model in ("CP", "Random"),
+    "fixed": lambda row: row.model == "Fixed",
+    "constant_alpha": lambda row: "alpha" in row.setting,
+    "rate_not_held": lambda row: _one_language_of_many(row) or row.experiment not in LANGUAGE_MODELS,
+}
+"""What a rule may ask of a row besides its metric."""
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All of them, in the order in which they are asked."""
+    import yaml
+
+    text = (resources.files("mrt5cli.paper") / "tolerances.yaml").read_text(encoding="utf-8")
+    return tuple(Rule(**rule) for rule in yaml.safe_load(text))
 
 
 PADDED = ("xnli", "spelling_correction_contextual", "word_search")
@@ -262,10 +137,7 @@ def counts_padding(row: Published) -> bool:
 
 def rule_of(row: Published) -> Rule | None:
     """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
-    metric = row.metric.partition("[")[0]
-    if metric in TIMES:
-        metric = DECREASE
-    return next((rule for rule in RULES if metric in rule.metrics and rule.where(row)), None)
+    return next((rule for rule in rules() if rule.is_for(row)), None)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,18 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import BestMetric
+from mrt5cli.recipe import shorteners
+from mrt5cli.recipe.section import Coefficient, HeldExamples, Misfit, NonNegative, Rate, Section
+from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
 from mrt5cli.text import listed
 
 # Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
@@ -34,20 +39,14 @@ Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
 Steps = Annotated[int, Field(ge=1, le=bounds.STEPS)]
 StepsOrNone = Annotated[int, Field(ge=0, le=bounds.STEPS)]
 Examples = Annotated[int, Field(ge=1, le=bounds.EXAMPLES)]
-HeldExamples = Annotated[int, Field(ge=1, le=bounds.HELD_EXAMPLES)]
 BatchSize = Annotated[int, Field(ge=1, le=bounds.BATCH)]
 InputLength = Annotated[int, Field(ge=16, le=bounds.LENGTH)]
 TargetLength = Annotated[int, Field(ge=1, le=bounds.LENGTH)]
-LayerIndex = Annotated[int, Field(ge=0, lt=bounds.LAYERS)]
 Layers = Annotated[int, Field(ge=1, le=bounds.LAYERS)]
 Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 DropProbability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Coefficient = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=bounds.COEFFICIENT)]
-NonNegative = Annotated[float, Field(ge=0.0, le=bounds.COEFFICIENT)]
-GateValue = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=-bounds.SMALLEST)]
 
 
 def _place(text: str) -> str:
@@ -59,28 +58,6 @@ def _place(text: str) -> str:
 
 Place = Annotated[Line, AfterValidator(_place)]
 """A path, or a name that is no path; see `places.place`."""
-
-UPDATE_PER = "'micro_batch' is the reference's: the gain then grows with gradient accumulation"
-
-
-class Misfit(ValueError):
-    """Settings that are each fine and do not fit together.
-
-    Args:
-        problems: pairs of (key below the section that raises this, what is wrong with it).
-    """
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key}: {text}" for key, text in problems))
-        self.problems = problems
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys refused, values immutable, no silent conversions."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -312,8 +289,7 @@ class CharacterTask(RowTask):
     )
 
 
-OWN_FILES = {"base", "rows", "qa", "characters", "diagnostic", "span_corruption", "span_streams"}
-OWN_FILES |= {"xnli", "tydiqa", "xquad"}
+OWN_FILES = {"base", "tables", "qa", "characters", "diagnostic", "span_corruption", "xnli", "tydiqa", "xquad"}
 ADDED = tuple(
     sorted(
         path.stem
@@ -352,165 +328,10 @@ else:
 # --- model --------------------------------------------------------------------------------------------------
 
 
-class NoShortener(Section):
-    """Plain ByT5: nothing is deleted."""
-
-    kind: Literal["none"]
-
-
-class DeleteGate(Section):
-    """MrT5's learned delete gate (paper section 3.1)."""
-
-    kind: Literal["delete_gate"]
-    layer: LayerIndex = Field(
-        3, description="the gate sits before this 0-based encoder block, i.e. after that many layers"
-    )
-    activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
-        "scaled_sigmoid",
-        description="'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the reference, unreported",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a fully deleted byte")
-    threshold: GateValue | None = Field(
-        None,
-        description="bytes with a gate value above it are kept; null: half the scale, log 0.5 (log_sigmoid)",
-    )
-    norm: Literal["rms", "layer", "none"] = Field(
-        "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' v1's"
-    )
-    bias_init: Coefficient = Field(
-        1.0,
-        description="the gate's first bias; above 0 starts by keeping everything; v1 of the paper used -1",
-    )
-    noise: Literal["none", "logistic", "gumbel"] = Field(
-        "none",
-        description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
-    )
-    row_without_survivors: Literal["best", "first"] = Field(
-        "best",
-        description="the byte that a row keeps when all would go: the one with the highest gate value; "
-        "'first' is the reference's",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> DeleteGate:
-        if (
-            self.activation == "scaled_sigmoid"
-            and self.threshold is not None
-            and self.threshold <= self.scale
-        ):
-            raise Misfit(
-                [("threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go")]
-            )
-        return self
-
-
-class RandomGate(Section):
-    """Baseline: random positions are deleted, in training and evaluation."""
-
-    kind: Literal["random"]
-    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
-    rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
-        "batch, pads included",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
-
-
-class FixedGate(Section):
-    """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
-
-    kind: Literal["fixed"]
-    layer: LayerIndex = Field(3, description="the gate sits before this 0-based encoder block")
-    amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
-        "lengths summed over them",
-    )
-    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
-
-
-class BoundaryPredictor(Section):
-    """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
-
-    kind: Literal["boundary_predictor"]
-    layer: LayerIndex = Field(3, description="the predictor sits before this 0-based encoder block")
-    type: Literal["gumbel", "entropy", "unigram"] = Field(
-        "gumbel",
-        description="'gumbel' learns boundaries from the loss and a prior; 'entropy' from spikes in the "
-        "uncertainty of a byte model, 'unigram' from the tokens of a unigram tokenizer, each fitted to the "
-        "training text before the first step",
-    )
-    prior: Annotated[float, Field(ge=1e-6, le=0.999999)] = Field(
-        0.2, description="expected fraction of positions kept; only with type: gumbel"
-    )
-    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(
-        0.5, description="of the boundary draw; only with type: gumbel"
-    )
-    sampling: Literal["training", "always"] = Field(
-        "training", description="when boundaries are drawn, not thresholded; the reference draws 'always'"
-    )
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': a row sees its own segments; 'batch': the reference's, where the empty slots of "
-        "shorter rows are attended to",
-    )
-    label_examples: HeldExamples = Field(
-        2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
-    )
-    vocabulary: Annotated[int, Field(ge=257, le=bounds.VOCABULARY)] = Field(
-        8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> BoundaryPredictor:
-        only = {
-            "gumbel": ("prior", "temperature", "sampling"),
-            "entropy": ("label_examples",),
-            "unigram": ("label_examples", "vocabulary"),
-        }
-        foreign = {key for keys in only.values() for key in keys} - set(only[self.type])
-        problems = [
-            (key, f"has no meaning with type: {self.type}; leave it out")
-            for key in sorted(foreign & self.model_fields_set)
-            if getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if problems:
-            raise Misfit(problems)
-        return self
-
-
-class Convolution(Section):
-    """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
-
-    kind: Literal["convolution"]
-    layer: LayerIndex = Field(3, description="the convolution sits before this 0-based encoder block")
-    stride: Annotated[int, Field(ge=2, le=bounds.LENGTH)] = Field(
-        examples=[4], description="positions that become one"
-    )
-    per: Literal["batch", "row"] = Field(
-        "row",
-        description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
-        "reference's windows over the padded batch, its tail dropped",
-    )
-
-
-class SourceRemoved(Section):
-    """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
-
-    kind: Literal["source_removed"]
-
-
-Shortener = Annotated[
-    NoShortener | DeleteGate | RandomGate | FixedGate | BoundaryPredictor | Convolution | SourceRemoved,
-    Field(discriminator="kind"),
-]
-
-
-GATES = ("delete_gate", "random", "fixed")
-"""Shorteners that mark bytes, softly in training; the others pool them, or have none."""
+if TYPE_CHECKING:
+    Shortener = ShortenerSection
+else:
+    Shortener = Annotated[shorteners.union(), Field(discriminator="kind")]
 
 
 class Shape(Section):
@@ -531,19 +352,11 @@ class Shape(Section):
         128, description="distances beyond it share the last bucket"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Shape:
+    def misfits(self) -> Iterator[tuple[str, str]]:
         half = self.relative_attention_num_buckets // 2
         if self.relative_attention_max_distance <= half:
-            raise Misfit(
-                [
-                    (
-                        "relative_attention_max_distance",
-                        f"must be above half of relative_attention_num_buckets, {half}",
-                    )
-                ]
-            )
-        return self
+            text = f"must be above half of relative_attention_num_buckets, {half}"
+            yield "relative_attention_max_distance", text
 
 
 class ModelSection(Section):
@@ -575,37 +388,21 @@ class ModelSection(Section):
         "lets training use the fused attention core",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> ModelSection:
-        problems = []
+    def misfits(self) -> Iterator[tuple[str, str]]:
         scratch = self.start == "scratch"
         if scratch and self.revision is not None:
-            problems.append(("revision", "is only for a Hub model; start: scratch has random weights"))
+            yield "revision", "is only for a Hub model; start: scratch has random weights"
         if not scratch and self.shape is not None:
-            problems.append(("shape", "is only for start: scratch; a checkpoint brings its own"))
+            yield "shape", "is only for start: scratch; a checkpoint brings its own"
         if not scratch and self.initialization != "t5":
-            problems.append(
-                ("initialization", "is only for start: scratch; a checkpoint brings its own weights")
-            )
-        if (
-            self.positions == "relative"
-            and self.max_positions != ModelSection.model_fields["max_positions"].default
-        ):
-            problems.append(
-                ("max_positions", "is only for model.positions: absolute, and those are relative")
-            )
+            yield "initialization", "is only for start: scratch; a checkpoint brings its own weights"
+        if self.positions == "relative" and not self.is_default("max_positions"):
+            yield "max_positions", "is only for model.positions: absolute, and those are relative"
         layers = (self.shape or Shape()).num_layers
         layer = getattr(self.shortener, "layer", None)
         if scratch and layer is not None and layer >= layers:
-            problems.append(
-                (
-                    "shortener.layer",
-                    f"{layer} is not below the encoder's {layers} layers; it would never be reached",
-                )
-            )
-        if problems:
-            raise Misfit(problems)
-        return self
+            text = f"{layer} is not below the encoder's {layers} layers; it would never be reached"
+            yield "shortener.layer", text
 
 
 # --- loss and controller ------------------------------------------------------------------------------------
@@ -650,36 +447,44 @@ class ConstantController(Section):
     alpha: Coefficient = Field(0.0, description="weight of the gate loss")
 
 
+TargetRate = Annotated[Rate, Field(examples=[0.5], description="fraction of non-pad bytes to delete")]
+EverySteps = Annotated[Steps, Field(description="optimizer steps between updates")]
+UpdatePer = Annotated[
+    Literal["optimizer_step", "micro_batch"],
+    Field(description="'micro_batch' is the reference's: the gain then grows with gradient accumulation"),
+]
+
+
 class PController(Section):
     """v1 of the paper: alpha <- max(0, alpha + k_p * error), every few steps."""
 
     kind: Literal["p"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(1e-6, description="gain")
     alpha_start: NonNegative = Field(0.0, description="alpha before the first update")
-    every_steps: Steps = Field(10, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 10
+    update_per: UpdatePer = "optimizer_step"
 
 
 class PIController(Section):
     """Camera-ready: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i)."""
 
     kind: Literal["pi"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_start: Coefficient = Field(
         0.0, description="used until the first update, then forgotten, as in the reference"
     )
-    every_steps: Steps = Field(1, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 1
+    update_per: UpdatePer = "optimizer_step"
 
 
 class TwoSidedPIController(Section):
     """PI whose alpha may turn negative, which pushes back when too much is deleted, with anti-windup."""
 
     kind: Literal["pi_two_sided"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_max: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(
@@ -690,8 +495,8 @@ class TwoSidedPIController(Section):
         description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
         "damps a rate that swings",
     )
-    every_steps: Steps = Field(1, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 1
+    update_per: UpdatePer = "optimizer_step"
 
 
 Controller = Annotated[
@@ -746,7 +551,7 @@ class TrainingSection(Section):
     keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
         2, description="older checkpoints are deleted"
     )
-    best_metric: Literal["loss", "token_accuracy", "sequence_accuracy", "exact_match", "f1"] | None = Field(
+    best_metric: BestMetric | None = Field(
         None,
         description="keep the weights that are best by this number on validation data, under the evaluation "
         "section's deletion; needs eval_steps; null: the last ones",
@@ -755,24 +560,17 @@ class TrainingSection(Section):
         None, description="stop after so many evaluations without a better best_metric; null: never"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> TrainingSection:
-        problems = []
+    def misfits(self) -> Iterator[tuple[str, str]]:
         if self.warmup_steps > self.max_steps:
-            problems.append(
-                (
-                    "warmup_steps",
-                    f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate "
-                    "would never reach training.learning_rate; lower it too",
-                )
+            yield (
+                "warmup_steps",
+                f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate would "
+                "never reach training.learning_rate; lower it too",
             )
         if self.best_metric is not None and not self.eval_steps:
-            problems.append(("best_metric", "needs eval_steps above 0: it is measured on validation data"))
+            yield "best_metric", "needs eval_steps above 0: it is measured on validation data"
         if self.patience is not None and self.best_metric is None:
-            problems.append(("patience", "needs best_metric: it counts evaluations without a better one"))
-        if problems:
-            raise Misfit(problems)
-        return self
+            yield "patience", "needs best_metric: it counts evaluations without a better one"
 
 
 class EvaluationSection(Section):
@@ -812,92 +610,63 @@ class Recipe(Section):
     )
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Recipe:
-        problems = []
-        gated = self.model.shortener.kind == "delete_gate"
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        shortener, training = self.model.shortener, self.training
+        gated = shortener.steered
         steered = self.controller != ConstantController(kind="constant")
+        delay = self.loss.regularizer_delay
         if steered and not gated:
-            problems.append(
-                (
-                    "controller",
-                    f"{self.controller.kind!r} has nothing to control: model.shortener is "
-                    f"{self.model.shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
-                )
+            yield (
+                "controller",
+                f"{self.controller.kind!r} has nothing to control: model.shortener is "
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
             )
-        if steered and gated and self.loss.regularizer_delay >= self.training.max_steps:
-            problems.append(
-                (
-                    "loss.regularizer_delay",
-                    f"{self.loss.regularizer_delay} is not below training.max_steps "
-                    f"{self.training.max_steps}; the gate would never be trained to delete",
-                )
+        if steered and gated and delay >= training.max_steps:
+            yield (
+                "loss.regularizer_delay",
+                f"{delay} is not below training.max_steps {training.max_steps}; the gate would never be "
+                "trained to delete",
             )
         elif gated:
-            problems += self._stuck_controller()
+            yield from self._stuck_controller()
         if not gated:
-            problems += [
-                (
-                    f"loss.{key}",
-                    f"is about a delete gate, and model.shortener is {self.model.shortener.kind!r}",
-                )
-                for key in (
-                    "gate_loss",
-                    "entropy_coefficient_1",
-                    "entropy_coefficient_2",
-                    "regularizer_delay",
-                )
-                if getattr(self.loss, key) != LossSection.model_fields[key].default
-            ]
-        if self.loss.hard_delete_probability and self.model.shortener.kind not in GATES:
-            problems.append(
-                (
-                    "loss.hard_delete_probability",
-                    f"model.shortener is {self.model.shortener.kind!r}: only gates delete softly or hard",
-                )
-            )
-        if self.training.batch_size % self.training.device_batch_size:
-            problems.append(
-                (
-                    "training.batch_size",
-                    f"{self.training.batch_size} is not a multiple of training.device_batch_size "
-                    f"{self.training.device_batch_size}",
-                )
+            about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
+            for key in about_gates:
+                if not self.loss.is_default(key):
+                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
+        if self.loss.hard_delete_probability and not shortener.gates:
+            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
+            yield "loss.hard_delete_probability", text
+        if training.batch_size % training.device_batch_size:
+            yield (
+                "training.batch_size",
+                f"{training.batch_size} is not a multiple of training.device_batch_size "
+                f"{training.device_batch_size}",
             )
         if self.model.positions == "absolute":
             own = "length" if isinstance(self.task, DiagnosticTask) else "input_length"
             lengths = {own: self.input_length} | {
                 key: getattr(self.task, key, None) or 0 for key in ("answer_length", "target_length")
             }
-            problems += [
-                ("model.max_positions", f"{self.model.max_positions} is below task.{key} {length}")
-                for key, length in lengths.items()
-                if length > self.model.max_positions
-            ]
-        if problems:
-            raise Misfit(problems)
-        return self
+            for key, length in lengths.items():
+                if length > self.model.max_positions:
+                    yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
 
-    def _stuck_controller(self) -> list[tuple[str, str]]:
+    def _stuck_controller(self) -> Iterator[tuple[str, str]]:
         """Why the controller of a delete gate could never move alpha."""
         controller, delay, steps = self.controller, self.loss.regularizer_delay, self.training.max_steps
         if isinstance(controller, ConstantController):
-            return []
-        gains = {"k_p": controller.k_p} | (
-            {} if isinstance(controller, PController) else {"k_i": controller.k_i}
-        )
+            return
+        gains = {key: getattr(controller, key) for key in ("k_p", "k_i") if hasattr(controller, key)}
         if not any(gains.values()):
             keys = " and ".join(gains)
-            return [
-                ("controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that")
-            ]
-        if -(-delay // controller.every_steps) * controller.every_steps >= steps:
-            text = (
+            yield "controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that"
+        elif -(-delay // controller.every_steps) * controller.every_steps >= steps:
+            yield (
+                "controller.every_steps",
                 f"no multiple of {controller.every_steps} lies between loss.regularizer_delay {delay} and "
-                f"training.max_steps {steps}; alpha would never be set"
+                f"training.max_steps {steps}; alpha would never be set",
             )
-            return [("controller.every_steps", text)]
-        return []
 
     def remarks(self) -> list[str]:
         """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""
@@ -952,3 +721,10 @@ class Recipe(Section):
         if isinstance(self.task, CharacterTask) and self.task.input_length is None:
             return CHARACTER_LENGTHS[self.task.kind][0]
         return self.task.input_length or 0
+
+
+def take_in_shorteners() -> None:
+    """Let recipes have every kind of shortener that is registered by now."""
+    ModelSection.model_fields["shortener"].annotation = shorteners.union()
+    for section in (ModelSection, Recipe):
+        section.model_rebuild(force=True)

@@ -13,15 +13,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.report.evidence import Evidence, Result, gather
-from mrt5cli.suite.jobs import Experiment, Plan
+from mrt5cli.metrics.catalog import WHOLE_TARGETS
+from mrt5cli.report.results import EvaluatedRun, Evidence, Results
 
-Row = dict[str, Any]
-Finding = tuple[bool | None, str, list[Row]]
+Line = dict[str, Any]
+Finding = tuple[bool | None, str, list[Line]]
 
 TARGET_TOLERANCE = 0.04
 """Of a deletion rate around its target: the paper's own five MrT5s end up to 3.7 points away from theirs."""
@@ -58,16 +59,29 @@ class Claim:
     statement: str
     holds: bool | None
     sentence: str
-    rows: list[Row]
+    rows: list[Line]
 
 
-def check_claim(name: str, experiment: Experiment, plan: Plan) -> Claim:
+Find = Callable[[Evidence], Finding]
+CLAIMS: dict[str, tuple[str, Find]] = {}
+"""What the paper says, and the function that looks for it, by its name."""
+
+
+def _claim(statement: str) -> Callable[[Find], Find]:
+    def add(find: Find) -> Find:
+        CLAIMS[find.__name__] = statement, find
+        return find
+
+    return add
+
+
+def check_claim(name: str, results: Results) -> Claim:
     """Judge a claim by what an experiment's runs have left on disk.
 
     Raises:
         KeyError: there is no claim of that name.
     """
-    return judge(name, gather(experiment, plan))
+    return judge(name, results.evidence)
 
 
 def judge(name: str, evidence: Evidence) -> Claim:
@@ -76,7 +90,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
     Raises:
         KeyError: there is no claim of that name.
     """
-    statement, find = STATEMENTS[name], CLAIMS[name]
+    statement, find = CLAIMS[name]
     if not evidence.results:
         return Claim(name, statement, None, NOT_THERE + (", ".join(evidence.missing) or NO_RUNS), [])
     holds, sentence, rows = find(evidence)
@@ -88,13 +102,14 @@ def judge(name: str, evidence: Evidence) -> Claim:
 # --- quality against reduction ------------------------------------------------------------------------------
 
 
+@_claim("At equal reduction MrT5 loses less than every baseline.")
 def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     """MrT5's losses, joined by straight lines from ByT5 on, against each baseline's at the baseline's rate.
 
     A straight line lies above a curve that bends upwards, as losses over rates do: where it decides, it
     decides against MrT5. Seeds are compared with the same seed.
     """
-    gaps: dict[str, list[tuple[Result, float, float]]] = defaultdict(list)
+    gaps: dict[str, list[tuple[EvaluatedRun, float, float]]] = defaultdict(list)
     beyond = []
     for seed, results in _by_seed(evidence.results).items():
         base = [result for result in results if result.kind == "none"]
@@ -130,7 +145,7 @@ def less_loss_at_equal_reduction(evidence: Evidence) -> Finding:
     return not worse, sentence, rows
 
 
-def _tradeoff_row(found: Sequence[tuple[Result, float, float]]) -> Row:
+def _tradeoff_row(found: Sequence[tuple[EvaluatedRun, float, float]]) -> Line:
     """A baseline's means over seeds beside MrT5's at the same rates."""
     gaps = [result.loss - expected for result, expected, _ in found]
     return {
@@ -157,15 +172,16 @@ def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
     return None
 
 
+@_claim("The models read their source, so that deleting from it can cost something.")
 def source_is_read(evidence: Evidence) -> Finding:
     """What models lose without their source: under it, no deletion costs anything and nothing is shown."""
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": result.name,
             "seed": result.seed,
             "deleted": result.rate,
             "loss": result.loss,
-            "loss_source_removed": result.total.get("source_removed_loss"),
+            "loss_source_removed": result.total.source_removed_loss,
         }
         for result in evidence.of_kind("none")
     ]
@@ -180,9 +196,10 @@ def source_is_read(evidence: Evidence) -> Finding:
     return min(worth) >= SOURCE_WORTH, sentence, rows
 
 
+@_claim("The controller brings the deletion rate to its target.")
 def hits_targets(evidence: Evidence) -> Finding:
     """How far each controlled MrT5 ends from its target."""
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": result.name,
             "seed": result.seed,
@@ -207,10 +224,11 @@ def hits_targets(evidence: Evidence) -> Finding:
 # --- what is deleted ----------------------------------------------------------------------------------------
 
 
+@_claim("On diagnostic tasks the gate deletes exactly the letters not needed.")
 def gate_finds_the_letters(evidence: Evidence) -> Finding:
     """Precision and recall of the gate on letters, and what deletion costs in sequences right."""
     plain = {(result.task, result.seed): result for result in evidence.of_kind("none")}
-    rows: list[Row] = []
+    rows: list[Line] = []
     for result in evidence.of_kind("delete_gate"):
         base = plain.get((result.task, result.seed))
         rows.append(
@@ -218,10 +236,10 @@ def gate_finds_the_letters(evidence: Evidence) -> Finding:
                 "task": result.task,
                 "seed": result.seed,
                 "deleted": result.rate,
-                "precision": result.total.get("gate_precision"),
-                "recall": result.total.get("gate_recall"),
-                "sequence_accuracy": result.total.get("sequence_accuracy"),
-                "byt5_sequence_accuracy": None if base is None else base.total.get("sequence_accuracy"),
+                "precision": result.total.gate_precision,
+                "recall": result.total.gate_recall,
+                WHOLE_TARGETS: result.total.sequence_accuracy,
+                f"byt5_{WHOLE_TARGETS}": None if base is None else base.total.sequence_accuracy,
             }
         )
     known = [row for row in rows if row["precision"] is not None and row["recall"] is not None]
@@ -239,20 +257,21 @@ def gate_finds_the_letters(evidence: Evidence) -> Finding:
     return len(exact) == len(known), sentence, rows
 
 
+@_claim("One multilingual MrT5 deletes at other rates in other scripts.")
 def rates_differ_by_script(evidence: Evidence) -> Finding:
     """Deletion rates of one model by language, and how much of their spread lies between scripts."""
     result = next((one for one in evidence.of_kind("delete_gate") if len(one.rows) > 2), None)
     if result is None:
         return None, "no MrT5 was evaluated by language", []
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
-            "language": LANGUAGES[row["subset"]].name,
-            "script": LANGUAGES[row["subset"]].script,
-            "deleted": row["deletion_rate"],
-            "loss": row["loss"],
+            "language": LANGUAGES[row.subset].name,
+            "script": LANGUAGES[row.subset].script,
+            "deleted": row.deletion_rate,
+            "loss": row.loss,
         }
         for row in result.rows
-        if row["subset"] in LANGUAGES
+        if row.subset in LANGUAGES
     ]
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -278,13 +297,14 @@ def rates_differ_by_script(evidence: Evidence) -> Finding:
 # --- samples, softmax, time ---------------------------------------------------------------------------------
 
 
+@_claim("A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does.")
 def rate_does_not_tell_loss(evidence: Evidence) -> Finding:
     """Pearson's r of deletion rate and loss increase over samples: MrT5's against random deletion's."""
     document = evidence.analyses.get("per_sample")
     if document is None:
         return None, NOT_THERE + "analysis per_sample", []
     kinds = {result.recipe: result.kind for result in evidence.results}
-    rows: list[Row] = [
+    rows: list[Line] = [
         {
             "model": str(row["recipe"]).rpartition("/")[2],
             "kind": kinds.get(row["recipe"]),
@@ -312,9 +332,10 @@ def rate_does_not_tell_loss(evidence: Evidence) -> Finding:
     return apart > 1.96, sentence, rows
 
 
+@_claim("Deletion costs no more with softmax1 than with softmax (our own ablation).")
 def softmax1_costs_less(evidence: Evidence) -> Finding:
     """What deletion adds to ByT5's loss, with softmax1 and with softmax; our own ablation."""
-    rows: list[Row] = []
+    rows: list[Line] = []
     for softmax1 in (True, False):
         same = [result for result in evidence.results if result.softmax1 is softmax1]
         base = {result.seed: result for result in same if result.kind == "none"}
@@ -365,10 +386,11 @@ def _uncertainty(document: Mapping[str, Any] | None) -> float | None:
     return math.sqrt(math.fsum(((one["high"] - one["low"]) / 2) ** 2 for one in losses))
 
 
+@_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
 def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     plain = {result.seed: result for result in evidence.of_kind("none") if _time(result) is not None}
-    rows: list[Row] = []
+    rows: list[Line] = []
     for result in evidence.of_kind("delete_gate", "random"):
         base, time = plain.get(result.seed), _time(result)
         if base is None or time is None or not result.config:
@@ -405,69 +427,35 @@ def runtime_falls_as_predicted(evidence: Evidence) -> Finding:
     return falls and least["share_of_saving"] >= RUNTIME_SHARE, sentence, rows
 
 
-def _time(result: Result) -> float | None:
+def _time(result: EvaluatedRun) -> float | None:
     """Milliseconds an example, of the median batch, which another program's interference does not move."""
-    time = result.total.get("median_ms_per_example")
-    return None if time is None else float(time)
+    return result.total.median_ms_per_example
 
 
-def _macs(result: Result, config: Any = None) -> int:
+def _macs(result: EvaluatedRun, config: Any = None) -> int:
     """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
     row, config = result.total, config or result.config
-    sizes = Sizes(
-        d_model=config["d_model"],
-        d_ff=config["d_ff"],
-        inner=config["num_heads"] * config["d_kv"],
-        encoder_layers=config["num_layers"],
-        decoder_layers=config["num_decoder_layers"],
-        gate_layer=config["delete_gate_layer"],
-        vocabulary=config["vocab_size"],
-        gated=str(config["feed_forward_proj"]).startswith("gated"),
-    )
-    source = round(row["input_length"])
-    target = round(row["target_tokens"] / row["examples"])
-    kept = source if result.kind == "none" else round(row["kept_length"])
+    gated = str(config["feed_forward_proj"]).startswith("gated")
+    sizes = Sizes.of(SimpleNamespace(**{"is_gated_act": gated, **config}))
+    source = round(row.input_length or 0)
+    target = round(row.target_tokens / row.examples)
+    kept = source if result.kind == "none" else round(row.kept_length or 0)
     return macs(sizes, [source], [kept], [target])
 
 
-# --- all of them --------------------------------------------------------------------------------------------
+# --- shared --------------------------------------------------------------------------------------------
 
 
 def _mean(values: Any) -> float:
     return statistics.fmean(values)
 
 
-def _fisher_mean(rows: Sequence[Row]) -> float:
+def _fisher_mean(rows: Sequence[Line]) -> float:
     return math.tanh(_mean(math.atanh(row["r"]) for row in rows))
 
 
-def _by_seed(results: Sequence[Result]) -> dict[int, list[Result]]:
-    groups: dict[int, list[Result]] = defaultdict(list)
+def _by_seed(results: Sequence[EvaluatedRun]) -> dict[int, list[EvaluatedRun]]:
+    groups: dict[int, list[EvaluatedRun]] = defaultdict(list)
     for result in results:
         groups[result.seed].append(result)
     return groups
-
-
-CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
-    "source_is_read": source_is_read,
-    "less_loss_at_equal_reduction": less_loss_at_equal_reduction,
-    "hits_targets": hits_targets,
-    "gate_finds_the_letters": gate_finds_the_letters,
-    "rates_differ_by_script": rates_differ_by_script,
-    "rate_does_not_tell_loss": rate_does_not_tell_loss,
-    "softmax1_costs_less": softmax1_costs_less,
-    "runtime_falls_as_predicted": runtime_falls_as_predicted,
-}
-
-STATEMENTS = {
-    "source_is_read": "The models read their source, so that deleting from it can cost something.",
-    "less_loss_at_equal_reduction": "At equal reduction MrT5 loses less than every baseline.",
-    "hits_targets": "The controller brings the deletion rate to its target.",
-    "gate_finds_the_letters": "On diagnostic tasks the gate deletes exactly the letters not needed.",
-    "rates_differ_by_script": "One multilingual MrT5 deletes at other rates in other scripts.",
-    "rate_does_not_tell_loss": (
-        "A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does."
-    ),
-    "softmax1_costs_less": "Deletion costs no more with softmax1 than with softmax (our own ablation).",
-    "runtime_falls_as_predicted": "Runtime falls with the deletion rate, as the saved arithmetic predicts.",
-}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
+from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.paper.tolerances import AVERAGES, RULES, Band
+from mrt5cli.paper import tolerances
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
 from mrt5cli.report.claims import Claim
-from mrt5cli.report.ours import TOTAL, Ran, Results
+from mrt5cli.report.results import Ran, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
 from mrt5cli.text import counted
 
@@ -40,6 +43,26 @@ class Table:
     folded: bool = False
     words: int = 1
     prose: bool = False
+
+    def and_rows(self, rows: Sequence[tuple[str, ...]]) -> Table:
+        """The same with more below."""
+        return replace(self, rows=[*self.rows, *rows])
+
+
+Thing = TypeVar("Thing")
+
+
+def tabulated(
+    things: Iterable[Thing], columns: Mapping[str, Callable[[Thing], str]], title: str = "", **how: Any
+) -> Table:
+    """A row a thing, its cells what each column shows of it.
+
+    Args:
+        columns: by their headers.
+        how: more of a `Table`.
+    """
+    rows = [tuple(show(thing) for show in columns.values()) for thing in things]
+    return Table(tuple(columns), rows, title, **how)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -88,30 +111,6 @@ def _tolerance(allowed: Band | None, value: float, unit: str) -> str:
 
 # --- published and ours ----------------------------------------------------------------------------------
 
-METRICS = {
-    "test_cross_entropy": "cross-entropy, nats",
-    "bits_per_byte": "bits per byte",
-    "seq_len_reduction": "reduction, %",
-    "new_seq_len": "new length",
-    "token_accuracy": "token accuracy, %",
-    "sequence_accuracy": "accuracy, %",
-    "exact_match": "exact match, %",
-    "f1": "F1, %",
-    "num_examples": "test examples",
-    "runtime_per_example": "ms an example",
-    "total_eval_time": "seconds in all",
-    "runtime_decrease_vs_byt5": "less time, %",
-    "pearson_r": "Pearson r",
-    "fisher_average_r": "mean r (Fisher)",
-    "macs": "MACs",
-    "macs_relative_to_byt5": "MACs, share",
-    "deletion_rate": "deleted, %: ",
-    "max_seq_len_reduction": "highest reduction, %",
-    "total_parameters": "parameters",
-    "delete_gate_parameters": "the gate's parameters",
-}
-"""Published metrics, in the words of a table."""
-
 HEADERS = ("model", "of", "number", "published", "ours", "difference", "tolerance", "verdict")
 
 
@@ -150,9 +149,9 @@ def _line(one: Compared) -> tuple[str, ...]:
     if one.ours is not None:
         ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
     name, _, kind = one.row.metric.partition("[")
-    metric = METRICS[name] + kind.rstrip("]").replace("_", " ")
+    metric = BY_PUBLISHED_NAME[name].heading + kind.rstrip("]").replace("_", " ")
     if unit != one.row.unit:  # a time, as what it is in percent less than ByT5's
-        metric = METRICS["runtime_decrease_vs_byt5"]
+        metric = BY_PUBLISHED_NAME[DECREASE].heading
     difference = one.difference
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
     return (
@@ -208,97 +207,62 @@ def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, st
 
 def rules() -> Table:
     """What may differ, by rule."""
-    lines = [
-        (
-            rule.name,
-            rule.in_words,
-            "yes" if rule.sampled else "no",
-            rule.better or "neither",
-            rule.reason,
-        )
-        for rule in RULES
-    ]
-    headers = ("numbers", "between runs", "sampling added", "better is", "why")
-    return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
+    columns: dict[str, Callable[[Rule], str]] = {
+        "numbers": lambda rule: rule.name,
+        "between runs": lambda rule: rule.in_words,
+        "sampling added": lambda rule: "yes" if rule.sampled else "no",
+        "better is": lambda rule: rule.better or "neither",
+        "why": lambda rule: rule.reason,
+    }
+    return tabulated(tolerances.rules(), columns, "Tolerances", folded=True, words=5, prose=True)
 
 
 # --- ours alone ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A number of an evaluation's row, as a column."""
-
-    header: str
-    name: str
-    show: Callable[[float | None], str]
-    where: Callable[[str], bool] = lambda kind: True
-
-
-def _is_text(kind: str) -> bool:
-    return kind == "span_corruption"
-
-
-def _is_no_text(kind: str) -> bool:
-    return not _is_text(kind)
-
-
-_COLUMNS = (
-    _Column("deleted, %", "deletion_rate", percent),
-    _Column("loss, nats", "loss", number),
-    _Column("bits per byte", "bits_per_byte", number, _is_text),
-    _Column("token acc., %", "token_accuracy", lambda share: percent(share, 2), _is_no_text),
-    _Column("seq. acc., %", "sequence_accuracy", lambda share: percent(share, 2), _is_no_text),
-    _Column("choice acc., %", "constrained_accuracy", lambda share: percent(share, 2)),
-    _Column("exact match, %", "exact_match", lambda share: percent(share, 2)),
-    _Column("F1, %", "f1", lambda share: percent(share, 2)),
-    _Column("gate precision", "gate_precision", lambda share: number(share, 3)),
-    _Column("gate recall", "gate_recall", lambda share: number(share, 3)),
-    _Column("loss without source", "source_removed_loss", number),
-    _Column("ms an example", "ms_per_example", lambda value: number(value, 2)),
-)
-
-
 def our_runs(results: Results) -> Table | None:
     """A line a recipe, means over seeds with intervals where there are several; None without any result."""
-    found: list[tuple[str, list[Ran], list[dict[str, Any]], str]] = []
+    found: list[tuple[str, list[Ran], list[Row], str]] = []
     for name, runs in results.runs.items():
-        rows, done = [], []
-        for ran in runs:
-            for document in ran.documents[:1]:
-                rows.append(document["models"][0]["rows"][-1])
-                done.append(ran)
-                kind = document["task"]["kind"]
-        if rows:
-            found.append((name, done, rows, kind))
+        done = [ran for ran in runs if ran.evaluations]
+        if done:
+            first = [ran.evaluations[0] for ran in done]
+            found.append((name, done, [one.rows[-1] for one in first], first[-1].task))
     if not found:
         return None
     columns = [
-        column
-        for column in _COLUMNS
+        metric
+        for metric in MEASURED
         if any(
-            column.where(kind) and row[column.name] is not None for *_, rows, kind in found for row in rows
+            _is_shown(metric, kind) and row.number(metric.name) is not None
+            for *_, rows, kind in found
+            for row in rows
         )
     ]
     lines = [
         (
             name,
             ", ".join(str(ran.seed) for ran in runs),
-            *(_mean_of([row[column.name] for row in rows], column.show) for column in columns),
+            *(_mean_of([row.number(metric.name) for row in rows], metric) for metric in columns),
         )
         for name, runs, rows, _ in found
     ]
-    headers = ("recipe", "seeds", *(column.header for column in columns))
+    headers = ("recipe", "seeds", *(metric.heading for metric in columns))
     return Table(headers, lines, "Our runs, on all of the test", words=2)
 
 
-def _mean_of(values: Sequence[float | None], show: Callable[[float | None], str]) -> str:
-    known = [value for value in values if value is not None]
+def _is_shown(metric: Metric, kind: str) -> bool:
+    """Whether runs of a kind of task have a column of it: nobody spells a text's gaps right throughout."""
+    text = {"bits_per_byte": True, "token_accuracy": False, WHOLE_TARGETS: False}
+    apart = metric.in_cards or metric.unit == "ms"
+    return apart and text.get(metric.name, kind == "span_corruption") == (kind == "span_corruption")
+
+
+def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
+    known = [metric.factor * value for value in values if value is not None]
     if not known:
         return MISSING
-    ends = interval_of_mean(known)
-    text = show(statistics.fmean(known))
-    return text if ends is None else f"{text} [{show(ends[0])}, {show(ends[1])}]"
+    return number(statistics.fmean(known), metric.digits) + interval(interval_of_mean(known), metric.digits)
 
 
 def problems(results: Results) -> list[str]:
@@ -308,7 +272,7 @@ def problems(results: Results) -> list[str]:
         if not runs:
             told.append(f"{name}: not part of this plan")
         for ran in runs:
-            if not ran.documents and results.experiment.evaluations:
+            if not ran.evaluations and results.experiment.evaluations:
                 told.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
     return told
 

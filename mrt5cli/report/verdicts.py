@@ -21,8 +21,8 @@ from mrt5cli.paper.tolerances import (
     examples_of,
     rule_of,
 )
-from mrt5cli.report.ours import Missing, Ours, Results
 from mrt5cli.report.placement import Placed
+from mrt5cli.report.results import Missing, Ours, Results
 
 Verdict = Literal["within", "outside", "better", "not run", "not compared"]
 """Of one number. "better": outside on the good side, and with no less deleted. "not compared": it could not

@@ -1,17 +1,16 @@
 """What a task is: training batches without end, held-out batches that never change, and how to show them.
 
-To add a task, write one file here with a `Task` subclass under `@register("its_kind")`, and its settings in
-`mrt5cli/recipe/schema.py`.
+To add a task, write one file here, called as its kind, with a `Task` subclass under `@register("its_kind")`.
+A recipe gives it the settings of `recipe.schema.AddedTask`.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +19,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
+from mrt5cli.recipe import SpanCorruptionTask
+
+if TYPE_CHECKING:
+    from mrt5cli.recipe.schema import TaskSection
 
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]
@@ -111,7 +114,6 @@ class SeekableStream(BatchStream):
         self._group = max(1, at_once // batch_size)
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        """See `BatchStream`."""
         size = self._batch_size
         numbers = count(self.start_batch + worker, workers)
         while True:
@@ -197,7 +199,7 @@ class Task(ABC):
         """The language a subset is in, as a code; None where subsets are no languages."""
         return None
 
-    def deletable(self, input_ids: Any) -> NDArray[np.bool_] | None:
+    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
         return None
 
@@ -222,7 +224,12 @@ class Task(ABC):
         """Source and target text of the first example of "train", "validation" or "test"."""
 
 
-_TASKS: dict[str, Callable[[Any], Task]] = {}
+# The file of this folder that registers a kind, where it is not called as the kind.
+_FILES = {
+    **dict.fromkeys(("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"), "diagnostic"),
+    **dict.fromkeys(("spelling_correction_contextual", "word_search"), "characters"),
+}
+_TASKS: dict[str, Callable[..., Task]] = {}
 _TaskClass = TypeVar("_TaskClass", bound=type[Task])
 
 
@@ -236,20 +243,18 @@ def register(*kinds: str) -> Callable[[_TaskClass], _TaskClass]:
     return add
 
 
-def build_task(section: Any) -> Task:
-    """The task of a recipe's task section, from whichever file of this package registers its kind."""
-    import mrt5cli.tasks
-
-    for module in pkgutil.iter_modules(mrt5cli.tasks.__path__):
-        importlib.import_module(f"mrt5cli.tasks.{module.name}")
+def build_task(section: TaskSection) -> Task:
+    """The task of a recipe's task section, from the file of this folder that registers its kind."""
+    name = _FILES.get(section.kind, section.kind)
+    importlib.import_module(f"mrt5cli.tasks.{name}")
     if section.kind not in _TASKS:
-        raise ValueError(
-            f"no task is registered for kind {section.kind!r}, only for {', '.join(sorted(_TASKS))}"
-        )
+        raise ValueError(f"mrt5cli/tasks/{name}.py registers no task of kind {section.kind!r}")
     return _TASKS[section.kind](section)
 
 
-def check_held_out(task: Task, section: Any, split: str, subsets: Sequence[str] | None = None) -> None:
+def check_held_out(
+    task: Task, section: TaskSection, split: str, subsets: Sequence[str] | None = None
+) -> None:
     """Look whether every subset has examples, before time is spent on the first.
 
     Streams of the Hub are not asked: there this takes a request for each language.
@@ -261,7 +266,7 @@ def check_held_out(task: Task, section: Any, split: str, subsets: Sequence[str] 
     Raises:
         UserError: one has none, or they cannot be read.
     """
-    if section.kind == "span_corruption" and section.source.kind == "hub":
+    if isinstance(section, SpanCorruptionTask) and section.source.kind == "hub":
         return
     for subset in task.subsets(split) if subsets is None else subsets:
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:

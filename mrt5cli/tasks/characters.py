@@ -11,13 +11,15 @@ import re
 from pathlib import Path, PurePath
 from random import Random
 
+import pyarrow as pa
+
 from mrt5cli.data.builders.writing import is_made_here
+from mrt5cli.data.columns import Row, text_column
 from mrt5cli.data.generated import words
-from mrt5cli.data.rows import Row, Table, text_column
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, TableTask
 
 # Parts of the published tests, in the paper's order.
 TEST_PARTS = {
@@ -34,6 +36,7 @@ _PIECE = re.compile(r"-\d+(-of-\d+)?$")
 class Characters(TableTask):
     """Parts of the test are its files, by their names; see `TableTask`."""
 
+    section: CharacterTask
     version = 1
     measures = ("sequence_accuracy",)
     columns = (text_column("input"), text_column("output"))
@@ -51,7 +54,7 @@ class Characters(TableTask):
     def parts(self, split: str) -> list[str]:
         """The parts of the test; all of another split."""
         if split != "test":
-            return [ALL]
+            return super().parts(split)
         known = TEST_PARTS[self.section.kind]
         if self.files is None:
             return known
@@ -79,10 +82,6 @@ class Characters(TableTask):
         found = _TEST_NAME.search(last)
         return found[0].lower() if found else f"test_{last}" if PurePath(name).parent.name else "test"
 
-    def hub_split(self, split: str, part: str) -> HubSplit:
-        """Nowhere: the schema offers no such source."""
-        raise ValueError(f"{self.section.kind} is not on the Hub")
-
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """Words, two letters of one changed over; or letters that hide a word, after its first letter."""
         if self.section.kind == "word_search":
@@ -95,7 +94,7 @@ class Characters(TableTask):
         wrong = [*right[:place], right[place][1] + right[place][0] + right[place][2:], *right[place + 1 :]]
         return {"input": " ".join(wrong), "output": " ".join(right)}
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         if self.files is not None:
             return self.files.part(split, None if part == ALL else part)
         return super()._read(split, part)

@@ -5,9 +5,8 @@ reference, "copy" draws two letters fewer than the length too, so that nothing i
 is the same.
 
 Strings are drawn by hashing counters in 64-bit integers, so string i depends on (seed, split, i) and on
-nothing
-else: no generator state, no order of sets, no version of numpy. A hash of each string's letters decides which
-split it belongs to, and strings of other splits are drawn again, so no string is in two splits.
+nothing else: no generator state, no order of sets, no version of numpy. A hash of each string's letters
+decides which split it belongs to, and strings of other splits are drawn again, so no string is in two splits.
 
 Letters: B rows, L tokens of a source, n = L - 2 of them letters.
 """
@@ -16,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD, encode
@@ -55,16 +54,14 @@ BUCKETS = 16
 BUCKETS_OF_SPLIT = {"validation": (0, 1), "test": (1, 2), "train": (2, BUCKETS)}
 SPLIT_KEYS = {split: number for number, split in enumerate(("train", "validation", "test"))}
 
-# Mean pieces planted in 62 letters; others in proportion to the length (paper, diagnostic setup at length
-# 64).
+# Mean pieces planted in 62 letters (paper, length 64); at other lengths in proportion.
 MEAN_INSERTIONS = {"contextual_vowel_removal": 25.0, "merge_ABC": 5.0}
 PIECE_LENGTHS = {"contextual_vowel_removal": 2, "merge_ABC": 3}
 REFERENCE_LENGTH = 64
 # Strings made at a time, about.
 AT_ONCE = 1024
 
-# --- rules
-# ----------------------------------------------------------------------------------------------------------
+# --- rules --------------------------------------------------------------------------------------------------
 
 
 def unneeded(kind: str, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -108,8 +105,7 @@ def _starts_of_abc(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (ids[:, :-2] == first) & (ids[:, 1:-1] == second) & (ids[:, 2:] == third)
 
 
-# --- strings
-# --------------------------------------------------------------------------------------------------------
+# --- strings ------------------------------------------------------------------------------------------------
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -156,7 +152,7 @@ def _places(
     """(B, n - piece + 1), True where pieces begin: counts[b] in row b, or fewer where no more fit.
 
     Places are tried in random order and taken when they overlap none taken before, until there are enough.
-    That is the reference's law, which tries places at random and gives up after 500 vain tries.
+    That is the distribution of the reference, which tries places at random and gives up after 500 vain tries.
     """
     starts, reach = letters - piece + 1, piece - 1
     positions = np.arange(starts, dtype=np.uint64)
@@ -227,8 +223,7 @@ def draw_strings(
     return ids
 
 
-# --- task
-# -----------------------------------------------------------------------------------------------------------
+# --- task ---------------------------------------------------------------------------------------------------
 
 
 @register("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC")
@@ -263,7 +258,7 @@ class Diagnostic(Task):
             examples = self._batch(split, np.arange(start, min(start + group, count)), HELD_OUT_SEED)
             yield from batches_of(examples, batch_size)
 
-    def deletable(self, input_ids: Any) -> NDArray[np.bool_]:
+    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B, L), see `unneeded`."""
         return unneeded(self.name, np.asarray(input_ids, dtype=np.int64))
 

@@ -7,16 +7,17 @@ of a question's answers.
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
+from mrt5cli.data.columns import Row, answers_column, text_column
 from mrt5cli.data.generated import space, words
-from mrt5cli.data.rows import Row, answers_column, text_column
-from mrt5cli.tasks.rows import Encoding, TableTask
+from mrt5cli.recipe import TyDiQATask, XQuADTask
+from mrt5cli.tasks.tables import Encoding, TableTask
 
 
 class QuestionAnswering(TableTask):
     """Questions, passages and the answers in them; see `TableTask`."""
 
+    section: TyDiQATask | XQuADTask
     measures = ("exact_match", "f1")
     target_key = "task.input_length"
     columns = (
@@ -26,7 +27,7 @@ class QuestionAnswering(TableTask):
         answers_column("answers"),
     )
 
-    def __init__(self, section: Any) -> None:
+    def __init__(self, section: TyDiQATask | XQuADTask) -> None:
         prompt = "Question: {question} Context: {context}"
         length = section.input_length
         # Targets are cut where sources are, as in the reference; `answer_length` is for generation.
@@ -35,7 +36,7 @@ class QuestionAnswering(TableTask):
     @property
     def answer_length(self) -> int:
         """The recipe's."""
-        return int(self.section.answer_length)
+        return self.section.answer_length
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
         """See `Task`; the first of an example's answers is its target."""

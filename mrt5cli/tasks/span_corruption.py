@@ -3,26 +3,241 @@
 Documents are joined with EOS and cut into rows that do not overlap. Noise is drawn for each example from
 the seed and the example's number alone, so that streams can begin anywhere, and held-out noise is the
 same for every run.
+
+Letters: B examples, N raw tokens of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mrt5cli.data.characters import shown
-from mrt5cli.data.corpus import Order
+from mrt5cli.data.corpus import Chunks, Order
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.sources import HubFiles, MemoryText, StreamedText, open_source
-from mrt5cli.data.span_noise import MOST_SPANS, plan_lengths
+from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans, plan_lengths
+from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
-from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, register, subset_of
-from mrt5cli.tasks.span_streams import MemoryExamples, Noise, StreamedExamples
+from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, make_batch, register, subset_of
+from mrt5cli.text import say_nothing, say_on_stderr
 
 HELD_OUT_SEED = 20241028
+# What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
+NOISE_DRAW, DOCUMENTS_DRAW, LANGUAGES_DRAW, FILES_DRAW = range(4)
+# Examples of each language in one shuffled block.
+LANGUAGE_BLOCK = 64
+# Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
+# the training has used.
+REMEMBERED_BATCHES = 1024
+
+
+# --- examples -----------------------------------------------------------------------------------------------
+
+
+class Noise:
+    """The noise of examples: number i's comes from (seed, i) alone.
+
+    A counter-based generator is set to each example's own counter, which is ten times faster than a new
+    generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        key = np.random.SeedSequence((seed, NOISE_DRAW)).generate_state(2, np.uint64)
+        self._bits = np.random.Philox(key=key)
+        self._generator = np.random.Generator(self._bits)
+        self._fresh: Any = self._bits.state
+
+    def generators(self, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
+        """Generators of these examples; each is valid until the next is taken."""
+        for index in indices.tolist():
+            self._fresh["state"]["counter"] = np.array([0, index, 0, 0], dtype=np.uint64)
+            self._bits.state = self._fresh
+            yield self._generator
+
+    def batch(self, raw: NDArray[np.uint8], indices: NDArray[np.int64], lengths: SpanLengths) -> Batch:
+        """Examples of raw rows (B, N) that have these indices (B,)."""
+        return make_batch(*corrupt(raw, *draw_spans(self.generators(indices), len(raw), lengths)))
+
+
+@lru_cache(maxsize=64)
+def _language_block(languages: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    generator = np.random.default_rng((seed, LANGUAGES_DRAW, block))
+    drawn = generator.permutation(np.repeat(np.arange(languages), LANGUAGE_BLOCK))
+    place = np.empty_like(drawn)
+    place[np.argsort(drawn, kind="stable")] = np.tile(np.arange(LANGUAGE_BLOCK), languages)
+    return drawn, block * LANGUAGE_BLOCK + place
+
+
+def draw_languages(
+    languages: int, seed: int, indices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The language of examples (B,), and which of that language's examples each is.
+
+    Languages are drawn uniformly without replacement from blocks with 64 examples of each, so that any
+    example can be found at once; the shares are then equal after every block.
+
+    Returns:
+        (B,) index of the language, and (B,) running number within the language.
+    """
+    if languages == 1:
+        return np.zeros_like(indices), indices
+    blocks, places = np.divmod(indices, languages * LANGUAGE_BLOCK)
+    drawn, numbers = np.empty_like(indices), np.empty_like(indices)
+    for block in np.unique(blocks):
+        rows = np.flatnonzero(blocks == block)
+        of_block, numbers_of_block = _language_block(languages, seed, int(block))
+        drawn[rows], numbers[rows] = of_block[places[rows]], numbers_of_block[places[rows]]
+    return drawn, numbers
+
+
+class MemoryExamples:
+    """Training examples of text in memory: indices (B,) to a batch.
+
+    Args:
+        text: of which languages.
+        lengths, seed: as in `Task.train_stream`.
+        scattered: draw the order of examples, not just of documents.
+    """
+
+    def __init__(
+        self,
+        text: MemoryText,
+        languages: Sequence[str],
+        lengths: SpanLengths,
+        seed: int,
+        *,
+        scattered: bool = False,
+    ) -> None:
+        self._lengths, self._seed, self._noise = lengths, seed, Noise(seed)
+        self._chunks = [
+            Chunks(
+                text.corpus(language, "train", lengths.raw),
+                lengths.raw,
+                (seed, DOCUMENTS_DRAW, number),
+                scattered=scattered,
+            )
+            for number, language in enumerate(languages)
+        ]
+
+    def __call__(self, indices: NDArray[np.int64]) -> Batch:
+        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
+        drawn, numbers = draw_languages(len(self._chunks), self._seed, indices)
+        for language in np.unique(drawn):
+            rows = np.flatnonzero(drawn == language)
+            raw[rows] = self._chunks[language].read(numbers[rows])
+        return self._noise.batch(raw, indices, self._lengths)
+
+
+class StreamedExamples(BatchStream):
+    """Training batches of text that is read in order.
+
+    Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
+    share, so batches depend on the number of workers, and resuming reads again what was read before. Of a Hub
+    that is away the first worker of the first rank tells, on behalf of all.
+
+    Args:
+        text: of which languages.
+        lengths, seed, batch_size, rank, world_size: as in `Task.train_stream`.
+    """
+
+    may_fail = True
+
+    def __init__(
+        self,
+        text: StreamedText,
+        languages: Sequence[str],
+        *,
+        lengths: SpanLengths,
+        seed: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self._text, self._languages, self._lengths, self._seed = text, list(languages), lengths, seed
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._shard = [rank, world_size]
+        # (batches before, states of the readers, what they had left out), oldest first.
+        self._marks: deque[tuple[int, list[dict[str, Any]], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
+        # Lines and files left out, counted by all workers.
+        self._left_out = torch.zeros(2, dtype=torch.int64)
+        self._left_out.share_memory_()  # type: ignore[no-untyped-call]
+
+    def batches(self, worker: int, workers: int) -> Iterator[Batch]:
+        """Batches from start_batch on; see `BatchStream`."""
+        noise = Noise(self._seed)
+        # Batch b belongs to share b % workers, whichever worker the loader asks for it after a resume.
+        share = (self.start_batch + worker) % workers
+        streams = [
+            self._text.train(
+                language,
+                key=(self._seed, FILES_DRAW, index),
+                shard=self._rank * workers + share,
+                shards=self._world_size * workers,
+                counts=self._left_out,
+                tell=say_on_stderr if self._rank == worker == 0 else say_nothing,
+            )
+            for index, language in enumerate(self._languages)
+        ]
+        number = share
+        if workers == 1:
+            behind = [mark for mark in self._marks if mark[0] <= self.start_batch]
+            self._marks.clear()
+            self._left_out.zero_()
+            if behind:
+                number, states, left_out = behind[-1]
+                self._left_out += torch.tensor(left_out)
+                for stream, state in zip(streams, states, strict=True):
+                    stream.load_state_dict(state)
+        for batch in itertools.count(number, workers):
+            if workers == 1:
+                states = [stream.state_dict() for stream in streams]
+                self._marks.append((batch, states, self._left_out.tolist()))
+            first = (batch * self._world_size + self._rank) * self._batch_size
+            indices = np.arange(first, first + self._batch_size)
+            raw = self._read(streams, indices)
+            if batch >= self.start_batch:
+                yield noise.batch(raw, indices, self._lengths)
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """Where to go on, with the readers' states at the beginning of a batch just before."""
+        state = super().state_dict(consumed)
+        behind = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
+        return {**state, "shard": self._shard, "mark": behind[-1] if behind else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration where `state_dict` was taken."""
+        super().load_state_dict(state)
+        self._marks.clear()
+        # Another rank's positions, or those of another number of ranks, say nothing about this one's; nor do
+        # those of earlier versions, which had no count of what was left out.
+        if state["shard"] == self._shard and state["mark"] is not None and len(state["mark"]) == 3:
+            batch, states, left_out = state["mark"]
+            self._marks.append((batch, states, left_out))
+
+    def remarks(self) -> list[str]:
+        """What could not be read and was left out."""
+        return LeftOut(self._left_out).sentences()
+
+    def _read(self, streams: Sequence[DocumentStream], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
+        drawn, _ = draw_languages(len(streams), self._seed, indices)
+        for language in np.unique(drawn):
+            rows = np.flatnonzero(drawn == language)
+            raw[rows] = streams[language].take(raw[rows].size).reshape(len(rows), -1)
+        return raw
+
+
+# --- task ---------------------------------------------------------------------------------------------------
 
 
 @register("span_corruption")
@@ -77,56 +292,38 @@ class SpanCorruption(Task):
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
         """Batches of one language; see `Task`. Example i has the same noise in every run."""
-        read = self._held_out_rows(split, subset_of(self, split, subset))
+        size = self.lengths.raw
+        source: Order | DocumentStream
+        if isinstance(self.text, MemoryText):
+            source = Order(self.text.corpus(subset_of(self, split, subset), split, at_least=size))
+        else:
+            source = self.text.held_out(subset_of(self, split, subset), split, size)
         noise = Noise(HELD_OUT_SEED)
         first = 0
         while limit is None or first < limit:
             wanted = batch_size if limit is None else min(batch_size, limit - first)
-            raw = read(first, wanted)
-            if len(raw):
-                yield noise.batch(raw, np.arange(first, first + len(raw)), self.lengths)
-            if len(raw) < wanted:
-                return
-            first += wanted
-
-    def _held_out_rows(self, split: str, language: str) -> Callable[[int, int], NDArray[np.uint8]]:
-        """A function from (first, count) to rows (<= count, N); calls must go on where the last ended."""
-        size = self.lengths.raw
-        if isinstance(self.text, MemoryText):
-            corpus = self.text.corpus(language, split, at_least=size)
-            order, available = Order(corpus), len(corpus.buffer) // size
-
-            def read(first: int, count: int) -> NDArray[np.uint8]:
-                last = min(first + count, available)
-                if last <= first:
-                    return np.empty((0, size), dtype=np.uint8)
-                return order.read(first * size, last * size).reshape(-1, size)
-
-            return read
-        stream = self.text.held_out(language, split, size)
-
-        def read_on(first: int, count: int) -> NDArray[np.uint8]:
-            taken = stream.take(count * size)
+            taken = source.take(wanted * size)
             whole = len(taken) // size
             if first == whole == 0:
                 raise UserError(
-                    f"too little {split} text in {self.text.description} ({language}): "
+                    f"too little {split} text in {self.text.description} ({subset}): "
                     f"{len(taken)} bytes, and one example takes {size}"
                 )
-            return taken[: whole * size].reshape(whole, size)
-
-        return read_on
+            if whole:
+                raw = taken[: whole * size].reshape(whole, size)
+                yield noise.batch(raw, np.arange(first, first + whole), self.lengths)
+            if whole < wanted:
+                return
+            first += wanted
 
     def remarks(self) -> list[str]:
         """What is left out of the text and why, and what is suspicious in it."""
         return self.text.remarks()
 
     def splits(self) -> list[str]:
-        """See `Task`."""
-        return self.text.splits
+        return list(self.text.splits)
 
     def commits(self) -> dict[str, str]:
-        """See `Task`."""
         files = self.text.files if isinstance(self.text, StreamedText) else None
         return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
 

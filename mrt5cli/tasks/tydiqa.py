@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import fingerprint
-from mrt5cli.data.rows import Row, Table, language_column
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES
+from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, TyDiQATask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
-from mrt5cli.tasks.rows import HubSplit
+from mrt5cli.tasks.tables import HubSplit
 
 # How ids such as finnish-7633091408814529542-0 begin.
 LANGUAGE_NAMES = {
@@ -36,17 +36,14 @@ HELD_OUT_ONE_IN = 5
 class TyDiQA(QuestionAnswering):
     """Trained and tested on the recipe's languages; see `TableTask`."""
 
+    section: TyDiQATask
     version = 1
     experiment = "tydiqa_goldp"
     languages = tuple(TYDIQA_LANGUAGES)
 
-    def parts(self, split: str) -> list[str]:
-        """The recipe's languages."""
-        return list(self.section.languages)
-
     def hub_split(self, split: str, part: str) -> HubSplit:
         """All languages in one place; training and validation too."""
-        name = self.section.source.name or "google-research-datasets/tydiqa"
+        name = self.dataset_name("google-research-datasets/tydiqa")
         return HubSplit(name, "secondary_task", "validation" if split == "test" else "train")
 
     def row_language(self, row: Row) -> str | None:
@@ -68,7 +65,7 @@ class TyDiQA(QuestionAnswering):
         name = next((name for name, code in LANGUAGE_NAMES.items() if code == part), part)
         return f"{name}-{number}-0"
 
-    def _read(self, split: str, part: str) -> Table:
+    def _read(self, split: str, part: str) -> pa.Table:
         if split == "test" or not self._held_out_of_training():
             return super()._read(split, part)
         table = super()._read("train", part)

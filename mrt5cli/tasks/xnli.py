@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from random import Random
 
+from mrt5cli.data.columns import Row, label_column, text_column
 from mrt5cli.data.generated import space, words
-from mrt5cli.data.rows import Row, label_column, text_column
 from mrt5cli.recipe import XnliTask
 from mrt5cli.recipe.schema import XNLI_LANGUAGES
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.rows import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 
 LABELS = ("entailment", "neutral", "contradiction")
 TRAINED_ON = "en"
@@ -22,6 +22,7 @@ TRAINED_ON = "en"
 class Xnli(TableTask):
     """Sentence pairs and one of three labels; see `TableTask`."""
 
+    section: XnliTask
     version = 1
     measures = ("sequence_accuracy",)
     experiment = "xnli"
@@ -45,7 +46,7 @@ class Xnli(TableTask):
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """A configuration a language."""
-        return HubSplit(self.section.source.name or "facebook/xnli", part, split)
+        return HubSplit(self.dataset_name("facebook/xnli"), part, split)
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """Words; some of them (entailment), others (neutral), or the same backwards (contradiction)."""

@@ -6,18 +6,17 @@ of it were published.
 
 from __future__ import annotations
 
-from mrt5cli.recipe.schema import XQUAD_LANGUAGES
+from mrt5cli.recipe.schema import XQUAD_LANGUAGES, XQuADTask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
-from mrt5cli.tasks.rows import HubSplit
+from mrt5cli.tasks.tables import HubSplit
 
 TRAINED_ON = "en"
 
 
 @register("xquad")
 class XQuAD(QuestionAnswering):
-    """See `TableTask`."""
-
+    section: XQuADTask
     version = 1
     languages = tuple(XQUAD_LANGUAGES)
 
@@ -28,5 +27,5 @@ class XQuAD(QuestionAnswering):
     def hub_split(self, split: str, part: str) -> HubSplit:
         """SQuAD's own splits; the test is XQuAD's, which calls it validation, a configuration a language."""
         if split == "test":
-            return HubSplit(self.section.source.name or "google/xquad", f"xquad.{part}", "validation")
+            return HubSplit(self.dataset_name("google/xquad"), f"xquad.{part}", "validation")
         return HubSplit("rajpurkar/squad", None, split, pinned=False)

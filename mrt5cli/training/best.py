@@ -9,18 +9,8 @@ from typing import Any
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
+from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir, remove_directory
-
-LOWER_IS_BETTER = ("loss",)
-"""Of the metrics a recipe may choose. None of them contains alpha, so all steps of a run compare."""
-
-GENERATED = ("exact_match", "f1")
-"""Those of answers that a model has to generate, which takes far longer than scoring given targets."""
-
-
-def in_words(metric: str) -> str:
-    """A metric's name for people. Validation's loss is the cross-entropy alone, unlike the one trained on."""
-    return "cross-entropy" if metric == "loss" else metric.replace("_", " ")
 
 
 @dataclass
@@ -28,7 +18,8 @@ class Best:
     """What is known after each evaluation; the same in all processes.
 
     Attributes:
-        metric: `training.best_metric`, the name of a number of an evaluation's row.
+        metric: `training.best_metric`, the name of a number of an evaluation's row. None contains alpha, so
+            all steps of a run compare.
         patience: evaluations without a better value after which training stops; None: never.
         value, step: the best so far and when it was measured, in optimizer steps; None before the first.
         waited: evaluations since then.
@@ -54,7 +45,7 @@ class Best:
         return False
 
     def _better(self, value: float, other: float) -> bool:
-        return value < other if self.metric in LOWER_IS_BETTER else value > other
+        return value < other if METRICS[self.metric].better == "lower" else value > other
 
     @property
     def exhausted(self) -> bool:

@@ -8,26 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import load as load_recipe
+from mrt5cli.recipe import shorteners
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import default_directory, resolve_model
 
 if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.models.hub_files import Located
-
-SHORTENERS = {
-    "none": "no shortener",
-    "scaled_sigmoid": "delete gate",
-    "log_sigmoid": "delete gate",
-    "random": "random gate",
-    "fixed": "fixed gate",
-    "boundary_predictor": "boundary predictor",
-    "convolution": "strided convolution",
-    "source_removed": "no source",
-}
-"""What a model's `deletion_type` is called."""
-LEARNED = ("delete gate", "boundary predictor", "strided convolution")
-"""The shorteners that have weights."""
-
 
 LARGEST_BYTE_VOCABULARY = 1024
 """Entries: ByT5's 384, or what somebody rounds them up to; vocabularies of pieces of words are far larger."""
@@ -39,19 +26,21 @@ class Start:
 
     Attributes:
         model: in training mode.
+        origin: of its weights, in words.
         carried: the shortener whose trained weights it has from its start, in words, or None.
         notes: on what the start has and the recipe has not, or the other way round, a sentence each.
         commit: of the Hub model that it starts from, or None.
     """
 
-    model: Any
+    model: MrT5ForConditionalGeneration
+    origin: str
     carried: str | None = None
     notes: list[str] = field(default_factory=list)
     commit: str | None = None
 
 
-def model_of_checkpoint(checkpoint: Path) -> Any:
-    """The model of one of a run's own checkpoints, in training mode.
+def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
+    """One of a run's own checkpoints.
 
     Raises:
         UserError: it cannot be loaded.
@@ -60,14 +49,10 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
     from mrt5cli.training.whole import not_whole
 
     try:
-        return load(checkpoint).train()
+        return Start(load(checkpoint).train(), f"checkpoint of step {step}")
     except CheckpointError as error:
-        raise not_whole(checkpoint, f"holds no model to go on with: {_after(checkpoint, error)}") from error
-
-
-def _after(checkpoint: Path, error: Exception) -> str:
-    """What an error says after the name of the checkpoint, which is said already."""
-    return str(error).removeprefix(f"{checkpoint}: ")
+        why = str(error).removeprefix(f"{checkpoint}: ")
+        raise not_whole(checkpoint, f"holds no model to go on with: {why}") from error
 
 
 def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
@@ -81,21 +66,26 @@ def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
         UserError: there is no such start, or it does not fit the recipe.
     """
     from mrt5cli.models import CheckpointError, build
-    from mrt5cli.models.checkpoint import read_config, shortener_fields
+    from mrt5cli.models.checkpoint import read_config
 
     if section.start == "scratch":
-        return Start(build(section))
+        return Start(build(section), "random weights")
     found = resolve_start(section.start, section.revision, allow_pickle=allow_pickle)
     try:
         before = read_config(found.folder)
-        now = read_config(found.folder, **shortener_fields(section.shortener))
+        now = read_config(found.folder, **section.shortener.config_fields())
         _check_fits(section, before, now)
         model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    carried = SHORTENERS[now.deletion_type] if _goes_on(before, now) else None
+    carried = section.shortener.called if _goes_on(before, now) else None
     notes = [*_vocabulary(section.start, now.vocab_size), *_notes(section.start, before, now)]
-    return Start(model, carried, notes, found.commit)
+    origin = section.start
+    if found.commit is not None:
+        origin += f" at {found.commit[:12]}"
+    if carried is not None:
+        origin += f", {carried} included"
+    return Start(model, origin, carried, notes, found.commit)
 
 
 def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool = True) -> Located:
@@ -157,15 +147,11 @@ def _check_fits(section: Any, before: Any, now: Any) -> None:
         )
     if not _goes_on(before, now):
         return
-    shortener, settings = SHORTENERS[now.deletion_type], {}
-    if shortener == "strided convolution":
-        settings = {"stride": (before.downsampling_rate, now.downsampling_rate)}
-    elif shortener == "delete gate":
-        settings = {"norm": (_norm(before), _norm(now))}
-    for key, (old, new) in settings.items():
-        if old != new:
+    shortener = section.shortener
+    for key, old in shorteners.of_config(before).shapes_of_weights.items():
+        if old != (new := shortener.shapes_of_weights[key]):
             raise UserError(
-                f"{section.start} has a {shortener} with {key} {old}, whose weights do not fit "
+                f"{section.start} has a {shortener.called} with {key} {old}, whose weights do not fit "
                 f"model.shortener.{key} {new}",
                 f"--set model.shortener.{key}={old}, or start from another model",
             )
@@ -173,9 +159,9 @@ def _check_fits(section: Any, before: Any, now: Any) -> None:
 
 def _goes_on(before: Any, now: Any) -> bool:
     """Whether the shortener's weights are those of the start: the same kind at the same place."""
-    kind = SHORTENERS[now.deletion_type]
+    kind = shorteners.of_type(now.deletion_type)
     same_place = before.delete_gate_layer == now.delete_gate_layer
-    return kind in LEARNED and kind == SHORTENERS[before.deletion_type] and same_place
+    return kind.has_weights and kind is shorteners.of_type(before.deletion_type) and same_place
 
 
 def _vocabulary(start: str, size: int) -> list[str]:
@@ -202,18 +188,14 @@ def _notes(start: str, before: Any, now: Any) -> list[str]:
     """
     if _goes_on(before, now):
         return []
-    old, new = SHORTENERS[before.deletion_type], SHORTENERS[now.deletion_type]
-    if new in LEARNED:
-        place = f" before encoder block {before.delete_gate_layer}" if old == new else ""
-        return [f"the {new} starts fresh: {start} has {_with_article(old)}{place}"]
-    if old in LEARNED:
-        return [f"the {old} of {start} is left out: the recipe has {_with_article(new)}"]
+    old, new = shorteners.of_type(before.deletion_type), shorteners.of_type(now.deletion_type)
+    if new.has_weights:
+        place = f" before encoder block {before.delete_gate_layer}" if old is new else ""
+        return [f"the {new.called} starts fresh: {start} has {_with_article(old.called)}{place}"]
+    if old.has_weights:
+        return [f"the {old.called} of {start} is left out: the recipe has {_with_article(new.called)}"]
     return []
 
 
 def _with_article(what: str) -> str:
     return what if what.startswith("no ") else f"a {what}"
-
-
-def _norm(config: Any) -> str:
-    return str(config.gate_layer_norm_type) if config.gate_layer_norm else "none"

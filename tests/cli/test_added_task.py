@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mrt5cli.recipe.schema import ADDED
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -69,3 +71,7 @@ def test_a_smoke_run_generates_its_rows(checkout: Path):
     run(checkout, "pretrain", "pronunciation.yaml", "--smoke", "--out", "smoke", "--device", "cpu")
     recipe = (checkout / "smoke" / "recipe.yaml").read_text()
     assert "kind: generated" in recipe
+
+
+def test_no_file_of_this_package_is_taken_for_an_added_task():
+    assert ADDED == ()

@@ -12,9 +12,9 @@ from data_sources import WORDS, dictionary_file, package, rows, text_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.commands import data
+from mrt5cli.data.builders import writing
 
-KINDS = ("spelling", "word-search", "udhr", "corpus")
+KINDS = ("spelling", "word-search", "udhr")
 
 
 def mrt5(*arguments: object) -> tuple[int, str, str]:
@@ -38,7 +38,7 @@ def test_help_names_every_kind_and_loads_nothing_heavy() -> None:
         "import sys; sys.argv = ['mrt5', 'data', 'build', 'spelling', '--help']\n"
         "from mrt5cli.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'numpy', 'pyarrow', 'mrt5cli.data.files') if name in sys.modules])"
+        "print([name for name in ('torch', 'numpy', 'pyarrow', 'mrt5cli.data.texts') if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
@@ -125,8 +125,12 @@ def test_progress_is_told_after_two_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 1.0, 2.5, 3.0, 5.0])
-    monkeypatch.setattr(data.time, "monotonic", lambda: next(clock))
-    progress = data._Progress()
-    for done in (1, 2, 3, 4000):
-        progress("making examples", done, 9000 if done > 2 else None)
-    assert capsys.readouterr().err.splitlines() == ["making examples 2", "making examples 4,000/9,000"]
+    monkeypatch.setattr(writing.time, "monotonic", lambda: next(clock))
+    assert list(writing.with_progress("abcd", "making examples", 9000)) == list("abcd")
+    clock = iter([0.0, 2.5])
+    assert list(writing.with_progress("a", "reading sentences")) == ["a"]
+    assert capsys.readouterr().err.splitlines() == [
+        "making examples 1/9,000",
+        "making examples 3/9,000",
+        "reading sentences 0",
+    ]

@@ -167,7 +167,7 @@ def test_two_runs_side_by_side(runs: dict[str, Path]) -> None:
         assert 0 < one["p_value"] <= 1
     assert [one["test"] for one in found[::3]] == ["mcnemar", "bootstrap", "bootstrap"]
     assert "exact match, % (McNemar's exact test)" in text
-    assert "loss, nats a token (paired bootstrap)" in text
+    assert "cross-entropy, nats a token (paired bootstrap)" in text
     assert "difference: tydi-seed3 minus tydi-byt5-seed3 on the same examples" in text
     saved = json.loads((runs["tydi"] / "eval" / "tydiqa-en+ko.json").read_text())
     assert saved["differences"] == []
@@ -371,10 +371,10 @@ def test_what_was_measured_is_kept_where_a_later_language_fails(
 ) -> None:
     measure = evaluation._Subset.measure
 
-    def failing(part: Any, source_removed: bool) -> Any:
+    def failing(part: Any) -> Any:
         if part.subset == "te":
             raise RunFailed("the disk with te is gone", "look for it")
-        return measure(part, source_removed)
+        return measure(part)
 
     whole = document(runs["tydi"])["models"][0]["rows"]
     monkeypatch.setattr(evaluation._Subset, "measure", failing)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from mrt5cli import hub as hub_module
 from mrt5cli.cli import app
-from mrt5cli.data import hub as dataset_module
+from mrt5cli.data import hub_datasets as dataset_module
 from mrt5cli.data import sources
 from mrt5cli.rundir import RunDir
 
@@ -362,11 +362,11 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
 @pytest.mark.parametrize(
     ("line", "what", "hint"),
     [
-        ('{"text": 5}', "line 21: column 'text' holds a number, expected text", None),
+        ('{"text": 5}', "line 21: column 'text' holds 5, expected text", None),
         ('{"text": nothing}', "line 21: not JSON", "--set task.source.skip_corrupt=true leaves it out"),
         (
             '{"words": "a"}',
-            "line 21 has no column 'text'; it has words",
+            "line 21: no column 'text'; it has words",
             "--set task.source.text_column=NAME",
         ),
     ],
@@ -390,7 +390,7 @@ def test_a_wrong_row_in_mid_stream(
     [
         ({"task__source__name": "owner/nothing"}, "owner/nothing is not a dataset of the Hugging Face Hub"),
         ({"task__languages": "[enn]"}, "allenai/c4 has no configuration 'enn'; it has en "),
-        ({"task__source__text_column": "body"}, "line 1 has no column 'body'; it has text, timestamp, url"),
+        ({"task__source__text_column": "body"}, "line 1: no column 'body'; it has text, timestamp, url"),
         ({"task__source__revision": "v9"}, "allenai/c4 has no revision 'v9'"),
     ],
     ids=["dataset", "configuration", "column", "revision"],
@@ -431,7 +431,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
     assert curve(run) == curve(other)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp_path: Path) -> None:
     """The other one waits for it at the same step, is told, and goes on later from there."""
 

@@ -23,7 +23,7 @@ COMMANDS = [
     "",
     *("pretrain", "finetune", "evaluate", "inspect-deletions", "convert", "bench", "reproduce", "recipe"),
     *("recipe check", "recipe schema", "recipe list", "recipe copy", "recipe show", "data build"),
-    *(f"data build {kind}" for kind in ("spelling", "word-search", "udhr", "corpus")),
+    *(f"data build {kind}" for kind in ("spelling", "word-search", "udhr")),
 ]
 
 

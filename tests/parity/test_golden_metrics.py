@@ -63,8 +63,7 @@ def test_answers(row: dict) -> None:
 
 
 def test_the_metrics_over_all_answers(tmp_path: Path) -> None:
-    from mrt5cli.metrics.exact_match import ExactMatch
-    from mrt5cli.metrics.f1 import F1
+    from mrt5cli.metrics.evaluate_metrics import F1, ExactMatch
 
     rows = ANSWERS["rows"]
     given = {

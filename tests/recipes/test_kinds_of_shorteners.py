@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.models import MrT5Config, build
-from mrt5cli.models.checkpoint import shortener_fields
-from mrt5cli.recipe import ModelSection, Recipe, Section, load
-from mrt5cli.recipe.words import kinds, sections
+from mrt5cli.models.shorteners import SHORTENERS as MODULES
+from mrt5cli.models.shorteners import WITHOUT_MODULE, Gate
+from mrt5cli.recipe import Recipe, load
+from mrt5cli.recipe.shorteners import SHORTENERS, ShortenerSection, of_config, of_type
 
-KINDS = "none, delete_gate, random, fixed, boundary_predictor, convolution or source_removed"
+NAMES = [name for section in SHORTENERS for name in section.kinds()]
+KINDS = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
 
 RIGHT = {
     "{kind: fixed, amount: 0.3}": "fixed 30 %",
@@ -100,13 +102,13 @@ def test_the_list_says_what_each_baseline_is() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["fixed", "boundary_predictor", "convolution", "source_removed"])
+@pytest.mark.parametrize("kind", NAMES)
 def test_each_key_of_each_kind_is_explained(kind: str) -> None:
     explained = mrt5("schema", "model.shortener").stdout
     blocks = explained.split("\nmodel.shortener.")[1:]
     own = [block for block in blocks if block.split("\n")[0].endswith(f"({kind})")]
     names = {block.split(" ")[0] for block in own}
-    section: Any = load("english_v1/byt5", [f"model.shortener={_least(kind)}"]).model.shortener
+    section = load("english_v1/byt5", [f"model.shortener={_least(kind)}"]).model.shortener
     assert names == set(type(section).model_fields)
     for block in own:
         name, *lines = block.rstrip().split("\n")
@@ -114,9 +116,17 @@ def test_each_key_of_each_kind_is_explained(kind: str) -> None:
 
 
 def _least(kind: str) -> str:
-    return {"fixed": "{kind: fixed, amount: 0.3}", "convolution": "{kind: convolution, stride: 2}"}.get(
-        kind, f"{{kind: {kind}}}"
-    )
+    """The least that a recipe says of a kind, in YAML."""
+    return json.dumps(_smallest(next(section for section in SHORTENERS if kind in section.kinds())))
+
+
+def _smallest(section: type[ShortenerSection]) -> dict[str, Any]:
+    required = {
+        name: field.examples[0]
+        for name, field in section.model_fields.items()
+        if field.is_required() and field.examples
+    }
+    return {"kind": section.kinds()[0], **required}
 
 
 def test_copying_a_baseline_writes_it_out_whole(tmp_path: Path) -> None:
@@ -125,43 +135,70 @@ def test_copying_a_baseline_writes_it_out_whole(tmp_path: Path) -> None:
     assert load(tmp_path / "mine.yaml") == load("multilingual_v3/bp_40")
 
 
-OTHERS = {
-    "layer": 1,
-    "activation": "log_sigmoid",
-    "scale": -20.0,
-    "threshold": -1.0,
-    "norm": "none",
-    "bias_init": 0.5,
-    "noise": "gumbel",
-    "row_without_survivors": "first",
-    "rate": 0.25,
-    "amount": 0.25,
-    "per": "batch",
-    "prior": 0.25,
-    "temperature": 0.25,
-    "sampling": "always",
-    "stride": 5,
-    "type": "entropy",
-}
-"""A value that is nobody's default."""
+CANDIDATES = (1, 5, 0.25, 2.5, -1.0, -20.0, True, False)
+"""Of these one is a value of any setting that chooses among no words."""
 OF_LABELS = {"label_examples", "vocabulary"}
 """Settings of what teaches a boundary predictor, which is no part of the model."""
 
 
-@pytest.mark.parametrize("section", sections(ModelSection.model_fields["shortener"].annotation))
-def test_every_setting_reaches_the_models_configuration(section: type[Section]) -> None:
-    required = {
-        name: field.examples[0]
-        for name, field in section.model_fields.items()
-        if field.is_required() and field.examples
+def _another(section: type[ShortenerSection], least: dict[str, Any], name: str) -> ShortenerSection:
+    """The section with another value of a setting than its default."""
+    default = section.model_validate(least)
+    for value in (*getattr(section.model_fields[name].annotation, "__args__", ()), *CANDIDATES):
+        try:
+            changed = section.model_validate({**least, name: value})
+        except ValueError:
+            continue
+        if changed != default:
+            return changed
+    raise AssertionError(f"no other value of {name}")
+
+
+@pytest.mark.parametrize("section", SHORTENERS)
+def test_every_setting_reaches_the_models_configuration_and_comes_back(
+    section: type[ShortenerSection],
+) -> None:
+    least = _smallest(section)
+    default = section.model_validate(least)
+    assert of_config(MrT5Config(**default.config_fields())).config_fields().items() >= {
+        item for item in default.config_fields().items() if item[0] != "deletion_threshold"
     }
-    plain = {"kind": kinds(section)[0], **required}
-    fields = shortener_fields(section.model_validate(plain))
-    MrT5Config(**fields)
     for name in section.model_fields.keys() - {"kind"} - OF_LABELS:
-        changed = shortener_fields(section.model_validate({**plain, name: OTHERS[name]}))
-        assert changed != fields, name
-        MrT5Config(**changed)
+        changed = _another(section, least, name)
+        fields = changed.config_fields()
+        assert fields != default.config_fields(), name
+        found = of_config(MrT5Config(**fields))
+        assert type(found) is section
+        assert getattr(found, name) == getattr(changed, name)
+
+
+@pytest.mark.parametrize("section", SHORTENERS)
+def test_every_kind_has_its_words_and_its_module(section: type[ShortenerSection]) -> None:
+    told = section.model_validate(_smallest(section))
+    assert section.__doc__ and section.paper_name and section.called
+    assert "{model}" in section.about and section.about.endswith(".")
+    config = MrT5Config(**told.config_fields())
+    # A dangling brace or a missing setting would raise here.
+    assert told.placed() and told.placed(planned=True) and isinstance(of_config(config).details(), str)
+    (section.refuses_threshold or "").format_map(dict(told))
+    assert 0 <= told.share_deleted(0.5) <= 1
+    assert told.smallest().keys() <= section.model_fields.keys()
+    assert not (section.gates and section.pools)
+    modules = [MODULES.get(name) for name in section.deletion_types]
+    for name, module in zip(section.deletion_types, modules, strict=True):
+        assert of_type(name) is section
+        if module is None:
+            assert name in WITHOUT_MODULE and not (section.gates or section.pools)
+            continue
+        assert section.gates == issubclass(module, Gate)
+        made = module(config)
+        assert section.has_weights == any(True for _ in made.parameters())
+        assert module.own_fields.keys() <= set(section.fields.values())
+
+
+def test_each_deletion_type_belongs_to_one_kind() -> None:
+    types = [name for section in SHORTENERS for name in section.deletion_types]
+    assert sorted(types) == sorted([*MODULES, *WITHOUT_MODULE])
 
 
 def test_the_reference_keeps_the_first_byte_of_a_row_that_would_lose_all() -> None:

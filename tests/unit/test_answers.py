@@ -94,8 +94,7 @@ def test_scores(one: str, other: str, rule: str, language: str | None) -> None:
 
 
 def test_the_metrics_take_rule_and_language(tmp_path: Path) -> None:
-    from mrt5cli.metrics.exact_match import ExactMatch
-    from mrt5cli.metrics.f1 import F1
+    from mrt5cli.metrics.evaluate_metrics import F1, ExactMatch
 
     given = {"predictions": ["北京。", "上海"], "references": [["北京"], ["广州", "深圳"]]}
 
@@ -106,8 +105,7 @@ def test_the_metrics_take_rule_and_language(tmp_path: Path) -> None:
 
 
 def test_the_metrics_answer_empty_input(tmp_path: Path) -> None:
-    from mrt5cli.metrics.exact_match import ExactMatch
-    from mrt5cli.metrics.f1 import F1
+    from mrt5cli.metrics.evaluate_metrics import F1, ExactMatch
 
     assert ExactMatch(cache_dir=str(tmp_path))._compute(predictions=[], references=[]) == {
         "exact_match": None,

@@ -21,9 +21,10 @@ from mrt5cli.data import boundary_labels
 from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, EntropyLabeller, UnigramLabeller, load
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
+from mrt5cli.recipe.shorteners import BoundaryPredictor, NoShortener
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import build_task
-from mrt5cli.training.boundaries import LabelledStream, kind_of_labels, training_rows, with_labels
+from mrt5cli.training.boundaries import LabelledStream, source_rows, with_labels
 
 WORDS = ["abcd", "efgh", "ijkl", "mnop", "qrst", "uvwx"]
 # Sentinels, and ids that are no bytes.
@@ -333,8 +334,10 @@ def spans(path: Path, *, streaming: bool) -> Any:
     )
 
 
-def taught(kind: str, **more: Any) -> Any:
-    return SimpleNamespace(type=kind, label_examples=60, vocabulary=300, **more)
+def taught(kind: str) -> BoundaryPredictor:
+    least = {"gumbel": {}, "entropy": {"label_examples": 60}}
+    settings = least.get(kind, {"label_examples": 60, "vocabulary": 300})
+    return BoundaryPredictor.model_validate({"kind": "boundary_predictor", "type": kind, **settings})
 
 
 ONE_PROCESS = SimpleNamespace(leads=True, world_size=1)
@@ -345,10 +348,10 @@ def no_word(text: str) -> None:
 
 
 def test_which_shorteners_are_taught() -> None:
-    assert kind_of_labels(taught("entropy")) == "entropy"
-    assert kind_of_labels(taught("unigram")) == "unigram"
-    assert kind_of_labels(taught("gumbel")) is None
-    assert kind_of_labels(SimpleNamespace(kind="none")) is None
+    assert taught("entropy").labels == "entropy"
+    assert taught("unigram").labels == "unigram"
+    assert taught("gumbel").labels is None
+    assert NoShortener(kind="none").labels is None
 
 
 def test_a_stream_without_labels_stays_what_it_is(tmp_path: Path) -> None:
@@ -446,8 +449,8 @@ def test_a_labelled_streams_state_is_that_of_the_stream_in_it(
     assert labelled.state_dict(3) == plain.state_dict(3)
 
 
-def test_training_rows_are_as_many_as_asked_for() -> None:
+def test_source_rows_are_as_many_as_asked_for() -> None:
     task = vowels()
-    assert training_rows(task, 7).shape == (7, 16)
-    assert training_rows(task, 120).shape == (120, 16)
-    assert (training_rows(task, 120)[:7] == training_rows(task, 120)[:7]).all()
+    assert source_rows(task, 7).shape == (7, 16)
+    assert source_rows(task, 120).shape == (120, 16)
+    assert (source_rows(task, 120)[:7] == source_rows(task, 120)[:7]).all()

@@ -78,10 +78,13 @@ def test_languages_with_names_and_scripts() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["byte_tokens", "languages", "corpus", "span_noise", "sources"])
+@pytest.mark.parametrize(
+    "module",
+    ["byte_tokens", *(f"data.{name}" for name in ("languages", "corpus", "span_noise", "sources", "tables"))],
+)
 def test_data_needs_neither_torch_nor_datasets(module: str) -> None:
     code = (
-        f"import sys, mrt5cli.data.{module}; "
+        f"import sys, mrt5cli.{module}; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'datasets', 'transformers', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

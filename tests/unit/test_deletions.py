@@ -17,13 +17,14 @@ from mrt5cli.analysis.deletions import (
     inspect_batch,
     inspect_text,
     kind_table,
-    length_table,
     pieces,
+    segment_lengths,
     starts_inside_characters,
     total_rate,
 )
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
 from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
+from mrt5cli.models import MrT5Config
 
 EOS = 1
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40) | st.text("[]-⟨⟩␣ ⏎\n✗:a", max_size=12)
@@ -279,7 +280,7 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     )
     assert row.segments is not None
     assert [i for start, length in row.segments for i in ids[start : start + length]] == ids
-    assert sum(line.length * line.count for line in length_table([row])) == len(ids)
+    assert sum(length * count for length, count in segment_lengths([row]).items()) == len(ids)
     assert row.rate.total == len(ids) - len(row.segments)
 
 
@@ -344,7 +345,7 @@ class KnownGate:
     def __init__(self, doomed: set[int]) -> None:
         self.doomed = doomed
         self.encoder = self._encode
-        self.config = SimpleNamespace(deletion_type="scaled_sigmoid")
+        self.config = MrT5Config()
 
     def parameters(self):
         yield torch.zeros(1)

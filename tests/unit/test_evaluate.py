@@ -13,11 +13,13 @@ import torch
 
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.compare import Comparison, Result
-from mrt5cli.evaluation.evaluate import evaluate_model, without_source
-from mrt5cli.evaluation.rows import Row, total
-from mrt5cli.evaluation.subject import Subject
+from mrt5cli.evaluation.counting import total
+from mrt5cli.evaluation.evaluate import measure, without_source
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch, conditions
+from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import Task
 
 THRESHOLD = -15.0
@@ -102,6 +104,10 @@ class Oracle(torch.nn.Module):
         )
 
 
+def evaluate_model(model: Any, task: Task, *, progress: Any = None, **options: Any) -> list[Row]:
+    return measure(model, task, EvaluationOptions(**options), progress=progress).rows
+
+
 def test_a_perfect_model() -> None:
     (row,) = evaluate_model(Oracle(), VowelStrings(), batch_size=3)
 
@@ -184,7 +190,7 @@ def test_a_diverged_model_is_null_in_json_and_nan_in_the_row() -> None:
     assert row.loss is not None
     assert math.isnan(row.loss)
     result = Result(Subject("diverged", "nowhere", None, None), [row], {})
-    told = Comparison({"kind": "copy"}, "test", True, 7, 16, [result]).document()["models"][0]["rows"][0]
+    told = Comparison({"kind": "copy"}, EvaluationOptions(), [result]).document()["models"][0]["rows"][0]
     assert told["loss"] is None
     assert told["deletion_rate"] == row.deletion_rate
 

@@ -11,8 +11,9 @@ import torch
 
 from mrt5cli.evaluation.compare import Result, differences
 from mrt5cli.evaluation.evaluate import measure
-from mrt5cli.evaluation.subject import Subject
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import GeneratedRows, TyDiQATask, XnliTask
+from mrt5cli.subject import Subject
 from mrt5cli.tasks.base import build_task
 
 pytestmark = pytest.mark.slow
@@ -53,11 +54,15 @@ class Guesser(torch.nn.Module):
         return torch.nn.functional.pad(padded, (1, 0))
 
 
+def quick(batch_size: int) -> EvaluationOptions:
+    return EvaluationOptions(batch_size=batch_size, source_removed=False)
+
+
 def test_xnli() -> None:
     section = XnliTask(kind="xnli", source=GeneratedRows(kind="generated", examples=5010))
     task = build_task(section)
 
-    one, other = (measure(Guesser(share), task, batch_size=64, source_removed=False) for share in (0.65, 0.6))
+    one, other = (measure(Guesser(share), task, quick(64)) for share in (0.65, 0.6))
 
     total = one.rows[-1]
     assert (len(one.rows), total.examples) == (16, 75_150)
@@ -78,12 +83,12 @@ def test_tydiqa() -> None:
     section = TyDiQATask(kind="tydiqa", source=GeneratedRows(kind="generated", examples=564))
     task = build_task(section)
 
-    told = measure(Guesser(0.5), task, batch_size=16, source_removed=False)
-    by_32 = measure(Guesser(0.5), task, batch_size=32, source_removed=False)
+    told = measure(Guesser(0.5), task, quick(16))
+    by_32 = measure(Guesser(0.5), task, quick(32))
 
     assert (len(told.rows), told.rows[-1].examples) == (10, 9 * 564)
     assert told.rows[-1].f1 > 0
     assert 0 <= told.rows[-1].f1_95[0] < told.rows[-1].f1 < told.rows[-1].f1_95[1]
     for language, outcomes in told.outcomes.items():
         assert outcomes.answers == by_32.outcomes[language].answers
-        np.testing.assert_array_equal(outcomes.f1, by_32.outcomes[language].f1)
+        np.testing.assert_array_equal(outcomes.scores["f1"], by_32.outcomes[language].scores["f1"])

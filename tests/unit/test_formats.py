@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mrt5cli.data.files import TextFile
+from mrt5cli.data.columns import text_column
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.paragraphs import PIECE_BYTES, paragraphs
+from mrt5cli.data.reading import Wanted, usable_rows
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
-from mrt5cli.data.tables import Wanted, rows_of, usable
+from mrt5cli.data.texts import texts
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, FilesSource, XnliTask, XQuADTask
 from mrt5cli.tasks.base import build_task
@@ -53,7 +54,7 @@ def both_ways(path: Path, **source: Any) -> tuple[list[bytes], list[bytes]]:
     streamed = open_source(FilesSource(kind="files", path=str(path), streaming=True, **source), ["en"])
     assert isinstance(streamed, StreamedText)
     train = streamed.train("en", key=(1,), shard=0, shards=1)
-    train._endless = False
+    train.endless = False
     read = train.take(10**9).tobytes().split(b"\xff")[:-1]
     for split in ("validation", "test"):
         read += streamed.held_out("en", split, 10).take(10**9).tobytes().split(b"\xff")[:-1]
@@ -203,9 +204,8 @@ def test_a_text_without_end_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -
 
 def rows_in(path: Path, *columns: str, **options: Any) -> tuple[list[dict[str, str]], list[str]]:
     told: list[str] = []
-    wanted = Wanted(columns, lambda *_: UserError("missing"), tell=told.append, **options)
-    file = DataFile.local(path)
-    return [dict(row) for _, _, row in usable(file, rows_of(file, wanted))], told
+    wanted = Wanted([text_column(name) for name in columns], tell=told.append, **options)
+    return [dict(row) for _, _, row in usable_rows(DataFile.local(path), wanted)], told
 
 
 def some_csv(path: Path, change: Callable[[list[str]], None], ending: str = "") -> Path:
@@ -319,10 +319,18 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "digits": (
         "a.jsonl",
         b'{"text": "a", "id": ' + b"7" * 5000 + b"}\n",
-        "line 1: a number of more than 4,300 digits",
+        "line 1: not JSON: a number in it has thousands of digits",
     ),
-    "depth": ("a.jsonl", b'{"text": "a"}\n' + DEEP, "line 2: JSON that is nested too deeply"),
-    "depth in a list": ("a.json", b"[" + DEEP + b"]", "line 1: JSON that is nested too deeply"),
+    "depth": (
+        "a.jsonl",
+        b'{"text": "a"}\n' + DEEP,
+        "line 2: not JSON: it is nested too deeply",
+    ),
+    "depth in a list": (
+        "a.json",
+        b"[" + DEEP + b"]",
+        "line 1: not JSON: it is nested too deeply",
+    ),
     "an object over several lines": ("a.json", b'{\n"text": "a"\n}\n', "a row is one line of JSON"),
     "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "as in UTF-16LE without a mark"),
     "half of UTF-16": ("a.txt", TEXT.encode("utf-16")[:-1], "not UTF-16-LE, as its mark says"),
@@ -346,7 +354,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "numbers in Parquet": (
         "a.parquet",
         arrow(list(range(9))),
-        "row 1: column 'text' holds a number, expected text",
+        "row 1: column 'text' holds 0, expected text",
     ),
 }
 
@@ -380,9 +388,8 @@ def test_reading_can_begin_anywhere(tmp_path: Path) -> None:
     for name, content, _ in FILES.values():
         (tmp_path / name).write_bytes(content)
         file = DataFile.local(tmp_path / name)
-        texts = TextFile(file.name, file.open)
-        everything = list(texts.texts("text"))
-        assert list(texts.texts("text", first=everything[20].number)) == everything[21:]
+        everything = list(texts(file, "text"))
+        assert list(texts(file, "text", first=everything[20].number)) == everything[21:]
 
 
 # --- the data sets' own files -------------------------------------------------------------------------------
@@ -441,7 +448,7 @@ def test_questions_without_an_answer_are_left_out_and_counted(tmp_path: Path) ->
     )
     assert [row["id"] for row in task.rows("train", "en").to_pylist()] == list("124578")  # type: ignore[attr-defined]
     assert "3 rows left out, without an answer" in task.remarks()
-    for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "more than 4,300 digits")):
+    for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "thousands of digits")):
         rows[0]["answers"] = f'{{"text": {number}'
         (tmp_path / "train.json").write_bytes(lines(rows[:1]))
         with pytest.raises(UserError, match=f"column 'answers' holds .*: .*{reason}"):

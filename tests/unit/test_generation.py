@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from variants import KINDS, random_rows, tiny
 
 from mrt5cli.byte_tokens import EOS, OFFSET, encode
-from mrt5cli.evaluation.evaluate import evaluate_model, measure
+from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.tasks.base import Task, make_batch
@@ -248,12 +250,12 @@ SAYS = Says(
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_answers_are_scored_against_all_references(size: int) -> None:
-    told = measure(SAYS, Questions(), batch_size=size)
+    told = measure(SAYS, Questions(), EvaluationOptions(batch_size=size))
     english, chinese, both = told.rows
 
     assert told.outcomes["en"].answers == ("cab.", "no", "c x", "", "e")
-    assert told.outcomes["en"].exact_match.tolist() == [1, 0, 0, 1, 1]
-    assert told.outcomes["en"].f1.tolist() == [1, 0, pytest.approx(2 / 3), 0, 1]
+    assert told.outcomes["en"].scores["exact_match"].tolist() == [1, 0, 0, 1, 1]
+    assert told.outcomes["en"].scores["f1"].tolist() == [1, 0, pytest.approx(2 / 3), 0, 1]
     assert english.exact_match == pytest.approx(3 / 5)
     assert english.f1 == pytest.approx((2 + 2 / 3) / 5)
     assert (chinese.exact_match, chinese.f1) == (0, 0)
@@ -269,7 +271,7 @@ def test_answers_are_scored_against_all_references(size: int) -> None:
 
 
 def test_the_multilingual_rule_knows_the_language() -> None:
-    english, chinese, _ = evaluate_model(SAYS, Questions(), normalization="multilingual")
+    english, chinese, _ = measure(SAYS, Questions(), EvaluationOptions(normalization="multilingual")).rows
 
     assert (chinese.exact_match, chinese.f1) == (1, 1)
     assert english.exact_match == pytest.approx(3 / 5)
@@ -278,13 +280,14 @@ def test_the_multilingual_rule_knows_the_language() -> None:
 def test_progress_shows_both_passes() -> None:
     seen: list[tuple[str, int]] = []
 
-    evaluate_model(SAYS, Questions(), batch_size=3, subsets=["en"], progress=lambda *at: seen.append(at))
+    options = EvaluationOptions(batch_size=3, subsets=["en"])
+    measure(SAYS, Questions(), options, progress=lambda *at: seen.append(at))
 
     assert seen == [("en", 3), ("en", 5), ("en, answers", 3), ("en, answers", 5)]
 
 
 def test_a_limit_holds_for_answers_too() -> None:
-    (row,) = evaluate_model(SAYS, Questions(), subsets=["en"], limit=2)
+    (row,) = measure(SAYS, Questions(), EvaluationOptions(subsets=["en"], limit=2)).rows
 
     assert (row.examples, row.exact_match) == (2, 0.5)
 
@@ -293,7 +296,8 @@ def test_a_limit_holds_for_answers_too() -> None:
 def test_a_real_model_is_scored_alike_at_every_batch_size(variant: str) -> None:
     model = writer(variant)
 
-    told = [measure(model, Questions(), batch_size=size, runtime=size == 3) for size in (1, 3, 8)]
+    options = [EvaluationOptions(batch_size=size, runtime=size == 3) for size in (1, 3, 8)]
+    told = [measure(model, Questions(), of) for of in options]
 
     for other in told[1:]:
         assert other.outcomes["en"].answers == told[0].outcomes["en"].answers
@@ -326,7 +330,8 @@ def test_a_choice_is_the_likeliest_target_whatever_the_batch(variant: str) -> No
         block.layer[1].EncDecAttention.o.weight.data *= 20
     task = Labels()
 
-    told = [measure(model, task, batch_size=size, constrained=True, subsets=["en"]) for size in (1, 3, 8)]
+    options = EvaluationOptions(constrained=True, subsets=["en"])
+    told = [measure(model, task, replace(options, batch_size=size)) for size in (1, 3, 8)]
 
     by_hand = []
     with torch.inference_mode():
@@ -343,11 +348,11 @@ def test_a_choice_is_the_likeliest_target_whatever_the_batch(variant: str) -> No
                 int(torch.stack(losses).argmin()) == int(batch["labels"][0, 0]) - OFFSET - ord("0")
             )
     for one in told:
-        assert one.outcomes["en"].constrained_accuracy.tolist() == by_hand
+        assert one.outcomes["en"].scores["constrained_accuracy"].tolist() == by_hand
         (row,) = one.rows
         assert row.constrained_accuracy == sum(by_hand) / 5
         assert row.constrained_accuracy_95 is not None
-        plain = evaluate_model(model, task, batch_size=3, subsets=["en"])[0]
+        plain = measure(model, task, EvaluationOptions(batch_size=3, subsets=["en"])).rows[0]
         assert (row.loss, row.sequence_accuracy) == (
             pytest.approx(plain.loss, rel=1e-5),
             plain.sequence_accuracy,
@@ -391,13 +396,14 @@ def test_the_encoder_runs_once_for_all_choices(monkeypatch: pytest.MonkeyPatch) 
     calls: list[int] = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
 
-    measure(model, Labels(), batch_size=8, constrained=True, subsets=["en"], source_removed=False)
+    options = EvaluationOptions(batch_size=8, constrained=True, subsets=["en"], source_removed=False)
+    measure(model, Labels(), options)
 
     assert len(calls) == 1
 
 
 def test_what_has_no_choices_is_not_constrained() -> None:
     with pytest.raises(ValueError, match="questions has no choices"):
-        measure(SAYS, Questions(), constrained=True)
+        measure(SAYS, Questions(), EvaluationOptions(constrained=True))
     with pytest.raises(ValueError, match="a target is '7', which is none of 0, 1"):
         choice_of(torch.tensor([[ord("7") + OFFSET, EOS]]), ("0", "1"))

@@ -18,8 +18,8 @@ import pytest
 from hub_server import HubServer, point_at
 
 from mrt5cli import hub as hub_module
-from mrt5cli.data import hub as dataset_module
-from mrt5cli.data.hub import HubDataset
+from mrt5cli.data import hub_datasets as dataset_module
+from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.sources import open_source
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import Limits, trouble

@@ -33,6 +33,8 @@ from mrt5cli.errors import UserError
 from mrt5cli.hub import Limits
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
+from mrt5cli.recipe.shorteners import of_config, of_type
 from mrt5cli.rundir import RunDir, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -344,7 +346,7 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
     assert "1 of 1 optimizer step of 8 examples each" in text and "seed 3" in text
     for fact in ("Some CPU", "started 2026-01-02", "torch 2.99.0", "commit `abc123`"):
         assert fact in text
-    assert "delete gate after encoder block 1" in text
+    assert "delete gate before encoder block 1" in text
     assert "documentation that ships inside Python" in text and "English (en)" in text
     details = re.search(r"<details>.*?```yaml\n(.*?)```\n\n</details>", text, re.S)
     assert details is not None
@@ -357,7 +359,7 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
         ("hard", "sw", "54.3"),
         ("hard", "total", "48.0"),
     ]
-    assert rows[0]["loss"] == "2.3457" and rows[0]["examples"] == "1,200"
+    assert rows[0]["cross-entropy nats"] == "2.3457" and rows[0]["examples"] == "1,200"
     assert "gate recall" not in rows[0]  # nobody measured it
 
 
@@ -385,13 +387,13 @@ def test_deletion_stands_beside_quality_even_where_it_was_not_measured(
     _, text = card_of(export(tmp_path / "out", load(run.model), None, evaluated))
     line = next(line for line in text.splitlines() if "a\\|b" in line)
     header = next(line for line in text.splitlines() if line.startswith("| task | split"))
-    assert "| deleted % | loss |" in header and header.endswith("| exact match |")
-    assert "| - | 2.3457 |" in line and line.endswith("| 0.2500 |")
+    assert "| deleted % | cross-entropy nats |" in header and header.endswith("| exact match % |")
+    assert "| - | 2.3457 |" in line and line.endswith("| 25.00 |")
 
 
 def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, tmp_path: Path) -> None:
     evaluated.eval("broken").write_text('{"models": [')
-    with pytest.raises(UserError, match=r"broken\.json does not hold evaluation results"):
+    with pytest.raises(UserError, match=r"broken\.json cannot be read"):
         export(tmp_path / "out", load(run.model), evaluated.recipe(), evaluated)
     evaluated.eval("broken").write_text('{"models": []}')
     with pytest.raises(UserError, match=r"broken\.json does not hold"):
@@ -479,23 +481,23 @@ def test_local_paths_are_no_hub_names(tmp_path: Path) -> None:
 
 KINDS = {
     "none": "without any deletion",
-    "scaled_sigmoid": "delete gate after encoder block 1; gate values from -30",
+    "scaled_sigmoid": "delete gate before encoder block 1; gate values from -30",
     "log_sigmoid": "gate values log sigmoid",
-    "random": "random gate, 50% of the bytes, after encoder block 1",
-    "fixed": "fixed gate, the last 50% of every word",
-    "boundary_predictor": "boundary predictor, gumbel, after encoder block 1",
-    "convolution": "convolution of width and stride 4",
+    "random": "50 % deleted at random before encoder block 1",
+    "fixed": "the last 50 % of every word deleted",
+    "boundary_predictor": "boundary predictor (gumbel) before encoder block 1",
+    "convolution": "4 positions made one by a convolution",
     "source_removed": "the encoder sees one EOS",
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*WITHOUT_MODULE, *SHORTENERS])
 def test_every_architecture_is_described_and_called_as_it_works(kind: str) -> None:
     text = card.model_card(
         tiny(deletion_type=kind), None, None, repo_id=None, dtype="float32", tokenizer=True
     )
-    assert KINDS[kind] in text
-    assert ("hard_delete=True" in text) == (kind in card.GATES)
+    assert KINDS.get(kind, of_config(MrT5Config(deletion_type=kind)).phrase()) in text
+    assert ("hard_delete=True" in text) == of_type(kind).gates
     code = re.search(r"```python\n(.*?)```", text, re.S)
     assert code is not None
     compile(code[1], "card", "exec")

@@ -23,10 +23,10 @@ from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
 from mrt5cli.convert.conversion import convert
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import find_subject, find_subjects
 from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, load, read_config
 from mrt5cli.models.hub_files import locate, snapshot
 from mrt5cli.recipe import ModelSection, smoke
+from mrt5cli.subject import find_subject, find_subjects
 from mrt5cli.training.run import pretrain
 from mrt5cli.training.start import model_to_start
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrt5cli.metrics.catalog import ANSWERED, BY_PUBLISHED_NAME, MEASURED, METRICS
 from mrt5cli.metrics.counts import (
     Ratio,
     below_threshold,
@@ -170,10 +171,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.bits_per_byte import BitsPerByte
-    from mrt5cli.metrics.deletion_rate import DeletionRate
-    from mrt5cli.metrics.sequence_accuracy import SequenceAccuracy
-    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, DeletionRate, SequenceAccuracy, TokenAccuracy
 
     cache = str(tmp_path)
     predictions, references = [[5, 9, 1], [5, 1]], [[5, 6, 1], [5, 1]]
@@ -196,8 +194,7 @@ def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -
 
 
 def test_metrics_answer_empty_input(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.bits_per_byte import BitsPerByte
-    from mrt5cli.metrics.token_accuracy import TokenAccuracy
+    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, TokenAccuracy
 
     cache = str(tmp_path)
     nothing = TokenAccuracy(cache_dir=cache).compute(predictions=[], references=[])
@@ -208,3 +205,43 @@ def test_metrics_answer_empty_input(offline: None, tmp_path: Path) -> None:
         "bits_per_byte": None,
         "tokens": 0,
     }
+
+
+# --- the catalog ---
+
+
+def test_every_published_metric_is_in_the_catalog() -> None:
+    from mrt5cli.paper.published import published
+
+    assert {row.metric.partition("[")[0] for row in published().values()} <= set(BY_PUBLISHED_NAME)
+
+
+def test_the_catalogs_classes_and_functions_are_there() -> None:
+    import evaluate
+
+    made = {metric.name: metric.load() for metric in MEASURED if metric.implementation}
+    assert set(made) >= {metric.name for metric in MEASURED if metric.chooses} - {"loss"}
+    for name, metric in made.items():
+        assert issubclass(metric, evaluate.Metric) and metric.keys[0] == name
+    assert [metric.score("x b", ("b",)) for metric in ANSWERED] == [0.0, pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "heading", "text"),
+    [
+        ("deletion_rate", "deleted\n%", "deleted, %", "12.3"),
+        ("token_accuracy", "token\nacc. %", "token accuracy, %", "12.34"),
+        ("loss", "loss", "cross-entropy, nats", "0.1234"),
+        ("gate_recall", "gate\nrecall", "gate recall", "0.123"),
+    ],
+)
+def test_a_metric_in_words(name: str, column: str, heading: str, text: str) -> None:
+    metric = METRICS[name]
+    assert (metric.column, metric.heading, metric.text(0.12341)) == (column, heading, text)
+    assert metric.text(None) == "-"
+
+
+def test_the_catalog_needs_nothing_heavy() -> None:
+    heavy = "{'torch', 'evaluate', 'datasets', 'numpy', 'pydantic'}"
+    code = f"import sys, mrt5cli.metrics.catalog; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -103,7 +103,6 @@ def test_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         "data build spelling x --misspellings=~nobody-here/x",
         "data build word-search x --words=~nobody-here/x",
         "data build udhr x --from=~nobody-here/x",
-        "data build corpus x --downloads=~nobody-here/x",
         "recipe show ~nobody-here/x",
         "recipe check ~nobody-here/x",
         "recipe copy quickstart ~nobody-here/x",

@@ -32,7 +32,7 @@ def documents(corpus: Corpus) -> list[str]:
 
 
 def everything(text: MemoryText, language: str = "en") -> list[str]:
-    return sorted(document for corpus in text._corpora[language].values() for document in documents(corpus))
+    return sorted(document for corpus in text.corpora[language].values() for document in documents(corpus))
 
 
 def refusal(path: Path, languages: Sequence[str] = ("en",), **settings: Any) -> str:
@@ -90,11 +90,6 @@ def test_embedded_text_imports_nothing_it_reads() -> None:
     assert set(sys.modules) - before <= {"pydoc_data", "pydoc_data.topics"}
 
 
-def test_embedded_text_is_only_english() -> None:
-    with pytest.raises(UserError, match=r"English; task.languages asks for fr, sw"):
-        open_source(EmbeddedSource(kind="embedded"), ["en", "fr", "sw"])
-
-
 # --- formats
 # --------------------------------------------------------------------------------------------------------
 
@@ -130,7 +125,7 @@ def test_another_column_and_one_that_is_not_there(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "row 1: column 'n' holds a number")]
+    ("name", "what"), [("a.jsonl", "line 2"), ("a.parquet", "row 1: column 'n' holds 1")]
 )
 def test_a_column_that_is_not_text(tmp_path: Path, name: str, what: str) -> None:
     write_rows(tmp_path / name, [{"n": 1, "text": "x"}, {"n": 2, "text": "y"}])
@@ -269,7 +264,7 @@ def test_not_utf8(tmp_path: Path, name: str, where: str) -> None:
         ('{"text": "a"}\n{"text": oops}\n', "line 2: not JSON: Expecting value at column 10"),
         ('{"text": "a"}\n\n["b"]\n', "line 3: a row must be an object"),
         ('["a"]\n["b"]\n', "line 1: a row must be an object"),
-        ('{"text": "a"}\n{"txt": "b"}\n', "line 2 has no column 'text'; it has txt"),
+        ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no column 'text'; it has txt"),
     ],
 )
 def test_malformed_rows(tmp_path: Path, content: str, what: str) -> None:
@@ -305,8 +300,3 @@ def test_only_held_out_files_serve_evaluation(tmp_path: Path) -> None:
     assert documents(text.corpus("en", "test", 4)) == ["text"]
     with pytest.raises(UserError, match="has no train text"):
         text.corpus("en", "train", 4)
-
-
-def test_a_language_named_twice(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("text")
-    assert "names a language twice" in refusal(tmp_path, ["en", "en"])

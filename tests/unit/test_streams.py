@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader
 
 from mrt5cli import hub as hub_module
 from mrt5cli.data import sources
-from mrt5cli.data.files import TextFile, text_files
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut
+from mrt5cli.data.texts import text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
-from mrt5cli.tasks.span_streams import LANGUAGE_BLOCK, Noise, draw_languages
+from mrt5cli.tasks.span_corruption import LANGUAGE_BLOCK, Noise, draw_languages
 from mrt5cli.text import say_nothing
 
 RAW = 70  # tokens of text in an input of 64
@@ -311,7 +311,7 @@ def test_held_out_of_the_hub(corpus: HubServer, monkeypatch: pytest.MonkeyPatch)
 
 def test_hub_refusals(corpus: HubServer) -> None:
     task = hub_task(corpus, ["en"], text_column="body")
-    with pytest.raises(UserError, match=r"train-\d.jsonl, line 1 has no column 'body'; it has text"):
+    with pytest.raises(UserError, match=r"train-\d.jsonl, line 1: no column 'body'; it has text"):
         take(task.train_stream(batch_size=1, seed=1), 1)
     corpus.add("datasets/owner/train-only", lambda place: only_training(place))
     with pytest.raises(UserError, match="has no test split for 'en'; it has train"):
@@ -439,11 +439,11 @@ def test_a_column_of_another_type_has_no_way_out(corpus: HubServer, skip: bool) 
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
     with pytest.raises(UserError) as caught:
         one_pass(task)
-    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds a number, expected text"
+    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds 7, expected text"
     assert caught.value.hint is None
     rows = [*ROWS[:10], '{"txt": "a"}']
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
-    with pytest.raises(UserError, match=r"a.json.gz, line 11 has no column 'text'; it has txt") as caught:
+    with pytest.raises(UserError, match=r"a.json.gz, line 11: no column 'text'; it has txt") as caught:
         one_pass(task)
     assert "text_column" in str(caught.value.hint)
 
@@ -502,7 +502,7 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
         assert resumed.remarks() == remarks
 
 
-def rows_in_memory(*rows: str) -> list[TextFile]:
+def rows_in_memory(*rows: str) -> list[DataFile]:
     lines = "\n".join(json.dumps({"text": row}) if row != "broken" else row for row in rows).encode()
     return text_files([DataFile("a.jsonl", lambda: io.BytesIO(lines))])
 
@@ -535,7 +535,7 @@ def test_a_program_that_ends_in_the_middle_of_a_file_says_nothing(tmp_path: Path
     (tmp_path / "a.jsonl.gz").write_bytes(packed(ROWS))
     code = f"""
 from pathlib import Path
-from mrt5cli.data.files import text_files
+from mrt5cli.data.texts import text_files
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.streams import DocumentStream
 file = Path({str(tmp_path / "a.jsonl.gz")!r})

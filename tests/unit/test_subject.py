@@ -9,7 +9,10 @@ from typing import get_args
 import pytest
 
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.subject import (
+from mrt5cli.recipe import Recipe, dump
+from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.subject import (
     TASK_KINDS,
     Subject,
     check_fits,
@@ -17,9 +20,6 @@ from mrt5cli.evaluation.subject import (
     newest_subject,
     task_length,
 )
-from mrt5cli.recipe import Recipe, dump
-from mrt5cli.recipe.schema import TaskSection
-from mrt5cli.rundir import RunDir, write_json, write_text
 
 
 def subject(task: dict | None) -> Subject:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrt5cli.errors import UserError
+from mrt5cli.text import announced, say_on_stderr
 
 TIMEOUT = 300
 """Seconds a package manager may take."""
@@ -45,33 +46,28 @@ def npm_pack(name: str, folder: Path) -> Path:
     Raises:
         UserError: npm is missing, or could not reach its registry.
     """
-    return _downloaded(["npm", "pack", "--silent", name], f"{name}-*.tgz", folder, name, "--from FILE.tgz")
+    return download(["npm", "pack", "--silent", name], f"{name}-*.tgz", folder, name, "--from FILE.tgz")
 
 
-def apt_download(name: str, folder: Path) -> Path:
-    """Download a distribution package into a folder.
+def download(command: Sequence[str], pattern: str, folder: Path, name: str, option: str) -> Path:
+    """What a package manager downloads into a folder.
+
+    Args:
+        command: that downloads.
+        pattern: of the file's name.
+        name: of the package.
+        option: takes the file where it cannot be downloaded, in words.
 
     Raises:
-        UserError: apt-get is missing, or could not reach its archive.
+        UserError: the package manager is missing, or could not reach its registry.
     """
-    return _downloaded(
-        ["apt-get", "-qq", "download", name], f"{name}_*.deb", folder, name, "--downloads FOLDER"
-    )
-
-
-def _downloaded(command: Sequence[str], pattern: str, folder: Path, name: str, option: str) -> Path:
     way_out = f"get {pattern} elsewhere and give it with {option}"
     needs(command[0], f"{name} is downloaded with it; install it, or {way_out}")
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        with announced(f"downloading {name} ...", say_on_stderr):
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+            )
     except subprocess.TimeoutExpired:
         raise UserError(f"`{' '.join(command)}` took over {TIMEOUT} s", f"try again, or {way_out}") from None
     found = sorted(folder.glob(pattern))

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.files import find_files, read_documents
 from mrt5cli.data.formats import supported
+from mrt5cli.data.texts import find_files, read_documents
 from mrt5cli.errors import UserError
 
 # White space between a sentence's end and the next one's capital.

@@ -17,13 +17,13 @@ from typing import Any
 from mrt5cli.data.builders.misspellings import Misspellings, open_misspellings
 from mrt5cli.data.builders.sentences import sentences, text_documents, windows
 from mrt5cli.data.builders.writing import (
+    MADE_BY,
     Manifest,
-    Report,
     check_target,
     lot,
     share,
-    silent,
     tsv,
+    with_progress,
     write_data_set,
 )
 from mrt5cli.errors import UserError
@@ -31,7 +31,6 @@ from mrt5cli.errors import UserError
 KIND = "spelling_correction_contextual"
 LONGEST = 62
 """Bytes of a source or target at most: with EOS they fit the published length of 64 tokens."""
-SHORTEST_WINDOW = 16
 
 # Of sentences, and of misspellings that mean one word only.
 HELD_OUT_SENTENCES = {"validation": 0.05, "test": 0.10}
@@ -89,7 +88,6 @@ def build(
     text: Path | None = None,
     misspellings: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
 ) -> Manifest:
     """Write train, validation and two test files, and say what is in them.
 
@@ -99,15 +97,14 @@ def build(
         text: English to take sentences from; None takes the documentation inside Python.
         misspellings: a file of codespell's form; None takes codespell's own dictionary.
         overwrite: replace an earlier data set.
-        report: told how far it is.
 
     Raises:
         UserError: what cannot be read or written, or too little of it.
     """
     check_target(out, overwrite=overwrite)
     dictionary = open_misspellings(misspellings)
-    pieces = windows_of_splits(text_documents(text), dictionary, options, report)
-    made = examples_of(pieces, dictionary, options, report)
+    pieces = windows_of_splits(text_documents(text), dictionary, options)
+    made = examples_of(pieces, dictionary, options)
     empty = [name for name, examples in made.items() if not examples]
     if empty:
         raise UserError(
@@ -115,17 +112,16 @@ def build(
             f"of at most {options.window} bytes, {len(dictionary.corrections):,} misspellings",
             "give more English text with --text, a larger --window, or no --common",
         )
-    report("writing", 0, None)
     details = describe(made, pieces, dictionary, options, text)
     rows = {f"{name}.tsv": tsv((e.source, e.target) for e in examples) for name, examples in made.items()}
-    return write_data_set(out, "spelling", rows, details, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} spelling", rows, details, overwrite=overwrite)
 
 
 # --- sentences ----------------------------------------------------------------------------------------------
 
 
 def windows_of_splits(
-    documents: Iterable[str], dictionary: Misspellings, options: Options, report: Report = silent
+    documents: Iterable[str], dictionary: Misspellings, options: Options
 ) -> dict[str, list[str]]:
     """Pieces of sentences by split; all of a sentence is in one split, and no piece comes twice.
 
@@ -133,8 +129,7 @@ def windows_of_splits(
     """
     found: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
-    for number, document in enumerate(documents):
-        report("reading sentences", number, None)
+    for document in with_progress(documents, "reading sentences"):
         for sentence in sentences(document):
             if any(token.lower() in dictionary.corrections for token in _TOKEN.findall(sentence)):
                 continue
@@ -159,7 +154,7 @@ def _split(held_out: Mapping[str, float], place: float) -> str:
 
 
 def examples_of(
-    pieces: Mapping[str, list[str]], dictionary: Misspellings, options: Options, report: Report = silent
+    pieces: Mapping[str, list[str]], dictionary: Misspellings, options: Options
 ) -> dict[str, list[Example]]:
     """Examples of each file.
 
@@ -181,8 +176,7 @@ def examples_of(
         found: dict[bool, list[Example]] = {True: [], False: []}
         limit = options.per_pair if split == "train" else max(1, options.per_pair // 4)
         ambiguous: dict[str, dict[str, list[Example]]] = defaultdict(dict)
-        for done, right in enumerate(sorted(allowed)):
-            report(f"making {split} examples", done, len(allowed))
+        for right in with_progress(sorted(allowed), f"making {split} examples", len(allowed)):
             where = sorted(
                 places[split].get(right, []),
                 key=lambda place: lot(options.seed, "places", pieces[split][place[0]], place[1]),

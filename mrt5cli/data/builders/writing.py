@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mrt5cli import __version__
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
 from mrt5cli.rundir import whole_directory
+from mrt5cli.text import say_on_stderr
 
 MANIFEST = "manifest.json"
 MADE_BY = "mrt5 data build"
+MAKERS = (MADE_BY, "mrt5's recipes/")
+"""How the name begins of whatever writes a data set here."""
+
+QUIET_SECONDS = 2.0
 
 Manifest = dict[str, Any]
-# What is being done, how much of it is done, and how much there is (None: not known).
-Report = Callable[[str, int, int | None], None]
+Thing = TypeVar("Thing")
 
 
-def silent(what: str, done: int, total: int | None) -> None:
-    """A report that goes nowhere."""
+def with_progress(things: Iterable[Thing], what: str, total: int | None = None) -> Iterator[Thing]:
+    """Things as they come; how many have come is said on stderr every two seconds.
+
+    Args:
+        what: is done with them, for people.
+        total: how many there are; None is not known.
+    """
+    said = time.monotonic()
+    for done, thing in enumerate(things):
+        now = time.monotonic()
+        if now - said >= QUIET_SECONDS:
+            said = now
+            say_on_stderr(f"{what} {done:,}" + (f"/{total:,}" if total else ""))
+        yield thing
 
 
 def lot(seed: int, *parts: object) -> int:
@@ -67,17 +84,17 @@ def is_made_here(out: Path) -> bool:
         manifest = parse((out / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MADE_BY)
+    return isinstance(manifest, dict) and str(manifest.get("made_by", "")).startswith(MAKERS)
 
 
 def write_data_set(
-    out: Path, kind: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
+    out: Path, made_by: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
 ) -> Manifest:
     """Write files and their manifest, all or nothing.
 
     Args:
         out: the folder; see `check_target`.
-        kind: what `mrt5 data build` calls the data set.
+        made_by: the command; its beginning is one of `MAKERS`.
         files: content by name, folders in it separated by slashes.
         details: of the manifest; `files` there may hold more about each file.
 
@@ -90,7 +107,7 @@ def write_data_set(
     check_target(out, overwrite=overwrite)
     described = details.get("files", {})
     manifest: Manifest = {
-        "made_by": f"{MADE_BY} {kind}",
+        "made_by": made_by,
         "mrt5cli": __version__,
         **{key: value for key, value in details.items() if key != "files"},
         "files": {

@@ -1,38 +1,67 @@
-"""Shorteners: what can stand between two encoder blocks and leave fewer positions."""
+"""Shorteners: what can stand between two encoder blocks and leave fewer positions.
+
+README.md says how to add one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import Sequences, Shortener, Shortening, norm_in_float32, refuse_threshold
-from mrt5cli.models.shorteners.baselines import FixedGate, RandomGate
-from mrt5cli.models.shorteners.boundary import BoundaryPredictor
+from mrt5cli.models.shorteners.base import (
+    Reference,
+    Sequences,
+    Shortener,
+    Shortening,
+    norm_in_float32,
+    refuse_threshold,
+)
+from mrt5cli.models.shorteners.boundary_predictor import BoundaryPredictor
 from mrt5cli.models.shorteners.convolution import Convolution
-from mrt5cli.models.shorteners.gate import DeleteGate, Gate, with_fillers_in_sight
+from mrt5cli.models.shorteners.delete_gate import DeleteGate
+from mrt5cli.models.shorteners.fixed import FixedGate
+from mrt5cli.models.shorteners.gate import Gate, with_fillers_in_sight
+from mrt5cli.models.shorteners.hnet import Router
+from mrt5cli.models.shorteners.random import RandomGate
 
-SHORTENERS: dict[str, Callable[[MrT5Config], Shortener]] = {
-    "scaled_sigmoid": DeleteGate,
-    "log_sigmoid": DeleteGate,
-    "random": RandomGate,
-    "fixed": FixedGate,
-    "boundary_predictor": BoundaryPredictor,
-    "convolution": Convolution,
-}
-"""`deletion_type` and the shortener it means; the two types without one are "none" and "source_removed"."""
+SHORTENERS: dict[str, type[Shortener]] = {}
+"""`deletion_type` and the shortener it means."""
+WITHOUT_MODULE = ("none", "source_removed")
+"""The values of `deletion_type` that put no module between two blocks."""
+
+
+def register(shortener: type[Shortener]) -> type[Shortener]:
+    """Make a shortener known to every configuration; also as a decorator.
+
+    Raises:
+        ValueError: another one has one of its deletion types.
+    """
+    for deletion_type in shortener.deletion_types:
+        if deletion_type in (*WITHOUT_MODULE, *SHORTENERS):
+            raise ValueError(f"there is a shortener of deletion_type {deletion_type!r} already")
+    SHORTENERS.update(dict.fromkeys(shortener.deletion_types, shortener))
+    return shortener
+
+
+register(DeleteGate)
+register(RandomGate)
+register(FixedGate)
+register(BoundaryPredictor)
+register(Convolution)
+register(Router)
 
 __all__ = [
     "SHORTENERS",
+    "WITHOUT_MODULE",
     "BoundaryPredictor",
     "Convolution",
     "DeleteGate",
     "FixedGate",
     "Gate",
     "RandomGate",
+    "Reference",
     "Sequences",
     "Shortener",
     "Shortening",
     "norm_in_float32",
     "refuse_threshold",
+    "register",
     "with_fillers_in_sight",
 ]

@@ -5,8 +5,9 @@ Legend: B batch, L input bytes, S positions after shortening, D model width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,8 @@ class Shortening:
         positions: (B, S) original positions, or None when nothing moved.
         kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
             would keep.
-        self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in laws of the
-            reference that mix rows.
+        self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in the
+            reference's ways that mix rows.
         key_gate: (B, S) to add to the attention scores of each key from here on, or None.
         gate_values: (B, L) from `scale` (delete) to 0 (keep), or None for shorteners without a gate.
         gate_logits: (B, L) or None.
@@ -76,16 +77,54 @@ class Shortening:
     mask_count: int | None = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """How the authors' code holds a shortener.
+
+    Attributes:
+        architecture: its class of models.
+        model_type: what its config.json is called.
+        fields: of our configuration, that its own has under the same names.
+        renamed: its names of other fields -> ours.
+        fixed: fields of ours whose value its code cannot change.
+    """
+
+    architecture: str
+    model_type: str
+    fields: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+
+
 class Shortener(nn.Module):
     """A module between two encoder blocks that leaves fewer positions, or marks those to ignore.
 
     Attributes:
+        deletion_types: what a configuration calls it, in its field of that name.
         name: what the module is called in its block; weights carry this name in checkpoints.
         normalises: whether its block has a norm `down_ln` for it, beside it, as the reference's do.
+        own_fields: of the configuration, which are there for this shortener alone, with their defaults. Those
+            of the published checkpoints are declared in `MrT5Config` and stand in every config.json.
+        reference: how the authors' code holds it; None where they have nothing like it.
     """
 
+    deletion_types: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "delete_gate"
     normalises: ClassVar[bool] = False
+    own_fields: ClassVar[Mapping[str, Any]] = {}
+    reference: ClassVar[Reference | None] = None
+
+    @classmethod
+    def default_threshold(cls, config: MrT5Config) -> float:
+        """Gate value that parts deleted from kept bytes where the configuration does not say."""
+        return config.sigmoid_mask_scale / 2
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        """Raise ValueError if its fields of a configuration do not make sense."""
+
+    def initialise(self, config: MrT5Config) -> None:
+        """Draw new weights, by `transformers.initialization`, which spares those that were loaded."""
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         """Shorten.
@@ -102,8 +141,8 @@ class Shortener(nn.Module):
 
 
 def hidden_once(config: MrT5Config) -> bool:
-    """Whether later encoder blocks see pooled positions by what was hidden before they were pooled: a law of
-    the reference, which masks its position bias in the first block and hands it on. A shortener before that
+    """Whether later encoder blocks see pooled positions by what was hidden before they were pooled, as in the
+    reference, which masks its position bias in the first block and hands it on. A shortener before that
     block comes first, and learned positions leave no bias to hand on.
     """
     mixes = config.shortening_per == "batch"
@@ -134,3 +173,9 @@ def norm_in_float32(norm: nn.Module, states: Tensor) -> Tensor:
         norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     )  # apex's has the latter
     return F.rms_norm(states, shape, weight, epsilon)
+
+
+def check_share(config: MrT5Config, name: str) -> None:
+    """Raise ValueError if a field is no share of positions."""
+    if not 0 <= getattr(config, name) <= 1:
+        raise ValueError(f"{name} is a share of positions, 0 to 1, not {getattr(config, name)}")

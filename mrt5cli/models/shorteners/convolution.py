@@ -5,14 +5,14 @@ Legend: B batch, L input bytes, S windows, D model width, R the stride.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.shorteners.base import (
+    Reference,
     Sequences,
     Shortener,
     Shortening,
@@ -26,12 +26,25 @@ class Convolution(Shortener):
     """Every R positions become one: norm, convolution of width and stride R, GELU.
 
     Per row, what is not a real byte counts as zero and the last window may be part empty: a row keeps
-    ceil(length / R) positions. Per batch is the reference's law: windows over the padded batch, pad states
+    ceil(length / R) positions. Per batch is the reference's way: windows over the padded batch, pad states
     included, and a tail shorter than R dropped unless there is nothing else.
     """
 
-    name: ClassVar[str] = "downsampling_module"
-    normalises: ClassVar[bool] = True
+    deletion_types = ("convolution",)
+    name = "downsampling_module"
+    normalises = True
+    reference = Reference(
+        "CanineT5ForConditionalGeneration",
+        "t5",
+        ("downsampling_rate",),
+        {"downsampling_layer": "delete_gate_layer"},
+        frozenset(("shortening_per", "hard_delete_positions", "learned_positions")),
+    )
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        if config.downsampling_rate < 2:
+            raise ValueError(f"downsampling_rate {config.downsampling_rate} shortens nothing; 2 is the least")
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__()
@@ -39,6 +52,12 @@ class Convolution(Shortener):
         self.per_row = config.shortening_per == "row"
         self.hidden_once = hidden_once(config)
         self.conv = nn.Conv1d(config.d_model, config.d_model, self.rate, stride=self.rate)
+
+    def initialise(self, config: MrT5Config) -> None:
+        # PyTorch's own distribution, which the reference leaves in place.
+        bound = (self.conv.in_channels * self.rate) ** -0.5
+        init.uniform_(self.conv.weight, -bound, bound)
+        init.uniform_(self.conv.bias, -bound, bound)
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         refuse_threshold(threshold, "a convolution")

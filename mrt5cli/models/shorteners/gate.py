@@ -1,5 +1,5 @@
-"""Delete gates: something scores every byte, and low scores are masked (soft) or removed (hard). Paper
-section 3.1.
+"""What delete gates share: something scores every byte, and low scores are masked (soft) or removed (hard).
+Paper section 3.1.
 
 Legend: B batch, L input bytes, K kept slots, D model width.
 """
@@ -9,16 +9,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.models.t5.modeling_t5 import T5LayerNorm
+from torch import Tensor
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.packing import compact, gather_rows, survivors
-from mrt5cli.models.shorteners.base import Sequences, Shortener, Shortening, norm_in_float32
+from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening
 
 HIDDEN = -1e9
 """Gate value that hides a slot, whatever its score."""
+
+GATE_OF_THE_REFERENCE = Reference(
+    "MrT5ForConditionalGeneration",
+    "mrt5",
+    (
+        "delete_gate_layer",
+        "deletion_threshold",
+        "deletion_type",
+        "fixed_deletion_amount",
+        "gate_layer_norm",
+        "random_deletion_probability",
+        "sigmoid_mask_scale",
+        "use_gumbel_noise",
+    ),
+)
+"""The authors' one class for all their gates."""
 
 
 class Gate(Shortener):
@@ -95,37 +109,3 @@ def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortenin
         positions=positions_BK,
         key_gate=(~valid_BK).to(given.states.dtype) * HIDDEN,
     )
-
-
-class DeleteGate(Gate):
-    """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
-
-    def __init__(self, config: MrT5Config) -> None:
-        super().__init__(config)
-        self.log_sigmoid = config.deletion_type == "log_sigmoid"
-        self.noise = config.gumbel_noise_law if config.use_gumbel_noise else None
-        self.layer_norm: nn.Module | None = None
-        if config.gate_layer_norm and config.gate_layer_norm_type == "layer":
-            # PyTorch's epsilon, 1e-5, as in the first version of the authors' code.
-            self.layer_norm = nn.LayerNorm(config.d_model)
-        elif config.gate_layer_norm:
-            self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.feed_forward = nn.Linear(config.d_model, 1)
-
-    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
-        states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
-        logits_BL = F.linear(states, weight, bias).squeeze(-1)
-        if self.training and self.noise is not None:
-            logits_BL = logits_BL + _gate_noise(logits_BL, self.noise)
-        values_BL = F.logsigmoid(logits_BL) if self.log_sigmoid else self.scale * torch.sigmoid(-logits_BL)
-        return values_BL.masked_fill(padding, self.scale), logits_BL
-
-
-def _gate_noise(like: Tensor, law: str) -> Tensor:
-    """Gumbel noise: a zero-mean difference of two samples, or the reference's one, whose mean is 0.58."""
-
-    def sample() -> Tensor:
-        return -torch.empty_like(like).exponential_().log()
-
-    return sample() - sample() if law == "difference" else sample()

@@ -1,0 +1,212 @@
+"""Sums and counts of batches, and the rows they become.
+
+Shapes: B rows, L input positions, T target positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
+from mrt5cli.metrics.counts import (
+    Ratio,
+    below_threshold,
+    bits_per_byte,
+    gate_precision,
+    gate_recall,
+    mean_interval,
+    target_tokens,
+    wilson_interval,
+)
+from mrt5cli.metrics.results import TOTAL, Row
+from mrt5cli.models import MrT5Output
+from mrt5cli.tasks.base import Batch
+
+NOTHING = Ratio()
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What some batches lost; adding tallies adds them all.
+
+    Attributes:
+        deleted: non-pad positions that are gone, of all.
+        new_length: encoder output positions of the batch that each example was in.
+        precision, recall: of deleted letters against those the task's targets do not need.
+    """
+
+    deleted: Ratio = NOTHING
+    new_length: Ratio = NOTHING
+    precision: Ratio = NOTHING
+    recall: Ratio = NOTHING
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each example of a subset, in the task's order; n examples.
+
+    Attributes:
+        nats: (n,) float, cross-entropy summed over the example's targets.
+        tokens: (n,) int, targets.
+        tokens_right: (n,) int, of them predicted right, teacher-forced.
+        positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
+            gates, that would be.
+        scores: (n,) each, by the names of metrics that are means over examples: right or wrong, or 0 to 1.
+        answers: the generated answers, or None.
+    """
+
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    tokens_right: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    scores: Mapping[str, NDArray[np.generic]]
+    answers: tuple[str, ...] | None = None
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n,) whether every target is predicted right; false where there are no targets."""
+        right: NDArray[np.bool_] = (self.tokens_right == self.tokens) & (self.tokens > 0)
+        return right
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """The outcomes of batches, one after the other."""
+        names = ("nats", "tokens", "tokens_right", "positions", "kept")
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        }
+        return cls(
+            **arrays,
+            scores={name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        )
+
+
+def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
+    """What became of a batch's examples, given the true tokens before each.
+
+    Args:
+        output: of the model on this batch.
+        batch: input_ids (B, L) and labels (B, T), on the same device.
+    """
+    assert output.logits is not None and output.kept_lengths is not None  # labels were given
+    targets = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
+    nats = F.cross_entropy(
+        output.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+    )
+    labels = targets.cpu().numpy()
+    real = target_tokens(labels)
+    outcomes = Outcomes(
+        nats=nats.double().view_as(targets).sum(dim=1).cpu().numpy(),
+        tokens=real.sum(axis=1),
+        tokens_right=(real & (output.logits.argmax(-1).cpu().numpy() == labels)).sum(axis=1),
+        positions=batch["input_ids"].ne(PAD).sum(dim=1).cpu().numpy(),
+        kept=output.kept_lengths.cpu().numpy(),
+        scores={},
+    )
+    return replace(outcomes, scores={WHOLE_TARGETS: outcomes.right})
+
+
+def tally(
+    output: MrT5Output, batch: Batch, threshold: float, deletable: NDArray[np.bool_] | None = None
+) -> Tally:
+    """What one batch lost.
+
+    Args:
+        output: of the model on this batch.
+        batch: input_ids (B, L).
+        threshold: gate value under which a position counts as deleted.
+        deletable: (B, L) positions the target does not need, or None.
+    """
+    assert output.encoder_last_hidden_state is not None
+    ids = batch["input_ids"].cpu().numpy()
+    rows, real = len(ids), int((ids != PAD).sum())
+    new_length = Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows)
+    if output.delete_gate_output is not None:
+        deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
+    elif output.keep_mask is not None:
+        deleted = (ids != PAD) & ~output.keep_mask.cpu().numpy()
+    else:
+        return Tally(Ratio(0.0, real), new_length)
+    found = Tally(Ratio(float(deleted.sum()), real), new_length)
+    if deletable is None or output.delete_gate_output is None:  # what is pooled away is not lost
+        return found
+    precision, recall = gate_precision(deleted, deletable, ids), gate_recall(deleted, deletable, ids)
+    return replace(found, precision=precision, recall=recall)
+
+
+def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> Row:
+    """The row of one subset.
+
+    Args:
+        truncated: sources that were cut to the task's input length.
+    """
+    examples, tokens = len(outcomes.tokens), int(outcomes.tokens.sum())
+    nats = Ratio(float(outcomes.nats.sum()), tokens).value
+    right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
+    whole = Ratio(float(outcomes.right.sum()), int((outcomes.tokens > 0).sum()))
+    scores: dict[str, Any] = {}
+    for name, values in outcomes.scores.items():
+        if name != WHOLE_TARGETS:  # that counts examples that have targets
+            scores |= {name: float(values.mean()), f"{name}_95": mean_interval([values])}
+    return Row(
+        subset=subset,
+        examples=examples,
+        target_tokens=tokens,
+        loss=nats,
+        bits_per_byte=bits_per_byte(nats),
+        token_accuracy=right,
+        token_accuracy_95=wilson_interval(right, examples),
+        sequence_accuracy=whole.value,
+        sequence_accuracy_95=wilson_interval(whole.value, whole.count),
+        deletion_rate=lost.deleted.value,
+        input_length=float(outcomes.positions.mean()),
+        kept_length=float(outcomes.kept.mean()),
+        new_length=lost.new_length.value,
+        gate_precision=lost.precision.value,
+        gate_recall=lost.recall.value,
+        truncated=truncated,
+        **scores,
+    )
+
+
+def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -> Row:
+    """Means over subsets weighted by their examples; None for what a subset has no number of.
+
+    Args:
+        outcomes: of each subset by its name; without them graded metrics have no interval.
+    """
+    examples = sum(row.examples for row in rows)
+    means: dict[str, Any] = {}
+    for field in fields(Row):
+        values = [getattr(row, field.name) for row in rows]
+        if all(isinstance(value, float) for value in values):
+            weighted = zip(rows, values, strict=True)
+            means[field.name] = sum(row.examples * value for row, value in weighted) / examples
+        else:
+            means[field.name] = None
+    for name, metric in METRICS.items():
+        if f"{name}_95" in means and not metric.graded:
+            means[f"{name}_95"] = wilson_interval(means[name], examples)
+        elif f"{name}_95" in means and outcomes is not None:
+            scores = [outcomes[row.subset].scores.get(name) for row in rows]
+            means[f"{name}_95"] = mean_interval([score for score in scores if score is not None])
+    means |= {
+        "subset": TOTAL,
+        "examples": examples,
+        "target_tokens": sum(row.target_tokens for row in rows),
+        "truncated": sum(row.truncated for row in rows),
+        # A median of medians would be neither.
+        "median_ms_per_example": None,
+    }
+    return Row(**means)

@@ -1,0 +1,72 @@
+"""What is measured, and how: one value, from the command line and suites down to the loop over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrt5cli.metrics.answers import Normalization
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Everything an evaluation can be told but models, task and device.
+
+    Attributes:
+        split: "validation" or "test".
+        subsets: languages, or parts of the test; None for all the task has.
+        batch_size: examples a batch.
+        limit: examples a subset; None takes all.
+        hard_delete: delete for real, as at inference; False gates softly, as in training.
+        threshold: gate value under which a byte is deleted, in place of the model's own; hard deletion only.
+        source_removed: also score the same targets without their source.
+        generate: where a task has accepted answers, have the model generate its own, which takes long.
+        constrained: also choose among the task's choices.
+        normalization: of generated answers and accepted ones, see `metrics.answers`; None is "squad".
+        runtime: also time forward passes, five a batch.
+        deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
+            validation examples a subset.
+        data: what replaces the task's own source, for the record.
+    """
+
+    split: str = "test"
+    subsets: Sequence[str] | None = None
+    batch_size: int = 16
+    limit: int | None = None
+    hard_delete: bool = True
+    threshold: float | None = None
+    source_removed: bool = True
+    generate: bool = True
+    constrained: bool = False
+    normalization: Normalization | None = None
+    runtime: bool = False
+    deletion_rates: Sequence[float] = ()
+    data: str | None = None
+
+    @property
+    def deletion(self) -> str:
+        """In a word."""
+        return "hard" if self.hard_delete else "soft"
+
+    def result_name(self, kind: str, *, checkpoint: str | None = None, label: str = "") -> str:
+        """The stem of the results' file in a run's eval/ folder: none overwrites another's.
+
+        Args:
+            kind: of task.
+            checkpoint: its folder, unless it is the finished model.
+            label: what else sets it apart.
+        """
+        parts = [
+            kind,
+            "" if self.split == "test" else self.split,
+            "" if self.hard_delete else "soft",
+            "constrained" if self.constrained else "",
+            "" if self.normalization in (None, "squad") else self.normalization,
+            "" if self.subsets is None else "+".join(self.subsets),
+            "rates" if self.deletion_rates else "",
+            "" if self.data is None else f"data-{Path(self.data).resolve().name}",
+            checkpoint,
+            label,
+        ]
+        return "-".join(part for part in parts if part)

@@ -1,0 +1,167 @@
+"""Every number that is measured or was published: its name, its words, its unit, which way is better.
+
+A new metric is one entry here, the field of its name in `results.Row`, and the function that counts it.
+Tables, model cards, verdicts and the recipe's `training.best_metric` ask this list. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from mrt5cli.text import number
+
+Unit = Literal["share", "number", "nats", "ms", "count"]
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One of them.
+
+    Attributes:
+        name: of the field of `results.Row`.
+        title: in words.
+        header: of a narrow column, its lines parted by line breaks; of what no such column has, empty.
+        unit: a "share" is 0 to 1 and printed in percent; the others are printed as they are.
+        digits: decimals that are printed.
+        better: which direction is; None where neither.
+        published: its name in `published.yaml`, or empty.
+        chooses: a recipe may keep the weights that are best by it.
+        in_cards: model cards show it. Lengths repeat the deletion rate, and times belong to a machine.
+        answers: the function that scores one generated answer by it, as "module:name"; empty for what is
+            measured given the true targets.
+        graded: a mean of scores between 0 and 1, and not of what is right or wrong.
+        implementation: its `evaluate.Metric`, a class of `evaluate_metrics`; empty where there is none.
+    """
+
+    name: str
+    title: str
+    header: str = ""
+    unit: Unit = "number"
+    digits: int = 2
+    better: Better | None = None
+    published: str = ""
+    chooses: bool = False
+    in_cards: bool = True
+    answers: str = ""
+    graded: bool = False
+    implementation: str = ""
+
+    @property
+    def factor(self) -> float:
+        """From a row's number to what is printed and published."""
+        return 100.0 if self.unit == "share" else 1.0
+
+    def text(self, value: float | None, digits: int | None = None) -> str:
+        """A row's number in a cell of a terminal's table."""
+        scaled = None if value is None else self.factor * value
+        return number(scaled, self.digits if digits is None else digits)
+
+    @property
+    def column(self) -> str:
+        """The header of a narrow column, with its unit."""
+        if self.unit != "share":
+            return self.header
+        return self.header + (" %" if "\n" in self.header else "\n%")
+
+    @property
+    def heading(self) -> str:
+        """The title, with its unit."""
+        sign = {"share": "%", "nats": "nats"}.get(self.unit)
+        return f"{self.title}, {sign}" if sign else self.title
+
+    def score(self, answer: str, accepted: tuple[str, ...], *how: Any) -> float:
+        """How good one generated answer is by it; see `answers.f1`."""
+        return float(_named(self.answers)(answer, accepted, *how))
+
+    def load(self) -> Any:
+        """Its `evaluate.Metric`, a class; importing it takes seconds."""
+        return _named(f"mrt5cli.metrics.evaluate_metrics:{self.implementation}")
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+MEASURED = (
+    Metric("examples", "test examples", "examples", "count", 0, published="num_examples", in_cards=False),
+    Metric(
+        *("deletion_rate", "deleted", "deleted", "share", 1),
+        published="seq_len_reduction",
+        implementation="DeletionRate",
+    ),
+    Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
+    Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
+    Metric(
+        *("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
+        implementation="BitsPerByte",
+    ),
+    Metric("kept_length", "kept length", "kept\nmean", digits=1, in_cards=False),
+    Metric("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len", in_cards=False),
+    Metric(
+        *("token_accuracy", "token accuracy", "token\nacc.", "share", 2, "higher", "token_accuracy"),
+        chooses=True,
+        implementation="TokenAccuracy",
+    ),
+    Metric(
+        *("sequence_accuracy", "sequence accuracy", "seq.\nacc.", "share", 2, "higher", "sequence_accuracy"),
+        chooses=True,
+        implementation="SequenceAccuracy",
+    ),
+    Metric("constrained_accuracy", "accuracy among choices", "constr.", "share", 2, "higher"),
+    Metric(
+        *("exact_match", "exact match", "EM", "share", 2, "higher", "exact_match"),
+        chooses=True,
+        answers="mrt5cli.metrics.answers:exact_match",
+        implementation="ExactMatch",
+    ),
+    Metric(
+        *("f1", "F1", "F1", "share", 2, "higher", "f1"),
+        chooses=True,
+        answers="mrt5cli.metrics.answers:f1",
+        graded=True,
+        implementation="F1",
+    ),
+    Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
+    Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
+    Metric(
+        *("ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"),
+        in_cards=False,
+    ),
+)
+"""What an evaluation measures, in the order of columns."""
+
+PUBLISHED_ONLY = (
+    Metric("eval_seconds", "seconds in all", better="lower", published="total_eval_time"),
+    Metric("time_saved", "less time, %", better="higher", published="runtime_decrease_vs_byt5"),
+    Metric("correlation", "Pearson r", published="pearson_r"),
+    Metric("mean_correlation", "mean r (Fisher)", published="fisher_average_r"),
+    Metric("macs", "MACs", published="macs"),
+    Metric("relative_macs", "MACs, share", published="macs_relative_to_byt5"),
+    Metric("highest_deletion_rate", "highest reduction, %", published="max_seq_len_reduction"),
+    Metric("parameters", "parameters", published="total_parameters"),
+    Metric("gate_parameters", "the gate's parameters", published="delete_gate_parameters"),
+    Metric("deletion_rate_of_a_kind", "deleted, %: ", published="deletion_rate"),
+)
+"""What only the paper, and an analysis of several runs, has a number of."""
+
+METRICS = {metric.name: metric for metric in MEASURED}
+"""What an evaluation measures, by name."""
+
+BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISHED_ONLY) if metric.published}
+"""All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
+
+WHOLE_TARGETS = "sequence_accuracy"
+"""The one of targets that are right throughout: for tasks that bring no measure of their own."""
+
+ANSWERED = tuple(metric for metric in MEASURED if metric.answers)
+"""Those of answers that a model has to generate, which takes far longer than scoring given targets."""
+
+if TYPE_CHECKING:
+    BestMetric = str
+else:
+    BestMetric = Literal[tuple(metric.name for metric in MEASURED if metric.chooses)]
+"""What a recipe's `training.best_metric` may be."""

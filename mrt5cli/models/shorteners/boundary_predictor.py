@@ -1,0 +1,166 @@
+"""BP, the boundary predictor: segments are found and pooled (paper's baseline, after Nawrot et al. 2023).
+
+A segment is a run of bytes that ends where a boundary is; it becomes the mean of its states, and stands at
+the position of its first byte.
+
+Legend: B batch, L input bytes, S segments of the longest row, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.packing import last_position
+from mrt5cli.models.shorteners.base import (
+    Reference,
+    Sequences,
+    Shortener,
+    Shortening,
+    check_share,
+    hidden_once,
+    mark,
+    refuse_threshold,
+)
+
+
+class BoundaryPredictor(Shortener):
+    """Linear, GELU, linear on normed states: the logit that a segment ends at a byte.
+
+    "gumbel" draws boundaries from a relaxed Bernoulli, passes gradients straight through the draw, and is
+    pulled towards a rate by the binomial likelihood of the number of boundaries. "entropy" and "unigram" are
+    taught by labels: in training segments end where the labels say, and the predictor learns to say the
+    same. In evaluation a segment ends where the logit is positive, whatever the type, unless draws are asked
+    for. The last byte of a row always ends a segment.
+    """
+
+    deletion_types = ("boundary_predictor",)
+    name = "boundary_predictor"
+    normalises = True
+    reference = Reference(
+        "BPT5ForConditionalGeneration",
+        "t5",
+        ("boundary_predictor_type", "prior"),
+        # transformers takes a field called `temperature` for a setting of generation.
+        {"boundary_predictor_layer": "delete_gate_layer", "temperature": "boundary_temperature"},
+        frozenset(("shortening_per", "hard_delete_positions", "learned_positions", "boundary_sampling")),
+    )
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        check_share(config, "prior")
+        if config.boundary_temperature <= 0:
+            raise ValueError(f"boundary_temperature must be above 0, not {config.boundary_temperature}")
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__()
+        self.boundary_predictor = nn.Sequential(
+            nn.Linear(config.d_model, config.d_ff), nn.GELU(), nn.Linear(config.d_ff, 1)
+        )
+        self.supervision = (
+            None if config.boundary_predictor_type == "gumbel" else config.boundary_predictor_type
+        )
+        self.prior = float(config.prior)
+        self.temperature = float(config.boundary_temperature)
+        self.always_draw = config.boundary_sampling == "always"
+        self.per_row = config.shortening_per == "row"
+        self.hidden_once = hidden_once(config)
+
+    def initialise(self, config: MrT5Config) -> None:
+        for linear in (self.boundary_predictor[0], self.boundary_predictor[2]):
+            init.xavier_uniform_(linear.weight)
+            init.constant_(linear.bias, -1.0)
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        refuse_threshold(threshold, "a boundary predictor")
+        real_BL = given.real
+        if not self.per_row:
+            real_BL = torch.ones_like(given.padding) if given.mask is None else given.mask != 0
+        # Where segments end must not depend on the precision the rest of the network runs in.
+        with torch.autocast(given.states.device.type, enabled=False):
+            logits_BL = self._logits(given.normed)
+            ends_BL, loss = self._ends(logits_BL, real_BL, given.segment_ends)
+            states, positions, valid = self._pool(given.states, ends_BL, real_BL)
+        return Shortening(
+            states=states,
+            mask=valid.long(),
+            positions=positions,
+            kept_lengths=valid.sum(dim=1),
+            # Before it is pooled, the reference hides no slot from later blocks.
+            self_mask=torch.ones_like(valid) if self.hidden_once else None,
+            keep_mask=mark(positions, valid, real_BL.shape[1]),
+            boundary_logits=logits_BL,
+            auxiliary_loss=loss,
+        )
+
+    def _logits(self, normed: Tensor | None) -> Tensor:
+        assert normed is not None  # this class normalises
+        first, activation, last = self.boundary_predictor
+        hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
+        return F.linear(hidden, last.weight.float(), last.bias.float()).squeeze(-1)
+
+    def _ends(
+        self, logits_BL: Tensor, real_BL: Tensor, labels_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """1.0 where a segment ends, with straight-through gradients where there is a draw; training loss."""
+        if self.supervision is not None and self.training:
+            if labels_BL is None:
+                raise ValueError(
+                    f"a boundary predictor of type {self.supervision!r} learns from segment_ends: give "
+                    "them in training, (batch, length), true at the last byte of each segment"
+                )
+            ends_BL = _close_rows(labels_BL.to(logits_BL.dtype), real_BL)
+            return ends_BL, F.binary_cross_entropy_with_logits(logits_BL[real_BL], ends_BL[real_BL])
+        if self.supervision is not None or not (self.training or self.always_draw):
+            return _close_rows((logits_BL > 0).to(logits_BL.dtype), real_BL), None
+        tiny = torch.finfo(logits_BL.dtype).eps
+        uniform = torch.rand(logits_BL.shape, device=logits_BL.device).clamp(tiny, 1 - tiny)
+        soft_BL = torch.sigmoid((torch.logit(uniform) + logits_BL) / self.temperature)
+        ends_BL = (soft_BL > 0.5).to(soft_BL.dtype) - soft_BL.detach() + soft_BL
+        ends_BL = _close_rows(ends_BL, real_BL)
+        return ends_BL, self._binomial_loss(ends_BL, real_BL) if self.training else None
+
+    def _binomial_loss(self, ends_BL: Tensor, real_BL: Tensor) -> Tensor:
+        """Mean over rows of -log Binomial(number of boundaries; length, prior) / length."""
+        length = (
+            real_BL.sum(dim=1).to(ends_BL.dtype) if self.per_row else real_BL.shape[1] * ends_BL.new_ones(())
+        )
+        ends = ends_BL.sum(dim=1)
+        prior = ends.new_tensor(self.prior)
+        log_likelihood = (
+            torch.lgamma(length + 1)
+            - torch.lgamma(ends + 1)
+            - torch.lgamma(length - ends + 1)
+            + torch.xlogy(ends, prior)
+            + torch.xlogy(length - ends, 1 - prior)
+        )
+        return -(log_likelihood / length.clamp(min=1)).mean()
+
+    def _pool(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled states (B, S, D), segment starts (B, S), slots that hold a segment (B, S) bool."""
+        hard_BL = ends_BL.detach().round().long()
+        counts = hard_BL.sum(dim=1)
+        longest = max(1, int(counts.max()))  # the one device sync of a forward
+        slots = torch.arange(longest, device=states.device)
+        valid = slots < counts[:, None]
+        segment_BL = hard_BL.cumsum(dim=1) - hard_BL
+        # A byte counts once, whatever the gradient: moving a boundary before it moves it to another segment.
+        before_BL = ends_BL.cumsum(dim=1) - ends_BL
+        weight_BL = 1 + before_BL - before_BL.detach()
+        member = segment_BL[:, None, :] == slots[:, None]  # [B, S, L]
+        if self.per_row:
+            member = member & real_BL[:, None, :]
+        weight = member * weight_BL[:, None, :]
+        weight = weight / (weight.sum(dim=2, keepdim=True) + 1e-9)
+        # A matrix product, not a scatter: scatters on GPUs add in a different order each time.
+        pooled = torch.bmm(weight, states.float()).to(states.dtype)
+        starts = member.to(torch.uint8).argmax(dim=2) * valid
+        return pooled, starts, valid
+
+
+def _close_rows(ends_BL: Tensor, real_BL: Tensor) -> Tensor:
+    """No boundary where nothing is, and one at the last position of each row that holds something."""
+    return (ends_BL * real_BL).masked_fill(last_position(real_BL), 1.0)

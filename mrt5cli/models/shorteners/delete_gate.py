@@ -1,0 +1,71 @@
+"""MrT5's learned delete gate. Paper section 3.1.
+
+Legend: B batch, L input bytes, D model width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.shorteners.base import norm_in_float32
+from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+
+
+class DeleteGate(Gate):
+    """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
+
+    deletion_types = ("scaled_sigmoid", "log_sigmoid")
+    reference = replace(
+        GATE_OF_THE_REFERENCE,
+        fixed=frozenset(
+            ("gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions")
+        ),
+    )
+
+    @classmethod
+    def default_threshold(cls, config: MrT5Config) -> float:
+        if config.deletion_type == "log_sigmoid":
+            return math.log(0.5)
+        return super().default_threshold(config)
+
+    def initialise(self, config: MrT5Config) -> None:
+        init.xavier_uniform_(self.feed_forward.weight)
+        init.constant_(self.feed_forward.bias, float(config.gate_bias_init))
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.log_sigmoid = config.deletion_type == "log_sigmoid"
+        self.noise = config.gumbel_noise_law if config.use_gumbel_noise else None
+        self.layer_norm: nn.Module | None = None
+        if config.gate_layer_norm and config.gate_layer_norm_type == "layer":
+            # PyTorch's epsilon, 1e-5, as in the first version of the authors' code.
+            self.layer_norm = nn.LayerNorm(config.d_model)
+        elif config.gate_layer_norm:
+            self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.feed_forward = nn.Linear(config.d_model, 1)
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
+        states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
+        logits_BL = F.linear(states, weight, bias).squeeze(-1)
+        if self.training and self.noise is not None:
+            logits_BL = logits_BL + _gate_noise(logits_BL, self.noise)
+        values_BL = F.logsigmoid(logits_BL) if self.log_sigmoid else self.scale * torch.sigmoid(-logits_BL)
+        return values_BL.masked_fill(padding, self.scale), logits_BL
+
+
+def _gate_noise(like: Tensor, distribution: str) -> Tensor:
+    """Gumbel noise: a zero-mean difference of two samples, or the reference's one, whose mean is 0.58."""
+
+    def sample() -> Tensor:
+        return -torch.empty_like(like).exponential_().log()
+
+    return sample() - sample() if distribution == "difference" else sample()

@@ -1,0 +1,83 @@
+"""Fixed deletion, a baseline of the paper: a gate without weights.
+
+Legend: B batch, L input bytes.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.shorteners.base import check_share
+from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+
+BYTE_OFFSET = 3
+"""Byte b is token b + 3; not from `byte_tokens`, which an exported model does not have."""
+
+SEPARATORS = ("\t\n " + string.punctuation).encode()
+"""Bytes at which the fixed gate starts a word."""
+
+
+class FixedGate(Gate):
+    """Deletes the end of every word: of its bytes the first ceil((1 - amount) * length) stay.
+
+    A word starts at a separator (tab, newline, space, ASCII punctuation, EOS) and at the start of a row. Per
+    batch is the reference's way: the lengths of the n-th words of all rows are added up, padding being part
+    of each row's last word, and one mask that follows from these sums serves all rows. There, the bytes
+    before a row's first separator are its word 0, which is empty in a row that begins with one.
+    """
+
+    deletion_types = ("fixed",)
+    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        check_share(config, "fixed_deletion_amount")
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        # In float32, as the reference multiplies: the ceiling of a product near an integer depends on it.
+        self.kept_share = 1 - float(config.fixed_deletion_amount)
+        self.per_row = config.shortening_per == "row"
+        self.spares_padding = not self.per_row
+        self.eos = config.eos_token_id
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        if input_ids is None:
+            raise ValueError("fixed deletion looks for words in input_ids; it cannot run on inputs_embeds")
+        separators = self._separators(input_ids)
+        if self.per_row:
+            kept = self._keep_by_row(separators, ~padding)
+        else:
+            kept = self._keep_over_batch(separators).expand_as(padding)
+        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
+        return values.masked_fill(~kept | padding, self.scale), None
+
+    def _separators(self, ids: Tensor) -> Tensor:
+        separators = [self.eos, *(byte + BYTE_OFFSET for byte in SEPARATORS)]
+        return torch.isin(ids, torch.tensor(separators, device=ids.device))
+
+    def _keep_by_row(self, starts: Tensor, real_BL: Tensor) -> Tensor:
+        starts[:, 0] = True
+        word_BL = starts.long().cumsum(dim=1) - 1
+        lengths = torch.zeros_like(word_BL).scatter_add(1, word_BL, real_BL.long())
+        position = torch.arange(word_BL.shape[1], device=word_BL.device)
+        start_BL = (position * starts).cummax(dim=1).values
+        return position - start_BL < self._kept(lengths).gather(1, word_BL)
+
+    def _keep_over_batch(self, separators: Tensor) -> Tensor:
+        # A word's number is that of the separators up to it, so word 0 of a row may be empty.
+        word_BL = separators.long().cumsum(dim=1)
+        # Every position lies in some word, if need be in one of length 0 beyond the last.
+        lengths = torch.bincount(word_BL.flatten(), minlength=word_BL.shape[1] + 1)
+        ends = lengths.cumsum(dim=0)
+        position = torch.arange(word_BL.shape[1], device=word_BL.device)
+        word = torch.searchsorted(ends, position, right=True)
+        return position - (ends - lengths)[word] < self._kept(lengths)[word]
+
+    def _kept(self, lengths: Tensor) -> Tensor:
+        return torch.ceil(lengths.float() * self.kept_share).long()

@@ -1,0 +1,98 @@
+"""Random deletion, a baseline of the paper: a gate without weights.
+
+Legend: B batch, L input bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.shorteners.base import check_share
+from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+
+RATE_SPREAD = 0.05
+"""Standard deviation of the deletion rate that is drawn around the configured one."""
+
+
+class RandomGate(Gate):
+    """Deletes random bytes, in training and in evaluation.
+
+    Per row, each row's rate is drawn around the configured one and applies to its non-pad bytes. In
+    evaluation the draw is a function of the row's own bytes, so that a result neither changes from run to run
+    nor depends on the batch. Per batch is the reference's way: one rate, positions drawn over the whole
+    batch, padding included.
+    """
+
+    deletion_types = ("random",)
+    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        check_share(config, "random_deletion_probability")
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.rate = float(config.random_deletion_probability)
+        self.per_row = config.shortening_per == "row"
+        self.spares_padding = not self.per_row
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        if not self.per_row:
+            draw = self.rate + RATE_SPREAD * torch.randn(()).item()
+            deleted = delete_over_batch(draw, padding)
+        else:
+            if input_ids is None and not self.training:
+                raise ValueError(
+                    "random deletion in evaluation draws from input_ids, so that results repeat themselves; "
+                    "it cannot run on inputs_embeds"
+                )
+            deleted = self._delete_by_row(padding, None if self.training else input_ids)
+        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
+        return values.masked_fill(deleted | padding, self.scale), None
+
+    def _delete_by_row(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
+        if input_ids is None:
+            spread = torch.randn(padding.shape[0], device=padding.device)
+            order = torch.rand(padding.shape, device=padding.device)
+        else:
+            uniform = _uniform_from_bytes(input_ids.masked_fill(padding, 0))
+            order, first, second = uniform[:, :-2], uniform[:, -2], uniform[:, -1]
+            spread = torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * torch.pi * second)  # Box-Muller
+        lengths = (~padding).sum(dim=1)
+        rate = (self.rate + RATE_SPREAD * spread).clamp(0, 1)
+        count = (rate * lengths).round().long()
+        # Stable, because draws may tie and padding must not decide which of them goes first.
+        rank = order.masked_fill(padding, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+        return rank < count[:, None]
+
+
+def delete_over_batch(draw: float, padding: Tensor) -> Tensor:
+    """The reference's random deletion: (B, L) bool, the drawn share of all positions of the batch."""
+    # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on that.
+    count = int(min(max(draw, 0.0), 1.0) * padding.numel())
+    deleted = torch.zeros(padding.numel(), dtype=torch.bool, device=padding.device)
+    deleted[torch.randperm(padding.numel(), device=padding.device)[:count]] = True
+    return deleted.view(padding.shape)
+
+
+def _uniform_from_bytes(ids: Tensor) -> Tensor:
+    """Uniforms in (0, 1), (B, L + 2) from ids (B, L): the same for a row whatever padding follows it."""
+    position = torch.arange(1, ids.shape[1] + 3, device=ids.device)
+    key = _mix(ids * 1_000_003 + position[:-2] * ids.ne(0)).mul(ids.ne(0)).sum(dim=1, keepdim=True)
+    # The last two columns must not depend on where padding ends, so they are numbered from below.
+    position[-2:] = torch.tensor([-1, -2], device=ids.device)
+    return (_mix(key + position * 7_919).bitwise_and(0xFFFFFF).float() + 0.5) / 0x1000000
+
+
+def _mix(value: Tensor) -> Tensor:
+    """A 31-bit integer hash in int64 arithmetic that never overflows."""
+    value = value.bitwise_and(0x7FFFFFFF)
+    for _ in range(2):
+        value = value.bitwise_xor(value >> 15)
+        value = (value * 0x2C1B3C6D).bitwise_and(0x7FFFFFFF)
+        value = value.bitwise_xor(value >> 12)
+    return value

@@ -1,0 +1,42 @@
+"""Python files of the user's own, imported before a recipe or a model is read, for what they register."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from mrt5cli.errors import UserError
+
+_imported: dict[Path, str] = {}
+
+
+def import_file(path: Path) -> None:
+    """Import a file, once in the life of the process, like any module.
+
+    Raises:
+        UserError: there is no such file, or it raises something.
+    """
+    file = path.resolve()
+    if file in _imported:
+        return
+    if not file.is_file():
+        raise UserError(f"--code {path}: there is no such file", "give a Python file")
+    name = f"mrt5_code_{len(_imported)}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--code {path} is not a Python file", "give one whose name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pydantic look a class's module up by its name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it may do anything
+        del sys.modules[name]
+        raise UserError(f"--code {path} cannot be imported: {type(error).__name__}: {error}") from error
+    _imported[file] = str(path)
+
+
+def as_options() -> list[str]:
+    """The words of a command line that import the same files again."""
+    return [word for path in _imported.values() for word in ("--code", path)]

@@ -1,0 +1,96 @@
+"""Every kind of shortener that a recipe can name, and what is said of it; no torch.
+
+The modules that compute them are in `mrt5cli.models.shorteners`, whose README.md says how to add one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection, Steering
+from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
+from mrt5cli.recipe.shorteners.convolution import Convolution
+from mrt5cli.recipe.shorteners.delete_gate import DeleteGate
+from mrt5cli.recipe.shorteners.fixed import FixedGate
+from mrt5cli.recipe.shorteners.hnet import HNet
+from mrt5cli.recipe.shorteners.nothing import NoShortener, SourceRemoved
+from mrt5cli.recipe.shorteners.random import RandomGate
+
+SHORTENERS: list[type[ShortenerSection]] = [
+    NoShortener,
+    DeleteGate,
+    RandomGate,
+    FixedGate,
+    BoundaryPredictor,
+    Convolution,
+    HNet,
+    SourceRemoved,
+]
+"""Every kind, in the order that messages list them."""
+
+
+def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
+    """Make a kind known to recipes; also as a decorator.
+
+    Raises:
+        ValueError: another one has its kind, or one of its deletion types.
+    """
+    from mrt5cli.recipe import schema  # which is made of this list
+
+    for other in SHORTENERS:
+        taken = {*other.kinds(), *other.deletion_types} & {*section.kinds(), *section.deletion_types}
+        if taken:
+            raise ValueError(f"there is a shortener {min(taken)!r} already: {other.__name__}")
+    SHORTENERS.append(section)
+    schema.take_in_shorteners()
+    return section
+
+
+def union() -> Any:
+    """The type of a recipe's `model.shortener`: any of them, told apart by `kind`."""
+    return Union[tuple(SHORTENERS)]  # noqa: UP007 - of a list that grows
+
+
+def of_type(deletion_type: str) -> type[ShortenerSection]:
+    """The kind that a configuration's `deletion_type` means.
+
+    Raises:
+        ValueError: none does.
+    """
+    for section in SHORTENERS:
+        if deletion_type in section.deletion_types:
+            return section
+    raise ValueError(
+        f"no kind of shortener has deletion_type {deletion_type!r}; a file given with --code may"
+    )
+
+
+def of_config(config: Configuration) -> ShortenerSection:
+    """The settings that a model's configuration stands for."""
+    return of_type(config.deletion_type).of_config(config)
+
+
+def named(name: str) -> str | None:
+    """The kind that people call so, or None."""
+    return next((section.kinds()[0] for section in SHORTENERS if name in section.aliases), None)
+
+
+__all__ = [
+    "SHORTENERS",
+    "BoundaryPredictor",
+    "Configuration",
+    "Convolution",
+    "DeleteGate",
+    "FixedGate",
+    "NoShortener",
+    "Placed",
+    "RandomGate",
+    "ShortenerSection",
+    "SourceRemoved",
+    "Steering",
+    "named",
+    "of_config",
+    "of_type",
+    "register",
+    "union",
+]

@@ -1,0 +1,115 @@
+"""BP, the boundary predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from mrt5cli import bounds
+from mrt5cli.recipe.section import HeldExamples, Misfit
+from mrt5cli.recipe.shorteners.base import Placed, Steering
+
+
+class BoundaryPredictor(Placed):
+    """Baseline BP: learned segments, each pooled into one position (after Nawrot et al. 2023)."""
+
+    deletion_types = ("boundary_predictor",)
+    fields: ClassVar[Mapping[str, str]] = {
+        "layer": "delete_gate_layer",
+        "type": "boundary_predictor_type",
+        "prior": "prior",
+        "temperature": "boundary_temperature",
+        "sampling": "boundary_sampling",
+        "per": "shortening_per",
+    }
+    paper_name = "BP"
+    aliases = ("bp", "bpt5")
+    called = "boundary predictor"
+    about = (
+        "BP, a baseline for MrT5: {model} that learned to cut its input into segments, and pools each into "
+        "one position early in its encoder."
+    )
+    pools = True
+    has_weights = True
+    refuses_threshold = "pools segments, whose ends no gate value decides"
+
+    kind: Literal["boundary_predictor"]
+    type: Literal["gumbel", "entropy", "unigram"] = Field(
+        "gumbel",
+        description="'gumbel' learns boundaries from the loss and a prior; 'entropy' from spikes in the "
+        "uncertainty of a byte model, 'unigram' from the tokens of a unigram tokenizer, each fitted to the "
+        "training text before the first step",
+    )
+    prior: Annotated[float, Field(ge=1e-6, le=0.999999)] = Field(
+        0.2, description="expected fraction of positions kept; only with type: gumbel"
+    )
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = Field(
+        0.5, description="of the boundary draw; only with type: gumbel"
+    )
+    sampling: Literal["training", "always"] = Field(
+        "training", description="when boundaries are drawn, not thresholded; the reference draws 'always'"
+    )
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': a row sees its own segments; 'batch': the reference's, where the empty slots of "
+        "shorter rows are attended to",
+    )
+    label_examples: HeldExamples = Field(
+        2000, description="source texts that the byte model or tokenizer is fitted to; not with type: gumbel"
+    )
+    vocabulary: Annotated[int, Field(ge=257, le=bounds.VOCABULARY)] = Field(
+        8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> BoundaryPredictor:
+        only = {
+            "gumbel": ("prior", "temperature", "sampling"),
+            "entropy": ("label_examples",),
+            "unigram": ("label_examples", "vocabulary"),
+        }
+        foreign = {key for keys in only.values() for key in keys} - set(only[self.type])
+        problems = [
+            (key, f"has no meaning with type: {self.type}; leave it out")
+            for key in sorted(foreign & self.model_fields_set)
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if problems:
+            raise Misfit(problems)
+        return self
+
+    def phrase(self) -> str:
+        return f"{self.called} ({self.type})"
+
+    def planned(self) -> str:
+        if self.type == "gumbel":
+            how = f"drawn, {100 * self.prior:g} % of positions expected to stay"
+        elif self.type == "entropy":
+            how = f"taught by entropy spikes of a byte model {self._fitted()}"
+        else:
+            how = f"taught by {self.vocabulary:,} unigram tokens {self._fitted()}"
+        return f"{self.called} ({how})"
+
+    def _fitted(self) -> str:
+        return f"fitted to {self.label_examples:,} training examples"
+
+    def listed(self, controller: Steering) -> str:
+        return f"{self.paper_name} {f'prior {self.prior:g}' if self.type == 'gumbel' else self.type}"
+
+    @property
+    def own_loss(self) -> str | None:
+        return "binomial" if self.type == "gumbel" else "boundary"
+
+    @property
+    def labels(self) -> str | None:
+        return None if self.type == "gumbel" else self.type
+
+    def share_deleted(self, target: float | None) -> float:
+        return 1 - self.prior if self.type == "gumbel" else 0.0
+
+    def smallest(self) -> dict[str, int]:
+        # What has no meaning for a type is refused, and stays as it is.
+        limits = {} if self.labels is None else {"label_examples": 64}
+        return limits | ({"vocabulary": 300} if self.type == "unigram" else {})

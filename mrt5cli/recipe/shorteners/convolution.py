@@ -1,0 +1,62 @@
+"""CP, convolutional pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from mrt5cli import bounds
+from mrt5cli.recipe.shorteners.base import Placed, Steering
+
+
+class Convolution(Placed):
+    """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
+
+    deletion_types = ("convolution",)
+    fields: ClassVar[Mapping[str, str]] = {
+        "layer": "delete_gate_layer",
+        "stride": "downsampling_rate",
+        "per": "shortening_per",
+    }
+    paper_name = "CP"
+    aliases = ("cp", "canine", "caninet5")
+    called = "strided convolution"
+    about = (
+        "CP, a baseline for MrT5: {model} that shortens its input early in its encoder, with a strided "
+        "convolution."
+    )
+    pools = True
+    has_weights = True
+    refuses_threshold = "pools every {stride} positions, whatever they hold"
+
+    kind: Literal["convolution"]
+    stride: Annotated[int, Field(ge=2, le=bounds.LENGTH)] = Field(
+        examples=[4], description="positions that become one"
+    )
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': windows over a row's own bytes, the last one may be part empty; 'batch': the "
+        "reference's windows over the padded batch, its tail dropped",
+    )
+
+    def phrase(self) -> str:
+        return f"{self.stride} positions made one by a convolution"
+
+    def listed(self, controller: Steering) -> str:
+        return f"{self.paper_name} stride {self.stride}"
+
+    @property
+    def window(self) -> int | None:
+        return self.stride
+
+    @property
+    def shapes_of_weights(self) -> dict[str, object]:
+        return {"stride": self.stride}
+
+    def share_deleted(self, target: float | None) -> float:
+        return 1 - 1 / self.stride
+
+    def smallest(self) -> dict[str, int]:
+        return {"stride": 4}

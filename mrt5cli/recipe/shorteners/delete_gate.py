@@ -1,0 +1,122 @@
+"""MrT5's learned delete gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mrt5cli.recipe.section import Coefficient, GateValue, Misfit
+from mrt5cli.recipe.shorteners.base import Configuration, Placed, Steering
+
+
+class DeleteGate(Placed):
+    """MrT5's learned delete gate (paper section 3.1)."""
+
+    deletion_types = ("scaled_sigmoid", "log_sigmoid")
+    fields: ClassVar[Mapping[str, str]] = {
+        "layer": "delete_gate_layer",
+        "activation": "deletion_type",
+        "scale": "sigmoid_mask_scale",
+        "threshold": "deletion_threshold",
+        "bias_init": "gate_bias_init",
+        "row_without_survivors": "row_without_survivors",
+    }
+    paper_name = "MrT5"
+    aliases = ("mrt5",)
+    called = "delete gate"
+    about = (
+        "MrT5: {model} that learned which bytes the rest of the network can do without, and deletes them "
+        "early in its encoder."
+    )
+    gates = True
+    has_weights = True
+    steered = True
+
+    kind: Literal["delete_gate"]
+    activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
+        "scaled_sigmoid",
+        description="'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the reference, unreported",
+    )
+    scale: GateValue = Field(-30.0, description="gate value of a fully deleted byte")
+    threshold: GateValue | None = Field(
+        None,
+        description="bytes with a gate value above it are kept; null: half the scale, log 0.5 (log_sigmoid)",
+    )
+    norm: Literal["rms", "layer", "none"] = Field(
+        "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' v1's"
+    )
+    bias_init: Coefficient = Field(
+        1.0,
+        description="the gate's first bias; above 0 starts by keeping everything; v1 of the paper used -1",
+    )
+    noise: Literal["none", "logistic", "gumbel"] = Field(
+        "none",
+        description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
+    )
+    row_without_survivors: Literal["best", "first"] = Field(
+        "best",
+        description="the byte that a row keeps when all would go: the one with the highest gate value; "
+        "'first' is the reference's",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DeleteGate:
+        if (
+            self.activation == "scaled_sigmoid"
+            and self.threshold is not None
+            and self.threshold <= self.scale
+        ):
+            raise Misfit(
+                [("threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go")]
+            )
+        return self
+
+    @classmethod
+    def of_config(cls, config: Configuration) -> Self:
+        noise = "gumbel" if config.gumbel_noise_law == "single" else "logistic"
+        return (
+            super()
+            .of_config(config)
+            .model_copy(
+                update={
+                    "norm": config.gate_layer_norm_type if config.gate_layer_norm else "none",
+                    "noise": noise if config.use_gumbel_noise else "none",
+                }
+            )
+        )
+
+    def config_fields(self) -> dict[str, Any]:
+        return super().config_fields() | {
+            "gate_layer_norm": self.norm != "none",
+            "gate_layer_norm_type": "layer" if self.norm == "layer" else "rms",
+            "use_gumbel_noise": self.noise != "none",
+            "gumbel_noise_law": "single" if self.noise == "gumbel" else "difference",
+        }
+
+    def phrase(self) -> str:
+        return self.called if self.activation == "scaled_sigmoid" else f"{self.called} (log sigmoid)"
+
+    def listed(self, controller: Steering) -> str:
+        if (target := getattr(controller, "target_deletion_rate", None)) is None:
+            return f"{self.paper_name} alpha {getattr(controller, 'alpha', 0.0):g}"
+        return f"{self.paper_name} {100 * target:g} % ({controller.kind})"
+
+    def details(self) -> str:
+        values = "gate values log sigmoid(z)"
+        if self.activation == "scaled_sigmoid":
+            values = f"gate values from {self.scale:g} (delete) to 0 (keep)"
+        return f"; {values}; hard deletion keeps those above {self.threshold:g}"
+
+    @property
+    def lowest_gate_value(self) -> float:
+        # The log of a probability has no lowest value.
+        return float("-inf") if self.activation == "log_sigmoid" else self.scale
+
+    @property
+    def shapes_of_weights(self) -> dict[str, object]:
+        return {"norm": self.norm}
+
+    def share_deleted(self, target: float | None) -> float:
+        return target or 0.0

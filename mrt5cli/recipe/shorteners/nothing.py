@@ -1,0 +1,47 @@
+"""The two kinds without a module: nothing is deleted, or the whole source is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mrt5cli.recipe.shorteners.base import ShortenerSection, Steering
+
+
+class NoShortener(ShortenerSection):
+    """Plain ByT5: nothing is deleted."""
+
+    deletion_types = ("none",)
+    paper_name = "ByT5"
+    aliases = ("byt5",)
+    called = "no shortener"
+    about = "ByT5: {model}, without any deletion."
+
+    kind: Literal["none"]
+
+    def phrase(self) -> str:
+        return "nothing deleted"
+
+    def listed(self, controller: Steering) -> str:
+        return self.paper_name
+
+
+class SourceRemoved(ShortenerSection):
+    """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
+
+    deletion_types = ("source_removed",)
+    paper_name = "no source"
+    aliases = ("decoder_only", "decoder_baseline")
+    called = "no source"
+    about = (
+        "A baseline for MrT5: {model} whose encoder sees a lone EOS whatever its input is, so that the "
+        "decoder alone models text."
+    )
+    reads_source = False
+
+    kind: Literal["source_removed"]
+
+    def phrase(self) -> str:
+        return "source removed: the encoder sees one EOS"
+
+    def listed(self, controller: Steering) -> str:
+        return "decoder only"

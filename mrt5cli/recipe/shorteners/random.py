@@ -1,0 +1,46 @@
+"""Random deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from mrt5cli.recipe.section import GateValue, Rate
+from mrt5cli.recipe.shorteners.base import Placed, Steering
+
+
+class RandomGate(Placed):
+    """Baseline: random positions are deleted, in training and evaluation."""
+
+    deletion_types = ("random",)
+    fields: ClassVar[Mapping[str, str]] = {
+        "layer": "delete_gate_layer",
+        "rate": "random_deletion_probability",
+        "per": "shortening_per",
+        "scale": "sigmoid_mask_scale",
+    }
+    paper_name = "Random"
+    called = "random gate"
+    about = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."
+    gates = True
+    refuses_threshold = "deletes at random: its gate values are only a coin's two sides"
+
+    kind: Literal["random"]
+    rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
+    per: Literal["batch", "row"] = Field(
+        "row",
+        description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
+        "batch, pads included",
+    )
+    scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
+
+    def phrase(self) -> str:
+        return f"{100 * self.rate:g} % deleted at random"
+
+    def listed(self, controller: Steering) -> str:
+        return f"random {100 * self.rate:g} %"
+
+    def share_deleted(self, target: float | None) -> float:
+        return self.rate

