@@ -31,4 +31,6 @@ def test_links_lead_somewhere(readme: Path) -> None:
         found = readme.parent / name if name else readme
         assert found.exists(), link
         titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
-        assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}, link
+        assert not anchor or anchor in {
+            re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+        }, link
