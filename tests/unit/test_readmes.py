@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+from typer.cli import get_docs_for_click
+
+from mrt5cli.cli import app
 
 ROOT = Path(__file__).parents[2]
 READMES = sorted(
@@ -34,3 +38,10 @@ def test_links_lead_somewhere(readme: Path) -> None:
         assert not anchor or anchor in {
             re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
         }, link
+
+
+def test_the_page_of_the_commands_says_what_their_help_says() -> None:
+    command = typer.main.get_command(app)
+    page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="mrt5")
+    written = (ROOT / "mrt5cli/commands/README.md").read_text(encoding="utf-8")
+    assert written == f"{page.strip()}\n", "`make docs` writes it anew"
