@@ -181,12 +181,12 @@ def _model_of(one: Compared) -> str:
     """The model's name and what sets it apart, as the paper has it."""
     if one.row.experiment == "compute_savings":
         return f"{one.row.model}, δ {one.row.setting['delta']:g}"
-    told = [
+    settings = [
         f"{_SETTINGS.get(key, key.replace('_', ' '))} {value}"
         for key, value in one.row.setting.items()
         if key != "seed"
     ]
-    return ", ".join([one.row.model, *told])
+    return ", ".join([one.row.model, *settings])
 
 
 def _verdicts(rows: Iterable[Compared]) -> str:
@@ -267,14 +267,14 @@ def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
 
 def problems(results: Results) -> list[str]:
     """What is missing of an experiment's runs, a sentence each."""
-    told = []
+    found = []
     for name, runs in results.runs.items():
         if not runs:
-            told.append(f"{name}: not part of this plan")
+            found.append(f"{name}: not part of this plan")
         for ran in runs:
             if not ran.evaluations and results.experiment.evaluations:
-                told.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
-    return told
+                found.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
+    return found
 
 
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}

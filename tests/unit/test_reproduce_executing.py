@@ -24,7 +24,7 @@ from mrt5cli.suite.executing import SuiteOutcome, execute, log_of
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.locking import JOBS_LOCK, LOCK, only_one, open_lock
 from mrt5cli.suite.planning import make_plan
-from mrt5cli.suite.processes import Forks, Running
+from mrt5cli.suite.processes import Fork, Forks
 from mrt5cli.suite.work import JobOrder
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
@@ -336,7 +336,7 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     def lines() -> int:
         return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
 
-    def started() -> Running:
+    def started() -> Fork:
         before = lines()
         running = launcher.start(JobOrder(plan, job.id, "cpu"), 0, tmp_path / "log")
         until = time.monotonic() + 120
@@ -360,9 +360,9 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     assert lines() == before  # no process of the group trains on
 
     running = started()
-    running.life.close()  # type: ignore[attr-defined]  # as if whoever started it were gone
+    running.life.close()  # as if whoever started it were gone
     until = time.monotonic() + 60
-    while running.process.exitcode is None:  # type: ignore[attr-defined]
+    while running.process.exitcode is None:
         assert time.monotonic() < until
         time.sleep(0.1)
     assert job.run.meta()["status"] == "interrupted"
