@@ -13,7 +13,7 @@ from mrt5cli import bounds, places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import listed, say, say_on_stderr
+from mrt5cli.text import byte_size, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.suite.executing import SuiteOutcome
@@ -158,9 +158,10 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
         return SuiteOutcome()
     launcher, place, device = launcher_for(plan, device, jobs)
     say(f"{place}; runs and logs in {plan.root}", sys.stderr)
-    needed, free = sum(job.gigabytes for job in to_do), room(plan.root) / 1e9
+    needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
     if free < needed:
-        say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
+        sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
+        say(f"note: {sizes}", sys.stderr)
     with display(plan) as shown:
         return execute(plan, launcher, shown, device=device)
 

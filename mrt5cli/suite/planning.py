@@ -23,6 +23,7 @@ from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, Status, SuitePlan, TrainJob
+from mrt5cli.text import first_line
 
 NOT_ASKED_FOR = "not asked for"
 NOT_NEEDED = "only needed by what is done"
@@ -170,7 +171,7 @@ def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
     try:
         before, meta = run.recipe(), run.meta()
     except UserError as error:  # of another version of the toolkit, say
-        return "changed", f"the run cannot be read: {error.message.splitlines()[0]}"
+        return "changed", f"the run cannot be read: {first_line(error)}"
     changed = {
         key: text for key, text in differences(before, job.recipe).items() if decides_numbers(key, job.recipe)
     }

@@ -70,11 +70,11 @@ def _do(order: JobOrder, job: Job) -> None:
 
 
 def _train(order: JobOrder, job: TrainJob) -> None:
-    from mrt5cli.training.plan import make_plan
+    from mrt5cli.training.choose import choose
     from mrt5cli.training.run import execute
 
     overwrite = order.overwrite and job.run.is_run
-    plan = make_plan(job.recipe, job.run.path, resume=True, device=order.device, overwrite=overwrite)
+    plan = choose(job.recipe, job.run.path, resume=True, device=order.device, overwrite=overwrite)
     execute(plan, overwrite=overwrite)
 
 
