@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
@@ -12,10 +12,11 @@ from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
-from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS, Ran, Results, mean
+from mrt5cli.report.results import Ran, Results, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
+    from mrt5cli.analysis.deletion_patterns import ModelPattern
     from mrt5cli.report.figures.style import Drawing
 
 WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
@@ -211,12 +212,12 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared], name: str
     document = results.analysis("deletion_patterns")
     if document is None:
         return []
-    tasks: dict[str, list[dict[str, Any]]] = {}
+    tasks: dict[str, list[ModelPattern]] = {}
     for model in document["models"]:
         tasks.setdefault(model["task"], []).append(model)
     drawings = []
     for task, models in tasks.items():
-        letters = task in PUBLISHED_DIAGNOSTICS.values()
+        letters = any(model["letters"] for model in models)
         patterns = [
             Pattern(
                 label=_model(model, models),
@@ -227,18 +228,14 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared], name: str
             for model in models
         ]
         what = "kind of letter" if letters else "kind of byte"
-        drawings.append(
-            deletion_patterns(
-                patterns,
-                name=f"{name}-{task}",
-                caption=f"{task}: what is deleted, by {what}, of {models[0]['examples']:,} test examples"
-                + (", and one of them, deleted bytes marked (¶ is its end)." if patterns[0].text else "."),
-            )
-        )
+        shown = ", and one of them, deleted bytes marked (¶ is its end)" if patterns[0].text else ""
+        examples = f"{models[0]['examples']:,} test examples{shown}"
+        caption = f"{task}: what is deleted, by {what}, of {examples}."
+        drawings.append(deletion_patterns(patterns, name=f"{name}-{task}", caption=caption))
     return drawings
 
 
-def _rates(model: Mapping[str, Any], letters: bool) -> dict[str, float]:
+def _rates(model: ModelPattern, letters: bool) -> dict[str, float]:
     lines = model["letters"] if letters else model["kinds"]
     rare = 0 if letters else RARE * model["positions"]
     return {line["kind"].replace("_", " "): 100 * line["rate"] for line in lines if line["count"] > rare}
@@ -252,7 +249,7 @@ def _published_rates(recipe: str, compared: Sequence[Compared]) -> dict[str, flo
     }
 
 
-def _text(model: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _text(model: ModelPattern) -> list[tuple[str, bool]]:
     """The first example as characters with their fate; nothing where a cell a character cannot show it."""
     cells: list[tuple[str, bool]] = []
     for text, state in model["shown"][0]["runs"] if model["shown"] else ():
@@ -304,7 +301,7 @@ def _short(recipe: str) -> str:
     return recipe.rpartition("/")[2]
 
 
-def _model(model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
+def _model(model: ModelPattern, models: Sequence[ModelPattern]) -> str:
     """A recipe's name, with the seed where it has several."""
     seeds = sum(other["recipe"] == model["recipe"] for other in models)
     return _short(model["recipe"]) + (f", seed {model['seed']}" if seeds > 1 else "")

@@ -7,7 +7,7 @@ any time, of a plan that is half done, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,7 +243,7 @@ def _device(meta: Mapping[str, Any]) -> str:
     return f"{many}{meta.get('device_name', 'unknown')}, {meta.get('precision', 'unknown precision')}{on_cpu}"
 
 
-def _each(values: Any) -> str:
+def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 

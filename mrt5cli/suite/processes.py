@@ -100,7 +100,7 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Forks,
     if number == 1 and len(gpus) > 1:
         launcher = Forks(1, None, gpus, together=True)
         return launcher, f"one training at a time on {len(gpus)} GPUs", "cuda"
-    return Forks(number, None, gpus[:number]), f"{number} jobs at a time, one GPU each", "cuda"
+    return Forks(number, None, gpus[:number]), f"{counted(number, 'job')} at a time, one GPU each", "cuda"
 
 
 @dataclass
