@@ -60,7 +60,7 @@ class Section:
     @property
     def verdicts(self) -> str:
         """The counts in words."""
-        return ", ".join(f"{self.counts[one]:,} {one}" for one in VERDICTS if self.counts[one])
+        return tables.in_words(self.counts)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _section(results: Results, compared: Sequence[Compared], claims: Sequence[Cl
             *(f"analysis {name}: without {run}" for name in found for run in found[name].get("missing", ())),
         ],
         runs=tables.our_runs(results),
-        comparisons=tables.comparisons(compared, experiment.id),
+        comparisons=tables.comparisons(compared),
         drawings=_drawings(results, compared),
         claims=tables.claims_table(claims) if claims else None,
         evidence=[table for claim in claims if (table := tables.evidence_of(claim)) is not None],
