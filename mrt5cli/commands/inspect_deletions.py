@@ -31,19 +31,13 @@ def inspect_deletions(
     run: Annotated[
         str,
         typer.Argument(
-            parser=places.place,
-            metavar="RUN",
-            help="A run directory, checkpoint directory or Hub id.",
+            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
         ),
     ],
     revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path,
-            help="Inspect this file; any bytes will do.",
-        ),
+        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
     ] = None,
     task: Annotated[
         str | None,
@@ -155,8 +149,7 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
     if shortener.refuses_threshold:
         why = shortener.refuses_threshold.format_map(dict(shortener))
         raise UserError(
-            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning",
-            "leave --threshold out",
+            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out"
         )
     lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0:
@@ -168,11 +161,7 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
 
 
 def _text_rows(
-    model: MrT5ForConditionalGeneration,
-    subject: Subject,
-    content: bytes,
-    limit: int,
-    threshold: float | None,
+    model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
     from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length

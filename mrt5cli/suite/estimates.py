@@ -19,7 +19,8 @@ from mrt5cli.recipe import (
     Shape,
     SpanCorruptionTask,
 )
-from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.recipe.schema import CHARACTER_LENGTHS, TaskSection
+from mrt5cli.subject import task_length
 from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"
@@ -160,20 +161,17 @@ def lengths_of(recipe: Recipe, *, hard: bool) -> Lengths:
     return _shortened(recipe, task_lengths(recipe.task), hard=hard)
 
 
-def task_lengths(section: object) -> Lengths:
+def task_lengths(section: TaskSection) -> Lengths:
     """Lengths of an example at most, before anything is deleted."""
     from mrt5cli.data.span_noise import plan_lengths
 
     if isinstance(section, SpanCorruptionTask):
         spans = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
         return Lengths(spans.inputs, spans.inputs, spans.targets)
-    if isinstance(section, DiagnosticTask):
-        return Lengths(section.length, section.length, section.length)
-    kind = str(getattr(section, "kind", ""))
-    source, target = CHARACTER_LENGTHS.get(kind, (0, XNLI_TARGET if kind == "xnli" else ANSWER))
-    source = getattr(section, "input_length", None) or source
-    target = getattr(section, "target_length", None) or target
-    return Lengths(source, source, target)
+    source = task_length(section)
+    usual = CHARACTER_LENGTHS.get(section.kind, (0, XNLI_TARGET if section.kind == "xnli" else ANSWER))[1]
+    target = getattr(section, "target_length", None) or usual
+    return Lengths(source, source, source if isinstance(section, DiagnosticTask) else target)
 
 
 def _shortened(recipe: Recipe, lengths: Lengths, *, hard: bool) -> Lengths:
