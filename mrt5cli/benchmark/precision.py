@@ -75,7 +75,7 @@ def precision_rows(subject: Subject, *, device: torch.device, limit: int, done: 
             with torch.inference_mode(), _autocast(name, device):
                 out = _forward(model, batch, hard)
             reference = out if reference is None else reference
-            _count(counts[name], out, reference, batch, full.config.deletion_threshold)
+            _count(counts[name], out, reference, batch, full.config.threshold)
         done("precision", number + 1, 0)
     if not examples:
         raise UserError(f"{subject.name}: its task has no test examples")
