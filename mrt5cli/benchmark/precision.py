@@ -93,7 +93,7 @@ def precision_rows(
             with torch.inference_mode(), _autocast(name, device):
                 out = _forward(model, batch, hard)
             reference = out if reference is None else reference
-            _count(counts[name], out, reference, batch, full.config.deletion_threshold)
+            _count(counts[name], out, reference, batch, full.config.threshold)
         done(number + 1)
     if not examples:
         raise UserError(f"{subject.name}: its task has no test examples")

@@ -100,7 +100,7 @@ def inspect_deletions(
     else:
         rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
     config = model.config
-    in_force = config.deletion_threshold if threshold is None else threshold
+    in_force = config.threshold if threshold is None else threshold
     inspection = Inspection(subject.name, config.deletion_type, in_force, rows, sentinels)
     if as_json:
         print_json(inspection.document())

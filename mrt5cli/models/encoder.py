@@ -3,6 +3,8 @@
 Legend: B batch, L input bytes, S encoder output positions, D model width, N heads.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.layouts import fast_layout
-from mrt5cli.models.layout import Layout, PaddedLayout, RelativeBias
+from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
 from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
 from mrt5cli.models.packing import last_position
 from mrt5cli.models.score_loss import ScorePenalty
@@ -29,7 +31,7 @@ from mrt5cli.models.shorteners import (
     refuse_threshold,
     with_fillers_in_sight,
 )
-from mrt5cli.models.stack import MrT5Stack, wants
+from mrt5cli.models.stack import MrT5Stack, self_attention, wants
 
 CAPTURED = ("output_attentions", "output_hidden_states")
 """Requests that transformers answers by watching every layer, whose states must then be in their places."""
@@ -78,8 +80,7 @@ class MrT5Encoder(MrT5Stack):
             segment_ends: (B, L) bool, true at each segment's last byte; some boundary predictors learn it.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
-            real_bytes: how many positions are no padding, from a caller whose mask hides just the padding;
-                then a GPU is not asked for it.
+            real_bytes: how many positions are no padding, if the mask hides just that; spares a GPU a wait.
         """
         source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
         if self.config.deletion_type == "source_removed":
@@ -89,28 +90,32 @@ class MrT5Encoder(MrT5Stack):
         shortener, shortening = self.shortener, _whole(source, keep_mask, score_penalty)
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
-        gate_layer = None if shortener is None else self.config.delete_gate_layer
 
         layout = self._layout(source, score_penalty, real_bytes, kwargs)
-        states, bias, penalty = layout.lay_out(source.states), None, None
+        states, penalty = layout.lay_out(source.states), None
+        bias: BlockBias | None = None
         for index, block in enumerate(self.block):
-            if index == gate_layer:
+            if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
                 shortening = self._shorten(source, shortener, score_penalty, hard_delete, deletion_threshold)
                 layout = layout.after(shortening)
                 states, bias, penalty = layout.lay_out(shortening.states), None, score_penalty
             if bias is None or self.config.relative_bias_per_layer:
                 bias = layout.bias(self._relative_bias(block, source), shortening)
-            attention = {"rows": bias.rows, "key_gate": shortening.key_gate, "score_penalty": penalty}
-            attention["need_weights"] = wants("output_attentions", self.config, kwargs)
-            states, _, _ = block(states, None, bias.position_bias, **attention, **kwargs)
+            states, _, _ = block(
+                states,
+                None,
+                bias.position_bias,
+                rows=bias.rows,
+                key_gate=shortening.key_gate,
+                score_penalty=penalty,
+                need_weights=wants("output_attentions", self.config, kwargs),
+                **kwargs,
+            )
         states = self.dropout(self.final_layer_norm(states))
-        packed = keep_packed and bias.rows is not None
-        return MrT5EncoderOutput.of(
-            shortening,
-            layout.restore(states),
-            PackedStates(states, bias.rows.as_source()) if packed else None,
-        )
+        rows = bias.rows if keep_packed and bias is not None else None
+        packed = None if rows is None else PackedStates(states, rows.as_source())
+        return MrT5EncoderOutput.of(shortening, layout.restore(states), packed)
 
     def _source(
         self,
@@ -125,7 +130,7 @@ class MrT5Encoder(MrT5Stack):
         """
         states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
-            padding = input_ids.eq(self.config.pad_token_id)
+            padding = input_ids.eq(self.config.pad_token_id)  # type: ignore[arg-type]
         elif attention_mask is not None:
             padding = attention_mask == 0
         else:
@@ -136,7 +141,7 @@ class MrT5Encoder(MrT5Stack):
         """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood: at the
         end of the source."""
         ends = last_position(~source.padding)
-        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)
+        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)  # type: ignore[arg-type]
         return self._source(ids, None, None, None), ends
 
     def _layout(
@@ -155,7 +160,7 @@ class MrT5Encoder(MrT5Stack):
                 source.padding,
                 score_penalty=score_penalty,
                 real_bytes=real_bytes,
-                drops_weights=self.training and self.block[0].layer[0].SelfAttention.dropout > 0,
+                drops_weights=self.training and self_attention(self.block[0]).dropout > 0,
             )
         return PaddedLayout() if layout is None else layout
 
@@ -169,7 +174,7 @@ class MrT5Encoder(MrT5Stack):
     ) -> Shortening:
         """What the shortener makes of the states that it finds, with what a law of the reference counts."""
         if shortener.normalises:
-            norm = self.block[self.config.delete_gate_layer].down_ln
+            norm: Any = self.block[self.config.delete_gate_layer].down_ln
             source = replace(source, normed=norm_in_float32(norm, source.states))
         shortening: Shortening = shortener(source, hard=hard, threshold=threshold)
         if score_penalty is not None:
@@ -188,9 +193,8 @@ class MrT5Encoder(MrT5Stack):
 
     def _relative_bias(self, block: nn.Module, source: Sequences) -> RelativeBias:
         """Of a block, or of the first for all of them."""
-        if not self.config.relative_bias_per_layer:
-            block = self.block[0]
-        return RelativeBias(block.layer[0].SelfAttention, source.padding.shape[1])
+        own = self.config.relative_bias_per_layer
+        return RelativeBias(self_attention(block if own else self.block[0]), source.padding.shape[1])
 
 
 def _whole(source: Sequences, keep_mask: Tensor | None, score_penalty: ScorePenalty | None) -> Shortening:

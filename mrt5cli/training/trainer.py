@@ -106,7 +106,7 @@ class DeletionTrainer(Trainer):
         self.data_workers = data_workers
         self.best = best
         self.loss_settings = loss
-        self.threshold = float(model.config.deletion_threshold)
+        self.threshold = model.config.threshold
         self.labelled = model.config.boundary_predictor_type != "gumbel"
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
