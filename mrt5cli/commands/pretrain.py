@@ -41,6 +41,5 @@ def pretrain(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    options.train(
-        chosen, options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
-    )
+    given = options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    options.train(chosen, given)

@@ -403,7 +403,7 @@ def test_a_recipe_from_scratch(place: Path):
     assert "give one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
     told = refused("byt5.yaml", "--from", "scratch")
     assert "--from scratch" in told and "a run directory, a checkpoint directory or a Hub id" in told
-    assert "--from is empty" in refused("byt5.yaml", "--from", "")
+    assert "not empty text (--from)" in refused("byt5.yaml", "--from", "")
 
 
 def test_pretrain_names_finetune():
