@@ -37,8 +37,7 @@ def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     for number, recipe in _numbers(experiments):
         holders = [experiment for experiment in experiments if recipe in experiment.recipes]
         if recipe is None:
-            part = from_analyses()[number.id]
-            holders = [experiment for experiment in experiments if experiment.id == part.experiment]
+            holders = [one for one in experiments if one.id == from_analyses()[number.id]]
         if not holders:
             continue
         best = min(holders, key=partial(_distance, number))  # the first of the nearest
