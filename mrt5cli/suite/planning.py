@@ -16,6 +16,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
 from mrt5cli.json_files import parse
+from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
@@ -206,31 +207,29 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
         return "missing", "not evaluated yet"
     if job.train.status != "done":
         return "changed", f"its run is {job.train.status}"
-    document = _document(job.output)
     try:
-        [model] = document["models"]
-        of_run, code = model["run_ended"], document["code"]
-        timed = all(row["ms_per_example"] is not None for row in model["rows"])
-        settings = {
-            "task": (document["task"]["settings"], job.task.model_dump(mode="json")),
-            "examples": (document["limit"], job.options.limit),
-            "batch size": (document["batch_size"], job.options.batch_size),
-            "split": (document["split"], "test"),
-            "constrained": (document["constrained"], job.evaluation.constrained),
-        }
-    except (KeyError, TypeError, ValueError):
+        saved = SavedEvaluation.read(job.output)
+        [model] = saved.models
+    except (UserError, ValueError):
         return "changed", "the results are not those of this version of the toolkit"
-    if of_run != identity(job.train):
+    settings: dict[str, tuple[Any, Any]] = {
+        "task": (saved.settings, job.task.model_dump(mode="json")),
+        "examples": (saved.limit, job.options.limit),
+        "batch size": (saved.batch_size, job.options.batch_size),
+        "split": (saved.split, "test"),
+        "constrained": (saved.constrained, job.evaluation.constrained),
+    }
+    if model.run_ended != identity(job.train):
         return "changed", "an earlier training of its run was evaluated"
     for what, (before, now) in settings.items():
         if before != now:
             shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
             return "changed", f"another {what}{shown}"
-    if job.evaluation.runtime and not timed:
+    if job.evaluation.runtime and any(row.ms_per_example is None for row in model.rows):
         return "changed", "not timed"
     now = code_version("evaluate")
-    if code != now and not keep_changed:
-        return "changed", f"evaluated by other code ({code}; now {now})"
+    if saved.code != now and not keep_changed:
+        return "changed", f"evaluated by other code ({saved.code}; now {now})"
     return "done", None
 
 
