@@ -15,7 +15,7 @@ from mrt5cli.paper import tolerances
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Ran, Results
-from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
+from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, count
 from mrt5cli.text import counted
 
 MISSING = "\N{EN DASH}"
@@ -190,8 +190,7 @@ def _model_of(one: Compared) -> str:
 
 
 def _verdicts(rows: Iterable[Compared]) -> str:
-    counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in VERDICTS}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return ", ".join(f"{number} {verdict}" for verdict, number in count(rows).items() if number)
 
 
 def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, str]) -> Table:
