@@ -24,7 +24,7 @@ from mrt5cli.benchmark.rounds import Ratio, interleave, speedup
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
+from mrt5cli.runtime import check_compiler, device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size
 
@@ -213,7 +213,6 @@ class Benchmark:
     def setting(self) -> dict[str, Any]:
         """What the numbers depend on."""
         built = self.base if "base" in self.__dict__ else None
-        on_gpu = self.device.type == "cuda"
         return {
             "model": self.size if self.subject is None else self.subject.name,
             "shape": None if built is None else _size_of(built),
@@ -226,7 +225,7 @@ class Benchmark:
             "rounds": self.rounds,
             "torch": torch.__version__,
             "device": str(self.device),
-            "device_name": torch.cuda.get_device_name(self.device) if on_gpu else processor_name(),
+            "device_name": device_name(self.device),
             "dtype": "float32",
             "threads": self.threads,
         }
