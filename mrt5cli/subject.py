@@ -24,7 +24,7 @@ from mrt5cli.recipe import (
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS
+from mrt5cli.recipe.tasks import ADDED, CHARACTER_LENGTHS
 from mrt5cli.text import shortened
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
     elif option not in TASK_KINDS:
         section = _task_of_recipe(option)
     else:
-        section = _default_section(option, None if own is None else task_length(own), data)
+        section = _default_section(option, None if own is None else own.longest_source, data)
     return section if data is None else _with_data(section, data)
 
 
@@ -265,15 +265,6 @@ def _with_data(section: Any, data: str) -> Any:
     return section.model_copy(update={"source": source})
 
 
-def task_length(section: Any) -> int:
-    """Encoder input of a task section, in byte tokens."""
-    if section.kind in DIAGNOSTIC_KINDS:
-        return int(section.length)
-    if section.kind in CHARACTERS and section.input_length is None:
-        return CHARACTER_LENGTHS[section.kind][0]
-    return int(section.input_length)
-
-
 def check_fits(model: Any, section: Any, name: str) -> None:
     """Refuse a task that is longer than what the model has positions for.
 
@@ -281,9 +272,9 @@ def check_fits(model: Any, section: Any, name: str) -> None:
         UserError: the model has learned positions, and too few.
     """
     config = model.config
-    if config.has_absolute_position_embeddings and task_length(section) > config.max_position_embeddings:
+    if config.has_absolute_position_embeddings and section.longest_source > config.max_position_embeddings:
         raise UserError(
             f"{name} learned {config.max_position_embeddings} positions and cannot read the "
-            f"{task_length(section)} of {section.kind}",
+            f"{section.longest_source} of {section.kind}",
             "choose a task with shorter inputs",
         )
