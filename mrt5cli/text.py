@@ -135,6 +135,11 @@ def percent(share: float | None, digits: int) -> str:
     return number(None if share is None else 100 * share, digits)
 
 
+def rounded(count: int) -> str:
+    """A large count as people say it: 99,999, 1.23 M."""
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
+
+
 def columns(file: IO[str]) -> int | None:
     """Columns to keep to: COLUMNS, where it is set, else the terminal's; None in a pipe or a file."""
     given = os.environ.get("COLUMNS", "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,10 +68,11 @@ class _Document(NamedTuple):
     content: bytes
 
 
+@dataclass(eq=False)
 class DocumentStream:
     """Documents one after the other, each followed by an end mark, as a run of bytes.
 
-    Args:
+    Attributes:
         files: with the texts.
         column: of rows, the one with the text.
         key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
@@ -84,26 +86,21 @@ class DocumentStream:
         tell: is told of what is suspicious or left out.
     """
 
-    def __init__(
-        self,
-        files: Sequence[DataFile],
-        column: str,
-        *,
-        key: Sequence[int] | None = None,
-        shard: int = 0,
-        shards: int = 1,
-        keep: Callable[[bytes], bool] | None = None,
-        language: str | None = None,
-        endless: bool = True,
-        left_out: LeftOut | None = None,
-        hint: str | None = None,
-        tell: Tell = say_on_stderr,
-    ) -> None:
-        self._files, self._column, self._key, self._keep = list(files), column, key, keep
-        self._shard, self._shards = shard, shards
-        self._endless, self._left_out, self._hint = endless, left_out, hint
-        self._rule = None if language is None else LanguageRule([language])
-        self._tell, self._told = tell, set[str]()
+    files: Sequence[DataFile]
+    column: str
+    key: Sequence[int] | None = None
+    shard: int = 0
+    shards: int = 1
+    keep: Callable[[bytes], bool] | None = None
+    language: str | None = None
+    endless: bool = True
+    left_out: LeftOut | None = None
+    hint: str | None = None
+    tell: Tell = say_on_stderr
+
+    def __post_init__(self) -> None:
+        self._rule = None if self.language is None else LanguageRule([self.language])
+        self._said: set[str] = set()
         self._documents: deque[_Document] = deque()
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
@@ -153,7 +150,7 @@ class DocumentStream:
         """Take the first bytes of the first document, which has more."""
         document = self._documents[0]
         if count >= len(document.content):
-            file = self._files[self._order[document.place[1]]]
+            file = self.files[self._order[document.place[1]]]
             raise UserError(
                 f"{file.name}, {file.unit} {document.place[2] + 1} is another text than when the checkpoint "
                 f"was saved: it has {len(document.content)} bytes, and {count} of it were taken",
@@ -174,12 +171,12 @@ class DocumentStream:
 
     def _start_pass(self, number: int) -> None:
         self._pass, self._found = number, False
-        count = len(self._files)
+        count = len(self.files)
         order = np.arange(count)
-        if self._key is not None:
-            order = np.random.default_rng((*self._key, number)).permutation(count)
-        self._deals_files = count >= self._shards
-        self._order = order[self._shard :: self._shards] if self._deals_files else order
+        if self.key is not None:
+            order = np.random.default_rng((*self.key, number)).permutation(count)
+        self._deals_files = count >= self.shards
+        self._order = order[self.shard :: self.shards] if self._deals_files else order
 
     def _start_file(self, place: int, row: int) -> None:
         self._place, self._row, self._rows = place, row, None
@@ -187,11 +184,11 @@ class DocumentStream:
     def _read(self) -> bool:
         """Read a row, or go on to the next file; False when a single pass is over."""
         if self._place == len(self._order):
-            if not self._endless:
+            if not self.endless:
                 return False
             if not self._found:
                 others = self._rule.sentence() if self._rule else None
-                names = listed([file.name for file in self._files], 3)
+                names = listed([file.name for file in self.files], 3)
                 raise UserError(
                     f"a whole pass over the training data found no text in {names}"
                     + (f"; {others}" if others else ""),
@@ -199,9 +196,9 @@ class DocumentStream:
                 )
             self._start_pass(self._pass + 1)
             self._start_file(0, 0)
-        file = self._files[self._order[self._place]]
+        file = self.files[self._order[self._place]]
         if self._rows is None:
-            self._rows = texts(file, self._column, self._row, tell=self._tell_once)
+            self._rows = texts(file, self.column, self._row, tell=self._tell_once)
         try:
             found = next(self._rows, None)
         except Damaged as error:
@@ -226,13 +223,13 @@ class DocumentStream:
                 return True
             where = f"{file.name}, {file.unit} {found.line}"
             self._leave_out(file, where, content.reason, content.hint, whole=False)
-        elif self._deals_files or (found.number - 1) % self._shards == self._shard:
+        elif self._deals_files or (found.number - 1) % self.shards == self.shard:
             self._add(found, content)
         self._row = found.number
         return True
 
     def _add(self, found: Text, content: bytes) -> None:
-        if content and self._in_language(found.language) and (self._keep is None or self._keep(content)):
+        if content and self._in_language(found.language) and (self.keep is None or self.keep(content)):
             self._found = True
             self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
             self._ready += len(content) + 1
@@ -248,9 +245,9 @@ class DocumentStream:
 
     def _tell_once(self, text: str) -> None:
         """Tell, on the first pass over the data, what the next will find as well."""
-        if text not in self._told:
-            self._told.add(text)
-            self._tell(text)
+        if text not in self._said:
+            self._said.add(text)
+            self.tell(text)
 
     def _fetch_again(self, file: DataFile) -> bool:
         """Whether to read the file once more from the start, because it may have been damaged on its way."""
@@ -261,9 +258,9 @@ class DocumentStream:
         return again
 
     def _leave_out(self, file: DataFile, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
-        if self._left_out is None:
+        if self.left_out is None:
             raise UserError(
                 f"{where}: {'damaged, ' if whole else ''}{reason}",
-                "; ".join(filter(None, [hint, self._hint])),
+                "; ".join(filter(None, [hint, self.hint])),
             )
-        self._left_out.add(where, reason, file=whole)
+        self.left_out.add(where, reason, file=whole)

@@ -19,7 +19,7 @@ from mrt5cli.data.generated import words
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.recipe.tasks import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
-from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
+from mrt5cli.tasks.tables import Encoding, TableTask
 
 # Parts of the published tests, in the paper's order.
 TEST_PARTS = {
@@ -53,7 +53,7 @@ class Characters(TableTask):
     def parts(self, split: str) -> list[str]:
         """The parts of the test; all of another split."""
         if split != "test":
-            return [ALL]
+            return super().parts(split)
         known = TEST_PARTS[self.section.kind]
         if self.files is None:
             return known
@@ -80,10 +80,6 @@ class Characters(TableTask):
         last = _PIECE.sub("", PurePath(name).name)
         found = _TEST_NAME.search(last)
         return found[0].lower() if found else f"test_{last}" if PurePath(name).parent.name else "test"
-
-    def hub_split(self, split: str, part: str) -> HubSplit:
-        """Nowhere: the schema offers no such source."""
-        raise ValueError(f"{self.section.kind} is not on the Hub")
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """Words, two letters of one changed over; or letters that hide a word, after its first letter."""

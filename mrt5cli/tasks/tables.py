@@ -238,13 +238,25 @@ class TableTask(Task):
 
     # What a task says of itself.
 
-    @abstractmethod
     def parts(self, split: str) -> list[str]:
-        """Languages or subsets of "train", "validation" or "test"."""
+        """Languages or subsets of "train", "validation" or "test": the recipe's languages, or just "all"."""
+        if not self.by_language or isinstance(self.section, CharacterTask):
+            return ["all"]
+        return list(self.section.languages)
 
-    @abstractmethod
     def hub_split(self, split: str, part: str) -> HubSplit:
-        """Where the Hub has the rows of a part. Parts may share a place: `row_language` tells them apart."""
+        """Where the Hub has the rows of a part: by default the recipe's dataset, in a split of the same name.
+
+        Parts may share a place: `row_language` tells them apart.
+        """
+        source = self.section.source
+        name = source.name if isinstance(source, HubRows) else None
+        if name is None:
+            raise UserError(
+                f"{self.name} has no dataset of its own on the Hub",
+                "name one of the same columns: --set task.source.name=OWNER/NAME",
+            )
+        return HubSplit(name, None, split)
 
     @abstractmethod
     def generate(self, draw: Random, part: str, number: int) -> Row:

@@ -41,10 +41,6 @@ class TyDiQA(QuestionAnswering):
     experiment = "tydiqa_goldp"
     languages = tuple(TYDIQA_LANGUAGES)
 
-    def parts(self, split: str) -> list[str]:
-        """The recipe's languages."""
-        return list(self.section.languages)
-
     def hub_split(self, split: str, part: str) -> HubSplit:
         """All languages in one place; training and validation too."""
         name = self.dataset_name("google-research-datasets/tydiqa")

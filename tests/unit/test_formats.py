@@ -54,7 +54,7 @@ def both_ways(path: Path, **source: Any) -> tuple[list[bytes], list[bytes]]:
     streamed = open_source(FilesSource(kind="files", path=str(path), streaming=True, **source), ["en"])
     assert isinstance(streamed, StreamedText)
     train = streamed.train("en", key=(1,), shard=0, shards=1)
-    train._endless = False
+    train.endless = False
     read = train.take(10**9).tobytes().split(b"\xff")[:-1]
     for split in ("validation", "test"):
         read += streamed.held_out("en", split, 10).take(10**9).tobytes().split(b"\xff")[:-1]

@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import hubsim
@@ -23,11 +24,13 @@ from pyarrow import parquet
 from torch.utils.data import DataLoader
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD, decode, encode
+from mrt5cli.data.columns import text_column
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
+from mrt5cli.recipe.tasks import AddedTask
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import batches_of, make_batch
-from mrt5cli.tasks.tables import Shuffled, token_ids
+from mrt5cli.tasks.tables import Encoding, Shuffled, TableTask, token_ids
 
 PAIRS = [
     {
@@ -506,6 +509,33 @@ def test_hub_labels_are_read_by_name(hub: HubServer) -> None:
 def test_hub_files_of_every_format(hub: HubServer, name: str) -> None:
     publish(hub, PAIRS, file=f"en/{name}")
     assert hub_pairs(hub) == expected(PAIRS)
+
+
+class Added(TableTask):
+    """As somebody adds a task: only what is its own."""
+
+    columns = (text_column("word"), text_column("phonemes"))
+    by_language = False
+
+    def generate(self, draw: Random, part: str, number: int) -> dict[str, str]:
+        return {"word": f"w{number}", "phonemes": f"p {number}"}
+
+
+def test_an_added_task_reads_a_dataset_of_its_columns(hub: HubServer) -> None:
+    def task(**source: Any) -> Added:
+        section = AddedTask.model_validate({"kind": "added", "source": {"kind": "hub", **source}})
+        return Added(section, Encoding("{word}", "phonemes", 64, 64))
+
+    def make(folder: Path) -> None:
+        (folder / "test.csv").write_text("word,phonemes\nab,a b\n")
+        hubsim.write_card(folder, {"default": {"test": "test.csv"}})
+
+    hub.add("datasets/someone/words", make)
+    named = task(name="someone/words")
+    assert named.subsets("test") == ["all"] and named.example("test") == ("ab", "a b")
+    with pytest.raises(UserError, match="added has no dataset of its own on the Hub") as caught:
+        task().example("test")
+    assert "task.source.name" in str(caught.value.hint)
 
 
 def test_a_hub_file_that_is_one_list(hub: HubServer) -> None:

@@ -86,7 +86,7 @@ def test_held_out_text_is_not_trained_on(tmp_path: Path, names: Sequence[str], s
     assert text.splits == [f"train: {train}", f"validation: {validation}", f"test: {test}"]
     if isinstance(text, StreamedText):
         stream = text.train("en", key=(1,), shard=0, shards=1)
-        stream._endless = False
+        stream.endless = False
         content = stream.take(10**6).tobytes().decode("utf-8", "replace")
     else:
         content = text.corpus("en", "train", 1).buffer.tobytes().decode("utf-8", "replace")
@@ -315,7 +315,7 @@ def test_rows_that_say_another_language_are_left_out(
     text = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["en"])
     if isinstance(text, StreamedText):
         stream = text.train("en", key=(1,), shard=0, shards=1)
-        stream._endless = False
+        stream.endless = False
         content = stream.take(10**6).tobytes().decode("utf-8", "replace")
         assert "rows are left out whose column 'language' says another language, such as 'de-DE'" in (
             capsys.readouterr().err.replace("\n  ", " ")
