@@ -919,11 +919,7 @@ def test_every_key_says_what_it_means() -> None:
         ("model.softmax1", "true or false"),
         ("training.precision", "'fp32' or 'bf16'"),
         ("model.shape", "a section (key: value lines), or null"),
-        (
-            "model.shortener",
-            "a section with kind none, delete_gate, random, fixed, boundary_predictor, convolution or "
-            "source_removed",
-        ),
+        ("controller", "a section with kind constant, p, pi or pi_two_sided"),
     ],
 )
 def test_what_a_key_expects(key: str, words: str) -> None:
