@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, Revision
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -67,12 +67,10 @@ def inspect_deletions(
             help="Delete gate values up to this one. Default: the model's own threshold.",
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceIfAny = None,
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_json: JsonInstead = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 
