@@ -75,9 +75,9 @@ def evaluated(job: EvaluateJob, **changes: Any) -> None:
     """Leave what an evaluation leaves, as far as plans look at it."""
     document = {
         "version": 2,
+        "task": {"kind": job.task.kind, "settings": job.task.model_dump(mode="json")},
         "deletion": "hard",
         "split": "test",
-        "deletion": "hard",
         "limit": job.options.limit,
         "batch_size": job.train.recipe.evaluation.batch_size,
         "constrained": job.evaluation.constrained,

@@ -12,7 +12,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.options import DeviceIfAny, JsonInstead, NoPickle, Revision
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
@@ -53,15 +53,13 @@ def bench(
     limit: Annotated[
         int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
     ] = 1000,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceIfAny = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
     ] = None,
     no_pickle: NoPickle = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_json: JsonInstead = False,
     out: Annotated[
         Path | None,
         typer.Option(parser=places.path, help="Also write the JSON document to this file."),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
+from mrt5cli.convert.export import export_hub, write_tokenizer, write_weights
 from mrt5cli.convert.published import published_yaml, without_local_paths
 from mrt5cli.convert.reference import (
     deviations,
