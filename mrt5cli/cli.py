@@ -78,8 +78,8 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except UsageError as error:
             _say_what_is_expected(error)
-            told = f"Error: {error.format_message()}"
-            error.format_message = lambda: wrapped(told, columns(sys.stderr)).removeprefix("Error: ")
+            text = f"Error: {error.format_message()}"
+            error.format_message = lambda: wrapped(text, columns(sys.stderr)).removeprefix("Error: ")
             raise
         except UserError as error:
             _report(error.message, error.hint)
@@ -89,11 +89,6 @@ class Boundary(TyperGroup):
             raise
         except BrokenPipeError:
             raise _closed_pipe() from None
-        except ValueError as error:
-            if not _is_checkpoint_error(error):
-                raise
-            _report(str(error))
-            raise typer.Exit(UserError.exit_code) from None
 
 
 class Notes(logging.Handler):
@@ -218,20 +213,14 @@ def _report(message: str, hint: str | None = None) -> None:
         traceback.print_exc()
     width = columns(sys.stderr)
     error, hinted = "error:", "hint:"
-    told = wrapped(f"{error} {message}", width).removeprefix(error)
+    problem = wrapped(f"{error} {message}", width).removeprefix(error)
     more = wrapped(f"{hinted} {hint}", width).removeprefix(hinted)
     if sys.stderr.isatty():
         error = typer.style(error, fg=typer.colors.RED, bold=True)
         hinted = typer.style(hinted, bold=True)
-    print(error + told, file=sys.stderr)
+    print(error + problem, file=sys.stderr)
     if hint:
         print(hinted + more, file=sys.stderr)
-
-
-def _is_checkpoint_error(error: Exception) -> bool:
-    """Whether it is `models.CheckpointError`, without importing torch to ask."""
-    checkpoint = sys.modules.get("mrt5cli.models.checkpoint")
-    return checkpoint is not None and isinstance(error, checkpoint.CheckpointError)
 
 
 def _closed_pipe() -> typer.Exit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mrt5cli.text import shortened
+from mrt5cli.text import counted, shortened
 
 LONGEST_KEY = 120
 """Characters of a key that are shown."""
@@ -43,9 +43,11 @@ class RecipeError(UserError):
 
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
         problems = [(shortened(key, LONGEST_KEY), text) for key, text in problems]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         width = max((len(key) for key, _ in problems), default=0)
-        lines = [f"{where} has {count}", *(f"  {key:<{width}}  {text}".rstrip() for key, text in problems)]
+        lines = [
+            f"{where} has {counted(len(problems), 'problem')}",
+            *(f"  {key:<{width}}  {text}".rstrip() for key, text in problems),
+        ]
         super().__init__("\n".join(lines), hint)
         self.problems = problems
 
@@ -54,6 +56,10 @@ class RunFailed(UserError):
     """A run that started and could not finish: exit code 1, no traceback."""
 
     exit_code = 1
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint that is no whole model of ours; for callers of the library a `ValueError` too."""
 
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))

@@ -13,14 +13,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.text import Tell, announced, duration, first_line, say_nothing
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 TRY_LATER = "try again later"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -105,7 +108,7 @@ def trouble(error: BaseException) -> Trouble:
     return Trouble(first_line(error), passes=False)
 
 
-def _asked_to_wait(headers: Any) -> float:
+def _asked_to_wait(headers: Mapping[str, str]) -> float:
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     after = headers.get("Retry-After", "")
@@ -274,17 +277,17 @@ class Repository:
             self.tell(f"{self.name} is read from the local Hub cache, commit {commit}: {reason}")
             return cached
 
-    def about(self, limits: Limits) -> Any:
+    def about(self, limits: Limits) -> ModelInfo | DatasetInfo:
         """What the Hub says of it, its commit and its files among that."""
         from huggingface_hub import HfApi, constants
 
         # Unlike a download, this does not repeat what fails for half a minute without a word.
         timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
-        information = HfApi(library_name="mrt5cli").repo_info
-        return self.ask(
-            lambda: information(self.name, repo_type=self.kind, revision=self.revision, timeout=timeout),
-            limits,
+        api = HfApi(library_name="mrt5cli")
+        information: Callable[..., ModelInfo | DatasetInfo] = (
+            api.model_info if self.kind == "model" else api.dataset_info
         )
+        return self.ask(lambda: information(self.name, revision=self.revision, timeout=timeout), limits)
 
     def cached(self, file: str, revision: str | None = None) -> Path | None:
         """A file in the cache, at another revision if one is given."""

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any, TextIO
+from typing import IO, TextIO
 
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 UNSPOKEN = "backslashreplace"
@@ -80,7 +80,7 @@ def lead_nowhere(stream: IO[str]) -> None:
     os.close(nowhere)
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """Print a JSON document on stdout; in ASCII where the stream is not UTF-8, as JSON has to be."""
     text = json.dumps(document, indent=2, ensure_ascii=not takes_utf8(sys.stdout))
     with suppress(UnicodeEncodeError):

@@ -1,7 +1,7 @@
 """Run directories: the names of everything a run writes, made and read back in one place.
 
     runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
-                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json  figures/
+                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
                              boundaries.npz (only where a boundary predictor is taught by labels)
                              best/step-00000300/ (only with training.best_metric: the weights best so far)
 
@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse, read_object
 
@@ -82,10 +84,6 @@ class RunDir:
         """Where segments end, for runs whose shortener is taught that; fitted before the first step."""
         return self.path / "boundaries.npz"
 
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
-
     def eval(self, task: str) -> Path:
         """The evaluation results of a task."""
         return self.path / "eval" / f"{task}.json"
@@ -121,6 +119,12 @@ class RunDir:
     def command(self) -> str:
         """The `mrt5` command that trains this run's recipe."""
         return "finetune" if self.recipe().is_finetuning else "pretrain"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        words = ["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"]
+        return shlex.join([*words, *own_code.as_options()])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""
@@ -164,21 +168,6 @@ class RunDir:
     def is_finished(self) -> bool:
         return self.meta().get("status") == "finished"
 
-    @classmethod
-    def open(cls, path: str | Path) -> RunDir:
-        """An existing run.
-
-        Raises:
-            UserError: there is no run at the path.
-        """
-        run = cls(Path(path))
-        if run.is_run:
-            return run
-        if not run.path.exists():
-            raise UserError(f"{path} does not exist", _nearby(run.path))
-        missing = "recipe.yaml" if not run.recipe_path.is_file() else "meta.json"
-        raise UserError(f"{path} is not a run directory: it has no {missing}", _nearby(run.path))
-
     def check_not_foreign(self) -> None:
         """Refuse a directory that holds something and is no run: a run is never mixed into other files.
 
@@ -187,7 +176,12 @@ class RunDir:
         """
         if self.is_run or not self.path.is_dir():
             return
-        foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry.name))
+        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints}
+        foreign = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry not in ours and not entry.name.startswith(TEMPORARY)
+        )
         if foreign:
             raise UserError(
                 f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
@@ -212,9 +206,7 @@ class RunDir:
             before = run.metrics_path.read_bytes() if run.metrics_path.is_file() else b""
             write_bytes(run.metrics_path, before)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {path}: {error.strerror or error}", "choose another directory with --out"
-            ) from error
+            raise cannot_write(run.path, error.strerror or str(error)) from error
         return run
 
     @contextmanager
@@ -228,10 +220,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror or error}",
-                "choose another directory with --out",
-            ) from error
+            raise cannot_write(self.path, error.strerror or str(error)) from error
         try:
             _lock(descriptor, self.path)
             yield
@@ -254,6 +243,11 @@ class RunDir:
         if not self.is_run:
             raise ValueError(f"{self.path} is not a run")
         remove_directory(self.path)
+
+
+def cannot_write(path: Path, why: str) -> UserError:
+    """The error for a place where no run can be."""
+    return UserError(f"cannot write to {path}: {why}", "choose another directory with --out")
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -291,7 +285,7 @@ def _resolved(where: str, path: Path) -> tuple[str, RunDir | None]:
             status = run.meta().get("status", "unfinished")
             raise UserError(
                 f"{where} has no model yet: the run is {status} and has saved nothing",
-                f"train it: mrt5 {run.command} {run.recipe_path} --out {where} --resume",
+                f"train it: {run.resume_command}",
             )
         return str(run.checkpoint(steps[-1])), run
     if (path / "config.json").is_file():
@@ -346,10 +340,6 @@ def _lock(descriptor: int, path: Path) -> None:
 def _steps_in(folder: Path) -> list[int]:
     names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
     return sorted(int(match[1]) for match in names if match)
-
-
-def _is_ours(name: str) -> bool:
-    return name in {"checkpoints", "recipe.yaml", "meta.json", "metrics.jsonl"} or name.startswith(TEMPORARY)
 
 
 # --- atomic writing --------------------------------------------------------------------------------------

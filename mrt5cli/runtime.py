@@ -182,7 +182,7 @@ def processes() -> tuple[int, int]:
 
 
 def leads() -> bool:
-    """Whether this process speaks for its group; one that was not told otherwise does."""
+    """Whether this process speaks for its group; one that knows of no group does."""
     return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
 
 
@@ -195,14 +195,14 @@ def ignore_leftovers() -> tuple[str, ...]:
     Raises:
         UserError: a group is meant, and what it needs is missing or wrong.
     """
-    told = {name: os.environ[name] for name in (*GROUP, *MEETING) if os.environ.get(name)}
+    given = {name: os.environ[name] for name in (*GROUP, *MEETING) if os.environ.get(name)}
     ignored = [name for name in MPI if os.environ.get(name, "") not in ("", "0", "1")]
     if processes()[1] > 1:
-        missing = [name for name in (*GROUP, *MEETING) if name not in told]
+        missing = [name for name in (*GROUP, *MEETING) if name not in given]
         if missing:
             raise UserError(
-                f"RANK={told['RANK']} and WORLD_SIZE={told['WORLD_SIZE']} speak of a group of processes, and "
-                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+                f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} speak of a group of processes, "
+                f"and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
                 NO_GROUP,
             )
         _number("LOCAL_RANK")
@@ -210,11 +210,11 @@ def ignore_leftovers() -> tuple[str, ...]:
             raise UserError(f"MASTER_PORT={port} is no port", NO_GROUP)
         return ()
     # A whole group of one, as a launcher makes it, needs no word; nor does it need to meet anybody.
-    if not told.keys() >= {*GROUP, *MEETING}:
-        ignored = [*(name for name in GROUP if name in told), *ignored]
+    if not given.keys() >= {*GROUP, *MEETING}:
+        ignored = [*(name for name in GROUP if name in given), *ignored]
     own = [name for name in os.environ if name.startswith(ACCELERATE)]
     ignored += [name for name in own if os.environ[name].lower() not in ("", "0", "no", "false")]
-    shown = ", ".join(f"{name}={os.environ.get(name, told.get(name))}" for name in ignored)
+    shown = ", ".join(f"{name}={os.environ.get(name, given.get(name))}" for name in ignored)
     for name in (*GROUP, *MEETING, "LOCAL_WORLD_SIZE", *MPI, *own):
         os.environ.pop(name, None)
     if not ignored:

@@ -18,20 +18,26 @@ from mrt5cli.recipe import (
     FileRows,
     FilesSource,
     Recipe,
-    RowTask,
     SpanCorruptionTask,
     TyDiQATask,
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS
+from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS, TaskSection
 from mrt5cli.text import shortened
 
 if TYPE_CHECKING:
+    import torch
+
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.rundir import RunDir
 
 DIAGNOSTIC_KINDS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
-PUBLISHED_ROWS: dict[str, type[RowTask]] = {"xnli": XnliTask, "tydiqa": TyDiQATask, "xquad": XQuADTask}
+PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
+    "xnli": XnliTask,
+    "tydiqa": TyDiQATask,
+    "xquad": XQuADTask,
+}
 """Tasks of rows that the Hub has."""
 CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
 TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTERS)
@@ -159,7 +165,7 @@ def _how_to_train(kind: str) -> str:
     return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"
 
 
-def load_model(subject: Subject, device: Any = None) -> Any:
+def load_model(subject: Subject, device: torch.device | str | None = None) -> MrT5ForConditionalGeneration:
     """The subject's model in eval mode, on a device.
 
     Raises:
@@ -171,7 +177,7 @@ def load_model(subject: Subject, device: Any = None) -> Any:
     return model if device is None else model.to(device)
 
 
-def choose_task(option: str | None, subject: Subject, data: str | None = None) -> Any:
+def choose_task(option: str | None, subject: Subject, data: str | None = None) -> TaskSection:
     """The task section to use: the subject's own, another kind of suitable length, or another recipe's.
 
     Args:
@@ -191,7 +197,7 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
                 f"{subject.name} comes without a recipe, so its task is not known",
                 f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
             )
-        section: Any = own
+        section: TaskSection = own
     elif own is not None and own.kind == option:
         section = own
     elif option not in TASK_KINDS:
@@ -205,7 +211,7 @@ def _kind(option: str) -> str:
     return option if option in (*TASK_KINDS, *ADDED) else str(_task_of_recipe(option).kind)
 
 
-def _task_of_recipe(option: str) -> Any:
+def _task_of_recipe(option: str) -> TaskSection:
     from mrt5cli import recipe
 
     try:
@@ -216,7 +222,7 @@ def _task_of_recipe(option: str) -> Any:
     return recipe.load(found).task
 
 
-def _default_section(kind: str, length: int | None, data: str | None) -> Any:
+def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
     """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
     if kind in PUBLISHED_ROWS:
         return PUBLISHED_ROWS[kind].model_validate({"kind": kind})
@@ -250,31 +256,31 @@ def _check_path(data: str) -> None:
         ) from error
 
 
-def _with_data(section: Any, data: str) -> Any:
-    if section.kind in DIAGNOSTIC_KINDS:
+def _with_data(section: TaskSection, data: str) -> TaskSection:
+    if isinstance(section, DiagnosticTask):
         raise UserError(
             f"the examples of {section.kind} are generated: there is nothing to read from {data}",
             "leave out --data, or choose another --task",
         )
     # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
     source: Any = FileRows.model_construct(kind="files", path=data)
-    if section.kind == "span_corruption":
+    if isinstance(section, SpanCorruptionTask):
         source = FilesSource.model_construct(kind="files", path=data)
-        if section.source.kind == "files":
+        if isinstance(section.source, FilesSource):
             source = section.source.model_copy(update={"path": data})
     return section.model_copy(update={"source": source})
 
 
-def task_length(section: Any) -> int:
+def task_length(section: TaskSection) -> int:
     """Encoder input of a task section, in byte tokens."""
-    if section.kind in DIAGNOSTIC_KINDS:
-        return int(section.length)
-    if section.kind in CHARACTERS and section.input_length is None:
-        return CHARACTER_LENGTHS[section.kind][0]
+    if isinstance(section, DiagnosticTask):
+        return section.length
+    if isinstance(section, CharacterTask):
+        return section.input_length or CHARACTER_LENGTHS[section.kind][0]
     return int(section.input_length)
 
 
-def check_fits(model: Any, section: Any, name: str) -> None:
+def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:
     """Refuse a task that is longer than what the model has positions for.
 
     Raises:

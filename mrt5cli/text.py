@@ -114,6 +114,17 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if minutes else f"{hours} h"
 
 
+def byte_size(count: float | None) -> str:
+    """A number of bytes in words, to three digits: 999 B, 12.3 kB, 52 MB, 1.5 GB; or a dash."""
+    if count is None:
+        return MISSING
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
 def number(value: float | None, digits: int) -> str:
     """A number for a cell, or a dash."""
     return MISSING if value is None else f"{value:.{digits}f}"
@@ -122,6 +133,11 @@ def number(value: float | None, digits: int) -> str:
 def percent(share: float | None, digits: int) -> str:
     """A share of 0 to 1 as a percentage for a cell, without the sign, or a dash."""
     return number(None if share is None else 100 * share, digits)
+
+
+def rounded(count: int) -> str:
+    """A large count as people say it: 99,999, 1.23 M."""
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
 
 
 def columns(file: IO[str]) -> int | None:

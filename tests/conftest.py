@@ -13,7 +13,7 @@ import random
 import sys
 import time
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ def read_case(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors.torch import load_file
 
     return json.loads(path.read_text()), load_file(path.with_suffix(".safetensors"))
+
+
+def labelled(name: str) -> Callable[[str], str]:
+    """For `torch.testing.assert_close(msg=...)`: the numbers that differ, after the name of what they are."""
+    return lambda numbers: f"{name}: {numbers}"
 
 
 # --- chance -------------------------------------------------------------------------------------------------
@@ -119,8 +124,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what draws; with a seed, shuffle the files, so that each gets its share of a bounded time."""
+    """Mark what draws and what is slow; with a seed, shuffle the files: each gets a share of the time."""
     for item in items:
+        if item.get_closest_marker("ci"):
+            item.add_marker("slow")
         if "chance" in getattr(item, "fixturenames", ()):
             item.add_marker("drawn")
     if SEED in os.environ:

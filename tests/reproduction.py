@@ -10,7 +10,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, write_json, write_text
-from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.suite.planning import MADE, made_of
 
 VOWELS = {"kind": "vowel_removal", "length": 16, "train_examples": 64, "eval_examples": 8}
@@ -58,9 +58,8 @@ FAMILY: Mapping[str, Recipe] = {
 """One that starts from nothing, two that start from it, and one by itself."""
 
 
-def trained(job: Job, *, ended: str = "2026-01-01", code: str | None = None, **meta: Any) -> RunDir:
+def trained(job: TrainJob, *, ended: str = "2026-01-01", code: str | None = None, **meta: Any) -> RunDir:
     """Leave what a finished training leaves; more of meta.json by name."""
-    assert job.run is not None and job.recipe is not None
     run = RunDir.create(job.run.path)
     write_text(run.recipe_path, recipes.dump(job.recipe))
     session = {"started": "2026-01-01", "code": code or code_version("train")}
@@ -72,35 +71,33 @@ def trained(job: Job, *, ended: str = "2026-01-01", code: str | None = None, **m
     return run
 
 
-def evaluated(job: Job, **changes: Any) -> None:
+def evaluated(job: EvaluateJob, **changes: Any) -> None:
     """Leave what an evaluation leaves, as far as plans look at it."""
-    assert job.output is not None and job.run is not None and job.recipe is not None
     document = {
         "task": {"settings": job.task.model_dump(mode="json")},
         "split": "test",
-        "limit": job.limit,
-        "batch_size": job.recipe.evaluation.batch_size,
-        "constrained": (job.evaluation or Evaluation()).constrained,
+        "limit": job.options.limit,
+        "batch_size": job.train.recipe.evaluation.batch_size,
+        "constrained": job.evaluation.constrained,
         "code": code_version("evaluate"),
-        "models": [{"run_ended": job.run.meta()["ended"], "rows": [{"ms_per_example": 1.0}]}],
+        "models": [{"run_ended": job.train.run.meta()["ended"], "rows": [{"ms_per_example": 1.0}]}],
     }
     write_json(job.output, document | changes)
 
 
-def analysed(plan: Plan, job: Job) -> None:
+def analysed(plan: SuitePlan, job: Job) -> None:
     """Leave what an analysis leaves."""
-    assert job.output is not None
     write_json(job.output, {"rows": [], MADE: made_of(plan.job(id_) for id_ in job.needs)})
 
 
-def leave_done(plan: Plan, *ids: str) -> None:
+def leave_done(plan: SuitePlan, *ids: str) -> None:
     """Leave what these jobs leave; all of the plan's by default."""
     for job in plan.jobs:
         if ids and job.id not in ids:
             continue
-        if job.kind == "train":
+        if isinstance(job, TrainJob):
             trained(job)
-        elif job.kind == "evaluate":
+        elif isinstance(job, EvaluateJob):
             evaluated(job)
         else:
             analysed(plan, job)

@@ -10,19 +10,19 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import RunDir, write_json, write_text
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 
 def make_plan(
     root: Path, experiments: Sequence[Experiment], *, left_out: Sequence[str] = (), smoke: bool = True
-) -> Plan:
+) -> SuitePlan:
     """A plan with a training job for each run of the experiments; see `train` and `pretend` for the runs.
 
     Args:
         left_out: recipes whose runs failed.
         smoke: shrink the recipes.
     """
-    plan = Plan("tiny", root, list(experiments), smoke=smoke)
+    plan = SuitePlan("tiny", root, list(experiments), smoke=smoke)
     wanted: dict[tuple[str, int], recipes.Recipe] = {}
     for experiment in experiments:
         for name in experiment.recipes:
@@ -34,10 +34,10 @@ def make_plan(
         run = RunDir(root / f"{recipe.name}-seed{seed}")
         status, reason = ("failed", "out of memory") if name in left_out else ("done", None)
         plan.jobs.append(
-            Job(
-                f"train {name} seed {seed}",
-                "train",
-                name,
+            TrainJob(
+                id=f"train {name} seed {seed}",
+                name=name,
+                output=run.meta_path,
                 recipe=recipe,
                 run=run,
                 own_seed=seed == _shipped(name).seed,
@@ -53,14 +53,14 @@ def _shipped(name: str) -> recipes.Recipe:
     return recipes.load(shipped()[name])
 
 
-def train(plan: Plan, *, evaluate: bool = True, runtime: bool = False) -> None:
+def train(plan: SuitePlan, *, evaluate: bool = True, runtime: bool = False) -> None:
     """Give every run that did not fail an untrained model, and results on its own task."""
-    for job in plan.jobs:
-        if job.kind == "train" and job.status == "done":
+    for job in plan.trainings:
+        if job.status == "done":
             _make(job, evaluate, runtime)
 
 
-def _make(job: Job, evaluate: bool, runtime: bool) -> None:
+def _make(job: TrainJob, evaluate: bool, runtime: bool) -> None:
     import torch
 
     from mrt5cli.evaluation.compare import compare
@@ -68,7 +68,6 @@ def _make(job: Job, evaluate: bool, runtime: bool) -> None:
     from mrt5cli.models import build
     from mrt5cli.subject import find_subject
 
-    assert job.recipe is not None and job.run is not None
     run = RunDir.create(job.run.path)
     write_text(run.recipe_path, recipes.dump(job.recipe))
     write_json(run.meta_path, meta())
@@ -109,7 +108,7 @@ def meta() -> dict[str, Any]:
     }
 
 
-def pretend(plan: Plan, *, shift: float = 1.0) -> None:
+def pretend(plan: SuitePlan, *, shift: float = 1.0) -> None:
     """Give runs results without training any: the published numbers themselves, each times `shift`.
 
     Only for plans that are no smoke; the numbers of analyses are not among them.
@@ -137,7 +136,7 @@ def pretend(plan: Plan, *, shift: float = 1.0) -> None:
             line[number] = row.value / unit * (shift if number not in ("deletion_rate", "examples") else 1.0)
         for (name, _), job in plan.runs(experiment).items():
             rows = sorted(found.get(name, {}).values(), key=lambda line: line["subset"] == "total")
-            if rows and job.recipe is not None and job.run is not None and job.status == "done":
+            if rows and job.status == "done":
                 settings = job.recipe.task.model_dump(mode="json")
                 task = experiment.evaluations[0].task if experiment.evaluations else None
                 if task is not None:

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a forward pass: the paper's formula, and what the matrices really cost.
+"""Multiply-accumulates of a forward pass, and what deletion saves of them: by the paper's formula, and exact.
 
 The paper's takes the attention's inner width for d_model and two feed-forward matrices; ByT5 has an inner
 width of 384 beside a d_model of 1472, and three. Its savings are reproduced with its own formula, ours are
@@ -8,8 +8,19 @@ counted with the exact one. Neither counts norms, softmax or biases.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypedDict
+
+from mrt5cli.analysis.runs import ExperimentRuns, RunLine
+from mrt5cli.metrics.results import Row
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5Config
+
+SOURCE, TARGET = 1024, 189
+"""Positions in the paper's count, of a span-corruption example."""
+RATES = tuple(tenth / 10 for tenth in range(11))
 
 
 @dataclass(frozen=True)
@@ -31,14 +42,14 @@ class Sizes:
     gated: bool = True
 
     @classmethod
-    def of(cls, config: Any) -> Sizes:
-        """The sizes of a model's configuration."""
+    def of(cls, config: MrT5Config | SimpleNamespace) -> Sizes:
+        """The sizes of a model's configuration, or of what its file holds."""
         return cls(
             d_model=config.d_model,
             d_ff=config.d_ff,
             inner=config.num_heads * config.d_kv,
             encoder_layers=config.num_layers,
-            decoder_layers=config.num_decoder_layers,
+            decoder_layers=config.num_decoder_layers or config.num_layers,
             gate_layer=config.delete_gate_layer,
             vocabulary=config.vocab_size,
             gated=config.is_gated_act,
@@ -85,3 +96,96 @@ def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Seque
     encoder = sizes.gate_layer * layer(source) + after * layer(kept)
     decoder = sizes.decoder_layers * (layer(target) + cross)
     return encoder + decoder + sum(target) * width * sizes.vocabulary
+
+
+# --- of an experiment ------------------------------------------------------------------------------------
+
+
+class Point(TypedDict):
+    """Multiply-accumulates at one deletion rate; `relative` ones are shares of those with nothing deleted."""
+
+    deletion_rate: float
+    paper_macs: int
+    paper_relative: float
+    macs: int
+    relative: float
+
+
+class CountedRun(RunLine):
+    """Where an evaluated run lies."""
+
+    deletion_rate: float | None
+    relative: float
+
+
+class Compute(TypedDict):
+    """The curve, and the runs on it."""
+
+    sizes: dict[str, int]
+    source: int
+    target: int
+    curve: list[Point]
+    runs: list[CountedRun]
+    missing: list[str]
+
+
+def compute(runs: ExperimentRuns) -> Compute:
+    """The curve, and where the experiment's evaluated runs lie on it.
+
+    With trained runs the curve is of the first one's sizes and mean lengths, else of ByT5-small's and of the
+    paper's lengths, with which the published numbers were made.
+    """
+    sizes, source, target = Sizes(), SOURCE, TARGET
+    counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
+    if counted:
+        gated = next((run for run, _ in counted if run.family != "ByT5"), counted[0][0])
+        sizes = Sizes.of(gated.config())
+        source, target = _lengths(counted[0][1])
+    whole, paper_whole = macs(sizes, [source], [source], [target]), paper_macs(sizes, source, target, 1.0)
+    curve: list[Point] = []
+    for rate in RATES:
+        paper = paper_macs(sizes, source, target, 1 - rate)
+        exact = macs(sizes, [source], [int(source * (1 - rate))], [target])
+        curve.append(
+            {
+                "deletion_rate": rate,
+                "paper_macs": paper,
+                "paper_relative": paper / paper_whole,
+                "macs": exact,
+                "relative": exact / whole,
+            }
+        )
+    return {
+        "sizes": asdict(sizes),
+        "source": source,
+        "target": target,
+        "curve": curve,
+        "runs": [
+            {
+                **run.line(),
+                "deletion_rate": row.deletion_rate,
+                "relative": relative_macs(run.config(), row),
+            }
+            for run, row in counted
+        ],
+        "missing": runs.missing(),
+    }
+
+
+def relative_macs(config: MrT5Config, row: Row) -> float:
+    """Exact multiply-accumulates of a run's mean example, as a share of those with nothing deleted.
+
+    What a shortener itself costs is not counted: next to nothing, but for the pooling baselines.
+
+    Args:
+        row: of its evaluation, with its lengths and its deletion rate.
+    """
+    sizes = Sizes.of(config)
+    source, target = _lengths(row)
+    kept = source - round(source * (row.deletion_rate or 0.0))
+    return macs(sizes, [source], [kept], [target]) / macs(sizes, [source], [source], [target])
+
+
+def _lengths(row: Row) -> tuple[int, int]:
+    """Mean source and target positions of an example, rounded."""
+    return round(row.known("input_length")), max(1, round(row.target_tokens / row.examples))

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mrt5cli.analysis.marked_text import Run, plain, runs, segment_runs
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
-from mrt5cli.metrics.counts import Ratio
+from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 from mrt5cli.recipe.shorteners import of_config
 
 if TYPE_CHECKING:
-    import torch
+    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.tasks.base import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class InspectedRow:
     def segments(self) -> list[tuple[int, int]] | None:
         """Start and length of each pooled segment; None where bytes are deleted.
 
-        Together they are the row, but for a tail that the reference's law drops (see `dropped`).
+        Together they are the row, but for a tail that the reference's formula drops (see `dropped`).
         """
         if self.gate is not None:
             return None
@@ -83,6 +85,13 @@ class InspectedRow:
         """The row's ids as characters."""
         return characters(self.ids.tolist(), sentinels=sentinels)
 
+    def marked(self, *, sentinels: int = 0) -> list[Run]:
+        """The row's text with deleted bytes, or pooled segments, marked."""
+        found = self.characters(sentinels=sentinels)
+        if self.gate is None:
+            return segment_runs(found, self.starts.tolist())
+        return runs(found, self.deleted.tolist())
+
 
 @dataclass(frozen=True)
 class KindRow:
@@ -99,8 +108,8 @@ class KindRow:
 
 
 def inspect_batch(
-    model: Any,
-    batch: dict[str, torch.Tensor],
+    model: MrT5ForConditionalGeneration,
+    batch: Batch,
     threshold: float | None = None,
     deletable: ArrayLike | None = None,
 ) -> list[InspectedRow]:
@@ -144,8 +153,27 @@ def inspect_batch(
     return rows
 
 
+def inspect_task(
+    model: MrT5ForConditionalGeneration,
+    task: Task,
+    subset: str,
+    limit: int,
+    *,
+    batch_size: int,
+    threshold: float | None = None,
+) -> Iterator[list[InspectedRow]]:
+    """What the model deletes from the first test examples of a task's subset, a batch at a time."""
+    for batch in task.held_out("test", subset, batch_size=min(limit, batch_size), limit=limit):
+        yield inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+
+
 def inspect_text(
-    model: Any, text: bytes, length: int, *, limit: int | None = None, threshold: float | None = None
+    model: MrT5ForConditionalGeneration,
+    text: bytes,
+    length: int,
+    *,
+    limit: int | None = None,
+    threshold: float | None = None,
 ) -> list[InspectedRow]:
     """What the model deletes from a text, one row a piece of at most `length` positions, EOS included."""
     import torch
@@ -189,18 +217,9 @@ def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[Kind
     return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
 
 
-@dataclass(frozen=True)
-class LengthRow:
-    """How many pooled segments of one length there were."""
-
-    length: int
-    count: int
-
-
-def length_table(rows: Iterable[InspectedRow]) -> list[LengthRow]:
-    """Pooled segments by length, in positions; together they hold every position once."""
-    count = Counter(length for row in rows for _, length in row.segments or [])
-    return [LengthRow(length, count[length]) for length in sorted(count)]
+def segment_lengths(rows: Iterable[InspectedRow]) -> dict[int, int]:
+    """How many pooled segments there are of each length in positions, short ones first."""
+    return dict(sorted(Counter(length for row in rows for _, length in row.segments or []).items()))
 
 
 def starts_inside_characters(rows: Iterable[InspectedRow]) -> int:
@@ -215,3 +234,117 @@ def starts_inside_characters(rows: Iterable[InspectedRow]) -> int:
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
     """Deleted positions of all positions of all rows."""
     return sum((row.rate for row in rows), Ratio())
+
+
+def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
+    """Of letters, how many of the deleted can go, and how many that can go are deleted.
+
+    What is pooled away is not lost, so it is neither right nor wrong; nor is what no task knows of.
+    """
+    precision, recall = Ratio(), Ratio()
+    for row in rows:
+        if row.deletable is not None and row.gate is not None:
+            precision += gate_precision(row.deleted, row.deletable, row.ids)
+            recall += gate_recall(row.deleted, row.deletable, row.ids)
+    return precision, recall
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How long pooled segments are.
+
+    Attributes:
+        inside_characters: of them, those that start inside a character.
+        dropped_positions: at the ends of rows, where they fill no window.
+        lengths: number of segments by length.
+    """
+
+    count: int
+    mean_length: float
+    inside_characters: int
+    dropped_positions: int
+    lengths: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one model deletes from some rows, or pools.
+
+    Attributes:
+        name: of the model.
+        threshold: of its gate values.
+        sentinels: ids that stand for a missing span in the rows.
+    """
+
+    name: str
+    deletion_type: str
+    threshold: float
+    rows: Sequence[InspectedRow]
+    sentinels: int = 0
+
+    @property
+    def pools(self) -> bool:
+        return self.rows[0].gate is None
+
+    @property
+    def rate(self) -> Ratio:
+        return total_rate(self.rows)
+
+    @property
+    def kinds(self) -> list[KindRow]:
+        return kind_table(self.rows, sentinels=self.sentinels)
+
+    @property
+    def agreement(self) -> tuple[float | None, float | None] | None:
+        """Gate precision and recall; None where no task says what can go."""
+        if self.pools or all(row.deletable is None for row in self.rows):
+            return None
+        precision, recall = agreement(self.rows)
+        return precision.value, recall.value
+
+    @property
+    def segments(self) -> Segments | None:
+        """Of pooled rows."""
+        if not self.pools:
+            return None
+        lengths = segment_lengths(self.rows)
+        count = sum(lengths.values())
+        return Segments(
+            count=count,
+            mean_length=sum(length * number for length, number in lengths.items()) / count,
+            inside_characters=starts_inside_characters(self.rows),
+            dropped_positions=sum(row.dropped for row in self.rows),
+            lengths=lengths,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
+        document: dict[str, Any] = {
+            "name": self.name,
+            "deletion_type": self.deletion_type,
+            "threshold": None if self.pools else self.threshold,
+            "positions": self.rate.count,
+            "deleted": int(self.rate.total),
+            "deletion_rate": self.rate.value,
+        }
+        if self.agreement is not None:
+            document["gate_precision"], document["gate_recall"] = self.agreement
+        if self.segments is not None:
+            lengths = [{"length": length, "count": n} for length, n in self.segments.lengths.items()]
+            document["segments"] = {**asdict(self.segments), "lengths": lengths}
+        document["kinds"] = [{**asdict(kind), "rate": kind.rate} for kind in self.kinds]
+        document["rows"] = [
+            {
+                "label": row.label,
+                "marked": plain(row.marked(sentinels=self.sentinels)),
+                "ids": row.ids.tolist(),
+                "deleted": row.deleted.astype(int).tolist(),
+                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
+                "segments": row.segments,
+                "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
+                "target": None if row.target is None else row.target.tolist(),
+                "deletion_rate": row.rate.value,
+            }
+            for row in self.rows
+        ]
+        return document

@@ -2,19 +2,30 @@
 
 One sample: its deletion rate against how much its loss rises over ByT5's on the same sample, both in percent.
 One model: Pearson's r over samples. Several models of a kind: the mean of their r by Fisher's z.
+
+The paper: batch size 1, English test text, 1000 of 10,000 samples; ours are the same 1000 for all models of
+an experiment, so that differences between models are not differences between samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.errors import UserError
 from mrt5cli.metrics.student_t import two_sided_p
 
+if TYPE_CHECKING:
+    from mrt5cli.tasks.base import Batch, Task
+
+LANGUAGE = "en"
+DIGITS = 4
 POOL = 10_000
 SAMPLES = 1_000
 DRAW_SEEDS = {"v3": 86, "v1": 34}
@@ -39,6 +50,135 @@ class Correlation:
     p_value: float | None
     low: float | None = None
     high: float | None = None
+
+
+class ModelSamples(RunLine):
+    """One model: its `Correlation`, and both numbers of every sample."""
+
+    samples: int
+    r: float | None
+    p_value: float | None
+    low: float | None
+    high: float | None
+    deleted_percent: list[float]
+    loss_increase_percent: list[float]
+
+
+class PerSample(TypedDict):
+    """Correlations of each model, and their mean of each family by Fisher's z."""
+
+    subset: str
+    available: int
+    samples: int
+    drawn: str
+    models: list[ModelSamples]
+    families: dict[str, float | None]
+    missing: list[str]
+
+
+def per_sample(runs: ExperimentRuns) -> PerSample:
+    """Correlations of each model, their mean of each family, and the points of every sample.
+
+    A model is compared with the baseline's run of its own seed, or else with the baseline's first.
+
+    Raises:
+        UserError: no baseline, or fewer than three samples.
+    """
+    from mrt5cli.tasks.base import build_task
+
+    base = runs.baselines
+    task = build_task(base[0].recipe.task)
+    subsets = task.subsets("test")
+    subset = LANGUAGE if LANGUAGE in subsets else subsets[0]
+    pool = base[0].recipe.evaluation.examples if runs.smoke else POOL
+    there = list(task.held_out("test", subset, batch_size=1, limit=pool))
+    samples = Samples(task, subset, [there[place] for place in draw_samples(len(there), runs.version)])
+    if len(samples.batches) < 3:
+        raise UserError(
+            f"{len(samples.batches)} samples of {subset} make no correlation", "give more test text"
+        )
+    losses = {run.seed: measured(runs, run, samples)[0] for run in base}
+    models: list[ModelSamples] = []
+    for run in runs.trained:
+        if run.name == runs.baseline:
+            continue
+        loss, deleted = measured(runs, run, samples)
+        rise = loss_increase(loss, losses.get(run.seed, losses[base[0].seed]))
+        found = correlation(100 * deleted, rise)
+        models.append(
+            {
+                **run.line(),
+                **asdict(found),  # type: ignore[typeddict-item]
+                "deleted_percent": np.round(100 * deleted, DIGITS).tolist(),
+                "loss_increase_percent": np.round(rise, DIGITS).tolist(),
+            }
+        )
+    rs: dict[str, list[float | None]] = {}
+    for model in models:
+        rs.setdefault(model["family"], []).append(model["r"])
+    return {
+        "subset": subset,
+        "available": len(there),
+        "samples": len(samples.batches),
+        "drawn": "without replacement",
+        "models": models,
+        "families": {family: fisher_mean(found) for family, found in rs.items()},
+        "missing": runs.missing(),
+    }
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a subset, as a task that `measure` can be given: a batch each, so that nothing is padded."""
+
+    task: Task
+    subset: str
+    batches: list[Batch]
+
+    choices = None
+    answer_length = None
+
+    @property
+    def name(self) -> str:
+        return str(self.task.name)
+
+    def subsets(self, split: str) -> list[str]:
+        return [self.subset]
+
+    def held_out(self, split: str, subset: str, **ignored: object) -> Iterator[Batch]:
+        yield from self.batches
+
+    def deletable(self, input_ids: object) -> None:
+        return None
+
+    def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
+        return 0
+
+
+def measured(
+    runs: ExperimentRuns, run: ExperimentRun, samples: Samples
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) loss of each sample, nats a token, and (n,) share of its positions that is gone, 0 to 1."""
+    from mrt5cli.evaluation.evaluate import measure
+    from mrt5cli.evaluation.options import EvaluationOptions
+
+    found = measure(
+        run.load(runs.device),
+        cast("Task", samples),  # it has all of one that is asked for here
+        EvaluationOptions(
+            batch_size=1,
+            hard_delete=run.recipe.evaluation.hard_delete,
+            source_removed=False,
+            generate=False,
+        ),
+        progress=lambda subset, done: runs.report(run.title, subset, done),
+    )
+    outcomes = found.outcomes[samples.subset]
+    assert outcomes.kept is not None and outcomes.positions is not None  # teacher-forced outcomes have both
+    return outcomes.nats / outcomes.tokens, 1 - outcomes.kept / outcomes.positions
+
+
+# --- statistics ------------------------------------------------------------------------------------------
 
 
 def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:

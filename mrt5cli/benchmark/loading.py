@@ -12,6 +12,7 @@ from mrt5cli.benchmark.rounds import wait
 from mrt5cli.benchmark.suite import Shapes
 from mrt5cli.recipe import EmbeddedSource, SpanCorruptionTask
 from mrt5cli.tasks.base import build_task
+from mrt5cli.text import byte_size
 
 SECONDS = 2.0
 STEPS = 3
@@ -52,15 +53,10 @@ def loader_rates(base: Any, shapes: Shapes, done: Callable[[str, int, int], None
     return {
         "what": "data",
         "cases": [
-            {"name": name, "bytes_per_second": rate, "shown": _speed(rate), "ratios": []}
+            {"name": name, "bytes_per_second": rate, "shown": f"{byte_size(rate)}/s", "ratios": []}
             for name, rate in (("loader gives", gives), ("training takes", takes))
         ],
         "parity": {},
         "notes": [f"the loader, one process, gives {gives / takes:,.0f} times what training takes"],
         "factor": gives / takes,
     }
-
-
-def _speed(rate: float) -> str:
-    """Bytes a second in words; a large model on a CPU takes some dozens."""
-    return f"{rate / 1e6:,.3f} MB/s" if rate >= 1e5 else f"{rate / 1e3:,.3f} kB/s"

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.counting import Batch, Tally, row_of, tally, teacher_forced
+from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.models import load
 from mrt5cli.subject import Subject
-from mrt5cli.tasks.base import build_task
+from mrt5cli.tasks.base import Batch, build_task
 
 MEASURED = ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
@@ -28,6 +28,7 @@ PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
 class _Counts:
     """Of one precision, beside those of fp32."""
 
+    outcomes: list[Outcomes] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     argmaxes: Ratio = field(default_factory=Ratio)
     decisions: Ratio = field(default_factory=Ratio)
@@ -106,8 +107,8 @@ def _forward(model: Any, batch: Batch, hard: bool) -> Any:
 
 
 def _count(counts: _Counts, out: Any, reference: Any, batch: Batch, threshold: float) -> None:
-    found = teacher_forced(out, batch)
-    counts.tally += tally(out, batch, found, threshold)
+    counts.outcomes.append(teacher_forced(out, batch))
+    counts.tally += tally(out, batch, threshold)
     real = (batch["labels"] != PAD) & (batch["labels"] != IGNORED_LABEL)
     counts.argmaxes += _share(out.logits.argmax(-1) != reference.logits.argmax(-1), real)
     apart = (out.logits.float() - reference.logits.float()).abs().amax(dim=-1)[real]
@@ -121,7 +122,7 @@ def _share(flipped: Tensor, counted: Tensor) -> Ratio:
 
 
 def _row(counts: _Counts) -> dict[str, Any]:
-    row = row_of("all", counts.tally)
+    row = row_of("all", Outcomes.joined(counts.outcomes), counts.tally)
     return {
         **{name: row.number(name) for name in MEASURED},
         "argmax_flipped": counts.argmaxes.value,

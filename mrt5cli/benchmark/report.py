@@ -25,6 +25,7 @@ from mrt5cli.benchmark.targets import judged, needed
 from mrt5cli.errors import UserError
 from mrt5cli.runtime import check_compiler, processor_name, usable_cpus
 from mrt5cli.subject import Subject
+from mrt5cli.text import byte_size
 
 Done = Callable[[str, int, int], None]
 STARTUP_ROUNDS = 5
@@ -128,7 +129,7 @@ class Benchmark:
             f"{name}: no memory, {memory.problem}" for name, memory in found.items() if memory.problem
         ]
         weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
-        note = f"memory is beside the model's {weights / 1e6:,.0f} MB, each case in a process of its own"
+        note = f"memory is beside the model's {byte_size(weights)}, each case in a process of its own"
         return {**document, "notes": [*document["notes"], note, *problems]}
 
     def setting(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mrt5cli.commands.tables import print_table
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.text import MISSING, counted, number, percent, say
+from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
 
 Document = Mapping[str, Any]
 VERDICTS = {None: "another setting", "open": "open: median and fastest rounds disagree"}
@@ -62,9 +62,9 @@ def _timings(cases: Sequence[Document]) -> None:
             rate = case.get("operations_per_second")
             own.append("" if rate is None else f"{rate / 1e9:,.1f}")
         if memory:
-            own.append(_bytes((case.get("memory") or {}).get("peak")))
+            own.append(byte_size((case.get("memory") or {}).get("peak")))
         if live:
-            own.append(_bytes((case.get("memory") or {}).get("live")))
+            own.append(byte_size((case.get("memory") or {}).get("live")))
         for ratio in case["ratios"] or [None]:
             more = _ratio(ratio, ideal) if compared else []
             lines.append([*own, *more])
@@ -134,9 +134,3 @@ def _amount(value: float | None, quantity: str) -> str:
     if quantity == "share_of_ideal":
         return f"{100 * value:.0f} %"
     return f"{value:.2f} s" if quantity == "seconds" else f"{value:.2f}"
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return MISSING
-    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

@@ -7,19 +7,8 @@ from typing import Annotated
 import typer
 
 from mrt5cli import places
+from mrt5cli.commands import training_options as options
 from mrt5cli.commands.model_options import Code, NoPickle, Revision
-from mrt5cli.commands.training_options import (
-    AsJson,
-    Device,
-    DryRun,
-    Out,
-    Overrides,
-    RecipeName,
-    Resume,
-    Smoke,
-    set_by_options,
-    train,
-)
 from mrt5cli.errors import UserError
 from mrt5cli.text import HALF_CHARACTER
 
@@ -27,7 +16,7 @@ SCRATCH = "scratch"
 
 
 def finetune(
-    recipe: RecipeName,
+    recipe: options.RecipeName,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -38,15 +27,15 @@ def finetune(
         ),
     ] = None,
     revision: Revision = None,
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = False,
-    smoke: Smoke = False,
-    dry_run: DryRun = False,
-    device: Device = "auto",
+    overrides: options.Overrides = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    smoke: options.Smoke = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.
 
@@ -66,10 +55,10 @@ def finetune(
     """
     from mrt5cli.recipe import load
 
-    options = set_by_options(overrides, revision, from_)
+    set_here = options.set_by_options(overrides, revision, from_)
     if from_ is not None:
         _check_from(from_)
-    chosen = load(recipe, overrides or (), options)
+    chosen = load(recipe, overrides or (), set_here)
     notes: tuple[str, ...] = ()
     if from_ is not None and smoke:
         notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
@@ -78,17 +67,10 @@ def finetune(
             f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    train(
+    options.train(
         chosen,
-        overrides=overrides or (),
-        out=out,
-        resume=resume,
-        smoke=smoke,
-        dry_run=dry_run,
-        device=device,
-        as_json=as_json,
-        no_pickle=no_pickle,
-        notes=notes,
+        options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json),
+        notes,
     )
 
 

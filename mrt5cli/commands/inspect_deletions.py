@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +18,8 @@ from mrt5cli.output import print_json
 from mrt5cli.text import columns, number, percent, say
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletions import InspectedRow
+    from mrt5cli.analysis.deletions import InspectedRow, Inspection
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
 EXAMPLES = 5
@@ -89,6 +89,7 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
+    from mrt5cli.analysis.deletions import Inspection
     from mrt5cli.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
@@ -99,17 +100,18 @@ def inspect_deletions(
     _check_shortens(model, subject)
     if threshold is not None:
         _check_threshold(model, subject, threshold)
-    torch.manual_seed(0)  # the reference's laws draw in evaluation too
+    torch.manual_seed(0)  # the reference's formulas draw in evaluation too
     if content is None:
         rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
         rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
-    in_force = model.config.deletion_threshold if threshold is None else threshold
-    kind = model.config.deletion_type
+    config = model.config
+    in_force = config.deletion_threshold if threshold is None else threshold
+    inspection = Inspection(subject.name, config.deletion_type, in_force, rows, sentinels)
     if as_json:
-        print_json(document(rows, subject.name, kind, in_force, sentinels))
+        print_json(inspection.document())
     else:
-        present(rows, subject.name, in_force, sentinels)
+        _present(inspection)
 
 
 def _content(text: str | None, file: Path | None) -> bytes | None:
@@ -133,7 +135,7 @@ def _content(text: str | None, file: Path | None) -> bytes | None:
     return content
 
 
-def _check_shortens(model: Any, subject: Subject) -> None:
+def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject) -> None:
     from mrt5cli.recipe.shorteners import of_type
 
     kind = of_type(model.config.deletion_type)
@@ -146,7 +148,7 @@ def _check_shortens(model: Any, subject: Subject) -> None:
         )
 
 
-def _check_threshold(model: Any, subject: Subject, threshold: float) -> None:
+def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, threshold: float) -> None:
     from mrt5cli.recipe.shorteners import of_config
 
     shortener = of_config(model.config)
@@ -166,7 +168,11 @@ def _check_threshold(model: Any, subject: Subject, threshold: float) -> None:
 
 
 def _text_rows(
-    model: Any, subject: Subject, content: bytes, limit: int, threshold: float | None
+    model: MrT5ForConditionalGeneration,
+    subject: Subject,
+    content: bytes,
+    limit: int,
+    threshold: float | None,
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
     from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
@@ -189,10 +195,14 @@ def _text_rows(
 
 
 def _task_rows(
-    model: Any, subject: Subject, option: str | None, limit: int, threshold: float | None
+    model: MrT5ForConditionalGeneration,
+    subject: Subject,
+    option: str | None,
+    limit: int,
+    threshold: float | None,
 ) -> tuple[list[InspectedRow], int]:
     """Rows of a task's test examples, and how many sentinels there are in them."""
-    from mrt5cli.analysis.deletions import inspect_batch
+    from mrt5cli.analysis.deletions import inspect_task
     from mrt5cli.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
 
@@ -203,188 +213,90 @@ def _task_rows(
     rows: list[InspectedRow] = []
     for place, subset in enumerate(subsets):
         share = limit // len(subsets) + (place < limit % len(subsets))
-        if share:
-            for batch in task.held_out("test", subset, batch_size=min(share, 8), limit=share):
-                found = inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
-                of = f" ({subset})" if len(subsets) > 1 else ""
-                rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(found, 1)]
+        of = f" ({subset})" if len(subsets) > 1 else ""
+        for batch in (
+            inspect_task(model, task, subset, share, batch_size=8, threshold=threshold) if share else ()
+        ):
+            rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(batch, 1)]
     if not rows:
         raise UserError("the task has no test examples")
     return rows, task.sentinels
 
 
-def document(
-    rows: Sequence[InspectedRow], name: str, deletion_type: str, threshold: float, sentinels: int
-) -> dict[str, Any]:
-    """What is shown, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
-    from mrt5cli.analysis.deletions import kind_table, total_rate
-    from mrt5cli.analysis.marked_text import plain
-
-    rate, pools = total_rate(rows), _pools(rows)
-    return {
-        "name": name,
-        "deletion_type": deletion_type,
-        "threshold": None if pools else threshold,
-        "positions": rate.count,
-        "deleted": int(rate.total),
-        "deletion_rate": rate.value,
-        **_agreement(rows),
-        **_segments(rows),
-        "kinds": [
-            {"kind": kind.kind, "count": kind.count, "deleted": kind.deleted, "rate": kind.rate}
-            for kind in kind_table(rows, sentinels=sentinels)
-        ],
-        "rows": [
-            {
-                "label": row.label,
-                "marked": plain(_marked(row, sentinels)),
-                "ids": row.ids.tolist(),
-                "deleted": row.deleted.astype(int).tolist(),
-                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
-                "segments": row.segments,
-                "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
-                "target": None if row.target is None else row.target.tolist(),
-                "deletion_rate": row.rate.value,
-            }
-            for row in rows
-        ],
-    }
+# --- words ------------------------------------------------------------------------------------------------
 
 
-def _pools(rows: Sequence[InspectedRow]) -> bool:
-    return rows[0].gate is None
-
-
-def _marked(row: InspectedRow, sentinels: int) -> list[Any]:
-    from mrt5cli.analysis.marked_text import runs, segment_runs
-
-    characters = row.characters(sentinels=sentinels)
-    if row.gate is None:
-        return segment_runs(characters, row.starts.tolist())
-    return runs(characters, row.deleted.tolist())
-
-
-def _segments(rows: Sequence[InspectedRow]) -> dict[str, Any]:
-    """How long pooled segments are; nothing where bytes are deleted."""
-    from mrt5cli.analysis.deletions import length_table, starts_inside_characters
-
-    if not _pools(rows):
-        return {}
-    table = length_table(rows)
-    count = sum(line.count for line in table)
-    return {
-        "segments": {
-            "count": count,
-            "mean_length": sum(line.length * line.count for line in table) / count,
-            "inside_characters": starts_inside_characters(rows),
-            "dropped_positions": sum(row.dropped for row in rows),
-            "lengths": [{"length": line.length, "count": line.count} for line in table],
-        }
-    }
-
-
-def _agreement(rows: Sequence[InspectedRow]) -> dict[str, float | None]:
-    """Precision and recall against what the task does not need; nothing where no task says so."""
-    from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
-
-    # What is pooled away is not lost, so it is neither right nor wrong.
-    known = [
-        (row.deleted, row.deletable, row.ids)
-        for row in rows
-        if row.deletable is not None and row.gate is not None
-    ]
-    if not known:
-        return {}
-    return {
-        "gate_precision": sum((gate_precision(*row) for row in known), Ratio()).value,
-        "gate_recall": sum((gate_recall(*row) for row in known), Ratio()).value,
-    }
-
-
-def present(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
+def _present(found: Inspection) -> None:
     """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
     from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
+    from mrt5cli.data.characters import characters
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    pools = _pools(rows)
-    marked = [_marked(row, sentinels) for row in rows]
+    marked = [row.marked(sentinels=found.sentinels) for row in found.rows]
     width = columns(sys.stdout)
-    for row, found in zip(rows, marked, strict=True):
-        shown = fitted(found, width, colour=colour)
-        if len(rows) > 1:
-            say(f"{row.label}, {percent(row.rate.value, 1)} % {'pooled away' if pools else 'deleted'}")
+    for row, text in zip(found.rows, marked, strict=True):
+        text = fitted(text, width, colour=colour)
+        if len(found.rows) > 1:
+            gone = "pooled away" if found.pools else "deleted"
+            say(f"{row.label}, {percent(row.rate.value, 1)} % {gone}")
         if colour:
-            console.print(coloured(shown), soft_wrap=True)
+            console.print(coloured(text), soft_wrap=True)
         else:
-            print(plain(shown))
-        if row.target is not None and not sentinels:
-            say(f"target: {''.join(character.visible for character in _characters(row.target))}")
+            print(plain(text))
+        if row.target is not None and not found.sentinels:
+            say(f"target: {''.join(one.visible for one in characters(row.target.tolist()))}")
     explained = legend(marked, colour=colour)
     say(f"\n{explained}\n" if explained else "")
-    if pools:
-        _present_pooling(rows, name, sentinels)
-    else:
-        _present_deletion(rows, name, threshold, sentinels)
+    _present_pooling(found) if found.pools else _present_deletion(found)
 
 
-def _present_deletion(rows: Sequence[InspectedRow], name: str, threshold: float, sentinels: int) -> None:
-    from mrt5cli.analysis.deletions import kind_table, total_rate
-
-    rate = total_rate(rows)
+def _present_deletion(found: Inspection) -> None:
     say(
-        f"{name} deletes {int(rate.total):,} of {rate.count:,} positions ({percent(rate.value, 1)} %), "
-        f"gate threshold {threshold:g}"
+        f"{found.name} deletes {int(found.rate.total):,} of {found.rate.count:,} positions "
+        f"({percent(found.rate.value, 1)} %), gate threshold {found.threshold:g}"
     )
-    agreement = _agreement(rows)
-    if agreement:
+    if found.agreement is not None:
+        precision, recall = (percent(value, 1) for value in found.agreement)
         say(
-            f"of the letters it deletes {percent(agreement['gate_precision'], 1)} % are not needed for the "
-            f"target; of those not needed it deletes {percent(agreement['gate_recall'], 1)} %"
+            f"of the letters it deletes {precision} % are not needed for the target; of those not needed it "
+            f"deletes {recall} %"
         )
     say()
-    table = kind_table(rows, sentinels=sentinels)
     print_table(
         ["kind of byte", "count", "deleted", "%"],
-        [[kind.kind, f"{kind.count:,}", f"{kind.deleted:,}", percent(kind.rate, 1)] for kind in table],
+        [[one.kind, f"{one.count:,}", f"{one.deleted:,}", percent(one.rate, 1)] for one in found.kinds],
     )
 
 
-def _present_pooling(rows: Sequence[InspectedRow], name: str, sentinels: int) -> None:
-    from mrt5cli.analysis.deletions import kind_table, total_rate
-
-    rate, segments = total_rate(rows), _segments(rows)["segments"]
+def _present_pooling(found: Inspection) -> None:
+    segments = found.segments
+    assert segments is not None  # of what is pooled
     say(
-        f"{name} pools {rate.count:,} positions into {segments['count']:,} ({percent(rate.value, 1)} % are "
-        f"gone), {number(segments['mean_length'], 2)} a segment; segments that start inside a character: "
-        f"{segments['inside_characters']:,}"
+        f"{found.name} pools {found.rate.count:,} positions into {segments.count:,} "
+        f"({percent(found.rate.value, 1)} % are gone), {number(segments.mean_length, 2)} a segment; segments "
+        f"that start inside a character: {segments.inside_characters:,}"
     )
-    if segments["dropped_positions"]:
+    if segments.dropped_positions:
         say(
-            "positions dropped at the ends of rows, where they fill no window (the reference's law, per: "
-            f"batch): {segments['dropped_positions']:,}"
+            "positions dropped at the ends of rows, where they fill no window (the reference's formula, "
+            f"per: batch): {segments.dropped_positions:,}"
         )
     say()
     print_table(
         ["positions", "segments", "%"],
         [
-            [f"{line['length']:,}", f"{line['count']:,}", percent(line["count"] / segments["count"], 1)]
-            for line in segments["lengths"]
+            [f"{length:,}", f"{count:,}", percent(count / segments.count, 1)]
+            for length, count in segments.lengths.items()
         ],
     )
     say()
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [
-            [kind.kind, f"{kind.count:,}", f"{kind.count - kind.deleted:,}", percent(1 - kind.rate, 1)]
-            for kind in kind_table(rows, sentinels=sentinels)
+            [one.kind, f"{one.count:,}", f"{one.count - one.deleted:,}", percent(1 - one.rate, 1)]
+            for one in found.kinds
         ],
     )
-
-
-def _characters(ids: Any) -> list[Any]:
-    from mrt5cli.data.characters import characters
-
-    return characters(ids.tolist())

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+from mrt5cli.commands import training_options as options
 from mrt5cli.commands.model_options import Code, NoPickle, Revision
-from mrt5cli.commands.training_options import (
-    AsJson,
-    Device,
-    DryRun,
-    Out,
-    Overrides,
-    RecipeName,
-    Resume,
-    Smoke,
-    set_by_options,
-    train,
-)
 from mrt5cli.errors import UserError
 
 
 def pretrain(
-    recipe: RecipeName,
-    overrides: Overrides = None,
+    recipe: options.RecipeName,
+    overrides: options.Overrides = None,
     revision: Revision = None,
-    out: Out = None,
-    resume: Resume = False,
-    smoke: Smoke = False,
-    dry_run: DryRun = False,
-    device: Device = "auto",
+    out: options.Out = None,
+    resume: options.Resume = False,
+    smoke: options.Smoke = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a model as its recipe says.
 
@@ -46,20 +35,12 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), set_by_options(overrides, revision))
+    chosen = load(recipe, overrides or (), options.set_by_options(overrides, revision))
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    train(
-        chosen,
-        overrides=overrides or (),
-        out=out,
-        resume=resume,
-        smoke=smoke,
-        dry_run=dry_run,
-        device=device,
-        as_json=as_json,
-        no_pickle=no_pickle,
+    options.train(
+        chosen, options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
     )

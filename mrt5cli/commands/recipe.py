@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from mrt5cli.commands.tables import print_table
 from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json, takes_utf8
-from mrt5cli.text import announced, columns, counted, say, say_on_stderr
+from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -50,22 +51,11 @@ class Checked:
     """What `check` found out about one file."""
 
     file: str
-    recipe: Recipe | None
+    recipe: Recipe | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
     not_built: str | None = None
     """Why the model could not be built here, though the recipe is fine."""
-
-    @property
-    def remarks(self) -> list[str]:
-        return [] if self.recipe is None else self.recipe.remarks()
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "file": self.file,
-            "problems": [{"key": key or None, "problem": text} for key, text in self.problems],
-            "not_built": self.not_built,
-            "remarks": self.remarks,
-        }
+    remarks: list[str] = field(default_factory=list)
 
 
 @app.command("list")
@@ -81,7 +71,7 @@ def list_(as_json: Json = False) -> None:
     from mrt5cli.recipe import loading
 
     found = [(name, loading.load(path)) for name, path in loading.shipped().items()]
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, str | int | None]] = [
         {
             "name": name,
             "command": "finetune" if recipe.is_finetuning else "pretrain",
@@ -96,15 +86,7 @@ def list_(as_json: Json = False) -> None:
         print_json(rows)
         return
     cells = [
-        [
-            row["name"],
-            row["command"],
-            row["model"],
-            f"{row['steps']:,}",
-            row["paper"] or "-",
-            row["description"],
-        ]
-        for row in rows
+        [f"{cell:,}" if isinstance(cell, int) else cell or MISSING for cell in row.values()] for row in rows
     ]
     _print_columns(["name", "command", "model", "steps", "paper", "what"], cells)
 
@@ -160,7 +142,17 @@ def check(
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
             _build_all(checked)
     if as_json:
-        print_json([item.document() for item in checked])
+        print_json(
+            [
+                {
+                    "file": item.file,
+                    "problems": [{"key": key or None, "problem": text} for key, text in item.problems],
+                    "not_built": item.not_built,
+                    "remarks": item.remarks,
+                }
+                for item in checked
+            ]
+        )
     else:
         _print_checked(checked)
     if any(item.problems for item in checked):
@@ -304,19 +296,28 @@ def _check(path: Path, overrides: Sequence[str]) -> Checked:
     from mrt5cli.recipe.loading import load, shown
 
     try:
-        return Checked(shown(path), load(path, overrides))
+        recipe = load(path, overrides)
     except RecipeError as error:
-        return Checked(shown(path), None, error.problems)
+        return Checked(shown(path), problems=error.problems)
     except UserError as error:
-        return Checked(shown(path), None, [("", error.message)])
+        return Checked(shown(path), problems=[("", error.message)])
+    return Checked(shown(path), recipe, remarks=recipe.remarks())
 
 
 def _build_all(checked: Sequence[Checked]) -> None:
     """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
     from mrt5cli.models import BYT5_SHAPES, CheckpointError, build
+    from mrt5cli.recipe import ModelSection
     from mrt5cli.rundir import resolve_model
 
-    answers: dict[str, str | None] = {}
+    @cache
+    def problem_with(model: str) -> str | None:
+        try:
+            build(ModelSection.model_validate_json(model), device="meta")
+        except (CheckpointError, ValueError) as error:
+            return " ".join(str(error).split())
+        return None
+
     for item in checked:
         assert item.recipe is not None
         section = item.recipe.model
@@ -330,15 +331,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
                 item.not_built = f"it starts from {section.start}, which is not here"
                 continue
             section = section.model_copy(update={"start": where})
-        key = section.model_dump_json()
-        if key not in answers:
-            try:
-                build(section, device="meta")
-                answers[key] = None
-            except (CheckpointError, ValueError) as error:
-                answers[key] = " ".join(str(error).split())
-        problem = answers[key]
-        if problem:
+        if problem := problem_with(section.model_dump_json()):
             item.problems = [("model", f"cannot be built: {problem}")]
 
 
@@ -391,6 +384,10 @@ def _meaning(item: Key) -> str:
 
 def _json_schema(recipe: type[Recipe], key: str | None) -> dict[str, Any]:
     """The JSON schema of a recipe, or of the part under `key`."""
+    from pydantic import TypeAdapter
+
+    from mrt5cli.recipe import words
+
     extends = {"type": "string", "description": EXTENDS}
     if key == "extends":
         return extends
@@ -400,13 +397,7 @@ def _json_schema(recipe: type[Recipe], key: str | None) -> dict[str, Any]:
         # With a base, what is required may stand there.
         whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
         return whole
-    from mrt5cli.recipe import words
-
     field = next(item.field for item in words.all_keys() if item.path == key)
     found = words.sections(field.annotation)
-    if len(found) == 1:
-        return found[0].model_json_schema()
-    from pydantic import TypeAdapter
-
-    annotation: Any = Annotated[field.annotation, field]
+    annotation: Any = found[0] if len(found) == 1 else Annotated[field.annotation, field]
     return TypeAdapter[Any](annotation).json_schema()

@@ -13,17 +13,14 @@ from mrt5cli import bounds, places
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import counted, listed, say, say_on_stderr
+from mrt5cli.text import byte_size, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
-    from mrt5cli.suite.executing import Outcome
-    from mrt5cli.suite.jobs import Job, Plan
-    from mrt5cli.suite.processes import Launcher
+    from mrt5cli.suite.executing import SuiteOutcome
+    from mrt5cli.suite.jobs import Job, SuitePlan
 
 PAPER = "paper"
 SMOKE = "smoke"
-MOST_SMOKE_JOBS = 8
-"""Jobs at a time by default for smoke runs, each with one thread and some hundred MB of its own."""
 
 
 def reproduce(
@@ -123,7 +120,7 @@ def reproduce(
     root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
     experiments, known = load_suite(suite), shipped_recipes()
 
-    def planned() -> tuple[Plan, list[Job]]:
+    def planned() -> tuple[SuitePlan, list[Job]]:
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
         )
@@ -134,13 +131,13 @@ def reproduce(
     if dry_run:
         _print_plan(plan, beyond, gpu_tflops, as_json)
         return
-    outcome: Outcome | None = None
+    outcome: SuiteOutcome | None = None
     if not report_only:
         with only_one(root, say_on_stderr):
             plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
             if not as_json:
                 say(_summary(plan, beyond, gpu_tflops), sys.stderr)
-            outcome = _execute(plan, suite, device, jobs)
+            outcome = _execute(plan, device, jobs)
         if outcome.interrupted:
             say(
                 "to go on: the same command again; for a report of what is there: --report-only",
@@ -163,66 +160,33 @@ def reproduce(
         raise _failed(outcome)
 
 
-def _execute(plan: Plan, suite: str, device: str, jobs: int | None) -> Outcome:
-    """Do what is to be done, telling stderr about it."""
+def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
+    """Do what is to be done, with words about it on stderr."""
     from mrt5cli.suite.display import display
-    from mrt5cli.suite.executing import Outcome, execute
-    from mrt5cli.suite.planning import TO_DO
+    from mrt5cli.suite.executing import SuiteOutcome, execute
+    from mrt5cli.suite.processes import launcher_for
 
-    if not any(job.status in TO_DO for job in plan.jobs):
+    to_do = [job for job in plan.jobs if job.to_do]
+    if not to_do:
         say("nothing left to do", sys.stderr)
-        return Outcome()
-    launcher, place, device = _launcher(plan, suite, device, jobs)
+        return SuiteOutcome()
+    launcher, place, device = launcher_for(plan, device, jobs)
     say(f"{place}; runs and logs in {plan.root}", sys.stderr)
-    _warn_of_disk(plan)
+    needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
+    if free < needed:
+        sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
+        say(f"note: {sizes}", sys.stderr)
     with display(plan) as shown:
         return execute(plan, launcher, shown, device=device)
 
 
-def _launcher(plan: Plan, suite: str, device: str, jobs: int | None) -> tuple[Launcher, str, str]:
-    """What starts jobs on this machine, that in words, and the device that jobs are given."""
-    from mrt5cli import runtime
-    from mrt5cli.suite.processes import Alone, Forked, visible_gpus
-
-    kind = runtime.device(device).type  # refuses a device that is not there
-    gpus = visible_gpus() if kind == "cuda" else []
-    if kind != "cuda":
-        cores = runtime.usable_cpus()
-        number = jobs or (min(cores, MOST_SMOKE_JOBS) if plan.smoke else 1)
-        threads = 1 if plan.smoke else max(1, cores // number)
-        of = f"{counted(number, 'job')} at a time, {counted(threads, 'thread')} each"
-        return Forked(number, threads), f"on the CPU, {of}", "cpu"
-    if ":" in device:
-        if jobs is not None and jobs > 1:
-            raise UserError(f"--jobs {jobs} on the one GPU {device}", "leave out --jobs or the GPU's number")
-        gpus = [gpus[int(device.split(":")[1])]]
-    number = jobs or len(gpus)
-    if number > len(gpus):
-        raise UserError(f"--jobs {number}: there are {len(gpus)} GPUs, and a job takes one", "lower --jobs")
-    if plan.smoke:
-        return Forked(number, 1, gpus), f"on {len(gpus)} GPUs, {number} jobs at a time", "cuda"
-    if number == 1 and len(gpus) > 1:
-        return Alone(suite, gpus, together=True), f"one training at a time on {len(gpus)} GPUs", "cuda"
-    return Alone(suite, gpus[:number]), f"{number} jobs at a time, one GPU each", "cuda"
-
-
-def _warn_of_disk(plan: Plan) -> None:
-    from mrt5cli.suite.planning import TO_DO
-
-    needed = sum(job.gigabytes for job in plan.jobs if job.status in TO_DO)
-    free = room(plan.root) / 1e9
-    if free < needed:
-        say(f"note: {needed:,.0f} GB will be needed in {plan.root}, {free:,.0f} GB are free", sys.stderr)
-
-
-def _report(plan: Plan, out: Path) -> list[Path]:
+def _report(plan: SuitePlan, out: Path) -> list[Path]:
     from mrt5cli.report.page import write_report
 
-    written: list[Path] = write_report(plan, out)
-    return written
+    return write_report(plan, out)
 
 
-def _failed(outcome: Outcome) -> RunFailed:
+def _failed(outcome: SuiteOutcome) -> RunFailed:
     """What failed, why, where to read on, and what that kept from being done."""
     lines = []
     for failure in outcome.failures:
@@ -239,7 +203,7 @@ def _failed(outcome: Outcome) -> RunFailed:
 # --- the plan -----------------------------------------------------------------------------------------------
 
 
-def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
+def _print_plan(plan: SuitePlan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
     if as_json:
         print_json(_document(plan, None, []))
         return
@@ -259,7 +223,7 @@ def _print_plan(plan: Plan, beyond: list[Job], tflops: float | None, as_json: bo
     say(_summary(plan, beyond, tflops))
 
 
-def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
+def _by_experiment(plan: SuitePlan) -> list[tuple[str, list[Job]]]:
     """Jobs under the first experiment that shows them, and what is only needed under its own heading.
 
     Of what is left out, only what the budget leaves out is shown.
@@ -275,12 +239,11 @@ def _by_experiment(plan: Plan) -> list[tuple[str, list[Job]]]:
     return [(title, jobs) for title, jobs in groups if jobs]
 
 
-def _summary(plan: Plan, beyond: list[Job], tflops: float | None) -> str:
+def _summary(plan: SuitePlan, beyond: list[Job], tflops: float | None) -> str:
     """The plan in three lines: how many jobs in which state, what is left to do, what that rests on."""
     from mrt5cli.suite.estimates import assumption
-    from mrt5cli.suite.planning import TO_DO
 
-    left = [job for job in plan.jobs if job.status in TO_DO]
+    left = [job for job in plan.jobs if job.to_do]
     states = [job.status for job in plan.jobs]
     counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
     hours, space = sum(job.hours for job in left), sum(job.gigabytes for job in left)
@@ -309,7 +272,7 @@ def _amount(value: float, nothing: str = "-") -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
-def _document(plan: Plan, outcome: Outcome | None, written: list[Path]) -> dict[str, Any]:
+def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]) -> dict[str, Any]:
     """Plan and outcome for scripts."""
     return {
         "suite": plan.suite,
@@ -323,21 +286,23 @@ def _document(plan: Plan, outcome: Outcome | None, written: list[Path]) -> dict[
                 "reason": job.reason,
                 "experiments": list(job.experiments),
                 "needs": list(job.needs),
-                "output": None if job.output is None else str(job.output),
+                "output": str(job.output),
                 f"{plan.machine}_hours": job.hours,
                 "gigabytes": job.gigabytes,
             }
             for job in plan.jobs
         ],
-        "outcome": None
-        if outcome is None
-        else {
-            "seconds": outcome.seconds,
-            "done": outcome.done,
-            "failed": [
-                {"job": one.job, "error": one.error, "log": str(one.log), "blocked": list(one.blocked)}
-                for one in outcome.failures
-            ],
-        },
+        "outcome": None if outcome is None else _came_of(outcome),
         "report": [str(path) for path in written],
+    }
+
+
+def _came_of(outcome: SuiteOutcome) -> dict[str, Any]:
+    return {
+        "seconds": outcome.seconds,
+        "done": outcome.done,
+        "failed": [
+            {"job": one.job, "error": one.error, "log": str(one.log), "blocked": list(one.blocked)}
+            for one in outcome.failures
+        ],
     }

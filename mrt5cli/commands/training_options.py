@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,54 +76,60 @@ def set_by_options(
     return chosen
 
 
-def train(
-    recipe: Recipe,
-    *,
-    overrides: Sequence[str],
-    out: Path | None,
-    resume: bool,
-    smoke: bool,
-    dry_run: bool,
-    device: str,
-    as_json: bool,
-    no_pickle: bool,
-    notes: tuple[str, ...] = (),
-) -> None:
-    """Train a recipe, or say what would be done; arguments as the options of these names.
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What was typed, by the names of the options; what --set says is in the recipe already."""
+
+    overrides: list[str] | None
+    out: Path | None
+    resume: bool
+    smoke: bool
+    dry_run: bool
+    device: str
+    no_pickle: bool
+    as_json: bool
+
+
+def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ()) -> None:
+    """Train a recipe, or say what would be done.
 
     Args:
-        overrides: what --set has set in the recipe already; a smoke run leaves it so.
         notes: what the plan should tell the user besides.
 
     Raises:
         UserError: the run cannot start.
-        RunFailed: it started, and could not go on.
+        RunFailed: it started, and could not be finished.
         KeyboardInterrupt: it was interrupted.
     """
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
-    from mrt5cli.training.plan import make_plan
-    from mrt5cli.training.run import execute, outcome
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.outcome import outcome
+    from mrt5cli.training.plan_text import document_of, text_of
+    from mrt5cli.training.run import execute
 
-    if smoke:
-        full, given = recipe, recipes.parse_overrides(overrides)
+    if options.smoke:
+        full, given = recipe, recipes.parse_overrides(options.overrides or ())
         recipe = recipes.smoke(full, given)
         notes = (*notes, *recipes.left_out_of_smoke(full, given))
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
-    overwrite = smoke and out is None and not resume
+    overwrite = options.smoke and options.out is None and not options.resume
     usual = default_directory(recipe)
-    out = out or (usual.parent / "smoke" / usual.name if smoke else usual)
-    plan = make_plan(
-        recipe, out, resume=resume, device=device, overwrite=overwrite, allow_pickle=not no_pickle
+    plan = choose(
+        recipe,
+        options.out or (usual.parent / "smoke" / usual.name if options.smoke else usual),
+        resume=options.resume,
+        device=options.device,
+        overwrite=overwrite,
+        allow_pickle=not options.no_pickle,
     )
     plan.notes += notes
-    if dry_run:
-        if as_json:
-            print_json(plan.document())
-        else:
-            say(plan.text())
-            print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
-        return
-    run = execute(plan, overwrite=overwrite)
-    if as_json and plan.runtime.leads:
-        print_json(outcome(run))
+    if options.dry_run and options.as_json:
+        print_json(document_of(plan))
+    elif options.dry_run:
+        say(text_of(plan))
+        print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
+    else:
+        run = execute(plan, overwrite=overwrite)
+        if options.as_json and plan.runtime.leads:
+            print_json(outcome(run))

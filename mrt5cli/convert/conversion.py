@@ -23,6 +23,7 @@ from mrt5cli.places import room
 from mrt5cli.recipe import shorteners
 from mrt5cli.rundir import resolve_model, whole_directory
 from mrt5cli.subject import find_subjects
+from mrt5cli.text import byte_size
 
 ROOM = 1.05
 """Free space asked for, in sizes of the weights: configuration, code and tokenizer are small."""
@@ -228,6 +229,6 @@ def _check_room(model: Any, dtype: str, destination: Path) -> None:
     free = room(destination)
     if free < needed:
         raise UserError(
-            f"{destination} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            f"{destination} needs {byte_size(needed)}, and {byte_size(free)} are free",
             "make room, choose another place, or --dtype bfloat16",
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.convert.card import model_card
@@ -30,6 +30,9 @@ from mrt5cli.text import first_line, say_on_stderr
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig
+
+    from mrt5cli.models import MrT5ForConditionalGeneration
 
 SHARD_SIZE = "5GB"
 """Weights above it go into several files."""
@@ -47,7 +50,7 @@ REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
 
 
 def export_hub(
-    model: Any,
+    model: MrT5ForConditionalGeneration,
     recipe: Recipe | None,
     run: RunDir | None,
     folder: Path,
@@ -94,7 +97,7 @@ def has_byte_vocabulary(vocab_size: int) -> bool:
     return LAST_BYTE_ID < vocab_size <= VOCAB_SIZE
 
 
-def most_new_tokens(config: Any, recipe: Recipe | None) -> int:
+def most_new_tokens(config: PretrainedConfig, recipe: Recipe | None) -> int:
     """The longest target of the task a model was trained on, in byte tokens, as far as it has positions."""
     length = NEW_TOKENS
     if recipe is not None:
@@ -109,7 +112,7 @@ def most_new_tokens(config: Any, recipe: Recipe | None) -> int:
 
 
 def write_weights(
-    model: Any,
+    model: MrT5ForConditionalGeneration,
     folder: Path,
     dtype: str,
     shard_size: str = SHARD_SIZE,
@@ -149,7 +152,7 @@ def _write_configuration(folder: Path, dtype: str) -> None:
     write_json(path, dict(sorted(config.items())))
 
 
-def _write_generation_config(config: Any, recipe: Recipe | None, folder: Path) -> None:
+def _write_generation_config(config: PretrainedConfig, recipe: Recipe | None, folder: Path) -> None:
     from transformers import GenerationConfig
 
     # Not the model's own, which may carry sampling settings from wherever the weights started.

@@ -24,7 +24,7 @@ from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
 from mrt5cli.recipe.schema import seconds_of
-from mrt5cli.text import Tell, listed, say_on_stderr
+from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.data.streams import Counts
@@ -63,8 +63,7 @@ class MemoryText:
     @property
     def description(self) -> str:
         """One phrase, with the size in decimal units."""
-        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.1f} kB"
-        return f"{self.name} ({size})"
+        return f"{self.name} ({byte_size(self.size)})"
 
     def remarks(self) -> list[str]:
         """What the user should know of the text."""

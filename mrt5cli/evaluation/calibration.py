@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
+from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.tasks.base import Batch
 
 TOLERANCE = 0.01
 """A calibrated threshold that misses its rate by more than this share of positions is said to."""
@@ -45,7 +46,9 @@ class Calibration:
         return abs(self.reached - self.rate) > TOLERANCE
 
 
-def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: str) -> list[Calibration]:
+def calibrate(
+    model: MrT5ForConditionalGeneration, batches: Iterable[Batch], rates: Sequence[float], name: str
+) -> list[Calibration]:
     """The threshold of each rate, all from one pass of the encoder over the batches.
 
     Args:
@@ -75,11 +78,11 @@ def calibrate(model: Any, batches: Iterable[Any], rates: Sequence[float], name: 
     return [_at(values, rate) for rate in rates]
 
 
-def gate_values(model: Any, batches: Iterable[Any]) -> NDArray[np.float32]:
+def gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:
     """(n,) the gate values of all non-pad positions, `scale` (delete) to 0 (keep)."""
     device = next(model.parameters()).device
     was_training = model.training
-    model.eval()
+    model.train(False)
     found = [np.empty(0, dtype=np.float32)]
     try:
         with torch.inference_mode():

@@ -15,7 +15,7 @@ import torch
 
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.calibration import Calibration, calibrate
-from mrt5cli.evaluation.counting import Batch, Outcomes
+from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.published import PublishedRow, published_rows
@@ -28,7 +28,7 @@ from mrt5cli.recipe.schema import TaskSection
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
-from mrt5cli.tasks.base import Task, build_task, check_held_out
+from mrt5cli.tasks.base import Batch, Task, build_task, check_held_out
 from mrt5cli.text import first_line
 
 Progress = Callable[[str, str, int], None]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
@@ -28,22 +27,22 @@ from mrt5cli.metrics.counts import (
 )
 from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.models import MrT5Output
-
-Batch = dict[str, torch.Tensor]
+from mrt5cli.tasks.base import Batch
 
 NOTHING = Ratio()
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums and counts of some batches; adding tallies adds them all."""
+    """What some batches lost; adding tallies adds them all.
 
-    nats: Ratio = NOTHING
-    tokens: Ratio = NOTHING
-    sequences: Ratio = NOTHING
+    Attributes:
+        deleted: non-pad positions that are gone, of all.
+        new_length: encoder output positions of the batch that each example was in.
+        precision, recall: of deleted letters against those the task's targets do not need.
+    """
+
     deleted: Ratio = NOTHING
-    input_length: Ratio = NOTHING
-    kept_length: Ratio = NOTHING
     new_length: Ratio = NOTHING
     precision: Ratio = NOTHING
     recall: Ratio = NOTHING
@@ -119,80 +118,66 @@ def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
 
 
 def tally(
-    output: MrT5Output,
-    batch: Batch,
-    outcomes: Outcomes,
-    threshold: float,
-    deletable: NDArray[np.bool_] | None = None,
+    output: MrT5Output, batch: Batch, threshold: float, deletable: NDArray[np.bool_] | None = None
 ) -> Tally:
-    """Sums and counts of one batch.
+    """What one batch lost.
 
     Args:
         output: of the model on this batch.
-        batch: input_ids (B, L), labels (B, T), on one device.
-        outcomes: of its examples, see `teacher_forced`.
+        batch: input_ids (B, L).
         threshold: gate value under which a position counts as deleted.
         deletable: (B, L) positions the target does not need, or None.
     """
-    assert output.kept_lengths is not None and output.encoder_last_hidden_state is not None
-    tokens = int(outcomes.tokens.sum())
+    assert output.encoder_last_hidden_state is not None
     ids = batch["input_ids"].cpu().numpy()
     rows, real = len(ids), int((ids != PAD).sum())
-    common = Tally(
-        nats=Ratio(float(outcomes.nats.sum()), tokens),
-        tokens=Ratio(float(outcomes.tokens_right.sum()), tokens),
-        sequences=Ratio(float(outcomes.right.sum()), int((outcomes.tokens > 0).sum())),
-        deleted=Ratio(0.0, real),
-        input_length=Ratio(float(real), rows),
-        kept_length=Ratio(float(output.kept_lengths.sum()), rows),
-        new_length=Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows),
-    )
+    new_length = Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows)
     if output.delete_gate_output is not None:
         deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
     elif output.keep_mask is not None:
         deleted = (ids != PAD) & ~output.keep_mask.cpu().numpy()
     else:
-        return common
-    common = replace(common, deleted=Ratio(float(deleted.sum()), real))
+        return Tally(Ratio(0.0, real), new_length)
+    found = Tally(Ratio(float(deleted.sum()), real), new_length)
     if deletable is None or output.delete_gate_output is None:  # what is pooled away is not lost
-        return common
-    deletable = np.asarray(deletable, dtype=bool)
-    return replace(
-        common,
-        precision=gate_precision(deleted, deletable, ids),
-        recall=gate_recall(deleted, deletable, ids),
-    )
+        return found
+    precision, recall = gate_precision(deleted, deletable, ids), gate_recall(deleted, deletable, ids)
+    return replace(found, precision=precision, recall=recall)
 
 
-def row_of(subset: str, counts: Tally) -> Row:
-    """The row of one subset."""
-    examples = counts.input_length.count
+def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> Row:
+    """The row of one subset.
+
+    Args:
+        truncated: sources that were cut to the task's input length.
+    """
+    examples, tokens = len(outcomes.tokens), int(outcomes.tokens.sum())
+    nats = Ratio(float(outcomes.nats.sum()), tokens).value
+    right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
+    whole = Ratio(float(outcomes.right.sum()), int((outcomes.tokens > 0).sum()))
+    scores: dict[str, Any] = {}
+    for name, values in outcomes.scores.items():
+        if name != WHOLE_TARGETS:  # that counts examples that have targets
+            scores |= {name: float(values.mean()), f"{name}_95": mean_interval([values])}
     return Row(
         subset=subset,
         examples=examples,
-        target_tokens=counts.nats.count,
-        loss=counts.nats.value,
-        bits_per_byte=bits_per_byte(counts.nats.value),
-        token_accuracy=counts.tokens.value,
-        token_accuracy_95=wilson_interval(counts.tokens.value, examples),
-        sequence_accuracy=counts.sequences.value,
-        sequence_accuracy_95=wilson_interval(counts.sequences.value, counts.sequences.count),
-        deletion_rate=counts.deleted.value,
-        input_length=counts.input_length.value,
-        kept_length=counts.kept_length.value,
-        new_length=counts.new_length.value,
-        gate_precision=counts.precision.value,
-        gate_recall=counts.recall.value,
+        target_tokens=tokens,
+        loss=nats,
+        bits_per_byte=bits_per_byte(nats),
+        token_accuracy=right,
+        token_accuracy_95=wilson_interval(right, examples),
+        sequence_accuracy=whole.value,
+        sequence_accuracy_95=wilson_interval(whole.value, whole.count),
+        deletion_rate=lost.deleted.value,
+        input_length=float(outcomes.positions.mean()),
+        kept_length=float(outcomes.kept.mean()),
+        new_length=lost.new_length.value,
+        gate_precision=lost.precision.value,
+        gate_recall=lost.recall.value,
+        truncated=truncated,
+        **scores,
     )
-
-
-def with_outcomes(row: Row, outcomes: Outcomes, truncated: int) -> Row:
-    """The row with the numbers that come from examples one by one, and with their intervals."""
-    found: dict[str, Any] = {"truncated": truncated}
-    for name, values in outcomes.scores.items():
-        if name != WHOLE_TARGETS:  # of examples that have targets: `row_of` counts those
-            found |= {name: float(values.mean()), f"{name}_95": mean_interval([values])}
-    return replace(row, **found)
 
 
 def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -> Row:

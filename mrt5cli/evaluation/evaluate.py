@@ -22,7 +22,6 @@ from mrt5cli.evaluation.counting import (
     tally,
     teacher_forced,
     total,
-    with_outcomes,
 )
 from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
@@ -118,8 +117,9 @@ class _Subset:
         options = self.options
         part = options.split, self.subset, options.limit
         references = self.task.references(*part) if options.generate else None
-        full, removed = Tally(), Tally()
+        lost = Tally()
         parts: list[Outcomes] = []
+        removed: list[Outcomes] = []
         sources: list[torch.Tensor] = []
         for batch in self.task.held_out(
             options.split, self.subset, batch_size=options.batch_size, limit=options.limit
@@ -130,28 +130,31 @@ class _Subset:
                 sources += [row[:length] for row, length in zip(batch["input_ids"], lengths, strict=True)]
             batch = on_device(batch, self.device)
             output, found = self._forced(batch)
-            full += tally(output, batch, found, self.threshold, deletable)
+            lost += tally(output, batch, self.threshold, deletable)
             parts.append(found)
             if self.watch is not None and references is None:
                 self.watch.time(self._forward(batch), len(batch["labels"]))
             if options.source_removed:
                 bare = without_source(batch)
-                output = self._forward(bare)()
-                removed += tally(output, bare, teacher_forced(output, bare), self.threshold)
-            self._tell(self.subset, full.input_length.count)
+                removed.append(teacher_forced(self._forward(bare)(), bare))
+            self._tell(self.subset, lost.new_length.count)
         if not parts:
             raise UserError(f"there are no {options.split} examples for {self.subset!r}")
         outcomes = Outcomes.joined(parts)
         if references is not None:
             outcomes = self._answered(outcomes, sources, references)
-        row = replace(
-            with_outcomes(row_of(self.subset, full), outcomes, self.task.truncated(*part)),
-            source_removed_loss=removed.nats.value,
-            source_removed_token_accuracy=removed.tokens.value,
-            source_removed_sequence_accuracy=removed.sequences.value,
-            ms_per_example=None if self.watch is None else self.watch.ms_per_example,
-            median_ms_per_example=None if self.watch is None else self.watch.median_ms_per_example,
-        )
+        row = row_of(self.subset, outcomes, lost, self.task.truncated(*part))
+        if removed:
+            bare_row = row_of(self.subset, Outcomes.joined(removed), Tally())
+            row = replace(
+                row,
+                source_removed_loss=bare_row.loss,
+                source_removed_token_accuracy=bare_row.token_accuracy,
+                source_removed_sequence_accuracy=bare_row.sequence_accuracy,
+            )
+        if self.watch is not None:
+            ms, median = self.watch.ms_per_example, self.watch.median_ms_per_example
+            row = replace(row, ms_per_example=ms, median_ms_per_example=median)
         return row, outcomes
 
     def _forced(self, batch: dict[str, Any]) -> tuple[MrT5Output, Outcomes]:

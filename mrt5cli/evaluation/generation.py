@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.evaluation.timing import Stopwatch
+from mrt5cli.models import MrT5EncoderOutput, MrT5ForConditionalGeneration
 
 
 def generate_answers(
-    model: Any,
+    model: MrT5ForConditionalGeneration,
     sources: Sequence[torch.Tensor],
     *,
     answer_length: int,
@@ -52,7 +53,7 @@ def generate_answers(
                 [sources[place] for place in places], batch_first=True, padding_value=PAD
             ).to(device)
             given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
-            sequences = model.generate(
+            sequences = model.generate(  # type: ignore[misc]  # its protocol is not that of their own models
                 **given,
                 do_sample=False,
                 use_cache=True,
@@ -76,7 +77,7 @@ def generate_answers(
 
 
 @contextmanager
-def _plain_settings(model: Any) -> Iterator[None]:
+def _plain_settings(model: MrT5ForConditionalGeneration) -> Iterator[None]:
     """Without the settings a checkpoint may bring: generate fills in whatever it is not told from those."""
     from transformers import GenerationConfig
 
@@ -88,7 +89,9 @@ def _plain_settings(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def choose(model: Any, encoded: Any, choices: Sequence[str], rows: int) -> NDArray[np.int64]:
+def choose(
+    model: MrT5ForConditionalGeneration, encoded: MrT5EncoderOutput, choices: Sequence[str], rows: int
+) -> NDArray[np.int64]:
     """(B,) the choice to which the model gives the most probability, EOS included, by its place.
 
     Args:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+DECIDES_NUMBERS = False  # of a second run, which no work asks for
+
 RESAMPLES = 10_000
 SEED = 0
 AT_ONCE = 4_000_000

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from mrt5cli.models.checkpoint import CheckpointError, build, load, read_config
+from mrt5cli.errors import CheckpointError
+from mrt5cli.models.checkpoint import build, load, read_config
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output

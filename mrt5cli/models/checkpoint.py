@@ -17,11 +17,10 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import CheckpointError, UserError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
-    CheckpointError,
     fields_of,
     hub_name,
     is_early,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import CheckpointError, UserError
 from mrt5cli.hub import Limits, Repository
-from mrt5cli.models.layouts import CheckpointError, hub_name, read_raw_config
+from mrt5cli.models.layouts import hub_name, read_raw_config
 from mrt5cli.models.weights import (
     PICKLE,
     PICKLE_INDEX,

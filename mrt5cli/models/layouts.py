@@ -12,16 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
 from mrt5cli.models.shorteners import SHORTENERS, Reference
 from mrt5cli.stand_ins import but
 
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
-
-
-class CheckpointError(ValueError):
-    """A path or Hub id that is not a checkpoint we can load; the message says what it is and what to do."""
 
 
 PLAIN = {"t5": "ByT5 or T5 v1.1", "mt5": "mT5", "umt5": "umT5"}

@@ -6,7 +6,7 @@ it is read; torch's weights-only reader runs none, and what is more than tensors
 
 from __future__ import annotations
 
-import struct
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
-from mrt5cli.models.layouts import CheckpointError
 from mrt5cli.stand_ins import but
 from mrt5cli.text import HALF_CHARACTER, first_line, listed
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-LARGEST_HEADER = 100_000_000
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 """What weights may be stored in, by the names of safetensors."""
 
@@ -75,7 +73,11 @@ def weight_names(folder: Path) -> list[str]:
         CheckpointError: as `read_weights`.
     """
     if safe := _safetensors_files(folder):
-        return [name for file in safe for name, *_ in _entries(file)]
+        names: list[str] = []
+        for file in safe:
+            with _safetensors(file) as opened:
+                names += opened.keys()
+        return names
     return [name for file in _pickles(folder) for name in _read_pickle(file).tensors]
 
 
@@ -130,11 +132,9 @@ def _pickles(folder: Path) -> list[Path]:
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        # Its reader of files wants names in UTF-8.
-        return load(file.read_bytes()) if HALF_CHARACTER.search(str(file)) else load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} could not be read: {first_line(error)}") from error
+    with _safetensors(file) as opened:
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}
 
 
 @contextmanager
@@ -174,10 +174,11 @@ def _read_pickle(file: Path) -> Weights:
 
 
 def _but_safetensors(file: Path) -> str:
-    with file.open("rb") as opened:
-        head = opened.read(9)
-    ours = head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] <= LARGEST_HEADER
-    return f" but a safetensors file; call it {SAFE}" if ours else ""
+    try:
+        with _safetensors(file):
+            return f" but a safetensors file; call it {SAFE}"
+    except CheckpointError:
+        return ""
 
 
 def _state_dict(content: Any, file: Path) -> tuple[str | None, dict[str, Tensor]]:
@@ -240,12 +241,16 @@ def _bytes_by_dtype(file: Path) -> dict[str, int]:
     """How much of a safetensors file is stored in each dtype.
 
     Raises:
-        CheckpointError: as `_entries`, or something else than weights is stored in it.
+        CheckpointError: it is not whole, or something else than weights is stored in it.
     """
     sizes: Counter[str] = Counter()
-    for name, dtype, size in _entries(file):
-        _check_dtype(file, name, dtype, DTYPES)
-        sizes[DTYPES[dtype]] += size
+    with _safetensors(file) as opened:
+        names = opened.keys()
+        for name in names:
+            weight = opened.get_slice(name)
+            _check_dtype(file, name, weight.get_dtype(), DTYPES)
+            dtype = DTYPES[weight.get_dtype()]
+            sizes[dtype] += math.prod(weight.get_shape()) * getattr(torch, dtype).itemsize
     return sizes
 
 
@@ -256,43 +261,22 @@ def _check_dtype(file: Path, name: str, dtype: str, expected: Iterable[str]) -> 
         )
 
 
-def _entries(file: Path) -> list[tuple[str, str, int]]:
-    """Name, dtype and size in bytes of each tensor of a safetensors file.
+@contextmanager
+def _safetensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, opened: its names, dtypes and shapes without its tensors.
 
     Raises:
-        CheckpointError: it has no header, or not all the bytes that its header promises.
+        CheckpointError: it is none, or not all the bytes are there that its header promises.
     """
-    with _readable(file), file.open("rb") as opened:
-        size = file.stat().st_size
-        head = opened.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else None
-        if size == 0:
-            raise CheckpointError(f"{file} is empty; copy or download it again")
-        if length is None or length > LARGEST_HEADER:
-            instead = " but a pickle; call it pytorch_model.bin" if zipfile.is_zipfile(file) else but(file)
-            raise CheckpointError(f"{file} is not a safetensors file{instead}")
-        if length > size - 8:
-            # The first bytes of an archive can be read as a length as well.
-            if instead := but(file):
-                raise CheckpointError(f"{file} is not a safetensors file{instead}")
-            raise CheckpointError(
-                f"{file} is cut off in its header ({size:,} bytes); copy or download it again"
-            )
+    with _readable(file), file.open("rb") as held:
+        # The library wants names in UTF-8; the system has another for what is open.
+        name = f"/dev/fd/{held.fileno()}" if HALF_CHARACTER.search(str(file)) else file
         try:
-            header = parse(opened.read(length))
-            tensors = [
-                (name, str(entry["dtype"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            ]
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(
-                f"{file} is not a safetensors file: its header is no table of tensors"
-            ) from error
-    expected = 8 + length + max((end for *_, end in tensors), default=0)
-    if size < expected:
-        raise CheckpointError(
-            f"{file} is cut off: its header promises {expected:,} bytes, it has {size:,}; copy or download "
-            "it again"
-        )
-    return [(name, dtype, end - start) for name, dtype, start, end in tensors]
+            with safe_open(name, "pt") as opened:
+                yield opened
+        except SafetensorError as error:
+            if not file.stat().st_size:
+                raise CheckpointError(f"{file} is empty; copy or download it again") from error
+            instead = " but a pickle; call it pytorch_model.bin" if zipfile.is_zipfile(file) else but(file)
+            again = f" ({first_line(error)}); copy or download it again"
+            raise CheckpointError(f"{file} is not a whole safetensors file{instead or again}") from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mrt5cli.models.layouts import CheckpointError
+from mrt5cli.errors import CheckpointError
 from mrt5cli.text import listed
 
 ROOTS = ("shared", "encoder", "decoder", "lm_head")
@@ -47,68 +46,51 @@ def unwrapped(state: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], 
             f"{where} holds a LoRA adapter ({adapters[0]}), not a whole model; merge it into its model and "
             "save that (merge_and_unload in PEFT)"
         )
-    prefixes = _unknown_prefixes(state)
+    names = {name: _taken_apart(name) for name in state}
+    prefixes = list(dict.fromkeys(name.prefix for name in names.values() if name.prefix is not None))
     if len(prefixes) > 1 and "" not in prefixes:
         raise CheckpointError(
             f"{where} holds the weights of {len(prefixes)} models, whose names begin with "
             f"{listed([f'{prefix}.' for prefix in prefixes])}; save the one that is meant by itself"
         )
-    alone = next(iter(prefixes)) if len(prefixes) == 1 else ""
+    alone = prefixes[0] if len(prefixes) == 1 else ""
     found: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
+    taken: dict[str, None] = {}
     for name, tensor in state.items():
-        bare = _bare(name, alone)
+        ours = names[name].prefix == alone
+        bare = names[name].bare if ours else name
         if bare in found:
             raise CheckpointError(
                 f"{where} holds {bare} twice, as {came_from[bare]} and as {name}; expected one model"
             )
         found[bare], came_from[bare] = tensor, name
-    return found, _note(came_from)
-
-
-def _split(name: str) -> tuple[list[str], list[str]] | None:
-    """The parts of a name before and from the root of a T5, without wrappers'; None where it has no root."""
-    parts = name.split(".")
-    place = next((place for place, part in enumerate(parts) if part in ROOTS), None)
-    if place is None:
-        return None
-    before, after = (
-        [part for part in some if part not in WRAPPERS] for some in (parts[:place], parts[place:])
-    )
-    return before, after
-
-
-def _unknown_prefixes(names: Iterable[str]) -> dict[str, None]:
-    """What stands before the roots of T5s beside wrappers and holders, in the order it is met."""
-    found: dict[str, None] = {}
-    for name in names:
-        split = _split(name)
-        if split is not None:
-            found[".".join(part for part in split[0] if part not in HOLDERS)] = None
-    return found
-
-
-def _bare(name: str, alone: str) -> str:
-    split = _split(name)
-    if split is None or ".".join(part for part in split[0] if part not in HOLDERS) != alone:
-        return name
-    return ".".join(split[1])
-
-
-def _note(came_from: dict[str, str]) -> str | None:
-    """What was taken off, from the old name of each new one."""
-    taken: defaultdict[str, int] = defaultdict(int)
-    for bare, name in came_from.items():
-        kept = bare.split(".")
-        for part in name.split("."):
-            if kept and part == kept[0]:
-                kept.pop(0)
-            else:
-                taken[part] += 1
-    if not taken:
-        return None
+        taken |= dict.fromkeys(names[name].taken if ours else ())
     whose = ", ".join(f"{part!r}{f' ({WRAPPERS[part]})' if part in WRAPPERS else ''}" for part in taken)
-    return f"what a wrapper put into the names of its weights is left off: {whose}"
+    note = f"what a wrapper put into the names of its weights is left off: {whose}" if taken else None
+    return found, note
+
+
+class _Name(NamedTuple):
+    """The name of a weight in a file."""
+
+    bare: str
+    """From the root of a T5 on, without the parts of wrappers."""
+    prefix: str | None
+    """What stands before the root beside wrappers and holders; None where there is no root."""
+    taken: list[str]
+    """The parts that are not in the bare name."""
+
+
+def _taken_apart(name: str) -> _Name:
+    parts = name.split(".")
+    root = next((place for place, part in enumerate(parts) if part in ROOTS), None)
+    if root is None:
+        return _Name(name, None, [])
+    prefix = [part for part in parts[:root] if part not in WRAPPERS and part not in HOLDERS]
+    bare = [part for part in parts[root:] if part not in WRAPPERS]
+    taken = parts[:root] + [part for part in parts[root:] if part in WRAPPERS]
+    return _Name(".".join(bare), ".".join(prefix), taken)
 
 
 def with_one_embedding(state: dict[str, Tensor], where: str, *, tied: bool) -> dict[str, Tensor]:

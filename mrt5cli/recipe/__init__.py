@@ -4,67 +4,34 @@
 into sentences, `shrink` makes the smoke version, `strict_yaml` is YAML without its surprises.
 """
 
-from mrt5cli.recipe.loading import dump, find, load, parse_overrides
-from mrt5cli.recipe.schema import (
-    CharacterTask,
-    ConstantController,
-    DiagnosticTask,
-    EmbeddedSource,
-    EvaluationSection,
-    FileRows,
-    FilesSource,
-    GeneratedRows,
-    HubRows,
-    HubSource,
-    LossSection,
-    ModelSection,
-    PaperSection,
-    PController,
-    PIController,
-    Recipe,
-    RowTask,
-    Shape,
-    SpanCorruptionTask,
-    TrainingSection,
-    TwoSidedPIController,
-    TyDiQATask,
-    XnliTask,
-    XQuADTask,
-)
-from mrt5cli.recipe.section import Misfit, Section
-from mrt5cli.recipe.shrink import left_out_of_smoke, smoke
-
-__all__ = [
-    "CharacterTask",
-    "ConstantController",
-    "DiagnosticTask",
-    "EmbeddedSource",
-    "EvaluationSection",
-    "FileRows",
-    "FilesSource",
-    "GeneratedRows",
-    "HubRows",
-    "HubSource",
-    "LossSection",
-    "Misfit",
-    "ModelSection",
-    "PController",
-    "PIController",
-    "PaperSection",
-    "Recipe",
-    "RowTask",
-    "Section",
-    "Shape",
-    "SpanCorruptionTask",
-    "TrainingSection",
-    "TwoSidedPIController",
-    "TyDiQATask",
-    "XQuADTask",
-    "XnliTask",
-    "dump",
-    "find",
-    "left_out_of_smoke",
-    "load",
-    "parse_overrides",
-    "smoke",
-]
+from mrt5cli.recipe.loading import dump as dump
+from mrt5cli.recipe.loading import find as find
+from mrt5cli.recipe.loading import load as load
+from mrt5cli.recipe.loading import parse_overrides as parse_overrides
+from mrt5cli.recipe.schema import CharacterTask as CharacterTask
+from mrt5cli.recipe.schema import ConstantController as ConstantController
+from mrt5cli.recipe.schema import DiagnosticTask as DiagnosticTask
+from mrt5cli.recipe.schema import EmbeddedSource as EmbeddedSource
+from mrt5cli.recipe.schema import EvaluationSection as EvaluationSection
+from mrt5cli.recipe.schema import FileRows as FileRows
+from mrt5cli.recipe.schema import FilesSource as FilesSource
+from mrt5cli.recipe.schema import GeneratedRows as GeneratedRows
+from mrt5cli.recipe.schema import HubRows as HubRows
+from mrt5cli.recipe.schema import HubSource as HubSource
+from mrt5cli.recipe.schema import LossSection as LossSection
+from mrt5cli.recipe.schema import ModelSection as ModelSection
+from mrt5cli.recipe.schema import PaperSection as PaperSection
+from mrt5cli.recipe.schema import PController as PController
+from mrt5cli.recipe.schema import PIController as PIController
+from mrt5cli.recipe.schema import Recipe as Recipe
+from mrt5cli.recipe.schema import RowTask as RowTask
+from mrt5cli.recipe.schema import Shape as Shape
+from mrt5cli.recipe.schema import SpanCorruptionTask as SpanCorruptionTask
+from mrt5cli.recipe.schema import TrainingSection as TrainingSection
+from mrt5cli.recipe.schema import TwoSidedPIController as TwoSidedPIController
+from mrt5cli.recipe.schema import TyDiQATask as TyDiQATask
+from mrt5cli.recipe.schema import XnliTask as XnliTask
+from mrt5cli.recipe.schema import XQuADTask as XQuADTask
+from mrt5cli.recipe.section import Section as Section
+from mrt5cli.recipe.shrink import left_out_of_smoke as left_out_of_smoke
+from mrt5cli.recipe.shrink import smoke as smoke

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import BaseModel
 
 from mrt5cli.recipe.schema import Recipe
-from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.recipe.strict_yaml import Tree, inline
 
 # Keys that may change when a run goes on: they leave its numbers as they are.
 FREE_KEYS = (
@@ -50,7 +47,7 @@ def decides_numbers(key: str, recipe: Recipe) -> bool:
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(tree: Tree, prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

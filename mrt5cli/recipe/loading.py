@@ -16,7 +16,7 @@ from mrt5cli import places
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import strict_yaml, words
 from mrt5cli.recipe.schema import Recipe
-from mrt5cli.recipe.strict_yaml import Document, YamlProblem, parse
+from mrt5cli.recipe.strict_yaml import Document, Keys, Tree, YamlProblem, parse
 from mrt5cli.stand_ins import pointer_or_page
 
 OVERRIDE = "--set"
@@ -26,7 +26,7 @@ KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
 
-class Whole(dict[str, Any]):
+class Whole(Tree):
     """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
 
 
@@ -35,8 +35,8 @@ class Layer:
     """One file of a chain of bases, all overrides together, or what another option of a command sets."""
 
     where: str
-    tree: dict[str, Any]
-    lines: dict[words.Path, int] = field(default_factory=dict)
+    tree: Tree
+    lines: dict[Keys, int] = field(default_factory=dict)
     typed: bool = False
     """Whether it was typed, so that `where` is an option and not a file."""
 
@@ -44,7 +44,7 @@ class Layer:
 def load(
     source: str | Path,
     overrides: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Recipe:
     """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
 
@@ -63,7 +63,7 @@ def load(
     if overrides:
         layers.append(Layer(OVERRIDE, parse_overrides(overrides), typed=True))
     for option, values in (options or {}).items():
-        tree: dict[str, Any] = {}
+        tree: Tree = {}
         for key, value in values.items():
             _put(tree, key.split("."), value)
         layers.append(Layer(option, tree, typed=True))
@@ -81,7 +81,7 @@ def load(
         raise RecipeError(main.where, problems, SCHEMA_HINT) from None
 
 
-def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Tree, top: Tree) -> Tree:
     """`top` laid over `base`: sections key by key; lists, mappings of text and single values as a whole.
 
     A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
@@ -113,8 +113,9 @@ def read_chain(path: Path) -> list[Layer]:
         document = read(path)
         tree = document.tree
         if not isinstance(tree, dict):
-            instead = None if tree is None else pointer_or_page(path.read_bytes())
-            found = "empty" if tree is None else f"not a recipe but {instead or _kind_of(tree)}"
+            kind = "a list" if isinstance(tree, list) else "a single value"
+            instead = pointer_or_page(path.read_bytes()) or kind
+            found = "empty" if tree is None else f"not a recipe but {instead}"
             raise RecipeError(where, [("", f"the file is {found}; expected `key: value` lines")])
         base = tree.pop("extends", None)
         layers.insert(0, Layer(where, tree, document.lines))
@@ -148,13 +149,13 @@ def read(path: Path) -> Document:
         raise RecipeError(shown(path), [("", str(problem))]) from None
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(assignments: Sequence[str]) -> Tree:
     """Assignments "a.b=c" as one tree, in which a mapping given as a value is `Whole`.
 
     Raises:
         RecipeError: every assignment that is none, with the way to write it.
     """
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     problems: list[tuple[str, str]] = []
     given: list[str] = []
     for assignment in assignments:
@@ -199,9 +200,13 @@ def dump(recipe: Recipe, *, ascii_only: bool = False) -> str:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """See `mrt5cli.recipe.find`."""
+    """The file of a recipe, or of a shipped one by its name as people write it.
+
+    Raises:
+        UserError: there is none, or the name is that of several.
+    """
     path = places.path(name_or_path)
-    if _is_file(path):
+    if os.path.isfile(path):
         return path
     name = _plain(str(name_or_path))
     names = shipped()
@@ -213,7 +218,7 @@ def find(name_or_path: str | Path) -> Path:
         raise UserError(
             f"{name_or_path} is the name of {len(matches)} recipes", f"one of: {', '.join(matches)}"
         )
-    if _is_directory(path):
+    if os.path.isdir(path):
         inside = sorted(str(file) for file in path.glob("*.yaml"))
         raise UserError(
             f"{name_or_path} is a directory, not a recipe",
@@ -243,11 +248,11 @@ def shipped_directory() -> Path:
     raise UserError("this installation of mrt5cli has no recipes", "install it again")
 
 
-def _base_file(path: Path, where: str, base: Any) -> Path:
+def _base_file(path: Path, where: str, base: object) -> Path:
     if not isinstance(base, str) or not base:
         raise RecipeError(where, [("extends", "expected the file of one other recipe")])
     beside = path.parent / base
-    if _is_file(beside):
+    if os.path.isfile(beside):
         return beside
     try:
         return find(base)
@@ -260,7 +265,7 @@ def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
     """The shipped recipe or the file nearby that was probably meant."""
     shapes = {_plain(known): known for known in names}
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
-    if _is_directory(path.parent):
+    if os.path.isdir(path.parent):
         shapes |= {_plain(str(file)): str(file) for file in path.parent.glob("*.yaml")}
     near = words.nearest(name, shapes)
     return shapes[near] if near else None
@@ -269,20 +274,6 @@ def _nearest(path: Path, name: str, names: Iterable[str]) -> str | None:
 def _plain(name: str) -> str:
     """A recipe's name without what people add to or change in it."""
     return re.sub(r"\.ya?ml$", "", name.replace("\\", "/").removeprefix("recipes/")).replace("-", "_")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # names too long for the file system, or with a null byte
-        return False
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 # --- small pieces -------------------------------------------------------------------------------------------
@@ -294,7 +285,7 @@ def shown(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
-def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+def _put(tree: Tree, keys: list[str], value: object) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
@@ -304,11 +295,7 @@ def _overlap(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
-def _kind_of(tree: Any) -> str:
-    return "a list" if isinstance(tree, list) else "a single value"
-
-
-def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
+def _origin(place: Keys, layers: list[Layer], main: Layer) -> str:
     """Where the value at `place` was given, as a remark to put behind a problem."""
     for layer in reversed(layers):
         if not _given(layer.tree, place):
@@ -321,11 +308,11 @@ def _origin(place: words.Path, layers: list[Layer], main: Layer) -> str:
     return ""
 
 
-def _by_set(layers: list[Layer], place: words.Path) -> bool:
+def _by_set(layers: list[Layer], place: Keys) -> bool:
     return any(layer.typed and layer.where == OVERRIDE and _given(layer.tree, place) for layer in layers)
 
 
-def _given(tree: Any, place: words.Path) -> bool:
+def _given(tree: Any, place: Keys) -> bool:
     for part in place:
         held: Iterable[Any] = (
             tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()

@@ -7,6 +7,7 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -57,8 +58,6 @@ def _place(text: str) -> str:
 
 Place = Annotated[Line, AfterValidator(_place)]
 """A path, or a name that is no path; see `places.place`."""
-
-UPDATE_PER = "'micro_batch' is the reference's: the gain then grows with gradient accumulation"
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -353,19 +352,11 @@ class Shape(Section):
         128, description="distances beyond it share the last bucket"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Shape:
+    def misfits(self) -> Iterator[tuple[str, str]]:
         half = self.relative_attention_num_buckets // 2
         if self.relative_attention_max_distance <= half:
-            raise Misfit(
-                [
-                    (
-                        "relative_attention_max_distance",
-                        f"must be above half of relative_attention_num_buckets, {half}",
-                    )
-                ]
-            )
-        return self
+            text = f"must be above half of relative_attention_num_buckets, {half}"
+            yield "relative_attention_max_distance", text
 
 
 class ModelSection(Section):
@@ -397,37 +388,21 @@ class ModelSection(Section):
         "lets training use the fused attention core",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> ModelSection:
-        problems = []
+    def misfits(self) -> Iterator[tuple[str, str]]:
         scratch = self.start == "scratch"
         if scratch and self.revision is not None:
-            problems.append(("revision", "is only for a Hub model; start: scratch has random weights"))
+            yield "revision", "is only for a Hub model; start: scratch has random weights"
         if not scratch and self.shape is not None:
-            problems.append(("shape", "is only for start: scratch; a checkpoint brings its own"))
+            yield "shape", "is only for start: scratch; a checkpoint brings its own"
         if not scratch and self.initialization != "t5":
-            problems.append(
-                ("initialization", "is only for start: scratch; a checkpoint brings its own weights")
-            )
-        if (
-            self.positions == "relative"
-            and self.max_positions != ModelSection.model_fields["max_positions"].default
-        ):
-            problems.append(
-                ("max_positions", "is only for model.positions: absolute, and those are relative")
-            )
+            yield "initialization", "is only for start: scratch; a checkpoint brings its own weights"
+        if self.positions == "relative" and not self.is_default("max_positions"):
+            yield "max_positions", "is only for model.positions: absolute, and those are relative"
         layers = (self.shape or Shape()).num_layers
         layer = getattr(self.shortener, "layer", None)
         if scratch and layer is not None and layer >= layers:
-            problems.append(
-                (
-                    "shortener.layer",
-                    f"{layer} is not below the encoder's {layers} layers; it would never be reached",
-                )
-            )
-        if problems:
-            raise Misfit(problems)
-        return self
+            text = f"{layer} is not below the encoder's {layers} layers; it would never be reached"
+            yield "shortener.layer", text
 
 
 # --- loss and controller ------------------------------------------------------------------------------------
@@ -472,36 +447,44 @@ class ConstantController(Section):
     alpha: Coefficient = Field(0.0, description="weight of the gate loss")
 
 
+TargetRate = Annotated[Rate, Field(examples=[0.5], description="fraction of non-pad bytes to delete")]
+EverySteps = Annotated[Steps, Field(description="optimizer steps between updates")]
+UpdatePer = Annotated[
+    Literal["optimizer_step", "micro_batch"],
+    Field(description="'micro_batch' is the reference's: the gain then grows with gradient accumulation"),
+]
+
+
 class PController(Section):
     """v1 of the paper: alpha <- max(0, alpha + k_p * error), every few steps."""
 
     kind: Literal["p"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(1e-6, description="gain")
     alpha_start: NonNegative = Field(0.0, description="alpha before the first update")
-    every_steps: Steps = Field(10, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 10
+    update_per: UpdatePer = "optimizer_step"
 
 
 class PIController(Section):
     """Camera-ready: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i)."""
 
     kind: Literal["pi"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_start: Coefficient = Field(
         0.0, description="used until the first update, then forgotten, as in the reference"
     )
-    every_steps: Steps = Field(1, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 1
+    update_per: UpdatePer = "optimizer_step"
 
 
 class TwoSidedPIController(Section):
     """PI whose alpha may turn negative, which pushes back when too much is deleted, with anti-windup."""
 
     kind: Literal["pi_two_sided"]
-    target_deletion_rate: Rate = Field(examples=[0.5], description="fraction of non-pad bytes to delete")
+    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_max: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(
@@ -512,8 +495,8 @@ class TwoSidedPIController(Section):
         description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
         "damps a rate that swings",
     )
-    every_steps: Steps = Field(1, description="optimizer steps between updates")
-    update_per: Literal["optimizer_step", "micro_batch"] = Field("optimizer_step", description=UPDATE_PER)
+    every_steps: EverySteps = 1
+    update_per: UpdatePer = "optimizer_step"
 
 
 Controller = Annotated[
@@ -577,24 +560,17 @@ class TrainingSection(Section):
         None, description="stop after so many evaluations without a better best_metric; null: never"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> TrainingSection:
-        problems = []
+    def misfits(self) -> Iterator[tuple[str, str]]:
         if self.warmup_steps > self.max_steps:
-            problems.append(
-                (
-                    "warmup_steps",
-                    f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate "
-                    "would never reach training.learning_rate; lower it too",
-                )
+            yield (
+                "warmup_steps",
+                f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate would "
+                "never reach training.learning_rate; lower it too",
             )
         if self.best_metric is not None and not self.eval_steps:
-            problems.append(("best_metric", "needs eval_steps above 0: it is measured on validation data"))
+            yield "best_metric", "needs eval_steps above 0: it is measured on validation data"
         if self.patience is not None and self.best_metric is None:
-            problems.append(("patience", "needs best_metric: it counts evaluations without a better one"))
-        if problems:
-            raise Misfit(problems)
-        return self
+            yield "patience", "needs best_metric: it counts evaluations without a better one"
 
 
 class EvaluationSection(Section):
@@ -634,93 +610,63 @@ class Recipe(Section):
     )
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Recipe:
-        problems = []
-        shortener = self.model.shortener
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        shortener, training = self.model.shortener, self.training
         gated = shortener.steered
         steered = self.controller != ConstantController(kind="constant")
+        delay = self.loss.regularizer_delay
         if steered and not gated:
-            problems.append(
-                (
-                    "controller",
-                    f"{self.controller.kind!r} has nothing to control: model.shortener is "
-                    f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
-                )
+            yield (
+                "controller",
+                f"{self.controller.kind!r} has nothing to control: model.shortener is "
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
             )
-        if steered and gated and self.loss.regularizer_delay >= self.training.max_steps:
-            problems.append(
-                (
-                    "loss.regularizer_delay",
-                    f"{self.loss.regularizer_delay} is not below training.max_steps "
-                    f"{self.training.max_steps}; the gate would never be trained to delete",
-                )
+        if steered and gated and delay >= training.max_steps:
+            yield (
+                "loss.regularizer_delay",
+                f"{delay} is not below training.max_steps {training.max_steps}; the gate would never be "
+                "trained to delete",
             )
         elif gated:
-            problems += self._stuck_controller()
+            yield from self._stuck_controller()
         if not gated:
-            problems += [
-                (
-                    f"loss.{key}",
-                    f"is about a delete gate, and model.shortener is {shortener.kind!r}",
-                )
-                for key in (
-                    "gate_loss",
-                    "entropy_coefficient_1",
-                    "entropy_coefficient_2",
-                    "regularizer_delay",
-                )
-                if getattr(self.loss, key) != LossSection.model_fields[key].default
-            ]
+            about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
+            for key in about_gates:
+                if not self.loss.is_default(key):
+                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
         if self.loss.hard_delete_probability and not shortener.gates:
-            problems.append(
-                (
-                    "loss.hard_delete_probability",
-                    f"model.shortener is {shortener.kind!r}: only gates delete softly or hard",
-                )
-            )
-        if self.training.batch_size % self.training.device_batch_size:
-            problems.append(
-                (
-                    "training.batch_size",
-                    f"{self.training.batch_size} is not a multiple of training.device_batch_size "
-                    f"{self.training.device_batch_size}",
-                )
+            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
+            yield "loss.hard_delete_probability", text
+        if training.batch_size % training.device_batch_size:
+            yield (
+                "training.batch_size",
+                f"{training.batch_size} is not a multiple of training.device_batch_size "
+                f"{training.device_batch_size}",
             )
         if self.model.positions == "absolute":
             own = "length" if isinstance(self.task, DiagnosticTask) else "input_length"
             lengths = {own: self.input_length} | {
                 key: getattr(self.task, key, None) or 0 for key in ("answer_length", "target_length")
             }
-            problems += [
-                ("model.max_positions", f"{self.model.max_positions} is below task.{key} {length}")
-                for key, length in lengths.items()
-                if length > self.model.max_positions
-            ]
-        if problems:
-            raise Misfit(problems)
-        return self
+            for key, length in lengths.items():
+                if length > self.model.max_positions:
+                    yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
 
-    def _stuck_controller(self) -> list[tuple[str, str]]:
+    def _stuck_controller(self) -> Iterator[tuple[str, str]]:
         """Why the controller of a delete gate could never move alpha."""
         controller, delay, steps = self.controller, self.loss.regularizer_delay, self.training.max_steps
         if isinstance(controller, ConstantController):
-            return []
-        gains = {"k_p": controller.k_p} | (
-            {} if isinstance(controller, PController) else {"k_i": controller.k_i}
-        )
+            return
+        gains = {key: getattr(controller, key) for key in ("k_p", "k_i") if hasattr(controller, key)}
         if not any(gains.values()):
             keys = " and ".join(gains)
-            return [
-                ("controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that")
-            ]
-        if -(-delay // controller.every_steps) * controller.every_steps >= steps:
-            text = (
+            yield "controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that"
+        elif -(-delay // controller.every_steps) * controller.every_steps >= steps:
+            yield (
+                "controller.every_steps",
                 f"no multiple of {controller.every_steps} lies between loss.regularizer_delay {delay} and "
-                f"training.max_steps {steps}; alpha would never be set"
+                f"training.max_steps {steps}; alpha would never be set",
             )
-            return [("controller.every_steps", text)]
-        return []
 
     def remarks(self) -> list[str]:
         """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mrt5cli import bounds
 
@@ -34,3 +35,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if problems := list(self.misfits()):
+            raise Misfit(problems)
+        return self
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        """What does not fit together here, as a `Misfit` tells it; for sections to say."""
+        yield from ()
+
+    def is_default(self, key: str) -> bool:
+        """Whether a key has the value that it has where it is not given."""
+        return bool(getattr(self, key) == type(self).model_fields[key].default)

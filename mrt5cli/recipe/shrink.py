@@ -12,15 +12,13 @@ trained model: those are replaced all the same, and `left_out_of_smoke` says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import ValidationError
 
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import words
 from mrt5cli.recipe.loading import merge
 from mrt5cli.recipe.schema import DiagnosticTask, Recipe, RowTask, Shape
+from mrt5cli.recipe.strict_yaml import Tree
 
 SUFFIX = "-smoke"
 STEPS = 6
@@ -32,7 +30,7 @@ ANSWER_LENGTH = 8
 SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_decoder_layers=2)
 
 
-def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
+def smoke(recipe: Recipe, given: Tree | None = None) -> Recipe:
     """A recipe made small. Shrinking twice changes nothing more.
 
     Args:
@@ -64,12 +62,12 @@ def smoke(recipe: Recipe, given: dict[str, Any] | None = None) -> Recipe:
         raise RecipeError("--smoke", problems, hint) from None
 
 
-def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(tree: Tree) -> Tree:
     """A copy whose mappings are laid over others key by key: what a `Whole` leaves out stays small."""
     return {key: _plain(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
+def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
     """What was set by hand and a smoke run replaces nevertheless, a sentence each."""
     texts = {
         "source": "reads no Hub: its text is the documentation inside Python, its rows are generated",
@@ -83,7 +81,7 @@ def left_out_of_smoke(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _replaced(recipe: Recipe, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _replaced(recipe: Recipe, given: Tree) -> list[tuple[str, str]]:
     """Paths of what was set by hand and cannot stay in a smoke run."""
     places: list[tuple[str, str]] = []
     if not isinstance(recipe.task, DiagnosticTask) and recipe.task.source.kind == "hub":
@@ -94,7 +92,7 @@ def _replaced(recipe: Recipe, given: Mapping[str, Any]) -> list[tuple[str, str]]
     return [(section, key) for section, key in places if key in given.get(section, {})]
 
 
-def _shrink_task(task: dict[str, Any], recipe: Recipe, given: Mapping[str, Any]) -> None:
+def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
     if isinstance(recipe.task, DiagnosticTask):
         length = recipe.task.length if "length" in given else min(recipe.task.length, 16)
         if recipe.task.mean_insertions is not None:
@@ -117,7 +115,7 @@ def _shrink_task(task: dict[str, Any], recipe: Recipe, given: Mapping[str, Any])
     _at_most(task, input_length=LENGTH)
 
 
-def _shrink_model(model: dict[str, Any], recipe: Recipe, given: Mapping[str, Any]) -> None:
+def _shrink_model(model: Tree, recipe: Recipe, given: Tree) -> None:
     if recipe.model.start != "scratch":
         model |= {"start": "scratch", "revision": None}
     model["shape"] = SHAPE.model_dump()
@@ -127,7 +125,7 @@ def _shrink_model(model: dict[str, Any], recipe: Recipe, given: Mapping[str, Any
     _at_most(model["shortener"], **limits, **recipe.model.shortener.smallest())
 
 
-def _shrink_training(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+def _shrink_training(tree: Tree, given: Tree) -> None:
     training = tree["training"]
     accumulates = training["batch_size"] > training["device_batch_size"]
     if "device_batch_size" in given:
@@ -143,6 +141,6 @@ def _shrink_training(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
     _at_most(tree["evaluation"], examples=8, batch_size=4)
 
 
-def _at_most(section: dict[str, Any], **limits: int) -> None:
+def _at_most(section: Tree, **limits: int) -> None:
     for key, limit in limits.items():
         section[key] = min(section[key], limit)

@@ -26,8 +26,10 @@ NULL = re.compile(r"~|null|Null|NULL|")
 DEEPEST = 20
 """Mappings and lists within one another; recipes need five."""
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
+Tree = dict[str, Any]
+"""A mapping in YAML, with whatever stands in it."""
 
 
 class YamlProblem(ValueError):
@@ -39,7 +41,7 @@ class Document:
     """A parsed file: nested dicts, lists and scalars, and the 1-based line of every key and list item."""
 
     tree: Any
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[Keys, int] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,7 +79,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+def _represent_list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
 
@@ -118,7 +120,7 @@ def parse(text: str) -> Document:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        lines: dict[Path, int] = {}
+        lines: dict[Keys, int] = {}
         tree = None if node is None else _build(loader, node, (), lines)
     except yaml.MarkedYAMLError as error:
         raise YamlProblem(_sentence(error)) from error
@@ -131,7 +133,7 @@ def parse(text: str) -> Document:
     return Document(tree, lines)
 
 
-def dump(tree: dict[str, Any], *, ascii_only: bool = False) -> str:
+def dump(tree: Tree, *, ascii_only: bool = False) -> str:
     """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order.
 
     Args:
@@ -140,7 +142,7 @@ def dump(tree: dict[str, Any], *, ascii_only: bool = False) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=110)
 
 
-def inline(value: Any) -> str:
+def inline(value: object) -> str:
     """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back."""
     # Within a list, because a document that is one scalar ends with a line of dots.
     text = yaml.dump(
@@ -154,10 +156,10 @@ def inline(value: Any) -> str:
     return text.strip().removeprefix("[").removesuffix("]")
 
 
-def _build(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+def _build(loader: _Loader, node: yaml.Node, path: Keys, lines: dict[Keys, int]) -> Any:
     """The plain value of a node; fills `lines` on the way."""
     if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
+        mapping: Tree = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = _build(loader, key_node, path, {})

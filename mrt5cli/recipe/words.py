@@ -12,14 +12,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mrt5cli import places
 from mrt5cli.recipe import shorteners
 from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Recipe
 from mrt5cli.recipe.section import Misfit, Section
-from mrt5cli.recipe.strict_yaml import inline
-from mrt5cli.text import LONGEST, shortened
-
-Path = tuple[str | int, ...]
+from mrt5cli.recipe.strict_yaml import Keys, Tree, inline
+from mrt5cli.text import shortened
 
 NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number"}
 TEXT_RULES = {
@@ -30,6 +27,8 @@ TEXT_RULES = {
     DURATION: "a time such as 90s, 30m or 2h",
 }
 """What a text of each pattern must be, before one looks at its characters."""
+RARE = ("string_too_long", "too_long", "string_unicode")
+"""What hardly anybody meets: pydantic's own sentence will do."""
 FORBIDDEN = {
     PROSE: "control characters",
     ONE_LINE: "line breaks or other control characters",
@@ -85,7 +84,7 @@ def mappings() -> frozenset[str]:
     )
 
 
-def same_settings(kind: Any, other: Any) -> bool:
+def same_settings(kind: object, other: object) -> bool:
     """Whether two kinds are read by the same section class, so that the settings of one suit the other."""
     owners = {name: section for section in Section.__subclasses__() for name in kinds(section)}
     return kind == other or (
@@ -100,7 +99,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.65)), None)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Keys) -> str:
     """A path as recipes' readers write it: "task.languages[0]"."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
@@ -153,18 +152,12 @@ def _unwrap_optional(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Any
 
 
 def _bounds(rules: list[Any]) -> str:
-    limits = {
-        name: f"{getattr(rule, name):g}"
-        if isinstance(getattr(rule, name), float)
-        else str(getattr(rule, name))
-        for rule in rules
-        for name in ("ge", "gt", "le", "lt")
-        if getattr(rule, name, None) is not None
-    }
-    if {"ge", "le"} <= limits.keys():
-        return f" from {limits['ge']} to {limits['le']}"
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    text = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+    limits = {name: limit for name in words if (limit := _limit(rules, name)) is not None}
+    written = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits.items()}
+    if {"ge", "le"} <= written.keys():
+        return f" from {written['ge']} to {written['le']}"
+    text = " and ".join(f"{words[name]} {limit}" for name, limit in written.items())
     return f" {text}" if text else ""
 
 
@@ -184,7 +177,7 @@ def _either(choices: Iterable[str]) -> str:
 class _Place(NamedTuple):
     """Where in the schema a problem is."""
 
-    path: Path
+    path: Keys
     owner: type[Section]
     """The section that holds the key, or would if it had such a key."""
     options: list[type[Section]]
@@ -196,23 +189,23 @@ class _Place(NamedTuple):
 
 
 def problems(
-    error: ValidationError, tree: Mapping[str, Any], by_set: Callable[[Path], bool] = lambda place: False
-) -> list[tuple[Path, str]]:
+    error: ValidationError, tree: Tree, by_set: Callable[[Keys], bool] = lambda place: False
+) -> list[tuple[Keys, str]]:
     """Every problem pydantic found, as (path in the recipe, one plain sentence).
 
     Args:
         tree: the recipe that it found them in.
         by_set: whether the value at a path was given by `--set`, and is best changed by it.
     """
-    found: list[tuple[Path, str]] = []
+    found: list[tuple[Keys, str]] = []
     for item in error.errors(include_url=False):
         place = _follow(item["loc"])
         if item["type"] == "value_error" and isinstance(item["ctx"]["error"], Misfit):
             found += [((*place.path, *key.split(".")), text) for key, text in item["ctx"]["error"].problems]
         elif item["type"] == "value_error":
             found.append((place.path, str(item["ctx"]["error"])))
-        elif item["type"] == "string_unicode":
-            found.append((place.path, places.NOT_UTF8))
+        elif item["type"] in RARE:
+            found.append((place.path, item["msg"]))
         elif item["type"] == "union_tag_not_found":
             found.append(((*place.path, "kind"), f"missing; expected {_either(_kinds_of(place))}"))
         elif item["type"] == "union_tag_invalid":
@@ -257,7 +250,7 @@ def _kinds_of(place: _Place) -> list[str]:
     return [kind for section in sections(place.annotation) for kind in kinds(section)]
 
 
-def _wrong_kind(place: _Place, value: Any) -> str:
+def _wrong_kind(place: _Place, value: object) -> str:
     names = _kinds_of(place)
     if not isinstance(value, str):
         return f"expected {_either(names)}, not {_shown(value)}"
@@ -273,7 +266,7 @@ def _meant(value: str, kinds: list[str]) -> str | None:
     return begun[0] if len(begun) == 1 else nearest(value, kinds)
 
 
-def _unknown(place: _Place, tree: Mapping[str, Any], by_set: Callable[[Path], bool]) -> str:
+def _unknown(place: _Place, tree: Tree, by_set: Callable[[Keys], bool]) -> str:
     """Why a key is not known here, and which one was probably meant."""
     *parents, key = place.path
     own = [name for name in place.owner.model_fields if name != "kind"]
@@ -296,7 +289,7 @@ def _unknown(place: _Place, tree: Mapping[str, Any], by_set: Callable[[Path], bo
     return f"unknown key (known here: {', '.join(own)})"
 
 
-def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]) -> str:
+def _of_another_kind(section: type[Section], path: Keys, tree: Tree) -> str:
     """The section that a key belongs to, on one line: what it must have, the key, and what was given so far.
 
     Args:
@@ -317,7 +310,7 @@ def _of_another_kind(section: type[Section], path: Path, tree: Mapping[str, Any]
     return inline(line)
 
 
-def _wrong_value(place: _Place, value: Any) -> str:
+def _wrong_value(place: _Place, value: object) -> str:
     text = f"expected {_expected_at(place)}, not {_shown(value)}"
     inner, rules = _unwrap_optional(place.annotation, place.rules)
     if get_origin(inner) is Literal and isinstance(value, str):
@@ -325,10 +318,6 @@ def _wrong_value(place: _Place, value: Any) -> str:
         return f"{text}; did you mean '{near}'?" if near else text
     if get_origin(inner) is list and isinstance(value, str):
         return f"{text}; write [{value}]"
-    most = _limit(rules, "max_length")
-    if isinstance(value, str | list | dict) and most is not None and len(value) > most:
-        what = "characters" if isinstance(value, str) else "entries"
-        return f"expected at most {most:,} {what}, not {len(value):,}"
     forbidden = FORBIDDEN.get(_limit(rules, "pattern"))
     if forbidden and isinstance(value, str) and value:
         return f"expected text without {forbidden}, not {_shown(value)}"
@@ -343,7 +332,7 @@ def _wrong_value(place: _Place, value: Any) -> str:
     return text
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value of a recipe, short enough for a sentence."""
     if value is None:
         return "null (nothing given)"
@@ -355,5 +344,4 @@ def _shown(value: Any) -> str:
         return "a list" if value else "an empty list"
     if isinstance(value, dict):
         return "a mapping"
-    written = repr(value)
-    return written if len(written) <= LONGEST else f"{shortened(written)} ({len(written):,} digits)"
+    return shortened(repr(value))

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.metrics.results import TOTAL
+from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.report.tables import MISSING, Table, interval, number, percent
+from mrt5cli.report.tables import MISSING, Table, interval, number, percent, tabulated
 from mrt5cli.text import counted
+
+Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,170 +35,160 @@ class Example:
         return "".join(parts).replace("\n", "")
 
 
-def analysis_tables(name: str, document: Mapping[str, Any]) -> list[Table]:
+def analysis_tables(name: str, document: Json) -> list[Table]:
     """What an analysis found."""
     return _ANALYSES[name](document)
 
 
-def _per_sample(document: Mapping[str, Any]) -> list[Table]:
-    lines = []
-    for model in document["models"]:
+def _of(key: str, show: Callable[..., str] = str, *how: Any) -> Callable[[Line], str]:
+    """A column: a line's value of that key, as it is shown."""
+    return lambda line: show(line[key], *how)
+
+
+_MODEL = {"model": _of("recipe"), "seed": _of("seed")}
+_DELETED = {"deleted, %": _of("deletion_rate", percent)}
+
+
+def _chance(p: float | None) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else number(p, 3)
+
+
+def _per_sample(document: Json) -> list[Table]:
+    def r(model: Line) -> str:
         ends = None if model["low"] is None else (model["low"], model["high"])
-        p = model["p_value"]
-        chance = MISSING if p is None else "< 0.001" if p < 0.001 else number(p, 3)
-        lines.append((model["recipe"], str(model["seed"]), number(model["r"], 3) + interval(ends, 3), chance))
-    for family, mean in document["families"].items():
-        lines.append((f"mean of {family} (Fisher's z)", "", number(mean, 3), ""))
+        return number(model["r"], 3) + interval(ends, 3)
+
     title = f"Pearson's r over {document['samples']:,} of {document['available']:,} samples"
-    return [Table(("model", "seed", "r [95 %]", "p"), lines, title, words=1)]
-
-
-def _compute(document: Mapping[str, Any]) -> list[Table]:
-    lines = [
-        (
-            percent(point["deletion_rate"], 0),
-            f"{point['paper_macs']:,}",
-            percent(point["paper_relative"], 2),
-            f"{point['macs']:,}",
-            percent(point["relative"], 2),
-        )
-        for point in document["curve"]
+    columns = {**_MODEL, "r [95 %]": r, "p": _of("p_value", _chance)}
+    table = tabulated(document["models"], columns, title)
+    means = [
+        (f"mean of {family} (Fisher's z)", "", number(mean, 3), "")
+        for family, mean in document["families"].items()
     ]
-    headers = ("deleted, %", "the paper's formula, MACs", "%", "exact, MACs", "%")
-    return [Table(headers, lines, "Multiply-accumulates", folded=True, words=0)]
+    return [table.and_rows(means)]
 
 
-def _runtime(document: Mapping[str, Any]) -> list[Table]:
-    lines = [
-        (
-            run["recipe"],
-            str(run["seed"]),
-            percent(run["deletion_rate"]),
-            number(run["ms_per_example"], 2),
-            number(run["decrease_percent"], 1),
-            number(run["macs_decrease_percent"], 1),
-        )
-        for run in document["runs"]
-    ]
-    headers = ("model", "seed", "deleted, %", "ms an example", "less time, %", "fewer MACs, %")
+def _compute(document: Json) -> list[Table]:
+    columns = {
+        "deleted, %": _of("deletion_rate", percent, 0),
+        "the paper's formula, MACs": _of("paper_macs", "{:,}".format),
+        "of all, %": _of("paper_relative", percent, 2),
+        "exact, MACs": _of("macs", "{:,}".format),
+        "of all exact, %": _of("relative", percent, 2),
+    }
+    return [tabulated(document["curve"], columns, "Multiply-accumulates", folded=True, words=0)]
+
+
+def _runtime(document: Json) -> list[Table]:
+    columns = {
+        **_MODEL,
+        **_DELETED,
+        "ms an example": _of("ms_per_example", number, 2),
+        "less time, %": _of("decrease_percent", number, 1),
+        "fewer MACs, %": _of("macs_decrease_percent", number, 1),
+    }
     title = (
         f"Time on {document['device_name']}, {document['dtype']}, {counted(document['threads'], 'thread')}, "
         f"batches of {document['batch_size']}"
     )
-    return [Table(headers, lines, title)]
+    return [tabulated(document["runs"], columns, title)]
 
 
-def _gate_placement(document: Mapping[str, Any]) -> list[Table]:
-    lines = [
-        (
-            str(run["after_layer"]),
-            run["recipe"],
-            str(run["seed"]),
-            number(run["loss"]),
-            number(run["bits_per_byte"]),
-            percent(run["deletion_rate"]),
-            number(run["decrease_percent"], 1),
-        )
-        for run in document["runs"]
-    ]
-    headers = ("after layer", "model", "seed", "loss, nats", "bits per byte", "deleted, %", "less time, %")
-    return [Table(headers, lines, "By the gate's layer", words=2)]
+def _gate_placement(document: Json) -> list[Table]:
+    columns = {
+        "after layer": _of("after_layer"),
+        **_MODEL,
+        "loss, nats": _of("loss", number),
+        "bits per byte": _of("bits_per_byte", number),
+        **_DELETED,
+        "less time, %": _of("decrease_percent", number, 1),
+    }
+    return [tabulated(document["runs"], columns, "By the gate's layer", words=2)]
 
 
-def _softmax1(document: Mapping[str, Any]) -> list[Table]:
-    lines = []
+def _softmax1(document: Json) -> list[Table]:
+    lines: list[dict[str, Any]] = []
     gaps: dict[str, list[float]] = {}
     for pair in document["pairs"]:
+        whole = (TOTAL, pair["differences"][-1]["subset"])
         for found in pair["differences"]:
-            if found["measure"] != "loss":
-                continue
-            last = found["subset"] in (TOTAL, pair["differences"][-1]["subset"])
-            if not last:
-                continue
-            gaps.setdefault(pair["recipe"], []).append(found["difference"])
-            p = found["p_value"]
-            lines.append(
-                (
-                    pair["recipe"],
-                    pair["without"],
-                    str(pair["seed"]),
-                    number(found["first"]),
-                    number(found["second"]),
-                    number(found["difference"]) + interval((found["low"], found["high"]), 4),
-                    "< 0.001" if p < 0.001 else number(p, 3),
-                    " / ".join(percent(pair[one]["deletion_rate"]) for one in ("softmax1", "softmax")),
-                )
-            )
-    for recipe, values in gaps.items():
-        if len(values) > 1:
-            told = number(statistics.fmean(values)) + interval(interval_of_mean(values), 4)
-            lines.append((recipe, f"mean of {len(values)} seeds", "", "", "", told, "", ""))
-    headers = (
-        "softmax1", "softmax", "seed", "loss", "loss", "difference [95 %]", "p", "deleted, %"
-    )  # fmt: skip
+            if found["measure"] == "loss" and found["subset"] in whole:
+                gaps.setdefault(pair["recipe"], []).append(found["difference"])
+                lines.append(pair | found)
+    columns: dict[str, Callable[[Line], str]] = {
+        "softmax1": _of("recipe"),
+        "softmax": _of("without"),
+        "seed": _of("seed"),
+        "loss": _of("first", number),
+        "loss without": _of("second", number),
+        "difference [95 %]": lambda line: (
+            number(line["difference"]) + interval((line["low"], line["high"]), 4)
+        ),
+        "p": _of("p_value", _chance),
+        "deleted, %": lambda line: " / ".join(
+            percent(line[one]["deletion_rate"]) for one in ("softmax1", "softmax")
+        ),
+    }
     title = "Softmax1 minus softmax: intervals over test examples, the mean's over seeds"
-    return [Table(headers, lines, title, words=2)]
+    means = [
+        (
+            *(recipe, f"mean of {len(values)} seeds", "", "", ""),
+            number(statistics.fmean(values)) + interval(interval_of_mean(values), 4),
+            *("", ""),
+        )
+        for recipe, values in gaps.items()
+        if len(values) > 1
+    ]
+    return [tabulated(lines, columns, title, words=2).and_rows(means)]
 
 
-def _deletion_patterns(document: Mapping[str, Any]) -> list[Table]:
+def _deletion_patterns(document: Json) -> list[Table]:
     models = document["models"]
-    lines = [
-        (
-            model["recipe"],
-            str(model["seed"]),
-            f"{model['examples']:,}",
-            percent(model["deletion_rate"]),
-            number(model["gate_precision"], 3),
-            number(model["gate_recall"], 3),
-        )
-        for model in models
-    ]
-    headers = ("model", "seed", "examples", "deleted, %", "gate precision", "gate recall")
-    tables = [Table(headers, lines, "What is deleted")]
+    columns = {
+        **_MODEL,
+        "examples": _of("examples", "{:,}".format),
+        **_DELETED,
+        "gate precision": _of("gate_precision", number, 3),
+        "gate recall": _of("gate_recall", number, 3),
+    }
+    tables = [tabulated(models, columns, "What is deleted")]
     for key, title in (("letters", "kind of letter"), ("kinds", "kind of byte")):
-        of = [model for model in models if model[key]]
-        if of:
-            tables.append(_by_kind(of, key, title))
-    languages = [model for model in models if len(model["subsets"]) > 1]
-    if languages:
-        tables.append(_by_language(languages))
-    return tables
+        names: dict[str, tuple[str, ...]] = {
+            line["kind"]: (line["kind"].replace("_", " "),) for model in models for line in model[key]
+        }
+        tables += _by_part([model for model in models if model[key]], key, "kind", "rate", (title,), names)
+    several = [model for model in models if len(model["subsets"]) > 1]
+    names = {line["subset"]: _language(line["subset"]) for model in several for line in model["subsets"]}
+    return tables + _by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), names)
 
 
-def _by_kind(models: Sequence[Mapping[str, Any]], key: str, title: str) -> Table:
-    kinds = list(dict.fromkeys(line["kind"] for model in models for line in model[key]))
-    rates = [{line["kind"]: line for line in model[key]} for model in models]
-    lines = [
-        (
-            kind.replace("_", " "),
-            *(percent(rate[kind]["rate"]) if kind in rate else MISSING for rate in rates),
-        )
-        for kind in kinds
-    ]
-    headers = (title, *(_labelled(model) for model in models))
-    return Table(headers, lines, f"Deleted of each {title}, %", folded=True)
+def _by_part(
+    models: Sequence[Line],
+    key: str,
+    part: str,
+    rate: str,
+    headers: tuple[str, ...],
+    names: Mapping[str, tuple[str, ...]],
+) -> list[Table]:
+    """What each model deletes of each part of its examples: a row a part, a column a model."""
+    if not models:
+        return []
+    rates = [{line[part]: line[rate] for line in model[key]} for model in models]
+    lines = [(*words, *(percent(of.get(name)) for of in rates)) for name, words in names.items()]
+    title = f"Deleted of each {headers[0]}, %"
+    return [Table((*headers, *map(_labelled, models)), lines, title, folded=True, words=len(headers))]
 
 
-def _by_language(models: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(dict.fromkeys(line["subset"] for model in models for line in model["subsets"]))
-    rates = [{line["subset"]: line["deletion_rate"] for line in model["subsets"]} for model in models]
-    lines = [
-        (
-            LANGUAGES[name].name if name in LANGUAGES else name,
-            LANGUAGES[name].script if name in LANGUAGES else MISSING,
-            *(percent(rate.get(name)) for rate in rates),
-        )
-        for name in names
-    ]
-    headers = ("language", "script", *(_labelled(model) for model in models))
-    return Table(headers, lines, "Deleted of each language, %", folded=True, words=2)
+def _language(code: str) -> tuple[str, str]:
+    """Its name and script."""
+    return (LANGUAGES[code].name, LANGUAGES[code].script) if code in LANGUAGES else (code, MISSING)
 
 
-def _labelled(model: Mapping[str, Any]) -> str:
+def _labelled(model: Line) -> str:
     return f"{model['recipe'].rpartition('/')[2]}, seed {model['seed']}"
 
 
-_ANALYSES: Mapping[str, Callable[[Mapping[str, Any]], list[Table]]] = {
+_ANALYSES: Mapping[str, Callable[[Json], list[Table]]] = {
     "per_sample": _per_sample,
     "compute": _compute,
     "runtime": _runtime,
@@ -206,19 +198,15 @@ _ANALYSES: Mapping[str, Callable[[Mapping[str, Any]], list[Table]]] = {
 }
 
 
-def examples_of(document: Mapping[str, Any]) -> list[Example]:
+def examples_of(document: Json) -> list[Example]:
     """Texts of a deletion-pattern analysis, with what each model deletes from them."""
-    return [
-        Example(
-            f"{_labelled(model)}{f', {_language(shown)}' if shown['subset'] else ''}: "
-            f"{percent(shown['deletion_rate'])} % deleted{', the beginning' if shown['cut'] else ''}",
-            [(text, state) for text, state in shown["runs"]],
-        )
-        for model in document["models"]
-        for shown in model["shown"]
-    ]
-
-
-def _language(shown: Mapping[str, Any]) -> str:
-    name = shown["subset"]
-    return LANGUAGES[name].name if name in LANGUAGES else str(name)
+    found = []
+    for model in document["models"]:
+        for shown in model["shown"]:
+            where = f", {_language(shown['subset'])[0]}" if shown["subset"] else ""
+            deleted = (
+                f"{percent(shown['deletion_rate'])} % deleted{', the beginning' if shown['cut'] else ''}"
+            )
+            label = f"{_labelled(model)}{where}: {deleted}"
+            found.append(Example(label, [(text, state) for text, state in shown["runs"]]))
+    return found

@@ -40,7 +40,8 @@ def draw(name: str, results: Results, compared: Sequence[Compared]) -> list[Draw
 
 
 def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
-    from mrt5cli.report.figures.loss_against_reduction import Point, loss_against_reduction
+    from mrt5cli.report.figures.against_reduction import loss_against_reduction
+    from mrt5cli.report.figures.style import Point
 
     metric, unit, number = _loss_of(compared)
     points = []
@@ -51,20 +52,16 @@ def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> l
             gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
             middle = statistics.fmean(losses)
             points.append(Point(runs[0].family, gone, middle, interval_of_mean(losses)))
-    whole = _whole(compared)
-    for key, values in whole.items():
+    for (model, _), values in _whole(compared).items():
         if metric in values:
-            points.append(Point(key[0], values.get(REDUCTION, 0.0), values[metric], published=True))
+            points.append(Point(model, values.get(REDUCTION, 0.0), values[metric], published=True))
     if not points:
         return []
     caption = f"{unit.capitalize()} against the reduction of the sequence length, a point a model."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
-    return [
-        loss_against_reduction(
-            points, unit=unit, name=_name(results, "loss_against_reduction"), caption=caption
-        )
-    ]
+    name = _name(results, "loss_against_reduction")
+    return [loss_against_reduction(points, unit=unit, name=name, caption=caption)]
 
 
 def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
@@ -83,12 +80,10 @@ def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawin
         )
         names = list(dict.fromkeys(name for line in lines for name in line)) or list(known)
         languages |= dict.fromkeys(names)
-        family = runs[0].family if runs else "MrT5"
+        alone = [_short(name) for name in results.runs].count(_short(recipe)) == 1
         model = Model(
-            label=_short(recipe)
-            if sum(_short(name) == _short(recipe) for name in results.runs) == 1
-            else recipe,
-            family=family,
+            label=_short(recipe) if alone else recipe,
+            family=runs[0].family if runs else "MrT5",
             loss=_means(lines, names, number, 1.0),
             reduction=_means(lines, names, "deletion_rate", 100.0),
             published_loss=known,
@@ -120,7 +115,8 @@ def _means(
 
 
 def _gate_placement(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
-    from mrt5cli.report.figures.gate_placement import Place, gate_placement
+    from mrt5cli.report.figures.gate_placement import gate_placement
+    from mrt5cli.report.figures.style import Point
 
     metric, unit, number = _loss_of(compared)
     document = results.analysis("gate_placement") or {"runs": []}
@@ -135,26 +131,37 @@ def _gate_placement(results: Results, compared: Sequence[Compared]) -> list[Draw
             known.setdefault(int(layer), {})[what] = one.value
     timed = any(line["decrease_percent"] is not None for line in document["runs"])
     timed = timed or any(DECREASE in values for values in known.values())
-    places = []
-    for layer, lines in layers.items():
-        other = mean(line["decrease_percent"] for line in lines)
-        gone = mean(line["deletion_rate"] for line in lines)
-        right = other if timed else None if gone is None else 100 * gone
-        places.append(Place(layer, mean(line[number] for line in lines), right))
-    places += [
-        Place(layer, values.get(metric), values.get(DECREASE if timed else REDUCTION), published=True)
+    right, unit_of = ("decrease_percent", 1) if timed else ("deletion_rate", 100)
+    found = [
+        (
+            layer,
+            {which: mean(line[which] for line in lines) for which in (number, right)},
+            False,
+        )
+        for layer, lines in layers.items()
+    ]
+    found += [
+        (layer, {number: values.get(metric), right: values.get(DECREASE if timed else REDUCTION)}, True)
         for layer, values in known.items()
     ]
-    if not places:
+    losses, others = (
+        [
+            Point("", layer, value * (1 if published or which == number else unit_of), published=published)
+            for layer, values, published in found
+            if (value := values[which]) is not None
+        ]
+        for which in (number, right)
+    )
+    if not losses and not others:
         return []
-    other_unit = "less time than ByT5 (%)" if timed else "reduction of the sequence length (%)"
-    caption = f"{unit.capitalize()} (left axis) and {other_unit} (right axis) against the gate's layer."
+    other = "less time than ByT5 (%)" if timed else "reduction of the sequence length (%)"
+    caption = f"{unit.capitalize()} (left axis) and {other} (right axis) against the gate's layer."
     name = _name(results, "gate_placement")
-    return [gate_placement(places, unit=unit, other=other_unit, name=name, caption=caption)]
+    return [gate_placement(losses, others, unit=unit, other=other, name=name, caption=caption)]
 
 
 def _macs(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
-    from mrt5cli.report.figures.macs import macs
+    from mrt5cli.report.figures.against_reduction import macs
 
     document = results.analysis("compute")
     if document is None:
@@ -162,26 +169,24 @@ def _macs(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
     runs: dict[str, list[tuple[float, float]]] = {}
     for line in document["runs"]:
         if line["deletion_rate"]:
-            point = 100 * line["deletion_rate"], 100 * line["relative"]
-            runs.setdefault(line["family"], []).append(point)
-    curve = document["curve"]
-    sizes = document["sizes"]
-    return [
-        macs(
-            paper=[(100 * point["deletion_rate"], 100 * point["paper_relative"]) for point in curve],
-            exact=[(100 * point["deletion_rate"], 100 * point["relative"]) for point in curve],
-            published=[
-                (100 * float(one.row.setting["delta"]), 100 * one.value)
-                for one in compared
-                if one.row.metric == "macs_relative_to_byt5"
-            ],
-            runs=runs,
-            name=_name(results, "macs"),
-            caption=f"Multiply-accumulates of a forward pass, {document['source']:,} positions in and "
-            f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
-            f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}.",
-        )
+            runs.setdefault(line["family"], []).append((100 * line["deletion_rate"], 100 * line["relative"]))
+    paper, exact = (
+        [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
+        for which in ("paper_relative", "relative")
+    )
+    known = [
+        (100 * float(one.row.setting["delta"]), 100 * one.value)
+        for one in compared
+        if one.row.metric == "macs_relative_to_byt5"
     ]
+    sizes = document["sizes"]
+    caption = (
+        f"Multiply-accumulates of a forward pass, {document['source']:,} positions in and "
+        f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
+        f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
+    )
+    name = _name(results, "macs")
+    return [macs(paper=paper, exact=exact, published=known, runs=runs, name=name, caption=caption)]
 
 
 def _per_sample(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
@@ -274,30 +279,26 @@ def _text(model: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _runtime(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
-    from mrt5cli.report.figures.runtime import Timed, runtime
+    from mrt5cli.report.figures.against_reduction import runtime
+    from mrt5cli.report.figures.style import Point
 
     document = results.analysis("runtime") or {"runs": []}
-    points = [
-        Timed(
-            line["family"],
-            100 * (line["deletion_rate"] or 0.0),
-            line["decrease_percent"],
-            line["macs_decrease_percent"],
-        )
-        for line in document["runs"]
-        if line["recipe"] != results.experiment.baseline
-    ]
+    points, promised = [], []
+    for line in document["runs"]:
+        if line["recipe"] != results.experiment.baseline:
+            gone = 100 * (line["deletion_rate"] or 0.0)
+            points.append(Point(line["family"], gone, line["decrease_percent"]))
+            promised.append((gone, line["macs_decrease_percent"]))
     for one in compared:
-        gone = _published_reduction(one.row)
-        if one.row.metric == DECREASE and one.verdict != "not compared" and gone is not None:
-            points.append(Timed(one.row.model, gone, one.value, published=True))
+        reduction = _published_reduction(one.row)
+        if one.row.metric == DECREASE and one.verdict != "not compared" and reduction is not None:
+            points.append(Point(one.row.model, reduction, one.value, published=True))
     if not points:
         return []
-    where = (
-        f" Ours: {document['device_name']}, batches of {document['batch_size']}." if document["runs"] else ""
-    )
-    caption = f"Time of a forward pass, percent less than ByT5's.{where}"
-    return [runtime(points, name=_name(results, "runtime"), caption=caption)]
+    caption = "Time of a forward pass, percent less than ByT5's."
+    if document["runs"]:
+        caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
+    return [runtime(points, promised, name=_name(results, "runtime"), caption=caption)]
 
 
 FIGURES: Mapping[str, Callable[[Results, Sequence[Compared]], list[Drawing]]] = {

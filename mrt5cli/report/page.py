@@ -7,7 +7,7 @@ any time, of a plan that is half done, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,10 +31,11 @@ from mrt5cli.report.tables import (
     problems,
     rules,
     summary,
+    tabulated,
 )
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.text import counted, duration
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Report:
         return any(sum(section.counts.values()) for section in self.sections)
 
 
-def write_report(plan: Plan, out: Path) -> list[Path]:
+def write_report(plan: SuitePlan, out: Path) -> list[Path]:
     """Write `report.html`, `report.md` and its figures into a folder; what was there of them is replaced.
 
     Without matplotlib the report has no figures, and says how to get them.
@@ -128,7 +129,7 @@ def write_report(plan: Plan, out: Path) -> list[Path]:
     return list(pages)
 
 
-def make_report(plan: Plan) -> Report:
+def make_report(plan: SuitePlan) -> Report:
     """Read everything that a plan has left on disk."""
     placed = place(plan.experiments)
     sections: list[Section] = []
@@ -159,10 +160,10 @@ def make_report(plan: Plan) -> Report:
     )
 
 
-def _is_asked_for(plan: Plan, experiment: Experiment) -> bool:
+def _is_asked_for(plan: SuitePlan, experiment: Experiment) -> bool:
     """Whether any part of an experiment is in the plan to be done, or was done."""
-    jobs = list(plan.runs(experiment).values())
-    jobs += [job for job in plan.jobs if job.kind == "analyse" and job.name.startswith(f"{experiment.id}:")]
+    jobs: list[Job] = [*plan.runs(experiment).values()]
+    jobs += [job for job in plan.jobs if isinstance(job, AnalyseJob) and job.experiment == experiment]
     return not jobs or any(job.status != "left out" for job in jobs)
 
 
@@ -200,8 +201,8 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 # --- words -----------------------------------------------------------------------------------------------
 
 
-def _headline(plan: Plan, counts: Mapping[str, Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
-    trained = [job for job in plan.jobs if job.kind == "train" and job.status != "left out"]
+def _headline(plan: SuitePlan, counts: Mapping[str, Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
+    trained = [job for job in plan.trainings if job.status != "left out"]
     done = sum(job.status in ("done", "changed") for job in trained)
     told = [f"{done:,} of {counted(len(trained), 'run')} are done."]
     totals = {verdict: sum(count[verdict] for count in counts.values()) for verdict in VERDICTS}
@@ -227,9 +228,9 @@ def _failure(job: Job) -> str:
     return f"{job.id}: {job.status}{f', {job.reason}' if job.reason else ''}"
 
 
-def _facts(plan: Plan) -> list[tuple[str, str]]:
+def _facts(plan: SuitePlan) -> list[tuple[str, str]]:
     """The machines, versions and commits that the runs were made with."""
-    metas = [job.run.meta() for job in plan.jobs if job.kind == "train" and job.run is not None]
+    metas = [job.run.meta() for job in plan.trainings]
     metas = [meta for meta in metas if meta]
     devices = _each(_device(meta) for meta in metas)
     versions: dict[str, list[str]] = {}
@@ -258,29 +259,25 @@ def _each(values: Any) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _runs(plan: Plan) -> Table:
+def _runs(plan: SuitePlan) -> Table:
     """Every run: its seed, the content of its recipe, and when it was trained."""
-    lines = []
-    for job in plan.jobs:
-        if job.kind != "train" or job.recipe is None or job.run is None:
-            continue
-        meta = job.run.meta()
-        sessions = meta.get("sessions") or [{}]
-        status = job.status + (f": {job.reason}" if job.reason and job.status != "done" else "")
-        lines.append(
-            (
-                job.name,
-                str(job.recipe.seed),
-                recipe_hash(job.recipe),
-                status,
-                str(sessions[-1].get("code") or MISSING),
-                str(meta.get("commit") or MISSING),
-                str(meta.get("started") or MISSING)[:16].replace("T", " "),
-                duration(seconds) if (seconds := _seconds(meta)) else MISSING,
-            )
-        )
-    headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
-    return Table(headers, lines, "All runs", folded=True, words=7)
+    metas = {job.id: job.run.meta() for job in plan.trainings}
+
+    def trained_for(job: TrainJob) -> str:
+        seconds = _seconds(metas[job.id])
+        return duration(seconds) if seconds else MISSING
+
+    columns: dict[str, Callable[[TrainJob], str]] = {
+        "recipe": lambda job: job.name,
+        "seed": lambda job: str(job.recipe.seed),
+        "recipe hash": lambda job: recipe_hash(job.recipe),
+        "status": lambda job: job.status + (f": {job.reason}" if job.reason and job.status != "done" else ""),
+        "code": lambda job: str((metas[job.id].get("sessions") or [{}])[-1].get("code") or MISSING),
+        "commit": lambda job: str(metas[job.id].get("commit") or MISSING),
+        "started": lambda job: str(metas[job.id].get("started") or MISSING)[:16].replace("T", " "),
+        "trained for": trained_for,
+    }
+    return tabulated(plan.trainings, columns, "All runs", folded=True, words=7)
 
 
 def _seconds(meta: Mapping[str, Any]) -> float:

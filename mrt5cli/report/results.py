@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from mrt5cli.analysis.runs import HINT, ExperimentRun
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.json_files import read_object
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
@@ -19,12 +19,9 @@ from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, TIMES
-from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir
-from mrt5cli.suite.jobs import Experiment, Job, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 ALL_LANGUAGES = 15
-HINT = "delete it, and reproduce makes it anew"
 
 TASKS = {
     "xnli": "xnli",
@@ -73,66 +70,10 @@ class Missing(Exception):
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One run of an experiment, with what is known of it.
+class Ran(ExperimentRun):
+    """A run of an experiment, with the job that trains it."""
 
-    Attributes:
-        name: of its shipped recipe.
-        recipe: that it was trained by; in a smoke plan, shrunk.
-        job: that trains it.
-        outputs: files of its evaluations in the plan, those that its experiment asks for first; empty where
-            the plan evaluates nothing.
-        asked: how many of them its experiment asks for.
-    """
-
-    name: str
-    recipe: Recipe
-    job: Job
-    outputs: tuple[Path, ...] = ()
-    asked: int = 0
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.seed
-
-    @property
-    def family(self) -> str:
-        """What the paper calls such a model."""
-        return self.recipe.model.shortener.paper_name
-
-    @property
-    def run(self) -> RunDir:
-        assert self.job.run is not None  # training jobs have one
-        return self.job.run
-
-    @cached_property
-    def evaluations(self) -> list[SavedEvaluation]:
-        """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
-
-        Those that the experiment asks for come first, then those on the recipe's own task.
-        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
-        """
-        deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
-        found = []
-        for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
-            if path.is_file():
-                one = SavedEvaluation.read(path, HINT)
-                if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion):
-                    found.append((place >= self.asked, one.settings != self._own_task, place, one))
-        return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
-
-    @cached_property
-    def _own_task(self) -> Json:
-        return self.recipe.task.model_dump(mode="json")
-
-    def is_own_task(self, one: SavedEvaluation) -> bool:
-        """Whether an evaluation is on the recipe's own task, all of it."""
-        return one.settings == self._own_task and one.languages is None
-
-    def own(self, number: str = "loss") -> tuple[Row, SavedEvaluation] | None:
-        """The summary on its own task, the total or the only subset, that has a number; None without."""
-        found = ((one.rows[-1], one) for one in self.evaluations if self.is_own_task(one))
-        return next(((row, one) for row, one in found if row.number(number) is not None), None)
+    job: TrainJob = field(kw_only=True)
 
     def why_missing(self) -> str:
         """Why there are no results of it, in words."""
@@ -229,16 +170,12 @@ class Results:
         experiment: of the plan.
     """
 
-    def __init__(self, plan: Plan, experiment: Experiment) -> None:
+    def __init__(self, plan: SuitePlan, experiment: Experiment) -> None:
         self.plan, self.experiment = plan, experiment
         self.runs: dict[str, list[Ran]] = {name: [] for name in experiment.recipes}
-        for (name, _), job in plan.runs(experiment).items():
-            assert job.recipe is not None
-            of_run = [other for other in plan.jobs if other.kind == "evaluate" and other.run == job.run]
-            of_run.sort(key=lambda other: other.evaluation not in experiment.evaluations)
-            asked = sum(other.evaluation in experiment.evaluations for other in of_run)
-            outputs = tuple(other.output for other in of_run if other.output is not None)
-            self.runs[name].append(Ran(name, job.recipe, job, outputs, asked))
+        jobs = plan.runs(experiment).values()
+        for run, job in zip(plan.experiment_runs(experiment).runs, jobs, strict=True):
+            self.runs[run.name].append(Ran(run.name, run.recipe, run.run, run.outputs, run.shown, job=job))
         self._analyses: dict[str, Json | None] = {}
 
     def analysis(self, name: str) -> Json | None:

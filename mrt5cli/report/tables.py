@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
 from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Ran, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
@@ -43,6 +43,26 @@ class Table:
     folded: bool = False
     words: int = 1
     prose: bool = False
+
+    def and_rows(self, rows: Sequence[tuple[str, ...]]) -> Table:
+        """The same with more below."""
+        return replace(self, rows=[*self.rows, *rows])
+
+
+Thing = TypeVar("Thing")
+
+
+def tabulated(
+    things: Iterable[Thing], columns: Mapping[str, Callable[[Thing], str]], title: str = "", **how: Any
+) -> Table:
+    """A row a thing, its cells what each column shows of it.
+
+    Args:
+        columns: by their headers.
+        how: more of a `Table`.
+    """
+    rows = [tuple(show(thing) for show in columns.values()) for thing in things]
+    return Table(tuple(columns), rows, title, **how)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -187,18 +207,14 @@ def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, st
 
 def rules() -> Table:
     """What may differ, by rule."""
-    lines = [
-        (
-            rule.name,
-            rule.in_words,
-            "yes" if rule.sampled else "no",
-            rule.better or "neither",
-            rule.reason,
-        )
-        for rule in tolerances.rules()
-    ]
-    headers = ("numbers", "between runs", "sampling added", "better is", "why")
-    return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
+    columns: dict[str, Callable[[Rule], str]] = {
+        "numbers": lambda rule: rule.name,
+        "between runs": lambda rule: rule.in_words,
+        "sampling added": lambda rule: "yes" if rule.sampled else "no",
+        "better is": lambda rule: rule.better or "neither",
+        "why": lambda rule: rule.reason,
+    }
+    return tabulated(tolerances.rules(), columns, "Tolerances", folded=True, words=5, prose=True)
 
 
 # --- ours alone ------------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mrt5cli.json_files import parse
-from mrt5cli.suite.jobs import Job, Plan
-from mrt5cli.suite.planning import TO_DO
+from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
 
 LIVE_SECONDS = 0.5
@@ -29,9 +28,9 @@ class PlainDisplay:
         plain_seconds: time between those.
     """
 
-    def __init__(self, plan: Plan, console: Console, plain_seconds: float = PLAIN_SECONDS) -> None:
+    def __init__(self, plan: SuitePlan, console: Console, plain_seconds: float = PLAIN_SECONDS) -> None:
         self.console = console
-        self.total = sum(job.status in TO_DO for job in plan.jobs)
+        self.total = sum(job.to_do for job in plan.jobs)
         self.ended_jobs = 0
         self.running: dict[str, Job] = {}
         self.plain_seconds = plain_seconds
@@ -63,7 +62,7 @@ class PlainDisplay:
 class LiveDisplay(PlainDisplay):
     """A bar for the whole and one for each training that runs; a line stays for each that has ended."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: SuitePlan, console: Console) -> None:
         super().__init__(plan, console)
         self.bars = Progress(
             TextColumn("{task.description}", markup=False, table_column=one_line_if_wide(console)),
@@ -79,7 +78,7 @@ class LiveDisplay(PlainDisplay):
 
     def started(self, job: Job, log: Path) -> None:
         self.running[job.id] = job
-        total = job.recipe.training.max_steps if job.kind == "train" and job.recipe else None
+        total = job.recipe.training.max_steps if isinstance(job, TrainJob) else None
         self.tasks[job.id] = self.bars.add_task(job.id, total=total, facts="")
 
     def ended(self, job: Job, seconds: float, error: str | None) -> None:
@@ -98,7 +97,7 @@ class LiveDisplay(PlainDisplay):
 
 
 @contextmanager
-def display(plan: Plan) -> Iterator[PlainDisplay]:
+def display(plan: SuitePlan) -> Iterator[PlainDisplay]:
     """The display that suits stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -112,14 +111,14 @@ def display(plan: Plan) -> Iterator[PlainDisplay]:
 def progress_of(job: Job) -> str:
     """How far a training is, in words that follow its name; empty for what has no steps."""
     row = last_metrics(job)
-    if not row or job.recipe is None:
+    if not row or not isinstance(job, TrainJob):
         return ""
     return f"  step {row['step']}/{job.recipe.training.max_steps}  {_facts(row)}"
 
 
 def last_metrics(job: Job) -> dict[str, Any]:
     """The newest whole line of a training's metrics; empty before there is one, and for other jobs."""
-    if job.kind != "train" or job.run is None or not job.run.metrics_path.is_file():
+    if not isinstance(job, TrainJob) or not job.run.metrics_path.is_file():
         return {}
     with job.run.metrics_path.open("rb") as file:
         size = file.seek(0, 2)

@@ -20,7 +20,7 @@ from mrt5cli.recipe import (
     SpanCorruptionTask,
 )
 from mrt5cli.recipe.schema import CHARACTER_LENGTHS
-from mrt5cli.suite.jobs import Job, Machine, Plan
+from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"
 SUSTAINED = {"fp32": 12e12, "bf16": 100e12}
@@ -50,7 +50,7 @@ class Lengths:
     target: int
 
 
-def machine_for(plan: Plan, device: str, tflops: float | None = None) -> Machine:
+def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Machine:
     """Whose hours a plan will take: of what its jobs will run on, as far as that is said.
 
     Args:
@@ -63,7 +63,7 @@ def machine_for(plan: Plan, device: str, tflops: float | None = None) -> Machine
     return "cpu" if device == "cpu" or plan.smoke or made_for == {"cpu"} else "gpu"
 
 
-def estimate(plan: Plan, tflops: float | None = None, machine: Machine = "gpu") -> None:
+def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "gpu") -> None:
     """Give every job its hours on one GPU or core, and what it leaves on disk.
 
     Args:
@@ -71,20 +71,20 @@ def estimate(plan: Plan, tflops: float | None = None, machine: Machine = "gpu") 
         machine: `machine_for` says which.
     """
     plan.machine = machine
-    starts = {
-        str(job.run.path): job.recipe for job in plan.jobs if job.kind == "train" and job.run and job.recipe
-    }
-    for job in plan.jobs:
-        if job.recipe is None:
-            continue
-        shape = shape_of(job.recipe, starts)
-        sizes = sizes_of(job.recipe, shape)
-        operations = _training(job.recipe, sizes) if job.kind == "train" else _evaluation(job, sizes)
-        precision = job.recipe.training.precision if job.kind == "train" else "fp32"
+    starts = {str(job.run.path): job.recipe for job in plan.trainings}
+
+    def hours(operations: float, precision: str) -> float:
         speed = tflops * 1e12 if tflops else SUSTAINED[precision] if machine == "gpu" else CORE
-        job.hours = operations / speed / 3600
-        if job.kind == "train":
+        return operations / speed / 3600
+
+    for job in plan.jobs:
+        if isinstance(job, TrainJob):
+            sizes = sizes_of(job.recipe, shape_of(job.recipe, starts))
+            job.hours = hours(_training(job.recipe, sizes), job.recipe.training.precision)
             job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
+        elif isinstance(job, EvaluateJob):
+            recipe = job.train.recipe
+            job.hours = hours(_evaluation(job, sizes_of(recipe, shape_of(recipe, starts))), "fp32")
 
 
 def assumption(machine: Machine, tflops: float | None = None) -> str:
@@ -192,13 +192,13 @@ def _training(recipe: Recipe, sizes: Sizes) -> float:
     return 2 * 3 * one * recipe.training.batch_size * recipe.training.max_steps
 
 
-def _evaluation(job: Job, sizes: Sizes) -> float:
-    assert job.recipe is not None and job.evaluation is not None, "evaluations have both"
-    lengths = _shortened(job.recipe, task_lengths(job.task), hard=job.recipe.evaluation.hard_delete)
+def _evaluation(job: EvaluateJob, sizes: Sizes) -> float:
+    recipe = job.train.recipe
+    lengths = _shortened(recipe, task_lengths(job.task), hard=recipe.evaluation.hard_delete)
     bare = replace(lengths, source=1, kept=1)
     passes = 1 + (PASSES if job.evaluation.runtime else 0)
     one = passes * _forward(sizes, lengths) + _forward(sizes, bare)
-    return 2 * one * job.limit * max(1, len(getattr(job.task, "languages", [])))
+    return 2 * one * (job.options.limit or 0) * max(1, len(getattr(job.task, "languages", [])))
 
 
 def _forward(sizes: Sizes, lengths: Lengths) -> int:

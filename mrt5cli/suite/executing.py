@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from mrt5cli.suite.jobs import Job, Plan
-from mrt5cli.suite.planning import TO_DO, state_of
+from mrt5cli.suite.jobs import Job, SuitePlan
+from mrt5cli.suite.locking import LOGS
+from mrt5cli.suite.planning import state_of
 from mrt5cli.suite.processes import Launcher, Running
-from mrt5cli.suite.work import LOGS, Order
+from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
 
@@ -41,7 +43,7 @@ class Failure:
 
 
 @dataclass
-class Outcome:
+class SuiteOutcome:
     """What came of a plan."""
 
     done: list[str] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Outcome:
 
 
 class Display(Protocol):
-    """Who is told how far it is."""
+    """What shows how far it is."""
 
     def started(self, job: Job, log: Path) -> None:
         """A job runs."""
@@ -75,7 +77,37 @@ class _Slot:
     log_from: int
 
 
-def execute(plan: Plan, launcher: Launcher, display: Display, *, device: str) -> Outcome:
+class _Queue:
+    """The jobs of a plan that can be started: those whose needs are done, in the plan's order."""
+
+    def __init__(self, plan: SuitePlan) -> None:
+        self.plan = plan
+        self.sorter = TopologicalSorter({job.id: job.needs for job in plan.jobs})
+        self.sorter.prepare()
+        self.waiting: set[str] = set()
+        self._add()
+
+    def _add(self) -> None:
+        while ready := self.sorter.get_ready():
+            for job in map(self.plan.job, ready):
+                if job.status == "done":
+                    self.sorter.done(job.id)
+                elif job.to_do:
+                    self.waiting.add(job.id)
+
+    def take(self) -> Job:
+        """The first of them."""
+        job = next(job for job in self.plan.jobs if job.id in self.waiting)
+        self.waiting.remove(job.id)
+        return job
+
+    def done(self, job: Job) -> None:
+        """What needs this one may be ready now."""
+        self.sorter.done(job.id)
+        self._add()
+
+
+def execute(plan: SuitePlan, launcher: Launcher, display: Display, *, device: str) -> SuiteOutcome:
     """Do every job of a plan that is to be done; the statuses of its jobs follow.
 
     The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
@@ -84,34 +116,32 @@ def execute(plan: Plan, launcher: Launcher, display: Display, *, device: str) ->
     Args:
         device: as `--device`, for the jobs.
     """
-    outcome = Outcome()
+    outcome = SuiteOutcome()
     begin = time.monotonic()
+    queue = _Queue(plan)
     slots: dict[int, _Slot] = {}
-    tried: set[str] = set()
     with _signals() as signals:
-        told = 0
-        while True:
-            if signals.count > told:
-                told = signals.count
-                if told == 1 and slots:
+        seen = 0
+        while slots or (queue.waiting and not signals.count):
+            if signals.count > seen:
+                seen = signals.count
+                if seen == 1:
                     display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
                 for slot in slots.values():
-                    slot.running.stop() if told == 1 else slot.running.kill()
+                    slot.running.stop() if seen == 1 else slot.running.kill()
             for place in range(launcher.slots):
-                if place not in slots and not signals.count:
-                    job = _next(plan, tried)
-                    if job is not None:
-                        tried.add(job.id)
-                        slots[place] = _start(plan, job, launcher, place, device)
-                        display.started(job, slots[place].log)
+                if place not in slots and queue.waiting and not signals.count:
+                    job = queue.take()
+                    slots[place] = _start(plan, job, launcher, place, device)
+                    display.started(job, slots[place].log)
             for place, slot in list(slots.items()):
                 code = slot.running.poll()
                 if code is not None:
                     del slots[place]
                     error = _settle(plan, slot, code, outcome, stopping=bool(signals.count))
+                    if error is None:
+                        queue.done(slot.job)
                     display.ended(slot.job, time.monotonic() - slot.since, error)
-            if not slots and (signals.count or _next(plan, tried) is None):
-                break
             display.tick()
             time.sleep(POLL_SECONDS)
         outcome.interrupted = bool(signals.count)
@@ -119,31 +149,22 @@ def execute(plan: Plan, launcher: Launcher, display: Display, *, device: str) ->
     return outcome
 
 
-def log_of(plan: Plan, job: Job) -> Path:
+def log_of(plan: SuitePlan, job: Job) -> Path:
     """Where a job's output goes."""
     return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
 
 
-def _next(plan: Plan, tried: set[str]) -> Job | None:
-    """The first job that can be started."""
-    done = {job.id for job in plan.jobs if job.status == "done"}
-    for job in plan.jobs:
-        if job.status in TO_DO and job.id not in tried and done.issuperset(job.needs):
-            return job
-    return None
-
-
-def _start(plan: Plan, job: Job, launcher: Launcher, place: int, device: str) -> _Slot:
+def _start(plan: SuitePlan, job: Job, launcher: Launcher, place: int, device: str) -> _Slot:
     log = log_of(plan, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
     size = log.stat().st_size
-    order = Order(plan, job.id, device, overwrite=job.status == "changed")
+    order = JobOrder(plan, job.id, device, overwrite=job.status == "changed")
     return _Slot(job, launcher.start(order, place, log), log, time.monotonic(), size)
 
 
-def _settle(plan: Plan, slot: _Slot, code: int, outcome: Outcome, *, stopping: bool) -> str | None:
+def _settle(plan: SuitePlan, slot: _Slot, code: int, outcome: SuiteOutcome, *, stopping: bool) -> str | None:
     """Give a job that has ended its status, and those that need it; returns what went wrong."""
     job = slot.job
     if code == 0:
@@ -161,18 +182,18 @@ def _settle(plan: Plan, slot: _Slot, code: int, outcome: Outcome, *, stopping: b
     return error
 
 
-def _block(plan: Plan, failed: Job) -> list[str]:
+def _block(plan: SuitePlan, failed: Job) -> list[str]:
     """Mark what cannot be done any more, and name it."""
     gone = {failed.id}
     for job in plan.jobs:
-        if job.status in TO_DO and not gone.isdisjoint(job.needs):
+        if job.to_do and not gone.isdisjoint(job.needs):
             job.status, job.reason = "blocked", f"needs {failed.id}, which failed"
             gone.add(job.id)
     return [job.id for job in plan.jobs if job.id in gone - {failed.id}]
 
 
 def _error(slot: _Slot, code: int) -> str:
-    """What a job said last of why it failed, or how it was ended."""
+    """What the log says last of why a job failed, or how it was ended."""
     with slot.log.open("rb") as file:
         file.seek(slot.log_from)
         lines = file.read().decode("utf-8", "replace").splitlines()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import RecipeError
@@ -13,9 +12,12 @@ from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
 from mrt5cli.recipe.words import nearest
 from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
-from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Evaluation, Experiment, Job, SuitePlan, TrainJob
 
 RUN_NAME = re.compile(r"(?P<name>.+)-seed(?P<seed>\d+)")
+
+Training = tuple[str, int]
+"""A recipe's name and a seed."""
 
 
 def build_plan(
@@ -25,7 +27,7 @@ def build_plan(
     root: Path,
     *,
     smoke: bool = False,
-) -> Plan:
+) -> SuitePlan:
     """Every job of the experiments, in an order in which they can be done; nothing is looked at on disk.
 
     A recipe that several experiments show is trained once. One that starts from `runs/<name>-seed<seed>`
@@ -39,13 +41,12 @@ def build_plan(
     Raises:
         RecipeError: starts that no recipe makes, circles of starts, and recipes that share a run directory.
     """
-    plan = Plan(suite, root, list(experiments), smoke=smoke)
-    graph = _Graph(plan, shipped)
+    graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), shipped)
     for experiment in experiments:
         graph.add(experiment)
     if graph.problems:
         raise RecipeError(f"suite {suite}", graph.problems, "`mrt5 recipe list` shows the shipped recipes")
-    return plan
+    return graph.plan
 
 
 def evaluation_label(evaluation: Evaluation) -> str:
@@ -73,123 +74,151 @@ def shrunk(recipe: Recipe) -> Recipe:
 class _Graph:
     """A plan that is being filled."""
 
-    def __init__(self, plan: Plan, shipped: Mapping[str, Recipe]) -> None:
+    def __init__(self, plan: SuitePlan, shipped: Mapping[str, Recipe]) -> None:
         self.plan = plan
         self.shipped = shipped
         self.by_own_name = {recipe.name: name for name, recipe in shipped.items()}
         self.jobs: dict[str, Job] = {}
         self.directories: dict[Path, str] = {}
-        self.open: list[str] = []
         self.problems: list[tuple[str, str]] = []
 
     def add(self, experiment: Experiment) -> None:
-        done: list[str] = []
+        shown: list[Job] = []
         for name in experiment.recipes:
             for seed in experiment.seeds or (self.shipped[name].seed,):
-                train = self.train(name, seed)
-                if train is None:
-                    continue
-                done.append(self._shown(train, experiment))
-                for evaluation in experiment.evaluations:
-                    done.append(self._shown(self.evaluate(train, evaluation), experiment))
+                train = self._train((name, seed))
+                if train is not None:
+                    shown += [train, *(self._evaluate(train, one) for one in experiment.evaluations)]
+        for job in shown:
+            job.experiments = tuple(dict.fromkeys((*job.experiments, experiment.id)))
         for analysis in experiment.analyses:
             name = f"{experiment.id}:{analysis}"
-            self._put(
-                Job(
-                    f"analyse {name}",
-                    "analyse",
-                    name,
-                    needs=tuple(done),
-                    experiments=(experiment.id,),
-                    output=self.plan.analysis(experiment, analysis),
-                )
+            job = AnalyseJob(
+                id=f"analyse {name}",
+                name=name,
+                needs=tuple(job.id for job in shown),
+                experiments=(experiment.id,),
+                output=self.plan.analysis(experiment, analysis),
+                experiment=experiment,
+                analysis=analysis,
             )
+            self._put(job)
 
-    def train(self, name: str, seed: int) -> Job | None:
-        """The job that trains a recipe, after what it starts from; None where there can be none."""
-        id_ = f"train {name} seed {seed}"
-        if id_ in self.jobs:
-            return self.jobs[id_]
-        if id_ in self.open:
-            circle = " -> ".join(one.removeprefix("train ") for one in [*self.open, id_])
-            self.problems.append((name, f"the starts go in a circle: {circle}"))
+    def _train(self, wanted: Training) -> TrainJob | None:
+        """The job that trains a recipe, put after what it starts from; None where there can be none."""
+        need: str | None = None
+        job: TrainJob | None = None
+        for training in self._line(wanted):
+            job = self._put_training(training, need)
+            if job is None:
+                return None
+            need = job.id
+        return job
+
+    def _line(self, wanted: Training) -> list[Training]:
+        """What must be trained one after another, the wanted recipe last; nothing where that cannot be."""
+        line: list[Training] = []
+        training: Training | None = wanted
+        while training is not None:
+            line.append(training)
+            if training in line[:-1]:
+                circle = " -> ".join(f"{name} seed {seed}" for name, seed in line)
+                self._problem(wanted[0], f"the starts go in a circle: {circle}")
+                return []
+            name, _ = training
+            try:
+                training = self._start(name)
+            except LookupError as error:
+                self._problem(name, str(error))
+                return []
+        return line[::-1]
+
+    def _start(self, name: str) -> Training | None:
+        """What a recipe starts from, below `runs/`; None where that is no recipe's run.
+
+        Raises:
+            LookupError: no recipe makes it; the message says so.
+        """
+        start = Path(self.shipped[name].model.start)
+        if self.plan.smoke or start.parts[0] != DEFAULT_FOLDER:
             return None
-        recipe = self.shipped[name]
-        own_seed = seed == recipe.seed
-        recipe = recipe.model_copy(update={"seed": seed})
-        needs: tuple[str, ...] = ()
+        folder = start.parts[1] if len(start.parts) > 1 else ""
+        match = RUN_NAME.fullmatch(folder)
+        maker = self.by_own_name.get(match["name"]) if match else None
+        if match is not None and maker is not None:
+            return maker, int(match["seed"])
+        near = nearest(folder, [f"{own}-seed{self.shipped[of].seed}" for own, of in self.by_own_name.items()])
+        hint = f"; did you mean {DEFAULT_FOLDER}/{near}?" if near else ""
+        raise LookupError(f"model.start {start}: no shipped recipe makes it{hint}")
+
+    def _put_training(self, training: Training, need: str | None) -> TrainJob | None:
+        name, seed = training
+        id_ = f"train {name} seed {seed}"
+        there = self.jobs.get(id_)
+        if isinstance(there, TrainJob):
+            return there
+        own_seed = seed == self.shipped[name].seed
+        recipe = self.shipped[name].model_copy(update={"seed": seed})
         if self.plan.smoke:
             recipe = shrunk(recipe)
-        elif recipe.model.start.split("/")[0] == DEFAULT_FOLDER:
-            self.open.append(id_)
-            start = self._start(name, Path(recipe.model.start))
-            self.open.pop()
-            if start is None:
-                return None
-            needs = (start.id,)
+        elif need is not None:
             moved = str(self.plan.root.joinpath(*Path(recipe.model.start).parts[1:]))
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
         run = RunDir(self.plan.root / default_directory(recipe).name)
         other = self.directories.setdefault(run.path, name)
         if other != name:
-            self.problems.append((name, f"trains into {run.path}, as {other} does"))
+            self._problem(name, f"trains into {run.path}, as {other} does")
             return None
-        job = Job(id_, "train", name, needs, own_seed=own_seed, recipe=recipe, run=run, output=run.meta_path)
-        return self._put(job)
+        job = TrainJob(
+            id=id_,
+            name=name,
+            needs=() if need is None else (need,),
+            output=run.meta_path,
+            recipe=recipe,
+            run=run,
+            own_seed=own_seed,
+        )
+        self._put(job)
+        return job
 
-    def _start(self, name: str, start: Path) -> Job | None:
-        """The job that makes a start below `runs/`."""
-        match = RUN_NAME.fullmatch(start.parts[1]) if len(start.parts) > 1 else None
-        maker = self.by_own_name.get(match["name"]) if match else None
-        if match is None or maker is None:
-            names = {f"{known}-seed{self.shipped[of].seed}": known for known, of in self.by_own_name.items()}
-            near = nearest(start.parts[1] if len(start.parts) > 1 else "", names)
-            hint = f"; did you mean {DEFAULT_FOLDER}/{near}?" if near else ""
-            self.problems.append((name, f"model.start {start}: no shipped recipe makes it{hint}"))
-            return None
-        return self.train(maker, int(match["seed"]))
-
-    def evaluate(self, train: Job, evaluation: Evaluation) -> Job:
+    def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
         """The job that evaluates a run."""
-        assert train.recipe is not None and train.run is not None, "training jobs have both"
-        task: Any = train.recipe.task
+        settings = train.recipe.evaluation
+        task = train.recipe.task
         if evaluation.task is not None:
             other = self.shipped[evaluation.task]
             task = (shrunk(other) if self.plan.smoke else other).task
-        limit = evaluation.limit or train.recipe.evaluation.examples
-        if self.plan.smoke:
-            limit = min(limit, train.recipe.evaluation.examples)
+        limit = evaluation.limit or settings.examples
+        limit = min(limit, settings.examples) if self.plan.smoke else limit
         options = EvaluationOptions(
-            batch_size=train.recipe.evaluation.batch_size,
+            batch_size=settings.batch_size,
             limit=limit,
-            hard_delete=train.recipe.evaluation.hard_delete,
+            hard_delete=settings.hard_delete,
             constrained=evaluation.constrained,
             runtime=evaluation.runtime,
         )
-        stem = options.result_name(task.kind, label=evaluation_label(evaluation))
-        return self._put(
-            Job(
-                f"evaluate {train.name} seed {train.recipe.seed} {stem}",
-                "evaluate",
-                train.name,
-                needs=(train.id,),
-                own_seed=train.own_seed,
-                recipe=train.recipe,
-                run=train.run,
-                evaluation=evaluation,
-                task=task,
-                limit=limit,
-                output=train.run.eval(stem),
-            )
+        label = evaluation_label(evaluation)
+        stem = options.result_name(task.kind, label=label)
+        job = EvaluateJob(
+            id=f"evaluate {train.name} seed {train.recipe.seed} {stem}",
+            name=train.name,
+            needs=(train.id,),
+            output=train.run.eval(stem),
+            train=train,
+            evaluation=evaluation,
+            task=task,
+            options=options,
+            label=label,
         )
+        return self._put(job)
 
     def _put(self, job: Job) -> Job:
+        """The job of that id: this one, where there is none yet."""
         if job.id not in self.jobs:
             self.jobs[job.id] = job
             self.plan.jobs.append(job)
         return self.jobs[job.id]
 
-    def _shown(self, job: Job, experiment: Experiment) -> str:
-        if experiment.id not in job.experiments:
-            job.experiments = (*job.experiments, experiment.id)
-        return job.id
+    def _problem(self, name: str, text: str) -> None:
+        if (name, text) not in self.problems:
+            self.problems.append((name, text))

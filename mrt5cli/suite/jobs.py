@@ -7,11 +7,17 @@ figure shows. A job is one thing to do for it: train a recipe, evaluate the run,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked
+
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.schema import TaskSection
 from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]
@@ -19,9 +25,16 @@ Kind = Literal["train", "evaluate", "analyse"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
 """Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
 "left out": not asked for, or beyond the budget."""
+TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
+"""The states of jobs that are still to be done."""
+
+Text = Annotated[str, Field(min_length=1)]
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+CLOSED = ConfigDict(extra="forbid", strict=True)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CLOSED)
 class Evaluation:
     """One `mrt5 evaluate` of each run of an experiment.
 
@@ -32,15 +45,15 @@ class Evaluation:
         limit: examples a language; None is the recipe's.
     """
 
-    task: str | None = None
+    task: Text | None = None
     runtime: bool = False
     constrained: bool = False
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CLOSED)
 class Experiment:
-    """What one table or figure shows.
+    """What one table or figure shows, as suites write it.
 
     Attributes:
         id: names files and jobs, e.g. "multilingual_v3".
@@ -51,65 +64,102 @@ class Experiment:
         seeds: that each recipe is trained with; empty is each recipe's own.
         baseline: the recipe that losses are compared with (ByT5's), or None.
         evaluations: of each run.
-        analyses: names in `analyses.ANALYSES`, of all runs together.
-        figures: names in `figures.FIGURES`.
+        analyses: names in `across_runs.ANALYSES`, of all runs together.
+        figures: names in `figure_data.FIGURES`.
         claims: names in `claims.CLAIMS`; what must come out for the paper to be right, in miniature.
-        machine: what its suite is made for.
+        machine: what it is made for; None is the suite's, and then a GPU.
     """
 
-    id: str
+    id: Id
     title: str
-    version: Literal["v1", "v3"] | None
-    about: str
-    recipes: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    baseline: str | None = None
+    version: Literal["v1", "v3"] | None = None
+    about: str = ""
+    recipes: tuple[Text, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+    baseline: Text | None = None
     evaluations: tuple[Evaluation, ...] = (Evaluation(),)
-    analyses: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
-    machine: Machine = "gpu"
+    analyses: tuple[Text, ...] = ()
+    figures: tuple[Text, ...] = ()
+    claims: tuple[Text, ...] = ()
+    machine: Machine | None = None
 
 
-@dataclass
+@dataclasses.dataclass(kw_only=True)
 class Job:
     """One thing to do.
 
     Attributes:
         id: e.g. "train multilingual_v3/mrt5_50 seed 40", unique in a plan.
         name: the shipped recipe, or for an analysis "experiment:analysis".
-        needs: ids of the jobs that must be done before.
-        recipe: as it is trained: shrunk for smoke, its start in the plan's folder.
-        experiments: ids of those that show it; none where other jobs need it and nobody shows it.
-        own_seed: the seed is the shipped recipe's, not one that an experiment repeats it with.
-        run: where the recipe's run is, or None for an analysis.
-        task: recipe section of the task that an evaluation measures.
-        limit: examples a language that it measures at most.
         output: the file that says it is done.
+        needs: ids of the jobs that must be done before.
+        experiments: ids of those that show it; none where other jobs need it and nobody shows it.
         reason: why it is not done, in words; None when it is.
         hours, gigabytes: estimates of what it will take, of the plan's machine, and leave on disk.
     """
 
+    kind: ClassVar[Kind]
     id: str
-    kind: Kind
     name: str
+    output: Path
     needs: tuple[str, ...] = ()
     experiments: tuple[str, ...] = ()
-    own_seed: bool = True
-    recipe: Recipe | None = None
-    run: RunDir | None = None
-    evaluation: Evaluation | None = None
-    task: Any = None
-    limit: int = 0
-    output: Path | None = None
     status: Status = "missing"
     reason: str | None = None
     hours: float = 0.0
     gigabytes: float = 0.0
 
+    @property
+    def to_do(self) -> bool:
+        return self.status in TO_DO
 
-@dataclass
-class Plan:
+
+@dataclasses.dataclass(kw_only=True)
+class TrainJob(Job):
+    """Train a recipe.
+
+    Attributes:
+        recipe: as it is trained: shrunk for smoke, its start in the plan's folder.
+        run: where.
+        own_seed: the seed is the shipped recipe's, not one that an experiment repeats it with.
+    """
+
+    kind = "train"
+    recipe: Recipe
+    run: RunDir
+    own_seed: bool = True
+
+
+@dataclasses.dataclass(kw_only=True)
+class EvaluateJob(Job):
+    """Evaluate a run.
+
+    Attributes:
+        train: the job that makes it.
+        task: recipe section of the task that is measured.
+        options: of the measuring.
+        label: what sets its results' file apart from that of `mrt5 evaluate RUN`; empty where it is the same.
+    """
+
+    kind = "evaluate"
+    train: TrainJob
+    evaluation: Evaluation
+    task: TaskSection
+    options: EvaluationOptions
+    label: str = ""
+
+
+@dataclasses.dataclass(kw_only=True)
+class AnalyseJob(Job):
+    """Look at all runs of an experiment."""
+
+    kind = "analyse"
+    experiment: Experiment
+    analysis: str
+
+
+@dataclasses.dataclass
+class SuitePlan:
     """Everything a suite needs, in an order in which it can be done.
 
     Attributes:
@@ -121,7 +171,7 @@ class Plan:
     suite: str
     root: Path
     experiments: list[Experiment]
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[Job] = dataclasses.field(default_factory=list)
     smoke: bool = False
     machine: Machine = "gpu"
 
@@ -132,19 +182,37 @@ class Plan:
                 return job
         raise KeyError(id_)
 
-    def runs(self, experiment: Experiment) -> dict[tuple[str, int], Job]:
+    @property
+    def trainings(self) -> list[TrainJob]:
+        return [job for job in self.jobs if isinstance(job, TrainJob)]
+
+    def runs(self, experiment: Experiment) -> dict[tuple[str, int], TrainJob]:
         """The training jobs of an experiment's runs, by (recipe, seed), in its order."""
-        wanted = {name: place for place, name in enumerate(experiment.recipes)}
+        place = {name: place for place, name in enumerate(experiment.recipes)}
         found = [
             job
-            for job in self.jobs
-            if job.kind == "train"
-            and job.name in wanted
-            and job.recipe is not None
+            for job in self.trainings
+            if job.name in place
             and (job.recipe.seed in experiment.seeds if experiment.seeds else job.own_seed)
         ]
-        found.sort(key=lambda job: (wanted[job.name], job.recipe.seed if job.recipe else 0))
-        return {(job.name, job.recipe.seed): job for job in found if job.recipe}
+        found.sort(key=lambda job: (place[job.name], job.recipe.seed))
+        return {(job.name, job.recipe.seed): job for job in found}
+
+    def evaluations(self, experiment: Experiment, train: TrainJob) -> list[EvaluateJob]:
+        """The evaluations of a run, those first that the experiment shows."""
+        found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train.id == train.id]
+        return sorted(found, key=lambda job: job.evaluation not in experiment.evaluations)
+
+    def experiment_runs(self, experiment: Experiment) -> ExperimentRuns:
+        """What analyses are given of an experiment."""
+        runs = []
+        for (name, _), job in self.runs(experiment).items():
+            found = self.evaluations(experiment, job)
+            shown = sum(one.evaluation in experiment.evaluations for one in found)
+            runs.append(ExperimentRun(name, job.recipe, job.run, tuple(one.output for one in found), shown))
+        return ExperimentRuns(
+            experiment.id, tuple(runs), experiment.baseline, experiment.version, smoke=self.smoke
+        )
 
     def analysis(self, experiment: Experiment, name: str) -> Path:
         """Where an analysis of an experiment is written."""

@@ -1,4 +1,4 @@
-"""Only one `mrt5 reproduce` works in a folder of runs at a time."""
+"""Who works in a folder of runs: one `mrt5 reproduce`, and the jobs that it has started."""
 
 from __future__ import annotations
 
@@ -8,21 +8,38 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from mrt5cli.errors import UserError
-from mrt5cli.suite.work import JOBS_LOCK, open_lock
 
+LOGS = "logs"
 LOCK = "reproduce.lock"
+JOBS_LOCK = "jobs.lock"
 PATIENCE = 120.0
 """Seconds to wait for the jobs of one that was killed: they save, and end."""
 
 
+def open_lock(root: Path, name: str) -> BinaryIO:
+    """A file to lock; the system lets go of the lock when the process ends, however it ends."""
+    folder = root / LOGS
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / name).open("ab+")
+
+
+@contextmanager
+def at_work(root: Path) -> Iterator[None]:
+    """Show, by a shared lock, that a job is being done: nobody else may begin in this folder meanwhile."""
+    with open_lock(root, JOBS_LOCK) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
 @contextmanager
 def only_one(root: Path, say: Callable[[str], None], patience: float = PATIENCE) -> Iterator[None]:
-    """Hold a folder of runs. The lock of a process that has died is none: the system lets go of it.
+    """Hold a folder of runs, once the jobs of one that was killed have ended.
 
     Raises:
-        UserError: another process holds it, or jobs of one that was killed do not end.
+        UserError: another process holds it, or those jobs do not end.
     """
     try:
         file = open_lock(root, LOCK)
@@ -32,15 +49,13 @@ def only_one(root: Path, say: Callable[[str], None], patience: float = PATIENCE)
             "choose another folder with --runs, or --report-only for a report of what is there",
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             file.seek(0)
             holder = file.read().decode("ascii", "replace").strip() or "of unknown number"
             raise UserError(
                 f"another `mrt5 reproduce` (process {holder}) works in {root}",
                 "wait for it or stop it, or give this one another folder with --runs",
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()).encode("ascii"))
         file.flush()
@@ -48,22 +63,26 @@ def only_one(root: Path, say: Callable[[str], None], patience: float = PATIENCE)
         yield
 
 
+def _locked(file: BinaryIO) -> bool:
+    """Take the lock for oneself, if it is free."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _wait_for_jobs(root: Path, say: Callable[[str], None], patience: float) -> None:
     """Let jobs end whose `mrt5 reproduce` is gone."""
-    give_up, told = time.monotonic() + patience, False
+    give_up = time.monotonic() + patience
     with open_lock(root, JOBS_LOCK) as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
+        if _locked(file):
+            return
+        say("waiting for the jobs of an earlier `mrt5 reproduce`, which is gone, to end")
+        while not _locked(file):
             if time.monotonic() > give_up:
                 raise UserError(
                     f"jobs of an earlier `mrt5 reproduce` are still being done in {root}",
                     "wait for them: they save, and end by themselves",
                 )
-            if not told:
-                say("waiting for the jobs of an earlier `mrt5 reproduce`, which is gone, to end")
-                told = True
             time.sleep(0.2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
-from mrt5cli.suite.jobs import Experiment, Job, Plan, Status
+from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, Status, SuitePlan, TrainJob
+from mrt5cli.text import first_line
 
-TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
-"""The states of jobs that are still to be done."""
 NOT_ASKED_FOR = "not asked for"
 NOT_NEEDED = "only needed by what is done"
 MADE = "made"
@@ -43,7 +42,7 @@ def make_plan(
     smoke: bool = False,
     keep_changed: bool = False,
     known: Mapping[str, Recipe] | None = None,
-) -> Plan:
+) -> SuitePlan:
     """The plan of a suite, every job with its status.
 
     Args:
@@ -65,7 +64,7 @@ def shipped_recipes() -> dict[str, Recipe]:
     return {name: recipes.load(path) for name, path in shipped().items()}
 
 
-def wanted(plan: Plan, only: Sequence[str]) -> set[str]:
+def wanted(plan: SuitePlan, only: Sequence[str]) -> set[str]:
     """Ids of the jobs that are asked for by name, without what they need.
 
     Raises:
@@ -89,19 +88,19 @@ def wanted(plan: Plan, only: Sequence[str]) -> set[str]:
     }
 
 
-def leave_out(plan: Plan, wanted: set[str], reason: str) -> None:
+def leave_out(plan: SuitePlan, wanted: set[str], reason: str) -> None:
     """Mark what is to be done, and is neither wanted nor needed by what is."""
     jobs = {job.id: job for job in plan.jobs}
     needed: set[str] = set()
     for job in reversed(plan.jobs):
-        if (job.id in wanted or job.id in needed) and job.status in TO_DO:
+        if (job.id in wanted or job.id in needed) and job.to_do:
             needed |= {job.id, *job.needs}
     for job in jobs.values():
-        if job.id not in needed and job.status in TO_DO:
+        if job.id not in needed and job.to_do:
             job.status, job.reason = "left out", reason
 
 
-def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
+def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
     """Leave out what does not fit into so many hours, in the plan's order; returns what that is.
 
     What a job needs is counted with it. What is shown nowhere is done only for something that fits.
@@ -110,14 +109,14 @@ def keep_to_budget(plan: Plan, hours: float) -> list[Job]:
     chosen: set[str] = set()
     left = hours
     for job in plan.jobs:
-        if not job.experiments or job.status not in TO_DO:
+        if not job.experiments or not job.to_do:
             continue
         more = closure(jobs, job) - chosen
         cost = sum(jobs[id_].hours for id_ in more)
         if cost <= left:
             chosen |= more
             left -= cost
-    out = [job for job in plan.jobs if job.status in TO_DO and job.id not in chosen]
+    out = [job for job in plan.jobs if job.to_do and job.id not in chosen]
     for job in out:
         job.status, job.reason = "left out", f"beyond the budget of {hours:g} {plan.machine.upper()} hours"
     return out
@@ -127,34 +126,34 @@ def closure(jobs: Mapping[str, Job], job: Job) -> set[str]:
     """Ids of a job and of everything still to be done for it."""
     found = {job.id}
     for id_ in job.needs:
-        if jobs[id_].status in TO_DO:
+        if jobs[id_].to_do:
             found |= closure(jobs, jobs[id_])
     return found
 
 
-def survey(plan: Plan, *, keep_changed: bool = False) -> None:
+def survey(plan: SuitePlan, *, keep_changed: bool = False) -> None:
     """Give every job the status that the disk shows."""
     for job in plan.jobs:
         job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
 
 
-def state_of(plan: Plan, job: Job, *, keep_changed: bool = False) -> State:
+def state_of(plan: SuitePlan, job: Job, *, keep_changed: bool = False) -> State:
     """What the disk shows of a job, those it needs having their statuses already."""
-    look: dict[str, Callable[[Job, list[Job], bool], State]] = {
-        "train": _run_state,
-        "evaluate": _evaluation_state,
-        "analyse": _analysis_state,
-    }
-    return look[job.kind](job, [plan.job(id_) for id_ in job.needs], keep_changed)
+    needs = [plan.job(id_) for id_ in job.needs]
+    match job:
+        case TrainJob():
+            return _run_state(job, needs, keep_changed)
+        case EvaluateJob():
+            return _evaluation_state(job, keep_changed)
+        case _:
+            return _analysis_state(job, needs, keep_changed)
 
 
 def identity(job: Job) -> str | None:
-    """What tells one outcome of a job from a later one of the same job; None while there is none."""
-    if job.kind == "train":
-        return None if job.run is None else job.run.meta().get("ended")
-    if job.output is None or not job.output.is_file():
-        return None
-    return hashlib.sha256(job.output.read_bytes()).hexdigest()[:16]
+    """What tells what a job made from what the same job makes later; None while there is nothing."""
+    if isinstance(job, TrainJob):
+        return job.run.meta().get("ended")
+    return hashlib.sha256(job.output.read_bytes()).hexdigest()[:16] if job.output.is_file() else None
 
 
 def made_of(needs: Iterable[Job]) -> dict[str, Any]:
@@ -165,15 +164,14 @@ def made_of(needs: Iterable[Job]) -> dict[str, Any]:
 # --- one job ------------------------------------------------------------------------------------------------
 
 
-def _run_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
-    assert job.run is not None and job.recipe is not None, "training jobs have both"
+def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
     run = job.run
     if not run.is_run:
         return "missing", "not trained yet"
     try:
         before, meta = run.recipe(), run.meta()
     except UserError as error:  # of another version of the toolkit, say
-        return "changed", f"the run cannot be read: {error.message.splitlines()[0]}"
+        return "changed", f"the run cannot be read: {first_line(error)}"
     changed = {
         key: text for key, text in differences(before, job.recipe).items() if decides_numbers(key, job.recipe)
     }
@@ -203,13 +201,11 @@ def _run_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
     return "half done", where
 
 
-def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
-    assert job.output is not None and job.run is not None and job.recipe is not None, "evaluations have all"
-    assert job.evaluation is not None, "evaluations have one"
+def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
     if not job.output.is_file():
         return "missing", "not evaluated yet"
-    if needs[0].status != "done":
-        return "changed", f"its run is {needs[0].status}"
+    if job.train.status != "done":
+        return "changed", f"its run is {job.train.status}"
     document = _document(job.output)
     try:
         [model] = document["models"]
@@ -217,14 +213,14 @@ def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
         timed = all(row["ms_per_example"] is not None for row in model["rows"])
         settings = {
             "task": (document["task"]["settings"], job.task.model_dump(mode="json")),
-            "examples": (document["limit"], job.limit),
-            "batch size": (document["batch_size"], job.recipe.evaluation.batch_size),
+            "examples": (document["limit"], job.options.limit),
+            "batch size": (document["batch_size"], job.options.batch_size),
             "split": (document["split"], "test"),
             "constrained": (document["constrained"], job.evaluation.constrained),
         }
     except (KeyError, TypeError, ValueError):
         return "changed", "the results are not those of this version of the toolkit"
-    if of_run != identity(needs[0]):
+    if of_run != identity(job.train):
         return "changed", "an earlier training of its run was evaluated"
     for what, (before, now) in settings.items():
         if before != now:
@@ -239,7 +235,6 @@ def _evaluation_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
 
 
 def _analysis_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
-    assert job.output is not None, "analyses have one"
     if not job.output.is_file():
         return "missing", "not analysed yet"
     unlike = next((need for need in needs if need.status != "done"), None)

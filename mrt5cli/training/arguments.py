@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from mrt5cli.errors import UserError
+from mrt5cli.recipe import Recipe
 from mrt5cli.runtime import Runtime
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -39,12 +38,10 @@ class OneDeviceArguments(TrainingArguments):
         return torch.device("cuda", self.gpu_index)
 
 
-def training_arguments(recipe: Any, runtime: Runtime, output_dir: str | Path) -> TrainingArguments:
-    """The base class's arguments for a recipe; everything that costs time and that we do not use is off.
-
-    Raises:
-        UserError: the batch cannot be divided among the processes.
-    """
+def training_arguments(
+    recipe: Recipe, runtime: Runtime, micro_batches: int, output_dir: Path
+) -> TrainingArguments:
+    """The base class's arguments for a recipe; everything that costs time and that we do not use is off."""
     training = recipe.training
     return OneDeviceArguments(
         output_dir=str(output_dir),
@@ -54,7 +51,7 @@ def training_arguments(recipe: Any, runtime: Runtime, output_dir: str | Path) ->
         bf16=training.precision == "bf16",
         max_steps=training.max_steps,
         per_device_train_batch_size=training.device_batch_size,
-        gradient_accumulation_steps=accumulation(training, runtime.world_size),
+        gradient_accumulation_steps=micro_batches,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.schedule],
         warmup_steps=training.warmup_steps,
@@ -81,20 +78,3 @@ def training_arguments(recipe: Any, runtime: Runtime, output_dir: str | Path) ->
         report_to="none",
         log_level="error",
     )
-
-
-def accumulation(training: Any, world_size: int) -> int:
-    """Micro-batches an optimizer step, on each process.
-
-    Raises:
-        UserError: they do not come out even.
-    """
-    at_once = training.device_batch_size * world_size
-    if training.batch_size % at_once:
-        raise UserError(
-            f"training.batch_size {training.batch_size} is not a multiple of {at_once}, the examples that "
-            f"{world_size} processes take at once (device_batch_size {training.device_batch_size} each)",
-            f"set training.batch_size or training.device_batch_size, e.g. "
-            f"--set training.batch_size={-(-training.batch_size // at_once) * at_once}",
-        )
-    return int(training.batch_size // at_once)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
+from mrt5cli.byte_tokens import PAD
 from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, load
 from mrt5cli.errors import UserError
 from mrt5cli.rundir import RunDir
-from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.text import duration
+from mrt5cli.runtime import Runtime
+from mrt5cli.tasks.base import Batch, BatchStream, Task
+from mrt5cli.text import Tell, duration
+
+if TYPE_CHECKING:
+    from mrt5cli.recipe.shorteners import BoundaryPredictor, ShortenerSection
 
 # Of the pass over training examples that labels are fitted to: the same whatever the seed of the run, because
 # where segments end is a matter of the data.
@@ -56,13 +62,13 @@ class LabelledStream(BatchStream):
 
 def with_labels(
     stream: BatchStream,
-    task: Any,
-    shortener: Any,
+    task: Task,
+    shortener: ShortenerSection,
     run: RunDir,
     *,
     fresh: bool,
-    runtime: Any,
-    say: Callable[[str], None],
+    runtime: Runtime,
+    say: Tell,
 ) -> BatchStream:
     """The stream with the labels that the recipe's shortener learns from, or as it is where there are none.
 
@@ -80,35 +86,31 @@ def with_labels(
     if kind is None:
         return stream
     if runtime.leads and fresh and not run.boundaries.is_file():
-        _fit(kind, task, shortener, say).save(run.boundaries)
+        _fit(kind, task, cast("BoundaryPredictor", shortener), say).save(run.boundaries)
     if runtime.world_size > 1:
         dist.barrier()
     return LabelledStream(stream, load(run.boundaries))
 
 
-def _fit(kind: str, task: Any, shortener: Any, say: Callable[[str], None]) -> BoundaryLabeller:
+def _fit(kind: str, task: Task, shortener: BoundaryPredictor, say: Tell) -> BoundaryLabeller:
     say(f"fitting {kind} boundaries to {shortener.label_examples:,} training examples ...")
     started = time.monotonic()
-    rows = training_rows(task, shortener.label_examples)
+    rows = source_rows(task, shortener.label_examples)
     try:
         labeller = LABELLERS[kind].fit(rows, vocabulary=shortener.vocabulary)
     except ValueError as error:
         raise UserError(f"no {kind} boundaries: {error}", "see model.shortener") from error
     some = rows[:READ_AT_ONCE]
-    segment = (some != 0).sum() / labeller.label(some).sum()
+    segment = (some != PAD).sum() / labeller.label(some).sum()
     say(f"fitted in {duration(time.monotonic() - started)}; a segment has {segment:.1f} bytes on average")
     return labeller
 
 
-def training_rows(task: Any, number: int) -> NDArray[np.int64]:
+def source_rows(task: Task, number: int) -> NDArray[np.int64]:
     """(number, L) source ids of training examples, padded with 0, from a pass of their own."""
     stream = iter(task.train_stream(batch_size=min(number, READ_AT_ONCE), seed=FITTING_SEED))
-    batches: list[NDArray[np.int64]] = []
-    while sum(map(len, batches)) < number:
-        batches.append(next(stream)["input_ids"].numpy())
-    rows = np.zeros((sum(map(len, batches)), max(batch.shape[1] for batch in batches)), dtype=np.int64)
-    first = 0
-    for batch in batches:
-        rows[first : first + len(batch), : batch.shape[1]] = batch
-        first += len(batch)
-    return rows[:number]
+    rows: list[torch.Tensor] = []
+    while len(rows) < number:
+        rows += next(stream)["input_ids"]
+    found: NDArray[np.int64] = pad_sequence(rows, batch_first=True, padding_value=PAD)[:number].numpy()
+    return found

@@ -1,7 +1,7 @@
-"""Controllers: laws that set the deletion coefficient alpha from the deletion rate seen in training.
+"""Controllers: formulas that set the deletion coefficient alpha from the deletion rate seen in training.
 
-Pure arithmetic, one class a law. A rate may be a Python float or a 0-dim float32 tensor: every operation is
-one that both have, so on a GPU alpha stays on the device and no step waits for it.
+Pure arithmetic, one class a formula. A rate may be a Python float or a 0-dim float32 tensor: every operation
+is one that both have, so on a GPU alpha stays on the device and no step waits for it.
 
 Legend: e error = target - rate, fractions of non-pad bytes; p, i the proportional and the integral part.
 """
@@ -9,10 +9,18 @@ Legend: e error = target - rate, fractions of non-pad bytes; p, i the proportion
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mrt5cli import recipe
+    from mrt5cli.recipe.schema import Controller as ControllerSection
+
+Number = float | Tensor
 
 
-def build_controller(section: Any, number: Callable[[float], Any] = float) -> Controller:
+def build_controller(section: ControllerSection, number: Callable[[float], Number] = float) -> Controller:
     """The controller of a recipe's `controller` section.
 
     Args:
@@ -23,25 +31,27 @@ def build_controller(section: Any, number: Callable[[float], Any] = float) -> Co
 
 
 class Controller:
-    """Base of the laws, and the one that never moves.
+    """Base of the formulas, and the one that never moves.
 
     Attributes:
+        section: of the recipe, with the gains.
         alpha: the coefficient of the gate loss in force now.
-        every_steps: the law is applied at optimizer steps that are multiples of it, counted from 0.
+        every_steps: alpha is set at optimizer steps that are multiples of it, counted from 0.
     """
 
     state_names: tuple[str, ...] = ("alpha",)
+    alpha: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Any] = float) -> None:
-        self.kind: str = section.kind
+    def __init__(self, section: Any, number: Callable[[float], Number] = float) -> None:
+        self.section = section
         self.number = number
         self.target: float | None = getattr(section, "target_deletion_rate", None)
         self.every_steps: int = getattr(section, "every_steps", 1)
         self.per_micro_batch: bool = getattr(section, "update_per", "optimizer_step") == "micro_batch"
-        self.alpha: Any = number(self._start(section))
-
-    def _start(self, section: Any) -> float:
-        return float(section.alpha)
+        for name in self.state_names:
+            setattr(self, name, number(0.0))
+        # Of a controller that moves, what is in force until its first update.
+        self.alpha = number(getattr(section, "alpha", getattr(section, "alpha_start", 0.0)))
 
     @property
     def moves(self) -> bool:
@@ -49,24 +59,31 @@ class Controller:
         return self.target is not None
 
     def due(self, step: int) -> bool:
-        """Whether the law is applied at this optimizer step, the first one being 0."""
+        """Whether alpha is set at this optimizer step, the first one being 0."""
         return self.moves and step % self.every_steps == 0
 
-    def update(self, rate: Any) -> None:
+    def error(self, rate: Number) -> Number:
+        """What the rate lacks to the target."""
+        assert self.target is not None, "without a target nothing is steered"
+        return self.target - rate
+
+    def update(self, rate: Number) -> None:
         """Set alpha for the steps that follow; the step whose rate this is has used the one before."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold, as plain numbers (float32 values are exact in them)."""
-        return {"kind": self.kind} | {name: float(getattr(self, name)) for name in self.state_names}
+        return {"kind": self.section.kind} | {name: float(getattr(self, name)) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s numbers.
+        """Resume from `state_dict`'s numbers.
 
         Raises:
-            ValueError: the state is another law's.
+            ValueError: the state is another formula's.
         """
-        if state["kind"] != self.kind:
-            raise ValueError(f"the state is a {state['kind']!r} controller's, this one is {self.kind!r}")
+        if state["kind"] != self.section.kind:
+            raise ValueError(
+                f"the state is a {state['kind']!r} controller's, this one is {self.section.kind!r}"
+            )
         for name in self.state_names:
             setattr(self, name, self.number(state[name]))
 
@@ -77,15 +94,10 @@ class ProportionalController(Controller):
     It adds up errors, so by its mathematics it is an integral controller; the name is the paper's.
     """
 
-    def __init__(self, section: Any, number: Callable[[float], Any] = float) -> None:
-        super().__init__(section, number)
-        self.k_p = section.k_p
+    section: recipe.PController
 
-    def _start(self, section: Any) -> float:
-        return float(section.alpha_start)
-
-    def update(self, rate: Any) -> None:
-        self.alpha = _at_least_0(self.alpha + self.k_p * (self.target - rate))
+    def update(self, rate: Number) -> None:
+        self.alpha = _at_least_0(self.alpha + self.section.k_p * self.error(rate))
 
 
 class PIController(Controller):
@@ -96,35 +108,28 @@ class PIController(Controller):
     forgotten.
     """
 
+    section: recipe.PIController
     state_names: tuple[str, ...] = ("alpha", "p", "i")
+    p: Number
+    i: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Any] = float) -> None:
-        super().__init__(section, number)
-        self.k_p = section.k_p
-        self.k_i = section.k_i
-        self.p: Any = number(0.0)
-        self.i: Any = number(0.0)
-
-    def _start(self, section: Any) -> float:
-        return float(section.alpha_start)
-
-    def update(self, rate: Any) -> None:
-        error = self.target - rate
-        self.p = 0.9 * self.p + 0.1 * self.k_p * error
-        self.i = self.i + self.k_i * error
+    def update(self, rate: Number) -> None:
+        error = self.error(rate)
+        self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
+        self.i = self.i + self.section.k_i * error
         self.alpha = _at_least_0(self.p + self.i)
 
 
-class TwoSidedPIController(PIController):
+class TwoSidedPIController(Controller):
     """`pi_two_sided`: PI whose alpha may turn negative, to -alpha_max, and then makes deleting costly.
 
-    The paper's law can only push towards deletion; when the cross-entropy itself comes to favour deletion, as
-    it does in small models, nothing pushes back and the rate runs away with alpha at 0.
+    The paper's formula can only push towards deletion; when the cross-entropy itself comes to favour
+    deletion, as it does in small models, nothing pushes back and the rate runs away with alpha at 0.
 
     Anti-windup: while p + i is beyond a bound, errors that would take it further are not integrated, errors
     that bring it back are. Conditional integration was chosen over the usual alternative, feeding the
-    overshoot back into the integral, because it adds no gain to tune and leaves the law exactly PI as long as
-    no bound is reached; the integral then answers to the first error of the other sign.
+    overshoot back into the integral, because it adds no gain to tune and leaves the formula exactly PI as
+    long as no bound is reached; the integral then answers to the first error of the other sign.
 
     Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
     smoothed twice over 5 updates. Alpha does not set the rate, it moves it: its gradient goes to weights that
@@ -139,31 +144,31 @@ class TwoSidedPIController(PIController):
     up for the delay.
     """
 
-    def __init__(self, section: Any, number: Callable[[float], Any] = float) -> None:
-        super().__init__(section, number)
-        self.alpha_max = section.alpha_max
-        self.k_d = section.k_d
-        self.smoothed: Any = number(0.0)
-        self.slope: Any = number(0.0)
-        self.seen: Any = number(0.0)
-        if self.k_d:
+    section: recipe.TwoSidedPIController
+    state_names: tuple[str, ...] = ("alpha", "p", "i")
+    p: Number
+    i: Number
+    smoothed: Number
+    slope: Number
+    seen: Number
+
+    def __init__(self, section: Any, number: Callable[[float], Number] = float) -> None:
+        if section.k_d:
             self.state_names = (*self.state_names, "smoothed", "slope", "seen")
+        super().__init__(section, number)
 
-    def _start(self, section: Any) -> float:
-        return 0.0
-
-    def update(self, rate: Any) -> None:
-        error = self.target - rate
-        self.p = 0.9 * self.p + 0.1 * self.k_p * error
-        pushed = self.p - self.k_d * self._slope(rate) if self.k_d else self.p
-        integrated = self.i + self.k_i * error
+    def update(self, rate: Number) -> None:
+        error, bound, k_d = self.error(rate), self.section.alpha_max, self.section.k_d
+        self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
+        pushed = self.p - k_d * self._slope(rate) if k_d else self.p
+        integrated = self.i + self.section.k_i * error
         wanted = pushed + integrated
         # | and &, not `or` and `and`: the same line has to work on tensors without reading them.
-        free = (wanted <= self.alpha_max) & (wanted >= -self.alpha_max) | (wanted * error < 0)
-        self.i = self.i + (self.k_i * error) * free
-        self.alpha = _between(pushed + self.i, -self.alpha_max, self.alpha_max)
+        free = (wanted <= bound) & (wanted >= -bound) | (wanted * error < 0)
+        self.i = self.i + (self.section.k_i * error) * free
+        self.alpha = _between(pushed + self.i, -bound, bound)
 
-    def _slope(self, rate: Any) -> Any:
+    def _slope(self, rate: Number) -> Number:
         """How much the rate rises an update, smoothed twice; 0 at the first one."""
         ahead = rate - self.smoothed
         rise = 0.2 * ahead * self.seen
@@ -181,9 +186,9 @@ CONTROLLERS: dict[str, type[Controller]] = {
 }
 
 
-def _at_least_0(value: Any) -> Any:
-    return value.clamp(min=0.0) if hasattr(value, "clamp") else max(0.0, value)
+def _at_least_0(value: Number) -> Number:
+    return value.clamp(min=0.0) if isinstance(value, Tensor) else max(0.0, value)
 
 
-def _between(value: Any, low: float, high: float) -> Any:
-    return value.clamp(low, high) if hasattr(value, "clamp") else min(max(value, low), high)
+def _between(value: Number, low: float, high: float) -> Number:
+    return value.clamp(low, high) if isinstance(value, Tensor) else min(max(value, low), high)

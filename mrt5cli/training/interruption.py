@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.runtime import leads
+
+DECIDES_NUMBERS = False  # a run that was stopped comes to the same numbers
 
 NOTICE = "\nstopping after this step; Ctrl-C again stops at once, without saving\n"
 
@@ -61,10 +63,14 @@ class Interruption(TrainerCallback):
                 os.write(2, NOTICE.encode())
         self.requested = True
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.alone = args.world_size == 1
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         stop = self.requested
         if not self.alone:
             if state.global_step % state.logging_steps:

@@ -20,15 +20,19 @@ positions are those whose input id is not padding, EOS and sentinels included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.tasks.base import Batch
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5Output
+    from mrt5cli.recipe import LossSection
 
 PARTS = ("cross_entropy", "gate", "entropy", "encoder_score", "cross_score", "auxiliary")
 """What the loss is a sum of, in the order of `LossTerms.parts` and `counts`."""
@@ -73,7 +77,7 @@ def named(parts: Tensor, score_coefficient: float) -> dict[str, Tensor]:
     }
 
 
-def counts(batch: Batch, settings: Any, *, labelled: bool) -> Tensor:
+def counts(batch: Batch, settings: LossSection, *, labelled: bool) -> Tensor:
     """(6,) float64, of how many things each part of a batch's loss is a mean; on the device of the batch.
 
     Args:
@@ -98,9 +102,9 @@ def counts(batch: Batch, settings: Any, *, labelled: bool) -> Tensor:
 
 
 def total_loss(
-    output: Any,
+    output: MrT5Output,
     input_ids: Tensor,
-    settings: Any,
+    settings: LossSection,
     *,
     alpha: Tensor | float,
     threshold: float,
@@ -119,11 +123,13 @@ def total_loss(
     """
     counted_BL = input_ids != PAD
     gate_BL, logits_BL = output.delete_gate_output, output.delete_gate_logits
+    assert output.loss is not None, "there are labels in training"
     nothing = torch.zeros_like(output.loss)
-    gate, entropy, scores, deleted = nothing, nothing, (nothing, nothing), nothing
+    gate, entropy, deleted = nothing, nothing, nothing
+    scores: Iterable[Tensor] = (nothing, nothing)
 
     # A gate without logits is not learned (random deletion): its loss would have no gradient.
-    if regularized and logits_BL is not None:
+    if regularized and gate_BL is not None and logits_BL is not None:
         gate = alpha * GATE_LOSSES[settings.gate_loss](gate_BL, logits_BL, counted_BL, threshold)
         if settings.entropy_coefficient_1 or settings.entropy_coefficient_2:
             each, overall = gate_entropies(gate_BL)
@@ -161,7 +167,7 @@ def gate_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold:
 def clamped_logits_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
     """Mean gate logit over counted positions, logits below twice the threshold counted as that much.
 
-    The threshold is a gate value although it bounds logits: the reference's law.
+    The threshold is a gate value although it bounds logits: the reference's rule.
     """
     return _mean(logits_BL.clamp(min=2.0 * threshold), counted_BL)
 

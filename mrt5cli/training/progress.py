@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
+from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
+
+DECIDES_NUMBERS = False  # words
 
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
@@ -39,7 +41,9 @@ class ProgressDisplay(TrainerCallback):
         if self.bar is not None:
             self.bar.stop()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.first_step = state.global_step
         self.started = self.shown = time.monotonic()
         if self.console.is_terminal:
@@ -55,14 +59,23 @@ class ProgressDisplay(TrainerCallback):
             )
             self.bar.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.bar is None or self.task is None or time.monotonic() - self.shown < LIVE_SECONDS:
             return
         self.shown = time.monotonic()
         facts = (self.facts + self.time_left(state.global_step, state.max_steps)).strip()
         self.bar.update(self.task, completed=state.global_step, facts=facts)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
+    ) -> None:
         self.facts = facts_of(logs)
         last = state.global_step >= state.max_steps
         if self.bar is not None and self.task is not None:
@@ -91,14 +104,5 @@ def facts_of(row: dict[str, Any]) -> str:
         facts.append(f"deleted {100 * row['deletion_rate']:.1f} %{target}")
     if row["alpha"] or row["target"] is not None:
         facts.append(f"alpha {row['alpha']:.3g}")
-    facts.append(f"{speed(row['bytes_per_second'])}")
+    facts.append(f"{byte_size(row['bytes_per_second'])}/s")
     return "  ".join(facts)
-
-
-def speed(bytes_per_second: float) -> str:
-    """Bytes a second, in a unit people read."""
-    for unit in ("B/s", "kB/s", "MB/s"):
-        if bytes_per_second < 1000:
-            return f"{bytes_per_second:.3g} {unit}"
-        bytes_per_second /= 1000
-    return f"{bytes_per_second:.3g} GB/s"

@@ -13,6 +13,7 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import default_directory, resolve_model
 
 if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.models.hub_files import Located
 
 LARGEST_BYTE_VOCABULARY = 1024
@@ -25,19 +26,21 @@ class Start:
 
     Attributes:
         model: in training mode.
+        origin: of its weights, in words.
         carried: the shortener whose trained weights it has from its start, in words, or None.
         notes: on what the start has and the recipe has not, or the other way round, a sentence each.
         commit: of the Hub model that it starts from, or None.
     """
 
-    model: Any
+    model: MrT5ForConditionalGeneration
+    origin: str
     carried: str | None = None
     notes: list[str] = field(default_factory=list)
     commit: str | None = None
 
 
-def model_of_checkpoint(checkpoint: Path) -> Any:
-    """The model of one of a run's own checkpoints, in training mode.
+def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
+    """One of a run's own checkpoints.
 
     Raises:
         UserError: it cannot be loaded.
@@ -46,14 +49,10 @@ def model_of_checkpoint(checkpoint: Path) -> Any:
     from mrt5cli.training.whole import not_whole
 
     try:
-        return load(checkpoint).train()
+        return Start(load(checkpoint).train(), f"checkpoint of step {step}")
     except CheckpointError as error:
-        raise not_whole(checkpoint, f"holds no model to go on with: {_after(checkpoint, error)}") from error
-
-
-def _after(checkpoint: Path, error: Exception) -> str:
-    """What an error says after the name of the checkpoint, which is said already."""
-    return str(error).removeprefix(f"{checkpoint}: ")
+        why = str(error).removeprefix(f"{checkpoint}: ")
+        raise not_whole(checkpoint, f"holds no model to go on with: {why}") from error
 
 
 def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
@@ -70,7 +69,7 @@ def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
     from mrt5cli.models.checkpoint import read_config
 
     if section.start == "scratch":
-        return Start(build(section))
+        return Start(build(section), "random weights")
     found = resolve_start(section.start, section.revision, allow_pickle=allow_pickle)
     try:
         before = read_config(found.folder)
@@ -81,7 +80,12 @@ def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
         raise UserError(str(error)) from error
     carried = section.shortener.called if _goes_on(before, now) else None
     notes = [*_vocabulary(section.start, now.vocab_size), *_notes(section.start, before, now)]
-    return Start(model, carried, notes, found.commit)
+    origin = section.start
+    if found.commit is not None:
+        origin += f" at {found.commit[:12]}"
+    if carried is not None:
+        origin += f", {carried} included"
+    return Start(model, origin, carried, notes, found.commit)
 
 
 def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool = True) -> Located:

@@ -10,19 +10,20 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mrt5cli.errors import UserError
+from mrt5cli.tasks.base import Batch, BatchStream
 
 
-class _Handed(IterableDataset[Any]):
+class _Handed(IterableDataset[Batch | UserError]):
     """A stream whose errors that a user can understand come as the last batch.
 
     A loader would make text of them on their way from a worker, traceback included.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: BatchStream) -> None:
         super().__init__()
         self.stream = stream
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch | UserError]:
         try:
             yield from self.stream
         except UserError as error:
@@ -39,7 +40,7 @@ class _Loader(DataLoader[Any]):
             yield batch
 
 
-def stream_loader(stream: Any, workers: int, *, pin: bool = False) -> DataLoader[Any]:
+def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
     """A loader that hands on a stream's whole batches.
 
     It is not passed through accelerate, which would deal out batches to processes again: the stream has

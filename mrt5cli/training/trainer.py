@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,15 +42,22 @@ from mrt5cli.convert.hub import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
-from mrt5cli.models.weights import read_weights
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
-from mrt5cli.tasks.base import Batch
+from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import own_state_name, read_own_state, states_fit
 from mrt5cli.training.window import Window
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.recipe import LossSection
+    from mrt5cli.recipe.schema import Controller as ControllerSection
 
 # What may become of the batches of a step, from good to bad.
 GOES_ON, MAY_PASS, FOR_GOOD = range(3)
@@ -60,7 +67,7 @@ class DeletionTrainer(Trainer):
     """Trains a model of ours on a stream of ready batches.
 
     Args:
-        model: from `mrt5cli.models`.
+        model: from `mrt5cli.models`; where a checkpoint is resumed, with its weights.
         args: see `arguments.training_arguments`.
         stream: a `tasks.BatchStream`; it gives every process its own batches.
         loss: `recipe.LossSection`.
@@ -79,19 +86,19 @@ class DeletionTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
+        model: MrT5ForConditionalGeneration,
         args: TrainingArguments,
-        stream: Any,
+        stream: BatchStream,
         *,
-        loss: Any,
-        controller: Any,
+        loss: LossSection,
+        controller: ControllerSection,
         seed: int,
         run: RunDir | None = None,
         keep_checkpoints: int = 2,
         data_workers: int = 0,
         best: Best | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
     ) -> None:
         self.stream = stream
         self.run = run
@@ -117,7 +124,7 @@ class DeletionTrainer(Trainer):
         self.seconds_before = 0.0
         self.fetching_since: float | None = None
         self.stopped_between_steps = False
-        self._talk: Any = None
+        self._talk: dist.ProcessGroup | None = None
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self.args.device)
@@ -261,8 +268,7 @@ class DeletionTrainer(Trainer):
         self.controller.update(counts[0] / counts[1])
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        # The base class walks over all modules for the parameters, at every step.
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -313,7 +319,7 @@ class DeletionTrainer(Trainer):
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train to `max_steps` from the start, or on from one of our checkpoints."""
+        """Train to `max_steps` from the start, or from one of our checkpoints."""
         if checkpoint is not None:
             self._load_own_state(checkpoint)
         if self.best is not None and self.run is not None:
@@ -361,11 +367,11 @@ class DeletionTrainer(Trainer):
         Returns:
             Whether these are the best so far; `best.exhausted` says whether to train on.
         """
-        assert self.best is not None, "nobody asked for the best weights"
+        assert self.best is not None, "no best weights are kept"
         if self.args.world_size > 1:
-            told = torch.tensor(value, dtype=torch.float64, device=self.args.device)
-            dist.broadcast(told, src=0)
-            value = float(told)
+            leading = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+            dist.broadcast(leading, src=0)
+            value = float(leading)
         better = self.best.offer(self.state.global_step, value)
         if better and self.run is not None:
             leads = self.args.should_save
@@ -412,38 +418,21 @@ class DeletionTrainer(Trainer):
     def _load_own_state(self, checkpoint: Path) -> None:
         state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
         with states_fit(checkpoint, self._own_state_name):
-            self._take_up(state)
-
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self.controller.load_state_dict(state["controller"])
-        self.draws.bit_generator.state = state["hard_delete_draws"]
-        self.batches_taken = state["batches_taken"]
-        self.stream.load_state_dict(state["stream"])
-        self.window = Window(self.args.device, state["window"])
-        self.seconds_before = state["seconds"]
-        if self.best is not None:
-            self.best.load_state_dict(state["best"])
+            self.controller.load_state_dict(state["controller"])
+            self.draws.bit_generator.state = state["hard_delete_draws"]
+            self.batches_taken = state["batches_taken"]
+            self.stream.load_state_dict(state["stream"])
+            self.window = Window(self.args.device, state["window"])
+            self.seconds_before = state["seconds"]
+            if self.best is not None:
+                self.best.load_state_dict(state["best"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        # The base class's reader wants names of folders in UTF-8.
-        state = read_weights(Path(resume_from_checkpoint)).tensors
-        own: Any = self.model
-        self._issue_warnings_after_load(own.load_state_dict(state, strict=False))
+        """Nothing: the model was made from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with states_fit(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
             super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # Tied weights are stored once, so their other names are missing; anything else is a wrong file.
-        model: Any = self.model
-        tied = set(model.all_tied_weights_keys)
-        lost = sorted(set(load_result.missing_keys) - tied) + sorted(load_result.unexpected_keys)
-        if lost:
-            raise UserError(f"the checkpoint's weights are not this recipe's model: {', '.join(lost[:3])}")
 
 
 def against_overflow(precision: str, learning_rate: float) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.results import Row
+from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
+from mrt5cli.tasks.base import Task
+from mrt5cli.training.best import Best
+from mrt5cli.training.trainer import DeletionTrainer
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
@@ -28,52 +35,57 @@ class Validation(TrainerCallback):
         task: a `tasks.Task`.
         recipe: its evaluation section says how many examples and whether to delete hard.
         run: where the line goes; None in all processes but the leading one, which wait.
-        trainer: a `DeletionTrainer` that is told the metric and keeps the best weights; None where nobody
-            asks for them.
+        trainer: keeps the best weights, where the recipe has a `training.best_metric`.
     """
 
-    def __init__(self, task: Any, recipe: Any, run: RunDir | None, trainer: Any = None) -> None:
+    def __init__(self, task: Task, recipe: Recipe, run: RunDir | None, trainer: DeletionTrainer) -> None:
         self.task = task
         self.settings = recipe.evaluation
         self.every = recipe.training.eval_steps
         self.run = run
         self.trainer = trainer
-        self.chooses = recipe.training.best_metric is not None
+        self.best = trainer.best
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
         last = state.global_step >= state.max_steps
-        if state.global_step % self.every and not (last and self.chooses):
+        if state.global_step % self.every and not (last and self.best is not None):
             return
         try:
             rows = [] if self.run is None else self._rows(model)
         except UserError as error:
             raise DataLost.because_of(error) from error
         line = {"step": state.global_step, "validation": {row.subset: self._numbers(row) for row in rows}}
-        if self.chooses:
-            line["best"] = self._choose(rows, control)
+        if self.best is not None:
+            line["best"] = self._choose(self.best, rows, control)
         elif args.world_size > 1:
             dist.barrier()
         if self.run is not None:
             self.run.add_metrics(line)
 
-    def _rows(self, model: Any) -> list[Any]:
+    def _rows(self, model: MrT5ForConditionalGeneration) -> list[Row]:
         options = EvaluationOptions(
             split="validation",
             batch_size=self.settings.batch_size,
             limit=self.settings.examples,
             hard_delete=self.settings.hard_delete,
             source_removed=False,
-            generate=self.chooses and bool(METRICS[self.trainer.best.metric].answers),
+            generate=self.best is not None and bool(METRICS[self.best.metric].answers),
         )
         return measure(model, self.task, options).rows
 
-    def _numbers(self, row: Any) -> dict[str, Any]:
-        names = dict.fromkeys((*MEASURED, self.trainer.best.metric) if self.chooses else MEASURED)
+    def _numbers(self, row: Row) -> dict[str, float | None]:
+        names = dict.fromkeys(MEASURED if self.best is None else (*MEASURED, self.best.metric))
         return {name: getattr(row, name) for name in names}
 
-    def _choose(self, rows: Sequence[Any], control: Any) -> dict[str, Any]:
+    def _choose(self, best: Best, rows: list[Row], control: TrainerControl) -> dict[str, Any]:
         """Have the weights kept if they are the best, and training stopped if patience is at its end."""
-        best = self.trainer.best
         # The last row is the total where there are several.
         measured = getattr(rows[-1], best.metric) if rows else None
         value = float("nan") if measured is None else float(measured)

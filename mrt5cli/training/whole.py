@@ -1,12 +1,11 @@
-"""What a checkpoint of a run holds, all of which going on needs; looked at before a run goes on.
+"""What a checkpoint of a run holds, all of which resuming needs; looked at before a run is resumed.
 
-transformers goes on without an optimizer's state, a schedule or random states that are not there, and torch
+transformers resumes without an optimizer's state, a schedule or random states that are not there, and torch
 reads what is damaged inside of a whole archive: both without a word, and the curve is another one.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import zipfile
 from collections.abc import Collection, Iterator
@@ -21,6 +20,7 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import first_line
 
@@ -146,13 +146,12 @@ def _check_there(path: Path) -> None:
 def _read_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
     _check_there(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is cut off or damaged ({first_line(error)})") from error
-    except OSError as error:
-        raise _damaged(path, f"cannot be read ({error.strerror})") from error
+        content = read_object(path)
+    except UserError as error:
+        why = error.message.removeprefix(f"{path} ")
+        raise _damaged(path, f"is cut off or damaged: it {why}") from error
     _check_keys(path, content, keys)
-    return dict(content)
+    return content
 
 
 def _check_keys(path: Path, content: Any, keys: Collection[str]) -> None:

@@ -431,7 +431,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
     assert curve(run) == curve(other)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp_path: Path) -> None:
     """The other one waits for it at the same step, is told, and goes on later from there."""
 

@@ -131,11 +131,10 @@ def test_without_the_file_the_kind_is_not_known():
 
 def test_how_to_go_on_names_the_file(tmp_path: Path):
     from mrt5cli.rundir import RunDir
-    from mrt5cli.training.plan import continue_command
 
     own_code.import_file(Path("nth.py"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    assert continue_command(RunDir(tmp_path)).endswith("--resume --code nth.py")
+    assert RunDir(tmp_path).resume_command.endswith("--resume --code nth.py")
 
 
 @pytest.mark.parametrize(

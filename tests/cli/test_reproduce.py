@@ -298,13 +298,13 @@ def test_all_gpus_together_train_one_run(tmp_path: Path) -> None:
     from mrt5cli.suite.display import PlainDisplay
     from mrt5cli.suite.executing import execute
     from mrt5cli.suite.planning import make_plan
-    from mrt5cli.suite.processes import Alone
+    from mrt5cli.suite.processes import Forks
     from mrt5cli.suite.suites import load_suite
 
     plan = make_plan(
         "paper", load_suite("paper"), tmp_path, smoke=True, only=["diagnostic_v3/merge_ABC_byt5"]
     )
-    launcher = Alone("paper", ["0", "1"], together=True)
+    launcher = Forks(1, 1, ["0", "1"], together=True)
     outcome = execute(plan, launcher, PlainDisplay(plan, Console(stderr=True)), device="cpu")
     assert outcome.failures == [] and len(outcome.done) == 2
     [run] = [job.run for job in plan.jobs if job.id in outcome.done and job.kind == "train"]

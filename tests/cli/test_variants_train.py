@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import labelled
 from tiny_runs import NO_GATE, SHORTENERS
 from typer.testing import CliRunner
 
@@ -94,7 +95,7 @@ def test_a_broken_off_run_ends_the_same(name: str, tmp_path: Path, monkeypatch: 
     whole, half = (load_file(tmp_path / run / "model/model.safetensors") for run in ("whole", "half"))
     assert whole.keys() == half.keys()
     for key, weight in whole.items():
-        torch.testing.assert_close(half[key], weight, atol=1e-6, rtol=0, msg=key)
+        torch.testing.assert_close(half[key], weight, atol=1e-6, rtol=0, msg=labelled(key))
 
 
 def copy(source: Path, target: Path) -> None:

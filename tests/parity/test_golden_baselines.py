@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, golden_cases, read_case
+from conftest import GOLDEN, golden_cases, labelled, read_case
 
 from mrt5cli.models import MrT5Config, load
 from mrt5cli.models.shorteners import FixedGate, RandomGate
@@ -145,7 +145,7 @@ def test_straight_through_gradients():
     parameters = dict(model.named_parameters())
     for name, expected in ((k.removeprefix("grad."), v) for k, v in tensors.items() if k.startswith("grad.")):
         limit = 1e-6 + 1e-3 * expected.abs().max().item()
-        torch.testing.assert_close(parameters[name].grad, expected, atol=limit, rtol=0, msg=name)
+        torch.testing.assert_close(parameters[name].grad, expected, atol=limit, rtol=0, msg=labelled(name))
     for name, norm in case["gradient_norm_of_every_parameter"].items():
         assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
 

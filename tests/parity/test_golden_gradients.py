@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, golden_cases, read_case
+from conftest import GOLDEN, golden_cases, labelled, read_case
 
 from mrt5cli.models import load
 from mrt5cli.training.losses import GATE_LOSSES
@@ -44,7 +44,7 @@ def test_gradients(path: Path, attention: str):
     parameters = dict(model.named_parameters())
     for name, expected in ((k.removeprefix("grad."), v) for k, v in tensors.items() if k.startswith("grad.")):
         limit = 1e-6 + 1e-3 * expected.abs().max().item()
-        torch.testing.assert_close(parameters[name].grad, expected, atol=limit, rtol=0, msg=name)
+        torch.testing.assert_close(parameters[name].grad, expected, atol=limit, rtol=0, msg=labelled(name))
     for name, norm in case["gradient_norm_of_every_parameter"].items():
         grad = parameters[name].grad
         if norm is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, labelled
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 
@@ -156,7 +156,7 @@ def test_trajectory(name: str, tmp_path: Path):
     assert len(finals) == 5
     for key, expected in finals.items():
         limit = max(1e-5, 20 * noise["final_params"])
-        torch.testing.assert_close(parameters[key].detach(), expected, atol=limit, rtol=0, msg=key)
+        torch.testing.assert_close(parameters[key].detach(), expected, atol=limit, rtol=0, msg=labelled(key))
 
 
 def test_all_runs_are_here():

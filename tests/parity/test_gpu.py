@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, golden_cases, read_case
+from conftest import GOLDEN, golden_cases, labelled, read_case
 from hypothesis import example, given, settings
 from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare
 from variants import KINDS, tiny
@@ -54,7 +54,8 @@ def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
 def test_a_run_on_the_gpu(tmp_path: Path, precision: str):
     from mrt5cli.recipe import load as load_recipe
     from mrt5cli.recipe import smoke
-    from mrt5cli.training.run import outcome, pretrain
+    from mrt5cli.training.outcome import outcome
+    from mrt5cli.training.run import pretrain
 
     recipe = smoke(load_recipe("local_text", [f"training.precision={precision}"]))
     run = pretrain(recipe, tmp_path / "run", device="cuda")
@@ -105,7 +106,7 @@ def test_packed_model(variant: str, hard: bool):
     for name, wanted in due.items():
         if wanted is not None:
             limit = 1e-6 + 1e-3 * wanted.abs().max().item()
-            torch.testing.assert_close(grads[name], wanted, atol=limit, rtol=0, msg=name)
+            torch.testing.assert_close(grads[name], wanted, atol=limit, rtol=0, msg=labelled(name))
 
 
 @needs_triton

@@ -49,14 +49,8 @@ def test_models_that_are_compared_differ_in_nothing_but_how_they_shorten(experim
 @pytest.mark.parametrize("name", [name for name in NAMES if re.search(r"_[357]0$", name)])
 def test_the_rate_in_a_name_is_what_the_model_aims_at(name):
     recipe = RECIPES[name]
-    shortener = recipe.model.shortener
-    rates = {
-        "delete_gate": recipe.target_deletion_rate,
-        "random": getattr(shortener, "rate", None),
-        "fixed": getattr(shortener, "amount", None),
-        "boundary_predictor": 1 - getattr(shortener, "prior", 1.0),
-    }
-    assert rates[shortener.kind] == pytest.approx(int(name[-2:]) / 100)
+    rate = recipe.model.shortener.share_deleted(recipe.target_deletion_rate)
+    assert rate == pytest.approx(int(name[-2:]) / 100)
 
 
 def test_softmax_differs_from_softmax1_in_nothing_else():

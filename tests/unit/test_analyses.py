@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,12 @@ from hypothesis import strategies as st
 from tiny_plans import make_plan, train
 
 from mrt5cli.analysis.across_runs import ANALYSES, run_analysis
-from mrt5cli.analysis.across_runs.shared import subject_of
-from mrt5cli.analysis.letters import letter_kinds
-from mrt5cli.analysis.per_sample import correlation
+from mrt5cli.analysis.deletion_patterns import letter_kinds
+from mrt5cli.analysis.per_sample import Samples, correlation, measured
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
-from mrt5cli.report.results import Results
 from mrt5cli.rundir import write_json
-from mrt5cli.suite.jobs import Experiment, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan
 
 LANGUAGES = Experiment(
     "languages",
@@ -42,14 +41,14 @@ LETTERS = Experiment("letters", "Letters", "v3", "Merging.", ("diagnostic_v3/mer
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> SuitePlan:
     made = make_plan(tmp_path_factory.mktemp("runs"), [LANGUAGES, LETTERS])
     train(made, runtime=True)
     return made
 
 
 @pytest.fixture
-def untrained(tmp_path: Path) -> Plan:
+def untrained(tmp_path: Path) -> SuitePlan:
     return make_plan(tmp_path, [LANGUAGES, LETTERS], left_out=LANGUAGES.recipes)
 
 
@@ -58,38 +57,40 @@ def names(lines: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_documents_are_json_and_name_nothing_missing(plan: Plan, name: str) -> None:
+def test_documents_are_json_and_name_nothing_missing(plan: SuitePlan, name: str) -> None:
     seen: list[tuple[str, str, int]] = []
-    found = run_analysis(name, LANGUAGES, plan, progress=lambda *told: seen.append(told))
+    runs = replace(plan.experiment_runs(LANGUAGES), progress=lambda *done: seen.append(done))
+    found = run_analysis(name, runs)
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     assert found["missing"] == []
     assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1"))
 
 
-def test_an_unknown_analysis_is_refused(plan: Plan) -> None:
+def test_an_unknown_analysis_is_refused(plan: SuitePlan) -> None:
     with pytest.raises(UserError, match="no analysis is called 'per_sampel'"):
-        run_analysis("per_sampel", LANGUAGES, plan)
+        run_analysis("per_sampel", plan.experiment_runs(LANGUAGES))
 
 
 @pytest.mark.parametrize("name", [name for name in ANALYSES if name != "compute"])
-def test_without_runs_there_is_nothing_to_say(untrained: Plan, name: str) -> None:
+def test_without_runs_there_is_nothing_to_say(untrained: SuitePlan, name: str) -> None:
     with pytest.raises(UserError, match="no "):
-        run_analysis(name, LANGUAGES, untrained)
+        run_analysis(name, untrained.experiment_runs(LANGUAGES))
 
 
 # --- per sample ------------------------------------------------------------------------------------------
 
 
-def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: Plan) -> None:
+def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: SuitePlan) -> None:
     """Batches of one delete what batches of four do, and losses are the evaluation's own."""
-    found = run_analysis("per_sample", LANGUAGES, plan)
+    found = run_analysis("per_sample", plan.experiment_runs(LANGUAGES))
     assert found["samples"] == 8  # the smoke recipe's examples
     assert names(found["models"]) == ["mrt5_50", "mrt5_50", "random_50", "cp_2"]
-    for model, runs in zip(found["models"], list(Results(plan, LANGUAGES).runs.values())[1:], strict=True):
-        row = runs[0].own()
-        assert row is not None
+    for model, run in zip(found["models"], plan.experiment_runs(LANGUAGES).runs[1:], strict=True):
+        result = run.own()
+        assert result is not None
         if model["family"] == "MrT5":
-            assert np.mean(model["deleted_percent"]) == pytest.approx(100 * row[0].deletion_rate, abs=1e-3)
+            rate = result[0].known("deletion_rate")
+            assert np.mean(model["deleted_percent"]) == pytest.approx(100 * rate, abs=1e-3)
         again = correlation(model["deleted_percent"], model["loss_increase_percent"])
         assert model["r"] is None or model["r"] == pytest.approx(again.r, abs=1e-4)
     assert found["models"][3]["r"] is None  # a convolution pools as much of every sample
@@ -97,34 +98,31 @@ def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: Plan) -> N
     assert found["families"]["CP"] is None
 
 
-def test_a_rise_is_over_byt5s_loss_on_the_same_sample(plan: Plan, tmp_path: Path) -> None:
-    """ByT5 beside itself rises nowhere."""
-    twin = Experiment("twin", "", "v3", "", ("multilingual_v3/byt5", "multilingual_v3/byt5"))
-    results = Results(plan, LANGUAGES)
-    from mrt5cli.analysis.across_runs.per_sample import _Drawn, _measured
-    from mrt5cli.analysis.across_runs.shared import Asked
+def test_losses_of_samples_are_those_of_the_evaluation(plan: SuitePlan) -> None:
     from mrt5cli.tasks.base import build_task
 
-    base = results.baseline[0]
-    drawn = _Drawn.of(build_task(base.recipe.task), "en", 8, "v3")
-    loss, deleted = _measured(Asked(twin, plan), base, drawn)
-    row = base.own()
-    assert row is not None
-    assert loss.mean() == pytest.approx(row[0].loss, rel=1e-5)  # all targets are as long
+    runs = plan.experiment_runs(LANGUAGES)
+    [base] = runs.baselines
+    task = build_task(base.recipe.task)
+    samples = Samples(task, "en", list(task.held_out("test", "en", batch_size=1, limit=8)))
+    loss, deleted = measured(runs, base, samples)
+    result = base.own()
+    assert result is not None
+    assert loss.mean() == pytest.approx(result[0].loss, rel=1e-5)  # all targets are as long
     assert not deleted.any()
 
 
 def test_per_sample_needs_its_baseline(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, [LANGUAGES], left_out=["multilingual_v3/byt5"])
     with pytest.raises(UserError, match="no finished run of its baseline, multilingual_v3/byt5"):
-        run_analysis("per_sample", LANGUAGES, plan)
+        run_analysis("per_sample", plan.experiment_runs(LANGUAGES))
 
 
 # --- compute and time ------------------------------------------------------------------------------------
 
 
-def test_without_runs_the_curve_is_the_papers(untrained: Plan) -> None:
-    found = run_analysis("compute", LANGUAGES, untrained)
+def test_without_runs_the_curve_is_the_papers(untrained: SuitePlan) -> None:
+    found = run_analysis("compute", untrained.experiment_runs(LANGUAGES))
     curve = {point["deletion_rate"]: point for point in found["curve"]}
     assert curve[0.0]["paper_macs"] == 311_455_522_304
     assert curve[0.5]["paper_relative"] == pytest.approx(0.6166, abs=5e-5)
@@ -132,8 +130,8 @@ def test_without_runs_the_curve_is_the_papers(untrained: Plan) -> None:
     assert len(found["missing"]) == 5
 
 
-def test_with_runs_the_curve_is_theirs_and_they_lie_on_it(plan: Plan) -> None:
-    found = run_analysis("compute", LANGUAGES, plan)
+def test_with_runs_the_curve_is_theirs_and_they_lie_on_it(plan: SuitePlan) -> None:
+    found = run_analysis("compute", plan.experiment_runs(LANGUAGES))
     assert found["sizes"]["d_model"] == 32
     assert found["source"] == 64
     byt5, mrt5, *_ = found["runs"]
@@ -143,8 +141,8 @@ def test_with_runs_the_curve_is_theirs_and_they_lie_on_it(plan: Plan) -> None:
     assert mrt5["relative"] == pytest.approx(float(np.interp(mrt5["deletion_rate"], x, y)), abs=0.01)
 
 
-def test_times_are_shares_of_the_baselines(plan: Plan) -> None:
-    found = run_analysis("runtime", LANGUAGES, plan)
+def test_times_are_shares_of_the_baselines(plan: SuitePlan) -> None:
+    found = run_analysis("runtime", plan.experiment_runs(LANGUAGES))
     byt5, mrt5, *_ = found["runs"]
     assert byt5["decrease_percent"] == pytest.approx(0.0)
     expected = 100 * (1 - mrt5["ms_per_example"] / byt5["ms_per_example"])
@@ -152,24 +150,24 @@ def test_times_are_shares_of_the_baselines(plan: Plan) -> None:
     assert 0 < mrt5["macs_decrease_percent"] < 100 * mrt5["deletion_rate"]
 
 
-def test_what_was_timed_elsewhere_is_left_out_and_named(plan: Plan) -> None:
-    ran = Results(plan, LANGUAGES).runs["multilingual_v3/mrt5_50"][0]
+def test_what_was_timed_elsewhere_is_left_out_and_named(plan: SuitePlan) -> None:
+    ran = plan.experiment_runs(LANGUAGES).runs[1]
     [path] = (ran.run.path / "eval").glob("*.json")
     whole = path.read_text()
     try:
         other = json.loads(whole)
         other["models"][0]["device_name"] = "another machine"
         write_json(path, other)
-        found = run_analysis("runtime", LANGUAGES, plan)
-        assert found["missing"] == [f"multilingual_v3/mrt5_50 seed {ran.seed}"]
-        placed = run_analysis("gate_placement", LANGUAGES, plan)
+        found = run_analysis("runtime", plan.experiment_runs(LANGUAGES))
+        assert found["missing"] == [f"multilingual_v3/mrt5_50 seed {ran.seed}"] == [ran.title]
+        placed = run_analysis("gate_placement", plan.experiment_runs(LANGUAGES))
         assert placed["runs"][0]["decrease_percent"] is None
     finally:
         path.write_text(whole)
 
 
-def test_gates_are_told_by_the_layer_they_follow(plan: Plan) -> None:
-    found = run_analysis("gate_placement", LANGUAGES, plan)
+def test_gates_are_told_by_the_layer_they_follow(plan: SuitePlan) -> None:
+    found = run_analysis("gate_placement", plan.experiment_runs(LANGUAGES))
     assert [line["after_layer"] for line in found["runs"]] == [2, 2, 2, 2]  # shrunk from 3
     assert "byt5" not in names(found["runs"])
 
@@ -177,8 +175,8 @@ def test_gates_are_told_by_the_layer_they_follow(plan: Plan) -> None:
 # --- softmax1 --------------------------------------------------------------------------------------------
 
 
-def test_softmax1_is_compared_on_the_same_examples(plan: Plan) -> None:
-    [pair] = run_analysis("softmax1", LANGUAGES, plan)["pairs"]
+def test_softmax1_is_compared_on_the_same_examples(plan: SuitePlan) -> None:
+    [pair] = run_analysis("softmax1", plan.experiment_runs(LANGUAGES))["pairs"]
     assert (pair["recipe"], pair["without"]) == ("multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50")
     [loss] = [found for found in pair["differences"] if found["measure"] == "loss"]
     assert loss["difference"] == pytest.approx(pair["softmax1"]["loss"] - pair["softmax"]["loss"], rel=1e-5)
@@ -188,8 +186,8 @@ def test_softmax1_is_compared_on_the_same_examples(plan: Plan) -> None:
 # --- patterns --------------------------------------------------------------------------------------------
 
 
-def test_patterns_of_letters_are_counted_as_published(plan: Plan) -> None:
-    [model] = run_analysis("deletion_patterns", LETTERS, plan)["models"]
+def test_patterns_of_letters_are_counted_as_published(plan: SuitePlan) -> None:
+    [model] = run_analysis("deletion_patterns", plan.experiment_runs(LETTERS))["models"]
     rates = {line["kind"]: line for line in model["letters"]}
     assert list(rates) == [
         "all", "A_in_ABC", "B_in_ABC", "C_in_ABC", "outside_ABC_incl_markers", "start_marker_#", "eos"
@@ -198,14 +196,14 @@ def test_patterns_of_letters_are_counted_as_published(plan: Plan) -> None:
     assert rates["all"]["rate"] == pytest.approx(model["deletion_rate"])
     letters = sum(rates[kind]["deleted"] for kind in ("A_in_ABC", "B_in_ABC", "C_in_ABC"))
     assert letters + rates["outside_ABC_incl_markers"]["deleted"] == rates["all"]["deleted"]
-    row = Results(plan, LETTERS).runs[LETTERS.recipes[0]][0].own()
-    assert row is not None
-    assert model["gate_precision"] == pytest.approx(row[0].gate_precision)
-    assert model["gate_recall"] == pytest.approx(row[0].gate_recall)
+    result = plan.experiment_runs(LETTERS).runs[0].own()
+    assert result is not None
+    assert model["gate_precision"] == pytest.approx(result[0].gate_precision)
+    assert model["gate_recall"] == pytest.approx(result[0].gate_recall)
 
 
-def test_shown_texts_are_whole(plan: Plan) -> None:
-    for model in run_analysis("deletion_patterns", LANGUAGES, plan)["models"]:
+def test_shown_texts_are_whole(plan: SuitePlan) -> None:
+    for model in run_analysis("deletion_patterns", plan.experiment_runs(LANGUAGES))["models"]:
         assert model["family"] != "ByT5"
         for shown in model["shown"]:
             text = "".join(part for part, _ in shown["runs"])
@@ -233,6 +231,6 @@ def test_kinds_of_letters_hold_what_they_say(text: str) -> None:
     assert after.sum() == expected
 
 
-def test_subjects_are_runs(plan: Plan) -> None:
-    ran = Results(plan, LETTERS).runs[LETTERS.recipes[0]][0]
-    assert subject_of(ran).run == ran.run
+def test_subjects_are_runs(plan: SuitePlan) -> None:
+    run = plan.experiment_runs(LETTERS).runs[0]
+    assert run.subject().run == run.run

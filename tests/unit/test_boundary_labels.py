@@ -24,7 +24,7 @@ from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.recipe.shorteners import BoundaryPredictor, NoShortener
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import build_task
-from mrt5cli.training.boundaries import LabelledStream, training_rows, with_labels
+from mrt5cli.training.boundaries import LabelledStream, source_rows, with_labels
 
 WORDS = ["abcd", "efgh", "ijkl", "mnop", "qrst", "uvwx"]
 # Sentinels, and ids that are no bytes.
@@ -449,8 +449,8 @@ def test_a_labelled_streams_state_is_that_of_the_stream_in_it(
     assert labelled.state_dict(3) == plain.state_dict(3)
 
 
-def test_training_rows_are_as_many_as_asked_for() -> None:
+def test_source_rows_are_as_many_as_asked_for() -> None:
     task = vowels()
-    assert training_rows(task, 7).shape == (7, 16)
-    assert training_rows(task, 120).shape == (120, 16)
-    assert (training_rows(task, 120)[:7] == training_rows(task, 120)[:7]).all()
+    assert source_rows(task, 7).shape == (7, 16)
+    assert source_rows(task, 120).shape == (120, 16)
+    assert (source_rows(task, 120)[:7] == source_rows(task, 120)[:7]).all()

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tiny_plans import document
 
 from mrt5cli import recipe as recipes
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.results import Row
 from mrt5cli.report.claims import CLAIMS, TARGET_TOLERANCE, check_claim, judge
 from mrt5cli.report.results import EvaluatedRun, Evidence, Results
 from mrt5cli.rundir import RunDir
-from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan, TrainJob
 from mrt5cli.suite.suites import load_suite
 
 CONFIG = {
@@ -309,20 +310,25 @@ class TestGathering:
 
     def plan(self, folder):
         experiment = Experiment("tradeoff", "t", None, "a", recipes=self.NAMES, baseline="miniature/byt5")
-        plan = Plan("miniature", folder, [experiment])
+        plan = SuitePlan("miniature", folder, [experiment])
         for name in self.NAMES:
             recipe = recipes.load(f"recipes/{name}.yaml")
             run = RunDir(folder / recipe.name)
-            train = Job(f"train {name}", "train", name, recipe=recipe, run=run)
-            output = run.eval("span_corruption")
-            plan.jobs += [
-                train,
-                Job(f"evaluate {name}", "evaluate", name, run=run, evaluation=Evaluation(), output=output),
-            ]
+            train = TrainJob(id=f"train {name}", name=name, output=run.meta_path, recipe=recipe, run=run)
+            evaluate = EvaluateJob(
+                id=f"evaluate {name}",
+                name=name,
+                output=run.eval("span_corruption"),
+                train=train,
+                evaluation=Evaluation(),
+                task=recipe.task,
+                options=EvaluationOptions(batch_size=8),
+            )
+            plan.jobs += [train, evaluate]
         return plan, experiment
 
     def write(self, plan, rates):
-        outputs = [job.output for job in plan.jobs if job.output is not None]
+        outputs = [job.output for job in plan.jobs if job.kind == "evaluate"]
         for output, rate in zip(outputs, rates, strict=False):
             output.parent.mkdir(parents=True)
             row = {"subset": "en", "examples": 10, "deletion_rate": rate, "loss": 1.0 + rate}

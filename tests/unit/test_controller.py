@@ -54,7 +54,7 @@ def test_two_sided_stays_within_its_bounds(
 
 
 @given(RATES, st.sampled_from(["p", "pi", "pi_two_sided", "damped"]))
-def test_tensors_follow_the_same_law_as_floats(rates: list[float], kind: str):
+def test_tensors_follow_the_same_formula_as_floats(rates: list[float], kind: str):
     section = {
         "p": PController(kind="p", target_deletion_rate=0.4, k_p=0.05),
         "pi": PIController(kind="pi", target_deletion_rate=0.4, k_i=0.01),
@@ -96,7 +96,7 @@ def test_a_restored_controller_goes_on_exactly(
     assert restored.state_dict() == unbroken.state_dict()
 
 
-def test_another_laws_state_is_refused():
+def test_the_state_of_another_formula_is_refused():
     p = build_controller(PController(kind="p", target_deletion_rate=0.4))
     pi = build_controller(PIController(kind="pi", target_deletion_rate=0.4))
     with pytest.raises(ValueError, match="'p' controller"):
@@ -158,7 +158,7 @@ def run_away_plant(kind: str) -> list[float]:
     return rates
 
 
-def test_two_sided_holds_a_plant_that_runs_away_from_the_one_sided_law():
+def test_two_sided_holds_a_plant_that_runs_away_from_the_one_sided_formula():
     assert run_away_plant("pi")[-1] == 1.0
     assert run_away_plant("pi_two_sided")[-1] == pytest.approx(0.4, abs=0.01)
 

@@ -17,8 +17,8 @@ from mrt5cli.analysis.deletions import (
     inspect_batch,
     inspect_text,
     kind_table,
-    length_table,
     pieces,
+    segment_lengths,
     starts_inside_characters,
     total_rate,
 )
@@ -280,7 +280,7 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     )
     assert row.segments is not None
     assert [i for start, length in row.segments for i in ids[start : start + length]] == ids
-    assert sum(line.length * line.count for line in length_table([row])) == len(ids)
+    assert sum(length * count for length, count in segment_lengths([row]).items()) == len(ids)
     assert row.rate.total == len(ids) - len(row.segments)
 
 

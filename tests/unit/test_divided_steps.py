@@ -13,6 +13,7 @@ from typing import Any
 import divided_steps
 import pytest
 import torch
+from conftest import labelled
 from divided_steps import CASES, DIVIDED_ALIKE, SCORES, STEP, WITHOUT_TARGET, Case, rows, train
 
 from mrt5cli.errors import UserError
@@ -55,7 +56,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert line == pytest.approx(other, rel=1e-5, abs=1e-6), line["step"]
     for name, weight in wanted["weights"].items():
         ours, theirs = torch.tensor(found["weights"][name]), torch.tensor(weight)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=labelled(name))
 
 
 @each_case
@@ -75,6 +76,7 @@ def test_accumulated_like_at_once(name: str, at_once: int, whole: dict[str, dict
         assert_same(train(CASES[name], at_once), whole[name])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("at_once", SIZES_OF_TWO)
 @each_case
 def test_two_processes_like_one(

@@ -12,14 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrt5cli.report.figures.against_reduction import loss_against_reduction, macs, runtime
 from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
-from mrt5cli.report.figures.gate_placement import Place, gate_placement
-from mrt5cli.report.figures.loss_against_reduction import Point, loss_against_reduction
-from mrt5cli.report.figures.macs import macs
+from mrt5cli.report.figures.gate_placement import gate_placement
 from mrt5cli.report.figures.per_language import Model, per_language
 from mrt5cli.report.figures.per_sample import Scatter, per_sample
-from mrt5cli.report.figures.runtime import Timed, runtime
-from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, look_of, styled
+from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, Point, look_of, styled
 
 SVG = "{http://www.w3.org/2000/svg}"
 OKABE_ITO = {
@@ -55,7 +53,7 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
         caption="c",
     ),
     "gates": lambda: gate_placement(
-        [Place(1, 1.0, 30.0), Place(2, None, None), Place(3, 1.1, None, published=True)],
+        [Point("", 1, 1.0), Point("", 3, 1.1, published=True)], [Point("", 1, 30.0)],
         unit="loss", other="less time than ByT5 (%)", name="gates", caption="c",
     ),
     "macs": lambda: macs(
@@ -81,7 +79,8 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
         [Pattern("gate", {"vowel": 100.0})], name="patterns-without-text", caption="c"
     ),
     "time": lambda: runtime(
-        [Timed("MrT5", 50.0, 30.0, 38.0), Timed("MrT5", 49.5, 32.3, published=True)], name="time", caption="c"
+        [Point("MrT5", 50.0, 30.0), Point("MrT5", 49.5, 32.3, published=True)], [(50.0, 38.0)],
+        name="time", caption="c",
     ),
 }  # fmt: skip
 
@@ -139,7 +138,7 @@ def test_the_same_numbers_are_the_same_drawing() -> None:
 
 
 def test_captions_are_escaped() -> None:
-    found = runtime([Timed("MrT5", 1.0, 2.0)], name="n", caption='a < b & "c"').inline
+    found = runtime([Point("MrT5", 1.0, 2.0)], name="n", caption='a < b & "c"').inline
     assert ET.fromstring(found).attrib["aria-label"] == 'a < b & "c"'
 
 

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from conftest import labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
@@ -453,7 +454,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(hard):
         grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-4, msg=labelled(name))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -480,7 +481,9 @@ def test_recomputation_keeps_less_and_changes_nothing(dropout):
     for what in ("selective", "blocks"):
         assert grads[what].keys() == grads["none"].keys()
         for name, grad in grads["none"].items():
-            torch.testing.assert_close(grads[what][name], grad, atol=1e-6, rtol=1e-4, msg=f"{what} {name}")
+            torch.testing.assert_close(
+                grads[what][name], grad, atol=1e-6, rtol=1e-4, msg=labelled(f"{what} {name}")
+            )
 
 
 def test_attention_dropout_only_in_training():

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from conftest import labelled
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,7 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
             assert parameter.grad is None or parameter.grad.abs().max() < 1e-6, name
             continue
         limit = 1e-6 + 1e-3 * expected.grad.abs().max().item()
-        torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0, msg=name)
+        torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0, msg=labelled(name))
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,15 +12,16 @@ from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
 from mrt5cli.runtime import usable_cpus
-from mrt5cli.training.plan import Plan, make_plan
+from mrt5cli.training.choose import TrainingPlan, choose
+from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import model_to_start
 
 SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 3, num_decoder_layers: 1}"
 
 
-def planned(tmp_path: Path, *overrides: str, recipe: str = "quickstart_byt5") -> Plan:
+def planned(tmp_path: Path, *overrides: str, recipe: str = "quickstart_byt5") -> TrainingPlan:
     shape = [] if any(item.startswith("model.shape") for item in overrides) else [SMALL]
-    return make_plan(load(recipe, [*shape, *overrides]), tmp_path / "run", device="cpu")
+    return choose(load(recipe, [*shape, *overrides]), tmp_path / "run", device="cpu")
 
 
 # --- the machine --------------------------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def test_a_batch_that_no_memory_holds_is_spoken_of(tmp_path: Path) -> None:
     most = "training.batch_size=1048576", "training.device_batch_size=1048576"
     [note] = planned(tmp_path, *most, "task.length=100000", "model.max_positions=100000").notes
     assert "for a forward pass of 1,048,576 examples of full length; cpu has " in note
-    assert note.startswith("training takes 52 MB for weights, gradients and Adam's moments, and more than ")
+    assert note.startswith("training takes 51.5 MB for weights, gradients and Adam's moments, and more than ")
 
 
 def test_checkpoints_that_a_run_cannot_make_need_no_room(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ model:
 """
 
 
-def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> Plan:
+def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> TrainingPlan:
     data = tmp_path / "data"
     data.mkdir()
     for split in ("train", "validation", "test"):
@@ -77,7 +78,7 @@ def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> P
         (data / f"{split}.tsv").write_text(text)
     path = tmp_path / "rows.yaml"
     path.write_text(ROWS.replace("PATH", str(data)))
-    return make_plan(load(path, overrides), tmp_path / "run", device="cpu")
+    return choose(load(path, overrides), tmp_path / "run", device="cpu")
 
 
 def test_texts_of_which_many_are_cut_are_spoken_of_with_the_length_that_would_do(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_targets_have_a_key_of_their_own(tmp_path: Path) -> None:
 def test_few_texts_that_are_cut_are_only_counted(tmp_path: Path) -> None:
     plan = row_plan(tmp_path, [("a", "w" * 7)] * 9 + [("a", "w" * 20)])
     assert not [note for note in plan.notes if "longer" in note]
-    assert "2 targets cut" in plan.facts()["task"]
+    assert "2 targets cut" in facts(plan)["task"]
 
 
 # --- vocabulary ---------------------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from mrt5cli.training.progress import ProgressDisplay, facts_of, speed
+from mrt5cli.training.progress import ProgressDisplay, facts_of
 
 ROW = {
     "step": 10,
@@ -26,13 +25,6 @@ def test_facts():
     assert facts_of(ROW) == "loss 1.235  deleted 38.2 % of 40 %  alpha 0.0123  12.3 kB/s"
     plain = {**ROW, "target": None, "alpha": 0.0, "deletion_rate": 0.0}
     assert facts_of(plain) == "loss 1.235  12.3 kB/s"
-
-
-@pytest.mark.parametrize(
-    "rate, words", [(999.0, "999 B/s"), (1000.0, "1 kB/s"), (2.5e6, "2.5 MB/s"), (3e9, "3 GB/s")]
-)
-def test_speeds(rate: float, words: str):
-    assert speed(rate) == words
 
 
 def show(terminal: bool, plain_seconds: float) -> str:

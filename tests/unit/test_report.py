@@ -20,7 +20,7 @@ from mrt5cli.report.claims import CLAIMS, Claim
 from mrt5cli.report.page import markdown_cell, write_report
 from mrt5cli.report.tables import in_unit, number
 from mrt5cli.rundir import write_json
-from mrt5cli.suite.jobs import Experiment, Plan
+from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
 
 PAPER = load_suite("paper")
@@ -75,7 +75,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[SuitePlan, Path]:
     """A plan of the whole paper in which two runs failed and no analysis is done, and its report."""
     root = tmp_path_factory.mktemp("half")
     failed = ["multilingual_v3/fixed_60", "xnli_v3/cp_2"]
@@ -100,18 +100,18 @@ TINY = Experiment(
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[SuitePlan, Path]:
     """A smoke plan with every analysis, figure and claim there is."""
     root = tmp_path_factory.mktemp("tiny")
     plan = make_plan(root / "runs", [TINY])
     train(plan, runtime=True)
     for name in TINY.analyses:
-        write_json(plan.analysis(TINY, name), run_analysis(name, TINY, plan))
+        write_json(plan.analysis(TINY, name), run_analysis(name, plan.experiment_runs(TINY)))
     write_report(plan, root / "report")
     return plan, root / "report"
 
 
-def both(where: tuple[Plan, Path]) -> tuple[str, str]:
+def both(where: tuple[SuitePlan, Path]) -> tuple[str, str]:
     return pages([where[1] / "report.html", where[1] / "report.md"])
 
 
@@ -157,7 +157,7 @@ def test_markdown_tables_have_as_many_cells_as_headers(which: str, request: pyte
     assert "\n\n\n\n" not in markdown
 
 
-def test_both_pages_say_the_same_numbers(half: tuple[Plan, Path]) -> None:
+def test_both_pages_say_the_same_numbers(half: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(half)
     row = re.search(r"\| MrT5, δ 0.5 \| 15-language weighted average \| bits per byte \| (.*) \|", markdown)
     assert row is not None
@@ -182,7 +182,7 @@ def test_before_anything_has_run_everything_is_said_to_be_missing(empty: tuple[s
         assert experiment.title in markdown
 
 
-def test_the_summary_counts_what_the_sections_show(half: tuple[Plan, Path]) -> None:
+def test_the_summary_counts_what_the_sections_show(half: tuple[SuitePlan, Path]) -> None:
     _, markdown = both(half)
     shown = {
         verdict: len(re.findall(rf"^\| .*\| {verdict}(?:: [^|]*)? \|$", markdown, re.MULTILINE))
@@ -195,14 +195,14 @@ def test_the_summary_counts_what_the_sections_show(half: tuple[Plan, Path]) -> N
     assert counts[3] > 0
 
 
-def test_failures_are_listed_with_their_reasons(half: tuple[Plan, Path]) -> None:
+def test_failures_are_listed_with_their_reasons(half: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(half)
     assert "multilingual_v3/fixed_60 seed 51: failed, out of memory" in Page(html).text
     assert "not run: out of memory" in markdown
     assert "analysis per\\_sample: not done" in markdown
 
 
-def test_many_numbers_are_folded_and_averages_stand_open(half: tuple[Plan, Path]) -> None:
+def test_many_numbers_are_folded_and_averages_stand_open(half: tuple[SuitePlan, Path]) -> None:
     html, _ = both(half)
     section = html[
         html.index('<section id="multilingual-v3">') : html.index('<section id="per-language-v3">')
@@ -213,7 +213,7 @@ def test_many_numbers_are_folded_and_averages_stand_open(half: tuple[Plan, Path]
     assert "<td>Thai</td>" in section
 
 
-def test_a_smoke_report_says_that_it_means_nothing(tiny: tuple[Plan, Path]) -> None:
+def test_a_smoke_report_says_that_it_means_nothing(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
     assert "Smoke run: these numbers mean nothing." in Page(html).text
     assert "**Smoke run: these numbers mean nothing.**" in markdown
@@ -233,14 +233,14 @@ def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
     assert "<h2>Diagnostic tasks</h2>" not in html
 
 
-def test_words_of_suites_are_escaped(tiny: tuple[Plan, Path]) -> None:
+def test_words_of_suites_are_escaped(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
     assert "<h2>Tiny &lt;models&gt; | of everything</h2>" in html
     assert "## Tiny \\<models\\> \\| of everything" in markdown
     assert "What &amp; why." in html
 
 
-def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[Plan, Path]) -> None:
+def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
     for words in (
         "Pearson's r over 8 of 8 samples",
@@ -264,14 +264,13 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[Plan, Path]) -> No
         assert f'<span class="{word}">' in html
 
 
-def test_where_it_was_made_is_at_the_end(tiny: tuple[Plan, Path]) -> None:
+def test_where_it_was_made_is_at_the_end(tiny: tuple[SuitePlan, Path]) -> None:
     plan, _ = tiny
     for text in both(tiny):
         end = text[text.index("How it was made") :]
         for words in ("AMD EPYC, fp32, 1 thread", "torch 2.13.0", "0123456789ab", "40 min", "10 min"):
             assert words in end, words
-        for job in plan.jobs:
-            assert job.recipe is not None
+        for job in plan.trainings:
             assert recipe_hash(job.recipe) in end
     assert str(plan.root) not in "".join(both(tiny))
 
@@ -303,7 +302,7 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_matplotlib_there_is_a_report_that_says_how_to_get_figures(
-    tiny: tuple[Plan, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: tuple[SuitePlan, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reports, "can_draw", lambda: False)
     html, markdown = pages(write_report(tiny[0], tmp_path))
@@ -314,7 +313,7 @@ def test_without_matplotlib_there_is_a_report_that_says_how_to_get_figures(
     assert not (tmp_path / "figures").exists()
 
 
-def test_figures_of_an_earlier_report_go(tiny: tuple[Plan, Path], tmp_path: Path) -> None:
+def test_figures_of_an_earlier_report_go(tiny: tuple[SuitePlan, Path], tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "old-macs.svg").write_text("<svg/>")
     write_report(tiny[0], tmp_path)

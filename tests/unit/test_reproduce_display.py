@@ -13,16 +13,16 @@ from reproduction import FAMILY, experiment
 from rich.console import Console
 
 from mrt5cli.suite.display import LiveDisplay, PlainDisplay, last_metrics, progress_of
-from mrt5cli.suite.jobs import Job, Plan
+from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.planning import make_plan
 
 
-def planned(root: Path) -> Plan:
+def planned(root: Path) -> SuitePlan:
     return make_plan("mine", [experiment("all", "other")], root, known=FAMILY)
 
 
 def with_metrics(job: Job, text: str) -> Job:
-    assert job.run is not None
+    assert isinstance(job, TrainJob)
     job.run.path.mkdir(parents=True, exist_ok=True)
     job.run.metrics_path.write_text(text)
     return job

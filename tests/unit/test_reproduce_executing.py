@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reproduction import FAMILY, experiment, leave_done
+from reproduction import FAMILY, experiment, leave_done, recipe
 
 from mrt5cli.errors import UserError
 from mrt5cli.suite import executing
-from mrt5cli.suite.executing import Outcome, execute, log_of
-from mrt5cli.suite.jobs import Job, Plan
-from mrt5cli.suite.locking import LOCK, only_one
+from mrt5cli.suite.executing import SuiteOutcome, execute, log_of
+from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
+from mrt5cli.suite.locking import JOBS_LOCK, LOCK, only_one, open_lock
 from mrt5cli.suite.planning import make_plan
-from mrt5cli.suite.processes import Alone, Forked
-from mrt5cli.suite.work import JOBS_LOCK, Order, open_lock
+from mrt5cli.suite.processes import Forks, Running
+from mrt5cli.suite.work import JobOrder
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
 
@@ -87,11 +87,11 @@ class FakeLauncher:
     polls: dict[str, int] = field(default_factory=dict)
     says: dict[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
-    orders: list[Order] = field(default_factory=list)
+    orders: list[JobOrder] = field(default_factory=list)
     running: list[FakeJob] = field(default_factory=list)
     most: int = 0
 
-    def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+    def start(self, order: JobOrder, slot: int, log: Path) -> FakeJob:
         assert 0 <= slot < self.slots
         self.orders.append(order)
         with log.open("a") as file:
@@ -103,13 +103,13 @@ class FakeLauncher:
         return job
 
 
-def family(root: Path, **fields: object) -> Plan:
+def family(root: Path, **fields: object) -> SuitePlan:
     return make_plan(
         "mine", [experiment("all", *FAMILY, analyses=("compute",), **fields)], root, known=FAMILY
     )
 
 
-def run(plan: Plan, launcher: FakeLauncher, display: Silent | None = None) -> Outcome:
+def run(plan: SuitePlan, launcher: FakeLauncher, display: Silent | None = None) -> SuiteOutcome:
     return execute(plan, launcher, display or Silent(), device="cpu")
 
 
@@ -196,10 +196,10 @@ def test_a_changed_run_is_replaced_and_a_half_done_one_gone_on_with(tmp_path: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_stops_and_a_second_kills(tmp_path: Path, number: signal.Signals) -> None:
-    plan = family(tmp_path)
+    plan, handlers = family(tmp_path), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
 
     class Signalled(FakeLauncher):
-        def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+        def start(self, order: JobOrder, slot: int, log: Path) -> FakeJob:
             os.kill(os.getpid(), number)
             return super().start(order, slot, log)
 
@@ -208,11 +208,12 @@ def test_a_first_signal_stops_and_a_second_kills(tmp_path: Path, number: signal.
     assert outcome.interrupted and outcome.done == [] and outcome.failures == []
     assert [(job.stopped, job.killed) for job in launcher.running] == [(1, 0)]  # and nothing more started
     assert display.errors == {BYT5: "interrupted"}
-    assert plan.job(BYT5).status == "missing"
-    assert signal.getsignal(number) is not None
+    assert {job.status for job in plan.jobs} == {"missing"}
+    assert display.said[-1].startswith("stopping: trainings save")
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers  # ours again
 
     class Twice(FakeLauncher):
-        def start(self, order: Order, slot: int, log: Path) -> FakeJob:
+        def start(self, order: JobOrder, slot: int, log: Path) -> FakeJob:
             job = super().start(order, slot, log)
             job.polls = 10**6
             poll, pause = job.poll, [signal.SIGINT, signal.SIGINT]
@@ -289,26 +290,21 @@ def ended(job: object, seconds: float = 60.0) -> int:
     raise AssertionError("it did not end")
 
 
-@pytest.fixture
-def launchers(tmp_path: Path) -> dict[str, Forked | Alone]:
-    return {"forked": Forked(1, 1), "alone": Alone("paper", [])}
-
-
-@pytest.mark.parametrize("kind", ["forked", "alone"])
-def test_real_processes_tell_how_they_ended(
-    tmp_path: Path, launchers: dict[str, Forked | Alone], kind: str
-) -> None:
-    """A job that is not there, and one killed before it can do anything."""
-    plan = Plan("paper", tmp_path, [], [Job("train nothing", "train", "nothing")])
+def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
+    """A job whose recipe cannot be trained, and one killed before it can do anything."""
+    plan = family(tmp_path / "runs")
+    job = plan.job(OTHER)
+    assert isinstance(job, TrainJob)
+    job.recipe = recipe("lost", str(tmp_path / "nowhere"))
     log = tmp_path / "log"
-    job = launchers[kind].start(Order(plan, "train nothing", "cpu"), 0, log)
-    assert ended(job) in (1, 2)
-    assert "error:" in log.read_text()
-    job = launchers[kind].start(Order(plan, "train nothing", "cpu"), 0, log)
-    job.kill()
-    assert ended(job) == -signal.SIGKILL
-    job.stop()  # of one that has ended is nothing
-    job.kill()
+    running = Forks(1, 1).start(JobOrder(plan, OTHER, "cpu"), 0, log)
+    assert ended(running) == 2
+    assert "error:" in log.read_text() and "nowhere" in log.read_text()
+    running = Forks(1, 1).start(JobOrder(plan, OTHER, "cpu"), 0, log)
+    running.kill()
+    assert ended(running) == -signal.SIGKILL
+    running.stop()  # of one that has ended is nothing
+    running.kill()
 
 
 def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
@@ -326,3 +322,48 @@ def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
     os.close(ours)
     assert job.wait(timeout=20) == -signal.SIGTERM
     job.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_path: Path) -> None:
+    """Two processes on a CPU in place of two GPUs: what torchrun starts ends as a single process does."""
+    steps = {"max_steps": 100_000, "save_steps": 100_000, "logging_steps": 5, "device_batch_size": 2}
+    known = {"long": recipe("long", training=steps)}
+    plan = make_plan("mine", [experiment("a", "long", evaluations=())], tmp_path / "runs", known=known)
+    [job] = plan.trainings
+    launcher = Forks(1, 1, ["0", "1"], together=True)
+
+    def lines() -> int:
+        return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
+
+    def started() -> Running:
+        before = lines()
+        running = launcher.start(JobOrder(plan, job.id, "cpu"), 0, tmp_path / "log")
+        until = time.monotonic() + 120
+        while lines() < before + 2:
+            assert time.monotonic() < until and running.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        return running
+
+    running = started()
+    running.stop()
+    assert ended(running) == 130
+    meta = job.run.meta()
+    assert (meta["status"], meta["processes"]) == ("interrupted", 2)
+    assert job.run.saved_steps() == [meta["step"]]
+
+    running = started()
+    running.kill()
+    assert ended(running) == -signal.SIGKILL
+    before = lines()
+    time.sleep(1.5)
+    assert lines() == before  # no process of the group trains on
+
+    running = started()
+    running.life.close()  # type: ignore[attr-defined]  # as if whoever started it were gone
+    until = time.monotonic() + 60
+    while running.process.exitcode is None:  # type: ignore[attr-defined]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert job.run.meta()["status"] == "interrupted"
+    assert job.run.saved_steps()[-1] > meta["step"]

@@ -17,8 +17,8 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import write_json
 from mrt5cli.suite import planning
 from mrt5cli.suite.graph import build_plan
-from mrt5cli.suite.jobs import Evaluation, Experiment, Plan
-from mrt5cli.suite.planning import TO_DO, closure, keep_to_budget, make_plan, survey
+from mrt5cli.suite.jobs import Evaluation, Experiment, SuitePlan
+from mrt5cli.suite.planning import closure, keep_to_budget, make_plan, survey
 from mrt5cli.suite.suites import load_suite, suite_names
 
 BYT5, MRT5 = "train tiny/byt5 seed 1", "train tiny/mrt5 seed 1"
@@ -27,15 +27,15 @@ ANALYSED = "analyse small:compute"
 SMALL = experiment("small", "tiny/byt5", "tiny/mrt5", analyses=("compute",))
 
 
-def planned(root: Path, *experiments: Experiment, known: Any = FAMILY, **options: Any) -> Plan:
+def planned(root: Path, *experiments: Experiment, known: Any = FAMILY, **options: Any) -> SuitePlan:
     return make_plan("mine", experiments or (SMALL,), root, known=known, **options)
 
 
-def statuses(plan: Plan) -> dict[str, str]:
+def statuses(plan: SuitePlan) -> dict[str, str]:
     return {job.id: job.status for job in plan.jobs}
 
 
-def without(plan: Plan, *done: str) -> dict[str, str]:
+def without(plan: SuitePlan, *done: str) -> dict[str, str]:
     """The statuses of the jobs that are not done."""
     return {id_: status for id_, status in statuses(plan).items() if status != "done"}
 
@@ -331,9 +331,7 @@ def test_spoilt_files_are_made_again(tmp_path: Path, text: str) -> None:
     plan = planned(tmp_path)
     leave_done(plan)
     for id_ in (MRT5_EVALUATED, ANALYSED):
-        output = plan.job(id_).output
-        assert output is not None
-        output.write_text(text)
+        plan.job(id_).output.write_text(text)
     assert without(planned(tmp_path)) == {MRT5_EVALUATED: "changed", ANALYSED: "changed"}
 
 
@@ -392,14 +390,14 @@ def test_a_budget_is_kept_and_nothing_is_torn_from_what_it_needs(hours: list[flo
     first = next(job for job in plan.jobs if job.experiments)
     cost_of_first = sum(jobs[id_].hours for id_ in closure(jobs, first))
     out = keep_to_budget(plan, budget)
-    left = [job for job in plan.jobs if job.status in TO_DO]
+    left = [job for job in plan.jobs if job.to_do]
     assert sum(job.hours for job in left) <= budget
     assert {job.id for job in out} | {job.id for job in left} == {job.id for job in plan.jobs}
     kept = {job.id for job in left}
     assert all(kept.issuperset(job.needs) for job in left)
     # What nobody shows is there for somebody who needs it.
     assert all(any(job.id in other.needs for other in left) for job in left if not job.experiments)
-    assert first.status in TO_DO or cost_of_first > budget
+    assert first.to_do or cost_of_first > budget
 
 
 def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -422,7 +420,5 @@ def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_an_analysis_without_provenance_is_changed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     leave_done(plan)
-    output = plan.job(ANALYSED).output
-    assert output is not None
-    write_json(output, {"rows": []})
+    write_json(plan.job(ANALYSED).output, {"rows": []})
     assert without(planned(tmp_path)) == {ANALYSED: "changed"}

@@ -39,7 +39,6 @@ def test_names(tmp_path: Path):
         run.checkpoint(500),
         run.model,
         run.eval("copy"),
-        run.figures,
     )
     assert [str(path.relative_to(run.path)) for path in parts] == [
         "recipe.yaml",
@@ -48,7 +47,6 @@ def test_names(tmp_path: Path):
         "checkpoints/step-00000500",
         "model",
         "eval/copy.json",
-        "figures",
     ]
     assert not run.path.exists()
 
@@ -57,17 +55,7 @@ def test_the_recipe_is_read_back(tmp_path: Path):
     recipe = load("quickstart_byt5")
     run = make_run(tmp_path / "mine")
     write_text(run.recipe_path, dump(recipe))
-    assert RunDir.open(run.path).recipe() == recipe
-
-
-def test_open_says_what_is_missing_and_what_is_near(tmp_path: Path):
-    make_run(tmp_path / "quickstart-seed42")
-    with pytest.raises(UserError, match="does not exist") as caught:
-        RunDir.open(tmp_path / "quickstart-seed24")
-    assert str(tmp_path / "quickstart-seed42") in str(caught.value.hint)
-    with pytest.raises(UserError, match=r"has no recipe\.yaml") as caught:
-        RunDir.open(tmp_path)
-    assert caught.value.hint == "runs in it: quickstart-seed42"
+    assert RunDir(run.path).recipe() == recipe
 
 
 def test_create_refuses_a_directory_of_other_things(tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.text import columns, duration, first_line, say, wrapped
+from mrt5cli.text import byte_size, columns, duration, first_line, say, wrapped
 
 WORDS = st.text(st.sampled_from("ab.:-=é中"), min_size=1, max_size=6)
 
@@ -98,6 +98,23 @@ def test_the_width_is_the_terminals_or_columns(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1 kB"),
+        (12_345, "12.3 kB"),
+        (2.5e6, "2.5 MB"),
+        (999_600_000, "1 GB"),
+        (1.234e9, "1.23 GB"),
+        (1.234e13, "12,340 GB"),
+    ],
+)
+def test_sizes_in_bytes(count: float, words: str) -> None:
+    assert byte_size(count) == words
 
 
 def test_the_first_line_of_an_exception() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import labelled
 from variants import GATES, KINDS, VARIANTS, batch_of, labels_for, random_rows, segment_ends, tiny
 
 from mrt5cli.models.shorteners import Sequences
@@ -139,7 +140,7 @@ def test_checkpointing_gives_the_same_gradients(variant, hard):
     plain, checkpointed = found
     assert plain.keys() == checkpointed.keys()
     for name, grad in plain.items():
-        torch.testing.assert_close(checkpointed[name], grad, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(checkpointed[name], grad, atol=1e-6, rtol=1e-4, msg=labelled(name))
 
 
 # --- compiled
@@ -211,7 +212,7 @@ def test_training_compiles_whole(variant, score):
     torch.testing.assert_close(compiled_logits, logits, **CLOSE)
     assert grads.keys() == compiled_grads.keys()
     for name, grad in grads.items():
-        torch.testing.assert_close(compiled_grads[name], grad, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(compiled_grads[name], grad, atol=1e-6, rtol=1e-4, msg=labelled(name))
 
 
 @upstream
@@ -247,4 +248,4 @@ def test_inductor(variant):
     (out, grads), (compiled_out, compiled_grads) = found
     torch.testing.assert_close(compiled_out.logits, out.logits, **CLOSE)
     for name, grad in grads.items():
-        torch.testing.assert_close(compiled_grads[name], grad, atol=1e-5, rtol=1e-3, msg=name)
+        torch.testing.assert_close(compiled_grads[name], grad, atol=1e-5, rtol=1e-3, msg=labelled(name))

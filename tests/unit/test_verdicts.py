@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_plans import document, make_plan, pretend
 
 from mrt5cli.errors import UserError
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import (
     REDUCTION,
@@ -30,7 +31,7 @@ from mrt5cli.report.placement import place
 from mrt5cli.report.results import Missing, Ours, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count, judge, settle
 from mrt5cli.rundir import write_json
-from mrt5cli.suite.jobs import Evaluation, Experiment, Job, Plan
+from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
 
 ROWS = list(published().values())
@@ -206,7 +207,7 @@ def test_without_its_own_section_a_number_goes_to_a_run_that_has_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def pretended(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> SuitePlan:
     """The paper, as if every run but three had come to the published numbers, losses 1.5 % higher."""
     failed = ["multilingual_v3/fixed_60", "xnli_v3/cp_2", "english_v1/byt5"]
     plan = make_plan(tmp_path_factory.mktemp("paper"), PAPER, left_out=failed, smoke=False)
@@ -214,12 +215,12 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-def compared(plan: Plan, id_: str) -> list[Compared]:
+def compared(plan: SuitePlan, id_: str) -> list[Compared]:
     [experiment] = [one for one in plan.experiments if one.id == id_]
     return compare(Results(plan, experiment), PLACED[id_])
 
 
-def test_what_comes_out_as_published_is_within(pretended: Plan) -> None:
+def test_what_comes_out_as_published_is_within(pretended: SuitePlan) -> None:
     found = compared(pretended, "multilingual_v3")
     assert count(found) == {"within": 736, "outside": 0, "better": 0, "not run": 32, "not compared": 0}
     for one in found:
@@ -229,7 +230,7 @@ def test_what_comes_out_as_published_is_within(pretended: Plan) -> None:
             assert one.ours.seeds == (one.row.setting["seed"],)
 
 
-def test_what_was_not_run_says_why(pretended: Plan) -> None:
+def test_what_was_not_run_says_why(pretended: SuitePlan) -> None:
     missing = [one for one in compared(pretended, "multilingual_v3") if one.verdict == "not run"]
     assert {one.recipe for one in missing} == {"multilingual_v3/fixed_60"}
     assert {one.reason for one in missing} == {"out of memory"}
@@ -237,7 +238,7 @@ def test_what_was_not_run_says_why(pretended: Plan) -> None:
     assert {one.reason for one in compared(pretended, "per_sample_v3")} == {"not analysed"}
 
 
-def test_times_are_compared_as_a_decrease_and_never_in_milliseconds(pretended: Plan) -> None:
+def test_times_are_compared_as_a_decrease_and_never_in_milliseconds(pretended: SuitePlan) -> None:
     found = compared(pretended, "gate_placement_v3")
     times = {one.row.setting["gate_after_layer"]: one for one in found if one.row.metric in TIMES}
     assert times[1].value == pytest.approx(100 * (1 - 29.446 / 44.29))
@@ -250,7 +251,7 @@ def test_times_are_compared_as_a_decrease_and_never_in_milliseconds(pretended: P
     assert len(milliseconds) == 64
 
 
-def test_a_rate_that_counts_padding_is_not_compared(pretended: Plan) -> None:
+def test_a_rate_that_counts_padding_is_not_compared(pretended: SuitePlan) -> None:
     rates = [one for one in compared(pretended, "xnli_v3") if one.row.metric == REDUCTION]
     padded = [one for one in rates if one.verdict == "not compared"]
     assert {one.row.model for one in padded} == {"BP"}
@@ -260,7 +261,7 @@ def test_a_rate_that_counts_padding_is_not_compared(pretended: Plan) -> None:
     assert {one.verdict for one in found if one.row.metric == REDUCTION} == {"within"}
 
 
-def test_a_time_without_its_baseline_is_no_number(pretended: Plan) -> None:
+def test_a_time_without_its_baseline_is_no_number(pretended: SuitePlan) -> None:
     found = [one for one in compared(pretended, "english_v1") if one.row.metric == "runtime_decrease_vs_byt5"]
     assert {one.verdict for one in found} == {"not run"}
     assert {one.reason for one in found} == {"out of memory"}  # the baseline's run
@@ -273,9 +274,7 @@ def one_run(tmp_path: Path, *rows_: dict[str, Any], **changes: Any) -> Results:
         baseline="multilingual_v3/byt5",
     )  # fmt: skip
     plan = make_plan(tmp_path, [experiment], smoke=False)
-    job = plan.jobs[1]
-    assert job.run is not None
-    assert job.recipe is not None
+    job = plan.trainings[1]
     made = document(job.recipe.task.model_dump(mode="json"), list(rows_))
     name = changes.pop("name", "span_corruption")
     made["models"][0] |= changes.pop("model", {})
@@ -351,9 +350,7 @@ def test_times_of_different_machines_or_batches_are_not_compared(tmp_path: Path)
 def test_seeds_are_averaged_and_span_an_interval(tmp_path: Path) -> None:
     experiment = Experiment("e", "", "v3", "", (RECIPE,), seeds=(1, 2, 3))
     plan = make_plan(tmp_path, [experiment], smoke=False)
-    for job, value in zip(plan.jobs, (1.0, 1.1, 1.2), strict=True):
-        assert job.run is not None
-        assert job.recipe is not None
+    for job, value in zip(plan.trainings, (1.0, 1.1, 1.2), strict=True):
         settings = job.recipe.task.model_dump(mode="json")
         write_json(job.run.eval("x"), document(settings, [LINE, ALL | {"bits_per_byte": value}]))
     found = Results(plan, experiment).value(AVERAGE, RECIPE)
@@ -366,9 +363,11 @@ def test_a_plans_own_evaluations_are_read_and_nothing_beside_them(tmp_path: Path
     results = one_run(tmp_path, LINE, ALL, name="stray")
     ran = results.runs[RECIPE][0]
     output = ran.run.eval("planned")
-    results.plan.jobs.append(
-        Job("evaluate", "evaluate", RECIPE, run=ran.run, evaluation=Evaluation(), output=output)
-    )
+    own = EvaluateJob(
+        id="evaluate", name=RECIPE, output=output, train=ran.job, evaluation=Evaluation(),
+        task=ran.recipe.task, options=EvaluationOptions(batch_size=8),
+    )  # fmt: skip
+    results.plan.jobs.append(own)
     with pytest.raises(Missing, match="not evaluated"):
         Results(results.plan, results.experiment).value(AVERAGE, RECIPE)
     settings = ran.recipe.task.model_dump(mode="json")
@@ -413,7 +412,8 @@ def test_multiply_accumulates_are_arithmetic(tmp_path: Path) -> None:
     from mrt5cli.analysis.across_runs import run_analysis
 
     [experiment] = [one for one in PAPER if one.id == "compute_savings"]
-    curve = run_analysis("compute", experiment, make_plan(tmp_path, [experiment], smoke=False))
+    plan = make_plan(tmp_path, [experiment], smoke=False)
+    curve = run_analysis("compute", plan.experiment_runs(experiment))
     found = analysed(tmp_path, "compute_savings", "compute", curve)
     assert Counter(one.verdict for one in found.values()) == {"within": 22}
     for point in curve["curve"]:

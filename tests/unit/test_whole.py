@@ -63,7 +63,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "something else": (
         lambda path: path.write_text("[1]") if path.suffix == ".json" else torch.save([1], path),
-        "{name} says nothing of ",
+        "is not a whole checkpoint: {name} ",
     ),
 }
 

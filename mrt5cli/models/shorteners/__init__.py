@@ -18,6 +18,7 @@ from mrt5cli.models.shorteners.convolution import Convolution
 from mrt5cli.models.shorteners.delete_gate import DeleteGate
 from mrt5cli.models.shorteners.fixed import FixedGate
 from mrt5cli.models.shorteners.gate import Gate, with_fillers_in_sight
+from mrt5cli.models.shorteners.hnet import Router
 from mrt5cli.models.shorteners.random import RandomGate
 
 SHORTENERS: dict[str, type[Shortener]] = {}
@@ -44,6 +45,7 @@ register(RandomGate)
 register(FixedGate)
 register(BoundaryPredictor)
 register(Convolution)
+register(Router)
 
 __all__ = [
     "SHORTENERS",

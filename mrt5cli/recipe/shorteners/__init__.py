@@ -12,6 +12,7 @@ from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
 from mrt5cli.recipe.shorteners.convolution import Convolution
 from mrt5cli.recipe.shorteners.delete_gate import DeleteGate
 from mrt5cli.recipe.shorteners.fixed import FixedGate
+from mrt5cli.recipe.shorteners.hnet import HNet
 from mrt5cli.recipe.shorteners.nothing import NoShortener, SourceRemoved
 from mrt5cli.recipe.shorteners.random import RandomGate
 
@@ -22,6 +23,7 @@ SHORTENERS: list[type[ShortenerSection]] = [
     FixedGate,
     BoundaryPredictor,
     Convolution,
+    HNet,
     SourceRemoved,
 ]
 """Every kind, in the order that messages list them."""

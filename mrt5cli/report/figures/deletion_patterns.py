@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mrt5cli.report.figures.style import FAINT, INK, Drawing, Look, drawn, look_of, sheet, styled
+from mrt5cli.report.figures.style import FAINT, INK, Drawing, Look, draw, entry, look_of
 
 COLUMNS = 84
 """Characters a line of text."""
@@ -53,18 +53,20 @@ def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -
     heights = [LINE * lines] if texts else []
     heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(patterns))))
     explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
-    with styled():
-        below = 0.19 * -(-(len(patterns) + 1) // 2) if explained else 0.0
-        figure, grid = sheet(
-            height=sum(heights) + below, nrows=len(heights), height_ratios=heights, squeeze=False
-        )
+    below = 0.19 * -(-(len(patterns) + 1) // 2) if explained else 0.0
+
+    def paint(figure: Any, grid: Any) -> None:
         *top, [rates] = grid
         for [axes] in top:
             _texts(axes, texts, lines)
         entries = _rates(rates, patterns, kinds)
         if explained:
             figure.legend(handles=entries, loc="outside lower center", ncols=2)
-        return drawn(figure, name, caption)
+
+    return draw(
+        paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
+        squeeze=False,
+    )  # fmt: skip
 
 
 def _lines(pattern: Pattern) -> int:
@@ -112,17 +114,12 @@ def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> list
             (pattern.rates, {"markersize": 4.5}),
         ):
             if values:  # a line without marks would have a place all the same, and be made room for
-                axes.plot(
-                    list(values.values()),
-                    [places[kind] + offset for kind in values],
-                    clip_on=False,
-                    **style,
-                    **more,
-                )
-        entries.append(Line2D([], [], markersize=4.5, label=pattern.label, **style))
+                y = [places[kind] + offset for kind in values]
+                axes.plot(list(values.values()), y, clip_on=False, **style, **more)
+        entries.append(entry(pattern.label, look.colour, marker=look.marker, linestyle="", markersize=4.5))
     if any(pattern.published for pattern in patterns):
-        hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "color": INK, "markerfacecolor": "none"}
-        entries.append(Line2D([], [], markersize=8.5, label="hollow, around: published", **hollow))
+        around: dict[str, Any] = {"markerfacecolor": "none", "markersize": 8.5}
+        entries.append(entry("hollow, around: published", marker="o", linestyle="", **around))
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 100)

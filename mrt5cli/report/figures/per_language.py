@@ -14,12 +14,10 @@ from mrt5cli.report.figures.style import (
     OTHER_LOOKS,
     Drawing,
     Look,
-    drawn,
+    draw,
     hollow,
     hollow_entry,
     look_of,
-    sheet,
-    styled,
 )
 
 MOST = 20
@@ -61,28 +59,29 @@ def per_language(
     looks = _looks(models)
     gone = [model for model in models if any({**model.published_reduction, **model.reduction}.values())]
     thickness = 0.8 / len(models)
-    with styled():
-        height = 1.1 + len(languages) * max(0.17, 0.1 * len(models))
-        figure, (left, right) = sheet(height=height, ncols=2, sharey=True, width_ratios=[3, 2])
+
+    def paint(figure: Any, both: Any) -> None:
+        left, right = both
         for axes, shown, which in ((left, models, "loss"), (right, gone, "reduction")):
             for model in shown:
                 place = list(models).index(model)
                 offset = (place - (len(models) - 1) / 2) * thickness
                 _bars(axes, model, languages, which, offset, thickness, looks[place])
+            axes.grid(axis="y", visible=False)
+            axes.tick_params(axis="y", length=0)
         left.set_yticks(range(len(languages)), languages)
         left.set_ylim(len(languages) - 0.4, -0.6)
         left.set_xlabel(unit)
         right.set_xlabel("reduction of the sequence length (%)")
-        for axes in (left, right):
-            axes.grid(axis="y", visible=False)
-            axes.tick_params(axis="y", length=0)
         entries: list[object] = [
             Patch(facecolor=look.colour, label=model.label) for model, look in zip(models, looks, strict=True)
         ]
         if any(model.published_loss or model.published_reduction for model in models):
             entries.append(hollow_entry("published", line=""))
         figure.legend(handles=entries, loc="outside upper center", ncols=min(5, len(entries)))
-        return drawn(figure, name, caption)
+
+    height = 1.1 + len(languages) * max(0.17, 0.1 * len(models))
+    return draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
 
 
 def _looks(models: Sequence[Model]) -> list[Look]:
@@ -107,18 +106,8 @@ def _bars(
     ours: Mapping[str, float] = getattr(model, which)
     known: Mapping[str, float] = getattr(model, f"published_{which}")
     places = {language: place + offset for place, language in enumerate(languages)}
-    mine = [language for language in languages if language in ours]
-    theirs = [language for language in languages if language in known]
-    axes.barh(
-        [places[language] for language in mine],
-        [ours[language] for language in mine],
-        height=thickness,
-        color=look.colour,
-    )
+    mine = {places[language]: ours[language] for language in languages if language in ours}
+    theirs = {places[language]: known[language] for language in languages if language in known}
+    axes.barh(list(mine), list(mine.values()), height=thickness, color=look.colour)
     settings = hollow("o") | {"markersize": 3.5, "linestyle": "", "zorder": 3}
-    axes.plot(
-        [known[language] for language in theirs],
-        [places[language] for language in theirs],
-        color=look.colour if not mine else INK,
-        **settings,
-    )
+    axes.plot(list(theirs.values()), list(theirs), color=INK if mine else look.colour, **settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrt5cli.report.figures.style import INK, Drawing, drawn, look_of, sheet, styled
+from mrt5cli.report.figures.style import INK, Drawing, draw, look_of
 
 COLUMNS = 5
 MINUS = "\N{MINUS SIGN}"
@@ -46,12 +46,8 @@ def per_sample(scatters: Sequence[Scatter], *, name: str, caption: str) -> Drawi
     of = {family: [scatter for scatter in scatters if scatter.family == family] for family in families}
     columns = min(COLUMNS, max(len(line) for line in of.values()))
     lines = [line[start : start + columns] for line in of.values() for start in range(0, len(line), columns)]
-    with styled():
-        width = max(3.6, 1.44 * columns)
-        figure, grid = sheet(
-            width, 0.5 + 1.55 * len(lines), nrows=len(lines), ncols=columns, squeeze=False,
-            sharex=True, sharey=True,
-        )  # fmt: skip
+
+    def paint(figure: Any, grid: Any) -> None:
         for axes in grid.flat:
             axes.set_visible(False)
         for row, line in zip(grid, lines, strict=True):
@@ -63,7 +59,11 @@ def per_sample(scatters: Sequence[Scatter], *, name: str, caption: str) -> Drawi
                 grid[-2][column].tick_params(labelbottom=True)
         figure.supxlabel("deleted from the sample (%)", fontsize=9)
         figure.supylabel("rise of its loss over ByT5's (%)", fontsize=9)
-        return drawn(figure, name, caption)
+
+    return draw(
+        paint, name, caption, width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
+        nrows=len(lines), ncols=columns, squeeze=False, sharex=True, sharey=True,
+    )  # fmt: skip
 
 
 def _panel(axes: Any, scatter: Scatter) -> None:
@@ -77,10 +77,10 @@ def _panel(axes: Any, scatter: Scatter) -> None:
         slope, level = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + level, color=INK, linewidth=1.1)
-    told = f"r = {_signed(scatter.r)}"
+    title = f"{scatter.label}\nr = {_signed(scatter.r)}"
     if scatter.published_r is not None:
-        told += f"\npublished {_signed(scatter.published_r)}"
-    axes.set_title(f"{scatter.label}\n{told}", fontsize=7.5)
+        title += f"\npublished {_signed(scatter.published_r)}"
+    axes.set_title(title, fontsize=7.5)
 
 
 def _signed(r: float | None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,33 +98,64 @@ def styled() -> Iterator[None]:
         yield
 
 
-def sheet(width: float = WIDTH, height: float = 4.0, **grid: Any) -> tuple[Figure, Any]:
-    """A figure that belongs to no window, and its axes.
+@dataclass(frozen=True)
+class Point:
+    """One model in a figure whose axes are numbers.
 
-    Args:
-        width, height: inches.
-        grid: as `Figure.subplots` takes it.
+    Attributes:
+        family: as the paper calls it.
+        x, y: in the axes' units.
+        interval: of y, over seeds; None with one.
+        published: or ours.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(**grid)
+
+    family: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    published: bool = False
 
 
-def key(families: Sequence[str], *, ours: bool, published: bool) -> list[Line2D]:
-    """Entries of a legend: the families, and what filled and hollow mean where both are there."""
-    entries = [
-        Line2D([], [], color=look_of(name).colour, marker=look_of(name).marker, linestyle="", label=name)
-        for name in families
-    ]
-    if published:
-        if ours:
-            entries.append(Line2D([], [], color=INK, marker="o", linestyle="-", label="filled: ours"))
+def plot_line(axes: Any, points: Sequence[Point], look: Look, **more: Any) -> None:
+    """A line from left to right of one look: filled where ours, hollow and dotted where published."""
+    for published in (True, False):
+        line = sorted((one for one in points if one.published is published), key=lambda one: one.x)
+        style: dict[str, Any] = {"marker": look.marker, "zorder": 3, **more}
+        if published:
+            style = {"linestyle": ":", "zorder": 2, **hollow(look.marker)}
+        axes.plot([one.x for one in line], [one.y for one in line], color=look.colour, **style)
+        for one in line:
+            if one.interval is not None:
+                axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
+
+
+def plot_families(axes: Any, points: Sequence[Point]) -> list[Line2D]:
+    """A line a family. Returns the entries of a legend: families, and what filled and hollow mean."""
+    entries = []
+    for family in dict.fromkeys(point.family for point in points):
+        look = look_of(family)
+        plot_line(axes, [point for point in points if point.family == family], look)
+        entries.append(entry(family, look.colour, marker=look.marker, linestyle=""))
+    if any(point.published for point in points):
+        if not all(point.published for point in points):
+            entries.append(entry("filled: ours", marker="o"))
         entries.append(hollow_entry("hollow: published"))
     return entries
 
 
+def entry(label: str, colour: str = INK, **style: Any) -> Line2D:
+    """A legend entry that is no line of the figure."""
+    return Line2D([], [], color=colour, label=label, **style)
+
+
 def hollow_entry(label: str, line: Any = ":") -> Line2D:
     """A legend entry for published values, on a line of that style."""
-    return Line2D([], [], color=INK, linestyle=line, label=label, **hollow("o"))
+    return entry(label, linestyle=line, **hollow("o"))
+
+
+def legend_beside(axes: Any, entries: Sequence[Line2D]) -> None:
+    """A legend to the right of the axes."""
+    axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def hollow(marker: str) -> dict[str, Any]:
@@ -162,13 +193,29 @@ class Drawing:
         return text.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
 
 
-def drawn(figure: Figure, name: str, caption: str) -> Drawing:
-    """The figure as SVG, the same for the same figure; ids carry its name, so that pages can hold several."""
+def draw(
+    paint: Callable[[Figure, Any], None],
+    name: str,
+    caption: str,
+    *,
+    width: float = WIDTH,
+    height: float = 4.0,
+    **grid: Any,
+) -> Drawing:
+    """A figure as SVG, the same for the same numbers; ids carry its name, so that pages can hold several.
+
+    Args:
+        paint: fills a figure that belongs to no window, and its axes.
+        width, height: inches.
+        grid: of axes, as `Figure.subplots` takes it.
+    """
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure, figure.subplots(**grid))
+        with matplotlib.rc_context({"svg.hashsalt": name}):
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = text.replace("'DejaVu Sans Mono'", _MONOSPACED).replace("'DejaVu Sans'", _FONTS)

@@ -1,9 +1,8 @@
 """Suites: which experiments there are, as YAML beside this file, and the one reader of it.
 
-The file is a mapping of `experiments`, a list whose entries have the fields of `jobs.Experiment`, lists for
-its tuples, and of `machine`, what they are made for: `gpu`, unless it says `cpu`. An experiment's `recipes`
-holds shipped names, or globs of them such as `multilingual_v3/*`, which stand for every match that no entry
-before named, in the order of the names.
+The file is a mapping of `experiments`, a list of `jobs.Experiment`, and of `machine`, what they are made for:
+`gpu`, unless it says `cpu`. An experiment's `recipes` holds shipped names, or globs of them such as
+`multilingual_v3/*`, which stand for every match that no entry before named, in the order of the names.
 """
 
 from __future__ import annotations
@@ -11,55 +10,28 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.recipe import Section
 from mrt5cli.recipe.loading import read, shipped
 from mrt5cli.recipe.words import dotted, nearest
-from mrt5cli.suite.jobs import Evaluation, Experiment, Machine
+from mrt5cli.suite.jobs import CLOSED, Evaluation, Experiment, Machine
 
-Text = Annotated[str, Field(min_length=1)]
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 GLOB = set("*?[")
 HINT = "the fields of an experiment are those of mrt5cli.suite.jobs.Experiment"
 
 
-class EvaluationEntry(Section):
-    """One evaluation of each run; see `jobs.Evaluation`."""
+@dataclass(frozen=True, config=CLOSED)
+class SuiteFile:
+    """A whole suite, as it is written."""
 
-    task: Text | None = None
-    runtime: bool = False
-    constrained: bool = False
-    limit: Annotated[int, Field(ge=1)] | None = None
-
-
-class ExperimentEntry(Section):
-    """One experiment as it is written; see `jobs.Experiment`."""
-
-    id: Id
-    title: Text
-    version: Literal["v1", "v3"] | None = None
-    about: Text
-    recipes: list[Text] = Field([])
-    seeds: list[Seed] = Field([])
-    baseline: Text | None = None
-    evaluations: list[EvaluationEntry] = Field([EvaluationEntry()])
-    analyses: list[Text] = Field([])
-    figures: list[Text] = Field([])
-    claims: list[Text] = Field([])
-
-
-class SuiteFile(Section):
-    """A whole suite."""
-
-    experiments: Annotated[list[ExperimentEntry], Field(min_length=1)]
+    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
     machine: Machine = "gpu"
 
 
@@ -84,13 +56,17 @@ def load_suite(name_or_path: str | Path, *, recipes: Iterable[str] | None = None
     if not isinstance(tree, dict):
         raise RecipeError(path.name, [("", "the file is no suite; expected the key `experiments`")], HINT)
     try:
-        suite = SuiteFile.model_validate_json(json.dumps(tree))
+        suite = TypeAdapter(SuiteFile).validate_json(json.dumps(tree))
     except ValidationError as error:
         raise RecipeError(path.name, [_problem(item) for item in error.errors()], HINT) from None
     known = list(shipped() if recipes is None else recipes)
     problems: list[tuple[str, str]] = []
     experiments = [
-        replace(_experiment(entry, f"experiments[{place}]", known, problems), machine=suite.machine)
+        replace(
+            entry,
+            machine=entry.machine or suite.machine,
+            recipes=_recipes(entry, f"experiments[{place}]", known, problems),
+        )
         for place, entry in enumerate(suite.experiments)
     ]
     seen: set[str] = set()
@@ -117,10 +93,10 @@ def _file(name_or_path: str | Path) -> Path:
     )
 
 
-def _experiment(
-    entry: ExperimentEntry, where: str, known: list[str], problems: list[tuple[str, str]]
-) -> Experiment:
-    """The entry with its globs spelt out; what is wrong with it goes to `problems`."""
+def _recipes(
+    entry: Experiment, where: str, known: list[str], problems: list[tuple[str, str]]
+) -> tuple[str, ...]:
+    """An experiment's recipes with globs spelt out; what is wrong with the experiment goes to `problems`."""
     names: list[str] = []
     for place, pattern in enumerate(entry.recipes):
         key = f"{where}.recipes[{place}]"
@@ -134,6 +110,8 @@ def _experiment(
         if not found:
             problems.append((key, f"no shipped recipe matches {pattern}"))
         names += [name for name in found if name not in names]
+    empty = [key for key in ("title", "about") if not getattr(entry, key)]
+    problems += [(f"{where}.{key}", "required, and must not be empty") for key in empty]
     if entry.baseline is not None and entry.baseline not in names:
         near = nearest(entry.baseline, names)
         hint = f"; did you mean {near}?" if near else ""
@@ -144,16 +122,7 @@ def _experiment(
     twice = sorted({seed for seed in entry.seeds if entry.seeds.count(seed) > 1})
     if twice:
         problems.append((f"{where}.seeds", f"listed twice: {', '.join(map(str, twice))}"))
-    fields = {name: getattr(entry, name) for name in ("id", "title", "version", "about", "baseline")}
-    return Experiment(
-        **fields,
-        recipes=tuple(names),
-        seeds=tuple(entry.seeds),
-        evaluations=tuple(Evaluation(**one.model_dump()) for one in entry.evaluations),
-        analyses=tuple(entry.analyses),
-        figures=tuple(entry.figures),
-        claims=tuple(entry.claims),
-    )
+    return tuple(names)
 
 
 def _check_known(name: str, key: str, known: Sequence[str], problems: list[tuple[str, str]]) -> None:
@@ -166,11 +135,9 @@ def _problem(item: Any) -> tuple[str, str]:
     """One of pydantic's problems: where, and what."""
     *parents, key = item["loc"]
     place = dotted(tuple(item["loc"]))
-    if item["type"] != "extra_forbidden":
+    if item["type"] != "unexpected_keyword_argument":
         found = "" if item["type"] == "missing" else f", not {item['input']!r}"
         return place, f"{item['msg'][0].lower()}{item['msg'][1:]}{found}"
-    owner: type[Section] = SuiteFile
-    if parents:
-        owner = EvaluationEntry if "evaluations" in parents else ExperimentEntry
-    near = nearest(str(key), owner.model_fields)
+    owner: type = Evaluation if "evaluations" in parents else Experiment if parents else SuiteFile
+    near = nearest(str(key), [field.name for field in fields(owner)])
     return place, f"unknown key; did you mean {near}?" if near else "unknown key"

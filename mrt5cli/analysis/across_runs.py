@@ -1,0 +1,39 @@
+"""What is found by looking at several runs of an experiment together, or at none: analyses, by their names.
+
+An analysis is a function of an experiment's runs that returns a document, a JSON object, whose type stands
+beside it. Runs that are not there are left out, and named in `missing`. Modules import torch in their
+functions, so that the names of analyses are there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mrt5cli.analysis.compute import compute
+from mrt5cli.analysis.deletion_patterns import deletion_patterns
+from mrt5cli.analysis.per_sample import per_sample
+from mrt5cli.analysis.runs import ExperimentRuns
+from mrt5cli.analysis.runtime import gate_placement, runtime
+from mrt5cli.analysis.softmax1 import softmax1
+from mrt5cli.errors import UserError
+
+ANALYSES: Mapping[str, Callable[[ExperimentRuns], Mapping[str, Any]]] = {
+    "per_sample": per_sample,
+    "compute": compute,
+    "runtime": runtime,
+    "deletion_patterns": deletion_patterns,
+    "gate_placement": gate_placement,
+    "softmax1": softmax1,
+}
+
+
+def run_analysis(name: str, runs: ExperimentRuns) -> Mapping[str, Any]:
+    """The document of one of `ANALYSES`.
+
+    Raises:
+        UserError: there is no such analysis, or so little that it would say nothing.
+    """
+    if name not in ANALYSES:
+        raise UserError(f"no analysis is called {name!r}", f"there are: {', '.join(ANALYSES)}")
+    return ANALYSES[name](runs)

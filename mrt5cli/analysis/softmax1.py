@@ -1,0 +1,84 @@
+"""What softmax1 is worth: runs that differ in it alone, on the same examples."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypedDict
+
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.errors import UserError
+
+SUMMARY = ("loss", "bits_per_byte", "deletion_rate", "examples")
+"""Numbers of each row that the document holds."""
+
+
+class Pair(RunLine):
+    """A run with softmax1, and the recipe without it; both summaries, and the differences."""
+
+    without: str
+    softmax1: dict[str, float | None]
+    softmax: dict[str, float | None]
+    differences: list[dict[str, Any]]
+
+
+class Softmax1(TypedDict):
+    """Each pair that differs in softmax1 alone."""
+
+    pairs: list[Pair]
+    missing: list[str]
+
+
+def softmax1(runs: ExperimentRuns) -> Softmax1:
+    """Summaries and the difference, softmax1 minus softmax, with its interval over the test examples.
+
+    Over seeds it is `report`'s to say.
+
+    Raises:
+        UserError: no two finished runs differ in softmax1 alone.
+    """
+    pairs = [
+        (one, other)
+        for one in runs.trained
+        for other in runs.trained
+        if one.recipe.model.softmax1 and not other.recipe.model.softmax1 and _rest(one) == _rest(other)
+    ]
+    if not pairs:
+        raise UserError(
+            f"no two finished runs of {runs.experiment} differ in model.softmax1 alone",
+            "a pair has the same task, model, controller and seed",
+        )
+    return {"pairs": [_compared(runs, one, other) for one, other in pairs], "missing": runs.missing()}
+
+
+def _rest(run: ExperimentRun) -> str:
+    """All that makes a run's numbers but softmax1, and but its start, which may need the same softmax."""
+    tree = run.recipe.model_dump(mode="json")
+    model = {key: value for key, value in tree["model"].items() if key not in ("softmax1", "start")}
+    kept = ("seed", "task", "loss", "controller", "training")
+    return json.dumps([model, *(tree[key] for key in kept)], sort_keys=True)
+
+
+def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) -> Pair:
+    from mrt5cli.evaluation.compare import compare
+    from mrt5cli.evaluation.options import EvaluationOptions
+
+    settings = one.recipe.evaluation
+    options = EvaluationOptions(
+        batch_size=settings.batch_size, limit=settings.examples, hard_delete=settings.hard_delete
+    )
+    document = compare(
+        [one.subject(), other.subject()],
+        one.recipe.task,
+        options,
+        test_difference=True,
+        device=runs.device,
+        progress=runs.progress,
+    ).document()
+    first, second = ({name: model["rows"][-1][name] for name in SUMMARY} for model in document["models"])
+    return {
+        **one.line(),
+        "without": other.name,
+        "softmax1": first,
+        "softmax": second,
+        "differences": document["differences"],
+    }

@@ -1,0 +1,92 @@
+"""The router of H-Net (Hwang et al. 2025, arXiv 2507.07955): a boundary is where neighbours differ.
+
+Legend: B batch, L input bytes, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.shorteners.base import Sequences, Shortening
+from mrt5cli.models.shorteners.gate import Gate
+
+
+class Router(Gate):
+    """Byte t begins a chunk with probability p_t = (1 - cos(W_q h_t, W_k h_{t-1})) / 2; a row's first with 1.
+
+    It gates rather than pools, because that is what H-Net's chunking does: of each chunk it takes the state
+    of the first byte as it is and leaves the others out. What H-Net does after that, smoothing the states of
+    chunks and spreading them over all bytes again, serves a decoder that predicts every next byte; ours
+    attends to the chunks themselves. So hard deletion keeps the bytes with p_t above 0.5 (the paper's "at
+    least" is another answer only where the cosine is exactly 0). The gate value is scale * (1 - p_t), from
+    `scale` (delete) to 0 (keep) like that of other gates, and its middle is p_t = 0.5.
+
+    The choice is straight through. Softly, a byte that is no boundary is hidden from attention by the whole
+    scale, as good as gone, and a boundary not at all: what hard deletion will compute. Backward, the gate is
+    p_t: H-Net multiplies the states of boundaries by a confidence of value 1 and gradient p_t, and a gate is
+    the logarithm of what attention is multiplied by. No gradient reaches a key that is hidden; what moves
+    those is the paper's ratio loss, N / (N - 1) * ((N - 1) F G + (1 - F) (1 - G)) of each row, where F is its
+    share of boundaries, G the mean of its p_t, and 1 / N the share aimed at.
+    """
+
+    deletion_types = ("hnet",)
+    name = "router"
+    own_fields: ClassVar[Mapping[str, Any]] = {"router_ratio": 2.0, "router_ratio_weight": 0.03}
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.ratio = float(config.router_ratio)
+        self.ratio_weight = float(config.router_ratio_weight)
+        self.query = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.key = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        if config.router_ratio <= 1:
+            raise ValueError(f"router_ratio {config.router_ratio} shortens nothing; expected more than 1")
+        if config.router_ratio_weight < 0:
+            raise ValueError(f"router_ratio_weight {config.router_ratio_weight} is below 0")
+
+    def initialise(self, config: MrT5Config) -> None:
+        for projection in (self.query, self.key):
+            init.eye_(projection.weight)
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        states = states.float()
+        query = F.linear(states[:, 1:], self.query.weight.float())
+        key = F.linear(states[:, :-1], self.key.weight.float())
+        rest_BL = (1 - F.cosine_similarity(query, key, dim=-1)) / 2
+        probability_BL = F.pad(rest_BL, (1, 0), value=1.0)
+        real = ~padding
+        first = real & (real.long().cumsum(dim=1) == 1)
+        probability_BL = probability_BL.masked_fill(first, 1.0)
+        return (self.scale * (1 - probability_BL)).masked_fill(padding, self.scale), None
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        shortening = super().forward(given, hard=hard, threshold=threshold)
+        values_BL, keep_BL = shortening.gate_values, shortening.keep_mask
+        assert values_BL is not None and keep_BL is not None  # a gate's
+        loss = self._ratio_loss(values_BL, keep_BL, ~given.padding) if self.training else None
+        key_gate = shortening.key_gate
+        if not hard:
+            chosen = torch.zeros_like(values_BL).masked_fill(~keep_BL, self.scale)
+            probability = -values_BL / self.scale
+            key_gate = (chosen + probability - probability.detach()).to(given.states.dtype)
+        return replace(shortening, key_gate=key_gate, auxiliary_loss=loss)
+
+    def _ratio_loss(self, values_BL: Tensor, keep_BL: Tensor, real_BL: Tensor) -> Tensor:
+        """Its weight times the mean over rows; 1 at the ratio aimed at, before the weight."""
+        length = real_BL.sum(dim=1).clamp(min=1)
+        actual = keep_BL.sum(dim=1) / length
+        mean = ((1 - values_BL / self.scale) * real_BL).sum(dim=1) / length
+        rate = self.ratio
+        loss = rate / (rate - 1) * ((rate - 1) * actual * mean + (1 - actual) * (1 - mean))
+        return self.ratio_weight * loss.mean()

@@ -1,0 +1,54 @@
+"""The router of H-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from mrt5cli import bounds
+from mrt5cli.recipe.section import GateValue, NonNegative
+from mrt5cli.recipe.shorteners.base import Placed, Steering
+
+
+class HNet(Placed):
+    """H-Net's router: a byte stays where it differs from the one before (Hwang et al. 2025)."""
+
+    deletion_types = ("hnet",)
+    fields: ClassVar[Mapping[str, str]] = {
+        "layer": "delete_gate_layer",
+        "ratio": "router_ratio",
+        "ratio_weight": "router_ratio_weight",
+        "scale": "sigmoid_mask_scale",
+    }
+    paper_name = "H-Net"
+    aliases = ("h-net", "router", "dynamic_chunking")
+    called = "H-Net router"
+    about = (
+        "H-Net's router in an encoder: {model} that learned where a byte differs enough from the one before "
+        "to begin a chunk, and keeps the first byte of each chunk early in its encoder."
+    )
+    gates = True
+    has_weights = True
+
+    kind: Literal["hnet"]
+    ratio: Annotated[float, Field(gt=1.0, le=bounds.LENGTH)] = Field(
+        examples=[2.0],
+        description="bytes in a chunk that the ratio loss aims at: one of so many stays",
+    )
+    ratio_weight: NonNegative = Field(0.03, description="weight of the ratio loss; 0.03 is the paper's")
+    scale: GateValue = Field(-30.0, description="gate value of a byte that is no boundary, softly deleted")
+
+    def phrase(self) -> str:
+        return f"{self.called}, aiming at one of {self.ratio:g} bytes,"
+
+    def listed(self, controller: Steering) -> str:
+        return f"{self.paper_name} ratio {self.ratio:g}"
+
+    @property
+    def own_loss(self) -> str | None:
+        return f"{self.ratio_weight:g} * ratio"
+
+    def share_deleted(self, target: float | None) -> float:
+        return 1 - 1 / self.ratio
