@@ -175,10 +175,10 @@ def _text_rows(
     threshold: float | None,
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
+    from mrt5cli.subject import DIAGNOSTIC_KINDS
 
     task = None if subject.recipe is None else subject.recipe.task
-    length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
+    length = LENGTH_WITHOUT_RECIPE if task is None else task.longest_source
     if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
         say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:

@@ -24,7 +24,7 @@ from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.hub import LOG_IN, OutOfPatience, patiently, refusal, trouble
 from mrt5cli.models.checkpoint import dtype_name
-from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
+from mrt5cli.recipe import Recipe, SpanCorruptionTask
 from mrt5cli.rundir import RunDir, write_json, write_text
 from mrt5cli.text import first_line, say_on_stderr
 
@@ -104,10 +104,8 @@ def most_new_tokens(config: PretrainedConfig, recipe: Recipe | None) -> int:
         task = recipe.task
         if isinstance(task, SpanCorruptionTask):
             length = plan_lengths(task.input_length, task.noise_density, task.mean_span_length).targets
-        elif isinstance(task, DiagnosticTask):
-            length = task.length
         else:
-            length = getattr(task, "answer_length", None) or getattr(task, "target_length", None) or length
+            length = task.longest_target or NEW_TOKENS
     return min(length, config.max_position_embeddings) if config.has_absolute_position_embeddings else length
 
 

@@ -16,8 +16,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from mrt5cli.paper.published import Published, published
-from mrt5cli.recipe.schema import Text
-from mrt5cli.recipe.section import Section
+from mrt5cli.recipe.section import Section, Text
 from mrt5cli.recipe.strict_yaml import parse
 
 

@@ -19,7 +19,7 @@ from mrt5cli.recipe import (
     Shape,
     SpanCorruptionTask,
 )
-from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.recipe.tasks import CHARACTER_LENGTHS
 from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"

@@ -22,7 +22,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe.schema import TaskSection
+    from mrt5cli.recipe.tasks import TaskSection
 
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mrt5cli.recipe.schema import ADDED
+from mrt5cli.recipe.tasks import ADDED
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -17,8 +17,8 @@ from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
 from mrt5cli.recipe.differences import differences, unlike
-from mrt5cli.recipe.schema import FilesSource, HubSource
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
+from mrt5cli.recipe.tasks import FilesSource, HubSource
 
 PLAIN: dict[str, Any] = {
     "name": "plain",
@@ -437,7 +437,7 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "task.source.configurations",
             "expected a mapping of text to text, e.g. {a: b}, not the text 'en' (--set)",
         ),
-        ([LM.replace("}}", "}, languages: [en, de, en]}")], "task.languages", "listed twice: en (--set)"),
+        ([LM.replace("}}", "}, languages: [en, en]}")], "task.languages", "listed twice: en (--set)"),
         (
             [LM.replace("}}", "}, languages: [en, de, fr]}")],
             "task.languages",
