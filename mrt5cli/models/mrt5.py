@@ -28,6 +28,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.fast.parts import use_fast
@@ -111,7 +112,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             input_ids: (B, L) byte ids, 0 is padding.
             attention_mask: (B, L), 1 where `input_ids` counts. None attends everywhere, padding included.
             decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
-            labels: (B, T), -100 where the loss does not look.
+            labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
             deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
             segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
@@ -169,7 +170,12 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         loss = None
         if labels is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction=reduction)
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1),
+                labels.flatten(),
+                ignore_index=IGNORED_LABEL,
+                reduction=reduction,
+            )
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
 
@@ -206,5 +212,5 @@ def _counted(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
     if mask is not None:
         counted = mask != 0
     elif labels is not None:
-        counted = labels != -100
+        counted = labels != IGNORED_LABEL
     return None if counted is None or hides_nothing(counted) else counted

@@ -1,4 +1,4 @@
-"""The README's page on adding a task: its two files, put where it says, and used."""
+"""What mrt5cli/tasks/README.md says on adding a task: its two files, put where it says, and used."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def block(language: str, beginning: str) -> str:
-    """The README's code block in a language that begins so."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Its code block in a language that begins so."""
+    blocks = re.findall(
+        rf"```{language}\n(.*?)```", (ROOT / "mrt5cli" / "tasks" / "README.md").read_text(), re.DOTALL
+    )
     [found] = [text for text in blocks if text.startswith(beginning)]
     return found
 
