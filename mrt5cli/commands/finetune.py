@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands import training_options as options
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands import options, training
 from mrt5cli.errors import UserError
 
 SCRATCH = "scratch"
@@ -25,15 +24,15 @@ def finetune(
             help="The model to start from; as --set model.start=. Default: the recipe's.",
         ),
     ] = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     resume: options.Resume = False,
     smoke: options.Smoke = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.
@@ -55,7 +54,7 @@ def finetune(
     from mrt5cli.recipe import load
     from mrt5cli.training.start import check_start
 
-    set_here = options.set_by_options(overrides, revision, from_)
+    set_here = training.set_by_options(overrides, revision, from_)
     if from_ == SCRATCH:
         raise UserError(
             f"--from {SCRATCH}: fine-tuning starts from a model that is there",
@@ -72,5 +71,5 @@ def finetune(
         check_start(from_, "--from")
         if smoke:
             notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
-    given = options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
-    options.train(chosen, given, notes)
+    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    training.train(chosen, given, notes)

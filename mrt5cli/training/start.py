@@ -52,7 +52,7 @@ def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
     try:
         return Start(load(checkpoint).train(), f"checkpoint of step {step}")
     except CheckpointError as error:
-        why = str(error).removeprefix(f"{checkpoint}: ")
+        why = error.message.removeprefix(f"{checkpoint}: ")
         raise not_whole(checkpoint, f"holds no model to go on with: {why}") from error
 
 
@@ -65,19 +65,16 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     Raises:
         UserError: there is no such start, or it does not fit the recipe.
     """
-    from mrt5cli.models import CheckpointError, build
+    from mrt5cli.models import build
     from mrt5cli.models.checkpoint import read_config
 
     if section.start == "scratch":
         return Start(build(section), "random weights")
     found = resolve_start(section.start, section.revision, allow_pickle=allow_pickle)
-    try:
-        before = read_config(found.folder)
-        now = read_config(found.folder, **section.shortener.config_fields())
-        _check_fits(section, before, now)
-        model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    before = read_config(found.folder)
+    now = read_config(found.folder, **section.shortener.config_fields())
+    _check_fits(section, before, now)
+    model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
     carried = section.shortener.called if _keeps_shortener(before, now) else None
     notes = [*_vocabulary(section.start, now.vocab_size), *_notes(section.start, before, now)]
     origin = section.start
@@ -94,14 +91,10 @@ def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool
     Raises:
         UserError: it cannot be had.
     """
-    from mrt5cli.models import CheckpointError
     from mrt5cli.models.hub_files import locate
 
     check_start(start)
-    try:
-        return locate(start, revision=revision, allow_pickle=allow_pickle)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    return locate(start, revision=revision, allow_pickle=allow_pickle)
 
 
 def check_start(start: str, asked_by: str = "model.start") -> None:

@@ -39,7 +39,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
-from mrt5cli.convert.hub import write_tokenizer
+from mrt5cli.convert.export import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
@@ -106,7 +106,7 @@ class DeletionTrainer(Trainer):
         self.data_workers = data_workers
         self.best = best
         self.loss_settings = loss
-        self.threshold = float(model.config.deletion_threshold)
+        self.threshold = model.config.threshold
         self.labelled = model.config.boundary_predictor_type != "gumbel"
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
