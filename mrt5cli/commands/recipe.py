@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.model_options import Code
+from mrt5cli.commands.options import Code, JsonInstead, Overrides, RecipeName
 from mrt5cli.commands.tables import print_table
-from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
@@ -35,16 +34,6 @@ EXTENDS = (
     "by key, and a section of another kind replaces the base's"
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-Name = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="RECIPE",
-        help="A recipe file, or the name of a shipped recipe.",
-    ),
-]
-
 
 @dataclass
 class Checked:
@@ -59,7 +48,7 @@ class Checked:
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(as_json: JsonInstead = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
     Examples:
@@ -92,7 +81,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, set_: Overrides = None, code: Code = None, as_json: Json = False) -> None:
+def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: JsonInstead = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
     Examples:
@@ -126,7 +115,7 @@ def check(
         typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
     code: Code = None,
-    as_json: Json = False,
+    as_json: JsonInstead = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
 
@@ -161,7 +150,7 @@ def check(
 
 @app.command()
 def copy(
-    name: Name,
+    name: RecipeName,
     destination: Annotated[
         Path,
         typer.Argument(

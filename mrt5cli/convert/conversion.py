@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import FULL, RunFailed, UserError
+from mrt5cli.hub import check_can_push, push
 from mrt5cli.models.checkpoint import Description, dtype_name, load, of_a_shortener
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
+from mrt5cli.convert.export import export_hub, write_tokenizer, write_weights
 from mrt5cli.convert.published import published_yaml, without_local_paths
 from mrt5cli.convert.reference import (
     deviations,
@@ -44,7 +43,7 @@ class Job:
 
     @property
     def config(self) -> MrT5Config:
-        return cast(MrT5Config, self.model.config)
+        return self.model.config
 
 
 def write_mrt5(job: Job, folder: Path) -> list[str]:

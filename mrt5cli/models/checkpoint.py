@@ -220,7 +220,7 @@ def build(
         shape = section.shape.model_dump() if section.shape is not None else {}
         config = _made({"vocab_size": vocab_size, **shape, **fields}, "model")
     elif on_meta and section.start in BYT5_SHAPES:
-        config = MrT5Config(**BYT5_SHAPES[section.start], **fields)
+        config = MrT5Config(**{**BYT5_SHAPES[section.start], **fields})
     elif on_meta:
         config = read_config(section.start, revision=section.revision, **fields)
     else:

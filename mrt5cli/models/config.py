@@ -91,7 +91,7 @@ class MrT5Config(T5Config):
 
     model_type = "mrt5"
     # A list, because trainers of transformers add to it.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
         "past_key_values",
         "encoder_last_hidden_state",
         "encoder_attention_mask",
@@ -154,6 +154,11 @@ class MrT5Config(T5Config):
                 setattr(self, name, value)
         if self.deletion_threshold is None:
             self.deletion_threshold = shortener.default_threshold(self)
+
+    @property
+    def threshold(self) -> float:
+        """The deletion threshold of a call that names none."""
+        return float(self.deletion_threshold or 0.0)
 
     def validate_numbers(self) -> None:
         """Part of `@strict` validation.
