@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mrt5cli.recipe.shorteners import SHORTENERS as registered
+
 VOWELS = {"kind": "vowel_removal", "length": 16, "train_examples": 64, "eval_examples": 40}
 SPANS = {"kind": "span_corruption", "source": {"kind": "embedded"}, "input_length": 64}
 SHAPE = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}
@@ -23,7 +25,16 @@ SHORTENERS: dict[str, dict[str, Any]] = {
     "cp_batch": {"kind": "convolution", "layer": 1, "stride": 3, "per": "batch"},
     "gone": {"kind": "source_removed"},
 }
-"""Every shortener but MrT5's own gate."""
+"""Every shortener but MrT5's own gate; below, those that are registered besides."""
+SHORTENERS |= {
+    section.kinds()[0]: {
+        "kind": section.kinds()[0],
+        "layer": 1,
+        **{name: field.examples[0] for name, field in section.model_fields.items() if field.examples},
+    }
+    for section in registered
+    if not {*section.kinds()} & {GATE["kind"], NO_GATE["kind"], *(one["kind"] for one in SHORTENERS.values())}
+}
 
 
 def make_run(

@@ -131,11 +131,9 @@ def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject) -> No
     from mrt5cli.recipe.shorteners import of_type
 
     kind = of_type(model.config.deletion_type)
-    if not (kind.gates or kind.pools):
-        plain = "has no delete gate: a plain ByT5 deletes nothing"
-        gone = "reads no source: its encoder sees a lone EOS, whatever the text is"
+    if kind.refuses_inspection:
         raise UserError(
-            f"{subject.name} {plain if kind.reads_source else gone}",
+            f"{subject.name} {kind.refuses_inspection}",
             "inspect a run whose recipe has a model.shortener that reads",
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from mrt5cli.models.shorteners import SHORTENERS, Shortener
 from mrt5cli.models.weights import read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line
+
+if TYPE_CHECKING:  # models run without recipes
+    from mrt5cli.recipe import ModelSection
 
 DTYPES = ("float32", "bfloat16")
 logger = logging.getLogger(__name__)
@@ -192,39 +195,8 @@ def _made(fields: dict[str, Any], where: str) -> MrT5Config:
         raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
 
 
-class ShortenerSettings(Protocol):
-    """A recipe's `model.shortener`, as far as it builds a model."""
-
-    def config_fields(self) -> dict[str, Any]: ...
-
-
-class ModelSettings(Protocol):
-    """A recipe's `model`: `recipe.ModelSection`, which models must do without."""
-
-    @property
-    def start(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def shape(self) -> Any: ...
-    @property
-    def initialization(self) -> str: ...
-    @property
-    def shortener(self) -> ShortenerSettings: ...
-    @property
-    def softmax1(self) -> bool: ...
-    @property
-    def positions(self) -> str: ...
-    @property
-    def max_positions(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def attention_dropout(self) -> float | None: ...
-
-
 def build(
-    section: ModelSettings, *, vocab_size: int = 384, device: str | torch.device | None = None
+    section: ModelSection, *, vocab_size: int = 384, device: str | torch.device | None = None
 ) -> MrT5ForConditionalGeneration:
     """The model of a recipe's `model` section, in training mode.
 

@@ -15,6 +15,7 @@ from tiny_runs import GATE, NO_GATE, SHORTENERS, SPANS, TARGET, VOWELS, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
+from mrt5cli.recipe.shorteners import of_type
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,8 @@ def test_every_variant_in_one_document(variants: dict[str, Path]) -> None:
     for model in told["models"]:
         (row,) = model["rows"]
         assert row["deletion_rate"] == pytest.approx(1 - row["kept_length"] / row["input_length"])
-        gated = model["deletion_type"] in ("scaled_sigmoid", "random", "fixed")
-        assert (row["gate_recall"] is not None) == gated, model["name"]
+        gates = of_type(model["deletion_type"]).gates
+        assert (row["gate_recall"] is not None) == gates, model["name"]
         assert row["source_removed_loss"] is not None
     rows = {model["name"].removesuffix("-seed3"): model["rows"][0] for model in told["models"]}
     assert rows["gone"]["kept_length"] == rows["gone"]["new_length"] == 1

@@ -46,6 +46,7 @@ class ShortenerSection(Section):
         steered: a controller's alpha sets how much it deletes.
         refuses_threshold: why a threshold has no meaning, after the model's name; None where it has one.
             Settings may stand in it in braces.
+        refuses_inspection: why there are no deleted bytes to show, after the model's name; None if there are.
     """
 
     deletion_types: ClassVar[tuple[str, ...]]
@@ -60,6 +61,7 @@ class ShortenerSection(Section):
     has_weights: ClassVar[bool] = False
     steered: ClassVar[bool] = False
     refuses_threshold: ClassVar[str | None] = None
+    refuses_inspection: ClassVar[str | None] = None
 
     kind: str
 

@@ -15,6 +15,7 @@ class NoShortener(ShortenerSection):
     aliases = ("byt5",)
     called = "no shortener"
     about = "ByT5: {model}, without any deletion."
+    refuses_inspection = "has no delete gate: a plain ByT5 deletes nothing"
 
     kind: Literal["none"]
 
@@ -37,6 +38,7 @@ class SourceRemoved(ShortenerSection):
         "decoder alone models text."
     )
     reads_source = False
+    refuses_inspection = "reads no source: its encoder sees a lone EOS, whatever the text is"
 
     kind: Literal["source_removed"]
 
