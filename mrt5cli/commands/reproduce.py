@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import bounds, places
+from mrt5cli.commands.options import AsJson, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
@@ -79,11 +80,11 @@ def reproduce(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.")] = "auto",
+    device: Device = "auto",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
