@@ -166,8 +166,11 @@ def _together(order: JobOrder) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
+    job = order.plan.job(order.job)
+    # Decided before the group starts: what its first process begins is no run for a slower one to go on with.
+    there = isinstance(job, TrainJob) and job.run.is_run and not order.overwrite
     try:
-        elastic_launch(config, _rank)(order)
+        elastic_launch(config, _rank)(replace(order, resume=there))
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
     except SignalException:

@@ -31,6 +31,7 @@ class JobOrder:
         device: as `--device`.
         overwrite: a run that is there is replaced, not gone on with.
         processes: that train together.
+        resume: go on with a run that is there.
     """
 
     plan: SuitePlan
@@ -38,6 +39,7 @@ class JobOrder:
     device: str
     overwrite: bool = False
     processes: int = 1
+    resume: bool = True
 
 
 def carry_out(order: JobOrder) -> int:
@@ -74,7 +76,7 @@ def _train(order: JobOrder, job: TrainJob) -> None:
     from mrt5cli.training.run import execute
 
     overwrite = order.overwrite and job.run.is_run
-    plan = choose(job.recipe, job.run.path, resume=True, device=order.device, overwrite=overwrite)
+    plan = choose(job.recipe, job.run.path, resume=order.resume, device=order.device, overwrite=overwrite)
     execute(plan, overwrite=overwrite)
 
 
