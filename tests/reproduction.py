@@ -76,21 +76,21 @@ def evaluated(job: EvaluateJob, **changes: Any) -> None:
     document = {
         "version": 2,
         "task": {"kind": job.task.kind, "settings": job.task.model_dump(mode="json")},
-        "split": "test",
         "deletion": "hard",
+        "split": "test",
         "limit": job.options.limit,
         "batch_size": job.train.recipe.evaluation.batch_size,
         "constrained": job.evaluation.constrained,
         "code": code_version("evaluate"),
-        "models": [measured(job.train.run.meta()["ended"], ms=1.0)],
+        "models": [measured(job.train.run.meta()["ended"])],
     }
     write_json(job.output, document | changes)
 
 
-def measured(ended: str, *, ms: float | None) -> dict[str, Any]:
-    """What such a file says of its model."""
-    row = {"subset": "all", "examples": 10, "ms_per_example": ms}
-    return {"source": "model", "run_ended": ended, "rows": [row]}
+def measured(run_ended: str, ms_per_example: float | None = 1.0) -> dict[str, Any]:
+    """A model's part of an evaluation's document."""
+    row = {"subset": "all", "examples": 8, "ms_per_example": ms_per_example}
+    return {"source": "model", "run_ended": run_ended, "rows": [row]}
 
 
 def analysed(plan: SuitePlan, job: Job) -> None:

@@ -110,7 +110,7 @@ class _Subset:
         self.deletion = {"hard_delete": self.options.hard_delete}
         if self.options.threshold is not None:
             self.deletion["deletion_threshold"] = self.options.threshold
-        self.threshold = self.deletion.get("deletion_threshold", self.model.config.deletion_threshold)
+        self.threshold = self.deletion.get("deletion_threshold", self.model.config.threshold)
         self.choices = self.task.choices if self.options.constrained else None
 
     def measure(self) -> tuple[Row, Outcomes]:

@@ -15,7 +15,7 @@ from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.unmatched import unmatched
 from mrt5cli.recipe import LossSection, Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
-from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import default_directory
 from mrt5cli.suite.suites import load_suite
 

@@ -312,7 +312,7 @@ def test_a_runtime_that_was_not_timed_is_not_done(tmp_path: Path) -> None:
     leave_done(plan)
     assert without(planned(tmp_path, asked)) == {}
     [_, job] = plan.jobs
-    evaluated(job, models=[measured("2026-01-01", ms=None)])
+    evaluated(job, models=[measured("2026-01-01", None)])
     assert planned(tmp_path, asked).job(job.id).reason == "not timed"
 
 
