@@ -99,6 +99,7 @@ class Result:
             "name": subject.name,
             "source": subject.source if subject.commit is None else subject.name,
             "commit": subject.commit,
+            "step": subject.step,
             "deletion_type": self.deletion_type,
             "target_deletion_rate": self.target_deletion_rate,
             "calibration": None if self.calibration is None else asdict(self.calibration),

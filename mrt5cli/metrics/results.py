@@ -6,6 +6,7 @@ Importing this needs neither torch nor numpy, so that whoever only reads results
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,8 +16,10 @@ from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
 
 VERSION = 2
-"""Of the files. Those of version 1 do not say so, nor which data took the place of the task's own."""
+"""Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of."""
 TOTAL = "total"
+
+STEP = re.compile(r"step-(\d+)")
 
 Interval = tuple[float, float]
 Json = dict[str, Any]
@@ -159,11 +162,10 @@ class SavedModel:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> SavedModel:
         """What a file holds; see `Row.from_json`."""
-        folder = Path(tree["source"]).name  # version 1 says the step here alone
-        step = int(folder[len("step-") :]) if folder.startswith("step-") else None
+        in_path = STEP.fullmatch(Path(tree["source"]).name)  # where version 1 says it, and nowhere else
         return cls(
             source=tree["source"],
-            step=step,
+            step=tree["step"] if "step" in tree else int(in_path[1]) if in_path else None,
             calibrated=tree.get("calibration") is not None,
             run_ended=tree.get("run_ended"),
             timed_on=tuple(tree.get(key) for key in ("device_name", "dtype", "threads")),

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
 from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.analysis.per_sample import fisher_mean
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
-from mrt5cli.report.results import EvaluatedRun, Evidence, Results
+from mrt5cli.report.results import EvaluatedRun, Evidence
 
 Line = dict[str, Any]
 Finding = tuple[bool | None, str, list[Line]]
@@ -73,15 +74,6 @@ def _claim(statement: str) -> Callable[[Find], Find]:
         return find
 
     return add
-
-
-def check_claim(name: str, results: Results) -> Claim:
-    """Judge a claim by what an experiment's runs have left on disk.
-
-    Raises:
-        KeyError: there is no claim of that name.
-    """
-    return judge(name, results.evidence)
 
 
 def judge(name: str, evidence: Evidence) -> Claim:
@@ -151,11 +143,11 @@ def _tradeoff_row(found: Sequence[tuple[EvaluatedRun, float, float]]) -> Line:
     return {
         "model": found[0][0].name,
         "seeds": len(found),
-        "deleted": _mean(result.rate for result, _, _ in found),
-        "loss": _mean(result.loss for result, _, _ in found),
-        "above_byt5": _mean(result.loss - base for result, _, base in found),
-        "mrt5_above_byt5": _mean(expected - base for _, expected, base in found),
-        "above_mrt5": _mean(gaps),
+        "deleted": fmean(result.rate for result, _, _ in found),
+        "loss": fmean(result.loss for result, _, _ in found),
+        "above_byt5": fmean(result.loss - base for result, _, base in found),
+        "mrt5_above_byt5": fmean(expected - base for _, expected, base in found),
+        "above_mrt5": fmean(gaps),
         "above_mrt5_low": min(gaps),
         "above_mrt5_high": max(gaps),
         "seeds_mrt5_lower": sum(gap > 0 for gap in gaps),
@@ -190,8 +182,8 @@ def source_is_read(evidence: Evidence) -> Finding:
         return None, "no ByT5 was measured without its source", rows
     worth = [row["loss_source_removed"] - row["loss"] for row in known]
     sentence = (
-        f"without its source ByT5 loses {_mean(worth):.2f} nats a token more "
-        f"({_mean(row['loss'] for row in known):.3f} with it)"
+        f"without its source ByT5 loses {fmean(worth):.2f} nats a token more "
+        f"({fmean(row['loss'] for row in known):.3f} with it)"
     )
     return min(worth) >= SOURCE_WORTH, sentence, rows
 
@@ -278,9 +270,9 @@ def rates_differ_by_script(evidence: Evidence) -> Finding:
         groups[row["script"]].append(row["deleted"])
     if len(groups) < 2:
         return None, "only one script was evaluated", rows
-    means = {script: _mean(rates) for script, rates in groups.items()}
+    means = {script: fmean(rates) for script, rates in groups.items()}
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    overall = _mean(row["deleted"] for row in rows)
+    overall = fmean(row["deleted"] for row in rows)
     total = sum((row["deleted"] - overall) ** 2 for row in rows)
     between = sum(len(rates) * (means[script] - overall) ** 2 for script, rates in groups.items())
     share = between / total if total else 0.0
@@ -319,7 +311,7 @@ def rate_does_not_tell_loss(evidence: Evidence) -> Finding:
     random = [row for row in rows if row["kind"] == "random" and row["r"] is not None]
     if not learned or not random:
         return None, "both MrT5 and random deletion are needed", rows
-    ours, theirs = _fisher_mean(learned), _fisher_mean(random)
+    ours, theirs = (fisher_mean([row["r"] for row in of]) or 0.0 for of in (learned, random))
     # Two means of independent z: each r over n samples has variance 1 / (n - 3).
     spread = math.sqrt(
         sum(sum(1 / (row["samples"] - 3) for row in of) / len(of) ** 2 for of in (learned, random))
@@ -355,8 +347,8 @@ def softmax1_costs_less(evidence: Evidence) -> Finding:
     other = [row for row in rows if row["attention"] == "softmax"]
     if not one or not other:
         return None, "both attentions are needed, each with ByT5 and MrT5", rows
-    ours, theirs = (_mean(row["above_byt5"] for row in of) for of in (one, other))
-    rates = [_mean(row["deleted"] for row in of) for of in (one, other)]
+    ours, theirs = (fmean(row["above_byt5"] for row in of) for of in (one, other))
+    rates = [fmean(row["deleted"] for row in of) for of in (one, other)]
     sentence = (
         f"deletion costs {ours:+.4f} nats with softmax1 ({rates[0]:.1%} deleted) and {theirs:+.4f} with "
         f"softmax ({rates[1]:.1%}); {len(one)} and {len(other)} runs"
@@ -444,14 +436,6 @@ def _macs(result: EvaluatedRun, config: Any = None) -> int:
 
 
 # --- shared --------------------------------------------------------------------------------------------
-
-
-def _mean(values: Any) -> float:
-    return statistics.fmean(values)
-
-
-def _fisher_mean(rows: Sequence[Line]) -> float:
-    return math.tanh(_mean(math.atanh(row["r"]) for row in rows))
 
 
 def _by_seed(results: Sequence[EvaluatedRun]) -> dict[int, list[EvaluatedRun]]:

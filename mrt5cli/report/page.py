@@ -17,7 +17,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import Example, analysis_tables, examples_of
-from mrt5cli.report.claims import Claim, check_claim
+from mrt5cli.report.claims import Claim, judge
 from mrt5cli.report.figures import HOW_TO_DRAW, can_draw
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
@@ -126,7 +126,7 @@ def make_report(plan: SuitePlan) -> Report:
     for experiment in wanted:
         results = Results(plan, experiment)
         compared = compare(results, placed[experiment.id])
-        found = [check_claim(name, results) for name in experiment.claims]
+        found = [judge(name, results.evidence) for name in experiment.claims]
         sections.append(_section(results, compared, found))
         claims += [(experiment.title, claim) for claim in found]
     counts = {section.experiment.id: section.counts for section in sections}

@@ -11,7 +11,7 @@ from tiny_plans import document
 from mrt5cli import recipe as recipes
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.results import Row
-from mrt5cli.report.claims import CLAIMS, TARGET_TOLERANCE, check_claim, judge
+from mrt5cli.report.claims import CLAIMS, TARGET_TOLERANCE, judge
 from mrt5cli.report.results import EvaluatedRun, Evidence, Results
 from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan, TrainJob
@@ -338,13 +338,13 @@ class TestGathering:
     def test_what_is_on_disk_is_judged(self, tmp_path):
         plan, experiment = self.plan(tmp_path)
         self.write(plan, (0.0, 0.49))
-        claim = check_claim("hits_targets", Results(plan, experiment))
+        claim = judge("hits_targets", Results(plan, experiment).evidence)
         assert claim.holds is True
         assert claim.rows[0]["target"] == 0.5 and claim.rows[0]["deleted"] == 0.49
 
     def test_what_is_not_is_named(self, tmp_path):
         plan, experiment = self.plan(tmp_path)
         self.write(plan, (0.0,))
-        claim = check_claim("hits_targets", Results(plan, experiment))
+        claim = judge("hits_targets", Results(plan, experiment).evidence)
         assert claim.holds is None
         assert "miniature/mrt5_50 seed 42" in claim.sentence

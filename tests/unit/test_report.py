@@ -286,8 +286,8 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
     verdicts = iter((True, False, None))
     monkeypatch.setattr(
         reports,
-        "check_claim",
-        lambda name, results: Claim(name, f"{name}!", next(verdicts), "Because.", [{"rate": 0.5}]),
+        "judge",
+        lambda name, evidence: Claim(name, f"{name}!", next(verdicts), "Because.", [{"rate": 0.5}]),
     )
     experiment = replace(TINY, analyses=(), figures=(), claims=("one", "two", "three"))
     plan = make_plan(tmp_path / "runs", [experiment])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.catalog import ANSWERED, METRICS
-from mrt5cli.metrics.results import VERSION, Row, SavedEvaluation
+from mrt5cli.metrics.results import VERSION, Row, SavedEvaluation, SavedModel
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "results_v1"
 """As `mrt5 evaluate` wrote them before files had a version: one timed, one with --deletion-rate."""
@@ -64,6 +64,22 @@ def test_other_thresholds_of_version_1_are_told_by_their_field() -> None:
 
     assert [model.calibrated for model in found.models] == [False, True, True]
     assert not found.of_the_model_itself
+
+
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [
+        ({"source": "runs/a/checkpoints/step-00000500"}, 500),
+        ({"source": "step-by-step"}, None),
+        ({"source": "runs/a/model"}, None),
+        ({"source": "runs/a/elsewhere", "step": 500}, 500),
+        ({"source": "runs/step-00000500", "step": None}, None),
+    ],
+)
+def test_the_step_of_a_checkpoint_is_its_field_and_before_it_had_one_its_folder(
+    model: dict[str, Any], step: int | None
+) -> None:
+    assert SavedModel.from_json({"rows": [], **model}).step == step
 
 
 def test_other_data_of_version_1_is_told_by_the_name_of_its_file(tmp_path: Path) -> None:
