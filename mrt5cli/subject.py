@@ -23,7 +23,7 @@ from mrt5cli.recipe import (
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.tasks import ADDED, CHARACTER_LENGTHS, TaskSection
+from mrt5cli.recipe.tasks import CHARACTER_LENGTHS, TaskSection, kinds
 from mrt5cli.text import shortened
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
 
 
 def _kind(option: str) -> str:
-    return option if option in (*TASK_KINDS, *ADDED) else str(_task_of_recipe(option).kind)
+    return option if option in kinds() else str(_task_of_recipe(option).kind)
 
 
 def _task_of_recipe(option: str) -> TaskSection:

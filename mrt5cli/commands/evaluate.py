@@ -183,13 +183,13 @@ def evaluate(
             )
     except BaseException:
         for part in unfinished:
-            _tell(part, out, as_json)
+            _show(part, out, as_json)
         raise
-    _tell(comparison, out, as_json)
+    _show(comparison, out, as_json)
 
 
-def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
-    """Save and print what was measured; a file that cannot be written is told of when all else is done."""
+def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+    """Save and print what was measured; what cannot be written is an error when all else is done."""
     from mrt5cli.rundir import write_json
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:

@@ -31,19 +31,13 @@ def inspect_deletions(
     run: Annotated[
         str,
         typer.Argument(
-            parser=places.place,
-            metavar="RUN",
-            help="A run directory, checkpoint directory or Hub id.",
+            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
         ),
     ],
     revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path,
-            help="Inspect this file; any bytes will do.",
-        ),
+        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
     ] = None,
     task: Annotated[
         str | None,
@@ -104,7 +98,7 @@ def inspect_deletions(
     else:
         rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
     config = model.config
-    in_force = config.deletion_threshold if threshold is None else threshold
+    in_force = config.threshold if threshold is None else threshold
     inspection = Inspection(subject.name, config.deletion_type, in_force, rows, sentinels)
     if as_json:
         print_json(inspection.document())
@@ -153,8 +147,7 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
     if shortener.refuses_threshold:
         why = shortener.refuses_threshold.format_map(dict(shortener))
         raise UserError(
-            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning",
-            "leave --threshold out",
+            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out"
         )
     lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0:
@@ -166,11 +159,7 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
 
 
 def _text_rows(
-    model: MrT5ForConditionalGeneration,
-    subject: Subject,
-    content: bytes,
-    limit: int,
-    threshold: float | None,
+    model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
     from mrt5cli.subject import DIAGNOSTIC_KINDS

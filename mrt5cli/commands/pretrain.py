@@ -40,6 +40,5 @@ def pretrain(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    training.train(
-        chosen, training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
-    )
+    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    training.train(chosen, given)

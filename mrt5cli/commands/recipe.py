@@ -64,7 +64,7 @@ def list_(as_json: JsonInstead = False) -> None:
         {
             "name": name,
             "command": "finetune" if recipe.is_finetuning else "pretrain",
-            "model": model_in_words(recipe),
+            "model": recipe.model.shortener.listed(recipe.controller),
             "steps": recipe.training.max_steps,
             "paper": f"{recipe.paper.version} {recipe.paper.experiment}" if recipe.paper else None,
             "description": recipe.description,
@@ -159,6 +159,7 @@ def copy(
             help="A new file, or a directory to put it in.",
         ),
     ],
+    code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
 
@@ -199,6 +200,7 @@ def schema(
         typer.Argument(metavar="KEY", help="Only this key or section, e.g. training or model.shortener."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema instead.")] = False,
+    code: Code = None,
 ) -> None:
     """Explain every key of a recipe: what it may be, its default, what it means.
 
@@ -232,11 +234,6 @@ def schema(
 
 
 # --- list ---------------------------------------------------------------------------------------------------
-
-
-def model_in_words(recipe: Recipe) -> str:
-    """What a recipe trains, in a few words: "MrT5 40 % (p)", "ByT5", "random 30 %"."""
-    return recipe.model.shortener.listed(recipe.controller)
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -28,9 +28,7 @@ def reproduce(
     suite: Annotated[
         str,
         typer.Argument(
-            parser=places.place,
-            metavar="[SUITE]",
-            help="paper, miniature, or a file like theirs.",
+            parser=places.place, metavar="[SUITE]", help="paper, miniature, or a file like theirs."
         ),
     ] = PAPER,
     only: Annotated[
@@ -73,24 +71,15 @@ def reproduce(
         ),
     ] = None,
     keep_changed: Annotated[
-        bool,
-        typer.Option("--keep-changed", help="Let finished runs and results of changed code stand."),
+        bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
     ] = False,
     runs: Annotated[
         Path | None,
         typer.Option(
-            parser=places.path,
-            help="Folder of the runs. [default: runs, or inside it]",
-            show_default=False,
+            parser=places.path, help="Folder of the runs. [default: runs, or inside it]", show_default=False
         ),
     ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=places.path,
-            help="Folder of the reports.",
-        ),
-    ] = Path("reports"),
+    out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
     device: Device = "auto",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
@@ -140,10 +129,7 @@ def reproduce(
                 say(_summary(plan, beyond, gpu_tflops), sys.stderr)
             outcome = _execute(plan, device, jobs)
         if outcome.interrupted:
-            say(
-                "to go on: the same command again; for a report of what is there: --report-only",
-                sys.stderr,
-            )
+            say("to go on: the same command again; for a report of what is there: --report-only", sys.stderr)
             raise KeyboardInterrupt
     try:
         written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))

@@ -22,9 +22,12 @@ CONFIGURATION, MODELING = "configuration_mrt5", "modeling_mrt5"
 ENTRIES = {f"{PACKAGE}.config": CONFIGURATION, f"{PACKAGE}.mrt5": MODELING}
 """What transformers looks up by name, under the names it is used to; the rest is what these import."""
 
-INSTALLED = frozenset({"torch", "transformers", "huggingface_hub", "triton"})
-"""What whoever loads the model has: transformers needs the third itself; torch for CUDA brings the fourth,
-which is imported under a guard, and only there."""
+BYTE_TOKENS = "mrt5cli.byte_tokens"
+"""The one module from outside the package that it may import."""
+
+INSTALLED = frozenset({"torch", "transformers", "huggingface_hub", "numpy", "triton"})
+"""What whoever loads the model has: transformers needs the third and the fourth itself; torch for CUDA brings
+the last, which is imported under a guard, and only there."""
 
 TRANSFORMERS = (5, 17)
 """The oldest transformers these files run on; pyproject.toml says the same of the toolkit."""
@@ -63,7 +66,7 @@ def source_files() -> dict[str, str]:
 
 def flat_name(module: str) -> str:
     """`mrt5cli.models.shorteners.gate` -> `shorteners_gate_mrt5`."""
-    below = module.removeprefix(f"{PACKAGE}.").replace(".", "_")
+    below = module.removeprefix(f"{PACKAGE}.").removeprefix("mrt5cli.").replace(".", "_")
     return ENTRIES.get(module, f"{below}_mrt5")
 
 
@@ -89,7 +92,8 @@ def _own_imports(module: str, tree: ast.Module) -> Iterator[ast.ImportFrom]:
         for name in names:
             top = name.split(".")[0]
             if top == "mrt5cli":
-                if isinstance(node, ast.Import) or not name.startswith(f"{PACKAGE}."):
+                ours = name.startswith(f"{PACKAGE}.") or name == BYTE_TOKENS
+                if isinstance(node, ast.Import) or not ours:
                     raise RuntimeError(
                         f"{module}, line {node.lineno}: imports {name}; an exported model can only say "
                         f"`from {PACKAGE}.<module> import <name>`"

@@ -13,28 +13,15 @@ from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 from transformers.activations import ACT2FN
 
-BYT5_SHAPES: dict[str, dict[str, int]] = {
-    "google/byt5-small": {
-        "d_model": 1472,
-        "d_ff": 3584,
-        "num_heads": 6,
-        "num_layers": 12,
-        "num_decoder_layers": 4,
-    },
-    "google/byt5-base": {
-        "d_model": 1536,
-        "d_ff": 3968,
-        "num_heads": 12,
-        "num_layers": 18,
-        "num_decoder_layers": 6,
-    },
-    "google/byt5-large": {
-        "d_model": 1536,
-        "d_ff": 3840,
-        "num_heads": 16,
-        "num_layers": 36,
-        "num_decoder_layers": 12,
-    },
+BYT5_SHAPES = {
+    f"google/byt5-{name}": dict(
+        zip(("d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"), sizes, strict=True)
+    )
+    for name, sizes in {
+        "small": (1472, 3584, 6, 12, 4),
+        "base": (1536, 3968, 12, 18, 6),
+        "large": (1536, 3840, 16, 36, 12),
+    }.items()
 }
 """Sizes of the published ByT5 models, for plans and meta-device builds that have no weights at hand."""
 
@@ -104,7 +91,7 @@ class MrT5Config(T5Config):
 
     model_type = "mrt5"
     # A list, because trainers of transformers add to it.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
         "past_key_values",
         "encoder_last_hidden_state",
         "encoder_attention_mask",
@@ -167,6 +154,11 @@ class MrT5Config(T5Config):
                 setattr(self, name, value)
         if self.deletion_threshold is None:
             self.deletion_threshold = shortener.default_threshold(self)
+
+    @property
+    def threshold(self) -> float:
+        """The deletion threshold of a call that names none."""
+        return float(self.deletion_threshold or 0.0)
 
     def validate_numbers(self) -> None:
         """Part of `@strict` validation.

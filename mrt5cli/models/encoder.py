@@ -3,6 +3,8 @@
 Legend: B batch, L input bytes, S encoder output positions, D model width, N heads.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.layouts import fast_layout
-from mrt5cli.models.layout import Layout, PaddedLayout, RelativeBias
+from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
 from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
 from mrt5cli.models.packing import last_position
 from mrt5cli.models.score_loss import ScorePenalty
@@ -29,7 +31,7 @@ from mrt5cli.models.shorteners import (
     refuse_threshold,
     with_fillers_in_sight,
 )
-from mrt5cli.models.stack import MrT5Stack, wants
+from mrt5cli.models.stack import MrT5Stack, self_attention, wants
 
 CAPTURED = ("output_attentions", "output_hidden_states")
 """Requests that transformers answers by watching every layer, whose states must then be in their places."""
@@ -74,38 +76,28 @@ class MrT5Encoder(MrT5Stack):
             input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone tells padding.
             attention_mask: (B, L); None means every position is attended to, padding too.
             hard_delete: remove the bytes under the threshold instead of gating them.
-            deletion_threshold: replaces the configured one; soft gating has no threshold and ignores it.
-            segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
-                type "entropy" and "unigram" learn from.
+            deletion_threshold: replaces the configured one; soft gating has none and ignores it.
+            segment_ends: (B, L) bool, true at each segment's last byte; some boundary predictors learn it.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
-            real_bytes: how many positions of the whole batch are no padding, from a caller who knows that the
-                mask hides just the padding; then a GPU is not asked for it.
+            real_bytes: how many positions are no padding, if the mask hides just that; spares a GPU a wait.
         """
         source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
         if self.config.deletion_type == "source_removed":
             source, keep_mask = self._lone_eos(source)
             real_bytes = len(keep_mask)
         source = replace(source, states=self.dropout(source.states))
-        shortening = Shortening(
-            source.states, source.mask, None, kept_lengths=(~source.padding).sum(dim=1), keep_mask=keep_mask
-        )
-        shortener = self.shortener
-        gate_layer = None if shortener is None else self.config.delete_gate_layer
+        shortener, shortening = self.shortener, _whole(source, keep_mask, score_penalty)
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
-        if score_penalty is not None:
-            score_penalty.look_at(source.mask)
 
         layout = self._layout(source, score_penalty, real_bytes, kwargs)
-        states, bias, penalty = layout.lay_out(source.states), None, None
+        states, penalty = layout.lay_out(source.states), None
+        bias: BlockBias | None = None
         for index, block in enumerate(self.block):
-            if index == gate_layer:
+            if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
-                if shortener.normalises:
-                    source = replace(source, normed=norm_in_float32(block.down_ln, source.states))
-                shortening = shortener(source, hard=hard_delete, threshold=deletion_threshold)
-                shortening = self._counted(shortening, source, score_penalty)
+                shortening = self._shorten(source, shortener, score_penalty, hard_delete, deletion_threshold)
                 layout = layout.after(shortening)
                 states, bias, penalty = layout.lay_out(shortening.states), None, score_penalty
             if bias is None or self.config.relative_bias_per_layer:
@@ -121,21 +113,9 @@ class MrT5Encoder(MrT5Stack):
                 **kwargs,
             )
         states = self.dropout(self.final_layer_norm(states))
-        packed = None
-        if keep_packed and bias.rows is not None:
-            packed = PackedStates(states, bias.rows.as_source())
-        return MrT5EncoderOutput(
-            last_hidden_state=layout.restore(states),
-            attention_mask=shortening.mask,
-            key_gate=shortening.key_gate,
-            delete_gate_output=shortening.gate_values,
-            delete_gate_logits=shortening.gate_logits,
-            keep_mask=shortening.keep_mask,
-            kept_lengths=shortening.kept_lengths,
-            boundary_logits=shortening.boundary_logits,
-            auxiliary_loss=shortening.auxiliary_loss,
-            packed=packed,
-        )
+        rows = bias.rows if keep_packed and bias is not None else None
+        packed = None if rows is None else PackedStates(states, rows.as_source())
+        return MrT5EncoderOutput.of(shortening, layout.restore(states), packed)
 
     def _source(
         self,
@@ -150,7 +130,7 @@ class MrT5Encoder(MrT5Stack):
         """
         states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
-            padding = input_ids.eq(self.config.pad_token_id)
+            padding = input_ids.eq(self.config.pad_token_id)  # type: ignore[arg-type]
         elif attention_mask is not None:
             padding = attention_mask == 0
         else:
@@ -161,7 +141,7 @@ class MrT5Encoder(MrT5Stack):
         """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood: at the
         end of the source."""
         ends = last_position(~source.padding)
-        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)
+        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)  # type: ignore[arg-type]
         return self._source(ids, None, None, None), ends
 
     def _layout(
@@ -180,14 +160,23 @@ class MrT5Encoder(MrT5Stack):
                 source.padding,
                 score_penalty=score_penalty,
                 real_bytes=real_bytes,
-                drops_weights=self.training and self.block[0].layer[0].SelfAttention.dropout > 0,
+                drops_weights=self.training and self_attention(self.block[0]).dropout > 0,
             )
         return PaddedLayout() if layout is None else layout
 
-    def _counted(
-        self, shortening: Shortening, source: Sequences, score_penalty: ScorePenalty | None
+    def _shorten(
+        self,
+        source: Sequences,
+        shortener: Shortener,
+        score_penalty: ScorePenalty | None,
+        hard: bool,
+        threshold: float | None,
     ) -> Shortening:
-        """What a shortener left, with the slots and positions that a law of the reference counts."""
+        """What the shortener makes of the states that it finds, with what a law of the reference counts."""
+        if shortener.normalises:
+            norm: Any = self.block[self.config.delete_gate_layer].down_ln
+            source = replace(source, normed=norm_in_float32(norm, source.states))
+        shortening: Shortening = shortener(source, hard=hard, threshold=threshold)
         if score_penalty is not None:
             if score_penalty.per == "batch":
                 shortening = with_fillers_in_sight(shortening, source)
@@ -204,6 +193,13 @@ class MrT5Encoder(MrT5Stack):
 
     def _relative_bias(self, block: nn.Module, source: Sequences) -> RelativeBias:
         """Of a block, or of the first for all of them."""
-        if not self.config.relative_bias_per_layer:
-            block = self.block[0]
-        return RelativeBias(block.layer[0].SelfAttention, source.padding.shape[1])
+        own = self.config.relative_bias_per_layer
+        return RelativeBias(self_attention(block if own else self.block[0]), source.padding.shape[1])
+
+
+def _whole(source: Sequences, keep_mask: Tensor | None, score_penalty: ScorePenalty | None) -> Shortening:
+    """A sequence that nothing has shortened yet."""
+    if score_penalty is not None:
+        score_penalty.look_at(source.mask)
+    lengths = (~source.padding).sum(dim=1)
+    return Shortening(source.states, source.mask, None, kept_lengths=lengths, keep_mask=keep_mask)

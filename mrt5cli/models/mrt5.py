@@ -13,9 +13,12 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
     vocabulary.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +31,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.fast.parts import use_fast
@@ -38,12 +42,18 @@ from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
-    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way."""
+    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way.
 
+    Attributes:
+        fresh_weights: names of those that the checkpoint it was loaded from does not hold.
+    """
+
+    encoder: MrT5Encoder
+    fresh_weights: Sequence[str] = ()
     # `loss` is divided by the targets of a whole optimizer step, if a trainer passes their number.
     accepts_loss_kwargs: ClassVar[bool] = True
     # The head is its own: only the two embeddings follow the shared one.
-    _tied_weights_keys: ClassVar[dict[str, str]] = {
+    _tied_weights_keys: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     }
@@ -61,7 +71,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         decoder_config.is_decoder = True
         # The decoder is a stack of its own depth, and nothing is deleted in it.
         decoder_config.deletion_type = "none"
-        decoder_config.num_layers = config.num_decoder_layers
+        decoder_config.num_layers = config.num_decoder_layers  # type: ignore[assignment]
         self.decoder = MrT5Decoder(decoder_config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
@@ -81,7 +91,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         if isinstance(encoded, MrT5EncoderOutput):
             rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}
             kwargs["encoder_outputs"] = MrT5EncoderOutput(**{name: encoded.get(name) for name in rows})
-        return super()._expand_inputs_for_generation(*args, **kwargs)
+        return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
 
     @can_return_tuple
     def forward(
@@ -111,7 +121,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             input_ids: (B, L) byte ids, 0 is padding.
             attention_mask: (B, L), 1 where `input_ids` counts. None attends everywhere, padding included.
             decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
-            labels: (B, T), -100 where the loss does not look.
+            labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
             deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
             segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
@@ -127,8 +137,9 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         penalty = None
         if output_score_loss:
             penalty = ScorePenalty(score_loss_per, _counted(labels, decoder_attention_mask))
-        if encoder_outputs is None:
-            encoder_outputs = self.encoder(
+        encoded = encoder_outputs
+        if encoded is None:
+            encoded = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
@@ -140,15 +151,13 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 real_bytes=real_bytes,
                 **kwargs,
             )
-        elif not isinstance(encoder_outputs, MrT5EncoderOutput):
-            encoder_outputs = MrT5EncoderOutput(
-                last_hidden_state=encoder_outputs[0], attention_mask=attention_mask
-            )
+        elif not isinstance(encoded, MrT5EncoderOutput):
+            encoded = MrT5EncoderOutput(last_hidden_state=encoded[0], attention_mask=attention_mask)
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
-        packed = encoder_outputs.packed
-        source_mask = None if packed is not None else encoder_outputs.attention_mask
+        packed = encoded.packed
+        source_mask = None if packed is not None else encoded.attention_mask
         if source_mask is not None and hides_nothing(source_mask):
             source_mask = None  # else every layer adds a tensor of zeros
         decoder_outputs = self.decoder(
@@ -156,10 +165,10 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
-            encoder_hidden_states=encoder_outputs.last_hidden_state if packed is None else packed.states,
+            encoder_hidden_states=encoded.last_hidden_state if packed is None else packed.states,
             encoder_attention_mask=source_mask,
             use_cache=use_cache,
-            encoder_key_gate=encoder_outputs.key_gate,
+            encoder_key_gate=encoded.key_gate,
             encoder_rows=None if packed is None else packed.rows,
             score_penalty=penalty,
             need_weights=wants("output_attentions", self.config, kwargs),
@@ -169,15 +178,18 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         loss = None
         if labels is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction=reduction)
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1),
+                labels.flatten(),
+                ignore_index=IGNORED_LABEL,
+                reduction=reduction,
+            )
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
 
-        mask = encoder_outputs.attention_mask
+        mask = encoded.attention_mask
         if mask is None:
-            mask = torch.ones(
-                encoder_outputs.last_hidden_state.shape[:2], dtype=torch.long, device=logits.device
-            )
+            mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=logits.device)
         return MrT5Output(
             loss=loss,
             logits=logits,
@@ -185,18 +197,18 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
             encoder_attention_mask=mask,
-            delete_gate_output=encoder_outputs.delete_gate_output,
-            delete_gate_logits=encoder_outputs.delete_gate_logits,
-            keep_mask=encoder_outputs.keep_mask,
-            kept_lengths=encoder_outputs.kept_lengths,
-            boundary_logits=encoder_outputs.boundary_logits,
+            delete_gate_output=encoded.delete_gate_output,
+            delete_gate_logits=encoded.delete_gate_logits,
+            keep_mask=encoded.keep_mask,
+            kept_lengths=encoded.kept_lengths,
+            boundary_logits=encoded.boundary_logits,
             score_loss=None if penalty is None else penalty.mean(),
             score_loss_parts=None if penalty is None else penalty.parts(),
-            auxiliary_loss=encoder_outputs.auxiliary_loss,
+            auxiliary_loss=encoded.auxiliary_loss,
         )
 
 
@@ -206,5 +218,5 @@ def _counted(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
     if mask is not None:
         counted = mask != 0
     elif labels is not None:
-        counted = labels != -100
+        counted = labels != IGNORED_LABEL
     return None if counted is None or hides_nothing(counted) else counted

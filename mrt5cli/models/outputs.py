@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
+from mrt5cli.models.shorteners.base import Shortening
 
 
 @dataclass
@@ -49,6 +50,22 @@ class MrT5EncoderOutput(BaseModelOutput):
     boundary_logits: Tensor | None = None
     auxiliary_loss: Tensor | None = None
     packed: PackedStates | None = None
+
+    @classmethod
+    def of(cls, shortening: Shortening, states: Tensor, packed: PackedStates | None) -> MrT5EncoderOutput:
+        """The last states (B, S, D), with what is known of the shortening before them."""
+        return cls(
+            last_hidden_state=states,
+            attention_mask=shortening.mask,
+            key_gate=shortening.key_gate,
+            delete_gate_output=shortening.gate_values,
+            delete_gate_logits=shortening.gate_logits,
+            keep_mask=shortening.keep_mask,
+            kept_lengths=shortening.kept_lengths,
+            boundary_logits=shortening.boundary_logits,
+            auxiliary_loss=shortening.auxiliary_loss,
+            packed=packed,
+        )
 
 
 @dataclass

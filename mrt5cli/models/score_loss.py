@@ -60,8 +60,9 @@ class ScorePenalty:
             self.add_mean(excess / (rows * heads * queries * key.shape[2]), cross=cross)
             return
         # Keys that hold nothing are hidden, and hidden scores exceed nothing.
-        of_row = queries if counted is None else counted.sum(dim=1)
-        pairs = of_row * (key.shape[2] if keys is None else keys.sum(dim=1))
+        pairs = torch.ones(rows, dtype=torch.long, device=query.device)
+        pairs = pairs * (queries if counted is None else counted.sum(dim=1))
+        pairs = pairs * (key.shape[2] if keys is None else keys.sum(dim=1))
         # Where no row has a target, no query of cross-attention counts.
         self.add_mean(excess / (heads * pairs.sum().clamp(min=1)), cross=cross)
 

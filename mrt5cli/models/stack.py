@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.t5.modeling_t5 import T5LayerSelfAttention, T5PreTrainedModel, T5Stack
+from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
@@ -26,6 +26,7 @@ class LearnedPositions(nn.Embedding):
 class MrT5PreTrainedModel(T5PreTrainedModel):
     """What encoder, decoder and whole model share: initialisation and the choice of attention."""
 
+    config: MrT5Config
     config_class = MrT5Config
     base_model_prefix = "model"
     _supports_flex_attn = False
@@ -34,7 +35,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         """Refuse: see `to`."""
         return self.to(torch.float16)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
         """As PyTorch's.
 
         Raises:
@@ -82,16 +83,15 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
         self.absolute_pos_embed: LearnedPositions | None = None
         if config.has_absolute_position_embeddings:
             self.absolute_pos_embed = LearnedPositions(config.max_position_embeddings, config.d_model)
-            first = self.block[0].layer[0].SelfAttention
+            first = self_attention(self.block[0])
             del first.relative_attention_bias
             first.has_relative_attention_bias = False
-        for block in self.block:
-            if config.relative_bias_per_layer:
-                _own_relative_bias(block.layer[0].SelfAttention)
-            for layer in block.layer[:-1]:
-                is_self = isinstance(layer, T5LayerSelfAttention)
-                attention = layer.SelfAttention if is_self else layer.EncDecAttention
-                attention.is_cross_attention = not is_self
+        if config.relative_bias_per_layer:
+            for block in self.block:
+                _own_relative_bias(self_attention(block))
+        for name, attention in self.named_modules():
+            if isinstance(attention, T5Attention):
+                attention.is_cross_attention = name.endswith("EncDecAttention")
                 if config.attention_dropout_rate is not None:
                     attention.dropout = config.attention_dropout_rate
         self.post_init()
@@ -125,7 +125,14 @@ def _refuse_float16(dtype: torch.dtype | None) -> None:
         )
 
 
-def _own_relative_bias(attention: nn.Module) -> None:
+def self_attention(block: nn.Module) -> T5Attention:
+    """The self-attention of a block."""
+    layers: Any = block.layer
+    attention: T5Attention = layers[0].SelfAttention
+    return attention
+
+
+def _own_relative_bias(attention: T5Attention) -> None:
     """Give a self-attention a relative bias that it uses in place of the one handed down from the first."""
     attention.has_relative_attention_bias = True
     attention.relative_attention_bias = nn.Embedding(

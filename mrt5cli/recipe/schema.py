@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.metrics.catalog import BestMetric
-from mrt5cli.recipe import shorteners
+from mrt5cli.recipe import shorteners, tasks
 from mrt5cli.recipe.section import (
     BatchSize,
     Coefficient,
@@ -438,3 +438,9 @@ def take_in_shorteners() -> None:
     ModelSection.model_fields["shortener"].annotation = shorteners.union()
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)
+
+
+def take_in_tasks() -> None:
+    """Let recipes have every kind of task that is registered by now."""
+    Recipe.model_fields["task"].annotation = tasks.union()
+    Recipe.model_rebuild(force=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 from pydantic import Field, create_model
 
@@ -275,19 +274,8 @@ class CharacterTask(RowTask):
         return self.target_length or CHARACTER_LENGTHS[self.kind][1]
 
 
-OWN_FILES = {"base", "tables", "qa", "characters", "diagnostic", "span_corruption", "xnli", "tydiqa", "xquad"}
-ADDED = tuple(
-    sorted(
-        path.stem
-        for path in (Path(__file__).parent.parent / "tasks").glob("[a-z]*.py")
-        if path.stem not in OWN_FILES
-    )
-)
-"""Tasks that somebody has added: files of mrt5cli/tasks, each with a task of the file's name."""
-
-
 class AddedTask(RowTask):
-    """A task added by a file of its name in mrt5cli/tasks."""
+    """A task of the user's own, which a file given with --code registers."""
 
     kind: str
     source: RowSource = Field(
@@ -300,12 +288,45 @@ class AddedTask(RowTask):
     target_length: TargetLength = Field(256, description="target at most, in byte tokens")
 
 
+SECTIONS: list[type[TaskBase]] = [
+    SpanCorruptionTask,
+    DiagnosticTask,
+    XnliTask,
+    TyDiQATask,
+    XQuADTask,
+    CharacterTask,
+]
+"""Of every kind of task, in the order that messages list them."""
+
+
+def kinds() -> list[str]:
+    """Every kind of task that a recipe can name by now."""
+    return [kind for section in SECTIONS for kind in get_args(section.model_fields["kind"].annotation)]
+
+
+def register(kind: str, section: type[TaskBase] | None = None) -> None:
+    """Make a kind of task known to recipes.
+
+    Args:
+        section: its settings, one of whose kinds it is; by default those of `AddedTask`.
+    """
+    from mrt5cli.recipe import schema  # which is made of this list
+
+    if section is None:
+        own: Any = (Literal[kind], ...)
+        section = create_model(f"{kind}_task", __base__=AddedTask, kind=own)
+    SECTIONS.append(section)
+    schema.take_in_tasks()
+
+
+def union() -> Any:
+    """The type of a recipe's `task`: any of them, told apart by `kind`."""
+    return Union[tuple(SECTIONS)]  # noqa: UP007 - of a list that grows
+
+
 if TYPE_CHECKING:
     TaskSection = (
         SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
     )
 else:
-    _tasks = SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask
-    for _kind in ADDED:
-        _tasks |= create_model(f"{_kind}_task", __base__=AddedTask, kind=(Literal[_kind], ...))
-    TaskSection = Annotated[_tasks, Field(discriminator="kind")]
+    TaskSection = Annotated[union(), Field(discriminator="kind")]

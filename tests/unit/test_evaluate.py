@@ -78,7 +78,7 @@ class Oracle(torch.nn.Module):
     It reads its answer from the labels unless its source was removed.
     """
 
-    config = SimpleNamespace(deletion_threshold=THRESHOLD)
+    config = SimpleNamespace(threshold=THRESHOLD)
 
     def __init__(self, knows: bool = True, also_deletes: bytes = b"", gated: bool = True) -> None:
         super().__init__()

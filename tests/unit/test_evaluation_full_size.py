@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 class Guesser(torch.nn.Module):
     """Right in a given share of examples: by what their targets are made of, not by their order."""
 
-    config = SimpleNamespace(deletion_threshold=-15.0)
+    config = SimpleNamespace(threshold=-15.0)
     generation_config = None
 
     def __init__(self, share: float) -> None:

@@ -216,7 +216,7 @@ def _padded(ids: Any, width: int, fill: int) -> torch.Tensor:
 class Says(torch.nn.Module):
     """Answers texts from a list: by what is asked."""
 
-    config = SimpleNamespace(deletion_threshold=-15.0)
+    config = SimpleNamespace(threshold=-15.0)
     generation_config = None
 
     def __init__(self, **answers: str) -> None:

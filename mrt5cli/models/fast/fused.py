@@ -141,6 +141,7 @@ def _flash(
         key = torch.cat([key, torch.stack(features, dim=-1)[:, None].expand(shape)], dim=-1)
         key, value = F.pad(key, (0, room)), F.pad(value, (0, len(features) + room))
         query = F.pad(F.pad(query, (0, len(features)), value=1.0), (0, room))
+    assert _FLASH is not None  # see `has_fused`
     output, lse = _FLASH(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
     return output[..., :width], lse
 

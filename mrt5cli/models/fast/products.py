@@ -132,6 +132,6 @@ def works(dtype: torch.dtype) -> bool:
             activated = F.gelu(expected[0].float(), approximate="tanh") * expected[1].float()
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
-    close = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 0.3}
+    relative, absolute = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 0.3)
     pairs = zip((*found, gated), (*expected, activated), strict=True)
-    return all(torch.allclose(one.float(), other.float(), **close) for one, other in pairs)
+    return all(torch.allclose(one.float(), other.float(), relative, absolute) for one, other in pairs)

@@ -161,7 +161,7 @@ def refuse_threshold(threshold: float | None, what: str) -> None:
         raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")
 
 
-def norm_in_float32(norm: nn.Module, states: Tensor) -> Tensor:
+def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
     """`norm(states)` (B, L, D) in float32, whatever the weights are: T5's own norm rounds to their precision.
 
     What is deleted, and where segments end, follows from it.

@@ -8,6 +8,8 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,7 +72,8 @@ class BoundaryPredictor(Shortener):
         self.hidden_once = hidden_once(config)
 
     def initialise(self, config: MrT5Config) -> None:
-        for linear in (self.boundary_predictor[0], self.boundary_predictor[2]):
+        layers: Any = self.boundary_predictor
+        for linear in (layers[0], layers[2]):
             init.xavier_uniform_(linear.weight)
             init.constant_(linear.bias, -1.0)
 
@@ -98,7 +101,8 @@ class BoundaryPredictor(Shortener):
 
     def _logits(self, normed: Tensor | None) -> Tensor:
         assert normed is not None  # this class normalises
-        first, activation, last = self.boundary_predictor
+        layers: Any = self.boundary_predictor
+        first, activation, last = layers
         hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
         return F.linear(hidden, last.weight.float(), last.bias.float()).squeeze(-1)
 

@@ -57,6 +57,7 @@ class Convolution(Shortener):
         # PyTorch's own distribution, which the reference leaves in place.
         bound = (self.conv.in_channels * self.rate) ** -0.5
         init.uniform_(self.conv.weight, -bound, bound)
+        assert self.conv.bias is not None
         init.uniform_(self.conv.bias, -bound, bound)
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:

@@ -7,6 +7,7 @@ Legend: B batch, L input bytes, K kept slots, D model width.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Gate(Shortener):
     def __init__(self, config: MrT5Config) -> None:
         super().__init__()
         self.scale = float(config.sigmoid_mask_scale)
-        self.threshold = float(config.deletion_threshold)
+        self.threshold = config.threshold
         self.fallback = config.row_without_survivors
         self.spares_padding = False
 
@@ -65,7 +66,7 @@ class Gate(Shortener):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.threshold if threshold is None else threshold
         keep_BL = survivors((gate_BL > limit) & ~padding, gate_BL, ~padding, self.fallback)
-        common = {"gate_values": gate_BL, "gate_logits": logits_BL}
+        common: dict[str, Any] = {"gate_values": gate_BL, "gate_logits": logits_BL}
         if not hard:
             return Shortening(
                 states=states,
