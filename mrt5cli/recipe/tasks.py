@@ -191,6 +191,16 @@ class GeneratedRows(Section):
 
 RowSource = Annotated[HubRows | FileRows | GeneratedRows, Field(discriminator="kind")]
 
+PublishedRows = Annotated[RowSource, Field(description="where the rows come from")]
+TestLanguages = Annotated[
+    Languages, Field(description="languages of the test; training and validation are in English")
+]
+SourceLength = Annotated[
+    InputLength,
+    Field(description="source at most, in byte tokens; what is longer is cut, and counted"),
+]
+AnswerLength = Annotated[TargetLength, Field(description="byte tokens generated at most")]
+
 XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
 TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
 XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh", "ro"]
@@ -211,39 +221,29 @@ class XnliTask(RowTask):
     """Natural language inference: trained on English, tested on 15 languages (Conneau et al. 2018)."""
 
     kind: Literal["xnli"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Languages = Field(
-        XNLI_LANGUAGES, description="languages of the test; training and validation are in English"
-    )
-    input_length: InputLength = Field(
-        1024, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
+    source: PublishedRows = HubRows(kind="hub")
+    languages: TestLanguages = XNLI_LANGUAGES
+    input_length: SourceLength = 1024
 
 
 class TyDiQATask(RowTask):
     """TyDi QA, gold passage: questions and passages in 9 languages (Clark et al. 2020)."""
 
     kind: Literal["tydiqa"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    source: PublishedRows = HubRows(kind="hub")
     languages: Languages = Field(TYDIQA_LANGUAGES, description="languages of training and test")
-    input_length: InputLength = Field(
-        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
-    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
+    input_length: SourceLength = 2048
+    answer_length: AnswerLength = 256
 
 
 class XQuADTask(RowTask):
     """XQuAD: trained on English SQuAD, tested on 12 languages (Artetxe et al. 2020)."""
 
     kind: Literal["xquad"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Languages = Field(
-        XQUAD_LANGUAGES, description="languages of the test; training and validation are in English"
-    )
-    input_length: InputLength = Field(
-        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
-    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
+    source: PublishedRows = HubRows(kind="hub")
+    languages: TestLanguages = XQUAD_LANGUAGES
+    input_length: SourceLength = 2048
+    answer_length: AnswerLength = 256
 
 
 CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}

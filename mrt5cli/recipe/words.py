@@ -86,12 +86,10 @@ def mappings() -> frozenset[str]:
 
 def same_settings(kind: object, other: object) -> bool:
     """Whether two kinds are read by the same section class, so that the settings of one suit the other."""
+    if kind == other or not (isinstance(kind, str) and isinstance(other, str)):
+        return kind == other
     owners = {name: section for section in _below(Section) for name in kinds(section)}
-    return kind == other or (
-        isinstance(kind, str)
-        and isinstance(other, str)
-        and owners.get(kind, kind) is owners.get(other, other)
-    )
+    return owners.get(kind, kind) is owners.get(other, other)
 
 
 def _below(section: type[Section]) -> Iterator[type[Section]]:
