@@ -93,6 +93,11 @@ class TestEqualReduction:
         assert claim.holds is False
         assert "not lower than cp_2 (-0.010)" in claim.sentence
 
+    def test_what_the_paper_knows_nothing_of_neither_denies_it_nor_bears_it_out(self):
+        better = result("hnet", "hnet", rate=0.4, loss=0.5)
+        alone = judge("less_loss_at_equal_reduction", Evidence([*tradeoff(1.25), better]))
+        assert alone == judge("less_loss_at_equal_reduction", Evidence(tradeoff(1.25)))
+
     def test_between_byt5_and_the_lowest_mrt5_the_line_starts_at_no_deletion(self):
         claim = judge("less_loss_at_equal_reduction", Evidence(tradeoff(1.06, random_rate=0.15)))
         assert claim.rows[0]["above_mrt5"] == pytest.approx(0.01)

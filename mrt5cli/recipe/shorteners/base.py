@@ -39,6 +39,7 @@ class ShortenerSection(Section):
         aliases: what else people call this kind, in lower case.
         called: what it is called in a sentence, after "a" or "the".
         about: what a model with it is, for its card.
+        baseline: the paper sets it beside MrT5, and claims that MrT5 loses less.
         gates: marks bytes, softly in training, and removes them in hard deletion.
         pools: makes several bytes one position, in training too.
         reads_source: False where the encoder sees nothing of the source.
@@ -55,6 +56,7 @@ class ShortenerSection(Section):
     aliases: ClassVar[tuple[str, ...]] = ()
     called: ClassVar[str]
     about: ClassVar[str]
+    baseline: ClassVar[bool] = False
     gates: ClassVar[bool] = False
     pools: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True

@@ -31,6 +31,7 @@ class BoundaryPredictor(Placed):
         "BP, a baseline for MrT5: {model} that learned to cut its input into segments, and pools each into "
         "one position early in its encoder."
     )
+    baseline = True
     pools = True
     has_weights = True
     refuses_threshold = "pools segments, whose ends no gate value decides"

@@ -27,6 +27,7 @@ class Convolution(Placed):
         "CP, a baseline for MrT5: {model} that shortens its input early in its encoder, with a strided "
         "convolution."
     )
+    baseline = True
     pools = True
     has_weights = True
     refuses_threshold = "pools every {stride} positions, whatever they hold"

@@ -24,6 +24,7 @@ class FixedGate(Placed):
     paper_name = "Fixed"
     called = "fixed gate"
     about = "A baseline for MrT5: {model} that deletes the end of every word early in its encoder."
+    baseline = True
     gates = True
     refuses_threshold = "deletes the ends of words: its gate values say no more than that"
 

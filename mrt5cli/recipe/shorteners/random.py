@@ -24,6 +24,7 @@ class RandomGate(Placed):
     paper_name = "Random"
     called = "random gate"
     about = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."
+    baseline = True
     gates = True
     refuses_threshold = "deletes at random: its gate values are only a coin's two sides"
 
