@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-gpu check fix smoke lock clean
+.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-gpu check docs fix smoke lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,9 @@ check: setup  ## lint, format, types, recipes; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mrt5 recipe check recipes/
+
+docs: setup  ## write mrt5cli/commands/README.md from --help
+	$(BIN)/typer mrt5cli.cli utils docs --name mrt5 --output mrt5cli/commands/README.md
 
 fix: setup  ## format and repair what the linter can
 	$(BIN)/ruff check --fix .

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.text import Tell, announced, duration, first_line, say_nothing
+from mrt5cli.text import Tell, announced, duration, first_line, say_nothing, say_on_stderr
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 TRY_LATER = "try again later"
+REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
+"""What an earlier push may have left in a repository and a loader would still find."""
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 # What takes longer is announced.
 SILENT_SECONDS = 2.0
@@ -405,3 +407,100 @@ def _is_whole(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == name
+
+
+# --- a push -------------------------------------------------------------------------------------------------
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot name a repository of somebody's.
+
+    Raises:
+        UserError: it has no owner, or characters the Hub does not take.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    hint = "write owner/name, the owner being a user or an organisation of the Hub"
+    if repo_id.count("/") != 1:
+        raise UserError(f"{repo_id} is not a repository of the Hub", hint)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
+
+
+def check_can_push(repo_id: str) -> None:
+    """Refuse a push that has no chance, before any work is done for it.
+
+    Raises:
+        UserError: the name is impossible, nobody is logged in, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    check_repo_id(repo_id)
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"nothing can be pushed to {repo_id} while HF_HUB_OFFLINE is set", "unset it, or leave out --push"
+        )
+    if get_token() is None:
+        raise UserError(
+            f"pushing to {repo_id} needs a Hugging Face token, and there is none",
+            f"{LOG_IN} to a token that may write",
+        )
+    try:
+        patiently(HfApi(library_name="mrt5cli").whoami, repo_id, tell=say_on_stderr)
+    except OutOfPatience as error:
+        raise UserError(
+            f"pushing to {repo_id} needs the Hub, and {error.trouble.reason}",
+            "push the directory later, or leave out --push",
+        ) from error
+    except (HfHubHTTPError, json.JSONDecodeError) as error:
+        raise _push_refused(error, repo_id) from error
+
+
+def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload an exported directory, creating the repository if it is not there; see `check_can_push`.
+
+    A new repository is private if that is asked for, else what the owner's settings on the Hub say, which is
+    public by default; one that exists keeps its visibility. Weights and code of an earlier push are replaced;
+    the rest of the repository stays.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: no network, no token, no permission, or whatever else the Hub objects to.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    api = HfApi(library_name="mrt5cli")
+    try:
+        url = api.create_repo(repo_id, repo_type="model", exist_ok=True, private=private or None)
+        api.upload_folder(
+            repo_id=repo_id,
+            repo_type="model",
+            folder_path=folder,
+            commit_message="Model, code and card from mrt5 convert",
+            delete_patterns=REPLACED,
+        )
+    except HfHubHTTPError as error:
+        raise _push_refused(error, repo_id) from error
+    except (HTTPError, OSError, RuntimeError) as error:  # the last is what the upload's Rust part raises
+        raise UserError(
+            f"the upload to {repo_id} broke off: {first_line(error)}",
+            f"{folder} is complete; push again, what has arrived is not sent twice",
+        ) from error
+    return str(url)
+
+
+def _push_refused(error: Exception, repo_id: str) -> UserError:
+    found = trouble(error)
+    if found.status in (403, 404):
+        return UserError(
+            f"the token's owner may not write to {repo_id}, or the Hub knows no {repo_id.split('/')[0]}",
+            "use a token with write permission for that owner, or another repository",
+        )
+    return refusal(found, repo_id)

@@ -92,6 +92,11 @@ class RunDir:
         """The checkpoint after so many optimizer steps."""
         return self.checkpoints / f"step-{step:08d}"
 
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """The optimizer steps after which one of a run's checkpoints was written."""
+        return int(checkpoint.name.removeprefix("step-"))
+
     def saved_steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order; half-written ones still carry a temporary name."""
         return _steps_in(self.checkpoints)

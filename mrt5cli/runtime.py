@@ -68,10 +68,9 @@ class Runtime:
         """For meta.json."""
         import torch
 
-        on_gpu = self.device.type == "cuda"
         return {
             "device": str(self.device),
-            "device_name": torch.cuda.get_device_name(self.device) if on_gpu else processor_name(),
+            "device_name": device_name(self.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
             "processes": self.world_size,
@@ -103,9 +102,7 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
         and chosen.type == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
-        raise UserError(
-            f"{torch.cuda.get_device_name(chosen)} cannot compute in bf16", "set training.precision: fp32"
-        )
+        raise UserError(f"{device_name(chosen)} cannot compute in bf16", "set training.precision: fp32")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     set_seed(seed)
@@ -264,10 +261,14 @@ def memory(device: torch.device | None = None) -> int | None:
     return min(whole, int(most)) if most.isdecimal() else whole
 
 
-def processor_name() -> str:
-    """The CPU's model, or its architecture where the system does not tell."""
+def device_name(device: torch.device) -> str:
+    """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
     import platform
 
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:

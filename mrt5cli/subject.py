@@ -23,7 +23,7 @@ from mrt5cli.recipe import (
     XnliTask,
     XQuADTask,
 )
-from mrt5cli.recipe.schema import ADDED, CHARACTER_LENGTHS, TaskSection
+from mrt5cli.recipe.tasks import CHARACTER_LENGTHS, TaskSection, kinds
 from mrt5cli.text import shortened
 
 if TYPE_CHECKING:
@@ -203,12 +203,12 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
     elif option not in TASK_KINDS:
         section = _task_of_recipe(option)
     else:
-        section = _default_section(option, None if own is None else task_length(own), data)
+        section = _default_section(option, None if own is None else own.longest_source, data)
     return section if data is None else _with_data(section, data)
 
 
 def _kind(option: str) -> str:
-    return option if option in (*TASK_KINDS, *ADDED) else str(_task_of_recipe(option).kind)
+    return option if option in kinds() else str(_task_of_recipe(option).kind)
 
 
 def _task_of_recipe(option: str) -> TaskSection:
@@ -271,15 +271,6 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
     return section.model_copy(update={"source": source})
 
 
-def task_length(section: TaskSection) -> int:
-    """Encoder input of a task section, in byte tokens."""
-    if isinstance(section, DiagnosticTask):
-        return section.length
-    if isinstance(section, CharacterTask):
-        return section.input_length or CHARACTER_LENGTHS[section.kind][0]
-    return int(section.input_length)
-
-
 def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:
     """Refuse a task that is longer than what the model has positions for.
 
@@ -287,9 +278,9 @@ def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: 
         UserError: the model has learned positions, and too few.
     """
     config = model.config
-    if config.has_absolute_position_embeddings and task_length(section) > config.max_position_embeddings:
+    if config.has_absolute_position_embeddings and section.longest_source > config.max_position_embeddings:
         raise UserError(
             f"{name} learned {config.max_position_embeddings} positions and cannot read the "
-            f"{task_length(section)} of {section.kind}",
+            f"{section.longest_source} of {section.kind}",
             "choose a task with shorter inputs",
         )

@@ -178,3 +178,17 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of one test, the same whenever seed and test are; a failure shows the seed."""
     print(f"chance: {SEED}={_seed()}")
     return random.Random(f"{_seed()} {request.node.nodeid}")
+
+
+# --- the machine --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Generator[None, None, None]:
+    """As in the processes that a test starts with OMP_NUM_THREADS=1, so that sums come out alike."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -74,15 +74,23 @@ def trained(job: TrainJob, *, ended: str = "2026-01-01", code: str | None = None
 def evaluated(job: EvaluateJob, **changes: Any) -> None:
     """Leave what an evaluation leaves, as far as plans look at it."""
     document = {
-        "task": {"settings": job.task.model_dump(mode="json")},
+        "version": 2,
+        "task": {"kind": job.task.kind, "settings": job.task.model_dump(mode="json")},
+        "deletion": "hard",
         "split": "test",
         "limit": job.options.limit,
         "batch_size": job.train.recipe.evaluation.batch_size,
         "constrained": job.evaluation.constrained,
         "code": code_version("evaluate"),
-        "models": [{"run_ended": job.train.run.meta()["ended"], "rows": [{"ms_per_example": 1.0}]}],
+        "models": [measured(job.train.run.meta()["ended"])],
     }
     write_json(job.output, document | changes)
+
+
+def measured(run_ended: str, ms_per_example: float | None = 1.0) -> dict[str, Any]:
+    """A model's part of an evaluation's document."""
+    row = {"subset": "all", "examples": 8, "ms_per_example": ms_per_example}
+    return {"source": "model", "run_ended": run_ended, "rows": [row]}
 
 
 def analysed(plan: SuitePlan, job: Job) -> None:

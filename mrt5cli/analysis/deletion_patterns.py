@@ -61,7 +61,7 @@ class ShownText(TypedDict):
     runs: list[tuple[str, str]]
 
 
-class Pattern(RunLine):
+class ModelPattern(RunLine):
     """What one model deletes."""
 
     task: str
@@ -79,7 +79,7 @@ class Pattern(RunLine):
 class DeletionPatterns(TypedDict):
     """A line each run that shortens its source."""
 
-    models: list[Pattern]
+    models: list[ModelPattern]
     missing: list[str]
 
 
@@ -95,7 +95,7 @@ def deletion_patterns(runs: ExperimentRuns) -> DeletionPatterns:
     return {"models": [_pattern(runs, run) for run in shortening], "missing": runs.missing()}
 
 
-def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Pattern:
+def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> ModelPattern:
     kind = run.recipe.task.kind
     sentinels = CERTAIN_SENTINELS if kind == "span_corruption" else 0
     by_subset = _inspected(runs, run)

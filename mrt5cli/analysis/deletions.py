@@ -251,13 +251,7 @@ def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
 
 @dataclass(frozen=True)
 class Segments:
-    """How long pooled segments are.
-
-    Attributes:
-        inside_characters: of them, those that start inside a character.
-        dropped_positions: at the ends of rows, where they fill no window.
-        lengths: number of segments by length.
-    """
+    """Pooled segments: how many and how long, those inside characters, what is in none."""
 
     count: int
     mean_length: float

@@ -54,28 +54,21 @@ def runs(row: Sequence[Character], deleted: Sequence[bool]) -> list[Run]:
         deleted: (L,) whether each position of the row is deleted.
     """
     found: list[Run] = []
-    for state, text, ends_line in _shown(row, deleted):
-        if found and found[-1].state == state and not found[-1].ends_line:
-            text = found.pop().text + text
-        found.append(Run(text, state, ends_line))
-    return found
-
-
-def _shown(row: Sequence[Character], deleted: Sequence[bool]) -> Iterator[tuple[State, str, bool]]:
     carrier: State | None = None  # state of the character that a combining mark would be drawn on
     for character in row:
-        flags = [bool(flag) for flag in deleted[character.start : character.start + len(character.ids)]]
+        flags = _flags(character, deleted)
         state: State = "deleted" if all(flags) else "partial" if any(flags) else "kept"
         text = character.visible
         if character.combines and (carrier != state or state == "partial"):
             text = "◌" + text
         if state == "partial":
-            text = f"⟨{text.strip('⟨⟩')}:{' '.join(_hex_bytes(character, flags))}⟩"
+            text = _spelt(text, character, ["✗" * flag for flag in flags], " ")
         elif state == "deleted" and text == " ":
             text = "␣"
         ends_line = character.text == "\n"
         carrier = None if text.startswith("⟨") or ends_line else state
-        yield state, text, ends_line
+        _append(found, Run(text, state, ends_line))
+    return found
 
 
 def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
@@ -89,8 +82,7 @@ def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
     segment = 0
     carried = False  # whether a combining mark would be drawn on a character of its own segment
     for character in row:
-        stop = character.start + len(character.ids)
-        first, *within = [bool(start) for start in starts[character.start : stop]]
+        first, *within = _flags(character, starts)
         if first and character.start:
             found.append(Run("|", "bar"))
             segment += 1
@@ -103,22 +95,29 @@ def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
         if any(within):
             state = "split"
             segment += sum(within)
-            text = f"⟨{text.strip('⟨⟩')}:{''.join(_split_bytes(character, [False, *within]))}⟩"
+            text = _spelt(text, character, ["", *("|" if start else " " for start in within)], "")
         carried = not text.startswith("⟨") and not ends_line
-        if found and found[-1].state == state != "split" and not found[-1].ends_line:
-            text = found.pop().text + text
-        found.append(Run(text, state, ends_line))
+        _append(found, Run(text, state, ends_line))
     return found
 
 
-def _split_bytes(character: Character, starts: Sequence[bool]) -> Iterator[str]:
-    for place, (i, start) in enumerate(zip(character.ids, starts, strict=True)):
-        yield f"{'|' if start else ' ' if place else ''}{i - OFFSET:02x}"
+def _flags(character: Character, positions: Sequence[bool]) -> list[bool]:
+    """Those of the character's own positions."""
+    return [bool(flag) for flag in positions[character.start : character.start + len(character.ids)]]
 
 
-def _hex_bytes(character: Character, flags: Sequence[bool]) -> Iterator[str]:
-    for i, flag in zip(character.ids, flags, strict=True):
-        yield f"{'✗' if flag else ''}{i - OFFSET:02x}"
+def _spelt(text: str, character: Character, marks: Sequence[str], between: str) -> str:
+    """A character with all its bytes, each behind its mark."""
+    found = between.join(f"{mark}{i - OFFSET:02x}" for i, mark in zip(character.ids, marks, strict=True))
+    return f"⟨{text.strip('⟨⟩')}:{found}⟩"
+
+
+def _append(found: list[Run], run: Run) -> None:
+    """Add a run, to the one before it where both are of one state and on one line."""
+    last = found[-1] if found else None
+    if last and last.state == run.state not in ("bar", "split") and not last.ends_line:
+        run = replace(found.pop(), text=last.text + run.text, ends_line=run.ends_line)
+    found.append(run)
 
 
 def plain(row: Sequence[Run]) -> str:
@@ -157,9 +156,7 @@ def fitted(row: Sequence[Run], width: int | None, *, colour: bool) -> list[Run]:
             found[-1] = replace(found[-1], ends_line=True)
             column = 0
         for run in word:
-            joins = found and found[-1].state == run.state in ("kept", "deleted") and not found[-1].ends_line
-            text = found.pop().text + run.text if joins else run.text
-            found.append(replace(run, text=text))
+            _append(found, run)
         column = 0 if found[-1].ends_line else column + room
     return found
 

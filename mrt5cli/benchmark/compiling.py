@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrt5cli.benchmark.inputs import batch
+from mrt5cli.benchmark.cases import Case, Parity, Suite
+from mrt5cli.benchmark.inputs import Shapes, batch, kept_lengths
 from mrt5cli.benchmark.models import ours, steer
-from mrt5cli.benchmark.rounds import kept_lengths, wait
-from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
+from mrt5cli.benchmark.rounds import wait
+from mrt5cli.benchmark.training_step import SCORE_COEFFICIENT
+from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.compiling import compile_blocks
-from mrt5cli.runtime import check_compiler
 
 LENGTHS = 10
 """Source lengths that compiled blocks must serve without compiling again."""
@@ -43,67 +44,63 @@ class Costs:
         )
 
 
-def compiled(base: Any, shapes: Shapes) -> tuple[Suite, dict[str, Costs]]:
-    """Forward passes and training steps, dense and deleted, plain and with compiled blocks.
+def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> tuple[Suite, dict[str, Costs]]:
+    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled.
 
     Compiling happens here, before anything is timed.
 
     Returns:
         The suite, and of each compiled case what compiling cost.
-
-    Raises:
-        UserError: there is no compiler.
     """
-    check_compiler(next(base.parameters()).device, "--what compile")
     suite, costs = Suite("compile"), {}
-    calls: dict[str, Callable[[int], Any]] = {}
-    tags: list[tuple[str, float | None, str]] = [("dense", None, "even")]
-    tags += [(f"packed {tag}", rate, spread) for tag, rate, spread in list(shapes.deletions())[:1]]
+    kinds: dict[str, float | None] = {"dense": None}
+    if rates := [rate for rate in shapes.rates if rate]:
+        kinds[f"packed {100 * rates[0]:g} % {shapes.spreads[0]}"] = rates[0]
     for training in (False, True):
-        for name, rate, spread in tags:
-            step = f"{name}, {'training step' if training else 'forward'}"
+        for name, rate in kinds.items():
+            plain = f"{name}, {'training step' if training else 'forward'}"
             for how in ("", ", compiled"):
-                model = ours(base, "packed", dropout_rate=0.0)
+                model = ours(base, "packed", dropout_rate=0.0).train(training)
+                call = partial(_step if training else _forward, model, shapes, rate)
                 if how:
                     compile_blocks(model)
-                call = _call(base, model, shapes, training, rate, spread)
-                calls[step + how] = call
-                suite.cases[step + how] = Case(partial(call, shapes.length), [step] if how else [])
-            costs[f"{step}, compiled"] = compiling_costs(calls[f"{step}, compiled"], shapes.length)
+                    costs[plain + how] = compiling_costs(call, shapes.length)
+                suite.cases[plain + how] = Case(partial(call, shapes.length), [plain] if how else [])
 
     def checks() -> Iterator[tuple[str, Parity]]:
-        for name, _, _ in tags:
-            plain, other = (calls[f"{name}, forward{how}"](shapes.length) for how in ("", ", compiled"))
+        for name in kinds:
+            plain, other = (suite.cases[f"{name}, forward{how}"].call() for how in ("", ", compiled"))
             yield f"{name}, compiled", Parity.of(plain, other)
 
     suite.checks = checks
     return suite, costs
 
 
-def _call(
-    base: Any, model: Any, shapes: Shapes, training: bool, rate: float | None, spread: str
-) -> Callable[[int], Any]:
-    """A forward pass, or a training step, on sources of a given length."""
+def _forward(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
+    with torch.inference_mode():
+        return _output(model, shapes, rate, length).logits
+
+
+def _step(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
+    """A soft training step with score loss, or a hard one."""
+    out = _output(model, shapes, rate, length, output_score_loss=rate is None)
+    loss: Tensor = out.loss + SCORE_COEFFICIENT * out.score_loss if rate is None else out.loss
+    loss.backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _output(
+    model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int, **how: Any
+) -> Any:
+    if rate is not None:
+        steer(model, kept_lengths(shapes.batch, length, rate, shapes.spreads[0]), length)
+    ids, mask, labels = batch(model, replace(shapes, length=length))
     hard = rate is not None
-    model.train(training)
-
-    def call(length: int) -> Tensor:
-        ids, mask, labels = batch(base, Shapes(shapes.batch, length, shapes.target, ()))
-        steer(model, kept_lengths(shapes.batch, length, rate or 0.0, spread), length)
-        given = {"attention_mask": mask, "labels": labels, "hard_delete": hard, "use_cache": False}
-        if not training:
-            with torch.inference_mode():
-                return model(ids, **given).logits
-        out = model(ids, output_score_loss=not hard, **given)
-        loss = out.loss if hard else out.loss + 0.5 * out.score_loss
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return call
+    return model(ids, attention_mask=mask, labels=labels, use_cache=False, hard_delete=hard, **how)
 
 
-def compiling_costs(call: Callable[[int], Any], length: int) -> Costs:
+def compiling_costs(call: Callable[[int], Tensor], length: int) -> Costs:
     """Call a compiled case for the first time, and then at many lengths."""
     from torch._dynamo.utils import counters
 
@@ -111,8 +108,7 @@ def compiling_costs(call: Callable[[int], Any], length: int) -> Costs:
         return int(counters["stats"]["unique_graphs"])
 
     before, start = graphs(), time.perf_counter()
-    device = call(length).device
-    wait(device)
+    wait(call(length).device)
     seconds, first = time.perf_counter() - start, graphs()
     for number in range(LENGTHS):
         call(length - 1 - number if length > 2 * LENGTHS else length + 1 + number)

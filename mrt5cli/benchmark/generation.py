@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt5cli.benchmark.cases import LOGIT_TOLERANCE, Case, Parity, Suite
 from mrt5cli.benchmark.forward import EAGER, SDPA
-from mrt5cli.benchmark.inputs import batch
+from mrt5cli.benchmark.inputs import Shapes, batch
 from mrt5cli.benchmark.models import ours, plain, steer
-from mrt5cli.benchmark.rounds import kept_lengths
-from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, Case, Parity, Shapes, Suite
+from mrt5cli.models import MrT5ForConditionalGeneration
 
 
-def generate(base: Any, shapes: Shapes) -> Suite:
+def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """transformers' models and ours, dense and deleted."""
     ids, mask, _ = batch(base, shapes)
     suite = Suite("generate")
@@ -43,10 +43,7 @@ def generate(base: Any, shapes: Shapes) -> Suite:
     add(SDPA, plain(base, "sdpa"), [EAGER])
     add("dense", ours(base, "packed", deletion_type="none"), [EAGER, SDPA])
     model = ours(base, "packed")
-    lengths = {
-        f"deleted {tag}": kept_lengths(shapes.batch, shapes.length, rate, spread)
-        for tag, rate, spread in shapes.deletions()
-    }
+    lengths = {f"deleted {tag}": kept for tag, kept in shapes.deletions()}
     for name, kept in lengths.items():
         add(name, model, ["dense", EAGER], kept)
 
@@ -71,7 +68,7 @@ def greedy_parity(oracle: Any, ids: Tensor, mask: Tensor, tokens: Tensor, **how:
         given = {"attention_mask": mask, "decoder_input_ids": tokens[:, :-1], "use_cache": False, **how}
         logits = oracle(ids, **given).logits
     logits = logits.clone()
-    logits[..., oracle.config.eos_token_id] = -torch.inf  # generation was told not to end
+    logits[..., oracle.config.eos_token_id] = -torch.inf  # no answer may end before its last token
     chosen = logits.gather(2, tokens[:, 1:, None])[..., 0]
     size = float(logits[logits.isfinite()].abs().max())
     short = float((logits.amax(dim=-1) - chosen).max())

@@ -6,20 +6,22 @@ what an earlier case left behind. It has one thread until then: threads do not s
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from mrt5cli.benchmark.suite import Shapes
+from mrt5cli.benchmark.cases import Builder
+from mrt5cli.benchmark.inputs import Shapes
+from mrt5cli.benchmark.models import base_model
 from mrt5cli.errors import RunFailed
+from mrt5cli.models import MrT5ForConditionalGeneration
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ENVIRONMENT = {
@@ -46,41 +48,93 @@ class Memory:
     problem: str | None = None
 
 
-def measure(
-    kind: str,
-    cases: Sequence[str],
-    *,
-    source: str | None,
-    size: str,
-    shapes: Shapes,
-    device: torch.device,
-    threads: int,
-) -> Iterator[tuple[str, Memory]]:
-    """The memory of each case of a kind's suite, one after the other.
+@dataclass(frozen=True)
+class MemoryRequest:
+    """Which cases of a suite to measure, on the weights that `base_model` makes of `source` and `size`."""
+
+    build: Builder
+    cases: Sequence[str]
+    source: str | None
+    size: str
+    shapes: Shapes
+    device: torch.device
+    threads: int
+
+
+def measure(request: MemoryRequest) -> Iterator[tuple[str, Memory]]:
+    """The memory of each case, one after the other.
 
     Raises:
         RunFailed: the measuring process died.
     """
-    request = {
-        "kind": kind,
-        "cases": list(cases),
-        "source": source,
-        "size": size,
-        "shapes": asdict(shapes),
-        "device": str(device),
-        "threads": threads,
-    }
-    command = [sys.executable, "-m", "mrt5cli.benchmark.memory"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
-    ) as process:
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(request))
+        pickle.dump(request, process.stdin)
         process.stdin.close()
-        for name, line in zip(cases, process.stdout, strict=False):
-            yield name, Memory(**json.loads(line))
+        for name in request.cases:
+            try:
+                memory: Memory = pickle.load(process.stdout)
+            except EOFError:
+                break
+            yield name, memory
     if process.returncode:
         raise RunFailed(f"the process that measures memory ended with {process.returncode}")
+
+
+def serve() -> None:
+    """Read a request from stdin, and write the memory of each of its cases."""
+    request: MemoryRequest = pickle.load(sys.stdin.buffer)
+    torch.set_num_threads(1)
+    unknown = request.device.type == "cpu" and not STATUS.exists()
+    base = None if unknown else base_model(request.source, request.size, torch.device("cpu"))
+    for name in request.cases:
+        if base is None:
+            found = pickle.dumps(Memory(None, problem="this system does not say how much is in use"))
+        else:
+            found = _in_a_fork(base, name, request)
+        sys.stdout.buffer.write(found)
+        sys.stdout.buffer.flush()
+
+
+def _in_a_fork(base: MrT5ForConditionalGeneration, name: str, request: MemoryRequest) -> bytes:
+    """A pickled `Memory`."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            torch.set_num_threads(request.threads)
+            found = _measure_here(base.to(request.device), name, request.build, request.shapes)
+            os.write(writing, pickle.dumps(found))
+            status = 0
+        except Exception as error:
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            os.write(writing, pickle.dumps(Memory(None, problem=problem)))
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    _, status = os.waitpid(child, 0)
+    ended = Memory(None, problem=f"ended with {os.waitstatus_to_exitcode(status)}")
+    return written or pickle.dumps(ended)
+
+
+def _measure_here(base: MrT5ForConditionalGeneration, name: str, build: Builder, shapes: Shapes) -> Memory:
+    small = replace(shapes, length=min(16, shapes.length), target=2)
+    build(base, small).cases[name].call()  # what libraries set up at a first call is not the case's
+    case = build(base, shapes).cases[name]
+    gauge = Gauge(base.device)
+    if case.loss is None:
+        kept = case.call()
+        del kept
+        return Memory(gauge.peak())
+    loss = case.loss()
+    live = gauge.now()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return Memory(gauge.peak(), live)
 
 
 class Gauge:
@@ -118,64 +172,3 @@ def _status(name: str) -> int:
     if found is None:
         raise OSError(f"{STATUS} has no {name}")
     return 1024 * int(found[1])
-
-
-def _serve() -> None:
-    """Read one request from stdin, write a line for each of its cases."""
-    from mrt5cli.benchmark.models import base_model
-
-    request = json.loads(sys.stdin.read())
-    torch.set_num_threads(1)
-    device = torch.device(request["device"])
-    if device.type == "cpu" and not STATUS.exists():
-        for _ in request["cases"]:
-            print(json.dumps(asdict(Memory(None, problem="this system does not tell"))), flush=True)
-        return
-    base = base_model(request["source"], request["size"], torch.device("cpu"))
-    for name in request["cases"]:
-        print(_in_a_fork(base, name, request, device), flush=True)
-
-
-def _in_a_fork(base: Any, name: str, request: dict[str, Any], device: torch.device) -> str:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            torch.set_num_threads(request["threads"])
-            found = _measure_here(base.to(device), request["kind"], name, Shapes(**request["shapes"]))
-            os.write(writing, json.dumps(asdict(found)).encode())
-            status = 0
-        except Exception as error:
-            problem = Memory(None, problem=" ".join(f"{type(error).__name__}: {error}".split())[:500])
-            os.write(writing, json.dumps(asdict(problem)).encode())
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as pipe:
-        told = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if told:
-        return told
-    return json.dumps(asdict(Memory(None, problem=f"ended with {os.waitstatus_to_exitcode(status)}")))
-
-
-def _measure_here(base: Any, kind: str, name: str, shapes: Shapes) -> Memory:
-    from mrt5cli.benchmark.kinds import BUILDERS
-
-    small = replace(shapes, length=min(16, shapes.length), target=2)
-    BUILDERS[kind](base, small).cases[name].call()  # what libraries set up at a first call is not the case's
-    case = BUILDERS[kind](base, shapes).cases[name]
-    gauge = Gauge(next(base.parameters()).device)
-    if case.loss is None:
-        kept = case.call()
-        del kept
-        return Memory(gauge.peak())
-    loss = case.loss()
-    live = gauge.now()
-    loss.backward()  # type: ignore[no-untyped-call]
-    return Memory(gauge.peak(), live)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from mrt5cli.analysis.compute import Sizes
 from mrt5cli.errors import UserError
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 
@@ -22,21 +23,18 @@ SIZES: dict[str, dict[str, int]] = {
 
 def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
     """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
-    if model is not None:
-        kind = read_config(model).deletion_type
-        if kind not in (MrT5Config.deletion_type, "none"):
-            raise UserError(
-                f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
-                "give a ByT5 or an MrT5, or leave the model out",
-            )
-        gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
-        found = load(model, **(gate if kind == "none" else {}))
-    else:
+    if model is None:
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
-        found = MrT5ForConditionalGeneration(MrT5Config(**fields))
-    found.to(device)
-    return found
+        return MrT5ForConditionalGeneration(MrT5Config(**fields)).to(device)
+    kind = read_config(model).deletion_type
+    if kind not in (MrT5Config.deletion_type, "none"):
+        raise UserError(
+            f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
+            "give a ByT5 or an MrT5, or leave the model out",
+        )
+    gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
+    return load(model, **(gate if kind == "none" else {})).to(device)
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
@@ -47,45 +45,29 @@ def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> M
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.tie_weights()
     model.set_attn_implementation(attention)
-    model.train(False)
-    return model
+    return model.train(False)
 
 
 def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
     """transformers' own T5 of the same weights, not copied; it computes softmax."""
-    fields = {key: getattr(base.config, key) for key in _T5_FIELDS}
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(T5Config(**fields))
-    model.config.tie_word_embeddings = False
-    if hasattr(model.config, "scale_decoder_outputs"):
-        model.config.scale_decoder_outputs = False
+        model = T5ForConditionalGeneration(
+            T5Config.from_dict({**base.config.to_dict(), "model_type": "t5", "scale_decoder_outputs": False})
+        )
+    model.config.tie_word_embeddings = False  # to older versions this says whether to scale
     model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
     model.set_attn_implementation(attention)
-    model.train(False)
-    return model
+    return model.train(False)
 
 
-_T5_FIELDS = (
-    "vocab_size",
-    "d_model",
-    "d_ff",
-    "d_kv",
-    "num_heads",
-    "num_layers",
-    "num_decoder_layers",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "dropout_rate",
-    "layer_norm_epsilon",
-    "feed_forward_proj",
-    "decoder_start_token_id",
-    "pad_token_id",
-    "eos_token_id",
-)
+def sizes_of(base: MrT5ForConditionalGeneration) -> Sizes:
+    """What its multiply-accumulates depend on."""
+    config: Any = base.config
+    return Sizes.of(config)
 
 
-def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int) -> None:
+def steer(model: PreTrainedModel, kept: Sequence[int], length: int) -> None:
     """Make the model's gate keep so many positions of each row, spread evenly over the row."""
     weight = model.lm_head.weight
     values = _gate_values(tuple(kept), length, float(model.config.sigmoid_mask_scale), weight.device)
@@ -93,8 +75,8 @@ def steer(model: MrT5ForConditionalGeneration, kept: Sequence[int], length: int)
     def score(states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
         return values, None
 
-    gate = model.encoder.shortener
-    gate.score = score  # type: ignore[union-attr]
+    gate: Any = model.get_encoder().shortener
+    gate.score = score
 
 
 @lru_cache(maxsize=128)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +14,11 @@ from torch import Tensor
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced
-from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.metrics.counts import Ratio
-from mrt5cli.models import load
+from mrt5cli.models import MrT5ForConditionalGeneration, load
 from mrt5cli.subject import Subject
-from mrt5cli.tasks.base import Batch, build_task
+from mrt5cli.tasks.base import Batch, Task, build_task
 
-MEASURED = ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
 PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
 
 
@@ -35,19 +33,39 @@ class _Counts:
     farthest: float = 0.0
 
 
-def precision_rows(subject: Subject, *, device: torch.device, limit: int, done: Any) -> dict[str, Any]:
-    """The test split of a run's task, teacher-forced under hard deletion, in every precision.
+@dataclass(frozen=True)
+class PrecisionRow:
+    """What a model makes of its test split in one precision, beside fp32.
+
+    Attributes:
+        argmax_flipped: share of target tokens whose likeliest byte is another than in fp32.
+        gate_flipped: share of positions that are kept in one and deleted in the other; None where nothing is
+            deleted.
+        logits: the largest absolute difference.
+    """
+
+    precision: str
+    loss: float | None
+    token_accuracy: float | None
+    sequence_accuracy: float | None
+    deletion_rate: float | None
+    argmax_flipped: float | None
+    gate_flipped: float | None
+    logits: float
+
+
+def precision_rows(
+    subject: Subject, *, device: torch.device, limit: int, done: Callable[[int], None]
+) -> tuple[list[PrecisionRow], str]:
+    """The test split of a run's task, teacher-forced as its recipe evaluates it, in every precision.
 
     Args:
         subject: a trained run, with its recipe.
         limit: examples a subset, at most as many as the recipe evaluates.
-        done: told batches done.
+        done: called with the batches done.
 
     Returns:
-        `rows`, one a precision: loss, token and sequence accuracy, deletion rate, `argmax_flipped` (share of
-        target tokens whose likeliest byte is another than in fp32), `gate_flipped` (share of positions that
-        are kept in one and deleted in the other; None where nothing is deleted) and `logits` (the largest
-        absolute difference).
+        A row for each precision, and a sentence on what they are of.
 
     Raises:
         UserError: the model comes without a recipe.
@@ -76,22 +94,17 @@ def precision_rows(subject: Subject, *, device: torch.device, limit: int, done: 
                 out = _forward(model, batch, hard)
             reference = out if reference is None else reference
             _count(counts[name], out, reference, batch, full.config.threshold)
-        done("precision", number + 1, 0)
+        done(number + 1)
     if not examples:
         raise UserError(f"{subject.name}: its task has no test examples")
-    return {
-        "what": "precision",
-        "cases": [],
-        "parity": {},
-        "notes": [
-            f"{examples:,} test examples of {task.name}, {'hard' if hard else 'soft'} deletion, "
-            "teacher-forced; flips are against fp32"
-        ],
-        "rows": [{"precision": name, **_row(found)} for name, found in counts.items()],
-    }
+    of = (
+        f"{examples:,} test examples of {task.name}, {'hard' if hard else 'soft'} deletion, teacher-forced; "
+        "flips are against fp32"
+    )
+    return [_row(name, found) for name, found in counts.items()], of
 
 
-def _batches(task: Any, batch_size: int, limit: int) -> Iterator[Batch]:
+def _batches(task: Task, batch_size: int, limit: int) -> Iterator[Batch]:
     for subset in task.subsets("test"):
         yield from task.held_out("test", subset, batch_size=batch_size, limit=limit)
 
@@ -100,7 +113,7 @@ def _autocast(name: str, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16 autocast" else nullcontext()
 
 
-def _forward(model: Any, batch: Batch, hard: bool) -> Any:
+def _forward(model: MrT5ForConditionalGeneration, batch: Batch, hard: bool) -> Any:
     labels = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
     given = {name: batch[name] for name in ("input_ids", "attention_mask")}
     return model(**given, labels=labels, hard_delete=hard, use_cache=False)
@@ -121,11 +134,15 @@ def _share(flipped: Tensor, counted: Tensor) -> Ratio:
     return Ratio(float((flipped & counted).sum()), int(counted.sum()))
 
 
-def _row(counts: _Counts) -> dict[str, Any]:
+def _row(precision: str, counts: _Counts) -> PrecisionRow:
     row = row_of("all", Outcomes.joined(counts.outcomes), counts.tally)
-    return {
-        **{name: row.number(name) for name in MEASURED},
-        "argmax_flipped": counts.argmaxes.value,
-        "gate_flipped": counts.decisions.value,
-        "logits": counts.farthest,
-    }
+    return PrecisionRow(
+        precision=precision,
+        loss=row.loss,
+        token_accuracy=row.token_accuracy,
+        sequence_accuracy=row.sequence_accuracy,
+        deletion_rate=row.deletion_rate,
+        argmax_flipped=counts.argmaxes.value,
+        gate_flipped=counts.decisions.value,
+        logits=counts.farthest,
+    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +12,14 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.model_options import NoPickle, Revision
+from mrt5cli.commands.options import DeviceIfAny, JsonInstead, NoPickle, Revision
+from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import duration, shortened
 
-KINDS = ("forward", "train", "generate", "attention", "products", "data", "precision", "compile", "startup")
+KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
-TARGETED = {"what": "forward,attention,train,data,startup", "rates": "0.5,0.7", "rows": "even,wide"}
-"""What `--targets` times."""
 
 
 def bench(
@@ -52,24 +50,16 @@ def bench(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
     ] = False,
-    targets: Annotated[
-        bool,
-        typer.Option(
-            "--targets", help="Time all that has a target: sets --what, --rates, --rows, --bf16, --memory."
-        ),
-    ] = False,
     limit: Annotated[
         int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
     ] = 1000,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceIfAny = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
     ] = None,
     no_pickle: NoPickle = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_json: JsonInstead = False,
     out: Annotated[
         Path | None,
         typer.Option(parser=places.path, help="Also write the JSON document to this file."),
@@ -87,47 +77,39 @@ def bench(
 
       mrt5 bench --rows even,wide --rates 0.5,0.7 --bf16 --memory
 
-      mrt5 bench --targets --batch 2 --out targets.json
-
       mrt5 bench runs/quickstart-mrt5-seed42 --what precision
     """
     from mrt5cli import runtime as machine
-    from mrt5cli.benchmark.report import Benchmark, broken_parity, default_threads, run
-    from mrt5cli.benchmark.suite import Shapes
+    from mrt5cli.benchmark.inputs import Shapes
+    from mrt5cli.benchmark.run import Benchmark, default_threads
     from mrt5cli.subject import find_subjects
 
-    if targets:
-        what, rates, rows = TARGETED["what"], TARGETED["rates"], TARGETED["rows"]
-        bf16 = memory = True
     kinds = _words("--what", what, KINDS, "to time")
     shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS, "about rows"), bf16)
     chosen = machine.device(device)
     subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
-    with _progress() as done:
-        document = run(
-            Benchmark(
-                subjects[0] if subjects else None,
-                size=size,
-                shapes=shapes,
-                rounds=rounds,
-                device=chosen,
-                threads=threads or default_threads(),
-                memory=memory,
-                limit=limit,
-                targets=targets,
-                done=done,
-            ),
-            kinds,
-        )
+    # A bar when stderr is a terminal, else lines.
+    with bars() if sys.stderr.isatty() else nullcontext(Lines()) as done:
+        report = Benchmark(
+            subjects[0] if subjects else None,
+            size=size,
+            shapes=shapes,
+            rounds=rounds,
+            device=chosen,
+            threads=threads or default_threads(),
+            memory=memory,
+            limit=limit,
+            done=done,
+        ).run(kinds)
     if out is not None:
         from mrt5cli.rundir import write_json
 
-        write_json(out, document)
+        write_json(out, report.to_json())
     if as_json:
-        print_json(document)
+        print_json(report.to_json())
     else:
-        present(document)
-    broken = broken_parity(document)
+        present(report)
+    broken = report.broken_parity()
     if broken:
         raise RunFailed(
             "a fast path does not compute what the plain one does: " + "; ".join(broken),
@@ -168,44 +150,23 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar when stderr is a terminal, else a line for each kind and one every half minute."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        known: dict[str, TaskID] = {}
-
-        def bar(kind: str, finished: int, total: int) -> None:
-            if kind not in known:
-                known[kind] = bars.add_task(kind, total=total or None)
-            bars.update(known[kind], completed=finished)
-
-        yield bar
-
-
-class _Lines:
+class Lines:
     """Progress for a log: what is being timed, how much of it is done, and what is left."""
 
     EVERY = 30.0
 
     def __init__(self) -> None:
-        self.begun = self.told = time.monotonic()
+        self.begun = self.said = time.monotonic()
         self.kind, self.after = "", 0
 
     def __call__(self, kind: str, finished: int, total: int) -> None:
         now = time.monotonic()
         if kind != self.kind:
-            self.kind, self.told, self.begun = kind, now, now
+            self.kind, self.said, self.begun = kind, now, now
             self.after = finished
             print(f"timing {kind}", file=sys.stderr, flush=True)
-        elif now - self.told >= self.EVERY:
-            self.told = now
+        elif now - self.said >= self.EVERY:
+            self.said = now
             left = (now - self.begun) / (finished - self.after) * (total - finished)
             rest = f" of {total}, about {duration(left)} left" if total else ""
             print(f"{kind}: {finished}{rest}", file=sys.stderr, flush=True)

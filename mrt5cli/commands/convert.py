@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands.options import Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened

@@ -13,7 +13,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands.options import Code, DeviceIfAny, NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -96,9 +96,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceIfAny = None,
     no_pickle: NoPickle = False,
     code: Code = None,
     as_json: Annotated[
@@ -185,13 +183,13 @@ def evaluate(
             )
     except BaseException:
         for part in unfinished:
-            _tell(part, out, as_json)
+            _show(part, out, as_json)
         raise
-    _tell(comparison, out, as_json)
+    _show(comparison, out, as_json)
 
 
-def _tell(comparison: Comparison, out: Path | None, as_json: bool) -> None:
-    """Save and print what was measured; a file that cannot be written is told of when all else is done."""
+def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+    """Save and print what was measured; what cannot be written is an error when all else is done."""
     from mrt5cli.rundir import write_json
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands import training_options as options
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands import options, training
 from mrt5cli.errors import UserError
-from mrt5cli.text import HALF_CHARACTER
 
 SCRATCH = "scratch"
 
@@ -26,15 +24,15 @@ def finetune(
             help="The model to start from; as --set model.start=. Default: the recipe's.",
         ),
     ] = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     overrides: options.Overrides = None,
     out: options.Out = None,
     resume: options.Resume = False,
     smoke: options.Smoke = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model that is there already on a task, as a recipe says.
@@ -54,41 +52,24 @@ def finetune(
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
     from mrt5cli.recipe import load
+    from mrt5cli.training.start import check_start
 
-    set_here = options.set_by_options(overrides, revision, from_)
-    if from_ is not None:
-        _check_from(from_)
+    set_here = training.set_by_options(overrides, revision, from_)
+    if from_ == SCRATCH:
+        raise UserError(
+            f"--from {SCRATCH}: fine-tuning starts from a model that is there",
+            "give a run directory, a checkpoint directory or a Hub id",
+        )
     chosen = load(recipe, overrides or (), set_here)
-    notes: tuple[str, ...] = ()
-    if from_ is not None and smoke:
-        notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
     if chosen.model.start == SCRATCH:
         raise UserError(
             f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    options.train(
-        chosen,
-        options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json),
-        notes,
-    )
-
-
-def _check_from(start: str) -> None:
-    """Refuse what no fine-tuning starts from, before the recipe is read.
-
-    Raises:
-        UserError: it is nothing, or neither here nor a Hub id.
-    """
-    from mrt5cli.training.start import check_start
-
-    if start == SCRATCH:
-        raise UserError(
-            f"--from {SCRATCH}: fine-tuning starts from a model that is there",
-            "give a run directory, a checkpoint directory or a Hub id",
-        )
-    if not start:
-        raise UserError("--from is empty", "give a run directory, a checkpoint directory or a Hub id")
-    if HALF_CHARACTER.search(start):
-        raise UserError(f"--from {start}: {places.NOT_UTF8}")
-    check_start(start, "--from")
+    notes: tuple[str, ...] = ()
+    if from_ is not None:
+        check_start(from_, "--from")
+        if smoke:
+            notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
+    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    training.train(chosen, given, notes)

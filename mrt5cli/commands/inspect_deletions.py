@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, Revision
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -31,19 +31,13 @@ def inspect_deletions(
     run: Annotated[
         str,
         typer.Argument(
-            parser=places.place,
-            metavar="RUN",
-            help="A run directory, checkpoint directory or Hub id.",
+            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
         ),
     ],
     revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path,
-            help="Inspect this file; any bytes will do.",
-        ),
+        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
     ] = None,
     task: Annotated[
         str | None,
@@ -67,12 +61,10 @@ def inspect_deletions(
             help="Delete gate values up to this one. Default: the model's own threshold.",
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceIfAny = None,
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_json: JsonInstead = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 
@@ -155,8 +147,7 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
     if shortener.refuses_threshold:
         why = shortener.refuses_threshold.format_map(dict(shortener))
         raise UserError(
-            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning",
-            "leave --threshold out",
+            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out"
         )
     lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0:
@@ -168,17 +159,13 @@ def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, thre
 
 
 def _text_rows(
-    model: MrT5ForConditionalGeneration,
-    subject: Subject,
-    content: bytes,
-    limit: int,
-    threshold: float | None,
+    model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTIC_KINDS, task_length
+    from mrt5cli.subject import DIAGNOSTIC_KINDS
 
     task = None if subject.recipe is None else subject.recipe.task
-    length = LENGTH_WITHOUT_RECIPE if task is None else task_length(task)
+    length = LENGTH_WITHOUT_RECIPE if task is None else task.longest_source
     if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
         say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
     if model.config.has_absolute_position_embeddings:

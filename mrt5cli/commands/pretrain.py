@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from mrt5cli.commands import training_options as options
-from mrt5cli.commands.model_options import Code, NoPickle, Revision
+from mrt5cli.commands import options, training
 from mrt5cli.errors import UserError
 
 
 def pretrain(
     recipe: options.RecipeName,
     overrides: options.Overrides = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     out: options.Out = None,
     resume: options.Resume = False,
     smoke: options.Smoke = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model as its recipe says.
@@ -35,12 +34,11 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), options.set_by_options(overrides, revision))
+    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision))
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    options.train(
-        chosen, options.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
-    )
+    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    training.train(chosen, given)

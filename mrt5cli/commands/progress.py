@@ -1,4 +1,4 @@
-"""How far an evaluation is, on stderr."""
+"""How far an evaluation or a benchmark is, on stderr."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ def examples_done(expected: int) -> Iterator[Callable[[str, str, int], None]]:
     if not sys.stderr.isatty():
         yield _line_each()
         return
+    with bars() as bar:
+        yield lambda name, subset, done: bar(f"{name} {subset}", done, expected)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each name that it is called with, the number done, and that of all or 0."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        known: dict[tuple[str, str], TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        known: dict[str, TaskID] = {}
 
-        def report(name: str, subset: str, done: int) -> None:
-            if (name, subset) not in known:
-                known[name, subset] = bars.add_task(f"{name} {subset}", total=expected)
-            bars.update(known[name, subset], completed=done)
+        def bar(name: str, done: int, total: int) -> None:
+            if name not in known:
+                known[name] = shown.add_task(name, total=total or None)
+            shown.update(known[name], completed=done)
 
-        yield report
+        yield bar
 
 
 def _line_each() -> Callable[[str, str, int], None]:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.model_options import Code
+from mrt5cli.commands.options import Code, JsonInstead, Overrides, RecipeName
 from mrt5cli.commands.tables import print_table
-from mrt5cli.commands.training_options import Overrides
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
@@ -35,16 +34,6 @@ EXTENDS = (
     "by key, and a section of another kind replaces the base's"
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-Name = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="RECIPE",
-        help="A recipe file, or the name of a shipped recipe.",
-    ),
-]
-
 
 @dataclass
 class Checked:
@@ -59,7 +48,7 @@ class Checked:
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(as_json: JsonInstead = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
     Examples:
@@ -75,7 +64,7 @@ def list_(as_json: Json = False) -> None:
         {
             "name": name,
             "command": "finetune" if recipe.is_finetuning else "pretrain",
-            "model": model_in_words(recipe),
+            "model": recipe.model.shortener.listed(recipe.controller),
             "steps": recipe.training.max_steps,
             "paper": f"{recipe.paper.version} {recipe.paper.experiment}" if recipe.paper else None,
             "description": recipe.description,
@@ -92,7 +81,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, set_: Overrides = None, code: Code = None, as_json: Json = False) -> None:
+def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: JsonInstead = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
     Examples:
@@ -126,7 +115,7 @@ def check(
         typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
     code: Code = None,
-    as_json: Json = False,
+    as_json: JsonInstead = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
 
@@ -161,7 +150,7 @@ def check(
 
 @app.command()
 def copy(
-    name: Name,
+    name: RecipeName,
     destination: Annotated[
         Path,
         typer.Argument(
@@ -170,6 +159,7 @@ def copy(
             help="A new file, or a directory to put it in.",
         ),
     ],
+    code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
 
@@ -210,6 +200,7 @@ def schema(
         typer.Argument(metavar="KEY", help="Only this key or section, e.g. training or model.shortener."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema instead.")] = False,
+    code: Code = None,
 ) -> None:
     """Explain every key of a recipe: what it may be, its default, what it means.
 
@@ -243,11 +234,6 @@ def schema(
 
 
 # --- list ---------------------------------------------------------------------------------------------------
-
-
-def model_in_words(recipe: Recipe) -> str:
-    """What a recipe trains, in a few words: "MrT5 40 % (p)", "ByT5", "random 30 %"."""
-    return recipe.model.shortener.listed(recipe.controller)
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrt5cli import bounds, places
+from mrt5cli.commands.options import AsJson, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
@@ -27,9 +28,7 @@ def reproduce(
     suite: Annotated[
         str,
         typer.Argument(
-            parser=places.place,
-            metavar="[SUITE]",
-            help="paper, miniature, or a file like theirs.",
+            parser=places.place, metavar="[SUITE]", help="paper, miniature, or a file like theirs."
         ),
     ] = PAPER,
     only: Annotated[
@@ -72,29 +71,20 @@ def reproduce(
         ),
     ] = None,
     keep_changed: Annotated[
-        bool,
-        typer.Option("--keep-changed", help="Let finished runs and results of changed code stand."),
+        bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
     ] = False,
     runs: Annotated[
         Path | None,
         typer.Option(
-            parser=places.path,
-            help="Folder of the runs. [default: runs, or inside it]",
-            show_default=False,
+            parser=places.path, help="Folder of the runs. [default: runs, or inside it]", show_default=False
         ),
     ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=places.path,
-            help="Folder of the reports.",
-        ),
-    ] = Path("reports"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.")] = "auto",
+    out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
+    device: Device = "auto",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
@@ -139,10 +129,7 @@ def reproduce(
                 say(_summary(plan, beyond, gpu_tflops), sys.stderr)
             outcome = _execute(plan, device, jobs)
         if outcome.interrupted:
-            say(
-                "to go on: the same command again; for a report of what is there: --report-only",
-                sys.stderr,
-            )
+            say("to go on: the same command again; for a report of what is there: --report-only", sys.stderr)
             raise KeyboardInterrupt
     try:
         written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))

@@ -1,4 +1,4 @@
-"""Tables on stdout: nothing is cut off to fit, and one that is wider than the terminal is told row by row."""
+"""Tables on stdout: nothing is cut off to fit; one wider than the terminal is written row by row."""
 
 from __future__ import annotations
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from mrt5cli.convert.hub import check_can_push, push
 from mrt5cli.convert.layouts import LAYOUTS, Job
 from mrt5cli.errors import FULL, RunFailed, UserError
-from mrt5cli.models.checkpoint import Description, dtype_name, load_and_tell
+from mrt5cli.hub import check_can_push, push
+from mrt5cli.models.checkpoint import Description, dtype_name, load, of_a_shortener
 from mrt5cli.models.checkpoint import describe as describe_checkpoint
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN
+from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.places import room
@@ -112,7 +113,7 @@ def convert(
         dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
         changes = _changes(described, source, fields or {}, layout)
         torch.manual_seed(seed)
-        model, fresh = load_and_tell(folder, dtype=dtype, **changes)
+        model = load(folder, dtype=dtype, **changes)
         notes = _oddities(stored, dtype)
         _check_room(model, dtype, destination)
 
@@ -130,7 +131,7 @@ def convert(
         weights=_size(model, layout),
         dtype=dtype,
         commit=subject.commit,
-        fresh=fresh,
+        fresh=list(model.fresh_weights),
         notes=notes,
         files=files,
     )
@@ -167,15 +168,12 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
     return fields
 
 
-def _size(model: Any, layout: str) -> int:
-    everything = sum(weight.numel() for weight in model.parameters())
-    shortener = model.encoder.shortener
-    if layout != "byt5" or shortener is None:
-        return everything
-    left_out = [shortener]
-    if shortener.normalises:
-        left_out.append(model.encoder.block[model.config.delete_gate_layer].down_ln)
-    return everything - sum(weight.numel() for part in left_out for weight in part.parameters())
+def _size(model: MrT5ForConditionalGeneration, layout: str) -> int:
+    return sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if layout != "byt5" or not of_a_shortener(name)
+    )
 
 
 def _oddities(stored: str, dtype: str) -> list[str]:
@@ -223,7 +221,7 @@ def _check_place(source: str, destination: Path, overwrite: bool) -> None:
         )
 
 
-def _check_room(model: Any, dtype: str, destination: Path) -> None:
+def _check_room(model: MrT5ForConditionalGeneration, dtype: str, destination: Path) -> None:
     size = 2 if dtype == "bfloat16" else 4
     needed = int(ROOM * size * sum(weight.numel() for weight in model.parameters()))
     free = room(destination)

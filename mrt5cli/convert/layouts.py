@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mrt5cli.convert.hub import export_hub, write_tokenizer, write_weights
+from mrt5cli.convert.export import export_hub, write_tokenizer, write_weights
 from mrt5cli.convert.published import published_yaml, without_local_paths
 from mrt5cli.convert.reference import (
     deviations,
@@ -17,9 +16,10 @@ from mrt5cli.convert.reference import (
     reference_generation_config,
 )
 from mrt5cli.errors import UserError
-from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.layouts import move_gate
-from mrt5cli.rundir import write_json, write_text
+from mrt5cli.recipe import Recipe
+from mrt5cli.rundir import RunDir, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,22 @@ class Job:
         repo_id: the Hub repository it is meant for, or None.
     """
 
-    model: Any
-    recipe: Any
-    run: Any
+    model: MrT5ForConditionalGeneration
+    recipe: Recipe | None
+    run: RunDir | None
     dtype: str
     shard_size: str
     repo_id: str | None = None
+
+    @property
+    def config(self) -> MrT5Config:
+        return self.model.config
 
 
 def write_mrt5(job: Job, folder: Path) -> list[str]:
     """This toolkit's own layout."""
     write_weights(job.model, folder, job.dtype, job.shard_size)
-    write_tokenizer(job.model.config.vocab_size, folder)
+    write_tokenizer(job.config.vocab_size, folder)
     if job.recipe is not None:
         write_text(folder / "recipe.yaml", published_yaml(job.recipe))
     return _paths_left_out(job)
@@ -57,7 +61,7 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
     Raises:
         UserError: learned positions, which plain T5 has not.
     """
-    config = job.model.config
+    config = job.config
     if config.has_absolute_position_embeddings:
         raise UserError(
             "plain T5 has a relative bias; this model has learned positions, and cannot become one",
@@ -85,7 +89,7 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
 
 def write_reference(job: Job, folder: Path) -> list[str]:
     """The authors' layout."""
-    config = job.model.config
+    config = job.config
     written = reference_config(config, job.dtype)
     write_weights(job.model, folder, job.dtype, job.shard_size)
     write_json(folder / "config.json", written)
@@ -99,7 +103,7 @@ def write_first_version(job: Job, folder: Path) -> list[str]:
     Raises:
         UserError: a model that its classes cannot hold.
     """
-    config = job.model.config
+    config = job.config
     written = first_version_config(config, job.dtype)
     write_weights(job.model, folder, job.dtype, job.shard_size, rename=lambda name: move_gate(name, -1))
     write_json(folder / "config.json", written)
@@ -150,13 +154,13 @@ LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
 """Layout and its writer, which returns notes for the user."""
 
 
-def bare_copy(model: Any) -> Any:
+def bare_copy(model: MrT5ForConditionalGeneration) -> MrT5ForConditionalGeneration:
     """The same weights, not copied, in a model without a shortener."""
     import torch
 
     fields = model.config.to_diff_dict() | {"deletion_type": "none", "deletion_threshold": None}
     with torch.device("meta"):
-        bare = MrT5ForConditionalGeneration(type(model.config)(**fields))
+        bare = MrT5ForConditionalGeneration(MrT5Config(**fields))
     bare.load_state_dict(model.state_dict(), strict=False, assign=True)
     bare.tie_weights()
     return bare

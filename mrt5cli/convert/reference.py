@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrt5cli.convert.hub import has_byte_vocabulary
+from mrt5cli.convert.export import has_byte_vocabulary
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config
 from mrt5cli.models.layouts import FIRST_VERSION_FIELD, NOT_FIELDS, TOOLKIT_KEY, fields_of

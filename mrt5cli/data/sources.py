@@ -23,7 +23,7 @@ from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
 from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
-from mrt5cli.recipe.schema import seconds_of
+from mrt5cli.recipe.tasks import seconds_of
 from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from mrt5cli.metrics.counts import (
     gate_precision,
     gate_recall,
     mean_interval,
-    target_tokens,
+    right_in_rows,
     wilson_interval,
 )
 from mrt5cli.metrics.results import TOTAL, Row
@@ -104,12 +104,11 @@ def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
     nats = F.cross_entropy(
         output.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
-    labels = targets.cpu().numpy()
-    real = target_tokens(labels)
+    right, tokens = right_in_rows(output.logits.argmax(-1).cpu().numpy(), targets.cpu().numpy())
     outcomes = Outcomes(
         nats=nats.double().view_as(targets).sum(dim=1).cpu().numpy(),
-        tokens=real.sum(axis=1),
-        tokens_right=(real & (output.logits.argmax(-1).cpu().numpy() == labels)).sum(axis=1),
+        tokens=tokens,
+        tokens_right=right,
         positions=batch["input_ids"].ne(PAD).sum(dim=1).cpu().numpy(),
         kept=output.kept_lengths.cpu().numpy(),
         scores={},

@@ -59,8 +59,8 @@ def measure(
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
-    Where a task has accepted answers, the model also generates its own and they are scored, unless told not
-    to; all else is teacher-forced.
+    Where a task has accepted answers, the model also generates its own and they are scored, unless the
+    options say not to; all else is teacher-forced.
 
     Args:
         model: put in eval mode meanwhile; it stays where it is.
@@ -137,7 +137,7 @@ class _Subset:
             if options.source_removed:
                 bare = without_source(batch)
                 removed.append(teacher_forced(self._forward(bare)(), bare))
-            self._tell(self.subset, lost.new_length.count)
+            self._report(self.subset, lost.new_length.count)
         if not parts:
             raise UserError(f"there are no {options.split} examples for {self.subset!r}")
         outcomes = Outcomes.joined(parts)
@@ -185,7 +185,7 @@ class _Subset:
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
-            progress=lambda done: self._tell(f"{self.subset}, answers", done),
+            progress=lambda done: self._report(f"{self.subset}, answers", done),
         )
         how = self.options.normalization or "squad", self.task.language_of(self.subset)
         pairs = list(zip(answers, references, strict=True))
@@ -204,7 +204,7 @@ class _Subset:
             **self.deletion,
         )
 
-    def _tell(self, what: str, done: int) -> None:
+    def _report(self, what: str, done: int) -> None:
         if self.progress is not None:
             self.progress(what, done)
 

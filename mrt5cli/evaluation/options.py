@@ -11,7 +11,7 @@ from mrt5cli.metrics.answers import Normalization
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Everything an evaluation can be told but models, task and device.
+    """Everything that decides an evaluation but models, task and device.
 
     Attributes:
         split: "validation" or "test".

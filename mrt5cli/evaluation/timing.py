@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mrt5cli.runtime import processor_name
+from mrt5cli.runtime import device_name
 
 PASSES = 5
 
@@ -64,10 +64,9 @@ def conditions(model: torch.nn.Module) -> dict[str, str | int]:
     """What a time or a rounding depends on: device, its name, dtype of the weights, threads."""
     weight = next(model.parameters())
     device = weight.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": str(device),
-        "device_name": name,
+        "device_name": device_name(device),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }

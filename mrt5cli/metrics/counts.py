@@ -47,23 +47,28 @@ def target_tokens(labels: ArrayLike) -> NDArray[np.bool_]:
     return real
 
 
-def tokens_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
-    """Target tokens predicted right, EOS included, given the true tokens before each (teacher forcing).
+def right_in_rows(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(B,) target tokens predicted right given the true ones before each (teacher forcing), and (B,) targets.
 
     Args:
         predictions: ids (B, T).
-        labels: ids (B, T); -100 and padding are not counted.
+        labels: ids (B, T); -100 and padding are not counted, EOS is.
     """
     real = target_tokens(labels)
-    return Ratio(float((real & (np.asarray(predictions) == np.asarray(labels))).sum()), int(real.sum()))
+    right = real & (np.asarray(predictions) == np.asarray(labels))
+    return right.sum(axis=-1), real.sum(axis=-1)
+
+
+def tokens_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
+    """Target tokens predicted right; see `right_in_rows`."""
+    right, targets = right_in_rows(predictions, labels)
+    return Ratio(float(right.sum()), int(targets.sum()))
 
 
 def sequences_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
     """Rows whose every target token is predicted right; a row without targets is not counted."""
-    real = target_tokens(labels)
-    right = (~real | (np.asarray(predictions) == np.asarray(labels))).all(axis=-1)
-    has_target = real.any(axis=-1)
-    return Ratio(float((right & has_target).sum()), int(has_target.sum()))
+    right, targets = right_in_rows(predictions, labels)
+    return Ratio(float(((right == targets) & (targets > 0)).sum()), int((targets > 0).sum()))
 
 
 def below_threshold(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> NDArray[np.bool_]:

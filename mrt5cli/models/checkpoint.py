@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -63,34 +63,12 @@ def load(
         **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every
             row by itself; `shortening_per="batch"` and `boundary_sampling="always"` are what their code does.
 
+    Returns:
+        The model; its `fresh_weights` are what the checkpoint does not hold: a new shortener's, or none.
+
     Raises:
         CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no
             network.
-    """
-    model, _ = load_and_tell(
-        path_or_hub_id,
-        revision=revision,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        allow_pickle=allow_pickle,
-        **config_overrides,
-    )
-    return model
-
-
-def load_and_tell(
-    path_or_hub_id: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: str | torch.dtype = "float32",
-    attn_implementation: str | None = None,
-    allow_pickle: bool = True,
-    **config_overrides: Any,
-) -> tuple[MrT5ForConditionalGeneration, list[str]]:
-    """As `load`, and the names of the weights that the checkpoint does not hold: a new shortener's, or none.
-
-    Raises:
-        CheckpointError: as `load`.
     """
     folder = _folder(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
     where = hub_name(folder) or str(folder)
@@ -115,7 +93,7 @@ def load_and_tell(
         own.get(name, getattr(defaults, name)) == getattr(config, name)
         for name in ("deletion_type", "delete_gate_layer")
     )
-    fresh = _check_complete(where, config, state, may_be_fresh=not same)
+    fresh_weights = _check_complete(where, config, state, may_be_fresh=not same)
     try:
         with quiet_transformers():  # `_check_complete` has judged what is missing
             model = MrT5ForConditionalGeneration.from_pretrained(
@@ -130,7 +108,8 @@ def load_and_tell(
                 model.generation_config = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{where} could not be loaded: {first_line(error)}") from error
-    return model.eval(), fresh
+    model.fresh_weights = fresh_weights
+    return model.eval()
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
@@ -213,13 +192,43 @@ def _made(fields: dict[str, Any], where: str) -> MrT5Config:
         raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
 
 
+class ShortenerSettings(Protocol):
+    """A recipe's `model.shortener`, as far as it builds a model."""
+
+    def config_fields(self) -> dict[str, Any]: ...
+
+
+class ModelSettings(Protocol):
+    """A recipe's `model`: `recipe.ModelSection`, which models must do without."""
+
+    @property
+    def start(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def initialization(self) -> str: ...
+    @property
+    def shortener(self) -> ShortenerSettings: ...
+    @property
+    def softmax1(self) -> bool: ...
+    @property
+    def positions(self) -> str: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def attention_dropout(self) -> float | None: ...
+
+
 def build(
-    section: Any, *, vocab_size: int = 384, device: str | torch.device | None = None
+    section: ModelSettings, *, vocab_size: int = 384, device: str | torch.device | None = None
 ) -> MrT5ForConditionalGeneration:
     """The model of a recipe's `model` section, in training mode.
 
     Args:
-        section: `recipe.ModelSection`.
         vocab_size: only for models built from scratch.
         device: where to build; "meta" allocates nothing and needs no weights.
 
@@ -309,7 +318,7 @@ def _check_complete(
             f"in the file, {list(expected[key].shape)} in config.json"
         )
     missing = expected.keys() - state.keys()
-    whole = {key for key in expected if _of_a_shortener(key)}
+    whole = {key for key in expected if of_a_shortener(key)}
     fresh = whole if may_be_fresh and whole <= missing else set()
     lost = sorted(missing - fresh)
     if lost == [HEAD]:
@@ -328,7 +337,7 @@ def _check_complete(
     extra = sorted(
         key
         for key in state.keys() - expected.keys()
-        if not (may_be_fresh and _of_a_shortener(key)) and not any(re.search(one, key) for one in unused)
+        if not (may_be_fresh and of_a_shortener(key)) and not any(re.search(one, key) for one in unused)
     )
     if extra:
         raise CheckpointError(
@@ -353,7 +362,7 @@ def _check_finite(state: dict[str, Tensor], where: str) -> None:
         )
 
 
-def _of_a_shortener(key: str) -> bool:
+def of_a_shortener(key: str) -> bool:
     """Whether a weight belongs to what stands between two encoder blocks, whichever kind it is."""
     parts = {"down_ln", *(shortener.name for shortener in SHORTENERS.values())}
     return any(f".{part}." in key for part in parts)

@@ -13,28 +13,15 @@ from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 from transformers.activations import ACT2FN
 
-BYT5_SHAPES: dict[str, dict[str, int]] = {
-    "google/byt5-small": {
-        "d_model": 1472,
-        "d_ff": 3584,
-        "num_heads": 6,
-        "num_layers": 12,
-        "num_decoder_layers": 4,
-    },
-    "google/byt5-base": {
-        "d_model": 1536,
-        "d_ff": 3968,
-        "num_heads": 12,
-        "num_layers": 18,
-        "num_decoder_layers": 6,
-    },
-    "google/byt5-large": {
-        "d_model": 1536,
-        "d_ff": 3840,
-        "num_heads": 16,
-        "num_layers": 36,
-        "num_decoder_layers": 12,
-    },
+BYT5_SHAPES = {
+    f"google/byt5-{name}": dict(
+        zip(("d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"), sizes, strict=True)
+    )
+    for name, sizes in {
+        "small": (1472, 3584, 6, 12, 4),
+        "base": (1536, 3968, 12, 18, 6),
+        "large": (1536, 3840, 16, 36, 12),
+    }.items()
 }
 """Sizes of the published ByT5 models, for plans and meta-device builds that have no weights at hand."""
 

@@ -18,6 +18,7 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -41,8 +42,14 @@ from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
-    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way."""
+    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way.
 
+    Attributes:
+        fresh_weights: names of those that the checkpoint it was loaded from does not hold.
+    """
+
+    encoder: MrT5Encoder
+    fresh_weights: Sequence[str] = ()
     # `loss` is divided by the targets of a whole optimizer step, if a trainer passes their number.
     accepts_loss_kwargs: ClassVar[bool] = True
     # The head is its own: only the two embeddings follow the shared one.

@@ -3,7 +3,7 @@
 Every rule of judgement is in `tolerances.yaml`, and the report prints them. A tolerance is the sum of up to
 three parts:
 
-- reading: what the published number is itself known to: half of its last digit, or what can be told on a
+- reading: what the published number is itself known to: half of its last digit, or what can be read off a
   figure;
 - sampling: two test sets of finite size, 95 % (binomial for shares, Fisher's z for correlations);
 - runs: how far two trainings that differ by their seed alone may end up. Nobody published that: every number
@@ -116,7 +116,7 @@ CONDITIONS: dict[str, Callable[[Published], bool]] = {
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """All of them, in the order in which they are asked."""
+    """All of them, the first that is for a number counts."""
     import yaml
 
     text = (resources.files("mrt5cli.paper") / "tolerances.yaml").read_text(encoding="utf-8")

@@ -8,322 +8,36 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import Field
 
-from mrt5cli import bounds, places
-from mrt5cli.errors import UserError
+from mrt5cli import bounds
 from mrt5cli.metrics.catalog import BestMetric
-from mrt5cli.recipe import shorteners
-from mrt5cli.recipe.section import Coefficient, HeldExamples, Misfit, NonNegative, Rate, Section
-from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
-from mrt5cli.text import listed
-
-# Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
-PROSE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+$"
-ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
-CODE = r"^[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*$"
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
-DURATION = r"^[0-9]{1,6}[smh]$"
-
-Text = Annotated[str, Field(min_length=1, max_length=bounds.TEXT, pattern=PROSE)]
-Line = Annotated[str, Field(min_length=1, max_length=bounds.LINE, pattern=ONE_LINE)]
-Language = Annotated[str, Field(min_length=1, max_length=bounds.NAME, pattern=CODE)]
-Name = Annotated[str, Field(max_length=bounds.NAME, pattern=NAME)]
-Duration = Annotated[str, Field(pattern=DURATION)]
-Languages = Annotated[list[Language], Field(min_length=1, max_length=bounds.LANGUAGES)]
-
-Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
-Steps = Annotated[int, Field(ge=1, le=bounds.STEPS)]
-StepsOrNone = Annotated[int, Field(ge=0, le=bounds.STEPS)]
-Examples = Annotated[int, Field(ge=1, le=bounds.EXAMPLES)]
-BatchSize = Annotated[int, Field(ge=1, le=bounds.BATCH)]
-InputLength = Annotated[int, Field(ge=16, le=bounds.LENGTH)]
-TargetLength = Annotated[int, Field(ge=1, le=bounds.LENGTH)]
-Layers = Annotated[int, Field(ge=1, le=bounds.LAYERS)]
-Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-DropProbability = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-def _place(text: str) -> str:
-    try:
-        return places.place(text)
-    except UserError as error:
-        raise ValueError(f"{error.message}; {error.hint}") from None
-
-
-Place = Annotated[Line, AfterValidator(_place)]
-"""A path, or a name that is no path; see `places.place`."""
-
-
-# --- data ---------------------------------------------------------------------------------------------------
-
-REVISION = "commit, tag or branch of the dataset; null: its main branch as it is when a run starts"
-
-
-class EmbeddedSource(Section):
-    """The documentation that ships inside Python itself: real English prose, no network."""
-
-    kind: Literal["embedded"]
-
-
-class FilesSource(Section):
-    """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files."""
-
-    kind: Literal["files"]
-    path: Place = Field(
-        examples=["my_texts"],
-        description="a file, or a directory: it may hold a folder a language, and train/validation/test "
-        "files",
-    )
-    text_column: Line = Field("text", description="column that holds the text, in files of rows")
-    streaming: bool = Field(
-        False, description="read from disk again and again instead of holding the text in memory"
-    )
-
-
-class HubSource(Section):
-    """A streamed Hugging Face dataset, e.g. mC4 (`allenai/c4`, one configuration a language)."""
-
-    kind: Literal["hub"]
-    name: Line = Field("allenai/c4", description="Hub id of the dataset")
-    text_column: Line = Field("text", description="column that holds the text")
-    configurations: dict[Language, Line] = Field(
-        {},
-        max_length=bounds.LANGUAGES,
-        description="the dataset's configuration for a language, where it is not the language's code",
-    )
-    revision: Line | None = Field(None, description=REVISION)
-    shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
-    patience: Duration = Field(
-        "30m",
-        description="how long to wait for a Hub that is away in mid-stream, 90s, 30m or 2h; then a training "
-        "saves a checkpoint and stops",
-    )
-    skip_corrupt: bool = Field(
-        False,
-        description="leave out, and count, lines that are no rows and what is left of a damaged file; false: "
-        "stop there",
-    )
-
-
-def seconds_of(duration: str) -> float:
-    """A `Duration` in seconds."""
-    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
-
-
-Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
-
-
-class SpanCorruptionTask(Section):
-    """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
-
-    kind: Literal["span_corruption"]
-    source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
-    languages: Languages = Field(
-        ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
-    )
-    input_length: InputLength = Field(1024, description="encoder input, in byte tokens")
-    noise_density: Rate = Field(0.15, description="fraction of bytes that are corrupted")
-    mean_span_length: Annotated[float, Field(ge=1.0, le=bounds.LENGTH)] = Field(
-        20.0, description="mean corrupted span, in bytes"
-    )
-    shuffle: Literal["documents", "examples"] = Field(
-        "documents",
-        description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
-        "other, and a batch shows one or two; 'examples' needs the text in memory",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> SpanCorruptionTask:
-        twice = sorted({code for code in self.languages if self.languages.count(code) > 1})
-        others = [code for code in self.languages if code != "en"]
-        if twice:
-            raise Misfit([("languages", f"listed twice: {listed(twice)}")])
-        if others and self.source.kind == "embedded":
-            raise Misfit([("languages", f"the embedded text is English; there is no {listed(others)} in it")])
-        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
-        if self.shuffle == "examples" and streamed:
-            raise Misfit(
-                [
-                    (
-                        "shuffle",
-                        "a streamed text is read in order, so only 'documents' can be drawn; leave it out",
-                    )
-                ]
-            )
-        return self
-
-
-class DiagnosticTask(Section):
-    """The paper's toy tasks on random letter strings, generated, with a known set of deletable bytes."""
-
-    kind: Literal["copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"]
-    length: Annotated[int, Field(ge=8, le=bounds.LENGTH)] = Field(
-        64, description="encoder input, in byte tokens, '#' and EOS included"
-    )
-    train_examples: Examples = Field(6_400_000, description="distinct training strings; then they come again")
-    eval_examples: Examples = Field(32_000, description="strings in each of validation and test")
-    mean_insertions: Annotated[float, Field(ge=1e-6, le=bounds.LENGTH)] | None = Field(
-        None,
-        description="mean number of pairs (contextual) or ABCs (merge) planted in a string; null: the "
-        "paper's, 25 and 5 at length 64, in proportion at others",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> DiagnosticTask:
-        if self.mean_insertions is not None and self.kind in ("copy", "vowel_removal"):
-            raise Misfit(
-                [("mean_insertions", f"nothing is planted in the strings of {self.kind!r}; leave it out")]
-            )
-        return self
-
-
-class HubRows(Section):
-    """A task's published dataset on the Hugging Face Hub."""
-
-    kind: Literal["hub"]
-    name: Line | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
-    revision: Line | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
-
-
-class FileRows(Section):
-    """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet."""
-
-    kind: Literal["files"]
-    path: Place = Field(
-        examples=["my_rows"],
-        description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
-        "language column where the task has languages",
-    )
-
-
-class GeneratedRows(Section):
-    """Random rows in the task's columns, for smoke runs and tests: the numbers mean nothing."""
-
-    kind: Literal["generated"]
-    examples: HeldExamples = Field(
-        64, description="rows in each split; of a split by language, in each language"
-    )
-
-
-RowSource = Annotated[HubRows | FileRows | GeneratedRows, Field(discriminator="kind")]
-
-XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
-TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
-XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh", "ro"]
-
-
-class RowTask(Section):
-    """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
-
-    @model_validator(mode="after")
-    def _listed_once(self) -> RowTask:
-        languages = getattr(self, "languages", [])
-        twice = sorted({code for code in languages if languages.count(code) > 1})
-        if twice:
-            raise Misfit([("languages", f"listed twice: {listed(twice)}")])
-        return self
-
-
-class XnliTask(RowTask):
-    """Natural language inference: trained on English, tested on 15 languages (Conneau et al. 2018)."""
-
-    kind: Literal["xnli"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Languages = Field(
-        XNLI_LANGUAGES, description="languages of the test; training and validation are in English"
-    )
-    input_length: InputLength = Field(
-        1024, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
-
-
-class TyDiQATask(RowTask):
-    """TyDi QA, gold passage: questions and passages in 9 languages (Clark et al. 2020)."""
-
-    kind: Literal["tydiqa"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Languages = Field(TYDIQA_LANGUAGES, description="languages of training and test")
-    input_length: InputLength = Field(
-        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
-    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
-
-
-class XQuADTask(RowTask):
-    """XQuAD: trained on English SQuAD, tested on 12 languages (Artetxe et al. 2020)."""
-
-    kind: Literal["xquad"]
-    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
-    languages: Languages = Field(
-        XQUAD_LANGUAGES, description="languages of the test; training and validation are in English"
-    )
-    input_length: InputLength = Field(
-        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
-    )
-    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
-
-
-CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}
-"""Input and target lengths of the character tasks as the paper cuts them, in byte tokens."""
-
-
-class CharacterTask(RowTask):
-    """The character-level tasks (Huang et al. 2023): pairs of input and output in TSV files."""
-
-    kind: Literal["spelling_correction_contextual", "word_search"]
-    source: Annotated[FileRows | GeneratedRows, Field(discriminator="kind")] = Field(
-        examples=[{"kind": "files", "path": "my_rows"}],
-        description="folder with train, validation and test*.tsv files of input and output columns",
-    )
-    input_length: InputLength | None = Field(
-        None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
-    )
-    target_length: TargetLength | None = Field(
-        None, description="target at most, in byte tokens; null: 64 for spelling, 16 for word search"
-    )
-
-
-OWN_FILES = {"base", "tables", "qa", "characters", "diagnostic", "span_corruption", "xnli", "tydiqa", "xquad"}
-ADDED = tuple(
-    sorted(
-        path.stem
-        for path in (Path(__file__).parent.parent / "tasks").glob("[a-z]*.py")
-        if path.stem not in OWN_FILES
-    )
+from mrt5cli.recipe import shorteners, tasks
+from mrt5cli.recipe.section import (
+    BatchSize,
+    Coefficient,
+    DropProbability,
+    Examples,
+    Fraction,
+    Layers,
+    Line,
+    Name,
+    NonNegative,
+    Place,
+    Rate,
+    Section,
+    Seed,
+    Steps,
+    StepsOrNone,
+    TargetLength,
+    Text,
+    Width,
 )
-"""Tasks that somebody has added: files of mrt5cli/tasks, each with a task of the file's name."""
-
-
-class AddedTask(RowTask):
-    """A task added by a file of its name in mrt5cli/tasks."""
-
-    kind: str
-    source: RowSource = Field(
-        examples=[{"kind": "files", "path": "my_rows"}], description="where the rows come from"
-    )
-    languages: list[Language] = Field(
-        [], max_length=bounds.LANGUAGES, description="languages, where the task has any"
-    )
-    input_length: InputLength = Field(256, description="source at most, in byte tokens")
-    target_length: TargetLength = Field(256, description="target at most, in byte tokens")
-
-
-if TYPE_CHECKING:
-    TaskSection = (
-        SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
-    )
-else:
-    _tasks = SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask
-    for _kind in ADDED:
-        _tasks |= create_model(f"{_kind}_task", __base__=AddedTask, kind=(Literal[_kind], ...))
-    TaskSection = Annotated[_tasks, Field(discriminator="kind")]
-
+from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
+from mrt5cli.recipe.tasks import DiagnosticTask, HubSource, RowTask, SpanCorruptionTask, TaskSection
+from mrt5cli.text import listed
 
 # --- model --------------------------------------------------------------------------------------------------
 
@@ -716,11 +430,7 @@ class Recipe(Section):
     @property
     def input_length(self) -> int:
         """Encoder input of the task, in byte tokens."""
-        if isinstance(self.task, DiagnosticTask):
-            return self.task.length
-        if isinstance(self.task, CharacterTask) and self.task.input_length is None:
-            return CHARACTER_LENGTHS[self.task.kind][0]
-        return self.task.input_length or 0
+        return self.task.longest_source
 
 
 def take_in_shorteners() -> None:
@@ -728,3 +438,9 @@ def take_in_shorteners() -> None:
     ModelSection.model_fields["shortener"].annotation = shorteners.union()
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)
+
+
+def take_in_tasks() -> None:
+    """Let recipes have every kind of task that is registered by now."""
+    Recipe.model_fields["task"].annotation = tasks.union()
+    Recipe.model_rebuild(force=True)

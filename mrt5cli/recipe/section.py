@@ -1,13 +1,38 @@
-"""What every section of a recipe is, and the kinds of numbers that several of them have."""
+"""What every section of a recipe is, and the kinds of text and numbers that stand in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mrt5cli import bounds
+from mrt5cli import bounds, places
+from mrt5cli.errors import UserError
+
+# Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
+PROSE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+$"
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+CODE = r"^[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*$"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+DURATION = r"^[0-9]{1,6}[smh]$"
+
+Text = Annotated[str, Field(min_length=1, max_length=bounds.TEXT, pattern=PROSE)]
+Line = Annotated[str, Field(min_length=1, max_length=bounds.LINE, pattern=ONE_LINE)]
+Language = Annotated[str, Field(min_length=1, max_length=bounds.NAME, pattern=CODE)]
+Name = Annotated[str, Field(max_length=bounds.NAME, pattern=NAME)]
+Duration = Annotated[str, Field(pattern=DURATION)]
+Languages = Annotated[list[Language], Field(min_length=1, max_length=bounds.LANGUAGES)]
+
+Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
+Steps = Annotated[int, Field(ge=1, le=bounds.STEPS)]
+StepsOrNone = Annotated[int, Field(ge=0, le=bounds.STEPS)]
+Examples = Annotated[int, Field(ge=1, le=bounds.EXAMPLES)]
+BatchSize = Annotated[int, Field(ge=1, le=bounds.BATCH)]
+InputLength = Annotated[int, Field(ge=16, le=bounds.LENGTH)]
+TargetLength = Annotated[int, Field(ge=1, le=bounds.LENGTH)]
+Layers = Annotated[int, Field(ge=1, le=bounds.LAYERS)]
+Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
 
 HeldExamples = Annotated[int, Field(ge=1, le=bounds.HELD_EXAMPLES)]
 LayerIndex = Annotated[int, Field(ge=0, lt=bounds.LAYERS)]
@@ -15,6 +40,19 @@ Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Coefficient = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=bounds.COEFFICIENT)]
 NonNegative = Annotated[float, Field(ge=0.0, le=bounds.COEFFICIENT)]
 GateValue = Annotated[float, Field(ge=-bounds.COEFFICIENT, le=-bounds.SMALLEST)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+DropProbability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _place(text: str) -> str:
+    try:
+        return places.place(text)
+    except UserError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
+
+
+Place = Annotated[Line, AfterValidator(_place)]
+"""A path, or a name that is no path; see `places.place`."""
 
 
 class Misfit(ValueError):

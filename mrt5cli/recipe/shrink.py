@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import words
 from mrt5cli.recipe.loading import merge
-from mrt5cli.recipe.schema import DiagnosticTask, Recipe, RowTask, Shape
+from mrt5cli.recipe.schema import Recipe, Shape
 from mrt5cli.recipe.strict_yaml import Tree
+from mrt5cli.recipe.tasks import DiagnosticTask, RowTask
 
 SUFFIX = "-smoke"
 STEPS = 6

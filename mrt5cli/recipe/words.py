@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mrt5cli.recipe import shorteners
-from mrt5cli.recipe.schema import CODE, DURATION, NAME, ONE_LINE, PROSE, Recipe
-from mrt5cli.recipe.section import Misfit, Section
+from mrt5cli.recipe.schema import Recipe
+from mrt5cli.recipe.section import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, Section
 from mrt5cli.recipe.strict_yaml import Keys, Tree, inline
 from mrt5cli.text import shortened
 
@@ -86,12 +86,18 @@ def mappings() -> frozenset[str]:
 
 def same_settings(kind: object, other: object) -> bool:
     """Whether two kinds are read by the same section class, so that the settings of one suit the other."""
-    owners = {name: section for section in Section.__subclasses__() for name in kinds(section)}
+    owners = {name: section for section in _below(Section) for name in kinds(section)}
     return kind == other or (
         isinstance(kind, str)
         and isinstance(other, str)
         and owners.get(kind, kind) is owners.get(other, other)
     )
+
+
+def _below(section: type[Section]) -> Iterator[type[Section]]:
+    for one in section.__subclasses__():
+        yield one
+        yield from _below(one)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

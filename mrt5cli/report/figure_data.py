@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
@@ -12,10 +12,11 @@ from mrt5cli.metrics.results import TOTAL, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
-from mrt5cli.report.results import PUBLISHED_DIAGNOSTICS, Ran, Results, mean
+from mrt5cli.report.results import Ran, Results, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
+    from mrt5cli.analysis.deletion_patterns import ModelPattern
     from mrt5cli.report.figures.style import Drawing
 
 WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
@@ -36,10 +37,10 @@ def draw(name: str, results: Results, compared: Sequence[Compared]) -> list[Draw
     """
     if name not in FIGURES:
         raise UserError(f"no figure is called {name!r}", f"there are: {', '.join(FIGURES)}")
-    return FIGURES[name](results, compared)
+    return FIGURES[name](results, compared, f"{results.experiment.id}-{name}")
 
 
-def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _loss_against_reduction(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.against_reduction import loss_against_reduction
     from mrt5cli.report.figures.style import Point
 
@@ -60,11 +61,10 @@ def _loss_against_reduction(results: Results, compared: Sequence[Compared]) -> l
     caption = f"{unit.capitalize()} against the reduction of the sequence length, a point a model."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
-    name = _name(results, "loss_against_reduction")
     return [loss_against_reduction(points, unit=unit, name=name, caption=caption)]
 
 
-def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _per_language(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.per_language import Model, per_language
 
     metric, unit, number = _loss_of(compared)
@@ -94,7 +94,6 @@ def _per_language(results: Results, compared: Sequence[Compared]) -> list[Drawin
     if not models:
         return []
     caption = f"{unit.capitalize()} and reduction of the sequence length by language."
-    name = _name(results, "per_language")
     return [per_language(models, list(languages), unit=unit, name=name, caption=caption)]
 
 
@@ -114,53 +113,41 @@ def _means(
     return {name: unit * value for name, value in found.items() if value is not None}
 
 
-def _gate_placement(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.gate_placement import gate_placement
     from mrt5cli.report.figures.style import Point
 
     metric, unit, number = _loss_of(compared)
-    document = results.analysis("gate_placement") or {"runs": []}
-    layers: dict[int, list[dict[str, Any]]] = {}
-    for line in document["runs"]:
-        layers.setdefault(line["after_layer"], []).append(line)
+    lines = (results.analysis("gate_placement") or {"runs": []})["runs"]
     known: dict[int, dict[str, float]] = {}
     for one in compared:
         layer = one.row.setting.get("gate_after_layer")
         if layer is not None:
             what = DECREASE if one.row.metric in TIMES else one.row.metric
             known.setdefault(int(layer), {})[what] = one.value
-    timed = any(line["decrease_percent"] is not None for line in document["runs"])
+    timed = any(line["decrease_percent"] is not None for line in lines)
     timed = timed or any(DECREASE in values for values in known.values())
-    right, unit_of = ("decrease_percent", 1) if timed else ("deletion_rate", 100)
-    found = [
-        (
-            layer,
-            {which: mean(line[which] for line in lines) for which in (number, right)},
-            False,
-        )
-        for layer, lines in layers.items()
-    ]
-    found += [
-        (layer, {number: values.get(metric), right: values.get(DECREASE if timed else REDUCTION)}, True)
-        for layer, values in known.items()
-    ]
-    losses, others = (
-        [
-            Point("", layer, value * (1 if published or which == number else unit_of), published=published)
-            for layer, values, published in found
-            if (value := values[which]) is not None
+
+    def points(ours: str, factor: float, published: str) -> list[Point]:
+        layers = dict.fromkeys(line["after_layer"] for line in lines)
+        means = {one: mean(line[ours] for line in lines if line["after_layer"] == one) for one in layers}
+        found = [Point("", layer, factor * value) for layer, value in means.items() if value is not None]
+        return found + [
+            Point("", layer, values[published], published=True)
+            for layer, values in known.items()
+            if published in values
         ]
-        for which in (number, right)
-    )
+
+    losses = points(number, 1, metric)
+    others = points("decrease_percent", 1, DECREASE) if timed else points("deletion_rate", 100, REDUCTION)
     if not losses and not others:
         return []
     other = "less time than ByT5 (%)" if timed else "reduction of the sequence length (%)"
     caption = f"{unit.capitalize()} (left axis) and {other} (right axis) against the gate's layer."
-    name = _name(results, "gate_placement")
     return [gate_placement(losses, others, unit=unit, other=other, name=name, caption=caption)]
 
 
-def _macs(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _macs(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.against_reduction import macs
 
     document = results.analysis("compute")
@@ -185,11 +172,10 @@ def _macs(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
         f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
         f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
     )
-    name = _name(results, "macs")
     return [macs(paper=paper, exact=exact, published=known, runs=runs, name=name, caption=caption)]
 
 
-def _per_sample(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _per_sample(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.per_sample import Scatter, per_sample
 
     document = results.analysis("per_sample")
@@ -213,25 +199,25 @@ def _per_sample(results: Results, compared: Sequence[Compared]) -> list[Drawing]
     return [
         per_sample(
             scatters,
-            name=_name(results, "per_sample"),
+            name=name,
             caption=f"{document['samples']:,} samples, batch size 1: rise of each sample's loss over "
             "ByT5's against the share deleted from it, with the line of least squares.",
         )
     ]
 
 
-def _deletion_patterns(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
 
     document = results.analysis("deletion_patterns")
     if document is None:
         return []
-    tasks: dict[str, list[dict[str, Any]]] = {}
+    tasks: dict[str, list[ModelPattern]] = {}
     for model in document["models"]:
         tasks.setdefault(model["task"], []).append(model)
     drawings = []
     for task, models in tasks.items():
-        letters = task in PUBLISHED_DIAGNOSTICS.values()
+        letters = any(model["letters"] for model in models)
         patterns = [
             Pattern(
                 label=_model(model, models),
@@ -242,18 +228,14 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared]) -> list[D
             for model in models
         ]
         what = "kind of letter" if letters else "kind of byte"
-        drawings.append(
-            deletion_patterns(
-                patterns,
-                name=f"{_name(results, 'deletion_patterns')}-{task}",
-                caption=f"{task}: what is deleted, by {what}, of {models[0]['examples']:,} test examples"
-                + (", and one of them, deleted bytes marked (¶ is its end)." if patterns[0].text else "."),
-            )
-        )
+        shown = ", and one of them, deleted bytes marked (¶ is its end)" if patterns[0].text else ""
+        examples = f"{models[0]['examples']:,} test examples{shown}"
+        caption = f"{task}: what is deleted, by {what}, of {examples}."
+        drawings.append(deletion_patterns(patterns, name=f"{name}-{task}", caption=caption))
     return drawings
 
 
-def _rates(model: Mapping[str, Any], letters: bool) -> dict[str, float]:
+def _rates(model: ModelPattern, letters: bool) -> dict[str, float]:
     lines = model["letters"] if letters else model["kinds"]
     rare = 0 if letters else RARE * model["positions"]
     return {line["kind"].replace("_", " "): 100 * line["rate"] for line in lines if line["count"] > rare}
@@ -267,7 +249,7 @@ def _published_rates(recipe: str, compared: Sequence[Compared]) -> dict[str, flo
     }
 
 
-def _text(model: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _text(model: ModelPattern) -> list[tuple[str, bool]]:
     """The first example as characters with their fate; nothing where a cell a character cannot show it."""
     cells: list[tuple[str, bool]] = []
     for text, state in model["shown"][0]["runs"] if model["shown"] else ():
@@ -278,7 +260,7 @@ def _text(model: Mapping[str, Any]) -> list[tuple[str, bool]]:
     return cells if drawable else []
 
 
-def _runtime(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+def _runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     from mrt5cli.report.figures.against_reduction import runtime
     from mrt5cli.report.figures.style import Point
 
@@ -298,10 +280,10 @@ def _runtime(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
     caption = "Time of a forward pass, percent less than ByT5's."
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
-    return [runtime(points, promised, name=_name(results, "runtime"), caption=caption)]
+    return [runtime(points, promised, name=name, caption=caption)]
 
 
-FIGURES: Mapping[str, Callable[[Results, Sequence[Compared]], list[Drawing]]] = {
+FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]]] = {
     "loss_against_reduction": _loss_against_reduction,
     "per_language": _per_language,
     "gate_placement": _gate_placement,
@@ -315,15 +297,11 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared]], list[Drawing]]] = 
 # --- shared ----------------------------------------------------------------------------------------------
 
 
-def _name(results: Results, figure: str) -> str:
-    return f"{results.experiment.id}-{figure}"
-
-
 def _short(recipe: str) -> str:
     return recipe.rpartition("/")[2]
 
 
-def _model(model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
+def _model(model: ModelPattern, models: Sequence[ModelPattern]) -> str:
     """A recipe's name, with the seed where it has several."""
     seeds = sum(other["recipe"] == model["recipe"] for other in models)
     return _short(model["recipe"]) + (f", seed {model['seed']}" if seeds > 1 else "")

@@ -7,7 +7,7 @@ any time, of a plan that is half done, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,24 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
+from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import Example, analysis_tables, examples_of
 from mrt5cli.report.claims import Claim, check_claim
 from mrt5cli.report.figures import HOW_TO_DRAW, can_draw
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
-from mrt5cli.report.tables import (
-    MISSING,
-    Table,
-    claims_overview,
-    claims_table,
-    comparisons,
-    evidence_of,
-    our_runs,
-    problems,
-    rules,
-    summary,
-    tabulated,
-)
+from mrt5cli.report.tables import MISSING, Table, tabulated
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
 from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
@@ -71,8 +60,7 @@ class Section:
     @property
     def verdicts(self) -> str:
         """The counts in words."""
-        told = [f"{self.counts[verdict]:,} {verdict}" for verdict in VERDICTS if self.counts[verdict]]
-        return ", ".join(told)
+        return tables.in_words(self.counts)
 
 
 @dataclass(frozen=True)
@@ -134,8 +122,8 @@ def make_report(plan: SuitePlan) -> Report:
     placed = place(plan.experiments)
     sections: list[Section] = []
     claims: list[tuple[str, Claim]] = []
-    asked = [experiment for experiment in plan.experiments if _is_asked_for(plan, experiment)]
-    for experiment in asked:
+    wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
+    for experiment in wanted:
         results = Results(plan, experiment)
         compared = compare(results, placed[experiment.id])
         found = [check_claim(name, results) for name in experiment.claims]
@@ -148,19 +136,19 @@ def make_report(plan: SuitePlan) -> Report:
         smoke=plan.smoke,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=_headline(plan, counts, [claim for _, claim in claims]),
-        summary=summary(counts, titles),
-        claims=claims_overview(claims) if claims else None,
+        summary=tables.summary(counts, titles),
+        claims=tables.claims_overview(claims) if claims else None,
         sections=sections,
-        rules=rules(),
+        rules=tables.rules(),
         facts=_facts(plan),
         runs=_runs(plan),
-        left_out=[experiment.title for experiment in plan.experiments if experiment not in asked],
+        left_out=[experiment.title for experiment in plan.experiments if experiment not in wanted],
         failures=[_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")],
         how_to_draw=None if can_draw() else HOW_TO_DRAW,
     )
 
 
-def _is_asked_for(plan: SuitePlan, experiment: Experiment) -> bool:
+def _is_wanted(plan: SuitePlan, experiment: Experiment) -> bool:
     """Whether any part of an experiment is in the plan to be done, or was done."""
     jobs: list[Job] = [*plan.runs(experiment).values()]
     jobs += [job for job in plan.jobs if isinstance(job, AnalyseJob) and job.experiment == experiment]
@@ -176,15 +164,15 @@ def _section(results: Results, compared: Sequence[Compared], claims: Sequence[Cl
         experiment,
         counts=count(compared),
         problems=[
-            *problems(results),
+            *tables.problems(results),
             *(f"analysis {name}: not done" for name, document in documents.items() if document is None),
             *(f"analysis {name}: without {run}" for name in found for run in found[name].get("missing", ())),
         ],
-        runs=our_runs(results),
-        comparisons=comparisons(compared, experiment.id),
+        runs=tables.our_runs(results),
+        comparisons=tables.comparisons(compared),
         drawings=_drawings(results, compared),
-        claims=claims_table(claims) if claims else None,
-        evidence=[table for claim in claims if (table := evidence_of(claim)) is not None],
+        claims=tables.claims_table(claims) if claims else None,
+        evidence=[table for claim in claims if (table := tables.evidence_of(claim)) is not None],
         analyses=[table for name in found for table in analysis_tables(name, found[name])],
         examples=examples_of(patterns) if patterns is not None else [],
     )
@@ -204,12 +192,12 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 def _headline(plan: SuitePlan, counts: Mapping[str, Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
     trained = [job for job in plan.trainings if job.status != "left out"]
     done = sum(job.status in ("done", "changed") for job in trained)
-    told = [f"{done:,} of {counted(len(trained), 'run')} are done."]
+    words = [f"{done:,} of {counted(len(trained), 'run')} are done."]
     totals = {verdict: sum(count[verdict] for count in counts.values()) for verdict in VERDICTS}
     published = sum(totals.values())
     if published:
         judged = totals["within"] + totals["outside"] + totals["better"]
-        told.append(
+        words.append(
             f"Of {published:,} published numbers {judged:,} are compared: {totals['within']:,} are within "
             f"tolerance, {totals['better']:,} better, {totals['outside']:,} outside; {totals['not run']:,} "
             f"have not been run, and {totals['not compared']:,} cannot be compared, such as times of "
@@ -217,11 +205,11 @@ def _headline(plan: SuitePlan, counts: Mapping[str, Mapping[Verdict, int]], clai
         )
     if claims:
         held = [sum(claim.holds is verdict for claim in claims) for verdict in (True, False, None)]
-        told.append(
+        words.append(
             f"Of {counted(len(claims), 'claim')} {held[0]} held here, {held[1]} did not, "
             f"{held[2]} stayed open."
         )
-    return " ".join(told)
+    return " ".join(words)
 
 
 def _failure(job: Job) -> str:
@@ -255,7 +243,7 @@ def _device(meta: Mapping[str, Any]) -> str:
     return f"{many}{meta.get('device_name', 'unknown')}, {meta.get('precision', 'unknown precision')}{on_cpu}"
 
 
-def _each(values: Any) -> str:
+def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 

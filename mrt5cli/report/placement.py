@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from mrt5cli.suite.jobs import Experiment
 Placed = tuple[Published, str | None]
 """A number, and the recipe whose runs it belongs to; None where an analysis of several finds it."""
 
-_ABOUT: dict[str, Callable[[Experiment], bool]] = {
-    "runtime": lambda experiment: "runtime" in experiment.analyses,
-    "gate_placement": lambda experiment: "gate_placement" in experiment.analyses,
-    "per_sample": lambda experiment: "per_sample" in experiment.analyses,
-    "compute_savings": lambda experiment: "compute" in experiment.analyses,
-    "diagnostic_deletion_patterns": lambda experiment: "deletion_patterns" in experiment.analyses,
-    "span_corruption_per_language_delta0.5": lambda experiment: "per_language" in experiment.figures,
-    "per_language_span_corruption": lambda experiment: "per_language" in experiment.figures,
+_ABOUT = {
+    "runtime": "runtime",
+    "gate_placement": "gate_placement",
+    "per_sample": "per_sample",
+    "compute_savings": "compute",
+    "diagnostic_deletion_patterns": "deletion_patterns",
+    "span_corruption_per_language_delta0.5": "per_language",
+    "per_language_span_corruption": "per_language",
 }
-"""Published experiments that a section about just that should show, where there is one."""
+"""The analysis or figure that a published experiment is about; a section that has it should show it."""
 
 
 def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
@@ -37,8 +37,7 @@ def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     for number, recipe in _numbers(experiments):
         holders = [experiment for experiment in experiments if recipe in experiment.recipes]
         if recipe is None:
-            part = from_analyses()[number.id]
-            holders = [experiment for experiment in experiments if experiment.id == part.experiment]
+            holders = [one for one in experiments if one.id == from_analyses()[number.id]]
         if not holders:
             continue
         best = min(holders, key=partial(_distance, number))  # the first of the nearest
@@ -54,8 +53,8 @@ def _rows_of(recipe: Path) -> tuple[str, ...]:
 
 
 def _distance(number: Published, experiment: Experiment) -> tuple[bool, bool]:
-    about = _ABOUT.get(number.experiment)
-    return about is None or not about(experiment), not experiment.evaluations
+    shown = (*experiment.analyses, *experiment.figures)
+    return _ABOUT.get(number.experiment) not in shown, not experiment.evaluations
 
 
 def _numbers(experiments: Sequence[Experiment]) -> list[Placed]:

@@ -15,7 +15,7 @@ from mrt5cli.paper import tolerances
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Ran, Results
-from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict
+from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, count
 from mrt5cli.text import counted
 
 MISSING = "\N{EN DASH}"
@@ -114,7 +114,7 @@ def _tolerance(allowed: Band | None, value: float, unit: str) -> str:
 HEADERS = ("model", "of", "number", "published", "ours", "difference", "tolerance", "verdict")
 
 
-def comparisons(rows: Sequence[Compared], experiment: str) -> list[Table]:
+def comparisons(rows: Sequence[Compared]) -> list[Table]:
     """The table of an experiment's published numbers, and what is folded away below it.
 
     Open are the numbers of whole test sets; or all, where there are no such and they are not many. Folded, by
@@ -124,22 +124,18 @@ def comparisons(rows: Sequence[Compared], experiment: str) -> list[Table]:
     whole = [one for one in judged if one.row.subset in (*AVERAGES, TOTAL)]
     if not whole and len(judged) <= SHOWN:
         whole = judged
-    tables = []
-    if whole:
-        tables.append(Table(HEADERS, [_line(one) for one in whole], "Published and ours", words=3))
     parts: dict[str, list[Compared]] = {}
     for one in judged:
         if one not in whole:
             parts.setdefault(_model_of(one), []).append(one)
+    tables = [Table(HEADERS, list(map(_line, whole)), "Published and ours", words=3)] if whole else []
     for model, part in parts.items():
-        title = f"{model}: {counted(len(part), 'number')} by part of the test ({_verdicts(part)})"
-        tables.append(Table(HEADERS, [_line(one) for one in part], title, folded=True, words=3))
-    others = [one for one in rows if one.verdict == "not compared"]
+        title = f"{model}: {counted(len(part), 'number')} by part of the test ({in_words(count(part))})"
+        tables.append(Table(HEADERS, list(map(_line, part)), title, folded=True, words=3))
+    others = [(*_line(one)[:5], one.reason) for one in rows if one.verdict == "not compared"]
     if others:
         title = f"{counted(len(others), 'number')} not compared"
-        lines = [(*_line(one)[:5], one.reason) for one in others]
-        headers = (*HEADERS[:5], "why")
-        tables.append(Table(headers, lines, title, folded=True, words=3))
+        tables.append(Table((*HEADERS[:5], "why"), others, title, folded=True, words=3))
     return tables
 
 
@@ -181,27 +177,27 @@ def _model_of(one: Compared) -> str:
     """The model's name and what sets it apart, as the paper has it."""
     if one.row.experiment == "compute_savings":
         return f"{one.row.model}, δ {one.row.setting['delta']:g}"
-    told = [
+    settings = [
         f"{_SETTINGS.get(key, key.replace('_', ' '))} {value}"
         for key, value in one.row.setting.items()
         if key != "seed"
     ]
-    return ", ".join([one.row.model, *told])
+    return ", ".join([one.row.model, *settings])
 
 
-def _verdicts(rows: Iterable[Compared]) -> str:
-    counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in VERDICTS}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+def in_words(counts: Mapping[Verdict, int]) -> str:
+    """How many there are of each verdict."""
+    return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
 def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, str]) -> Table:
     """How many numbers of each experiment are within, outside ..., and of all."""
     lines = [
-        (titles[name], *(f"{count[verdict]:,}" if count[verdict] else MISSING for verdict in VERDICTS))
-        for name, count in counts.items()
-        if sum(count.values())
+        (titles[name], *(f"{of[verdict]:,}" if of[verdict] else MISSING for verdict in VERDICTS))
+        for name, of in counts.items()
+        if sum(of.values())
     ]
-    totals = tuple(f"{sum(count[verdict] for count in counts.values()):,}" for verdict in VERDICTS)
+    totals = tuple(f"{sum(of[verdict] for of in counts.values()):,}" for verdict in VERDICTS)
     return Table(("experiment", *VERDICTS), [*lines, ("all", *totals)])
 
 
@@ -267,14 +263,14 @@ def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
 
 def problems(results: Results) -> list[str]:
     """What is missing of an experiment's runs, a sentence each."""
-    told = []
+    found = []
     for name, runs in results.runs.items():
         if not runs:
-            told.append(f"{name}: not part of this plan")
+            found.append(f"{name}: not part of this plan")
         for ran in runs:
             if not ran.evaluations and results.experiment.evaluations:
-                told.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
-    return told
+                found.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
+    return found
 
 
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.recipe import (
-    DiagnosticTask,
     Recipe,
     Shape,
     SpanCorruptionTask,
 )
-from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.recipe.tasks import TaskBase
 from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"
@@ -160,20 +159,19 @@ def lengths_of(recipe: Recipe, *, hard: bool) -> Lengths:
     return _shortened(recipe, task_lengths(recipe.task), hard=hard)
 
 
-def task_lengths(section: object) -> Lengths:
+def task_lengths(section: TaskBase) -> Lengths:
     """Lengths of an example at most, before anything is deleted."""
     from mrt5cli.data.span_noise import plan_lengths
 
     if isinstance(section, SpanCorruptionTask):
         spans = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
         return Lengths(spans.inputs, spans.inputs, spans.targets)
-    if isinstance(section, DiagnosticTask):
-        return Lengths(section.length, section.length, section.length)
-    kind = str(getattr(section, "kind", ""))
-    source, target = CHARACTER_LENGTHS.get(kind, (0, XNLI_TARGET if kind == "xnli" else ANSWER))
-    source = getattr(section, "input_length", None) or source
-    target = getattr(section, "target_length", None) or target
-    return Lengths(source, source, target)
+    target = section.longest_target
+    if target is None:
+        target = XNLI_TARGET
+    elif hasattr(section, "answer_length"):
+        target = min(ANSWER, target)
+    return Lengths(section.longest_source, section.longest_source, target)
 
 
 def _shortened(recipe: Recipe, lengths: Lengths, *, hard: bool) -> Lengths:

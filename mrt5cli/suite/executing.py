@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
 
+from mrt5cli.suite.display import PlainDisplay
 from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.locking import LOGS
 from mrt5cli.suite.planning import state_of
-from mrt5cli.suite.processes import Launcher, Running
+from mrt5cli.suite.processes import Fork, Forks
 from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
@@ -52,26 +51,10 @@ class SuiteOutcome:
     seconds: float = 0.0
 
 
-class Display(Protocol):
-    """What shows how far it is."""
-
-    def started(self, job: Job, log: Path) -> None:
-        """A job runs."""
-
-    def ended(self, job: Job, seconds: float, error: str | None) -> None:
-        """It has ended: well, or with an error, or interrupted, as its status says."""
-
-    def tick(self) -> None:
-        """Time passes."""
-
-    def say(self, text: str) -> None:
-        """A sentence."""
-
-
 @dataclass
 class _Slot:
     job: Job
-    running: Running
+    running: Fork
     log: Path
     since: float
     log_from: int
@@ -107,7 +90,7 @@ class _Queue:
         self._add()
 
 
-def execute(plan: SuitePlan, launcher: Launcher, display: Display, *, device: str) -> SuiteOutcome:
+def execute(plan: SuitePlan, launcher: Forks, display: PlainDisplay, *, device: str) -> SuiteOutcome:
     """Do every job of a plan that is to be done; the statuses of its jobs follow.
 
     The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
@@ -121,16 +104,16 @@ def execute(plan: SuitePlan, launcher: Launcher, display: Display, *, device: st
     queue = _Queue(plan)
     slots: dict[int, _Slot] = {}
     with _signals() as signals:
-        seen = 0
-        while slots or (queue.waiting and not signals.count):
-            if signals.count > seen:
-                seen = signals.count
-                if seen == 1:
+        heeded = 0
+        while slots or (queue.waiting and not signals):
+            if len(signals) > heeded:
+                heeded = len(signals)
+                if heeded == 1:
                     display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
                 for slot in slots.values():
-                    slot.running.stop() if seen == 1 else slot.running.kill()
+                    slot.running.stop() if heeded == 1 else slot.running.kill()
             for place in range(launcher.slots):
-                if place not in slots and queue.waiting and not signals.count:
+                if place not in slots and queue.waiting and not signals:
                     job = queue.take()
                     slots[place] = _start(plan, job, launcher, place, device)
                     display.started(job, slots[place].log)
@@ -138,13 +121,13 @@ def execute(plan: SuitePlan, launcher: Launcher, display: Display, *, device: st
                 code = slot.running.poll()
                 if code is not None:
                     del slots[place]
-                    error = _settle(plan, slot, code, outcome, stopping=bool(signals.count))
+                    error = _settle(plan, slot, code, outcome, stopping=bool(signals))
                     if error is None:
                         queue.done(slot.job)
                     display.ended(slot.job, time.monotonic() - slot.since, error)
             display.tick()
             time.sleep(POLL_SECONDS)
-        outcome.interrupted = bool(signals.count)
+        outcome.interrupted = bool(signals)
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -154,7 +137,7 @@ def log_of(plan: SuitePlan, job: Job) -> Path:
     return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
 
 
-def _start(plan: SuitePlan, job: Job, launcher: Launcher, place: int, device: str) -> _Slot:
+def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int, device: str) -> _Slot:
     log = log_of(plan, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -207,24 +190,15 @@ def _error(slot: _Slot, code: int) -> str:
     return f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
 
 
-@dataclass
-class _Signals:
-    count: int = 0
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-
-
 @contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Count Ctrl-C and termination signals instead of being ended by them."""
-    signals = _Signals()
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, signals.on_signal)
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and termination signals as they come, instead of being ended by them."""
+    seen: list[int] = []
+    ours = threading.current_thread() is threading.main_thread()
+    caught = (signal.SIGINT, signal.SIGTERM) if ours else ()
+    before = {number: signal.signal(number, lambda number, frame: seen.append(number)) for number in caught}
     try:
-        yield signals
+        yield seen
     finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,9 +16,6 @@ from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Evaluation, Experiment, 
 
 RUN_NAME = re.compile(r"(?P<name>.+)-seed(?P<seed>\d+)")
 
-Training = tuple[str, int]
-"""A recipe's name and a seed."""
-
 
 def build_plan(
     suite: str,
@@ -86,7 +83,7 @@ class _Graph:
         shown: list[Job] = []
         for name in experiment.recipes:
             for seed in experiment.seeds or (self.shipped[name].seed,):
-                train = self._train((name, seed))
+                train = self._train(name, seed)
                 if train is not None:
                     shown += [train, *(self._evaluate(train, one) for one in experiment.evaluations)]
         for job in shown:
@@ -104,82 +101,56 @@ class _Graph:
             )
             self._put(job)
 
-    def _train(self, wanted: Training) -> TrainJob | None:
-        """The job that trains a recipe, put after what it starts from; None where there can be none."""
-        need: str | None = None
-        job: TrainJob | None = None
-        for training in self._line(wanted):
-            job = self._put_training(training, need)
-            if job is None:
-                return None
-            need = job.id
-        return job
+    def _train(self, name: str, seed: int, above: tuple[str, ...] = ()) -> TrainJob | None:
+        """The job that trains a recipe, after what it starts from; None where there can be none.
 
-    def _line(self, wanted: Training) -> list[Training]:
-        """What must be trained one after another, the wanted recipe last; nothing where that cannot be."""
-        line: list[Training] = []
-        training: Training | None = wanted
-        while training is not None:
-            line.append(training)
-            if training in line[:-1]:
-                circle = " -> ".join(f"{name} seed {seed}" for name, seed in line)
-                self._problem(wanted[0], f"the starts go in a circle: {circle}")
-                return []
-            name, _ = training
-            try:
-                training = self._start(name)
-            except LookupError as error:
-                self._problem(name, str(error))
-                return []
-        return line[::-1]
-
-    def _start(self, name: str) -> Training | None:
-        """What a recipe starts from, below `runs/`; None where that is no recipe's run.
-
-        Raises:
-            LookupError: no recipe makes it; the message says so.
+        Args:
+            above: what starts from it, one from the next.
         """
-        start = Path(self.shipped[name].model.start)
-        if self.plan.smoke or start.parts[0] != DEFAULT_FOLDER:
-            return None
-        folder = start.parts[1] if len(start.parts) > 1 else ""
-        match = RUN_NAME.fullmatch(folder)
-        maker = self.by_own_name.get(match["name"]) if match else None
-        if match is not None and maker is not None:
-            return maker, int(match["seed"])
-        near = nearest(folder, [f"{own}-seed{self.shipped[of].seed}" for own, of in self.by_own_name.items()])
-        hint = f"; did you mean {DEFAULT_FOLDER}/{near}?" if near else ""
-        raise LookupError(f"model.start {start}: no shipped recipe makes it{hint}")
-
-    def _put_training(self, training: Training, need: str | None) -> TrainJob | None:
-        name, seed = training
         id_ = f"train {name} seed {seed}"
         there = self.jobs.get(id_)
         if isinstance(there, TrainJob):
             return there
-        own_seed = seed == self.shipped[name].seed
-        recipe = self.shipped[name].model_copy(update={"seed": seed})
+        if id_ in above:
+            circle = " -> ".join(one.removeprefix("train ") for one in (*above, id_))
+            self.problems.append((name, f"the starts go in a circle: {circle}"))
+            return None
+        shipped = self.shipped[name]
+        recipe = shipped.model_copy(update={"seed": seed})
+        start = Path(shipped.model.start)
+        needs: tuple[str, ...] = ()
         if self.plan.smoke:
             recipe = shrunk(recipe)
-        elif need is not None:
-            moved = str(self.plan.root.joinpath(*Path(recipe.model.start).parts[1:]))
+        elif start.parts[0] == DEFAULT_FOLDER:
+            maker = self._start(name, start, (*above, id_))
+            if maker is None:
+                return None
+            needs = (maker.id,)
+            moved = str(self.plan.root.joinpath(*start.parts[1:]))
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
         run = RunDir(self.plan.root / default_directory(recipe).name)
         other = self.directories.setdefault(run.path, name)
         if other != name:
-            self._problem(name, f"trains into {run.path}, as {other} does")
+            self.problems.append((name, f"trains into {run.path}, as {other} does"))
             return None
+        own = seed == shipped.seed
         job = TrainJob(
-            id=id_,
-            name=name,
-            needs=() if need is None else (need,),
-            output=run.meta_path,
-            recipe=recipe,
-            run=run,
-            own_seed=own_seed,
+            id=id_, name=name, needs=needs, output=run.meta_path, recipe=recipe, run=run, own_seed=own
         )
         self._put(job)
         return job
+
+    def _start(self, name: str, start: Path, above: tuple[str, ...]) -> TrainJob | None:
+        """The job that makes a start below `runs/`."""
+        folder = start.parts[1] if len(start.parts) > 1 else ""
+        match = RUN_NAME.fullmatch(folder)
+        maker = self.by_own_name.get(match["name"]) if match else None
+        if match is not None and maker is not None:
+            return self._train(maker, int(match["seed"]), above)
+        near = nearest(folder, [f"{own}-seed{self.shipped[of].seed}" for own, of in self.by_own_name.items()])
+        hint = f"; did you mean {DEFAULT_FOLDER}/{near}?" if near else ""
+        self.problems.append((name, f"model.start {start}: no shipped recipe makes it{hint}"))
+        return None
 
     def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
         """The job that evaluates a run."""
@@ -218,7 +189,3 @@ class _Graph:
             self.jobs[job.id] = job
             self.plan.jobs.append(job)
         return self.jobs[job.id]
-
-    def _problem(self, name: str, text: str) -> None:
-        if (name, text) not in self.problems:
-            self.problems.append((name, text))

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]

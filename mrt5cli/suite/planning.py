@@ -15,7 +15,8 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
-from mrt5cli.json_files import parse
+from mrt5cli.json_files import read_object
+from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
@@ -206,31 +207,29 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
         return "missing", "not evaluated yet"
     if job.train.status != "done":
         return "changed", f"its run is {job.train.status}"
-    document = _document(job.output)
     try:
-        [model] = document["models"]
-        of_run, code = model["run_ended"], document["code"]
-        timed = all(row["ms_per_example"] is not None for row in model["rows"])
-        settings = {
-            "task": (document["task"]["settings"], job.task.model_dump(mode="json")),
-            "examples": (document["limit"], job.options.limit),
-            "batch size": (document["batch_size"], job.options.batch_size),
-            "split": (document["split"], "test"),
-            "constrained": (document["constrained"], job.evaluation.constrained),
-        }
-    except (KeyError, TypeError, ValueError):
+        found = SavedEvaluation.read(job.output)
+        [model] = found.models
+    except (UserError, ValueError):
         return "changed", "the results are not those of this version of the toolkit"
-    if of_run != identity(job.train):
+    if model.run_ended != identity(job.train):
         return "changed", "an earlier training of its run was evaluated"
+    settings = {
+        "task": (found.settings, job.task.model_dump(mode="json")),
+        "examples": (found.limit, job.options.limit),
+        "batch size": (found.batch_size, job.options.batch_size),
+        "split": (found.split, job.options.split),
+        "constrained": (found.constrained, job.options.constrained),
+    }
     for what, (before, now) in settings.items():
         if before != now:
             shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
             return "changed", f"another {what}{shown}"
-    if job.evaluation.runtime and not timed:
+    if job.options.runtime and any(row.ms_per_example is None for row in model.rows):
         return "changed", "not timed"
     now = code_version("evaluate")
-    if code != now and not keep_changed:
-        return "changed", f"evaluated by other code ({code}; now {now})"
+    if found.code != now and not keep_changed:
+        return "changed", f"evaluated by other code ({found.code}; now {now})"
     return "done", None
 
 
@@ -240,18 +239,13 @@ def _analysis_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
     unlike = next((need for need in needs if need.status != "done"), None)
     if unlike is not None:
         return "changed", f"{unlike.id} is {unlike.status}"
-    before, now = _document(job.output).get(MADE), made_of(needs)
+    try:
+        before = read_object(job.output).get(MADE)
+    except UserError:
+        before = None
+    now = made_of(needs)
     if not isinstance(before, dict) or before.get("from") != now["from"]:
         return "changed", "made from earlier runs or evaluations"
     if before.get("code") != now["code"] and not keep_changed:
         return "changed", f"made by other code ({before.get('code')}; now {now['code']})"
     return "done", None
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file holds none."""
-    try:
-        content = parse(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
 
 from mrt5cli import runtime
 from mrt5cli.errors import UserError
@@ -28,29 +27,6 @@ MOST_SMOKE_JOBS = 8
 PRELOAD = "mrt5cli.suite.preload"
 SHUTDOWN_SECONDS = 24 * 3600
 """How long torchrun lets the processes of a group save: the second Ctrl-C ends them, not a clock."""
-
-
-class Running(Protocol):
-    """A job that is being done."""
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-
-    def stop(self) -> None:
-        """Ask it to end: a training saves first."""
-
-    def kill(self) -> None:
-        """End it."""
-
-
-class Launcher(Protocol):
-    """What starts jobs."""
-
-    slots: int
-    """How many may run at a time."""
-
-    def start(self, order: JobOrder, slot: int, log: Path) -> Running:
-        """Start a job in one of the slots, numbered from 0."""
 
 
 def visible_gpus() -> list[str]:
@@ -81,7 +57,8 @@ class Forks:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([PRELOAD])
 
-    def start(self, order: JobOrder, slot: int, log: Path) -> Running:
+    def start(self, order: JobOrder, slot: int, log: Path) -> Fork:
+        """Start a job in one of the slots, numbered from 0."""
         gpus = self.gpus[slot % len(self.gpus) :][:1] if self.gpus else []
         if self.together and isinstance(order.plan.job(order.job), TrainJob):
             gpus, order = self.gpus, replace(order, processes=len(self.gpus))
@@ -91,10 +68,10 @@ class Forks:
         )
         process.start()
         theirs.close()
-        return _Fork(process, ours)
+        return Fork(process, ours)
 
 
-def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Launcher, str, str]:
+def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Forks, str, str]:
     """What starts a plan's jobs on this machine, that in words, and the device that jobs are given.
 
     Args:
@@ -123,21 +100,25 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Launch
     if number == 1 and len(gpus) > 1:
         launcher = Forks(1, None, gpus, together=True)
         return launcher, f"one training at a time on {len(gpus)} GPUs", "cuda"
-    return Forks(number, None, gpus[:number]), f"{number} jobs at a time, one GPU each", "cuda"
+    return Forks(number, None, gpus[:number]), f"{counted(number, 'job')} at a time, one GPU each", "cuda"
 
 
 @dataclass
-class _Fork:
+class Fork:
+    """A job that is being done."""
+
     process: BaseProcess
     life: Connection
 
     def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
         code = self.process.exitcode
         if code is not None:
             self.life.close()
         return code
 
     def stop(self) -> None:
+        """Ask it to end: a training saves first."""
         if self.process.exitcode is None and self.process.pid is not None:
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.process.pid, signal.SIGINT)

@@ -1,7 +1,7 @@
 """What a task is: training batches without end, held-out batches that never change, and how to show them.
 
-To add a task, write one file here, called as its kind, with a `Task` subclass under `@register("its_kind")`.
-A recipe gives it the settings of `recipe.schema.AddedTask`.
+To add a task, write one file with a `Task` subclass under `@register("its_kind")`, and give it with --code.
+A recipe gives it the settings of `recipe.tasks.AddedTask`, or those of a section of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
+from mrt5cli.recipe import tasks as sections
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe.schema import TaskSection
+    from mrt5cli.recipe.tasks import TaskBase, TaskSection
 
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]
@@ -224,31 +225,42 @@ class Task(ABC):
         """Source and target text of the first example of "train", "validation" or "test"."""
 
 
+_TASKS: dict[str, Callable[..., Task]] = {}
 # The file of this folder that registers a kind, where it is not called as the kind.
 _FILES = {
     **dict.fromkeys(("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"), "diagnostic"),
     **dict.fromkeys(("spelling_correction_contextual", "word_search"), "characters"),
 }
-_TASKS: dict[str, Callable[..., Task]] = {}
 _TaskClass = TypeVar("_TaskClass", bound=type[Task])
 
 
-def register(*kinds: str) -> Callable[[_TaskClass], _TaskClass]:
-    """Class decorator: recipe sections of these kinds build this task. It is called with the section."""
+def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_TaskClass], _TaskClass]:
+    """Class decorator: recipe sections of these kinds build this task. It is called with the section.
+
+    Args:
+        section: the settings of a task of the user's own; by default those of `AddedTask`.
+
+    Raises:
+        ValueError: there is a task of one of the kinds already.
+    """
 
     def add(task: _TaskClass) -> _TaskClass:
-        _TASKS.update(dict.fromkeys(kinds, task))
+        own = not task.__module__.startswith("mrt5cli.tasks.")
+        for kind in kinds:
+            if kind in _TASKS or (own and kind in sections.kinds()):
+                raise ValueError(f"there is a task {kind!r} already")
+            _TASKS[kind] = task
+            if own:
+                sections.register(kind, section)
         return task
 
     return add
 
 
 def build_task(section: TaskSection) -> Task:
-    """The task of a recipe's task section, from the file of this folder that registers its kind."""
-    name = _FILES.get(section.kind, section.kind)
-    importlib.import_module(f"mrt5cli.tasks.{name}")
+    """The task of a recipe's task section, from the file of this folder or given with --code that has it."""
     if section.kind not in _TASKS:
-        raise ValueError(f"mrt5cli/tasks/{name}.py registers no task of kind {section.kind!r}")
+        importlib.import_module(f"mrt5cli.tasks.{_FILES.get(section.kind, section.kind)}")
     return _TASKS[section.kind](section)
 
 

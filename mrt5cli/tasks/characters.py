@@ -17,7 +17,7 @@ from mrt5cli.data.builders.writing import is_made_here
 from mrt5cli.data.columns import Row, text_column
 from mrt5cli.data.generated import words
 from mrt5cli.recipe import CharacterTask
-from mrt5cli.recipe.schema import CHARACTER_LENGTHS
+from mrt5cli.recipe.tasks import CHARACTER_LENGTHS
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, TableTask
 
@@ -47,8 +47,7 @@ class Characters(TableTask):
         # Data made here are not the paper's, so its numbers do not belong beside theirs.
         made_here = section.source.kind == "files" and is_made_here(Path(section.source.path))
         self.experiment = None if made_here else section.kind
-        default_input, default_target = CHARACTER_LENGTHS[section.kind]
-        lengths = section.input_length or default_input, section.target_length or default_target
+        lengths = section.longest_source, section.longest_target
         super().__init__(section, Encoding("{input}", "output", *lengths))
 
     def parts(self, split: str) -> list[str]:

@@ -29,7 +29,7 @@ from mrt5cli.data.generated import generator
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.tables import HUB_WAYS_OUT, RowFolder, hub_tables
 from mrt5cli.errors import UserError
-from mrt5cli.recipe.schema import (
+from mrt5cli.recipe.tasks import (
     AddedTask,
     CharacterTask,
     GeneratedRows,

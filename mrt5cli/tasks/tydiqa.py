@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import fingerprint
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, TyDiQATask
+from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, TyDiQATask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit

@@ -10,7 +10,7 @@ from random import Random
 from mrt5cli.data.columns import Row, label_column, text_column
 from mrt5cli.data.generated import space, words
 from mrt5cli.recipe import XnliTask
-from mrt5cli.recipe.schema import XNLI_LANGUAGES
+from mrt5cli.recipe.tasks import XNLI_LANGUAGES
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 

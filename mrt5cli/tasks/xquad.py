@@ -6,7 +6,7 @@ of it were published.
 
 from __future__ import annotations
 
-from mrt5cli.recipe.schema import XQUAD_LANGUAGES, XQuADTask
+from mrt5cli.recipe.tasks import XQUAD_LANGUAGES, XQuADTask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit

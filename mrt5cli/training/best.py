@@ -84,7 +84,7 @@ def keep_needed(run: RunDir, best: Best, state_name: str) -> None:
 
 
 def _best_step(state: Path) -> int | None:
-    """The step whose weights a checkpoint calls the best; None where nobody can go on from it anyway."""
+    """The step whose weights a checkpoint calls the best; None where nobody can resume from it anyway."""
     try:
         best = parse(state.read_bytes())["best"]
         return None if best is None else best["step"]
@@ -93,7 +93,7 @@ def _best_step(state: Path) -> int | None:
 
 
 def go_back_to(run: RunDir, best: Best, step: int) -> None:
-    """Delete what a dead branch of the run left: the best weights of later steps than the one to go on from.
+    """Delete what a dead branch of the run left: the best weights of later steps than the one to resume from.
 
     Raises:
         UserError: the weights that are the best up to that step are not there any more.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import T5Config
 
     from mrt5cli.models import MrT5ForConditionalGeneration
-    from mrt5cli.recipe.schema import TaskSection
+    from mrt5cli.recipe.tasks import TaskSection
 
 DECIDES_NUMBERS = False  # checks; what it makes ready is made elsewhere
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from mrt5cli import own_code
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
@@ -50,7 +51,7 @@ def summary(run: RunDir) -> str:
         f"last logged: {', '.join(parts)}",
         *([_best(best)] if best else []),
         f"model: {run.model}",
-        f"next: mrt5 evaluate {run.path}",
+        " ".join(["next: mrt5 evaluate", str(run.path), *own_code.as_options()]),
     ]
     if target is not None and round(abs(rate - target), 6) > ON_TARGET:
         side = "above" if rate > target else "below"

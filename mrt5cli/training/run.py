@@ -88,9 +88,6 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
     """Train in the run's directory, which is open, and leave it saying what happened."""
     training, run = plan.recipe.training, plan.run
     best = None if training.best_metric is None else Best(training.best_metric, training.patience)
-    number = plan.runtime.world_size
-    launched = f", launched as {number} processes again" if number > 1 else ""
-    to_go_on = f"to go on{launched}: {run.resume_command}"
     try:
         finished = _train(plan, prepared, best, say)
     except BaseException as error:
@@ -103,20 +100,26 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
         steps = run.saved_steps()
         kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
         if interrupted:
-            say(f"stopped without saving; {kept}\n{to_go_on}")
+            say(f"stopped without saving; {kept}\n{_to_go_on(plan)}")
         elif isinstance(error, OSError):
-            say(f"stopped; {kept}\n{to_go_on}")
+            say(f"stopped; {kept}\n{_to_go_on(plan)}")
         elif isinstance(error, DataLost):
             say(f"stopped; {kept}")
-            error.hint = to_go_on if error.passes else error.hint
+            error.hint = _to_go_on(plan) if error.passes else error.hint
         raise
     _leave_group()
     if not finished:
         record.end(plan, "interrupted")
-        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{to_go_on}")
+        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_to_go_on(plan)}")
         raise KeyboardInterrupt
     record.end(plan, "finished", best=None if best is None else best.document())
     say(summary(run))
+
+
+def _to_go_on(plan: TrainingPlan) -> str:
+    number = plan.runtime.world_size
+    launched = f", launched as {number} processes again" if number > 1 else ""
+    return f"to go on{launched}: {plan.run.resume_command}"
 
 
 def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.Tell) -> bool:

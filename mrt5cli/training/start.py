@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import load as load_recipe
@@ -13,8 +13,9 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import default_directory, resolve_model
 
 if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.models.hub_files import Located
+    from mrt5cli.recipe import ModelSection
 
 LARGEST_BYTE_VOCABULARY = 1024
 """Entries: ByT5's 384, or what somebody rounds them up to; vocabularies of pieces of words are far larger."""
@@ -51,34 +52,30 @@ def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
     try:
         return Start(load(checkpoint).train(), f"checkpoint of step {step}")
     except CheckpointError as error:
-        why = str(error).removeprefix(f"{checkpoint}: ")
+        why = error.message.removeprefix(f"{checkpoint}: ")
         raise not_whole(checkpoint, f"holds no model to go on with: {why}") from error
 
 
-def model_to_start(section: Any, *, allow_pickle: bool = True) -> Start:
+def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start:
     """What a recipe's `model` section starts from.
 
     Args:
-        section: `recipe.ModelSection`.
         allow_pickle: as `models.load`.
 
     Raises:
         UserError: there is no such start, or it does not fit the recipe.
     """
-    from mrt5cli.models import CheckpointError, build
+    from mrt5cli.models import build
     from mrt5cli.models.checkpoint import read_config
 
     if section.start == "scratch":
         return Start(build(section), "random weights")
     found = resolve_start(section.start, section.revision, allow_pickle=allow_pickle)
-    try:
-        before = read_config(found.folder)
-        now = read_config(found.folder, **section.shortener.config_fields())
-        _check_fits(section, before, now)
-        model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
-    carried = section.shortener.called if _goes_on(before, now) else None
+    before = read_config(found.folder)
+    now = read_config(found.folder, **section.shortener.config_fields())
+    _check_fits(section, before, now)
+    model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
+    carried = section.shortener.called if _keeps_shortener(before, now) else None
     notes = [*_vocabulary(section.start, now.vocab_size), *_notes(section.start, before, now)]
     origin = section.start
     if found.commit is not None:
@@ -94,14 +91,10 @@ def resolve_start(start: str, revision: str | None = None, *, allow_pickle: bool
     Raises:
         UserError: it cannot be had.
     """
-    from mrt5cli.models import CheckpointError
     from mrt5cli.models.hub_files import locate
 
     check_start(start)
-    try:
-        return locate(start, revision=revision, allow_pickle=allow_pickle)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    return locate(start, revision=revision, allow_pickle=allow_pickle)
 
 
 def check_start(start: str, asked_by: str = "model.start") -> None:
@@ -132,11 +125,11 @@ def _recipe_that_makes(run: Path) -> str | None:
     return None
 
 
-def _check_fits(section: Any, before: Any, now: Any) -> None:
+def _check_fits(section: ModelSection, before: MrT5Config, now: MrT5Config) -> None:
     """Refuse what would load and not work, or fail with less to say.
 
     Args:
-        before, now: `MrT5Config` of the start, and with what the recipe changes in it.
+        before, now: of the start, and with what the recipe changes in it.
     """
     if before.has_absolute_position_embeddings and section.positions != "absolute":
         raise UserError(
@@ -145,7 +138,7 @@ def _check_fits(section: Any, before: Any, now: Any) -> None:
             "--set model.positions=absolute "
             f"--set model.max_positions={before.max_position_embeddings}, or start from another model",
         )
-    if not _goes_on(before, now):
+    if not _keeps_shortener(before, now):
         return
     shortener = section.shortener
     for key, old in shorteners.of_config(before).shapes_of_weights.items():
@@ -157,7 +150,7 @@ def _check_fits(section: Any, before: Any, now: Any) -> None:
             )
 
 
-def _goes_on(before: Any, now: Any) -> bool:
+def _keeps_shortener(before: MrT5Config, now: MrT5Config) -> bool:
     """Whether the shortener's weights are those of the start: the same kind at the same place."""
     kind = shorteners.of_type(now.deletion_type)
     same_place = before.delete_gate_layer == now.delete_gate_layer
@@ -179,14 +172,14 @@ def _vocabulary(start: str, size: int) -> list[str]:
     ]
 
 
-def _notes(start: str, before: Any, now: Any) -> list[str]:
+def _notes(start: str, before: MrT5Config, now: MrT5Config) -> list[str]:
     """What the start has and the model has not, or the other way round.
 
     Args:
         start: as the recipe says it.
-        before, now: `MrT5Config` of the start and of the model.
+        before, now: of the start and of the model.
     """
-    if _goes_on(before, now):
+    if _keeps_shortener(before, now):
         return []
     old, new = shorteners.of_type(before.deletion_type), shorteners.of_type(now.deletion_type)
     if new.has_weights:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
-from mrt5cli.convert.hub import write_tokenizer
+from mrt5cli.convert.export import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
-from mrt5cli.json_files import read_object
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
 from mrt5cli.tasks.base import Batch, BatchStream
@@ -48,7 +48,7 @@ from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import own_state_name, read_own_state, states_fit
+from mrt5cli.training.whole import OwnState, own_state_name, read_own_state, states_fit
 from mrt5cli.training.window import Window
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ class DeletionTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self.controller = build_controller(controller, self._number)
+        self.controller = build_controller(
+            controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
+        )
         self.draws = np.random.default_rng(seed)
         self.window = Window(args.device)
         self.of_step: Iterator[tuple[Tensor, Tensor]] = iter(())
@@ -125,9 +127,6 @@ class DeletionTrainer(Trainer):
         self.fetching_since: float | None = None
         self.stopped_between_steps = False
         self._talk: dist.ProcessGroup | None = None
-
-    def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float32, device=self.args.device)
 
     # --- a step -------------------------------------------------------------------------------------------
 
@@ -320,16 +319,17 @@ class DeletionTrainer(Trainer):
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Train to `max_steps` from the start, or from one of our checkpoints."""
+        step = 0
         if checkpoint is not None:
             self._load_own_state(checkpoint)
+            step = RunDir.step_of(checkpoint)
         if self.best is not None and self.run is not None:
             if self.args.should_save:
-                go_back_to(self.run, self.best, 0 if checkpoint is None else _step_of(checkpoint))
+                go_back_to(self.run, self.best, step)
             self._wait()
         if checkpoint is not None:
             # The base class would take a step beyond the end, or beyond the end of patience.
-            exhausted = self.best is not None and self.best.exhausted
-            if exhausted or _step_of(checkpoint) >= self.args.max_steps:
+            if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
                 return
         elif self.args.world_size > 1:
             # Processes agree on the weights already; on dropout they must not.
@@ -340,21 +340,26 @@ class DeletionTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         if self.run is None:
             return
-        leads = self.args.should_save
-        with whole_directory(self.run.checkpoint(self.state.global_step), leader=leads) as folder:
-            self._wait()
-            self.save_model(str(folder), _internal_call=True)
+        with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
-            write_json(folder / self._own_state_name, self._own_state())
-            if leads:
+            write_json(folder / self._own_state_name, vars(self._own_state()))
+            if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            self._wait()
-        if leads:
+        if self.args.should_save:
             for step in self.run.saved_steps()[: -self.keep_checkpoints]:
                 remove_directory(self.run.checkpoint(step))
             self._drop_former_bests()
         self._wait()
+
+    @contextmanager
+    def _saved_weights(self, path: Path) -> Iterator[Path]:
+        """A directory that gets its name once it is whole, with the weights in it, to write more into."""
+        with whole_directory(path, leader=self.args.should_save) as folder:
+            self._wait()
+            self.save_model(str(folder), _internal_call=True)
+            yield folder
+            self._wait()
 
     def offer(self, value: float) -> bool:
         """Tell what validation says of the weights as they are; the best so far are kept with the run.
@@ -374,12 +379,9 @@ class DeletionTrainer(Trainer):
             value = float(leading)
         better = self.best.offer(self.state.global_step, value)
         if better and self.run is not None:
-            leads = self.args.should_save
-            with whole_directory(self.run.best_weights(self.state.global_step), leader=leads) as folder:
-                self._wait()
-                self.save_model(str(folder), _internal_call=True)
-                self._wait()
-            if leads:
+            with self._saved_weights(self.run.best_weights(self.state.global_step)):
+                pass
+            if self.args.should_save:
                 self._drop_former_bests()
             self._wait()
         return better
@@ -403,29 +405,29 @@ class DeletionTrainer(Trainer):
     def _own_state_name(self) -> str:
         return own_state_name(self.args.process_index)
 
-    def _own_state(self) -> dict[str, Any]:
-        return {
-            "processes": self.args.world_size,
-            "controller": self.controller.state_dict(),
-            "hard_delete_draws": self.draws.bit_generator.state,
-            "batches_taken": self.batches_taken,
-            "stream": self.stream.state_dict(self.batches_taken),
-            "window": self.window.state(),
-            "seconds": self.seconds(),
-            "best": None if self.best is None else self.best.state_dict(),
-        }
+    def _own_state(self) -> OwnState:
+        return OwnState(
+            processes=self.args.world_size,
+            controller=self.controller.state_dict(),
+            hard_delete_draws=self.draws.bit_generator.state,
+            batches_taken=self.batches_taken,
+            stream=self.stream.state_dict(self.batches_taken),
+            window=self.window.state(),
+            seconds=self.seconds(),
+            best=None if self.best is None else self.best.state_dict(),
+        )
 
     def _load_own_state(self, checkpoint: Path) -> None:
         state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
         with states_fit(checkpoint, self._own_state_name):
-            self.controller.load_state_dict(state["controller"])
-            self.draws.bit_generator.state = state["hard_delete_draws"]
-            self.batches_taken = state["batches_taken"]
-            self.stream.load_state_dict(state["stream"])
-            self.window = Window(self.args.device, state["window"])
-            self.seconds_before = state["seconds"]
+            self.controller.load_state_dict(state.controller)
+            self.draws.bit_generator.state = state.hard_delete_draws
+            self.batches_taken = state.batches_taken
+            self.stream.load_state_dict(state.stream)
+            self.window = Window(self.args.device, state.window)
+            self.seconds_before = state.seconds
             if self.best is not None:
-                self.best.load_state_dict(state["best"])
+                self.best.load_state_dict(state.best or {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the model was made from the checkpoint."""
@@ -447,9 +449,3 @@ def against_overflow(precision: str, learning_rate: float) -> str:
     if precision == "bf16":
         return f"{rate}, or train without the rounding of bf16: training.precision: fp32"
     return f"{rate}; the precision is fp32 already"
-
-
-def _step_of(checkpoint: Path) -> int:
-    """The optimizer step a checkpoint was written at."""
-    state = read_object(checkpoint / TRAINER_STATE_NAME)
-    return int(state["global_step"])

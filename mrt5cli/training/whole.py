@@ -10,6 +10,7 @@ import shlex
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,31 @@ from mrt5cli.json_files import read_object
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import first_line
 
-OWN_STATE = (
-    "processes",
-    "controller",
-    "hard_delete_draws",
-    "batches_taken",
-    "stream",
-    "window",
-    "seconds",
-    "best",
-)
-"""What the trainer's own file, one a process, says at least."""
 OPTIMIZER_STATE = ("state", "param_groups")
 SCHEDULE = ("last_epoch",)
 RANDOM_STATE = ("python", "numpy", "cpu")
 """What the files of torch say at least."""
+
+
+@dataclass(frozen=True)
+class OwnState:
+    """What the trainer writes beside what transformers does, a file a process.
+
+    Attributes:
+        processes: of the group.
+        controller, hard_delete_draws, stream, window, best: states of what is called so.
+        batches_taken: by this process.
+        seconds: spent training.
+    """
+
+    processes: int
+    controller: dict[str, Any]
+    hard_delete_draws: Any
+    batches_taken: int
+    stream: dict[str, Any]
+    window: dict[str, Any]
+    seconds: float
+    best: dict[str, Any] | None
 
 
 def own_state_name(rank: int) -> str:
@@ -58,7 +69,7 @@ def check_whole(run: RunDir, step: int, processes: int) -> None:
 
     Args:
         run, step: whose checkpoint.
-        processes: that are to go on from it.
+        processes: that are to resume it.
 
     Raises:
         UserError: it names the file.
@@ -77,20 +88,22 @@ def check_whole(run: RunDir, step: int, processes: int) -> None:
         _read_archive(checkpoint / random_state_name(rank, processes), RANDOM_STATE)
 
 
-def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
-    """What the trainer of a process wrote beside what transformers does.
+def read_own_state(checkpoint: Path, rank: int, processes: int) -> OwnState:
+    """What the trainer of a process has written.
 
     Args:
         rank: of the process.
-        processes: that are to go on from the checkpoint.
+        processes: that are to resume the checkpoint.
 
     Raises:
         UserError: it is not there, or damaged, or other processes wrote it.
     """
-    state = _read_object(checkpoint / own_state_name(rank), OWN_STATE)
-    if state["processes"] != processes:
+    names = [field.name for field in fields(OwnState)]
+    content = _read_object(checkpoint / own_state_name(rank), names)
+    state = OwnState(**{name: content[name] for name in names})
+    if state.processes != processes:
         raise UserError(
-            f"{checkpoint} was written by {state['processes']} processes, this is {processes}",
+            f"{checkpoint} was written by {state.processes} processes, this is {processes}",
             "resume with as many processes: each one's place in the data is its own",
         )
     return state

@@ -26,7 +26,15 @@ import regex
 from mrt5cli import places
 from mrt5cli.data.builders.packages import download, needs
 from mrt5cli.data.builders.udhr import CODES, read_declarations
-from mrt5cli.data.builders.writing import Manifest, check_target, jsonl, share, with_progress, write_data_set
+from mrt5cli.data.builders.writing import (
+    Manifest,
+    check_target,
+    share,
+    split_at,
+    texts_by_language,
+    with_progress,
+    write_data_set,
+)
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.text import say, say_on_stderr
@@ -88,18 +96,7 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
             for language in CODES
         }
         source = _read_browser(archive, Path(temporary, "unpacked"), rows)
-    files: dict[str, bytes] = {}
-    details: dict[str, dict[str, int]] = {}
-    for language, found in rows.items():
-        splits: dict[str, list[dict[str, str]]] = {split: [] for split in ("train", *HELD_OUT)}
-        for row in found:
-            splits[_split(row["doc"], seed)].append(row)
-        for split, part in splits.items():
-            files[f"{language}/{split}.jsonl"] = jsonl(part)
-            details[f"{language}/{split}.jsonl"] = {
-                "documents": len(part),
-                "text_bytes": sum(len(row["text"].encode()) for row in part),
-            }
+    files, details = texts_by_language(rows, lambda doc: split_at(HELD_OUT, share(seed, "document", doc)))
     about = {
         "task": "span_corruption",
         "note": "Messages of a browser and a declaration: narrow text, for trying things out; results are "
@@ -119,15 +116,6 @@ def _found(folder: Path, pattern: str) -> Path | None:
 
 def _row(text: str, language: str, source: str, doc: str) -> dict[str, str]:
     return {"text": text, "language": language, "source": source, "doc": doc}
-
-
-def _split(doc: str, seed: int) -> str:
-    place = share(seed, "document", doc)
-    for split, fraction in HELD_OUT.items():
-        if place < fraction:
-            return split
-        place -= fraction
-    return "train"
 
 
 # --- messages of the browser --------------------------------------------------------------------------------

@@ -8,14 +8,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from runs_of_commands import curve, wait_for
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -24,6 +23,8 @@ from mrt5cli.data.boundary_labels import load as load_labels
 from mrt5cli.models import load
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import build_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name: taught
@@ -46,15 +47,6 @@ evaluation: {examples: 8, batch_size: 4}
 """
 KINDS = ("entropy", "unigram")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-CLOCK = ("seconds", "bytes_per_second")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the subprocesses, so that sums come out alike
-    yield
-    torch.set_num_threads(before)
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -72,10 +64,6 @@ def prepare(folder: Path, kind: str) -> None:
 
 def mrt5(command: str, *words: str) -> Any:
     return CliRunner().invoke(app, [command, *words])
-
-
-def curve(run: RunDir) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in run.metrics()]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -99,17 +87,6 @@ def there(unbroken: RunDir, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the recipe, which paths in it are relative to."""
     monkeypatch.chdir(unbroken.path.parent)
     return unbroken.path.parent
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(12_000):
-        if what():
-            return
-        if process.poll() is not None:
-            raise AssertionError(f"ended early: {process.communicate()[1]}")
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError("waited a minute in vain")
 
 
 def test_it_learns_the_labels(unbroken: RunDir, there: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mrt5cli.cli import app
 from mrt5cli.errors import RunFailed
 from mrt5cli.evaluation import evaluate as evaluation
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES
+from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, XNLI_LANGUAGES
 
 XNLI = {"kind": "xnli", "source": {"kind": "generated", "examples": 5}, "input_length": 64}
 TYDI = {

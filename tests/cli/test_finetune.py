@@ -12,18 +12,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs_of_commands import curve, wait_for
 from safetensors.torch import load_file
 from tiny_runs import GATE, NO_GATE, TARGET, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.rundir import RunDir
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BP = {"kind": "boundary_predictor", "layer": 1, "prior": 0.5}
 CP = {"kind": "convolution", "layer": 1, "stride": 2}
@@ -53,15 +55,6 @@ RECIPE: dict[str, Any] = {
     "evaluation": {"examples": 16, "batch_size": 5},
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-CLOCK = ("seconds", "bytes_per_second")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the subprocesses, so that sums come out alike
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +87,6 @@ def done(*words: str) -> tuple[RunDir, str]:
     result = finetune(*words, "--device", "cpu")
     assert result.exit_code == 0, result.output
     return RunDir(Path("runs/tuned-seed7")), result.stderr
-
-
-def curve(run: RunDir) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in run.metrics()]
 
 
 def validations(run: RunDir) -> list[dict[str, Any]]:
@@ -346,17 +335,6 @@ def test_several_processes_stop_together(place: Path):
 # --- kills ------------------------------------------------------------------------------------------------
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(12_000):
-        if what():
-            return
-        if process.poll() is not None:
-            raise AssertionError(f"ended early: {process.communicate()[1]}")
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError("waited a minute in vain")
-
-
 def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance: random.Random):
     pause = chance.uniform(0.0, 0.1)
     print(f"to be killed {pause:.3f} s after the fourth validation")
@@ -425,7 +403,7 @@ def test_a_recipe_from_scratch(place: Path):
     assert "give one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
     told = refused("byt5.yaml", "--from", "scratch")
     assert "--from scratch" in told and "a run directory, a checkpoint directory or a Hub id" in told
-    assert "--from is empty" in refused("byt5.yaml", "--from", "")
+    assert "not empty text (--from)" in refused("byt5.yaml", "--from", "")
 
 
 def test_pretrain_names_finetune():

@@ -167,7 +167,7 @@ def export_all(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from mrt5cli.convert import hub
+    from mrt5cli.convert import export
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
     from mrt5cli.rundir import RunDir
 
@@ -188,13 +188,13 @@ def export_all(folder: Path) -> None:
                 torch.nn.init.normal_(parameter)
         target = folder / "models" / name
         target.mkdir(parents=True)
-        hub.export_hub(
+        export.export_hub(
             model,
             None,
             None,
             target,
             dtype="bfloat16" if name == "gate-bf16" else None,
-            shard_size="100KB" if name == "gate-sharded" else hub.SHARD_SIZE,
+            shard_size="100KB" if name == "gate-sharded" else export.SHARD_SIZE,
         )
         if name == "gate-bf16":
             model = load(target, dtype="bfloat16")
@@ -215,7 +215,7 @@ def export_all(folder: Path) -> None:
     for name, repository in zip(CARDS, (None, REPOSITORY), strict=True):
         target = folder / "models" / name
         target.mkdir()
-        hub.export_hub(trained, run.recipe(), run, target, repo_id=repository)
+        export.export_hub(trained, run.recipe(), run, target, repo_id=repository)
     # As `huggingface_hub` would have downloaded it.
     cached = folder / "hf" / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
     (cached / "snapshots").mkdir(parents=True)

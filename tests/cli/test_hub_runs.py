@@ -13,14 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hubsim
 import pytest
-import torch
 from hub_server import HubServer, point_at
+from runs_of_commands import curve
 from typer.testing import CliRunner
 
 from mrt5cli import hub as hub_module
@@ -28,6 +27,8 @@ from mrt5cli.cli import app
 from mrt5cli.data import hub_datasets as dataset_module
 from mrt5cli.data import sources
 from mrt5cli.rundir import RunDir
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 C4, C4_COMMIT = "datasets/allenai/c4", hubsim.commit_of("datasets/allenai/c4")
 # Recipes start from google/byt5-small, whose weights are a pickle; this is the same in safetensors.
@@ -47,7 +48,6 @@ SMALL = {
     "evaluation.batch_size": "4",
 }
 PLAIN = "owner/plain"
-CLOCK = ("seconds", "bytes_per_second")
 
 
 def mrt5(*words: str, **settings: str) -> Any:
@@ -65,18 +65,6 @@ def sets(settings: dict[str, str]) -> list[str]:
 def small(command: str, recipe: str, out: Path, *words: str, **changed: str) -> Any:
     settings = {key.replace(".", "__"): value for key, value in SMALL.items()} | changed
     return mrt5(command, recipe, "--out", str(out), "--device", "cpu", *words, **settings)
-
-
-def curve(run: RunDir) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in run.metrics()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the subprocess, so that sums come out alike
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from mrt5cli.models import shorteners as modules
 from mrt5cli.recipe import schema
 from mrt5cli.recipe import shorteners as sections
 from mrt5cli.recipe.words import mappings
+from mrt5cli.rundir import RunDir
 
 OWN = '''
 """Every nth byte stays."""
@@ -103,7 +104,8 @@ def mrt5(*words: str, code: int = 0) -> Any:
 
 
 def test_trained_saved_and_loaded_again():
-    mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
+    done = mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
+    assert "mrt5 evaluate run --code nth.py" in done.output
     saved = json.loads(Path("run/model/config.json").read_text())
     assert (saved["deletion_type"], saved["nth_that_stays"]) == ("every_nth", 3)
     [row] = json.loads(mrt5("evaluate", "run", "--code", "nth.py", "--device", "cpu", "--json").stdout)[
@@ -130,8 +132,6 @@ def test_without_the_file_the_kind_is_not_known():
 
 
 def test_how_to_go_on_names_the_file(tmp_path: Path):
-    from mrt5cli.rundir import RunDir
-
     own_code.import_file(Path("nth.py"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     assert RunDir(tmp_path).resume_command.endswith("--resume --code nth.py")

@@ -12,18 +12,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import labelled
+from runs_of_commands import curve, wait_for
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.rundir import RunDir, write_json
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name: tiny
@@ -49,15 +51,6 @@ evaluation: {examples: 8, batch_size: 4}
 """
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-CLOCK = ("seconds", "bytes_per_second")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the subprocesses, so that sums come out alike
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -81,21 +74,6 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(12_000):
-        if what():
-            return
-        if process.poll() is not None:
-            raise AssertionError(f"ended early: {process.communicate()[1]}")
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError("waited a minute in vain")
-
-
-def curve(run: RunDir) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in run.metrics()]
 
 
 def assert_same_run(run: RunDir, other: RunDir) -> None:

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from mrt5cli.cli import app
 from mrt5cli.rundir import RunDir
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = """
 name: tiny
 description: A baseline
@@ -35,14 +37,6 @@ training:
   eval_steps: 3
 evaluation: {{examples: 8, batch_size: 4}}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def mrt5(*words: object) -> Any:

@@ -1,9 +1,8 @@
-"""What `mrt5 bench` is made of: rounds, ratios, baselines, checks that can fail, memory, targets."""
+"""What `mrt5 bench` is made of: rounds, ratios, baselines, checks that can fail, memory."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.benchmark import attention, forward, generation, training_step
+from mrt5cli.benchmark.cases import Parity
 from mrt5cli.benchmark.compiling import LENGTHS, compiling_costs
-from mrt5cli.benchmark.kinds import BUILDERS
-from mrt5cli.benchmark.loading import loader_rates
-from mrt5cli.benchmark.memory import Gauge, measure
+from mrt5cli.benchmark.inputs import Shapes, kept_lengths
+from mrt5cli.benchmark.memory import Gauge, MemoryRequest, measure
 from mrt5cli.benchmark.models import base_model, ours, plain, steer
-from mrt5cli.benchmark.rounds import Timing, interleave, kept_lengths, speedup
-from mrt5cli.benchmark.startup import FIRST_STEP, HELP, _until_written, startup
-from mrt5cli.benchmark.suite import Parity, Shapes
-from mrt5cli.benchmark.targets import TARGETS, Found, Target, judged, needed, verdict
-from mrt5cli.benchmark.written_out import softmax1
+from mrt5cli.benchmark.rounds import interleave, speedup
+from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.errors import RunFailed
 from mrt5cli.models.compiling import compile_blocks
 
@@ -42,14 +38,15 @@ def base() -> Any:
 def test_every_round_begins_with_another_case():
     order: list[str] = []
     cases = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    timings = interleave(cases, rounds=3, device=CPU)
+    seconds = interleave(cases, rounds=3, device=CPU)
     assert "".join(order) == "abc" + "bca" + "cab" + "abc"
-    assert all(len(timing.seconds) == 3 for timing in timings.values())
+    assert all(len(taken) == 3 for taken in seconds.values())
 
 
 def test_ratios_are_taken_within_rounds():
-    ratio = speedup(Timing("slow", [4.0, 40.0, 6.0]), Timing("fast", [2.0, 10.0, 1.0]))
+    ratio = speedup("slow", [4.0, 40.0, 6.0], [2.0, 10.0, 1.0], ideal=8.0)
     assert (ratio.median, ratio.least, ratio.most, ratio.fastest) == (4.0, 2.0, 6.0, 4.0)
+    assert ratio.share_of_ideal == 0.5
 
 
 @given(st.integers(1, 9), st.integers(8, 2000), st.floats(0.05, 0.95), st.sampled_from(["even", "wide"]))
@@ -63,7 +60,7 @@ def test_kept_lengths(rows: int, length: int, deleted: float, spread: str):
         assert list(kept) == sorted(kept)
 
 
-def test_wide_rows_are_those_of_the_targets():
+def test_wide_rows():
     assert kept_lengths(4, 100, 0.5, "wide") == [20, 40, 60, 80]
     assert kept_lengths(2, 100, 0.5, "wide") == [20, 80]
     assert kept_lengths(2, 100, 0.7, "wide") == [10, 50]
@@ -93,14 +90,6 @@ def test_a_steered_gate_keeps_as_many_as_it_is_told(base: Any):
         assert out.kept_lengths.tolist() == kept
 
 
-@given(st.integers(1, 5), st.integers(0, 99), st.sampled_from([0.1, 3.0, 60.0]))
-def test_written_out_softmax1_is_its_formula(keys: int, seed: int, size: float):
-    scores = size * torch.randn(2, keys, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    exponentials = scores.exp()
-    expected = exponentials / (1 + exponentials.sum(dim=-1, keepdim=True))
-    torch.testing.assert_close(softmax1(scores), expected)
-
-
 # --- checks -------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +111,7 @@ def test_a_difference_beyond_rounding_is_seen():
 
 def test_gradients_are_compared_weight_by_weight():
     oracle = {"large": torch.tensor([1000.0]), "small": torch.tensor([1e-3, 0.0])}
-    parity = training_step._gradient_parity
+    parity = training_step.gradient_parity
     assert parity(oracle, {name: grad * 1.0005 for name, grad in oracle.items()}).holds
     assert not parity(oracle, {**oracle, "small": torch.tensor([1e-3, 2e-6])}).holds
     assert not parity(oracle, {"large": oracle["large"]}).holds  # a weight that got none
@@ -130,13 +119,15 @@ def test_gradients_are_compared_weight_by_weight():
 
 
 def test_a_step_whose_score_loss_is_lost_is_seen(base: Any, monkeypatch):
-    from mrt5cli.models.score_loss import ScorePenalty
+    def losing(base: Any, attention: str, **fields: Any) -> Any:
+        model = ours(base, attention, **fields)
+        if attention == "packed":
+            model.register_forward_hook(lambda _, __, out: setattr(out, "score_loss", torch.zeros(())))
+        return model
 
-    shapes = Shapes(batch=2, length=200, target=20, rates=())
-    whole = ScorePenalty.mean
-    monkeypatch.setattr(ScorePenalty, "mean", lambda self: whole(self).detach())
+    monkeypatch.setattr(training_step, "ours", losing)
     monkeypatch.setattr(training_step, "SCORE_COEFFICIENT", 1e5)  # scores of fresh weights hardly exceed 5
-    checks = dict(training_step.train(base, shapes).checks())
+    checks = dict(training_step.train(base, Shapes(batch=2, length=200, target=20)).checks())
     assert not checks["gradients of fused, score loss"].holds
 
 
@@ -154,7 +145,7 @@ def test_every_step_frees_its_gradients(base: Any, monkeypatch):
     built, models = training_step.ours, []
     monkeypatch.setattr(training_step, "ours", lambda *a, **k: models.append(built(*a, **k)) or models[-1])
     suite = training_step.train(base, SMALL)
-    assert len(models) == 5  # beside the reference-like one
+    assert len(models) == 5
     for case in suite.cases.values():
         assert case.loss is not None
         case.loss().backward()
@@ -182,11 +173,11 @@ def test_a_gauge_tells_what_is_held_and_what_was():
 @linux
 def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
     shapes = Shapes(batch=2, length=600, target=20, rates=())
-    cases = [attention.MATMULS, "written out forward", "fused forward", "no such case"]
-    found = dict(measure("attention", cases, source=None, size="tiny", shapes=shapes, device=CPU, threads=1))
+    cases = [attention.LARGEST, "eager forward", "fused forward", "no such case"]
+    found = dict(measure(MemoryRequest(attention.attention, cases, None, "tiny", shapes, CPU, threads=1)))
     assert list(found) == cases
     scores = 4 * 2 * 4 * 600 * 600  # bytes of 600 x 600 scores, 4 heads, 2 rows
-    assert scores <= found["written out forward"].peak < 6 * scores
+    assert scores <= found["eager forward"].peak < 6 * scores
     assert found["fused forward"].peak < scores
     assert found["no such case"].peak is None
     assert "KeyError" in str(found["no such case"].problem)
@@ -194,7 +185,7 @@ def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
 
 def test_a_measuring_process_that_dies_is_no_silence():
     with pytest.raises(RunFailed, match="the process that measures memory ended with 1"):
-        list(measure("forward", ["x"], source=None, size="huge", shapes=SMALL, device=CPU, threads=1))
+        list(measure(MemoryRequest(forward.forward, ["x"], None, "huge", SMALL, CPU, threads=1)))
 
 
 # --- compiled -----------------------------------------------------------------------------------------------
@@ -242,83 +233,7 @@ def test_compiled_blocks_serve_every_length(base: Any, hard: bool):
     assert len(set(seen)) == LENGTHS + 1
 
 
-# --- start-up -----------------------------------------------------------------------------------------------
-
-
-def test_a_command_is_ended_where_it_writes(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    code = f"import time; open({str(path)!r}, 'w').write('x'); time.sleep(600)"
-    _until_written(path, [sys.executable, "-c", code], {})
-    assert path.read_text() == "x"
-
-
-def test_a_command_that_makes_no_step_says_why(tmp_path: Path):
-    with pytest.raises(RunFailed, match=r"made no step: .*broken"):
-        _until_written(tmp_path / "x", [sys.executable, "-c", "raise SystemExit('broken')"], {})
-
-
-def test_the_recipe_of_the_first_step_trains(tmp_path: Path):
-    from mrt5cli import recipe
-
-    startup(tmp_path, threads=1)
-    loaded = recipe.load(tmp_path / "recipe.yaml")
-    assert loaded.training.logging_steps == 1
-    assert (Path(loaded.model.start) / "model.safetensors").is_file()
-
-
-# --- targets ------------------------------------------------------------------------------------------------
-
-
-def test_verdicts():
-    fast = Target("speed", "x", "ours", "theirs", 1.5, 2.0)
-    small = Target("memory", "x", "ours", "theirs", 0.5, 0.15, "live")
-    assert verdict(fast, Found(1.4, 1.45)) == "missed"
-    assert verdict(fast, Found(1.6, 1.55)) == "met"
-    assert verdict(fast, Found(2.1, 2.0)) == "stretch"
-    assert verdict(fast, Found(1.6, 1.4)) == verdict(fast, Found(1.4, 1.6)) == "open"
-    assert [verdict(small, Found(value)) for value in (0.6, 0.4, 0.1)] == ["missed", "met", "stretch"]
-
-
-def test_every_target_is_measured_by_a_case_that_exists(base: Any):
-    shapes = Shapes(2, 24, 5, rates=(0.5, 0.7), spreads=("even", "wide"), bf16=True)
-    suites = [_pretended(BUILDERS[kind](base, shapes)) for kind in ("forward", "attention", "train")]
-    suites.append({"what": "data", "factor": 3.0})
-    suites.append({"what": "startup", "cases": [_pretended_case(name) for name in (HELP, FIRST_STEP)]})
-    setting = {"shape": "byt5-small", "length": 1024, "target": 189}
-    found = [judged({**setting, "device": device}, suites) for device in ("cpu", "cuda:0")]
-    assert {target["name"] for some in found for target in some} == {target.name for target in TARGETS}
-    assert len(found[0]) == sum(target.device in ("any", "cpu") for target in TARGETS)
-    assert all(target["verdict"] in ("missed", "met", "stretch") for some in found for target in some)
-    [loader] = [target for target in found[0] if target["what"] == "data"]
-    assert loader["verdict"] == "missed"
-    elsewhere = judged({**setting, "length": 128, "device": "cpu"}, suites)
-    assert {target["what"] for target in elsewhere if target["verdict"] is not None} == {"startup"}
-
-
-def test_what_the_targets_need_is_timed_and_no_more():
-    few = Shapes(2, 24, 5, rates=(0.5, 0.7), spreads=("even", "wide"), bf16=True)
-    for device in ("cpu", "cuda:1"):
-        for kind in ("forward", "train", "attention"):
-            cases = needed(kind, device)
-            assert cases < BUILDERS[kind](base_model(None, "tiny", CPU), few).cases.keys()
-    assert "packed 70 % wide" in needed("forward", "cpu")
-    assert "packed 70 % wide" not in needed("forward", "cuda:1")
-
-
-def _pretended(suite: Any) -> dict[str, Any]:
-    """A document of a suite whose every case took a second and 100 bytes."""
-    cases = []
-    for name, case in suite.cases.items():
-        ratios = [
-            {"baseline": other, "median": 1.0, "fastest": 1.0, "share_of_ideal": 1.0}
-            for other in case.against
-        ]
-        cases.append({**_pretended_case(name), "ratios": ratios})
-    return {"what": suite.what, "cases": cases}
-
-
-def _pretended_case(name: str) -> dict[str, Any]:
-    return {"name": name, "seconds": 1.0, "rounds": [1.0], "memory": {"live": 100, "peak": 200}, "ratios": []}
+# --- the arithmetic -----------------------------------------------------------------------------------------
 
 
 def test_what_the_forward_suite_multiplies(base: Any):
@@ -328,26 +243,3 @@ def test_what_the_forward_suite_multiplies(base: Any):
     dense = suite.cases["dense"].macs
     assert packed is not None and padded is not None and dense is not None
     assert packed < padded < dense
-
-
-def test_the_loader_is_fed_what_training_takes(base: Any, monkeypatch):
-    from mrt5cli.benchmark import loading
-
-    monkeypatch.setattr(loading, "SECONDS", 0.05)
-    taken: list[torch.Size] = []
-    built = loading.ours
-
-    def watched(*words: Any, **fields: Any) -> Any:
-        model = built(*words, **fields)
-        model.register_forward_pre_hook(
-            lambda _, __, given: taken.append(given["input_ids"].shape), with_kwargs=True
-        )
-        return model
-
-    monkeypatch.setattr(loading, "ours", watched)
-    document = loader_rates(base, Shapes(3, 80, 9, ()), lambda *_: None)
-    assert taken == [torch.Size([3, 80])] * (loading.STEPS + 1)
-    assert document["factor"] == pytest.approx(
-        document["cases"][0]["bytes_per_second"] / document["cases"][1]["bytes_per_second"]
-    )
-    assert all(weight.grad is None for weight in base.parameters())

@@ -14,8 +14,8 @@ from mrt5cli import bounds
 from mrt5cli.cli import _unexpected, app
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import load, words
-from mrt5cli.recipe.schema import seconds_of
 from mrt5cli.recipe.strict_yaml import parse
+from mrt5cli.recipe.tasks import seconds_of
 
 NONSENSE = ["1e300", "-1e300", ".nan", ".inf", "9" * 30, f"-{'9' * 30}", "9" * 4000, "9" * 5000]
 LEAVES = [key for key in words.all_keys() if not words.sections(key.field.annotation)]

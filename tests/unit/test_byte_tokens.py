@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mrt5cli.byte_tokens import EOS, OFFSET, PAD, VOCAB_SIZE, decode, encode, to_bytes
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES, XQUAD_LANGUAGES
+from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, XNLI_LANGUAGES, XQUAD_LANGUAGES
 
 
 @given(st.text())

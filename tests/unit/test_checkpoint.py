@@ -14,7 +14,6 @@ from transformers import T5Config
 
 from mrt5cli.byte_tokens import LAST_BYTE_ID
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, build, load
-from mrt5cli.models.checkpoint import load_and_tell
 from mrt5cli.models.config import LEAST_VOCABULARY
 from mrt5cli.recipe import ModelSection
 
@@ -439,12 +438,12 @@ def test_a_plain_start_misses_exactly_its_new_shortener(saved):
         "convolution": ["down_ln.weight", "downsampling_module.conv.bias", "downsampling_module.conv.weight"],
         "random": [],
     }.items():
-        _, fresh = load_and_tell(saved / "plain", deletion_type=kind)
+        fresh = load(saved / "plain", deletion_type=kind).fresh_weights
         assert fresh == [f"encoder.block.1.{part}" for part in parts]
-    assert load_and_tell(saved)[1] == []
+    assert load(saved).fresh_weights == []
     # Another place or kind is a new shortener too.
-    assert len(load_and_tell(saved, delete_gate_layer=0)[1]) == 3
-    assert len(load_and_tell(saved, deletion_type="boundary_predictor")[1]) == 5
+    assert len(load(saved, delete_gate_layer=0).fresh_weights) == 3
+    assert len(load(saved, deletion_type="boundary_predictor").fresh_weights) == 5
 
 
 @pytest.mark.drawn

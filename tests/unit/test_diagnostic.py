@@ -244,12 +244,8 @@ def test_what_people_see() -> None:
     assert source.startswith("#") and target == PATTERNS["vowel_removal"](source)
 
 
-def test_every_kind_of_the_schema_is_registered_and_no_other() -> None:
-    from types import SimpleNamespace
-
+def test_every_kind_of_the_schema_is_registered() -> None:
     for kind in KINDS:
         assert task_of(kind).name == kind
-    with pytest.raises(ValueError, match=r"mrt5cli/tasks/qa\.py registers no task of kind 'qa'"):
-        build_task(SimpleNamespace(kind="qa"))
     with pytest.raises(ValueError, match="no subset 'en'"):
         next(iter(task_of("copy").held_out("test", "en", batch_size=1)))

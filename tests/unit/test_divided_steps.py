@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,10 @@ from divided_steps import CASES, DIVIDED_ALIKE, SCORES, STEP, WITHOUT_TARGET, Ca
 from mrt5cli.errors import UserError
 from mrt5cli.training.window import Window
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES_OF_TWO = (4, 2)
 each_case = pytest.mark.parametrize("name", list(CASES))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other processes
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

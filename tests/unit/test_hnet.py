@@ -9,6 +9,7 @@ import torch
 from variants import LABELS, batch_of, labels_for, random_rows, tiny
 
 from mrt5cli.models import MrT5Config
+from mrt5cli.models.checkpoint import initialize_depth_scaled
 from mrt5cli.models.shorteners import Sequences
 
 
@@ -94,10 +95,12 @@ def test_training_reaches_the_ratio(ratio):
     assert sum(shares[-40:]) / 40 == pytest.approx(1 / ratio, abs=0.06)
 
 
-def test_projections_start_as_the_identity_and_stay_when_loaded():
-    router = tiny("hnet", awake=False).encoder.shortener
-    for projection in (router.query, router.key):
-        assert torch.equal(projection.weight, torch.eye(16))
+def test_projections_start_as_the_identity_whatever_scales_the_rest():
+    model = tiny("hnet", awake=False)
+    for change in (lambda _: None, initialize_depth_scaled):
+        change(model)
+        for projection in (model.encoder.shortener.query, model.encoder.shortener.key):
+            assert torch.equal(projection.weight, torch.eye(16))
 
 
 @pytest.mark.parametrize(

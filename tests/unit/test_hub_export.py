@@ -25,12 +25,12 @@ from transformers import AutoModelForSeq2SeqLM
 
 from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
-from mrt5cli.convert import card, hub, modules
+from mrt5cli.convert import card, modules
 from mrt5cli.convert.conversion import convert
-from mrt5cli.convert.hub import check_can_push
+from mrt5cli.convert.export import export_hub
 from mrt5cli.convert.published import without_local_paths
 from mrt5cli.errors import UserError
-from mrt5cli.hub import Limits
+from mrt5cli.hub import Limits, check_can_push, push
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
@@ -48,7 +48,7 @@ def tiny(**fields: Any) -> MrT5ForConditionalGeneration:
 
 def export(folder: Path, model: Any = None, recipe: Any = None, run: Any = None, **more: Any) -> Path:
     folder.mkdir(parents=True)
-    hub.export_hub(tiny() if model is None else model, recipe, run, folder, **more)
+    export_hub(tiny() if model is None else model, recipe, run, folder, **more)
     return folder
 
 
@@ -637,7 +637,7 @@ def http_error(status: int, said: str = "something") -> HfHubHTTPError:
 def test_push_uploads_everything_and_clears_what_a_loader_would_still_find(
     api: type[FakeApi], tmp_path: Path
 ) -> None:
-    assert hub.push(tmp_path, "me/tiny") == "https://huggingface.co/me/tiny"
+    assert push(tmp_path, "me/tiny") == "https://huggingface.co/me/tiny"
     (_, created), (_, uploaded) = api.calls
     assert created == {"repo_id": "me/tiny", "repo_type": "model", "exist_ok": True, "private": None}
     assert uploaded["folder_path"] == tmp_path and uploaded["repo_id"] == "me/tiny"
@@ -645,7 +645,7 @@ def test_push_uploads_everything_and_clears_what_a_loader_would_still_find(
 
 
 def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path: Path) -> None:
-    hub.push(tmp_path, "me/tiny", private=True)
+    push(tmp_path, "me/tiny", private=True)
     assert api.calls[0] == (
         "create",
         {"repo_id": "me/tiny", "repo_type": "model", "exist_ok": True, "private": True},
@@ -677,7 +677,7 @@ def test_what_the_hub_objects_to_is_one_sentence(
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     api.fails = error
     with pytest.raises(UserError) as raised:
-        hub.push(tmp_path, "me/tiny")
+        push(tmp_path, "me/tiny")
     assert re.search(expected, raised.value.message)
     assert "\n" not in raised.value.message
 

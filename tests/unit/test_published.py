@@ -10,7 +10,7 @@ import pytest
 
 from mrt5cli.evaluation.published import published_rows
 from mrt5cli.paper.published import published
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XNLI_LANGUAGES
+from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, XNLI_LANGUAGES
 
 
 def task(experiment: str | None, by_language: bool = True) -> Any:

@@ -13,7 +13,7 @@ from hub_server import HubServer
 from mrt5cli.byte_tokens import decode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import TyDiQATask, XQuADTask
-from mrt5cli.recipe.schema import TYDIQA_LANGUAGES, XQUAD_LANGUAGES
+from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, XQUAD_LANGUAGES
 from mrt5cli.tasks import Task, build_task
 from mrt5cli.tasks.tydiqa import LANGUAGE_NAMES
 

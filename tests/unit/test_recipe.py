@@ -17,8 +17,8 @@ from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
 from mrt5cli.recipe.differences import differences, unlike
-from mrt5cli.recipe.schema import FilesSource, HubSource
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
+from mrt5cli.recipe.tasks import FilesSource, HubSource
 
 PLAIN: dict[str, Any] = {
     "name": "plain",
@@ -437,7 +437,7 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "task.source.configurations",
             "expected a mapping of text to text, e.g. {a: b}, not the text 'en' (--set)",
         ),
-        ([LM.replace("}}", "}, languages: [en, de, en]}")], "task.languages", "listed twice: en (--set)"),
+        ([LM.replace("}}", "}, languages: [en, en]}")], "task.languages", "listed twice: en (--set)"),
         (
             [LM.replace("}}", "}, languages: [en, de, fr]}")],
             "task.languages",
@@ -919,11 +919,7 @@ def test_every_key_says_what_it_means() -> None:
         ("model.softmax1", "true or false"),
         ("training.precision", "'fp32' or 'bf16'"),
         ("model.shape", "a section (key: value lines), or null"),
-        (
-            "model.shortener",
-            "a section with kind none, delete_gate, random, fixed, boundary_predictor, convolution or "
-            "source_removed",
-        ),
+        ("controller", "a section with kind constant, p, pi or pi_two_sided"),
     ],
 )
 def test_what_a_key_expects(key: str, words: str) -> None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,12 +21,12 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, experiment, leave_done, recipe
 
 from mrt5cli.errors import UserError
-from mrt5cli.suite import executing
+from mrt5cli.suite import executing, processes
 from mrt5cli.suite.executing import SuiteOutcome, execute, log_of
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.locking import JOBS_LOCK, LOCK, only_one, open_lock
 from mrt5cli.suite.planning import make_plan
-from mrt5cli.suite.processes import Forks, Running
+from mrt5cli.suite.processes import Fork, Forks
 from mrt5cli.suite.work import JobOrder
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
@@ -290,6 +292,39 @@ def ended(job: object, seconds: float = 60.0) -> int:
     raise AssertionError("it did not end")
 
 
+@pytest.mark.parametrize(
+    "device, gpus, jobs, smoke, expected",
+    [
+        ("cpu", 0, None, False, (1, 4, [], False, "on the CPU, 1 job at a time, 4 threads each")),
+        ("auto", 0, 2, False, (2, 2, [], False, "on the CPU, 2 jobs at a time, 2 threads each")),
+        ("auto", 0, None, True, (4, 1, [], False, "on the CPU, 4 jobs at a time, 1 thread each")),
+        ("auto", 3, None, False, (3, None, ["0", "1", "2"], False, "3 jobs at a time, one GPU each")),
+        ("cuda", 3, 2, False, (2, None, ["0", "1"], False, "2 jobs at a time, one GPU each")),
+        ("cuda", 3, 1, False, (1, None, ["0", "1", "2"], True, "one training at a time on 3 GPUs")),
+        ("cuda:1", 3, None, False, (1, None, ["1"], False, "1 job at a time, one GPU each")),
+        ("cuda", 2, None, True, (2, 1, ["0", "1"], False, "on 2 GPUs, 2 jobs at a time")),
+        ("cuda", 2, 3, False, "there are 2 GPUs, and a job takes one"),
+        ("cuda:1", 2, 2, False, "--jobs 2 on the one GPU cuda:1"),
+    ],
+)
+def test_what_a_machine_starts_jobs_with(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, jobs: int | None, smoke: bool, expected: Any
+) -> None:
+    kind = SimpleNamespace(type="cuda" if gpus else "cpu")
+    monkeypatch.setattr(processes.runtime, "device", lambda name: kind)
+    monkeypatch.setattr(processes.runtime, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(processes, "visible_gpus", lambda: [str(number) for number in range(gpus)])
+    plan = SuitePlan("mine", Path("nowhere"), [], smoke=smoke)
+    if isinstance(expected, str):
+        with pytest.raises(UserError) as caught:
+            processes.launcher_for(plan, device, jobs)
+        assert expected in caught.value.message
+        return
+    found, words, of_jobs = processes.launcher_for(plan, device, jobs)
+    assert (found.slots, found.threads, found.gpus, found.together, words) == expected
+    assert of_jobs == ("cuda" if gpus else "cpu")
+
+
 def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     """A job whose recipe cannot be trained, and one killed before it can do anything."""
     plan = family(tmp_path / "runs")
@@ -305,6 +340,19 @@ def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     assert ended(running) == -signal.SIGKILL
     running.stop()  # of one that has ended is nothing
     running.kill()
+
+
+def test_what_is_forked_has_touched_no_gpu() -> None:
+    """CUDA does not survive a fork, so the process that jobs are forked from may not even count GPUs."""
+    code = (
+        "import torch\n"
+        "def touched(*_): raise AssertionError('CUDA is touched')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = touched\n"
+        "import mrt5cli.suite.preload\n"
+        "print(torch.cuda.is_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
@@ -336,7 +384,7 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     def lines() -> int:
         return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
 
-    def started() -> Running:
+    def started() -> Fork:
         before = lines()
         running = launcher.start(JobOrder(plan, job.id, "cpu"), 0, tmp_path / "log")
         until = time.monotonic() + 120
@@ -360,9 +408,9 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     assert lines() == before  # no process of the group trains on
 
     running = started()
-    running.life.close()  # type: ignore[attr-defined]  # as if whoever started it were gone
+    running.life.close()  # as if whoever started it were gone
     until = time.monotonic() + 60
-    while running.process.exitcode is None:  # type: ignore[attr-defined]
+    while running.process.exitcode is None:
         assert time.monotonic() < until
         time.sleep(0.1)
     assert job.run.meta()["status"] == "interrupted"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, recipe, trained
+from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained
 
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe
@@ -293,7 +293,7 @@ def test_an_evaluation_is_of_one_training(tmp_path: Path) -> None:
         ({"batch_size": 2}, "another batch size: 2 then, 4 now"),
         ({"split": "validation"}, "another split: validation then, test now"),
         ({"constrained": True}, "another constrained: true then, false now"),
-        ({"task": {"settings": {"kind": "copy"}}}, "another task"),
+        ({"task": {"kind": "copy", "settings": {"kind": "copy"}}}, "another task"),
         ({"code": "old"}, "evaluated by other code (old; now"),
         ({"models": []}, "the results are not those of this version"),
     ],
@@ -312,7 +312,7 @@ def test_a_runtime_that_was_not_timed_is_not_done(tmp_path: Path) -> None:
     leave_done(plan)
     assert without(planned(tmp_path, asked)) == {}
     [_, job] = plan.jobs
-    evaluated(job, models=[{"run_ended": "2026-01-01", "rows": [{"ms_per_example": None}]}])
+    evaluated(job, models=[measured("2026-01-01", None)])
     assert planned(tmp_path, asked).job(job.id).reason == "not timed"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.errors import UserError
-from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.catalog import ANSWERED, METRICS
 from mrt5cli.metrics.results import VERSION, Row, SavedEvaluation
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "results_v1"
@@ -39,7 +39,9 @@ def test_what_is_not_finite_is_none_when_it_is_read() -> None:
 
 
 def test_every_metric_that_is_measured_is_a_number_of_a_row() -> None:
-    assert set(METRICS) <= {field.name for field in fields(Row)}
+    there = {field.name for field in fields(Row)}
+    assert set(METRICS) <= there
+    assert {f"{metric.name}_95" for metric in ANSWERED} <= there  # what answers score has an interval
 
 
 def test_results_of_version_1_are_read() -> None:

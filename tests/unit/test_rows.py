@@ -27,7 +27,7 @@ from mrt5cli.byte_tokens import IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.data.columns import text_column
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, XQuADTask
-from mrt5cli.recipe.schema import AddedTask
+from mrt5cli.recipe.tasks import AddedTask
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import batches_of, make_batch
 from mrt5cli.tasks.tables import Encoding, Shuffled, TableTask, token_ids

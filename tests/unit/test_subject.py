@@ -10,7 +10,7 @@ import pytest
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe, dump
-from mrt5cli.recipe.schema import TaskSection
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir, write_json, write_text
 from mrt5cli.subject import (
     TASK_KINDS,
@@ -18,7 +18,6 @@ from mrt5cli.subject import (
     check_fits,
     choose_task,
     newest_subject,
-    task_length,
 )
 
 
@@ -68,15 +67,15 @@ def test_a_model_without_recipe_takes_the_papers_lengths() -> None:
 
 
 def test_lengths() -> None:
-    assert task_length(choose_task(None, subject(SPANS))) == 256
-    assert task_length(choose_task(None, subject(VOWELS))) == 20
+    assert choose_task(None, subject(SPANS)).longest_source == 256
+    assert choose_task(None, subject(VOWELS)).longest_source == 20
 
 
 def test_tasks_of_rows_have_the_papers_settings_whatever_the_run_was() -> None:
     xnli = choose_task("xnli", subject(VOWELS))
-    assert (xnli.source.kind, len(xnli.languages), task_length(xnli)) == ("hub", 15, 1024)
-    assert task_length(choose_task("tydiqa", subject(None))) == 2048
-    assert task_length(choose_task("xquad", subject(SPANS))) == 2048
+    assert (xnli.source.kind, len(xnli.languages), xnli.longest_source) == ("hub", 15, 1024)
+    assert choose_task("tydiqa", subject(None)).longest_source == 2048
+    assert choose_task("xquad", subject(SPANS)).longest_source == 2048
     own = subject({"kind": "xnli", "languages": ["en"]})
     assert choose_task("xnli", own) is own.recipe.task  # type: ignore[union-attr]
 
@@ -89,8 +88,8 @@ def test_character_tasks_need_their_files() -> None:
     assert "--data" in (caught.value.hint or "")
 
     section = choose_task("word_search", subject(VOWELS), "there")
-    assert (section.source.path, task_length(section)) == ("there", 128)
-    assert task_length(choose_task("spelling_correction_contextual", subject(None), "there")) == 64
+    assert (section.source.path, section.longest_source) == ("there", 128)
+    assert choose_task("spelling_correction_contextual", subject(None), "there").longest_source == 64
 
 
 def test_data_replaces_the_source_and_nothing_else() -> None:

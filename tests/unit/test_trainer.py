@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import labelled
+from runs_of_commands import curve
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer, TrainerCallback
@@ -287,12 +288,6 @@ def test_no_value_is_read_between_logging_steps(tmp_path: Path, monkeypatch: pyt
 
 
 # --- metrics ----------------------------------------------------------------------------------------------
-
-
-def curve(run: RunDir) -> list[dict[str, Any]]:
-    """Metrics without what the clock decides."""
-    clock = ("seconds", "bytes_per_second")
-    return [{key: value for key, value in row.items() if key not in clock} for row in run.metrics()]
 
 
 def test_a_line_of_metrics_each_logging_step_and_at_the_end(tmp_path: Path):

@@ -13,7 +13,7 @@ from hub_server import HubServer
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import XnliTask
-from mrt5cli.recipe.schema import XNLI_LANGUAGES
+from mrt5cli.recipe.tasks import XNLI_LANGUAGES
 from mrt5cli.tasks import Task, build_task
 
 

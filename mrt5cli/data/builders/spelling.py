@@ -22,10 +22,12 @@ from mrt5cli.data.builders.writing import (
     check_target,
     lot,
     share,
+    split_at,
     tsv,
     with_progress,
     write_data_set,
 )
+from mrt5cli.data.splits import SPLITS
 from mrt5cli.errors import UserError
 
 KIND = "spelling_correction_contextual"
@@ -35,7 +37,6 @@ LONGEST = 62
 # Of sentences, and of misspellings that mean one word only.
 HELD_OUT_SENTENCES = {"validation": 0.05, "test": 0.10}
 HELD_OUT_PAIRS = {"validation": 0.05, "test": 0.10}
-SPLITS = ("train", "validation", "test")
 PARTS = {"test_context_dependent": True, "test_context_independent": False}
 
 _TOKEN = re.compile(r"(?<![A-Za-z'-])[A-Za-z]+(?:'[A-Za-z]+)*(?![A-Za-z'-])")
@@ -133,21 +134,12 @@ def windows_of_splits(
         for sentence in sentences(document):
             if any(token.lower() in dictionary.corrections for token in _TOKEN.findall(sentence)):
                 continue
-            split = _split(HELD_OUT_SENTENCES, share(options.seed, "sentence", sentence))
+            split = split_at(HELD_OUT_SENTENCES, share(options.seed, "sentence", sentence))
             for piece in windows(sentence, options.window):
                 if piece not in seen:
                     seen.add(piece)
                     found[split].append(piece)
     return found
-
-
-def _split(held_out: Mapping[str, float], place: float) -> str:
-    """The split of something that was drawn at `place`, 0 to below 1."""
-    for split, fraction in held_out.items():
-        if place < fraction:
-            return split
-        place -= fraction
-    return "train"
 
 
 # --- examples -----------------------------------------------------------------------------------------------
@@ -183,7 +175,7 @@ def examples_of(
             )
             for wrong in by_word[right]:
                 alone = len(dictionary.corrections[wrong]) == 1
-                if alone and _split(HELD_OUT_PAIRS, share(options.seed, "pair", wrong)) != split:
+                if alone and split_at(HELD_OUT_PAIRS, share(options.seed, "pair", wrong)) != split:
                     continue
                 examples = _at(where, pieces[split], (wrong, right), limit, options)
                 if alone:

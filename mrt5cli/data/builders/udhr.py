@@ -16,8 +16,8 @@ from mrt5cli.data.builders.writing import (
     MADE_BY,
     Manifest,
     check_target,
-    jsonl,
     lot,
+    texts_by_language,
     write_data_set,
 )
 from mrt5cli.errors import UserError
@@ -99,21 +99,14 @@ def build(
     check_target(out, overwrite=overwrite)
     declarations, source = read_declarations(archive)
     split = split_articles(declarations, seed)
-    files: dict[str, bytes] = {}
-    details: dict[str, dict[str, int]] = {}
-    for language, documents in declarations.items():
-        for name in ("train", "validation", "test"):
-            rows = [
-                {"text": text, "language": language, "source": PACKAGE, "doc": f"{PACKAGE}/{document}"}
-                for document, text in documents.items()
-                if split.get(document, "train") == name
-            ]
-            file = f"{language}/{name}.jsonl"
-            files[file] = jsonl(rows)
-            details[file] = {
-                "documents": len(rows),
-                "text_bytes": sum(len(row["text"].encode()) for row in rows),
-            }
+    rows = {
+        language: [
+            {"text": text, "language": language, "source": PACKAGE, "doc": f"{PACKAGE}/{document}"}
+            for document, text in documents.items()
+        ]
+        for language, documents in declarations.items()
+    }
+    files, details = texts_by_language(rows, lambda doc: split.get(doc.removeprefix(f"{PACKAGE}/"), "train"))
     about = {
         "task": "span_corruption",
         "note": "Rows with the same `doc` in two languages are translations of one another.",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mrt5cli import __version__
+from mrt5cli.data.splits import SPLITS
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
 from mrt5cli.rundir import whole_directory
@@ -133,11 +134,42 @@ def write_data_set(
     return manifest
 
 
+def split_at(held_out: Mapping[str, float], place: float) -> str:
+    """The split of something that was drawn at `place`, 0 to below 1.
+
+    Args:
+        held_out: the share of each split but training.
+    """
+    for split, fraction in held_out.items():
+        if place < fraction:
+            return split
+        place -= fraction
+    return "train"
+
+
+def texts_by_language(
+    rows: Mapping[str, Iterable[Mapping[str, str]]], split_of: Callable[[str], str]
+) -> tuple[dict[str, bytes], dict[str, dict[str, int]]]:
+    """Files `<language>/{train,validation,test}.jsonl`, and how much is in each.
+
+    Args:
+        rows: of each language, with a `text` and the name `doc` that it shares with its translations.
+        split_of: the split of all texts of a name.
+    """
+    files: dict[str, bytes] = {}
+    details: dict[str, dict[str, int]] = {}
+    for language, found in rows.items():
+        splits: dict[str, list[Mapping[str, str]]] = {split: [] for split in SPLITS}
+        for row in found:
+            splits[split_of(row["doc"])].append(row)
+        for split, part in splits.items():
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+            files[f"{language}/{split}.jsonl"] = "".join(lines).encode()
+            size = sum(len(row["text"].encode()) for row in part)
+            details[f"{language}/{split}.jsonl"] = {"documents": len(part), "text_bytes": size}
+    return files, details
+
+
 def tsv(rows: Iterable[Sequence[str]]) -> bytes:
     """Rows of input and output, tab-separated, without a header: the form of the published files."""
     return "".join(f"{source}\t{target}\n" for source, target in rows).encode()
-
-
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

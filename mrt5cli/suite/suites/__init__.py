@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe.loading import read, shipped
@@ -131,7 +132,7 @@ def _check_known(name: str, key: str, known: Sequence[str], problems: list[tuple
         problems.append((key, f"no shipped recipe {name!r}{f'; did you mean {near}?' if near else ''}"))
 
 
-def _problem(item: Any) -> tuple[str, str]:
+def _problem(item: ErrorDetails) -> tuple[str, str]:
     """One of pydantic's problems: where, and what."""
     *parents, key = item["loc"]
     place = dotted(tuple(item["loc"]))

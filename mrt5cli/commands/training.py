@@ -1,54 +1,18 @@
-"""What `mrt5 pretrain` and `mrt5 finetune` share: their options, and what they do with a checked recipe."""
+"""What `mrt5 pretrain` and `mrt5 finetune` do with a checked recipe, and what their options set in it."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from mrt5cli import places
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json, takes_utf8
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
-
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="RECIPE",
-        help="A recipe file, or the name of a shipped recipe.",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
-        "place of all that stood there. May be repeated.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        parser=places.path,
-        help="The run directory. [default: runs/NAME-seedSEED]",
-        show_default=False,
-    ),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
-Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.", show_default=True)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def set_by_options(

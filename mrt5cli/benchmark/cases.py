@@ -1,45 +1,20 @@
-"""What a benchmark is made of: sizes, calls to set against each other, and checks that they agree."""
+"""What a benchmark is made of: calls to set against each other, and checks that they agree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from mrt5cli.benchmark.rounds import Timing
+from mrt5cli.benchmark.inputs import Shapes
+from mrt5cli.models import MrT5ForConditionalGeneration
 
 LOGIT_TOLERANCE = 2e-4
 """Largest absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
 GRADIENT_TOLERANCE = 1e-3
 """The same of gradients, relative to the largest entry of each weight's."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a benchmark's inputs.
-
-    Attributes:
-        batch: rows.
-        length, target: source and target positions of a row.
-        rates: deletion rates, 0 to below 1.
-        spreads: "even", "wide" or both: how kept lengths are spread over the rows.
-        bf16: whether bfloat16 autocast is timed too.
-    """
-
-    batch: int
-    length: int
-    target: int
-    rates: Sequence[float]
-    spreads: Sequence[str] = ("even",)
-    bf16: bool = False
-
-    def deletions(self) -> Iterator[tuple[str, float, str]]:
-        """(what to call it, rate, spread) of each deletion to time."""
-        for rate in self.rates:
-            for spread in self.spreads if rate else ():
-                yield f"{100 * rate:g} % {spread}", rate, spread
 
 
 @dataclass(frozen=True)
@@ -50,15 +25,16 @@ class Parity:
         difference: the largest absolute one.
         size: the oracle's largest absolute value.
         allowed: the largest difference that is rounding.
+        holds: False for a NaN, too.
     """
 
     difference: float
     size: float
     allowed: float
+    holds: bool = field(init=False)
 
-    @property
-    def holds(self) -> bool:
-        return self.difference <= self.allowed  # False for a NaN
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", self.difference <= self.allowed)
 
     @classmethod
     def of(cls, oracle: Tensor, other: Tensor) -> Parity:
@@ -86,31 +62,22 @@ class Case:
     loss: Callable[[], Tensor] | None = None
 
 
-def _no_checks() -> Iterator[tuple[str, Parity]]:
-    return iter(())
-
-
-def _no_notes(_: Mapping[str, Timing]) -> list[str]:
-    return []
+Checks = Callable[[], Iterator[tuple[str, Parity]]]
+"""Runs fast paths and oracles, and says of each fast path how far it is off."""
 
 
 @dataclass
 class Suite:
-    """Cases to time against each other.
-
-    Attributes:
-        what: the kind of benchmark.
-        cases: by name. Nothing runs before it is called.
-        checks: runs fast paths and oracles, and says of each fast path how far it is off.
-        notes: what the times say together, a sentence each.
-    """
+    """Cases to time against each other, by name; nothing runs before it is called."""
 
     what: str
     cases: dict[str, Case] = field(default_factory=dict)
-    checks: Callable[[], Iterator[tuple[str, Parity]]] = _no_checks
-    notes: Callable[[Mapping[str, Timing]], list[str]] = _no_notes
+    checks: Checks = lambda: iter(())
 
     def ideal(self, case: str, baseline: str) -> float | None:
         """The ratio of their multiply-accumulates, or None where they are not counted."""
         ours, theirs = self.cases[case].macs, self.cases[baseline].macs
         return None if ours is None or theirs is None else theirs / ours
+
+
+Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrt5cli.benchmark.cases import Case, Parity, Suite
+from mrt5cli.benchmark.inputs import Shapes
 from mrt5cli.benchmark.models import ours
-from mrt5cli.benchmark.rounds import Timing
-from mrt5cli.benchmark.suite import Case, Parity, Shapes, Suite
-from mrt5cli.models.fast.products import suits_onednn
+from mrt5cli.models import MrT5ForConditionalGeneration
 
 BOTH_WAYS = "forward and backward"
 PYTORCH, OURS = "PyTorch", "ours"
 Layer = Callable[[Tensor], Tensor]
 
 
-def products(base: Any, shapes: Shapes) -> Suite:
+def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """The feed-forward layer and one projection of attention, on as many rows as source and target have.
 
     Both sides compute the activation in one kernel: what differs is who multiplies, and where it is applied.
@@ -56,18 +56,8 @@ def products(base: Any, shapes: Shapes) -> Suite:
                 found = [Parity.of(one / one.abs().max(), other / one.abs().max()) for one, other in pairs]
                 yield name, max(found, key=lambda parity: parity.difference)
 
-    def notes(_: Mapping[str, Timing]) -> list[str]:
-        there = {name: suits_onednn(states, weight) for name, weight in _named(inner, query)}
-        by = ["oneDNN" if found else "PyTorch's own library" for found in there.values()]
-        return [f"ours: {name} multiplies by {which}" for name, which in zip(there, by, strict=True)]
-
-    suite.checks, suite.notes = checks, notes
+    suite.checks = checks
     return suite
-
-
-def _named(inner: Any, query: Any) -> Iterator[tuple[str, Tensor]]:
-    yield "the feed-forward layer", inner.wi_0.weight
-    yield "the projection", query.weight
 
 
 def _add(suite: Suite, name: str, who: str, layer: Layer, states: Tensor, weights: list[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""`mrt5 convert --to hub`: a directory that plain transformers loads, and its way to the Hugging Face Hub.
+"""`mrt5 convert --to hub`: a directory that plain transformers loads, ready for the Hugging Face Hub.
 
     config.json (auto_map)  generation_config.json  model.safetensors, or shards  *_mrt5.py (the model's code)
     tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml (no local paths)
@@ -21,12 +21,10 @@ from mrt5cli.convert.card import model_card
 from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
 from mrt5cli.convert.published import published_yaml
 from mrt5cli.data.span_noise import plan_lengths
-from mrt5cli.errors import UserError
-from mrt5cli.hub import LOG_IN, OutOfPatience, patiently, refusal, trouble
+from mrt5cli.hub import check_repo_id
 from mrt5cli.models.checkpoint import dtype_name
-from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask
+from mrt5cli.recipe import Recipe, SpanCorruptionTask
 from mrt5cli.rundir import RunDir, write_json, write_text
-from mrt5cli.text import first_line, say_on_stderr
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +42,6 @@ AUTO_MAP = {
     "AutoConfig": f"{CONFIGURATION}.MrT5Config",
     "AutoModelForSeq2SeqLM": f"{MODELING}.MrT5ForConditionalGeneration",
 }
-
-REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
-"""What an earlier push may have left in a repository and a loader would still find."""
 
 
 def export_hub(
@@ -104,10 +99,8 @@ def most_new_tokens(config: PretrainedConfig, recipe: Recipe | None) -> int:
         task = recipe.task
         if isinstance(task, SpanCorruptionTask):
             length = plan_lengths(task.input_length, task.noise_density, task.mean_span_length).targets
-        elif isinstance(task, DiagnosticTask):
-            length = task.length
         else:
-            length = getattr(task, "answer_length", None) or getattr(task, "target_length", None) or length
+            length = task.longest_target or NEW_TOKENS
     return min(length, config.max_position_embeddings) if config.has_absolute_position_embeddings else length
 
 
@@ -171,100 +164,3 @@ def write_tokenizer(vocab_size: int, folder: Path) -> None:
     if not has_byte_vocabulary(vocab_size):
         return
     ByT5Tokenizer(extra_ids=vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
-
-
-# --- the Hub ------------------------------------------------------------------------------------------------
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot name a repository of somebody's.
-
-    Raises:
-        UserError: it has no owner, or characters the Hub does not take.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    hint = "write owner/name, the owner being a user or an organisation of the Hub"
-    if repo_id.count("/") != 1:
-        raise UserError(f"{repo_id} is not a repository of the Hub", hint)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
-
-
-def check_can_push(repo_id: str) -> None:
-    """Refuse a push that has no chance, before any work is done for it.
-
-    Raises:
-        UserError: the name is impossible, nobody is logged in, or the Hub cannot be reached.
-    """
-    from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError
-
-    check_repo_id(repo_id)
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(
-            f"nothing can be pushed to {repo_id} while HF_HUB_OFFLINE is set", "unset it, or leave out --push"
-        )
-    if get_token() is None:
-        raise UserError(
-            f"pushing to {repo_id} needs a Hugging Face token, and there is none",
-            f"{LOG_IN} to a token that may write",
-        )
-    try:
-        patiently(HfApi(library_name="mrt5cli").whoami, repo_id, tell=say_on_stderr)
-    except OutOfPatience as error:
-        raise UserError(
-            f"pushing to {repo_id} needs the Hub, and {error.trouble.reason}",
-            "push the directory later, or leave out --push",
-        ) from error
-    except (HfHubHTTPError, json.JSONDecodeError) as error:
-        raise _refusal(error, repo_id) from error
-
-
-def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload an exported directory, creating the repository if it is not there; see `check_can_push`.
-
-    A new repository is private if that is asked for, else what the owner's settings on the Hub say, which is
-    public by default; one that exists keeps its visibility. Weights and code of an earlier push are replaced;
-    the rest of the repository stays.
-
-    Returns:
-        The repository's address.
-
-    Raises:
-        UserError: no network, no token, no permission, or whatever else the Hub objects to.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-
-    api = HfApi(library_name="mrt5cli")
-    try:
-        url = api.create_repo(repo_id, repo_type="model", exist_ok=True, private=private or None)
-        api.upload_folder(
-            repo_id=repo_id,
-            repo_type="model",
-            folder_path=folder,
-            commit_message="Model, code and card from mrt5 convert",
-            delete_patterns=REPLACED,
-        )
-    except HfHubHTTPError as error:
-        raise _refusal(error, repo_id) from error
-    except (HTTPError, OSError, RuntimeError) as error:  # the last is what the upload's Rust part raises
-        raise UserError(
-            f"the upload to {repo_id} broke off: {first_line(error)}",
-            f"{folder} is complete; push again, what has arrived is not sent twice",
-        ) from error
-    return str(url)
-
-
-def _refusal(error: Exception, repo_id: str) -> UserError:
-    found = trouble(error)
-    if found.status in (403, 404):
-        return UserError(
-            f"the token's owner may not write to {repo_id}, or the Hub knows no {repo_id.split('/')[0]}",
-            "use a token with write permission for that owner, or another repository",
-        )
-    return refusal(found, repo_id)

@@ -1,0 +1,332 @@
+"""The tasks that a recipe can name, and where their text and rows come from; `mrt5cli.tasks` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+
+from pydantic import Field, create_model
+
+from mrt5cli import bounds
+from mrt5cli.recipe.section import (
+    Duration,
+    Examples,
+    HeldExamples,
+    InputLength,
+    Language,
+    Languages,
+    Line,
+    Place,
+    Rate,
+    Section,
+    TargetLength,
+)
+from mrt5cli.text import listed
+
+REVISION = "commit, tag or branch of the dataset; null: its main branch as it is when a run starts"
+
+
+class EmbeddedSource(Section):
+    """The documentation that ships inside Python itself: real English prose, no network."""
+
+    kind: Literal["embedded"]
+
+
+class FilesSource(Section):
+    """Local text: one file or a directory of .txt, .jsonl, .json, .csv, .tsv or .parquet files."""
+
+    kind: Literal["files"]
+    path: Place = Field(
+        examples=["my_texts"],
+        description="a file, or a directory: it may hold a folder a language, and train/validation/test "
+        "files",
+    )
+    text_column: Line = Field("text", description="column that holds the text, in files of rows")
+    streaming: bool = Field(
+        False, description="read from disk again and again instead of holding the text in memory"
+    )
+
+
+class HubSource(Section):
+    """A streamed Hugging Face dataset, e.g. mC4 (`allenai/c4`, one configuration a language)."""
+
+    kind: Literal["hub"]
+    name: Line = Field("allenai/c4", description="Hub id of the dataset")
+    text_column: Line = Field("text", description="column that holds the text")
+    configurations: dict[Language, Line] = Field(
+        {},
+        max_length=bounds.LANGUAGES,
+        description="the dataset's configuration for a language, where it is not the language's code",
+    )
+    revision: Line | None = Field(None, description=REVISION)
+    shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
+    patience: Duration = Field(
+        "30m",
+        description="how long to wait for a Hub that is away in mid-stream, 90s, 30m or 2h; then a training "
+        "saves a checkpoint and stops",
+    )
+    skip_corrupt: bool = Field(
+        False,
+        description="leave out, and count, lines that are no rows and what is left of a damaged file; false: "
+        "stop there",
+    )
+
+
+def seconds_of(duration: str) -> float:
+    """A `Duration` in seconds."""
+    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
+
+
+class TaskBase(Section):
+    """What every task says of itself."""
+
+    @property
+    def longest_source(self) -> int:
+        """Byte tokens of a source at most."""
+        raise NotImplementedError
+
+    @property
+    def longest_target(self) -> int | None:
+        """Byte tokens of a target at most, where a setting says so."""
+        return getattr(self, "answer_length", None) or getattr(self, "target_length", None)
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        languages = getattr(self, "languages", [])
+        if twice := sorted({code for code in languages if languages.count(code) > 1}):
+            yield "languages", f"listed twice: {listed(twice)}"
+
+
+class SpanCorruptionTask(TaskBase):
+    """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
+
+    kind: Literal["span_corruption"]
+    source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
+    languages: Languages = Field(
+        ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
+    )
+    input_length: InputLength = Field(1024, description="encoder input, in byte tokens")
+    noise_density: Rate = Field(0.15, description="fraction of bytes that are corrupted")
+    mean_span_length: Annotated[float, Field(ge=1.0, le=bounds.LENGTH)] = Field(
+        20.0, description="mean corrupted span, in bytes"
+    )
+    shuffle: Literal["documents", "examples"] = Field(
+        "documents",
+        description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
+        "other, and a batch shows one or two; 'examples' needs the text in memory",
+    )
+
+    @property
+    def longest_source(self) -> int:
+        return self.input_length
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        yield from super().misfits()
+        others = [code for code in self.languages if code != "en"]
+        if others and self.source.kind == "embedded":
+            yield "languages", f"the embedded text is English; there is no {listed(others)} in it"
+        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
+        if self.shuffle == "examples" and streamed:
+            text = "a streamed text is read in order, so only 'documents' can be drawn; leave it out"
+            yield "shuffle", text
+
+
+class DiagnosticTask(TaskBase):
+    """The paper's toy tasks on random letter strings, generated, with a known set of deletable bytes."""
+
+    kind: Literal["copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"]
+    length: Annotated[int, Field(ge=8, le=bounds.LENGTH)] = Field(
+        64, description="encoder input, in byte tokens, '#' and EOS included"
+    )
+    train_examples: Examples = Field(6_400_000, description="distinct training strings; then they come again")
+    eval_examples: Examples = Field(32_000, description="strings in each of validation and test")
+    mean_insertions: Annotated[float, Field(ge=1e-6, le=bounds.LENGTH)] | None = Field(
+        None,
+        description="mean number of pairs (contextual) or ABCs (merge) planted in a string; null: the "
+        "paper's, 25 and 5 at length 64, in proportion at others",
+    )
+
+    @property
+    def longest_source(self) -> int:
+        return self.length
+
+    @property
+    def longest_target(self) -> int:
+        return self.length
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        if self.mean_insertions is not None and self.kind in ("copy", "vowel_removal"):
+            yield "mean_insertions", f"nothing is planted in the strings of {self.kind!r}; leave it out"
+
+
+class HubRows(Section):
+    """A task's published dataset on the Hugging Face Hub."""
+
+    kind: Literal["hub"]
+    name: Line | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
+    revision: Line | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
+
+
+class FileRows(Section):
+    """A folder of local files with the task's columns: .jsonl, .json, .csv, .tsv or .parquet."""
+
+    kind: Literal["files"]
+    path: Place = Field(
+        examples=["my_rows"],
+        description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
+        "language column where the task has languages",
+    )
+
+
+class GeneratedRows(Section):
+    """Random rows in the task's columns, for smoke runs and tests: the numbers mean nothing."""
+
+    kind: Literal["generated"]
+    examples: HeldExamples = Field(
+        64, description="rows in each split; of a split by language, in each language"
+    )
+
+
+RowSource = Annotated[HubRows | FileRows | GeneratedRows, Field(discriminator="kind")]
+
+XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
+TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
+XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh", "ro"]
+
+
+class RowTask(TaskBase):
+    """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
+
+    if TYPE_CHECKING:
+        input_length: int | None
+
+    @property
+    def longest_source(self) -> int:
+        return self.input_length or 0
+
+
+class XnliTask(RowTask):
+    """Natural language inference: trained on English, tested on 15 languages (Conneau et al. 2018)."""
+
+    kind: Literal["xnli"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Languages = Field(
+        XNLI_LANGUAGES, description="languages of the test; training and validation are in English"
+    )
+    input_length: InputLength = Field(
+        1024, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+
+
+class TyDiQATask(RowTask):
+    """TyDi QA, gold passage: questions and passages in 9 languages (Clark et al. 2020)."""
+
+    kind: Literal["tydiqa"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Languages = Field(TYDIQA_LANGUAGES, description="languages of training and test")
+    input_length: InputLength = Field(
+        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
+
+
+class XQuADTask(RowTask):
+    """XQuAD: trained on English SQuAD, tested on 12 languages (Artetxe et al. 2020)."""
+
+    kind: Literal["xquad"]
+    source: RowSource = Field(HubRows(kind="hub"), description="where the rows come from")
+    languages: Languages = Field(
+        XQUAD_LANGUAGES, description="languages of the test; training and validation are in English"
+    )
+    input_length: InputLength = Field(
+        2048, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+    answer_length: TargetLength = Field(256, description="byte tokens generated at most")
+
+
+CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}
+"""Input and target lengths of the character tasks as the paper cuts them, in byte tokens."""
+
+
+class CharacterTask(RowTask):
+    """The character-level tasks (Huang et al. 2023): pairs of input and output in TSV files."""
+
+    kind: Literal["spelling_correction_contextual", "word_search"]
+    source: Annotated[FileRows | GeneratedRows, Field(discriminator="kind")] = Field(
+        examples=[{"kind": "files", "path": "my_rows"}],
+        description="folder with train, validation and test*.tsv files of input and output columns",
+    )
+    input_length: InputLength | None = Field(
+        None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
+    )
+    target_length: TargetLength | None = Field(
+        None, description="target at most, in byte tokens; null: 64 for spelling, 16 for word search"
+    )
+
+    @property
+    def longest_source(self) -> int:
+        return self.input_length or CHARACTER_LENGTHS[self.kind][0]
+
+    @property
+    def longest_target(self) -> int:
+        return self.target_length or CHARACTER_LENGTHS[self.kind][1]
+
+
+class AddedTask(RowTask):
+    """A task of the user's own, which a file given with --code registers."""
+
+    kind: str
+    source: RowSource = Field(
+        examples=[{"kind": "files", "path": "my_rows"}], description="where the rows come from"
+    )
+    languages: list[Language] = Field(
+        [], max_length=bounds.LANGUAGES, description="languages, where the task has any"
+    )
+    input_length: InputLength = Field(256, description="source at most, in byte tokens")
+    target_length: TargetLength = Field(256, description="target at most, in byte tokens")
+
+
+SECTIONS: list[type[TaskBase]] = [
+    SpanCorruptionTask,
+    DiagnosticTask,
+    XnliTask,
+    TyDiQATask,
+    XQuADTask,
+    CharacterTask,
+]
+"""Of every kind of task, in the order that messages list them."""
+
+
+def kinds() -> list[str]:
+    """Every kind of task that a recipe can name by now."""
+    return [kind for section in SECTIONS for kind in get_args(section.model_fields["kind"].annotation)]
+
+
+def register(kind: str, section: type[TaskBase] | None = None) -> None:
+    """Make a kind of task known to recipes.
+
+    Args:
+        section: its settings, one of whose kinds it is; by default those of `AddedTask`.
+    """
+    from mrt5cli.recipe import schema  # which is made of this list
+
+    if section is None:
+        own: Any = (Literal[kind], ...)
+        section = create_model(f"{kind}_task", __base__=AddedTask, kind=own)
+    SECTIONS.append(section)
+    schema.take_in_tasks()
+
+
+def union() -> Any:
+    """The type of a recipe's `task`: any of them, told apart by `kind`."""
+    return Union[tuple(SECTIONS)]  # noqa: UP007 - of a list that grows
+
+
+if TYPE_CHECKING:
+    TaskSection = (
+        SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
+    )
+else:
+    TaskSection = Annotated[union(), Field(discriminator="kind")]

@@ -1,0 +1,98 @@
+"""--code: a task in a file of the user's own, with settings of its own, is trained and evaluated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+OWN = '''
+"""Every word, its letters turned around and perhaps repeated."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mrt5cli.data.columns import text_column
+from mrt5cli.data.generated import words
+from mrt5cli.recipe.tasks import AddedTask
+from mrt5cli.tasks.base import register
+from mrt5cli.tasks.tables import Encoding, TableTask
+
+
+class ReversalTask(AddedTask):
+    """Words backwards."""
+
+    kind: Literal["reversal"]
+    times: Annotated[int, Field(ge=1, le=3)] = Field(1, description="how often the word comes")
+
+
+@register("reversal", section=ReversalTask)
+class Reversal(TableTask):
+    columns = (text_column("word"), text_column("backwards"))
+    by_language = False
+    measures = ("sequence_accuracy",)
+
+    def __init__(self, section):
+        lengths = section.input_length, section.target_length
+        super().__init__(section, Encoding("{word}", "backwards", *lengths))
+
+    def generate(self, draw, part, number):
+        [word] = words(draw, 1)
+        return {"word": word, "backwards": self.section.times * word[::-1]}
+'''
+RECIPE = """
+name: own
+description: A task of one's own
+task: {kind: reversal, source: {kind: generated, examples: 8}, times: 2}
+model:
+  start: scratch
+  shape: {d_model: 16, d_ff: 32, d_kv: 8, num_heads: 2, num_layers: 2, num_decoder_layers: 1}
+training: {max_steps: 2, batch_size: 4, device_batch_size: 4, logging_steps: 1, data_workers: 1}
+evaluation: {examples: 8, batch_size: 4}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "reversal.py").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def mrt5(folder: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "mrt5cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr if code else done.stdout
+
+
+def test_trained_and_evaluated(folder: Path) -> None:
+    given = ("--device", "cpu", "--code", "reversal.py")
+    mrt5(folder, "pretrain", "own.yaml", "--out", "run", *given)
+    assert "times: 2" in (folder / "run" / "recipe.yaml").read_text()
+    document = json.loads(mrt5(folder, "evaluate", "run", *given, "--json"))
+    [row] = document["models"][0]["rows"]
+    assert (row["subset"], row["examples"]) == ("all", 8)
+
+
+def test_recipes_know_it_only_with_the_file(folder: Path) -> None:
+    assert "no such kind: 'reversal'" in mrt5(folder, "recipe", "check", "own.yaml", code=2)
+    words = ("recipe", "show", "own.yaml", "--code", "reversal.py", "--set", "task.times=4")
+    assert "task.times" in mrt5(folder, *words, code=2)
+
+
+def test_a_kind_that_is_there_is_not_taken_over(folder: Path) -> None:
+    (folder / "reversal.py").write_text(OWN.replace('"reversal"', '"xnli"'))
+    told = mrt5(folder, "recipe", "show", "own.yaml", "--code", "reversal.py", code=2)
+    assert "there is a task 'xnli' already" in " ".join(told.split())
