@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import T5ForConditionalGeneration
 
-def compile_blocks(model: Any, backend: str = "inductor") -> None:
+
+def compile_blocks(model: T5ForConditionalGeneration, backend: str = "inductor") -> None:
     """Compile the feed-forward half of each encoder and decoder block, in place; names of weights stay.
 
     Nothing is compiled before the first call, and no further length makes it compile again.
@@ -21,4 +23,5 @@ def compile_blocks(model: Any, backend: str = "inductor") -> None:
     """
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
-            block.layer[-1].compile(dynamic=True, backend=backend)
+            layers: Any = block.layer
+            layers[-1].compile(dynamic=True, backend=backend)

@@ -172,7 +172,7 @@ class MrT5Encoder(MrT5Stack):
         hard: bool,
         threshold: float | None,
     ) -> Shortening:
-        """What the shortener makes of the states that it finds, with what a law of the reference counts."""
+        """What the shortener makes of the states that it finds, with what a rule of the reference counts."""
         if shortener.normalises:
             norm: Any = self.block[self.config.delete_gate_layer].down_ln
             source = replace(source, normed=norm_in_float32(norm, source.states))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
 
 Recompute = Literal["none", "selective", "blocks"]
 
@@ -18,13 +19,13 @@ KERNELS = (
     "_scaled_dot_product_cudnn_attention",
 )
 KEPT = {aten.mm.default} | {getattr(aten, name).default for name in KERNELS if hasattr(aten, name)}
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # models/products.py
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # fast/products.py
     KEPT.add(torch.ops.mkldnn._linear_pointwise.default)
 """What "selective" keeps: the products with weight matrices, and what attention kernels return. Norms, gated
 activations and dropout are cheap to compute again. Products of scores are `bmm` and `addmm`, and not kept."""
 
 
-def recompute(model: Any, what: Recompute) -> None:
+def recompute(model: PreTrainedModel, what: Recompute) -> None:
     """Trade time for memory in the backward passes of a model, from now on.
 
     Args:
@@ -41,7 +42,7 @@ def recompute(model: Any, what: Recompute) -> None:
     _call(model, "enable", how)
 
 
-def _call(model: Any, what: str, *arguments: Any) -> None:
+def _call(model: PreTrainedModel, what: str, *arguments: Any) -> None:
     """transformers 5.23 deprecates the names that 5.17 has."""
     new, old = f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"
     getattr(model, new if hasattr(model, new) else old)(*arguments)

@@ -43,13 +43,13 @@ def fast_layout(
 
 
 def _packs(config: MrT5Config, device: torch.device) -> Literal["kernels", "rows"] | None:
-    asked_for = config._attn_implementation
+    wanted = config._attn_implementation
     if not fast_paths_are_on() or torch.compiler.is_compiling():
         return None
-    if config.shortening_per == "batch":  # the reference's laws look at padding
+    if config.shortening_per == "batch":  # the reference's rules look at padding
         return None
     # On a GPU our kernels are for who asks for them, until they have been timed on one.
-    if asked_for == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
+    if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
         return "kernels"
-    packs = asked_for in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
+    packs = wanted in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
     return "rows" if packs and device.type == "cpu" else None

@@ -204,7 +204,7 @@ def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout | No
 
 
 def _of_survivors(shortening: Shortening) -> Layout:
-    # A law of the reference lets rows see each other's slots: then all of them stay.
+    # A rule of the reference lets rows see each other's slots: then all of them stay.
     if shortening.self_mask is not None or shortening.mask is None:
         return PaddedLayout()
     return PackedLayout(shortening.mask != 0)

@@ -142,7 +142,7 @@ class DeviceLayout:
     def after(self, shortening: Shortening) -> Layout:
         if shortening.positions is None:
             return self
-        # A law of the reference lets rows see each other's slots: then all of them stay.
+        # A rule of the reference lets rows see each other's slots: then all of them stay.
         if shortening.self_mask is not None or shortening.mask is None:
             return PaddedLayout()
         return DeviceLayout(shortening.mask != 0, shortening.mask_count, shortening.positions)
