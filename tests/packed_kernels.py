@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mrt5cli.models import attention
-from mrt5cli.models.fast.kernels.device_layout import Packed, grid
+from mrt5cli.models.fast.kernels import Packed, grid
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"

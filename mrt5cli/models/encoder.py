@@ -17,10 +17,10 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.deletion import last_position
 from mrt5cli.models.fast.layouts import fast_layout
 from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
 from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
-from mrt5cli.models.packing import last_position
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import (
     SHORTENERS,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mrt5cli.models.attention import Rows
-from mrt5cli.models.packing import distance_bias, hides_nothing
+from mrt5cli.models.deletion import distance_bias, hides_nothing
 from mrt5cli.models.shorteners.base import Shortening
 
 

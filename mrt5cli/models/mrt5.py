@@ -33,10 +33,10 @@ from transformers.utils.generic import can_return_tuple
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.deletion import hides_nothing
 from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.fast.parts import use_fast
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
-from mrt5cli.models.packing import hides_nothing
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
 

@@ -258,8 +258,8 @@ def test_transformers_finds_the_same_files_by_its_own_rule(tmp_path: Path) -> No
 
 
 def test_apart_from_imports_the_sources_are_the_packages_own() -> None:
-    ours = (ROOT / "mrt5cli" / "models" / "packing.py").read_text()
-    assert modules.source_files()["packing_mrt5.py"].endswith(ours)
+    ours = (ROOT / "mrt5cli" / "models" / "deletion.py").read_text()
+    assert modules.source_files()["deletion_mrt5.py"].endswith(ours)
 
 
 def test_attention_has_names_of_its_own() -> None:
@@ -290,14 +290,14 @@ def test_the_oldest_transformers_is_the_toolkits_own() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("import mrt5cli.models.packing", "imports mrt5cli.models.packing"),
+        ("import mrt5cli.models.deletion", "imports mrt5cli.models.deletion"),
         ("from mrt5cli.models import MrT5Config", "imports mrt5cli.models"),
         ("from mrt5cli.errors import UserError", "imports mrt5cli.errors"),
         ("from mrt5cli.models.shorteners import gate", "imports the module gate from its package"),
-        ("from .packing import compact", "relative import"),
+        ("from .deletion import compact", "relative import"),
         ("import pandas as pd", "imports pandas"),
         ("def late():\n    from mrt5cli.errors import UserError", "imports mrt5cli.errors"),
-        ("from mrt5cli.models.packing \\\n    import compact", "expected one"),
+        ("from mrt5cli.models.deletion \\\n    import compact", "expected one"),
         ("NAME = 'mrt5_eager'", "cannot be told"),
     ],
 )

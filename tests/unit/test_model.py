@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForCondi
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models import mrt5 as mrt5_module
 from mrt5cli.models.checkpoint import initialize_depth_scaled
-from mrt5cli.models.packing import TIE, survivors
+from mrt5cli.models.deletion import TIE, survivors
 from mrt5cli.models.recomputation import recompute
 from mrt5cli.models.score_loss import ScorePenalty
 

@@ -23,9 +23,10 @@ from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, writt
 from test_packed import VARIANTS, pair, ragged
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mrt5cli.models.deletion import compact
 from mrt5cli.models.fast import kernels
-from mrt5cli.models.fast.kernels.device_layout import DeviceLayout, Packed, grid
-from mrt5cli.models.packing import compact
+from mrt5cli.models.fast.kernels import Packed, grid
+from mrt5cli.models.fast.kernels.device_layout import DeviceLayout
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mrt5cli.models.attention import AttentionOptions, sdpa
+from mrt5cli.models.deletion import distance_bias
 from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
-from mrt5cli.models.packing import distance_bias
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners.base import Shortening
 

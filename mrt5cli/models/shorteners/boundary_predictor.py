@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.packing import last_position
+from mrt5cli.models.deletion import last_position
 from mrt5cli.models.shorteners.base import (
     Reference,
     Sequences,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.packing import compact, gather_rows, survivors
+from mrt5cli.models.deletion import compact, gather_rows, survivors
 from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening
 
 HIDDEN = -1e9

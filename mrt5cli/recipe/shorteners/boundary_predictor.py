@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mrt5cli import bounds
-from mrt5cli.recipe.section import HeldExamples, Misfit
+from mrt5cli.recipe.section import HeldExamples
 from mrt5cli.recipe.shorteners.base import Placed, Steering
 
 
@@ -64,22 +64,16 @@ class BoundaryPredictor(Placed):
         8000, description="tokens of the tokenizer, the 256 bytes among them; only with type: unigram"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> BoundaryPredictor:
+    def misfits(self) -> Iterator[tuple[str, str]]:
         only = {
             "gumbel": ("prior", "temperature", "sampling"),
             "entropy": ("label_examples",),
             "unigram": ("label_examples", "vocabulary"),
         }
         foreign = {key for keys in only.values() for key in keys} - set(only[self.type])
-        problems = [
-            (key, f"has no meaning with type: {self.type}; leave it out")
-            for key in sorted(foreign & self.model_fields_set)
-            if getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if problems:
-            raise Misfit(problems)
-        return self
+        for key in sorted(foreign & self.model_fields_set):
+            if not self.is_default(key):
+                yield key, f"has no meaning with type: {self.type}; leave it out"
 
     def phrase(self) -> str:
         return f"{self.called} ({self.type})"

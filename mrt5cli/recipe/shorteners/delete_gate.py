@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from mrt5cli.recipe.section import Coefficient, GateValue, Misfit
+from mrt5cli.recipe.section import Coefficient, GateValue
 from mrt5cli.recipe.shorteners.base import Configuration, Placed, Steering
 
 
@@ -61,17 +61,13 @@ class DeleteGate(Placed):
         "'first' is the reference's",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> DeleteGate:
+    def misfits(self) -> Iterator[tuple[str, str]]:
         if (
             self.activation == "scaled_sigmoid"
             and self.threshold is not None
             and self.threshold <= self.scale
         ):
-            raise Misfit(
-                [("threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go")]
-            )
-        return self
+            yield "threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go"
 
     @classmethod
     def of_config(cls, config: Configuration) -> Self:

@@ -1,18 +1,40 @@
 """Packed attention on a GPU, by Triton kernels of our own.
 
-`rows.py` is what the model calls, `plan.py` says where rows lie, `varlen.py` is the autograd function and
-`tiles.py` the kernels. The last two import triton: ask `runs_on` first.
+`device_layout.py` is what the model calls, `varlen.py` the autograd function, and `tiles.py` the kernels. The
+last two import triton: ask `runs_on` first.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 WIDEST_HEAD = 128
 """Tiles of wider heads would not fit the registers of a program."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows laid end to end.
+
+    Attributes:
+        bounds: (B + 1) int32, offsets of the rows.
+        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
+        positions: (n) int32, original position of each; within +-2^30.
+    """
+
+    bounds: Tensor
+    longest: int
+    positions: Tensor | None = None
+
+
+def grid(rows: int, columns: int, device: torch.device) -> Packed:
+    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
+    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
 
 
 @cache

@@ -16,29 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrt5cli.models.attention import AttentionOptions
+from mrt5cli.models.fast.kernels import Packed, grid
 from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
 from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
 from mrt5cli.models.shorteners.base import Shortening
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows laid end to end.
-
-    Attributes:
-        bounds: (B + 1) int32, offsets of the rows.
-        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
-        positions: (n) int32, original position of each; within +-2^30.
-    """
-
-    bounds: Tensor
-    longest: int
-    positions: Tensor | None = None
-
-
-def grid(rows: int, columns: int, device: torch.device) -> Packed:
-    """The rows of a regular (rows, columns) batch, as the queries of cross-attention are."""
-    return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import WIDEST_HEAD
-from mrt5cli.models.fast.kernels.device_layout import Packed
+from mrt5cli.models.fast.kernels import WIDEST_HEAD, Packed
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
