@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mrt5cli import __version__
+from mrt5cli import __version__, own_code
 from mrt5cli.commands import (
     bench,
     convert,
@@ -192,11 +192,11 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
         return *of_the_system(error, "MRT5_DEBUG=1 shows where it happened"), code
-    return (
-        f"{type(error).__name__}: {text}" if text else type(error).__name__,
-        "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened",
-        1,
-    )
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    own = own_code.place_in(error)
+    if own is not None:
+        return f"{own}: {what}", "MRT5_DEBUG=1 shows how it got there", 1
+    return what, "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened", 1
 
 
 def _check_place() -> None:

@@ -24,7 +24,8 @@ from mrt5cli.recipe import Recipe
 
 Work = Literal["train", "evaluate", "analyse"]
 
-SHARED = ("byte_tokens.py", "runtime.py", "models", "data", "tasks", "metrics")
+SHARED = ("byte_tokens.py", "runtime.py", "models", "recipe/shorteners", "data", "tasks", "metrics")
+"""What every kind of work computes with; `recipe/shorteners` turns settings into what a model is built by."""
 DECIDES: dict[Work, str] = {"train": "training", "evaluate": "evaluation", "analyse": "analysis"}
 """The folder of each kind of work."""
 IMPORTED = ("evaluation", "report")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from mrt5cli.errors import UserError
@@ -21,7 +22,8 @@ def import_file(path: Path) -> None:
     if file in _imported:
         return
     if not file.is_file():
-        raise UserError(f"--code {path}: there is no such file", "give a Python file")
+        what = "is a folder" if file.is_dir() else "there is no such file"
+        raise UserError(f"--code {path}: {what}", "give a Python file")
     name = f"mrt5_code_{len(_imported)}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -31,10 +33,20 @@ def import_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # it may do anything
+    except (Exception, SystemExit) as error:  # it may do anything
         del sys.modules[name]
         raise UserError(f"--code {path} cannot be imported: {type(error).__name__}: {error}") from error
     _imported[file] = str(path)
+
+
+def place_in(error: BaseException) -> str | None:
+    """The line of such a file that an error comes from, as "FILE, line N"; None where it passed none."""
+    lines = [
+        f"{_imported[Path(frame.filename)]}, line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) in _imported
+    ]
+    return lines[-1] if lines else None
 
 
 def as_options() -> list[str]:

@@ -166,10 +166,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.fixture(scope="module")
 def fast() -> Generator[None, None, None]:
-    """For the tests of the fast paths themselves: they are on, whatever MRT5_FAST says."""
+    """For the tests of the fast paths themselves: they are on, whatever MRT5_FAST says; in processes too."""
     from mrt5cli.models.fast.switch import fast_paths
 
-    with fast_paths(True):
+    with fast_paths(True), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRT5_FAST", "1")
         yield
 
 

@@ -123,8 +123,8 @@ def write_hub(job: Job, folder: Path) -> list[str]:
     shortener = job.model.encoder.shortener
     if shortener is not None and not type(shortener).__module__.startswith("mrt5cli.models."):
         raise UserError(
-            f"the shortener {shortener.name!r} comes with --code, and an exported model is made of this "
-            "package's files alone",
+            f"the shortener {job.config.deletion_type!r} comes with --code, and an exported model is made of "
+            "this package's files alone",
             "convert it to mrt5, or put its file into mrt5cli/models/shorteners",
         )
     export_hub(

@@ -67,7 +67,7 @@ def reference_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     if config.relative_bias_per_layer:
         raise UserError(
             "the authors' code has one relative bias for all layers; this model has one in each (umT5)",
-            "convert it to mrt5 or hub",
+            "convert it to mrt5",
         )
     written = plain_config(config, dtype)
     written |= {name: getattr(config, name) for name in ("use_softmax1", "has_absolute_position_embeddings")}

@@ -61,7 +61,7 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
             PublishedRow(row.version, row.model, dict(row.setting), names[row.subset], {}, []),
         )
         metric = BY_PUBLISHED_NAME[row.metric]
-        entry.numbers[metric.name] = row.value / metric.factor
+        entry.numbers[metric.name] = row.value if metric.factor == 1 else row.value / metric.factor
         entry.ids.append(row.id)
     models = list(dict.fromkeys(key[:-1] for key in found))
     places = {name: place for place, name in enumerate(names)}

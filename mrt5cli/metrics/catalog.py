@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli.text import number
 
-DECIDES_NUMBERS = False  # words; the functions it names do
 Unit = Literal["share", "number", "nats", "ms", "count"]
 Better = Literal["lower", "higher"]
 

@@ -192,6 +192,10 @@ class _Place(NamedTuple):
     rules: list[Any]
 
 
+OWN_KINDS = ("shortener", "task")
+"""The sections whose kinds a file of the user's own may add to."""
+
+
 def problems(
     error: ValidationError, tree: Tree, by_set: Callable[[Keys], bool] = lambda place: False
 ) -> list[tuple[Keys, str]]:
@@ -259,7 +263,10 @@ def _wrong_kind(place: _Place, value: object) -> str:
     if not isinstance(value, str):
         return f"expected {_either(names)}, not {_shown(value)}"
     near = _meant(value.lower(), names)
-    return f"no such kind: {value!r}; expected {_either(names)}{f' (did you mean {near}?)' if near else ''}"
+    told = f"no such kind: {value!r}; expected {_either(names)}"
+    if near:
+        return f"{told} (did you mean {near}?)"
+    return f"{told}; one of your own comes with --code FILE" if place.path[-1] in OWN_KINDS else told
 
 
 def _meant(value: str, kinds: list[str]) -> str | None:

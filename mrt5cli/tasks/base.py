@@ -280,7 +280,11 @@ def check_held_out(
     """
     if isinstance(section, SpanCorruptionTask) and section.source.kind == "hub":
         return
-    for subset in task.subsets(split) if subsets is None else subsets:
+    names = task.subsets(split) if subsets is None else subsets
+    if not names:
+        found = "; ".join(task.splits()) or "none"
+        raise UserError(f"{task.name}: there are no {split} examples", f"the splits that are there: {found}")
+    for subset in names:
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
             raise UserError(f"there are no {split} examples for {subset!r}")
 

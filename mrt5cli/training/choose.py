@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.recipe.tasks import TaskSection
 
-DECIDES_NUMBERS = False  # checks; what it makes ready is made elsewhere
-
 
 @dataclass(frozen=True)
 class Prepared:

@@ -75,6 +75,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
     assert "timing forward" in result.stderr
 
 
+@pytest.mark.usefixtures("fast")
 def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
     monkeypatch.setattr(cases, "LOGIT_TOLERANCE", 0.0)
     result = bench(*SMALL, "--rates", "0.5")
@@ -83,6 +84,7 @@ def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
     assert "MORE THAN" in result.stdout  # what was measured is shown all the same
 
 
+@pytest.mark.usefixtures("fast")
 def test_memory_of_a_step_is_smaller_where_less_is_kept():
     words = ["--length", "200", "--target", "20", "--rounds", "1"]
     result = bench(*SMALL, *words, "--what", "train", "--rates", "0", "--memory", "--json")

@@ -403,7 +403,8 @@ def test_a_recipe_from_scratch(place: Path):
     assert "give one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
     told = refused("byt5.yaml", "--from", "scratch")
     assert "--from scratch" in told and "a run directory, a checkpoint directory or a Hub id" in told
-    assert "not empty text (--from)" in refused("byt5.yaml", "--from", "")
+    assert "--from is empty" in refused("byt5.yaml", "--from", "")
+    assert "a name that is not UTF-8" in refused("byt5.yaml", "--from", "a\udcff")
 
 
 def test_pretrain_names_finetune():

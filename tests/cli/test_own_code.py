@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from mrt5cli import own_code
+from mrt5cli import cli, own_code
 from mrt5cli.cli import app
 from mrt5cli.models import shorteners as modules
 from mrt5cli.recipe import schema
@@ -123,7 +124,9 @@ def test_trained_saved_and_loaded_again():
 
 def test_without_the_file_the_kind_is_not_known():
     told = mrt5("recipe", "check", "own.yaml", code=2).output
-    assert "no such kind: 'nth'" in told
+    assert "no such kind: 'nth'" in told and "one of your own comes with --code FILE" in " ".join(
+        told.split()
+    )
     assert "no such kind" not in mrt5("recipe", "check", "own.yaml", "--code", "nth.py").output
     shown = mrt5(
         "recipe", "show", "own.yaml", "--code", "nth.py", "--set", "model.shortener.n=1", code=2
@@ -142,12 +145,25 @@ def test_how_to_go_on_names_the_file(tmp_path: Path):
     [
         (None, "there is no such file"),
         ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division"),
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
     ],
 )
 def test_a_file_that_cannot_be_imported(content: str | None, reason: str):
     if content is not None:
         Path("wrong.py").write_text(content)
     assert reason in mrt5("recipe", "show", "quickstart", "--code", "wrong.py", code=2).output
+
+
+def test_a_fault_in_it_is_told_by_its_line(capsys: pytest.CaptureFixture[str]):
+    Path("faulty.py").write_text("def fails():\n    return 1 / 0\n")
+    own_code.import_file(Path("faulty.py"))
+    [module] = [module for name, module in sys.modules.items() if name.endswith("_faulty")]
+    with pytest.raises(ZeroDivisionError) as caught:
+        module.fails()
+    assert own_code.place_in(caught.value) == "faulty.py, line 2"
+    message, hint, code = cli._unexpected(caught.value)
+    assert message == "faulty.py, line 2: ZeroDivisionError: division by zero"
+    assert "bug in mrt5cli" not in hint and code == 1
 
 
 def test_two_of_one_name_are_refused():

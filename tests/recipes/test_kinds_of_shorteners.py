@@ -57,7 +57,7 @@ WRONG = [
     ("{kind: canine}", "kind", "(did you mean convolution?)"),
     ("{kind: MrT5}", "kind", "(did you mean delete_gate?)"),
     ("{kind: decoder_only}", "kind", "(did you mean source_removed?)"),
-    ("{kind: words}", "kind", f"expected {KINDS} (--set)"),
+    ("{kind: words}", "kind", f"expected {KINDS}; one of your own comes with --code FILE (--set)"),
 ]
 
 

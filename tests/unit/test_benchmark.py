@@ -171,6 +171,7 @@ def test_a_gauge_tells_what_is_held_and_what_was():
 
 
 @linux
+@pytest.mark.usefixtures("fast")
 def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
     shapes = Shapes(batch=2, length=600, target=20, rates=())
     cases = [attention.LARGEST, "eager forward", "fused forward", "no such case"]

@@ -11,6 +11,7 @@ from mrt5cli.byte_tokens import decode
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask
 from mrt5cli.tasks import Task, build_task
+from mrt5cli.tasks.base import check_held_out
 
 SPELLING = "spelling_correction_contextual"
 
@@ -24,6 +25,15 @@ def write(folder: Path, name: str, text: str) -> Path:
     file = folder / name
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def test_a_folder_without_a_test_says_what_it_has(tmp_path: Path) -> None:
+    write(tmp_path, "train.tsv", "helo\thello\n")
+    source = {"kind": "files", "path": str(tmp_path)}
+    section = CharacterTask.model_validate({"kind": SPELLING, "source": source})
+    with pytest.raises(UserError, match=f"^{SPELLING}: there are no test examples") as refused:
+        check_held_out(build_task(section), section, "test")
+    assert "train.tsv" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize(

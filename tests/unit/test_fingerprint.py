@@ -27,7 +27,10 @@ PACKAGE = Path(mrt5cli.__file__).parent
 FILES = {
     "models/mrt5.py": {"train", "evaluate", "analyse"},
     "data/span_noise.py": {"train", "evaluate", "analyse"},
+    "recipe/shorteners/delete_gate.py": {"train", "evaluate", "analyse"},  # settings become a configuration
+    "metrics/catalog.py": {"train", "evaluate", "analyse"},  # which direction of a metric is better
     "training/losses.py": {"train"},
+    "training/choose.py": {"train"},  # how a step is divided into batches
     "evaluation/counting.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
     "evaluation/calibration.py": {"evaluate"},
     "analysis/deletions.py": {"analyse"},

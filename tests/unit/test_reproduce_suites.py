@@ -55,6 +55,7 @@ def test_every_wrong_key_at_once(tmp_path: Path) -> None:
     assert found["experiments[1].evaluations[0].runtimes"] == "unknown key; did you mean runtime?"
     assert "'v1' or 'v3'" in found["experiments[1].version"]
     assert "required" in found["experiments[2].id"]
+    assert "experiments" not in found, "that none is right needs no telling"
 
 
 def test_every_wrong_name_at_once(tmp_path: Path) -> None:

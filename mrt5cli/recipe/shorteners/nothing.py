@@ -20,6 +20,9 @@ class NoShortener(ShortenerSection):
     kind: Literal["none"]
 
     def phrase(self) -> str:
+        return self.called
+
+    def planned(self) -> str:
         return "nothing deleted"
 
     def listed(self, controller: Steering) -> str:
