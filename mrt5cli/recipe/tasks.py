@@ -86,7 +86,7 @@ class TaskBase(Section):
     @property
     def longest_source(self) -> int:
         """Byte tokens of a source at most."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say how long its sources are")
 
     @property
     def longest_target(self) -> int | None:
