@@ -14,24 +14,25 @@ What is left out is said: `Found.remarks`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, missing_column, not_expected, text_column, text_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, missing_column, text_column, value_of
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, format_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
-from mrt5cli.data.reading import Wanted, cannot_be_read, rows_of
+from mrt5cli.data.reading import cannot_be_read, rows_of
 from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
+OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 FilesOfSplits = dict[str, list[Path]]
 
@@ -52,7 +53,7 @@ class Found:
 
     languages: dict[str, FilesOfSplits]
     apart: bool
-    lines: list[str] = field(default_factory=list)
+    lines: list[str]
     remarks: list[str] = field(default_factory=list)
 
     def splits(self, language: str) -> list[str]:
@@ -60,7 +61,7 @@ class Found:
         return list(self.languages[language])
 
     def files(self, language: str, split: str, tell: Tell = say_nothing) -> list[DataFile]:
-        """Files of a split; nothing is told of those on this machine."""
+        """Files of a split. Of those on this machine there is nothing to tell."""
         return text_files([DataFile.local(file) for file in self.languages[language][split]])
 
 
@@ -75,71 +76,65 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     if not path.is_dir():
         if format_of(path.name) is None:
             raise UserError(f"{path} is not a text file this toolkit reads", supported())
-        one: FilesOfSplits = {"train": [path]}
-        return Found(dict.fromkeys(languages, one), apart=False, lines=in_words({"train": [path.name]}))
+        lines = in_words({"train": [path.name]})
+        return Found({language: {"train": [path]} for language in languages}, apart=False, lines=lines)
     folder = Folder(path, FORMATS)
     if not folder.files:
         raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
     said = folder.read_names(languages)
     own = _by_language(folder, said, languages)
-    groups = {language: {name: said[name] for name in names} for language, names in own.items()}
-    found = {language: _by_split(folder, group) for language, group in (groups or {"": said}).items()}
+    found = {language: _by_split(folder, some) for language, some in own.items()}
+    if not own:
+        found = dict.fromkeys(languages, _by_split(folder, said))
     named = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
     files = {
         language: {split: [folder.files[name] for name in names] for split, names in one.items()}
         for language, one in found.items()
     }
-    return Found(
-        files if own else dict.fromkeys(languages, files[""]), bool(own), in_words(named), folder.remarks()
-    )
+    lines = in_words({split: list(dict.fromkeys(names)) for split, names in named.items()})
+    return Found(files, bool(own), lines, folder.remarks())
 
 
 def _by_language(
-    folder: Folder, said: dict[str, ParsedName], languages: Sequence[str]
-) -> dict[str, list[str]]:
-    """Names of the files of each language; empty where names say nothing of languages."""
-    folders = {name: of.language for name, of in said.items() if of.folder}
-    named = {name: of.language for name, of in said.items() if of.language and not of.folder}
-    if not folders and not (len(named) == len(said) and _names_are_languages(said, languages)):
+    folder: Folder, said: Mapping[str, ParsedName], languages: Sequence[str]
+) -> dict[str, dict[str, ParsedName]]:
+    """What the files of each language say; empty where names say nothing of languages."""
+    in_folders = {name: of for name, of in said.items() if of.folder}
+    if not in_folders and not _names_are_languages(said, languages):
         return {}
-    own: dict[str, list[str]] = {}
-    others: dict[str, list[str]] = {}
-    for name, language in (folders or named).items():
-        assert language is not None
-        (own if language in languages else others).setdefault(language, []).append(name)
-    what = "folders" if folders else "files"
-    if not own:
+    there: defaultdict[str, dict[str, ParsedName]] = defaultdict(dict)
+    for name, of in (in_folders or said).items():
+        there[str(of.language)][name] = of
+    if missing := [language for language in languages if language not in there]:
+        what = "folders" if in_folders else "files"
         raise UserError(
-            f"{folder.path} has {what} for {listed(sorted(others))}, but none for {listed(languages)}",
-            f"ask for what is there: --set task.languages=[{', '.join(sorted(others))}]",
+            f"{folder.path} has {what} for {listed(sorted(there))}, but none for {listed(missing)}",
+            f"every language of task.languages needs {what} of its name; "
+            f"for what is there, --set task.languages=[{', '.join(sorted(there))}]",
         )
-    if missing := [language for language in languages if language not in own]:
-        raise UserError(
-            f"{folder.path} has {'a folder' if len(own) == 1 and folders else what} for {listed(list(own))}, "
-            f"but none for {listed(missing)}",
-            f"every language of task.languages needs {what} of its name once one has",
+    if in_folders:
+        folder.leave_out(
+            "beside the folders of languages", *(name for name in said if name not in in_folders)
         )
-    if folders and len(folders) < len(said):
-        folder.leave_out("beside the folders of languages", *(name for name in said if name not in folders))
-    for language, names in others.items():
-        folder.leave_out(f"in {language}, which task.languages does not ask for", *names)
-    return {language: own[language] for language in languages}
+    for language, files in there.items():
+        if language not in languages:
+            folder.leave_out(f"in {language}, which task.languages does not ask for", *files)
+    return {language: there[language] for language in languages}
 
 
-def _names_are_languages(said: dict[str, ParsedName], languages: Sequence[str]) -> bool:
-    """Whether words in files' names that could be languages are meant so.
+def _names_are_languages(said: Mapping[str, ParsedName], languages: Sequence[str]) -> bool:
+    """Whether all files name a language, and mean it.
 
-    They are where one asked for is among them, or where nothing else is in the names but the split.
+    They do where one asked for is among them, or where nothing else is in the names but the split.
     """
-    if any(of.language in languages for of in said.values()):
-        return True
-    bare = [PurePath(of.set).name for of in said.values()]
-    return all(
-        of.split or language_meant(name, LANGUAGES) for of, name in zip(said.values(), bare, strict=True)
+    if not all(of.language for of in said.values()):
+        return False
+    return any(of.language in languages for of in said.values()) or all(
+        of.splits or language_meant(PurePath(of.base).name, LANGUAGES) for of in said.values()
     )
 
 
-def _by_split(folder: Folder, said: dict[str, ParsedName]) -> dict[str, list[str]]:
+def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[str]]:
     splits = splits_of(said, str(folder.path))
     unnamed = splits.pop("", [])
     if not splits:
@@ -173,16 +168,13 @@ class Text(NamedTuple):
     content: bytes | BadRow
 
 
-def texts(
-    file: DataFile, column: str, first: int = 0, *, languages: bool = False, tell: Tell = say_nothing
-) -> Iterator[Text]:
+def texts(file: DataFile, column: str, first: int = 0, *, languages: bool = False) -> Iterator[Text]:
     """The texts of a file, in order.
 
     Args:
         column: of rows, the one with the text.
         first: texts to pass over.
         languages: each row must name its language.
-        tell: is told of what is suspicious and still read.
 
     Raises:
         UserError: the format is none that is read, or a row has no such column, or another thing in it.
@@ -191,21 +183,18 @@ def texts(
     columns = [text_column(column, hint="--set task.source.text_column=NAME")]
     if languages:
         columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
-    for number, line, row in rows_of(file, Wanted(columns, tell=tell), first):
+    place = f"{file.name}, {file.unit}"
+    for number, line, row in rows_of(file, columns, first):
         if isinstance(row, BadRow):
             yield Text(number, line, None, row)
             continue
         for wanted in columns:
             if wanted.name not in row:
-                raise missing_column(f"{file.name}, {file.unit} {line}", wanted.name, row, columns)
+                raise missing_column(f"{place} {line}", wanted.name, row, columns)
+        text = "" if row[column] is None else value_of(f"{place} {line}", columns[0], row, columns)
         said = row.get(LANGUAGE_COLUMN)
-        try:
-            content = text_of(row[column])
-        except ValueError as found:
-            raise not_expected(f"{file.name}, {file.unit} {line}", columns[0], found) from None
-        if isinstance(content, bytes) and content.isspace():
-            content = b""
-        yield Text(number, line, None if said is None else str(said).strip() or None, content)
+        language = None if said is None else str(said).strip() or None
+        yield Text(number, line, language, b"" if text.isspace() else text.encode())
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
@@ -216,9 +205,6 @@ def text_files(files: Sequence[DataFile]) -> list[DataFile]:
 
 class LanguageRule:
     """Which rows are in which of the languages asked for, by what they say, and how many say another.
-
-    Args:
-        languages: asked for.
 
     Attributes:
         others: rows that say another language, by it.
@@ -240,17 +226,12 @@ class LanguageRule:
             self.others[said or "no language"] += 1
         return meant
 
-    def sentence(self) -> str | None:
-        """What the others are, if there are any."""
-        if not self.others:
-            return None
-        found = ", ".join(f"{count:,} in {said!r}" for said, count in self.others.most_common(5))
-        return f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language: {found}"
+    def found(self) -> str:
+        """What the others are, and how many."""
+        return ", ".join(f"{count:,} in {said!r}" for said, count in self.others.most_common(5))
 
 
-@lru_cache(maxsize=1024)
-def _meant(said: str, wanted: tuple[str, ...]) -> str | None:
-    return language_meant(said, wanted)
+_meant = lru_cache(maxsize=1024)(language_meant)
 
 
 def read_documents(
@@ -262,7 +243,7 @@ def read_documents(
         files: of one split.
         column: of rows, the one with the text. Empty and missing texts are no documents.
         languages: that the files hold; the rows of several say theirs in a column.
-        tell: is told of what is suspicious or left out.
+        tell: is given what is left out.
 
     Raises:
         UserError: what cannot be read, with file and line, row or paragraph.
@@ -278,7 +259,7 @@ def read_documents(
                 f"{LANGUAGE_COLUMN!r} column",
             )
         try:
-            for _, line, said, content in texts(file, column, languages=several, tell=tell):
+            for _, line, said, content in texts(file, column, languages=several):
                 if isinstance(content, BadRow):
                     raise UserError(f"{file.name}, {file.unit} {line}: {content.reason}", content.hint)
                 if (language := rule(said)) is not None and content:
@@ -287,11 +268,10 @@ def read_documents(
             raise cannot_be_read(file, error) from error
     empty = [language for language, documents in groups.items() if not documents]
     if empty and (several or rule.others):
-        found = ", ".join(f"{count:,} in {name!r}" for name, count in rule.others.most_common(8))
         raise UserError(
-            f"{listed(files, 1)}: no rows in {listed(empty)} ({found or 'none in others'})",
+            f"{listed(files, 1)}: no rows in {listed(empty)} ({rule.found() or 'none in others'})",
             f"task.languages takes what column {LANGUAGE_COLUMN!r} says",
         )
-    if sentence := rule.sentence():
-        tell(f"{listed(files, 1)}: {sentence}")
+    if rule.others:
+        tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {rule.found()}")
     return groups

@@ -228,6 +228,7 @@ class TableTask(Task):
                 language_of=self.row_language if self.by_language else None,
                 own_name=self.own_file_name,
                 part_of=None if self.by_language else self.part_of_file,
+                parts=self.parts if self.by_language else None,
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
             self._check_languages(languages)
@@ -309,7 +310,7 @@ class TableTask(Task):
             lengths[split, "sources"].append(self.encoding.source_lengths(table))
             lengths[split, "targets"].append(self.encoding.target_lengths(table))
         found = [f"{count:,} of {split}" for split, count in counts.items() if count]
-        remarks = [] if self.files is None else self.files.remarks(self.parts if self.by_language else None)
+        remarks = [] if self.files is None else self.files.remarks()
         remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
         if found:
             remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
@@ -324,7 +325,7 @@ class TableTask(Task):
         return remarks
 
     def splits(self) -> list[str]:
-        return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
+        return [] if self.files is None else self.files.splits
 
     def commits(self) -> dict[str, str]:
         return {name: dataset.commit for name, dataset in self._datasets.items()}
@@ -393,7 +394,7 @@ class TableTask(Task):
                 place.configuration,
                 place.split,
                 self.columns,
-                language_of=self.row_language if shared else None,
+                language_of=self.row_language if shared else lambda row: None,
                 left_out=self._left_out,
             )
         return self._hub[place].get(part if shared else None, pa.table({}))
