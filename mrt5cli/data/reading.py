@@ -25,12 +25,12 @@ from mrt5cli.data.formats import (
     not_utf8,
     supported,
 )
-from mrt5cli.data.paragraphs import paragraphs, whole_text
+from mrt5cli.data.paragraphs import paragraphs
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, first_line
 
-# Rows of Parquet that are decoded at a time, and bytes of plain text that are read.
-ROWS_AT_ONCE, TEXT_AT_ONCE = 64, 1 << 20
+# Rows of Parquet that are decoded at a time.
+ROWS_AT_ONCE = 64
 # Longer than any passage; csv's own limit is 128 KiB.
 LONGEST_CELL = 2**31 - 1
 QUOTES = 'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"'
@@ -77,16 +77,14 @@ def rows_of(
         raise UserError(f"{file.name} holds text, expected rows", supported())
     with file.utf8() as stream:
         if suffix in TEXT:
-            blocks = iter(lambda: stream.read(TEXT_AT_ONCE), b"")
-            parts = enumerate(whole_text(blocks) if file.whole else paragraphs(blocks), start=1)
-            name = columns[0].name
-            for number, part in islice(parts, first, None):
-                yield FileRow(number, number, _text_row(name, part))
+            whole = [stream.read().replace(b"\r\n", b"\n").strip()] if file.whole else None
+            for number, text in islice(enumerate(whole or paragraphs(stream), start=1), first, None):
+                yield FileRow(number, number, _text_row(columns[0].name, text))
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
-            text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-            cells = _csv_cells(text, ",") if suffix == ".csv" else _tsv_cells(text)
+            lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines)
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
