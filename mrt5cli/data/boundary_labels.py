@@ -114,8 +114,8 @@ LONGEST_REMEMBERED = 32
 MOST_REMEMBERED = 100_000
 
 # (259,) the class of each id. Letters, digits, "_" and all bytes beyond ASCII are of one class, other
-# characters of another. EOS and the last eleven bytes, which are in no UTF-8 text and serve as sentinels, stand
-# alone.
+# characters of another. EOS and the last eleven bytes, which are in no UTF-8 text and serve as sentinels,
+# stand alone.
 CLASSES = np.full(LAST_BYTE_ID + 1, MARK, dtype=np.uint8)
 CLASSES[[OFFSET + byte for byte in (string.ascii_letters + string.digits + "_").encode()]] = WORD
 CLASSES[OFFSET + 128 :] = WORD

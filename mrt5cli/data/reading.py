@@ -104,14 +104,9 @@ def usable_rows(
                 raise UserError(f"{place} {line}: {values.reason}", values.hint)
             yield place, line, values
     except Damaged as error:
-        raise cannot_be_read(file, error) from error
-
-
-def cannot_be_read(file: DataFile, error: Damaged) -> UserError:
-    """The error for a file that is damaged."""
-    how = " as Parquet" if file.format.suffix in PARQUET else ""
-    hint = error.hint or "get the file again, or take it out of the data"
-    return UserError(f"{file.name} cannot be read{how}: {error}", hint)
+        how = " as Parquet" if file.format.suffix in PARQUET else ""
+        hint = error.hint or "get the file again, or take it out of the data"
+        raise UserError(f"{file.name} cannot be read{how}: {error}", hint) from error
 
 
 def _text_row(name: str, text: bytes) -> Row | BadRow:

@@ -21,11 +21,11 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, missing_column, text_column, value_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, text_column, value_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, format_of, supported
+from mrt5cli.data.formats import FORMATS, TEXT, BadRow, DataFile, format_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
-from mrt5cli.data.reading import cannot_be_read, rows_of
+from mrt5cli.data.reading import rows_of, usable_rows
 from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
@@ -168,33 +168,38 @@ class Text(NamedTuple):
     content: bytes | BadRow
 
 
-def texts(file: DataFile, column: str, first: int = 0, *, languages: bool = False) -> Iterator[Text]:
-    """The texts of a file, in order.
+def text_columns(column: str, *, languages: bool = False) -> list[Column]:
+    """The column with the text, and the one with the language where each row must name its own."""
+    columns = [text_column(column, hint="--set task.source.text_column=NAME")]
+    if languages:
+        columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
+    return columns
 
-    Args:
-        column: of rows, the one with the text.
-        first: texts to pass over.
-        languages: each row must name its language.
+
+def texts(file: DataFile, column: str, first: int = 0) -> Iterator[Text]:
+    """The texts of a file, in order, from the one after the `first` ones on.
 
     Raises:
         UserError: the format is none that is read, or a row has no such column, or another thing in it.
         Damaged: what comes cannot be read.
     """
-    columns = [text_column(column, hint="--set task.source.text_column=NAME")]
-    if languages:
-        columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
+    columns = text_columns(column)
     place = f"{file.name}, {file.unit}"
     for number, line, row in rows_of(file, columns, first):
         if isinstance(row, BadRow):
             yield Text(number, line, None, row)
-            continue
-        for wanted in columns:
-            if wanted.name not in row:
-                raise missing_column(f"{place} {line}", wanted.name, row, columns)
-        text = "" if row[column] is None else value_of(f"{place} {line}", columns[0], row, columns)
-        said = row.get(LANGUAGE_COLUMN)
-        language = None if said is None else str(said).strip() or None
-        yield Text(number, line, language, b"" if text.isspace() else text.encode())
+        else:
+            yield Text(number, line, *_text_of(f"{place} {line}", row, columns))
+
+
+def _text_of(where: str, row: Row, columns: Sequence[Column]) -> tuple[str | None, bytes]:
+    """What a row says of its language, and its text; empty where there is none."""
+    for column in columns:
+        if column.name not in row:
+            raise missing_column(where, column.name, row, columns)
+    text = "" if row[columns[0].name] is None else value_of(where, columns[0], row, columns)
+    said = row.get(LANGUAGE_COLUMN)
+    return None if said is None else str(said).strip() or None, b"" if text.isspace() else text.encode()
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
@@ -206,6 +211,8 @@ def text_files(files: Sequence[DataFile]) -> list[DataFile]:
 class LanguageRule:
     """Which rows are in which of the languages asked for, by what they say, and how many say another.
 
+    A row that says nothing is in the only language, if only one is asked for.
+
     Attributes:
         others: rows that say another language, by it.
     """
@@ -215,10 +222,7 @@ class LanguageRule:
         self.others: Counter[str] = Counter()
 
     def __call__(self, said: str | None) -> str | None:
-        """The language of a row; None where it is none of those asked for.
-
-        A row that says nothing is in the only language, if only one is asked for.
-        """
+        """The language of a row; None where it is none of those asked for."""
         if said is None and len(self._languages) == 1:
             return self._languages[0]
         meant = None if said is None else _meant(said, self._languages)
@@ -251,6 +255,7 @@ def read_documents(
     groups: dict[str, list[bytes]] = {language: [] for language in languages}
     rule = LanguageRule(languages)
     several = len(languages) > 1
+    columns = text_columns(column, languages=several)
     for file in text_files([DataFile.local(path) for path in files]):
         if several and file.format.suffix in TEXT:
             raise UserError(
@@ -258,14 +263,10 @@ def read_documents(
                 f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
                 f"{LANGUAGE_COLUMN!r} column",
             )
-        try:
-            for _, line, said, content in texts(file, column, languages=several):
-                if isinstance(content, BadRow):
-                    raise UserError(f"{file.name}, {file.unit} {line}: {content.reason}", content.hint)
-                if (language := rule(said)) is not None and content:
-                    groups[language].append(content)
-        except Damaged as error:
-            raise cannot_be_read(file, error) from error
+        for place, line, row in usable_rows(file, columns):
+            said, content = _text_of(f"{place} {line}", row, columns)
+            if (language := rule(said)) is not None and content:
+                groups[language].append(content)
     empty = [language for language, documents in groups.items() if not documents]
     if empty and (several or rule.others):
         raise UserError(
