@@ -175,7 +175,7 @@ def language_column(row: Row) -> str | None:
 
 
 def collect(
-    rows: Iterable[tuple[str, int, Row]],
+    rows: Iterable[tuple[str, Row]],
     columns: Sequence[Column],
     *,
     published: bool = False,
@@ -185,7 +185,7 @@ def collect(
     """Rows as tables, one for each language; rows that do not say theirs are under None.
 
     Args:
-        rows: where each is ("train.csv, line", 7), and its values.
+        rows: where each is ("train.csv, line 7"), and its values.
         columns: what a row must have; whatever else it has is left out.
         published: repeated ids are no mistakes.
         language_of: the language a row says it is in.
@@ -199,8 +199,7 @@ def collect(
     groups: dict[str | None, list[list[Any]]] = {}
     # Translations of a question share its id, so languages are apart.
     seen: dict[tuple[str | None, str], str] = {}
-    for place, number, row in rows:
-        where = f"{place} {number}"
+    for where, row in rows:
         try:
             language = language_of(row)
             values = groups.setdefault(language, [])

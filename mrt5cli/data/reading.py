@@ -91,8 +91,8 @@ def rows_of(
 
 def usable_rows(
     file: DataFile, columns: Sequence[Column], *, header: bool = True
-) -> Iterator[tuple[str, int, Row]]:
-    """Where each row of a file is ("train.csv, line", 7), and its values.
+) -> Iterator[tuple[str, Row]]:
+    """Where each row of a file is ("train.csv, line 7"), and its values.
 
     Raises:
         UserError: what cannot be read, or the first row that cannot be used, with the place in the file.
@@ -102,7 +102,7 @@ def usable_rows(
         for _, line, values in rows_of(file, columns, header=header):
             if isinstance(values, BadRow):
                 raise UserError(f"{place} {line}: {values.reason}", values.hint)
-            yield place, line, values
+            yield f"{place} {line}", values
     except Damaged as error:
         how = " as Parquet" if file.format.suffix in PARQUET else ""
         hint = error.hint or "get the file again, or take it out of the data"

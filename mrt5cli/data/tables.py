@@ -99,84 +99,60 @@ class RowFolder:
         left_out = [f"{counted(count, 'row')} left out, {reason}" for reason, count in self.left_out.items()]
         return [*self._folder.remarks(), *left_out]
 
-    def table(self, split: str, language: str, wanted: Sequence[str]) -> pa.Table:
-        """Rows of a split in a language.
+    def table(self, split: str, part: str | None, wanted: Sequence[str] = ()) -> pa.Table:
+        """Rows of a part of a split.
 
         Args:
+            part: a language, or another part with files of its own; None is all of the split.
             wanted: the languages that the split is read in. If it is this one alone, rows that name none are
                 in it.
 
         Raises:
             UserError: there are none, or what is wrong with one.
         """
-        if (split, language) in self._files or (split, None) not in self._files:
-            return self.part(split, language)
         import pyarrow as pa
 
-        groups = self._read(split, None)
-        file = PurePath(self._files[split, None][0])
-        mine = {language, None} if len(wanted) == 1 else {language}
-        if own := [table for said, table in groups.items() if said in mine]:
-            for said in groups.keys() - mine - set(wanted):
-                self.left_out[f"which {file} has in {said or 'no language'}"] = len(groups[said])
-            return pa.concat_tables(own)
-        if None in groups:
+        undivided = (split, part) not in self._files
+        key = split, None if undivided else part
+        if key not in self._files:
+            there = ", ".join(sorted(_in_words(*key) for key in self._files))
+            name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
             raise UserError(
-                f"{self.path / file} does not say which language its rows are in",
-                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{language}"
-                f"{file.suffix}, or {language}/{file.name}",
+                f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
+                f"add {name}.jsonl (.csv, .tsv and .parquet will do too)",
             )
-        found = ", ".join(f"{len(table)} in {name}" for name, table in groups.items())
-        raise UserError(f"{self.path / file} has no rows in {language} ({found})")
+        groups, file = self._read(key), self.path / self._files[key][0]
+        mine = {part} if undivided and len(wanted) > 1 else {part, None}
+        own = [table for said, table in groups.items() if said in mine]
+        others = {said or "no language": len(table) for said, table in groups.items() if said not in mine}
+        if not own and None in groups:
+            raise UserError(
+                f"{file} does not say which language its rows are in",
+                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{part}"
+                f"{file.suffix}, or {part}/{file.name}",
+            )
+        if not own:
+            found = ", ".join(f"{count} in {said}" for said, count in others.items())
+            raise UserError(f"{file} holds no rows{f' in {part} ({found})' if found else ''}")
+        for said, count in others.items():
+            if not (undivided and said in wanted):
+                self.left_out[f"which {file.name} has in {said}"] = count
+        return pa.concat_tables(own)
 
-    def part(self, split: str, part: str | None) -> pa.Table:
-        """Rows of a split, or of a part of it with files of its own.
+    def _read(self, key: tuple[str, str | None]) -> dict[str | None, pa.Table]:
+        """Tables of the files of a split and part, by the language that rows say they are in."""
+        if key not in self._tables:
+            files = [DataFile.local(self.path / file) for file in self._files[key]]
+            rows = (row for file in files for row in usable_rows(file, self._columns, header=self._header))
+            # What ids and the like say is only read where the file's name says nothing.
+            said = self._language_of and (self._language_of if key[1] is None else language_column)
 
-        Raises:
-            UserError: there are none, or what is wrong with one.
-        """
-        if (split, part) in self._files:
-            return self._read(split, part)[None]
-        there = ", ".join(sorted(_in_words(*key) for key in self._files))
-        name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
-        raise UserError(
-            f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
-            f"add {name}.jsonl (.csv, .tsv and .parquet will do too)",
-        )
+            def language(row: Row) -> str | None:
+                meant = said and said(row)
+                return meant and (language_meant(meant, self._languages) or meant)
 
-    def _read(self, split: str, part: str | None) -> dict[str | None, pa.Table]:
-        """Tables of the files of a split and part: by what rows say of their language where no name does."""
-        key = (split, part)
-        if key in self._tables:
-            return self._tables[key]
-        files = [DataFile.local(self.path / file) for file in self._files[key]]
-        rows: Iterator[tuple[str, int, Row]] = (
-            row for file in files for row in usable_rows(file, self._columns, header=self._header)
-        )
-        groups = collect(
-            rows,
-            self._columns,
-            language_of=lambda row: self._language(row, part),
-            left_out=self.left_out,
-        )
-        if part is not None:
-            others = sum(len(table) for said, table in groups.items() if said is not None)
-            if others:
-                self.left_out[f"whose column {LANGUAGE_COLUMN!r} says another language than {part}"] += others
-            groups = {said: table for said, table in groups.items() if said is None}
-        if not groups:
-            raise UserError(f"{files[0].name} holds no rows")
-        self._tables[key] = groups
-        return groups
-
-    def _language(self, row: Row, part: str | None) -> str | None:
-        """The language that a row says it is in, by the code that is asked for; None: that of its file."""
-        if self._language_of is None:
-            return None
-        said = self._language_of(row) if part is None else language_column(row)
-        asked_for = self._languages if part is None else (part, *self._languages)
-        meant = said and (language_meant(said, asked_for) or said)
-        return None if meant == part else meant
+            self._tables[key] = collect(rows, self._columns, language_of=language, left_out=self.left_out)
+        return self._tables[key]
 
     def _find(
         self, own_name: Callable[[str], str | None], part_of: Callable[[str, str], str | None] | None
@@ -253,7 +229,7 @@ def hub_tables(
 
 def _hub_rows(
     dataset: HubDataset, configuration: str, file: str, columns: Sequence[Column]
-) -> Iterator[tuple[str, int, Row]]:
+) -> Iterator[tuple[str, Row]]:
     """Rows of a file, labels by name, because a dataset may count them in an order of its own."""
     path = dataset.download(file)
     names = {column.name: dataset.label_names(configuration, column.name, path) for column in columns}
@@ -262,5 +238,5 @@ def _hub_rows(
         own = names.get(column)
         return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else value
 
-    for place, number, row in usable_rows(DataFile.local(path, f"{dataset.name}, {file}"), columns):
-        yield place, number, {column: named(column, value) for column, value in row.items()}
+    for where, row in usable_rows(DataFile.local(path, f"{dataset.name}, {file}"), columns):
+        yield where, {column: named(column, value) for column, value in row.items()}

@@ -263,8 +263,8 @@ def read_documents(
                 f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
                 f"{LANGUAGE_COLUMN!r} column",
             )
-        for place, line, row in usable_rows(file, columns):
-            said, content = _text_of(f"{place} {line}", row, columns)
+        for where, row in usable_rows(file, columns):
+            said, content = _text_of(where, row, columns)
             if (language := rule(said)) is not None and content:
                 groups[language].append(content)
     empty = [language for language, documents in groups.items() if not documents]

@@ -381,7 +381,7 @@ class TableTask(Task):
         source = self.section.source
         if isinstance(source, GeneratedRows):
             rows = (
-                (f"generated {split}, row", number, self.generate(draw, part, number))
+                (f"generated {split}, row {number}", self.generate(draw, part, number))
                 for number in range(source.examples)
                 for draw in [generator(self.name, split, part, number)]
             )

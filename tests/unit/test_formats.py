@@ -200,7 +200,7 @@ def test_a_text_without_end_is_read_in_pieces() -> None:
 
 def rows_in(path: Path, *columns: str, header: bool = True) -> list[dict[str, str]]:
     wanted = [text_column(name) for name in columns]
-    return [dict(row) for _, _, row in usable_rows(DataFile.local(path), wanted, header=header)]
+    return [dict(row) for _, row in usable_rows(DataFile.local(path), wanted, header=header)]
 
 
 def some_csv(path: Path, change: Callable[[list[str]], None], ending: str = "") -> Path:

@@ -211,7 +211,7 @@ WRONG = {
     "other language": (
         "train.jsonl",
         GOOD.replace("{", '{"language": "xx", '),
-        "train.jsonl has no rows in en (1 in xx)",
+        "train.jsonl holds no rows in en (1 in xx)",
     ),
     "parquet": ("train.parquet", "none", "train.parquet cannot be read as Parquet"),
 }

@@ -206,7 +206,7 @@ def test_rows_say_what_they_leave_out_too(tmp_path: Path) -> None:
     (tmp_path / "test/en.jsonl").write_text(other + row.replace("{", '{"language": "en-GB", ') + row)
     task = build_task(task.section)  # type: ignore[attr-defined]
     assert len(task.rows("test", "en")) == 2  # type: ignore[attr-defined]
-    assert "1 row left out, whose column 'language' says another language than en" in task.remarks()
+    assert "1 row left out, which en.jsonl has in de" in task.remarks()
 
 
 # --- languages ----------------------------------------------------------------------------------------------
