@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePath
 
-from mrt5cli.data.formats import format_of, without_suffix
+from mrt5cli.data.formats import suffix_of, without_suffix
 from mrt5cli.data.splits import ParsedName, missing_pieces, read_name, with_twins
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
@@ -123,7 +123,6 @@ class Folder:
         self._seen.add(real)
         if path.is_dir():
             return None
-        found = format_of(path.name)
-        if found is None or found.suffix not in self._formats:
+        if suffix_of(path.name) not in self._formats:
             return "of a format that is not read"
-        return "about the data" if _ABOUT.fullmatch(path.name.lower().removesuffix(found.packing)) else None
+        return "about the data" if _ABOUT.fullmatch(path.name) else None

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
@@ -65,25 +65,20 @@ class BadRow:
     hint: str | None = None
 
 
-class Format(NamedTuple):
-    """The format of a file: its suffix in lower case, and that of what it is packed in, or ""."""
+def suffix_of(name: str) -> str:
+    """The format that a file's name says: its suffix in lower case, without that of what it is packed in.
 
-    suffix: str
-    packing: str
-
-
-def format_of(name: str) -> Format | None:
-    """The format that a file's name says, or None where it is none that is read."""
+    It is empty where the format is none that is read.
+    """
     path = PurePath(name.lower())
-    packing = path.suffix if path.suffix in UNPACKED_BY else ""
-    suffix = PurePath(path.stem).suffix if packing else path.suffix
-    return Format(suffix, packing) if suffix in FORMATS else None
+    suffix = PurePath(path.stem).suffix if path.suffix in UNPACKED_BY else path.suffix
+    return suffix if suffix in FORMATS else ""
 
 
 def without_suffix(name: str) -> str:
     """The path of a file without the suffix of its format and of what it is packed in."""
-    found = format_of(name)
-    return name if found is None else name[: -len(found.suffix + found.packing)]
+    suffix = suffix_of(name)
+    return name[: name.lower().rindex(suffix)] if suffix else name
 
 
 @dataclass(frozen=True)
@@ -108,22 +103,20 @@ class DataFile:
         return cls(name or str(path), partial(io.FileIO, path))
 
     @property
-    def format(self) -> Format:
-        """What its name says.
+    def suffix(self) -> str:
+        """The format that its name says.
 
         Raises:
             UserError: it is none that is read.
         """
-        found = format_of(self.name)
-        if found is None:
-            raise UserError(f"{self.name} is of a format that is not read", supported())
-        return found
+        if suffix := suffix_of(self.name):
+            return suffix
+        raise UserError(f"{self.name} is of a format that is not read", supported())
 
     @property
     def unit(self) -> str:
         """What is counted in it, in words."""
-        suffix = self.format.suffix
-        return "paragraph" if suffix in TEXT else "row" if suffix in PARQUET else "line"
+        return "paragraph" if self.suffix in TEXT else "row" if self.suffix in PARQUET else "line"
 
     @contextmanager
     def unpacked(self) -> Iterator[io.BufferedReader]:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mrt5cli.data.formats import format_of
+from mrt5cli.data.formats import suffix_of
 from mrt5cli.data.splits import missing_pieces
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import TRY_LATER, Limits, OutOfPatience, Repository, patiently, trouble
@@ -122,7 +122,7 @@ class HubDataset:
         except FileNotFoundError as error:
             missing = first_line(error)
         found = [file.removeprefix(self._base).lstrip("/") for file in found]
-        files = [file for file in found if format_of(file)]
+        files = [file for file in found if suffix_of(file)]
         if not files or (self._offline and missing_pieces(files)):
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:

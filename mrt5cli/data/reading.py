@@ -67,10 +67,10 @@ def rows_of(
         UserError: a column is missing, or the format is no table and several are wanted.
         Damaged: the file cannot be read from here on.
     """
-    suffix = file.format.suffix
+    suffix = file.suffix
     if suffix in PARQUET:
         with file.unpacked() as stream:
-            source = io.BytesIO(stream.read()) if file.format.packing else stream
+            source = stream if file.name.lower().endswith(PARQUET) else io.BytesIO(stream.read())
             yield from _parquet_rows(source, file.name, columns, first)
         return
     if suffix in TEXT and len(columns) > 1:
@@ -104,7 +104,7 @@ def usable_rows(
                 raise UserError(f"{place} {line}: {values.reason}", values.hint)
             yield f"{place} {line}", values
     except Damaged as error:
-        how = " as Parquet" if file.format.suffix in PARQUET else ""
+        how = " as Parquet" if file.suffix in PARQUET else ""
         hint = error.hint or "get the file again, or take it out of the data"
         raise UserError(f"{file.name} cannot be read{how}: {error}", hint) from error
 

@@ -258,14 +258,7 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
                 if not some:
                     raise UserError(f"there is no text in {listed(found.languages[language][split], 3)}")
             corpora[language] = _with_held_out(own)
-    return MemoryText(corpora, f"text of {source.path}", _splits(found), remarks)
-
-
-def _splits(found: Found) -> list[str]:
-    """A line a split, those that are held out of the training documents included."""
-    there = set.intersection(*(set(files) for files in found.languages.values()))
-    missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
-    return [*found.lines, *(f"{split}: held out from the training documents" for split in missing)]
+    return MemoryText(corpora, f"text of {source.path}", found.lines, remarks)
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -289,6 +282,6 @@ def _streamed(source: FilesSource, found: Found, languages: Sequence[str]) -> St
         source.text_column,
         "repair it, or take it out of task.source.path",
         local=True,
-        splits=_splits(found),
+        splits=found.lines,
         notes=found.remarks,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, collect, language_column
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import ROWS, DataFile, format_of, supported, without_suffix
+from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_suffix
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
@@ -191,7 +191,7 @@ def _one_set(files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
     """Whether files belong together: one, the pieces of one, or those of a folder called as their split."""
     if len(files) == 1:
         return True
-    if len({format_of(file) for file in files}) > 1:
+    if len({suffix_of(file) for file in files}) > 1:
         return False
     if len({said[file].base for file in files}) == 1:
         return all(said[file].numbered for file in files)

@@ -16,26 +16,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, text_column, value_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import FORMATS, TEXT, BadRow, DataFile, format_of, supported
+from mrt5cli.data.formats import FORMATS, TEXT, BadRow, DataFile, suffix_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
 from mrt5cli.data.reading import rows_of, usable_rows
-from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
+from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
 OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
-
-FilesOfSplits = dict[str, list[Path]]
-
 
 # --- finding ------------------------------------------------------------------------------------------------
 
@@ -45,16 +42,16 @@ class Found:
     """Local files with text.
 
     Attributes:
-        languages: files by split, of each language. Languages without files of their own share one entry.
+        languages: files by split, of each language.
         apart: each language has files of its own.
-        lines: one a split, with its files.
+        lines: one a split, with its files, or that it is held out.
         remarks: what the user should know, a sentence each: what is left out, what is missing.
     """
 
-    languages: dict[str, FilesOfSplits]
+    languages: dict[str, dict[str, list[Path]]]
     apart: bool
     lines: list[str]
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str]
 
     def splits(self, language: str) -> list[str]:
         """Splits of a language that have files of their own."""
@@ -73,26 +70,32 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist", f"task.source.path names a file or a folder; {supported()}")
-    if not path.is_dir():
-        if format_of(path.name) is None:
-            raise UserError(f"{path} is not a text file this toolkit reads", supported())
-        lines = in_words({"train": [path.name]})
-        return Found({language: {"train": [path]} for language in languages}, apart=False, lines=lines)
-    folder = Folder(path, FORMATS)
-    if not folder.files:
-        raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
-    said = folder.read_names(languages)
-    own = _by_language(folder, said, languages)
-    found = {language: _by_split(folder, some) for language, some in own.items()}
-    if not own:
-        found = dict.fromkeys(languages, _by_split(folder, said))
-    named = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
-    files = {
-        language: {split: [folder.files[name] for name in names] for split, names in one.items()}
-        for language, one in found.items()
-    }
-    lines = in_words({split: list(dict.fromkeys(names)) for split, names in named.items()})
-    return Found(files, bool(own), lines, folder.remarks())
+    if not path.is_dir() and not suffix_of(path.name):
+        raise UserError(f"{path} is not a text file this toolkit reads", supported())
+    top, apart, remarks = path, False, []
+    if path.is_dir():
+        folder = Folder(path, FORMATS)
+        if not folder.files:
+            raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
+        said = folder.read_names(languages)
+        own = _by_language(folder, said, languages)
+        found = {language: _by_split(folder, own.get(language, said)) for language in languages}
+        apart, remarks = bool(own), folder.remarks()
+    else:
+        top, found = path.parent, {language: {"train": [path.name]} for language in languages}
+    names = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
+    lines = in_words({split: list(dict.fromkeys(some)) for split, some in names.items()})
+    everywhere = set.intersection(*(set(one) for one in found.values()))
+    held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
+    return Found(
+        languages={
+            language: {split: [top / name for name in some] for split, some in one.items()}
+            for language, one in found.items()
+        },
+        apart=apart,
+        lines=[*lines, *(f"{split}: held out from the training documents" for split in held_out)],
+        remarks=remarks,
+    )
 
 
 def _by_language(
@@ -204,7 +207,7 @@ def _text_of(where: str, row: Row, columns: Sequence[Column]) -> tuple[str | Non
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
     """Files of one split; from so many plain texts on, each is one document."""
-    plain = sum(format_of(file.name) is not None and file.format.suffix in TEXT for file in files)
+    plain = sum(suffix_of(file.name) in TEXT for file in files)
     return [replace(file, whole=plain >= MANY_FILES) for file in files]
 
 
@@ -257,7 +260,7 @@ def read_documents(
     several = len(languages) > 1
     columns = text_columns(column, languages=several)
     for file in text_files([DataFile.local(path) for path in files]):
-        if several and file.format.suffix in TEXT:
+        if several and file.suffix in TEXT:
             raise UserError(
                 f"{file.name} does not say which language it is in, and {len(languages)} are asked for",
                 f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
