@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -82,16 +82,6 @@ class MemoryText:
         return corpus
 
 
-class FilesOfLanguages(Protocol):
-    """Where streamed text is: files by language and split."""
-
-    def splits(self, language: str) -> list[str]:
-        """Splits that have files of their own."""
-
-    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
-        """Files of a split; `tell` is given what keeps them from being read meanwhile."""
-
-
 @dataclass(frozen=True)
 class HubFiles:
     """Files of a Hub dataset, a configuration a language.
@@ -114,9 +104,11 @@ class HubFiles:
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
+        """Splits of a language that have files of their own."""
         return self.dataset.splits(self.configuration(language))
 
     def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
+        """Files of a split; `tell` is given what keeps them from being read meanwhile."""
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
             [
@@ -142,7 +134,7 @@ class StreamedText:
         splits, notes: as in `MemoryText`.
     """
 
-    files: FilesOfLanguages
+    files: Found | HubFiles
     description: str
     column: str
     hint: str

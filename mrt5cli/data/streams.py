@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
-from mrt5cli.data.texts import OTHER_LANGUAGES, LanguageRule, Text, texts
+from mrt5cli.data.reading import FileRow, rows_of
+from mrt5cli.data.texts import OTHER_LANGUAGES, meant_by, text_columns, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
@@ -97,9 +98,10 @@ class DocumentStream:
     tell: Tell = say_on_stderr
 
     def __post_init__(self) -> None:
-        self._rule = None if self.language is None else LanguageRule([self.language])
+        self._other_language: str | None = None
         self._documents: deque[_Document] = deque()
-        self._rows: Iterator[Text] | None = None
+        self._columns = text_columns(self.column)
+        self._rows: Iterator[FileRow] | None = None
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
         self._fetched_again: tuple[int, int] | None = None
@@ -178,7 +180,8 @@ class DocumentStream:
             self._next_pass()
         file = self.files[self._order[self._place]]
         if self._rows is None:
-            self._rows = texts(file, self.column, self._row)
+            self._rows = rows_of(file, self._columns, self._row)
+            self._unit = f"{file.name}, {file.unit}"
         try:
             found = next(self._rows, None)
         except Damaged as error:
@@ -191,16 +194,16 @@ class DocumentStream:
             found = None
         if found is None:
             self._start_file(self._place + 1, 0)
-        elif isinstance(found.content, BadRow) and self._fetch_again(file):
+        elif isinstance(found.values, BadRow) and self._fetch_again(file):
             self._start_file(self._place, found.number - 1)
         else:
-            self._take_row(file, found)
+            self._take_row(found)
         return True
 
     def _next_pass(self) -> None:
         if not self._found:
             names = listed([file.name for file in self.files], 3)
-            others = f"; {OTHER_LANGUAGES}: {self._rule.found()}" if self._rule and self._rule.others else ""
+            others = f"; {OTHER_LANGUAGES}, such as {self._other_language!r}" if self._other_language else ""
             raise UserError(
                 f"a whole pass over the training data found no text in {names}{others}",
                 "see task.source and task.languages",
@@ -208,23 +211,24 @@ class DocumentStream:
         self._start_pass(self._pass + 1)
         self._start_file(0, 0)
 
-    def _take_row(self, file: DataFile, found: Text) -> None:
-        self._row, content = found.number, found.content
-        if isinstance(content, BadRow):
-            self._leave_out(
-                f"{file.name}, {file.unit} {found.line}", content.reason, content.hint, whole=False
-            )
+    def _take_row(self, found: FileRow) -> None:
+        self._row, where = found.number, f"{self._unit} {found.line}"
+        if isinstance(found.values, BadRow):
+            self._leave_out(where, found.values.reason, found.values.hint, whole=False)
             return
-        mine = self._deals_files or (found.number - 1) % self.shards == self.shard
-        if mine and content and self._in_language(found.language) and (not self.keep or self.keep(content)):
+        if not self._deals_files and (found.number - 1) % self.shards != self.shard:
+            return
+        said, content = text_of(where, found.values, self._columns)
+        if content and self._in_language(said) and (not self.keep or self.keep(content)):
             self._found = True
             self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
             self._ready += len(content) + 1
 
     def _in_language(self, said: str | None) -> bool:
-        if self._rule is None or self._rule(said) is not None:
+        if self.language is None or said is None or meant_by(said, (self.language,)):
             return True
-        if self._rule.others.total() == 1:
+        if self._other_language is None:
+            self._other_language = said
             self.tell(f"{OTHER_LANGUAGES}, such as {said!r}")
         return False
 

@@ -15,23 +15,23 @@ What is left out is said: `Found.remarks`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, text_column, value_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import FORMATS, TEXT, BadRow, DataFile, suffix_of, supported
+from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
-from mrt5cli.data.reading import rows_of, usable_rows
+from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
+meant_by = lru_cache(maxsize=1024)(language_meant)
 OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 # --- finding ------------------------------------------------------------------------------------------------
@@ -155,22 +155,6 @@ def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-class Text(NamedTuple):
-    """A text of a file.
-
-    Attributes:
-        number: from 1 on, by which reading can begin anywhere.
-        line: where it is, for people.
-        language: what its row says; None where it says nothing.
-        content: UTF-8, or what keeps it from being used. Empty where there is none.
-    """
-
-    number: int
-    line: int
-    language: str | None
-    content: bytes | BadRow
-
-
 def text_columns(column: str, *, languages: bool = False) -> list[Column]:
     """The column with the text, and the one with the language where each row must name its own."""
     columns = [text_column(column, hint="--set task.source.text_column=NAME")]
@@ -179,24 +163,12 @@ def text_columns(column: str, *, languages: bool = False) -> list[Column]:
     return columns
 
 
-def texts(file: DataFile, column: str, first: int = 0) -> Iterator[Text]:
-    """The texts of a file, in order, from the one after the `first` ones on.
+def text_of(where: str, row: Row, columns: Sequence[Column]) -> tuple[str | None, bytes]:
+    """What a row says of its language, and its text; empty where there is none.
 
     Raises:
-        UserError: the format is none that is read, or a row has no such column, or another thing in it.
-        Damaged: what comes cannot be read.
+        UserError: a column is not there, or holds something else.
     """
-    columns = text_columns(column)
-    place = f"{file.name}, {file.unit}"
-    for number, line, row in rows_of(file, columns, first):
-        if isinstance(row, BadRow):
-            yield Text(number, line, None, row)
-        else:
-            yield Text(number, line, *_text_of(f"{place} {line}", row, columns))
-
-
-def _text_of(where: str, row: Row, columns: Sequence[Column]) -> tuple[str | None, bytes]:
-    """What a row says of its language, and its text; empty where there is none."""
     for column in columns:
         if column.name not in row:
             raise missing_column(where, column.name, row, columns)
@@ -209,36 +181,6 @@ def text_files(files: Sequence[DataFile]) -> list[DataFile]:
     """Files of one split; from so many plain texts on, each is one document."""
     plain = sum(suffix_of(file.name) in TEXT for file in files)
     return [replace(file, whole=plain >= MANY_FILES) for file in files]
-
-
-class LanguageRule:
-    """Which rows are in which of the languages asked for, by what they say, and how many say another.
-
-    A row that says nothing is in the only language, if only one is asked for.
-
-    Attributes:
-        others: rows that say another language, by it.
-    """
-
-    def __init__(self, languages: Sequence[str]) -> None:
-        self._languages = tuple(languages)
-        self.others: Counter[str] = Counter()
-
-    def __call__(self, said: str | None) -> str | None:
-        """The language of a row; None where it is none of those asked for."""
-        if said is None and len(self._languages) == 1:
-            return self._languages[0]
-        meant = None if said is None else _meant(said, self._languages)
-        if meant is None:
-            self.others[said or "no language"] += 1
-        return meant
-
-    def found(self) -> str:
-        """What the others are, and how many."""
-        return ", ".join(f"{count:,} in {said!r}" for said, count in self.others.most_common(5))
-
-
-_meant = lru_cache(maxsize=1024)(language_meant)
 
 
 def read_documents(
@@ -256,7 +198,7 @@ def read_documents(
         UserError: what cannot be read, with file and line, row or paragraph.
     """
     groups: dict[str, list[bytes]] = {language: [] for language in languages}
-    rule = LanguageRule(languages)
+    others: Counter[str] = Counter()
     several = len(languages) > 1
     columns = text_columns(column, languages=several)
     for file in text_files([DataFile.local(path) for path in files]):
@@ -267,15 +209,19 @@ def read_documents(
                 f"{LANGUAGE_COLUMN!r} column",
             )
         for where, row in usable_rows(file, columns):
-            said, content = _text_of(where, row, columns)
-            if (language := rule(said)) is not None and content:
-                groups[language].append(content)
+            said, content = text_of(where, row, columns)
+            meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
+            if meant is None:
+                others[said or "no language"] += 1
+            elif content:
+                groups[meant].append(content)
+    found = ", ".join(f"{count:,} in {said!r}" for said, count in others.most_common(5))
     empty = [language for language, documents in groups.items() if not documents]
-    if empty and (several or rule.others):
+    if empty and (several or others):
         raise UserError(
-            f"{listed(files, 1)}: no rows in {listed(empty)} ({rule.found() or 'none in others'})",
+            f"{listed(files, 1)}: no rows in {listed(empty)} ({found or 'none in others'})",
             f"task.languages takes what column {LANGUAGE_COLUMN!r} says",
         )
-    if rule.others:
-        tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {rule.found()}")
+    if others:
+        tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {found}")
     return groups

@@ -21,9 +21,8 @@ from pyarrow import parquet
 from mrt5cli.data.columns import text_column
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.paragraphs import PIECE_BYTES, paragraphs
-from mrt5cli.data.reading import usable_rows
+from mrt5cli.data.reading import rows_of, usable_rows
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
-from mrt5cli.data.texts import texts
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, FilesSource, XnliTask, XQuADTask
 from mrt5cli.tasks.base import build_task
@@ -344,8 +343,8 @@ def test_reading_can_begin_anywhere(tmp_path: Path) -> None:
     for name, content, _ in FILES.values():
         (tmp_path / name).write_bytes(content)
         file = DataFile.local(tmp_path / name)
-        everything = list(texts(file, "text"))
-        assert list(texts(file, "text", first=everything[20].number)) == everything[21:]
+        everything = list(rows_of(file, [text_column("text")]))
+        assert list(rows_of(file, [text_column("text")], everything[20].number)) == everything[21:]
 
 
 # --- the data sets' own files -------------------------------------------------------------------------------
