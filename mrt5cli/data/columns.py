@@ -182,13 +182,11 @@ def collect(
     language_of: Callable[[Row], str | None] = lambda row: None,
     left_out: Counter[str] | None = None,
 ) -> dict[str | None, pa.Table]:
-    """Rows as tables, one for each language; rows that do not say theirs are under None.
+    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
 
     Args:
         rows: where each is ("train.csv, line 7"), and its values.
-        columns: what a row must have; whatever else it has is left out.
         published: repeated ids are no mistakes.
-        language_of: the language a row says it is in.
         left_out: counts rows that are of no use, by the reason.
 
     Raises:

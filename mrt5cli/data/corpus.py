@@ -26,12 +26,7 @@ SMALL_HELD_OUT_BYTES = 64 * 1024
 
 
 class Order:
-    """Documents of a corpus one after the other, in one order.
-
-    Args:
-        corpus: whose documents.
-        key: numbers that seed the permutation; None keeps the documents in the order they came.
-    """
+    """Documents of a corpus one after the other: permuted by the numbers of a key, or as they came."""
 
     def __init__(self, corpus: Corpus, key: Sequence[int] | None = None) -> None:
         count = len(corpus.starts)
@@ -88,8 +83,6 @@ class Chunks:
     What is left over at the end of an epoch is dropped. Piece i is a function of (key, i) alone.
 
     Args:
-        corpus: whose documents.
-        size: tokens of a piece.
         key: numbers that seed the orders.
         scattered: also draw the order of the pieces; else those of a document follow each other.
     """
@@ -139,10 +132,6 @@ def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list
     Each split gets 1 % of the bytes, from small texts up to a tenth (64 KiB at most), and at least one
     document. Equal documents share a split. The longest (with its copies) always stays in training, and so
     does everything when there are fewer different documents than splits.
-
-    Args:
-        documents: texts of one language.
-        names: splits to take, in this order.
     """
     prints = [fingerprint(document) for document in documents]
     sizes: Counter[int] = Counter()

@@ -30,12 +30,8 @@ _DEBRIS = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")
 class Folder:
     """What is below a folder.
 
-    Args:
-        path: of the folder.
-        formats: suffixes of the files that are wanted, whatever they are packed in.
-
     Attributes:
-        files: that are wanted, with their paths from the folder on, in order of these.
+        files: of the formats that are wanted, with their paths from the folder on, in order of these.
         left_out: names of what is left out, by the reason.
 
     Raises:
@@ -63,9 +59,7 @@ class Folder:
         """What the paths of the files say.
 
         Args:
-            languages: that are asked for.
-            own_name: what a path says, without what is the task's own in it; None where the file is none of
-                the task's.
+            own_name: makes of a path what is not the task's own in it; None where the file is another task's.
 
         Raises:
             UserError: there are pieces of two sets under one name.

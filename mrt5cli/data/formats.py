@@ -46,11 +46,7 @@ _MARKS = {
 
 
 class Damaged(Exception):
-    """A file whose content cannot be read.
-
-    Attributes:
-        hint: what to do next, or None.
-    """
+    """A file whose content cannot be read, and what to do next."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -66,10 +62,7 @@ class BadRow:
 
 
 def suffix_of(name: str) -> str:
-    """The format that a file's name says: its suffix in lower case, without that of what it is packed in.
-
-    It is empty where the format is none that is read.
-    """
+    """The suffix of the format that a name says, whatever it is packed in; empty where none is read."""
     path = PurePath(name.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in UNPACKED_BY else path.suffix
     return suffix if suffix in FORMATS else ""

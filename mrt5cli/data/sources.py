@@ -123,9 +123,7 @@ class StreamedText:
     """Text read again and again, in order.
 
     Attributes:
-        files: where it is.
         description: what the text is, one phrase.
-        column: with the text.
         hint: the way out for those who are stopped by a row or a file that cannot be read.
         local: splits without files of their own are taken from the training documents by their fingerprints,
             and rows that say they are in another language than the one they are read as are left out.

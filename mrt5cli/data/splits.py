@@ -62,11 +62,9 @@ class ParsedName:
 
 
 def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
-    """What a file's path says, relative to the folder that was asked for, without the suffix of its format.
+    """What a path says, relative to the folder that was asked for, without the suffix of its format.
 
-    Args:
-        path: of the file.
-        wanted: languages that are looked for, beside the paper's.
+    Languages that are looked for are those wanted and the paper's.
     """
     codes = [*wanted, *LANGUAGES]
     folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
@@ -106,12 +104,12 @@ def _language_in(name: str, codes: Sequence[str]) -> str | None:
     return next((of for pair in pairs if (of := language_meant(pair, codes))), None)
 
 
-def with_twins(said: dict[str, ParsedName], wanted: Iterable[str]) -> dict[str, ParsedName]:
+def with_twins(said: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
     """What paths say, and the codes of languages that are known by a twin alone.
 
     "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is asked for, it does.
     """
-    bases = {of.base for of in said.values()}
+    bases = {of.base for of in said.values() if of.language in wanted}
     twins = {
         name: replace(of, language=of.base[-2:])
         for name, of in said.items()
@@ -121,11 +119,7 @@ def with_twins(said: dict[str, ParsedName], wanted: Iterable[str]) -> dict[str, 
 
 
 def splits_of(said: Mapping[str, ParsedName], where: str) -> dict[str, list[str]]:
-    """Files by split; those that say none are under "".
-
-    Args:
-        said: what each file says.
-        where: the folder, for people.
+    """Files by split, from what each says; those that say none are under "".
 
     Raises:
         UserError: a file says two splits, or it cannot be told which split `eval` is.

@@ -72,7 +72,6 @@ class DocumentStream:
     """Documents one after the other, each followed by an end mark, as a run of bytes.
 
     Attributes:
-        files: with the texts.
         column: of rows, the one with the text.
         key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
         shard, shards: which part this is of how many. Each has files of its own where there are enough, and

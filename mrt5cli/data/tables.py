@@ -35,10 +35,7 @@ class RowFolder:
     A split or part has one file, numbered pieces of one, or the files of a folder called as the split.
 
     Args:
-        path: of the folder.
-        columns: of the task's rows.
-        languages: that are asked for.
-        header: as in `rows_of`.
+        columns, header: as in `rows_of`.
         language_of: the language a row says it is in; None where parts are no languages.
         own_name: as in `Folder.read_names`.
         part_of: from split and own name, the part that a file is of its split, or None: undivided. By default

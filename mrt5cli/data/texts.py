@@ -186,11 +186,10 @@ def text_files(files: Sequence[DataFile]) -> list[DataFile]:
 def read_documents(
     files: Sequence[Path], column: str, languages: Sequence[str], tell: Tell = say_nothing
 ) -> dict[str, list[bytes]]:
-    """Documents of files by language.
+    """Documents of the files of a split by language. Empty and missing texts are no documents.
 
     Args:
-        files: of one split.
-        column: of rows, the one with the text. Empty and missing texts are no documents.
+        column: of rows, the one with the text.
         languages: that the files hold; the rows of several say theirs in a column.
         tell: is given what is left out.
 
