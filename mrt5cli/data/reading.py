@@ -152,12 +152,11 @@ def _rows_of_cells(lines: Cells, place: str, columns: Sequence[Column], header: 
     number, cells = first
     if bad := _not_utf8(cells):
         raise UserError(f"{place} {number}: {bad.reason}", bad.hint)
-    names, wanted = our_names(cells, columns), [column.name for column in columns]
-    if missing := [name for name in wanted if name not in names]:
-        if header:
-            raise missing_column(f"{place} {number}", missing[0], cells, columns)
-        names, lines = wanted, chain([first], lines)
-    _refuse_twins(f"{place} {number}", names, columns)
+    names = [column.name for column in columns]
+    if header or set(names) <= set(our_names(cells, columns)):
+        names = _checked_names(f"{place} {number}", cells, columns)
+    else:
+        lines = chain([first], lines)
     # Without a head, the first row says how many cells there are at most; more than the columns are not read.
     for count, (number, row) in enumerate(lines, start=1):
         if not len(names) <= len(row) <= len(cells):
@@ -177,10 +176,16 @@ def _not_utf8(cells: Sequence[str]) -> BadRow | None:
     return None
 
 
-def _refuse_twins(where: str, names: Sequence[str], columns: Sequence[Column]) -> None:
-    for name in (*(column.name for column in columns), LANGUAGE_COLUMN):
+def _checked_names(where: str, own: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    """What the task calls the columns of a table, each of which must be there once."""
+    names = our_names(own, columns)
+    wanted = [column.name for column in columns]
+    for name in (*wanted, LANGUAGE_COLUMN):
+        if name in wanted and name not in names:
+            raise missing_column(where, name, own, columns)
         if names.count(name) > 1:
             raise UserError(f"{where}: several columns are called {name!r}", "rename or remove one")
+    return names
 
 
 def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
@@ -237,11 +242,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
     try:
         file = parquet.ParquetFile(source)
         own = file.schema_arrow.names
-        there = our_names(own, columns)
-        for column in columns:
-            if column.name not in there:
-                raise missing_column(name, column.name, own, columns)
-        _refuse_twins(name, there, columns)
+        there = _checked_names(name, own, columns)
         wanted = {*(column.name for column in columns), LANGUAGE_COLUMN}
         read = [old for old, new in zip(own, there, strict=True) if new in wanted]
         number = 0

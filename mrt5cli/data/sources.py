@@ -248,7 +248,7 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
                 if not some:
                     raise UserError(f"there is no text in {listed(found.languages[language][split], 3)}")
             corpora[language] = _with_held_out(own)
-    return MemoryText(corpora, f"text of {source.path}", found.lines, remarks)
+    return MemoryText(corpora, f"text of {Path(source.path)}", found.lines, remarks)
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -260,15 +260,15 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
 
 
 def _streamed(source: FilesSource, found: Found, languages: Sequence[str]) -> StreamedText:
+    path = Path(source.path)
     if len(languages) > 1 and not found.apart:
-        path = Path(source.path)
         raise UserError(
             f"streaming several languages from {path} needs one folder a language",
             f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
         )
     return StreamedText(
         found,
-        f"text of {source.path}, streamed",
+        f"text of {path}, streamed",
         source.text_column,
         "repair it, or take it out of task.source.path",
         local=True,

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mrt5cli.data.columns import language_column
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
 from mrt5cli.data.reading import FileRow, rows_of
-from mrt5cli.data.texts import OTHER_LANGUAGES, meant_by, text_columns, text_of
+from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, meant_by, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
@@ -99,7 +100,7 @@ class DocumentStream:
     def __post_init__(self) -> None:
         self._other_language: str | None = None
         self._documents: deque[_Document] = deque()
-        self._columns = text_columns(self.column)
+        self._texts = column_of_texts(self.column)
         self._rows: Iterator[FileRow] | None = None
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
@@ -179,7 +180,7 @@ class DocumentStream:
             self._next_pass()
         file = self.files[self._order[self._place]]
         if self._rows is None:
-            self._rows = rows_of(file, self._columns, self._row)
+            self._rows = rows_of(file, [self._texts], self._row)
             self._unit = f"{file.name}, {file.unit}"
         try:
             found = next(self._rows, None)
@@ -217,8 +218,12 @@ class DocumentStream:
             return
         if not self._deals_files and (found.number - 1) % self.shards != self.shard:
             return
-        said, content = text_of(where, found.values, self._columns)
-        if content and self._in_language(said) and (not self.keep or self.keep(content)):
+        content = text_of(where, found.values, self._texts)
+        if (
+            content
+            and self._in_language(language_column(found.values))
+            and (not self.keep or self.keep(content))
+        ):
             self._found = True
             self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
             self._ready += len(content) + 1

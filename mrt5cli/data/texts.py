@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, text_column, value_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
@@ -155,26 +155,21 @@ def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def text_columns(column: str, *, languages: bool = False) -> list[Column]:
-    """The column with the text, and the one with the language where each row must name its own."""
-    columns = [text_column(column, hint="--set task.source.text_column=NAME")]
-    if languages:
-        columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
-    return columns
+def column_of_texts(name: str) -> Column:
+    """The column of rows with the text."""
+    return text_column(name, hint="--set task.source.text_column=NAME")
 
 
-def text_of(where: str, row: Row, columns: Sequence[Column]) -> tuple[str | None, bytes]:
-    """What a row says of its language, and its text; empty where there is none.
+def text_of(where: str, row: Row, column: Column) -> bytes:
+    """The text of a row; empty where there is none.
 
     Raises:
-        UserError: a column is not there, or holds something else.
+        UserError: the column is not there, or holds something else.
     """
-    for column in columns:
-        if column.name not in row:
-            raise missing_column(where, column.name, row, columns)
-    text = "" if row[columns[0].name] is None else value_of(where, columns[0], row, columns)
-    said = row.get(LANGUAGE_COLUMN)
-    return None if said is None else str(said).strip() or None, b"" if text.isspace() else text.encode()
+    if row.get(column.name, "") is None:
+        return b""
+    text: str = value_of(where, column, row, [column])
+    return b"" if text.isspace() else text.encode()
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
@@ -199,7 +194,7 @@ def read_documents(
     groups: dict[str, list[bytes]] = {language: [] for language in languages}
     others: Counter[str] = Counter()
     several = len(languages) > 1
-    columns = text_columns(column, languages=several)
+    texts = column_of_texts(column)
     for file in text_files([DataFile.local(path) for path in files]):
         if several and file.suffix in TEXT:
             raise UserError(
@@ -207,8 +202,8 @@ def read_documents(
                 f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
                 f"{LANGUAGE_COLUMN!r} column",
             )
-        for where, row in usable_rows(file, columns):
-            said, content = text_of(where, row, columns)
+        for where, row in usable_rows(file, [texts]):
+            said, content = language_column(row), text_of(where, row, texts)
             meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
             if meant is None:
                 others[said or "no language"] += 1

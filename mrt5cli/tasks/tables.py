@@ -264,11 +264,7 @@ class TableTask(Task):
         """A random row in the task's columns."""
 
     def row_language(self, row: Row) -> str | None:
-        """The language a row says it is in.
-
-        Raises:
-            ValueError: it names one that cannot be.
-        """
+        """The language a row says it is in; a `ValueError` says that it names one that cannot be."""
         return language_column(row)
 
     def own_file_name(self, name: str) -> str | None:

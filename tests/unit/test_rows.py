@@ -205,7 +205,7 @@ WRONG = {
     "language": (
         "train.jsonl",
         GOOD.replace("{", '{"language": 7, '),
-        "line 1: column 'language' holds 7, expected a code such as en",
+        "train.jsonl holds no rows in en (1 in 7)",
     ),
     "wrong label": ("train.jsonl", GOOD.replace(": 0", ": 7"), "line 1: column 'label' holds 7"),
     "other language": (
