@@ -152,10 +152,10 @@ def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) ->
         UserError: the column is not there, or holds something else.
         Unusable: the row is of no use.
     """
-    if column.name not in row:
-        raise missing_column(where, column.name, row, columns)
     try:
         return column.read(row[column.name])
+    except KeyError:
+        raise missing_column(where, column.name, row, columns) from None
     except ValueError as found:
         raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
 
@@ -185,37 +185,28 @@ def collect(
     """
     import pyarrow as pa
 
-    groups: dict[str | None, list[list[Any]]] = {}
+    unique = [column.name for column in columns if column.unique and not published]
+    groups: dict[str | None, list[Row]] = {}
     # Translations of a question share its id, so languages are apart.
     seen: dict[tuple[str | None, str], str] = {}
     for where, row in rows:
         try:
             language = language_of(row)
-            values = groups.setdefault(language, [])
-            values.append([value_of(where, column, row, columns) for column in columns])
+            group = groups.setdefault(language, [])
+            group.append({column.name: value_of(where, column, row, columns) for column in columns})
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         except Unusable as reason:
             if left_out is not None:
                 left_out[str(reason)] += 1
             continue
-        for column, value in zip(columns, values[-1], strict=True):
-            if (
-                column.unique
-                and not published
-                and (before := seen.setdefault((language, value), where)) != where
-            ):
-                raise UserError(
-                    f"{where}: column {column.name!r} holds {shown(value)}, which {before} has already"
-                )
+        for name in unique:
+            value = group[-1][name]
+            if (before := seen.setdefault((language, value), where)) != where:
+                raise UserError(f"{where}: column {name!r} holds {shown(value)}, which {before} has already")
     text = pa.large_string()
     schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
-
-    def table(values: list[list[Any]]) -> pa.Table:
-        cells = [pa.array([row[place] for row in values], kind) for place, kind in enumerate(schema.types)]
-        return pa.table(cells, schema=schema)
-
-    return {language: table(values) for language, values in groups.items()}
+    return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}
 
 
 def empty_texts(table: pa.Table) -> int:
