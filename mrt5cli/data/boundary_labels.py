@@ -49,12 +49,7 @@ class BoundaryLabeller(ABC):
     def fit(cls, ids: Ids, *, vocabulary: int) -> Self:
         """A labeller fitted to rows of ids (B, L), padded with 0; the same rows give the same one.
 
-        Args:
-            ids: the rows.
-            vocabulary: tokens of a tokenizer at most; nothing to those that have none.
-
-        Raises:
-            ValueError: there is too little to fit to.
+        A tokenizer has at most `vocabulary` tokens; a `ValueError` says that there is too little to fit to.
         """
 
     @abstractmethod
@@ -129,9 +124,8 @@ class UnigramLabeller(BoundaryLabeller):
     All single bytes are among the tokens, so that whatever comes has some.
 
     Args:
-        bytes: of all tokens, one after the other.
-        lengths: of the tokens, in bytes.
-        scores: their log-probabilities.
+        bytes: of all tokens, one after the other; `lengths` of these.
+        scores: log-probabilities of the tokens.
     """
 
     kind = "unigram"
@@ -204,13 +198,10 @@ class UnigramLabeller(BoundaryLabeller):
 
 
 def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
-    """(259,) the characters of ids for the tokenizer, the most frequent bytes those of ASCII.
+    """(259,) the characters of ids for the tokenizer; the most frequent of bytes (N,) are those of ASCII.
 
     It works on UTF-8, and twice as fast on characters of one byte. U+0000, which is padding, would end its
     training.
-
-    Args:
-        letters: (N,) bytes as they come.
     """
     order = np.argsort(-np.bincount(letters, minlength=SINGLE_BYTES), kind="stable")
     codes = np.zeros(LAST_BYTE_ID + 1, dtype=np.uint16)

@@ -1,7 +1,6 @@
 """The columns of a task's rows: what each holds, how a value is read, and checked rows as Arrow tables.
 
-Rows with an empty text are taken, as the authors take them, and counted. Ids that come twice are a mistake in
-files; published datasets have some.
+Rows with an empty text are taken, as the authors take them, and counted.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ class Column:
         read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
             that says what was found, or `Unusable`.
         many: the value is a list of texts.
-        unique: no value may come twice.
         others: names that it has in the data sets' own files.
         hint: what to do where rows lack it; by default the hint names all columns that a row has.
     """
@@ -44,7 +42,6 @@ class Column:
     expected: str
     read: Callable[[Any], Any]
     many: bool = False
-    unique: bool = False
     others: tuple[str, ...] = ()
     hint: str | None = None
 
@@ -53,9 +50,9 @@ class Unusable(Exception):
     """A row that is well-formed and of no use for the task: it is left out and counted, by the reason."""
 
 
-def text_column(name: str, *others: str, unique: bool = False, hint: str | None = None) -> Column:
+def text_column(name: str, *others: str, hint: str | None = None) -> Column:
     """A column of text. A lone surrogate, which no UTF-8 can hold, becomes "?"."""
-    return Column(name, "text", read_text, unique=unique, others=others, hint=hint)
+    return Column(name, "text", read_text, others=others, hint=hint)
 
 
 def label_column(
@@ -168,16 +165,13 @@ def language_column(row: Row) -> str | None:
 def collect(
     rows: Iterable[tuple[str, Row]],
     columns: Sequence[Column],
-    *,
-    published: bool = False,
-    language_of: Callable[[Row], str | None] = lambda row: None,
-    left_out: Counter[str] | None = None,
+    language_of: Callable[[Row], str | None],
+    left_out: Counter[str],
 ) -> dict[str | None, pa.Table]:
     """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
 
     Args:
         rows: where each is ("train.csv, line 7"), and its values.
-        published: repeated ids are no mistakes.
         left_out: counts rows that are of no use, by the reason.
 
     Raises:
@@ -185,25 +179,15 @@ def collect(
     """
     import pyarrow as pa
 
-    unique = [column.name for column in columns if column.unique and not published]
     groups: dict[str | None, list[Row]] = {}
-    # Translations of a question share its id, so languages are apart.
-    seen: dict[tuple[str | None, str], str] = {}
     for where, row in rows:
         try:
-            language = language_of(row)
-            group = groups.setdefault(language, [])
+            group = groups.setdefault(language_of(row), [])
             group.append({column.name: value_of(where, column, row, columns) for column in columns})
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         except Unusable as reason:
-            if left_out is not None:
-                left_out[str(reason)] += 1
-            continue
-        for name in unique:
-            value = group[-1][name]
-            if (before := seen.setdefault((language, value), where)) != where:
-                raise UserError(f"{where}: column {name!r} holds {shown(value)}, which {before} has already")
+            left_out[str(reason)] += 1
     text = pa.large_string()
     schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
     return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}

@@ -148,7 +148,7 @@ class RowFolder:
                 meant = said and said(row)
                 return meant and (language_meant(meant, self._languages) or meant)
 
-            self._tables[key] = collect(rows, self._columns, language_of=language, left_out=self.left_out)
+            self._tables[key] = collect(rows, self._columns, language, self.left_out)
         return self._tables[key]
 
     def _find(
@@ -221,7 +221,7 @@ def hub_tables(
         for file in dataset.files(configuration, split)
         for row in _hub_rows(dataset, configuration, file, columns)
     )
-    return collect(rows, columns, published=True, language_of=language_of, left_out=left_out)
+    return collect(rows, columns, language_of, left_out)
 
 
 def _hub_rows(

@@ -21,7 +21,7 @@ class QuestionAnswering(TableTask):
     measures = ("exact_match", "f1")
     target_key = "task.input_length"
     columns = (
-        text_column("id", unique=True),
+        text_column("id"),
         text_column("question"),
         text_column("context"),
         answers_column("answers"),

@@ -381,7 +381,7 @@ class TableTask(Task):
                 for number in range(source.examples)
                 for draw in [generator(self.name, split, part, number)]
             )
-            return collect(rows, self.columns)[None]
+            return collect(rows, self.columns, lambda row: None, self._left_out)[None]
         place = self.hub_split(split, part)
         shared = any(self.hub_split(split, other) == place for other in self.parts(split) if other != part)
         if place not in self._hub:
