@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.columns import language_column
+from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
-from mrt5cli.data.reading import FileRow, rows_of
+from mrt5cli.data.reading import rows_of
 from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, meant_by, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     # Of lines and of files.
     Counts = NDArray[np.int64] | torch.Tensor
 
+# The number of a pass, that of a file in its order, and rows before.
+Place = tuple[int, int, int]
 END = bytes([END_OF_DOCUMENT])
 SKIP_HINT = (
     "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
@@ -62,9 +64,9 @@ class LeftOut:
 
 
 class _Document(NamedTuple):
-    """Where a document is (pass, file, rows before it), and its bytes with the end mark."""
+    """Where a document is, and its bytes with the end mark."""
 
-    place: tuple[int, int, int]
+    place: Place
     content: bytes
 
 
@@ -98,18 +100,22 @@ class DocumentStream:
     tell: Tell = say_on_stderr
 
     def __post_init__(self) -> None:
+        self._texts = column_of_texts(self.column)
         self._other_language: str | None = None
         self._documents: deque[_Document] = deque()
-        self._texts = column_of_texts(self.column)
-        self._rows: Iterator[FileRow] | None = None
+        self._start((0, 0, 0), found=False)
+
+    def _start(self, place: Place, *, found: bool) -> None:
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
-        self._fetched_again: tuple[int, int] | None = None
-        self._start(0, 0, 0)
+        self._documents.clear()
+        # Where reading is, and whether it has found text in this pass.
+        self._place, self._found = place, found
+        self._reader = self._read(*place)
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """The next `count` bytes, end marks included; fewer only when a single pass is over."""
-        while self._ready < count and self._read():
+        while self._ready < count and self._fetch():
             pass
         parts = []
         while count and self._documents:
@@ -126,24 +132,21 @@ class DocumentStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, in numbers only."""
-        place = self._documents[0].place if self._documents else (self._pass, self._place, self._row)
+        place = self._documents[0].place if self._documents else self._place
         return {"at": [*place, self._taken], "found": self._found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
-        *place, taken = state["at"]
-        self._start(*place)
-        self._found = state["found"]
-        while taken and not self._documents and self._read():
-            pass
+        number, at, row, taken = state["at"]
+        self._start((number, at, row), found=state["found"])
         # A document that can no longer be read has been left out, and its rest with it.
-        if not taken or not self._documents or self._documents[0].place != tuple(place):
+        if not taken or not self._fetch() or self._documents[0].place != (number, at, row):
             return
         size = len(self._documents[0].content)
         if taken >= size:
-            file = self.files[self._order[place[1]]]
+            file = self.files[self._order(number)[at]]
             raise UserError(
-                f"{file.name}, {file.unit} {place[2] + 1} is another text than when the checkpoint "
+                f"{file.name}, {file.unit} {row + 1} is another text than when the checkpoint "
                 f"was saved: it has {size} bytes, and {taken} of it were taken",
                 "bring back the data that the run began with, or start anew with --out",
             )
@@ -152,97 +155,86 @@ class DocumentStream:
 
     # Reading.
 
-    def _start(self, number: int, place: int, row: int) -> None:
-        """Begin with a row of a file of a pass."""
-        self._documents.clear()
-        self._ready = self._taken = 0
-        self._fetched_again = None
-        self._start_pass(number)
-        self._start_file(place, row)
+    def _fetch(self) -> bool:
+        """Read a document; False when a single pass is over."""
+        document = next(self._reader, None)
+        if document is None:
+            return False
+        self._documents.append(document)
+        self._ready += len(document.content)
+        return True
 
-    def _start_pass(self, number: int) -> None:
-        self._pass, self._found = number, False
+    def _order(self, number: int) -> NDArray[np.int64]:
+        """The files of this shard, in the order of a pass."""
         count = len(self.files)
         order = np.arange(count)
         if self.key is not None:
             order = np.random.default_rng((*self.key, number)).permutation(count)
-        self._deals_files = count >= self.shards
-        self._order = order[self.shard :: self.shards] if self._deals_files else order
+        return order[self.shard :: self.shards] if count >= self.shards else order
 
-    def _start_file(self, place: int, row: int) -> None:
-        self._place, self._row, self._rows = place, row, None
-
-    def _read(self) -> bool:
-        """Read a row, or turn to the next file; False when a single pass is over."""
-        if self._place == len(self._order):
+    def _read(self, number: int, first_file: int, first_row: int) -> Iterator[_Document]:
+        """Documents from a row of a file of a pass on."""
+        deals_rows = len(self.files) < self.shards
+        while True:
+            order = self._order(number)
+            for at in range(first_file, len(order)):
+                for row, where, values in self._rows(self.files[order[at]], first_row):
+                    self._place = number, at, row
+                    if deals_rows and (row - 1) % self.shards != self.shard:
+                        continue
+                    content = text_of(where, values, self._texts)
+                    if content and self._is_mine(language_column(values), content):
+                        self._found = True
+                        yield _Document((number, at, row - 1), content + END)
+                first_row = 0
             if not self.endless:
-                return False
-            self._next_pass()
-        file = self.files[self._order[self._place]]
-        if self._rows is None:
-            self._rows = rows_of(file, [self._texts], self._row)
-            self._unit = f"{file.name}, {file.unit}"
-        try:
-            found = next(self._rows, None)
-        except Damaged as error:
-            if self._fetch_again(file):
-                self._start_file(self._place, self._row)
-                return True
-            # The message about a CSV file has its line already, and its rows are no lines.
-            place = "" if str(error).startswith("line ") else f" after {file.unit} {self._row}"
-            self._leave_out(f"{file.name}{place}", str(error), error.hint, whole=True)
-            found = None
-        if found is None:
-            self._start_file(self._place + 1, 0)
-        elif isinstance(found.values, BadRow) and self._fetch_again(file):
-            self._start_file(self._place, found.number - 1)
-        else:
-            self._take_row(found)
-        return True
+                return
+            if not self._found:
+                names = listed([file.name for file in self.files], 3)
+                others = (
+                    f"; {OTHER_LANGUAGES}, such as {self._other_language!r}" if self._other_language else ""
+                )
+                raise UserError(
+                    f"a whole pass over the training data found no text in {names}{others}",
+                    "see task.source and task.languages",
+                )
+            self._found, number, first_file = False, number + 1, 0
 
-    def _next_pass(self) -> None:
-        if not self._found:
-            names = listed([file.name for file in self.files], 3)
-            others = f"; {OTHER_LANGUAGES}, such as {self._other_language!r}" if self._other_language else ""
-            raise UserError(
-                f"a whole pass over the training data found no text in {names}{others}",
-                "see task.source and task.languages",
-            )
-        self._start_pass(self._pass + 1)
-        self._start_file(0, 0)
+    def _rows(self, file: DataFile, first: int) -> Iterator[tuple[int, str, Row]]:
+        """Numbers of the rows of a file, where they are, and their values.
 
-    def _take_row(self, found: FileRow) -> None:
-        self._row, where = found.number, f"{self._unit} {found.line}"
-        if isinstance(found.values, BadRow):
-            self._leave_out(where, found.values.reason, found.values.hint, whole=False)
-            return
-        if not self._deals_files and (found.number - 1) % self.shards != self.shard:
-            return
-        content = text_of(where, found.values, self._texts)
-        if (
-            content
-            and self._in_language(language_column(found.values))
-            and (not self.keep or self.keep(content))
-        ):
-            self._found = True
-            self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
-            self._ready += len(content) + 1
+        What comes over a network and looks damaged is read once more, because it may have been damaged on its
+        way; what stays so is left out.
+        """
+        unit, again = f"{file.name}, {file.unit}", file.remote
+        while True:
+            try:
+                for row, line, values in rows_of(file, [self._texts], first):
+                    if not isinstance(values, BadRow):
+                        yield row, f"{unit} {line}", values
+                    elif again:
+                        break
+                    else:
+                        self._leave_out(f"{unit} {line}", values.reason, values.hint, whole=False)
+                    first = row
+                else:
+                    return
+            except Damaged as error:
+                if not again:
+                    # The message about a CSV file has its line already, and its rows are no lines.
+                    place = "" if str(error).startswith("line ") else f" after {file.unit} {first}"
+                    self._leave_out(f"{file.name}{place}", str(error), error.hint, whole=True)
+                    return
+            again = False
 
-    def _in_language(self, said: str | None) -> bool:
+    def _is_mine(self, said: str | None, content: bytes) -> bool:
+        """Whether a document is in the language of this stream and of its split."""
         if self.language is None or said is None or meant_by(said, (self.language,)):
-            return True
+            return self.keep is None or self.keep(content)
         if self._other_language is None:
             self._other_language = said
             self.tell(f"{OTHER_LANGUAGES}, such as {said!r}")
         return False
-
-    def _fetch_again(self, file: DataFile) -> bool:
-        """Whether to read the file once more from the start, because it may have been damaged on its way."""
-        here = self._pass, self._place
-        again = file.remote and self._fetched_again != here
-        if again:
-            self._fetched_again = here
-        return again
 
     def _leave_out(self, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
         if self.left_out is None:
