@@ -51,15 +51,11 @@ def language_meant(said: str, wanted: Iterable[str]) -> str | None:
     asked for, else for "zh". A name without a region does not stand for a language with one: "zh" is not
     "zh-TW".
     """
-    known: dict[str, str] = {}
-    for code in wanted:
-        known.setdefault(_tag(code), code)
-    parts = _tag(said).split("-")
-    while parts:
-        if (tag := "-".join(parts)) in known:
-            return known[tag]
-        parts.pop()
-    return None
+    known = {_tag(code): code for code in reversed([*wanted])}
+    tag = _tag(said)
+    while tag not in known and "-" in tag:
+        tag = tag.rpartition("-")[0]
+    return known.get(tag)
 
 
 def _tag(name: str) -> str:

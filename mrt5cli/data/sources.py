@@ -7,7 +7,7 @@ shows before a model is built.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,35 +161,24 @@ class StreamedText:
         own = self.files.splits(language)
         # A split with files of its own leaves its share of the training documents in training.
         elsewhere = {split for split in HELD_OUT if self.local and split not in own}
-        return DocumentStream(
-            self._files(language, "train", tell),
-            self.column,
+        return replace(
+            self._stream(language, "train", tell),
             key=key if self.shuffle_files else None,
             shard=shard,
             shards=shards,
             keep=(lambda document: split_of(document) not in elsewhere) if elsewhere else None,
-            language=language if self.local else None,
             left_out=self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell),
-            hint=self.hint,
-            tell=tell,
         )
 
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
         """One pass over held-out text, from its first example on."""
         own = self.files.splits(language)
-        hashed = self.local and split not in own
-        test_of_validation = not hashed and split == "test" and split not in own and "validation" in own
-        source = "train" if hashed else "validation" if test_of_validation else split
-        stream = DocumentStream(
-            self._files(language, source, say_on_stderr),
-            self.column,
-            keep=(lambda document: split_of(document) == split) if hashed else None,
-            language=language if self.local else None,
-            endless=False,
-            left_out=self.left_out,
-            hint=self.hint,
-        )
-        if test_of_validation and language == ENGLISH:
+        if self.local and split not in own:
+            stream = self._stream(language, "train")
+            return replace(stream, endless=False, keep=lambda document: split_of(document) == split)
+        of_validation = split == "test" and split not in own and "validation" in own
+        stream = replace(self._stream(language, "validation" if of_validation else split), endless=False)
+        if of_validation and language == ENGLISH:
             for _ in range(ENGLISH_VALIDATION_EXAMPLES):
                 stream.take(example_bytes)
         return stream
@@ -198,13 +187,20 @@ class StreamedText:
         """What the user should know, and what was left out beside what training streams count themselves."""
         return [*self.notes, *(self.left_out.sentences() if self.left_out else [])]
 
-    def _files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
+    def _stream(self, language: str, split: str, tell: Tell = say_on_stderr) -> DocumentStream:
         if split not in (own := self.files.splits(language)):
             raise UserError(
                 f"{self.description} has no {split} split for {language!r}; it has {', '.join(own)}",
                 "choose another dataset or split",
             )
-        return self.files.files(language, split, tell)
+        return DocumentStream(
+            self.files.files(language, split, tell),
+            self.column,
+            language=language if self.local else None,
+            left_out=self.left_out,
+            hint=self.hint,
+            tell=tell,
+        )
 
 
 def open_source(

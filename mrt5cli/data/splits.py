@@ -66,12 +66,16 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
 
     Languages that are looked for are those wanted and the paper's.
     """
+    decisive = [part for part in path.parts if only_a_split(part)] or path.parts
+    splits = {str(match.lastgroup) for part in decisive for match in _SPLIT.finditer(_plain(part))}
+    if len(splits) > 1 and "train" not in splits:
+        splits.discard("eval")  # as in eval/dev.txt
     codes = [*wanted, *LANGUAGES]
     folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
     named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
     return ParsedName(
-        splits=_splits(path),
+        splits=frozenset(splits),
         language=folders[0] if folders else next(named, None),
         folder=bool(folders),
         base=str(path.parent / name),
@@ -87,14 +91,6 @@ def only_a_split(name: str) -> bool:
 
 def _plain(name: str) -> str:
     return _CAPITAL.sub("_", _PIECE.sub("", name)).lower()
-
-
-def _splits(path: PurePath) -> frozenset[str]:
-    parts = [part for part in path.parts if only_a_split(part)] or path.parts
-    found = {str(match.lastgroup) for part in parts for match in _SPLIT.finditer(_plain(part))}
-    if len(found) > 1 and "train" not in found:
-        found.discard("eval")  # as in eval/dev.txt
-    return frozenset(found)
 
 
 def _language_in(name: str, codes: Sequence[str]) -> str | None:

@@ -122,15 +122,14 @@ class RowFolder:
         mine = {part} if undivided and len(wanted) > 1 else {part, None}
         own = [table for said, table in groups.items() if said in mine]
         others = {said or "no language": len(table) for said, table in groups.items() if said not in mine}
-        if not own and None in groups:
-            raise UserError(
-                f"{file} does not say which language its rows are in",
-                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{part}"
-                f"{file.suffix}, or {part}/{file.name}",
-            )
         if not own:
             found = ", ".join(f"{count} in {said}" for said, count in others.items())
-            raise UserError(f"{file} holds no rows{f' in {part} ({found})' if found else ''}")
+            if not found:
+                raise UserError(f"{file} holds no rows")
+            raise UserError(
+                f"{file} holds no rows in {part} ({found})",
+                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{part}.*",
+            )
         for said, count in others.items():
             if not (undivided and said in wanted):
                 self.left_out[f"which {file.name} has in {said}"] = count

@@ -196,12 +196,6 @@ def read_documents(
     several = len(languages) > 1
     texts = column_of_texts(column)
     for file in text_files([DataFile.local(path) for path in files]):
-        if several and file.suffix in TEXT:
-            raise UserError(
-                f"{file.name} does not say which language it is in, and {len(languages)} are asked for",
-                f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
-                f"{LANGUAGE_COLUMN!r} column",
-            )
         for where, row in usable_rows(file, [texts]):
             said, content = language_column(row), text_of(where, row, texts)
             meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
@@ -214,7 +208,7 @@ def read_documents(
     if empty and (several or others):
         raise UserError(
             f"{listed(files, 1)}: no rows in {listed(empty)} ({found or 'none in others'})",
-            f"task.languages takes what column {LANGUAGE_COLUMN!r} says",
+            f"make one folder a language, or give rows a column {LANGUAGE_COLUMN!r} that says theirs",
         )
     if others:
         tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {found}")

@@ -219,7 +219,7 @@ def test_a_column_of_languages(tmp_path: Path, name: str) -> None:
 
 def test_several_languages_without_a_way_to_tell(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
-    assert "does not say which language" in refusal(tmp_path, ["en", "fr"])
+    assert "no rows in en, fr (1 in 'no language')" in refusal(tmp_path, ["en", "fr"])
     (tmp_path / "a.txt").unlink()
     write_rows(tmp_path / "a.jsonl", [{"text": "x"}])
     assert "no rows in en, fr (1 in 'no language')" in refusal(tmp_path, ["en", "fr"])
