@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import shutil
 import time
+import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch.distributed as dist
+
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -106,8 +108,10 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
         elif isinstance(error, DataLost):
             say(f"stopped; {kept}")
             error.hint = _to_go_on(plan) if error.passes else error.hint
+        traceback.clear_frames(error.__traceback__)  # they hold the trainer
+        leave_group()
         raise
-    _leave_group()
+    leave_group()
     if not finished:
         record.end(plan, "interrupted")
         say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_to_go_on(plan)}")
@@ -176,14 +180,14 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
     return finished
 
 
-def _leave_group() -> None:
-    """End the threads of a group of processes, which may abort where they outlive the interpreter.
+def leave_group() -> None:
+    """End the threads of a group of processes, which must not outlive the interpreter.
 
-    What the trainer has wrapped the model in holds them too, in circles.
+    What the trainer wraps the model in refers to the group, in circles, and is freed first.
     """
     if dist.is_initialized():
-        dist.destroy_process_group()
         gc.collect()
+        dist.destroy_process_group()
 
 
 def _waits_long(trainer: DeletionTrainer) -> bool:
