@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch.distributed as dist
-
 from transformers import TrainerCallback
 from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""Processes leave their group before they end, without waiting under the interpreter's lock for its threads."""
+"""Processes leave their group before they end, and do not wait for its threads under the interpreter's lock."""
 
 from __future__ import annotations
 
