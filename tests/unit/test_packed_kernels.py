@@ -117,7 +117,7 @@ def test_the_layout(rows: list[list[bool]], known: bool):
     assert torch.equal(layout.packed.positions.long(), positions[valid])
     assert layout.packed.bounds.diff().tolist() == lengths.tolist()
     assert layout.packed.bounds.dtype == layout.packed.positions.dtype == torch.int32
-    assert layout.is_full == bool(valid.all())
+    assert layout.total == int(valid.sum())
     assert torch.equal(DeviceLayout(valid).packed.positions.long(), valid.nonzero()[:, 1])
     values = torch.randn(*valid.shape, 3, dtype=torch.float64).requires_grad_()
     back = layout.restore(layout.lay_out(values))

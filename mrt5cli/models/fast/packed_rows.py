@@ -11,11 +11,11 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from mrt5cli.models.attention import AttentionOptions, sdpa
 from mrt5cli.models.deletion import distance_bias
-from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
-from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.shorteners.base import Shortening
 
 SCORES_AT_ONCE = 2**18
@@ -85,18 +85,9 @@ class GroupedRows:
         """The same rows for cross-attention, which has no position bias."""
         return GroupedRows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: AttentionOptions,
-        penalty: ScorePenalty | None,
-        *,
-        cross: bool,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Attention within each row; see `Rows`. There is no score loss: nothing is packed with one."""
-        outputs = []
+        outputs, cross = [], options.cross
         for number, group in enumerate(self.groups):
             if group.longest == 0:  # of whose rows nothing is left, attends to nothing
                 nothing = query[group.rows] if cross else query[0, :, group.place]
@@ -106,13 +97,13 @@ class GroupedRows:
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             gate = self.gates[number] if self.gates is not None else None
-            output = sdpa(q, k, v, self.biases[number], gate, options).output.transpose(1, 2)
+            output = sdpa(q, k, v, self.biases[number], gate, options)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
 
 
-class PackedLayout:
+class PackedLayout(Layout):
     """Rows of a padded batch laid end to end, without the padding: (B, S, ...) <-> (1, positions, ...).
 
     Args:
@@ -137,9 +128,8 @@ class PackedLayout:
     def after(self, shortening: Shortening) -> Layout:
         return self if shortening.positions is None else _of_survivors(shortening)
 
-    def bias(self, relative: RelativeBias, shortening: Shortening) -> BlockBias:
-        by_distance = relative.by_distance()
-        groups = self.groups(relative.attention.n_heads)
+    def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, GroupedRows]:
+        by_distance, groups = relative_bias(attention, length), self.groups(attention.n_heads)
         gates = None
         if shortening.key_gate is not None:
             flat = shortening.key_gate[self.valid]
@@ -152,17 +142,20 @@ class PackedLayout:
         biases: list[Tensor | None] = []
         of_length: dict[int, Tensor] = {}
         for group in groups:
-            count, bias = group.longest, None
-            if by_distance is not None and positions is not None and count:
-                bias = distance_bias(by_distance, group.pad(positions), relative.length)
-            elif by_distance is not None and count:
+            count = group.longest
+            if by_distance is None or not count:
+                biases.append(group.hidden(torch.float32))
+                continue
+            if positions is not None:
+                bias = distance_bias(by_distance, group.pad(positions), length)
+            else:
                 if count not in of_length:
-                    window = by_distance[:, relative.length - count : relative.length + count - 1]
+                    window = by_distance[:, length - count : length + count - 1]
                     of_length[count] = distance_bias(window, None, count)
                 bias = of_length[count]
-            hidden = group.hidden(torch.float32 if bias is None else bias.dtype)
-            biases.append(hidden if bias is None else bias if hidden is None else bias + hidden)
-        return BlockBias(shortening.states.new_zeros(1), GroupedRows(groups, biases, gates))
+            hidden = group.hidden(bias.dtype)
+            biases.append(bias if hidden is None else bias + hidden)
+        return shortening.states.new_zeros(1), GroupedRows(groups, biases, gates)
 
     def _has_gaps(self) -> bool:
         """Whether something is left out between positions of a row, not only before or after them."""
@@ -189,22 +182,22 @@ class PackedLayout:
         ]
 
 
-class FullLayout(PaddedLayout):
+class FullLayout(Layout):
     """A batch without padding to leave out; what a shortener leaves of it is packed."""
 
     def after(self, shortening: Shortening) -> Layout:
         return self if shortening.positions is None else _of_survivors(shortening)
 
 
-def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout | None:
-    """The layout of an input (B, S); None where its mask hides something else than just the padding."""
+def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout:
+    """The layout of an input (B, S); the padded one where its mask hides something else than the padding."""
     if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
-        return None
+        return Layout()
     return PackedLayout(~padding) if padding.any() else FullLayout()
 
 
 def _of_survivors(shortening: Shortening) -> Layout:
     # A rule of the reference lets rows see each other's slots: then all of them stay.
     if shortening.self_mask is not None or shortening.mask is None:
-        return PaddedLayout()
+        return Layout()
     return PackedLayout(shortening.mask != 0)
