@@ -22,15 +22,9 @@ from mrt5cli.models.fast.layouts import fast_layout
 from mrt5cli.models.layout import Layout
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
-from mrt5cli.models.shorteners import (
-    SHORTENERS,
-    Sequences,
-    Shortener,
-    Shortening,
-    norm_in_float32,
-    refuse_threshold,
-    with_fillers_in_sight,
-)
+from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
+from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
+from mrt5cli.models.shorteners.gate import with_fillers_in_sight
 from mrt5cli.models.stack import MrT5Stack, self_attention, wants
 
 CAPTURED = ("output_attentions", "output_hidden_states")

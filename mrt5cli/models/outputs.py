@@ -37,7 +37,11 @@ class Deletion:
 
     def deletion(self) -> dict[str, Any]:
         """These fields alone."""
-        return {field.name: getattr(self, field.name) for field in fields(Deletion)}
+        return {name: getattr(self, name) for name in ABOUT_DELETION}
+
+
+# Read once: torch.compile cannot look fields up.
+ABOUT_DELETION = tuple(field.name for field in fields(Deletion))
 
 
 @dataclass

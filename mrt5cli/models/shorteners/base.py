@@ -1,4 +1,4 @@
-"""What every shortener takes and gives. The encoder goes on with a `Shortening` and never asks who made it.
+"""What every shortener takes and gives. The encoder continues with a `Shortening`, whoever made it.
 
 Legend: B batch, L input bytes, S positions after shortening, D model width.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrt5cli.models.config import MrT5Config
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
 @dataclass
@@ -137,22 +137,47 @@ class Shortener(nn.Module):
         Raises:
             ValueError: the shortener has no threshold, or needs something it was not given.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it shortens")
+        raise NotImplementedError
 
 
-def hidden_once(config: MrT5Config) -> bool:
-    """Whether later encoder blocks see pooled positions by what was hidden before they were pooled, as in the
-    reference, which masks its position bias in the first block and hands it on. A shortener before that
-    block comes first, and learned positions leave no bias to hand on.
+class Pooling(Shortener):
+    """Base of the poolings, which make one position of several: subclasses say how in `pool`.
+
+    Attributes:
+        per_row: see `shortening_per` of the configuration.
+        hidden_once: later encoder blocks see pooled positions by what was hidden before they were pooled, as
+            in the reference, which masks its position bias in the first block and hands it on. A shortener
+            before that block comes first, and learned positions leave no bias to hand on.
     """
-    mixes = config.shortening_per == "batch"
-    return mixes and config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
 
+    normalises = True
 
-def mark(positions: Tensor, valid: Tensor, length: int) -> Tensor:
-    """(B, L) bool, True at the `positions` (B, S) of slots that are `valid` (B, S)."""
-    marked = torch.zeros(positions.shape[0], length, dtype=torch.long, device=positions.device)
-    return marked.scatter_add(1, positions, valid.long()).bool()
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__()
+        self.per_row = config.shortening_per == "row"
+        inherits_bias = config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
+        self.hidden_once = inherits_bias and not self.per_row
+
+    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """What becomes of the sequences.
+
+        Args:
+            given: the sequences.
+            normed: (B, L, D) in float32, their states after the norm.
+
+        Returns:
+            States (B, S, D), positions (B, S) of the first byte of what each slot holds, slots that hold
+            something (B, S) bool, and further fields of a `Shortening`.
+        """
+        raise NotImplementedError
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        refuse_threshold(threshold, f"a {self.deletion_types[0].replace('_', ' ')}")
+        assert given.normed is not None  # this class normalises
+        states, positions, valid, more = self.pool(given, given.normed)
+        mask, length = valid.long(), given.padding.shape[1]
+        kept = mask.new_zeros(len(mask), length).scatter_add(1, positions, mask).bool()
+        return Shortening(states, mask, positions, valid.sum(dim=1), keep_mask=kept, **more)
 
 
 def refuse_threshold(threshold: float | None, what: str) -> None:
@@ -169,9 +194,8 @@ def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
     states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
     if isinstance(norm, nn.LayerNorm):
         return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
-    epsilon = (
-        norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    )  # apex's has the latter
+    # apex's norm calls it as PyTorch's does.
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return F.rms_norm(states, shape, weight, epsilon)
 
 
