@@ -31,7 +31,7 @@ from mrt5cli.models.layouts import (
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS, Shortener
-from mrt5cli.models.weights import read_weights, weight_names
+from mrt5cli.models.weights import check_files, read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line
 
@@ -77,10 +77,11 @@ def load(
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype_name(dtype))
-    weights = read_weights(folder)
-    state, note = unwrapped(weights.tensors, where)
-    for said in filter(None, (weights.note, note)):
-        logger.warning("%s: %s", where, said)
+    state, note = unwrapped(read_weights(folder), where)
+    if check_files(folder):
+        logger.warning("%s: weights read from a pickle; no code in it was run", where)
+    if note is not None:
+        logger.warning("%s: %s", where, note)
     # Files may leave the head out where it is the embedding, as transformers 5 makes and calls a plain T5.
     tied = described.raw.get("tie_word_embeddings") is True
     state = with_one_embedding(state, where, tied=tied)

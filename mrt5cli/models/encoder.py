@@ -123,13 +123,8 @@ class MrT5Encoder(MrT5Stack):
             last_hidden_state=layout.restore(states),
             attention_mask=shortening.mask,
             key_gate=shortening.key_gate,
-            delete_gate_output=shortening.gate_values,
-            delete_gate_logits=shortening.gate_logits,
-            keep_mask=shortening.keep_mask,
-            kept_lengths=shortening.kept_lengths,
-            boundary_logits=shortening.boundary_logits,
-            auxiliary_loss=shortening.auxiliary_loss,
             packed=(states, rows.as_source()) if keep_packed and rows is not None else None,
+            **shortening.deletion(),
         )
 
     def _source(

@@ -5,43 +5,13 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
-
-
-@dataclass
-class Deletion:
-    """What both outputs say about the deletion.
-
-    Attributes:
-        delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
-        delete_gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where
-            bytes are pooled, the first of those that became one.
-        kept_lengths: (B) int64, their number in each row.
-        boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
-        auxiliary_loss: scalar a shortener adds to the training loss, or None.
-    """
-
-    delete_gate_output: Tensor | None = None
-    delete_gate_logits: Tensor | None = None
-    keep_mask: Tensor | None = None
-    kept_lengths: Tensor | None = None
-    boundary_logits: Tensor | None = None
-    auxiliary_loss: Tensor | None = None
-
-    def deletion(self) -> dict[str, Any]:
-        """These fields alone."""
-        return {name: getattr(self, name) for name in ABOUT_DELETION}
-
-
-# Read once: torch.compile cannot look fields up.
-ABOUT_DELETION = tuple(field.name for field in fields(Deletion))
+from mrt5cli.models.shorteners.base import Deletion
 
 
 @dataclass

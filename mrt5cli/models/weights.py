@@ -10,7 +10,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,45 +31,24 @@ OTHERS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".g
 """Suffixes of files that may hold weights under a name that nothing here reads."""
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What the weight files of a directory hold.
-
-    Attributes:
-        tensors: by name, on the CPU, mapped from the files where the format allows it, so that they take no
-            memory of their own.
-        note: that they come from a pickle, for people, or None.
-    """
-
-    tensors: dict[str, Tensor]
-    note: str | None = None
-
-
-def read_weights(folder: Path) -> Weights:
-    """The weights in a directory's files.
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in a directory's files: by name, on the CPU, mapped from the files where the format allows
+    it, so that they take no memory of their own.
 
     Raises:
         CheckpointError: as `check_files`; or code in a pickle, no tensors by name, or quantised ones.
     """
     tensors: dict[str, Tensor] = {}
-    note = None
-    if check_files(folder):
-        for file in _files(folder)[1]:
-            below, found = _read_pickle(file)
-            inside = f", under {below!r}" if below else ""
-            note = note or f"weights read from a pickle, {file.name}{inside}; no code in it was run"
-            tensors |= found
-    else:
-        for file in _files(folder)[1]:
-            with _safetensors(file) as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    read = _read_pickle if check_files(folder) else _read_safetensors
+    for file in _files(folder)[1]:
+        tensors |= read(file)
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; expected "
                 f"{', '.join(map(_name, DTYPES))} (a quantised checkpoint?)"
             )
-    return Weights(tensors, note)
+    return tensors
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -79,7 +57,7 @@ def weight_names(folder: Path) -> list[str]:
     Raises:
         CheckpointError: as `read_weights`.
     """
-    return list(read_weights(folder).tensors) if _files(folder)[1] else []
+    return list(read_weights(folder)) if _files(folder)[1] else []
 
 
 def check_files(folder: Path) -> bool:
@@ -114,7 +92,7 @@ def stored_dtype(folder: Path) -> str:
         CheckpointError: as `read_weights`.
     """
     sizes: Counter[str] = Counter()
-    for tensor in read_weights(folder).tensors.values():
+    for tensor in read_weights(folder).values():
         sizes[_name(tensor.dtype)] += tensor.nbytes
     return sizes.most_common(1)[0][0]
 
@@ -146,36 +124,25 @@ def _files(folder: Path) -> tuple[bool, list[Path]]:
     return False, []
 
 
-def _read_pickle(file: Path) -> tuple[str, dict[str, Tensor]]:
-    """Where in a pickle its weights stand, "" for the top, and the tensors by name."""
+def _read_pickle(file: Path) -> dict[str, Tensor]:
     with _reading(file, "a whole pickle"):
         # Mapped, a file is not held in memory twice; the format of before 2020 cannot be.
         mapped = zipfile.is_zipfile(file)
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except UnpicklingError as error:  # torch says mostly how to run the code anyway
             raise ValueError("damaged, or with more in it than numbers; nothing in it was run") from error
-    found = dict(_mappings_of_tensors(content))
-    if len(found) != 1:
-        sets = f"{len(found)} sets of weights ({listed(list(found))})" if found else "no tensors by name"
-        raise CheckpointError(f"{file} holds {sets}; expected one state dict, saved by itself")
-    return found.popitem()
+    # Training scripts write `{"state_dict": ..., "epoch": 3}` and the like.
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{file} holds more than tensors by name; expected a state dict, saved by itself"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
 
 
-def _mappings_of_tensors(content: Any, below: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every mapping from names to tensors in nested mappings, with where it stands.
-
-    Training scripts write `{"state_dict": ..., "epoch": 3}` and the like.
-    """
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        return
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        # Below the top, moments of an optimizer and states of generators are tensors by name too.
-        if not below or any(name.endswith(".weight") for name in content):
-            yield below, content
-        return
-    for name, value in content.items():
-        yield from _mappings_of_tensors(value, f"{below}.{name}" if below else name)
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    with _safetensors(file) as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 @contextmanager

@@ -40,11 +40,6 @@ def write(folder, state):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def pickle(folder, content):
-    (folder / "model.safetensors").unlink()
-    torch.save(content, folder / "pytorch_model.bin")
-
-
 def prefixed(prefix, state):
     return {prefix + name: tensor for name, tensor in state.items()}
 
@@ -119,23 +114,6 @@ def test_names_of_our_own_need_no_note(saved, state, caplog):
 def test_what_is_not_one_model(saved, state, spoil, words):
     write(saved, spoil(state))
     with pytest.raises(CheckpointError, match=words):
-        load(saved)
-
-
-@pytest.mark.parametrize("path", ["state_dict", "model", "model_state_dict", "module", "saved.model"])
-def test_a_state_dict_inside_of_a_training_scripts_pickle(saved, state, caplog, path):
-    content = {"step": torch.tensor(3), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 1}
-    inner = state
-    for part in reversed(path.split(".")):
-        inner = {part: inner}
-    pickle(saved, content | inner | {"moments": {"exp_avg": torch.ones(2)}})
-    check_same(saved, state)
-    assert f"pytorch_model.bin, under {path!r}; no code" in caplog.text
-
-
-def test_several_state_dicts_in_a_pickle(saved, state):
-    pickle(saved, {"model": state, "ema": state})
-    with pytest.raises(CheckpointError, match=r"holds 2 sets of weights \(model, ema\)"):
         load(saved)
 
 

@@ -6,7 +6,7 @@ Legend: B batch, L input bytes, S positions after shortening, D model width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
@@ -42,38 +42,56 @@ class Sequences:
         return ~self.padding if self.mask is None else ~self.padding & (self.mask != 0)
 
 
+@dataclass(kw_only=True)
+class Deletion:
+    """What is known about a deletion, from the shortener to the output of the model.
+
+    Attributes:
+        delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
+        delete_gate_logits: (B, L) or None.
+        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where
+            bytes are pooled, the first of those that became one.
+        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
+            would keep.
+        boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
+        auxiliary_loss: scalar a shortener adds to the training loss, or None.
+    """
+
+    delete_gate_output: Tensor | None = None
+    delete_gate_logits: Tensor | None = None
+    keep_mask: Tensor | None = None
+    kept_lengths: Tensor | None = None
+    boundary_logits: Tensor | None = None
+    auxiliary_loss: Tensor | None = None
+
+    def deletion(self) -> dict[str, Any]:
+        """These fields alone."""
+        return {name: getattr(self, name) for name in ABOUT_DELETION}
+
+
+# Read once: torch.compile cannot look fields up.
+ABOUT_DELETION = tuple(field.name for field in fields(Deletion))
+
+
 @dataclass
-class Shortening:
+class Shortening(Deletion):
     """The sequence after the shortener.
 
     Attributes:
         states: (B, S, D).
         mask: (B, S), 1 where a position holds something, or None when all do.
-        mask_count: how many 1s `mask` has, if the host knows without asking the device.
         positions: (B, S) original positions, or None when nothing moved.
-        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
-            would keep.
         self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in the
             reference's ways that mix rows.
         key_gate: (B, S) to add to the attention scores of each key from here on, or None.
-        gate_values: (B, L) from `scale` (delete) to 0 (keep), or None for shorteners without a gate.
-        gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, one byte for each position that is left, or None when nothing shortens.
-        boundary_logits: (B, L), positive where a segment ends, or None.
-        auxiliary_loss: scalar to add to the training loss, or None.
+        mask_count: how many 1s `mask` has, if the host knows without asking the device.
     """
 
     states: Tensor
     mask: Tensor | None
     positions: Tensor | None
-    kept_lengths: Tensor
     self_mask: Tensor | None = None
     key_gate: Tensor | None = None
-    gate_values: Tensor | None = None
-    gate_logits: Tensor | None = None
-    keep_mask: Tensor | None = None
-    boundary_logits: Tensor | None = None
-    auxiliary_loss: Tensor | None = None
     mask_count: int | None = None
 
 
@@ -177,7 +195,7 @@ class Pooling(Shortener):
         states, positions, valid, more = self.pool(given, given.normed)
         mask, length = valid.long(), given.padding.shape[1]
         kept = mask.new_zeros(len(mask), length).scatter_add(1, positions, mask).bool()
-        return Shortening(states, mask, positions, valid.sum(dim=1), keep_mask=kept, **more)
+        return Shortening(states, mask, positions, kept_lengths=valid.sum(dim=1), keep_mask=kept, **more)
 
 
 def refuse_threshold(threshold: float | None, what: str) -> None:

@@ -68,14 +68,13 @@ class Gate(Shortener):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.threshold if threshold is None else threshold
         keep_BL = survivors((gate_BL > limit) & ~padding, gate_BL, ~padding, self.fallback)
-        common: dict[str, Any] = {"gate_values": gate_BL, "gate_logits": logits_BL, "keep_mask": keep_BL}
+        known: dict[str, Any] = {"delete_gate_output": gate_BL, "delete_gate_logits": logits_BL}
+        known |= {"keep_mask": keep_BL, "kept_lengths": keep_BL.sum(dim=1)}
         if not hard:
-            lengths_B, key_gate = keep_BL.sum(dim=1), gate_BL.to(states.dtype)
-            return Shortening(states, mask, None, lengths_B, key_gate=key_gate, **common)
-        positions_BK, valid_BK, lengths_B, count = compact(keep_BL, None if mask is None else mask != 0)
+            return Shortening(states, mask, None, key_gate=gate_BL.to(states.dtype), **known)
+        positions_BK, valid_BK, count = compact(keep_BL, known["kept_lengths"], mask)
         mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
-        states = gather_rows(states, positions_BK)
-        return Shortening(states, mask, positions_BK, lengths_B, mask_count=count, **common)
+        return Shortening(gather_rows(states, positions_BK), mask, positions_BK, mask_count=count, **known)
 
 
 class WeightlessGate(Gate):
@@ -114,8 +113,9 @@ def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortenin
     gate alone. Outputs are the same, but its score loss, which looks before the gate, counts them. Anything
     else than a hard deletion is given back as it is.
     """
-    if shortening.positions is None or shortening.gate_values is None:
+    if shortening.positions is None or shortening.delete_gate_output is None:
         return shortening
+    assert shortening.kept_lengths is not None  # a gate's
     slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
     valid_BK = slots < shortening.kept_lengths[:, None]
     positions_BK = shortening.positions * valid_BK

@@ -74,7 +74,7 @@ class Router(Gate):
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         shortening = super().forward(given, hard=hard, threshold=threshold)
-        values_BL, keep_BL = shortening.gate_values, shortening.keep_mask
+        values_BL, keep_BL = shortening.delete_gate_output, shortening.keep_mask
         assert values_BL is not None and keep_BL is not None  # a gate's
         loss = self._ratio_loss(values_BL, keep_BL, ~given.padding) if self.training else None
         key_gate = shortening.key_gate

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import WIDEST_HEAD, Packed
+from mrt5cli.models.fast.kernels import Packed
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,45 +90,12 @@ def attend(
     Returns:
         Output (n_q, N, H), zeros in rows without keys; and the sum of max(score - ceiling, 0), a float32
         scalar, or None.
-
-    Raises:
-        ValueError: shapes, types or strides the kernels do not take.
     """
-    _check(query, key, value, queries, keys, rel, gate)
+    assert query.dtype == key.dtype == value.dtype and query.dtype in DTYPES
     rel = None if rel is None else rel.float().contiguous()
     gate = None if gate is None else gate.float().contiguous()
     cut = cut or tiles_for(query.shape[-1], query.dtype)
     return _Attend.apply(query, key, value, rel, gate, queries, keys, softmax1, score_ceiling, cut)
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    queries: Packed,
-    keys: Packed,
-    rel: Tensor | None,
-    gate: Tensor | None,
-) -> None:
-    if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
-        raise ValueError("query, key and value must be all float32, all bfloat16 or all float16")
-    if key.shape != value.shape or query.shape[1:] != key.shape[1:]:
-        raise ValueError(f"shapes {query.shape}, {key.shape} and {value.shape} do not fit together")
-    if query.shape[-1] > WIDEST_HEAD:
-        raise ValueError(f"heads of width {query.shape[-1]} are wider than {WIDEST_HEAD}")
-    if any(tensor.stride(-1) != 1 for tensor in (query, key, value)):
-        raise ValueError("the numbers of one head must lie side by side")
-    if queries.bounds.shape != keys.bounds.shape:
-        raise ValueError("queries and keys must have the same rows")
-    if any(packed.bounds.dtype != torch.int32 for packed in (queries, keys)):
-        raise ValueError("bounds must be int32")
-    if rel is not None:
-        if queries.positions is None or keys.positions is None:
-            raise ValueError("a position bias needs positions")
-        if rel.shape[0] != query.shape[1] or rel.shape[1] % 2 == 0:
-            raise ValueError(f"a position bias of shape {tuple(rel.shape)} is not (N, 2 far + 1)")
-    if gate is not None and gate.shape != key.shape[:1]:
-        raise ValueError("a gate needs one value a key")
 
 
 class _Attend(torch.autograd.Function):
