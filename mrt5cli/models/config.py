@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
+from mrt5cli.models.shorteners.base import ABOUT_DELETION
 
 BYT5_SHAPES = {
     f"google/byt5-{name}": dict(
@@ -89,14 +90,8 @@ class MrT5Config(T5Config):
     model_type = "mrt5"
     # A list, because trainers of transformers add to it.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
-        "past_key_values",
-        "encoder_last_hidden_state",
-        "encoder_attention_mask",
-        "delete_gate_output",
-        "delete_gate_logits",
-        "keep_mask",
-        "kept_lengths",
-        "boundary_logits",
+        *("past_key_values", "encoder_last_hidden_state", "encoder_attention_mask"),
+        *ABOUT_DELETION,
     ]
 
     vocab_size: int = 384

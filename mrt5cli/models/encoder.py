@@ -64,14 +64,10 @@ class MrT5Encoder(MrT5Stack):
         real_bytes: int | None = None,
         **kwargs: Any,
     ) -> MrT5EncoderOutput:
-        """Encode.
+        """Encode; other arguments as of the whole model.
 
         Args:
-            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone tells padding.
-            attention_mask: (B, L); None means every position is attended to, padding too.
-            hard_delete: remove the bytes under the threshold instead of gating them.
-            deletion_threshold: replaces the configured one; soft gating has none and ignores it.
-            segment_ends: (B, L) bool, true at each segment's last byte; some boundary predictors learn it.
+            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone shows padding.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
             real_bytes: how many positions are no padding, if the mask hides just that; spares a GPU a wait.

@@ -133,24 +133,13 @@ class MrT5Decoder(MrT5Stack):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        return super().forward(
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            inputs_embeds=self._embed(input_ids, inputs_embeds, past),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
+        embedded = self._embed(input_ids, inputs_embeds, past)
+        return super().forward(inputs_embeds=embedded, past_key_values=past_key_values, **kwargs)
 
 
 def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:

@@ -505,7 +505,6 @@ def test_attention_dropout_only_in_training():
         ({"delete_gate_layer": -1}, "delete_gate_layer -1"),
         ({"sigmoid_mask_scale": 1.0}, "sigmoid_mask_scale"),
         ({"deletion_type": "sometimes"}, "deletion_type"),
-        ({"relative_attention_max_distance": 16}, "relative_attention_max_distance"),
     ],
 )
 def test_impossible_configurations_are_refused(fields, words):

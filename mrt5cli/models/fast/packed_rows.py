@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import AttentionOptions, sdpa
+from mrt5cli.models.attention import AttentionOptions, Rows, sdpa
 from mrt5cli.models.deletion import distance_bias
 from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.shorteners.base import Shortening
@@ -26,13 +26,10 @@ longer than the scores of a little padding."""
 class Group:
     """Neighbouring rows of a packed batch that attention goes through at once, padded to the longest of them.
 
-    Args:
-        rows: of the batch.
-        place: their positions in the packed batch.
-        counts: positions of each row.
-
     Attributes:
-        longest: n, in the shapes below; r is the number of rows.
+        rows: of the batch, r in the shapes below.
+        place: their positions in the packed batch.
+        counts: positions of each row; `longest`, n, is the largest.
         valid: (r, n) bool, what is no padding; None where nothing is.
     """
 
@@ -68,11 +65,11 @@ class Group:
 
 
 @dataclass
-class GroupedRows:
+class GroupedRows(Rows):
     """Where the rows of a packed batch lie, and what is added to their attention scores.
 
     Attributes:
-        groups: of rows that are gone through at once, r rows of at most n positions each.
+        groups: of rows, r rows of at most n positions each.
         biases: of each group (1 or r, 1 or N, 1 or n, n): position bias, and what hides padding; or None.
         gates: of each group (r, n) key gate; or None after hard deletion.
     """
@@ -82,12 +79,10 @@ class GroupedRows:
     gates: list[Tensor] | None = None
 
     def as_source(self) -> GroupedRows:
-        """The same rows for cross-attention, which has no position bias."""
         return GroupedRows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Attention within each row; see `Rows`. There is no score loss: nothing is packed with one."""
-        outputs, cross = [], options.cross
+        outputs, cross = [], options.cross  # and no score loss: nothing is packed with one
         for number, group in enumerate(self.groups):
             if group.longest == 0:  # of whose rows nothing is left, attends to nothing
                 nothing = query[group.rows] if cross else query[0, :, group.place]
@@ -171,13 +166,9 @@ class PackedLayout(Layout):
             if row > starts[-1] and (row + 1 - starts[-1]) * heads * longest**2 > SCORES_AT_ONCE:
                 starts.append(row)
                 longest = count
+        bounds, device = self.bounds, self.valid.device
         return [
-            Group(
-                slice(first, end),
-                slice(self.bounds[first], self.bounds[end]),
-                counts[first:end],
-                self.valid.device,
-            )
+            Group(slice(first, end), slice(bounds[first], bounds[end]), counts[first:end], device)
             for first, end in pairwise([*starts, len(counts)])
         ]
 

@@ -108,15 +108,9 @@ def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...]
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
-        and multiplies_by_mkl()
+        and torch.backends.mkl.is_available()  # elsewhere PyTorch's own products are oneDNN's, or as good
         and works(weight.dtype)
     )
-
-
-@cache
-def multiplies_by_mkl() -> bool:
-    """Whether PyTorch's own products are MKL's: elsewhere they are oneDNN's, or as good, already."""
-    return bool(torch.backends.mkl.is_available())
 
 
 @cache

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import AttentionOptions
+from mrt5cli.models.attention import AttentionOptions, Rows
 from mrt5cli.models.fast.kernels import Packed, grid
 from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
@@ -24,7 +24,7 @@ from mrt5cli.models.shorteners.base import Shortening
 
 
 @dataclass(frozen=True)
-class DeviceRows:
+class DeviceRows(Rows):
     """Where the rows of a packed batch lie on a device, and what is added to their attention scores.
 
     Attributes:
@@ -39,11 +39,9 @@ class DeviceRows:
     gate: Tensor | None = None
 
     def as_source(self) -> DeviceRows:
-        """The same rows for cross-attention."""
         return replace(self, rel=None)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Attention within each row by one kernel; see `Rows`."""
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
 
         batch, heads, count, width = query.shape
@@ -74,14 +72,24 @@ class DeviceLayout(Layout):
         total: n, the number of True in `valid`; None reads it, one device sync.
         positions: (B, S) ascending original positions, or None where slots are positions.
 
+        scored: the score loss is wanted, which looks at padding: there is none, but what a shortener leaves
+            has some, and is not packed.
+
     Attributes:
         index: (n) int64, the slot among B * S that each position comes from.
         packed: where rows lie, for the kernels.
         total: n.
     """
 
-    def __init__(self, valid: Tensor, total: int | None = None, positions: Tensor | None = None) -> None:
-        self.shape = valid.shape
+    def __init__(
+        self,
+        valid: Tensor,
+        total: int | None = None,
+        positions: Tensor | None = None,
+        *,
+        scored: bool = False,
+    ) -> None:
+        self.shape, self.scored = valid.shape, scored
         lengths = valid.sum(dim=1)
         self.total = int(lengths.sum()) if total is None else total
         # Boolean indexing and nonzero would wait for the device to tell the size of their result. A scatter
@@ -112,17 +120,9 @@ class DeviceLayout(Layout):
         if shortening.positions is None:
             return self
         # A rule of the reference lets rows see each other's slots: then all of them stay.
-        if shortening.self_mask is not None or shortening.mask is None:
+        if self.scored or shortening.self_mask is not None or shortening.mask is None:
             return Layout()
         return DeviceLayout(shortening.mask != 0, shortening.mask_count, shortening.positions)
-
-
-class ScoredDeviceLayout(DeviceLayout):
-    """A batch that is packed although its score loss is wanted, having no padding, which that loss looks at;
-    what a shortener leaves has some."""
-
-    def after(self, shortening: Shortening) -> Layout:
-        return self if shortening.positions is None else Layout()
 
 
 def device_layout(
@@ -143,4 +143,4 @@ def device_layout(
     if score_penalty is None:
         return DeviceLayout(~padding, real_bytes)
     full = real_bytes == padding.numel() and score_penalty.targets is None
-    return ScoredDeviceLayout(~padding, real_bytes) if full else Layout()
+    return DeviceLayout(~padding, real_bytes, scored=True) if full else Layout()

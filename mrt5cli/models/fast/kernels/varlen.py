@@ -8,8 +8,7 @@ Legend: n positions of all rows laid end to end, B rows, N heads, H head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,15 +23,9 @@ REPLICAS = 16
 """Copies of the bias gradient that programs add to, summed at the end."""
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How a program is cut.
-
-    Attributes:
-        queries, keys: rows of a tile, powers of 2, at least 16.
-        warps: of a program.
-        stages: of the loop over tiles, loads ahead included.
-    """
+class Tiles(NamedTuple):
+    """How a program is cut: rows of a tile, powers of 2 from 16 on; warps of a program; stages of the loop
+    over tiles, loads ahead included."""
 
     queries: int
     keys: int
