@@ -190,16 +190,12 @@ def attend(
         core: `eager` or `sdpa`.
         module: the T5Attention it runs in.
         query, key, value: (B, N, Q or K, H).
-        attention_mask: additive, broadcasting to (B, N, Q, K).
-        dropout: probability of dropping an attention weight; 0 outside training.
-        position_bias: additive, broadcasting to (B, N, Q, K).
+        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K).
         key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
         encoder_key_gate: the same for cross-attention.
-        score_penalty: collects the score loss.
         rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added to the
             scores is in here.
         encoder_rows: of a packed source; then keys and values of cross-attention are so.
-        need_weights: return the attention weights, whatever the implementation.
 
     Returns:
         Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.

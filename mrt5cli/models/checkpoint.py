@@ -105,11 +105,7 @@ def load(
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
-    """The name "float32" or "bfloat16", from a name or a torch dtype.
-
-    Raises:
-        CheckpointError: another one.
-    """
+    """The name "float32" or "bfloat16", from a name or a torch dtype; `CheckpointError` for another one."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise CheckpointError(f"dtype {name} is not offered; expected {' or '.join(DTYPES)}")
@@ -117,11 +113,7 @@ def dtype_name(dtype: str | torch.dtype) -> str:
 
 
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
-    """The `MrT5Config` of what `load` takes, whoever wrote it, with `overrides` applied.
-
-    Raises:
-        UserError, CheckpointError: as `load`, before any weight is read.
-    """
+    """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
     folder = locate(path_or_hub_id, revision=revision, weights=False).folder
     return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
 
@@ -144,11 +136,7 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """What the checkpoint in a directory is; without weights, as far as config.json says.
-
-    Raises:
-        CheckpointError: it has no config.json, or one of another kind of model.
-    """
+    """What the checkpoint in a directory is; without weights, as far as config.json says."""
     where = hub_name(folder) or str(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
@@ -184,9 +172,6 @@ def build(
     Args:
         vocab_size: only for models built from scratch.
         device: where to build; "meta" allocates nothing and needs no weights.
-
-    Raises:
-        UserError, CheckpointError: the start cannot be loaded.
     """
     fields = section.shortener.config_fields()
     fields |= {
@@ -244,13 +229,8 @@ def _check_complete(
     """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
     left over, means that these are not this model's weights.
 
-    Before anything is allocated: a configuration may describe a model that fits into no memory.
-
-    Args:
-        where: the checkpoint, for people.
-        fields: its own configuration.
-        config: of the model, whose shortener may be another one.
-        state: the weights.
+    Before anything is allocated: a configuration may describe a model that fits into no memory. `fields` are
+    the checkpoint's own; `config` may have another shortener.
     """
     try:
         with torch.device("meta"):

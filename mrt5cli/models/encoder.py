@@ -70,7 +70,6 @@ class MrT5Encoder(MrT5Stack):
             input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone shows padding.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
-            real_bytes: how many positions are no padding, if the mask hides just that; spares a GPU a wait.
         """
         source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
         shortener = self.shortener
@@ -130,10 +129,7 @@ class MrT5Encoder(MrT5Stack):
         inputs_embeds: Tensor | None,
         segment_ends: Tensor | None,
     ) -> Sequences:
-        """What the encoder is given, embedded.
-
-        Ids show padding even where no mask is passed; a mask may also hide real bytes.
-        """
+        """The input, embedded. Ids show padding even without a mask; a mask may also hide real bytes."""
         states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
             padding = input_ids.eq(self.config.pad_token_id)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ NOT_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version",
 
 
 def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
-    """Whose layout a checkpoint is in, for people; arguments as `is_first_version`."""
+    """Whose layout a checkpoint is in, for people; arguments as of `fields_of`."""
     kind, pooling = raw.get("model_type"), _pooling_of(raw)
     if is_first_version(raw, weights):
         return "the authors' MrT5, first version"
@@ -46,10 +46,6 @@ def is_first_version(raw: dict[str, Any], weights: Iterable[str] = ()) -> bool:
     known by the bias of that norm, or, for a gate without one, by a field of config.json that was dropped
     soon after. For two weeks in between, the authors' unreleased code wrote the same of a gate at the entry;
     nothing in such a checkpoint says so, and it is read as the first version's.
-
-    Args:
-        raw: the content of config.json.
-        weights: names of the weights beside it, as far as they are known.
     """
     named = any(".delete_gate.layer_norm.bias" in name for name in weights)
     return is_early(raw) and (FIRST_VERSION_FIELD in raw or named)
@@ -86,7 +82,7 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
     Args:
         raw: its content; left as it is.
         where: the checkpoint, for people.
-        weights: names of the weights beside it, as far as they are known; see `is_first_version`.
+        weights: names of the weights beside it, if they are known; `is_first_version` looks at them.
 
     Raises:
         CheckpointError: another kind of model.
@@ -122,11 +118,7 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
 
 
 def _move_first_gate(fields: dict[str, Any], where: str) -> None:
-    """Give a first version's gate, in place, the layer and the norm that it has by our names.
-
-    Raises:
-        CheckpointError: it stands after the last block, where nothing of ours can.
-    """
+    """Give a first version's gate, in place, the layer and the norm that it has by our names."""
     layer, last = fields.get("delete_gate_layer"), fields.get("num_layers")
     if not isinstance(layer, int) or (isinstance(last, int) and layer + 1 >= last):
         raise CheckpointError(
@@ -160,13 +152,10 @@ def hub_name(folder: Path) -> str | None:
 
 
 def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
-    """The content of a config.json that is one of ours to read.
-
-    Args:
-        where: the checkpoint, for people.
+    """The content of a config.json.
 
     Raises:
-        CheckpointError: it is no JSON object, or describes another kind of model.
+        CheckpointError: it is no JSON object, or describes another kind of model than we read.
     """
     try:
         raw = read_object(file)

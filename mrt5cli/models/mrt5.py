@@ -119,7 +119,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         Args:
             input_ids: (B, L) byte ids, 0 is padding.
-            attention_mask: (B, L), 1 where `input_ids` counts. None attends everywhere, padding included.
+            attention_mask: (B, L), 0 where nothing attends. None attends everywhere, padding included.
             decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
             labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
@@ -130,7 +130,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             score_loss_per: the mean is over each "row"'s own pairs of positions, in the source those that are
                 not hidden, in the target those that `decoder_attention_mask` or, without one, `labels` count;
                 or, as in the reference, over all that the "batch" has room for.
-            real_bytes: how many of `input_ids` are no padding, if the caller knows; see the encoder.
+            real_bytes: how many positions the mask leaves, if it hides just padding; spares a GPU a wait.
             num_items_in_batch: what to divide the summed loss by, in place of the number of labels that count
                 here: their number in all the batches of an optimizer step. transformers' trainers pass it.
         """

@@ -52,11 +52,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Names of the weights in a directory's files; none where it has no such file.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-    """
+    """Names of the weights in a directory's files; none where it has no such file."""
     return list(read_weights(folder)) if _files(folder)[1] else []
 
 
@@ -86,11 +82,7 @@ def pickles_refused(where: str) -> CheckpointError:
 
 
 def stored_dtype(folder: Path) -> str:
-    """What most bytes of a directory's weights are stored in, like "float32".
-
-    Raises:
-        CheckpointError: as `read_weights`.
-    """
+    """What most bytes of a directory's weights are stored in, like "float32"."""
     sizes: Counter[str] = Counter()
     for tensor in read_weights(folder).values():
         sizes[_name(tensor.dtype)] += tensor.nbytes
@@ -98,11 +90,7 @@ def stored_dtype(folder: Path) -> str:
 
 
 def shards_in(index: Path) -> list[str]:
-    """The names of the weight files that an index lists.
-
-    Raises:
-        CheckpointError: it is none.
-    """
+    """The names of the weight files that an index lists."""
     with _reading(index, "an index of weights"):
         return sorted({str(name) for name in parse(index.read_bytes())["weight_map"].values()})
 

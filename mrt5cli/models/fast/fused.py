@@ -49,10 +49,8 @@ def fused(
     """Attention, unscaled, and what the scores exceed a ceiling by.
 
     Args:
-        query: (B, N, Q, H), float32 or bfloat16.
-        key, value: (B, N, K, H).
+        query: (B, N, Q, H), float32 or bfloat16; `key` and `value` (B, N, K, H) likewise.
         bias: added to the scores, (1 or B, 1 or N, Q, K); a strided view will do, it is never copied whole.
-        softmax1: in place of softmax.
         gate: (B, K), added to every score of a key.
         ceiling: sum max(score - ceiling, 0) over all pairs, scores with bias and before the gate.
         queries: (B, Q) bool, those whose scores are in that sum; None for all.

@@ -54,14 +54,9 @@ def linear(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated_product(states: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
-    """gelu(states @ gate.T) * (states @ weight.T), with tanh's approximation; has no gradient.
+    """gelu(states @ gate.T) * (states @ weight.T), (R, E), with tanh's approximation; has no gradient.
 
-    Args:
-        states: (R, D) in float32 or bfloat16.
-        gate, weight: (E, D) in the same dtype; see `suits_onednn`.
-
-    Returns:
-        (R, E). In bfloat16 both are rounded once, and not between product and activation.
+    In bfloat16 both factors are rounded once, and not between product and activation.
     """
     active = torch.ops.mkldnn._linear_pointwise(states, gate, None, "gelu", [], "tanh")
     product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, active, weight, None, "mul")

@@ -118,8 +118,8 @@ class Shortener(nn.Module):
     """A module between two encoder blocks that leaves fewer positions, or marks those to ignore.
 
     Attributes:
-        deletion_types: what a configuration calls it, in its field of that name.
-        name: what the module is called in its block; weights carry this name in checkpoints.
+        deletion_types: what a configuration calls it, in `deletion_type`.
+        name: of the module in its block; weights carry this name in checkpoints.
         normalises: whether its block has a norm `down_ln` for it, beside it, as the reference's do.
         own_fields: of the configuration, which are there for this shortener alone, with their defaults. Those
             of the published checkpoints are declared in `MrT5Config` and stand in every config.json.
@@ -148,7 +148,6 @@ class Shortener(nn.Module):
         """Shorten.
 
         Args:
-            given: the sequences.
             hard: really remove positions (inference), or only gate them (training). Pooling always removes.
             threshold: replaces the configured deletion threshold in hard deletion.
 
@@ -177,16 +176,8 @@ class Pooling(Shortener):
         self.hidden_once = inherits_bias and not self.per_row
 
     def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """What becomes of the sequences.
-
-        Args:
-            given: the sequences.
-            normed: (B, L, D) in float32, their states after the norm.
-
-        Returns:
-            States (B, S, D), positions (B, S) of the first byte of what each slot holds, slots that hold
-            something (B, S) bool, and further fields of a `Shortening`.
-        """
+        """States (B, S, D), positions (B, S) of the first byte of what each slot holds, slots that hold
+        something (B, S) bool, and further fields of a `Shortening`; from states after the norm (B, L, D)."""
         raise NotImplementedError
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
