@@ -292,7 +292,7 @@ def _check(path: Path, overrides: Sequence[str]) -> Checked:
 
 def _build_all(checked: Sequence[Checked]) -> None:
     """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
-    from mrt5cli.models import BYT5_SHAPES, CheckpointError, build
+    from mrt5cli.models import BYT5_SHAPES, build
     from mrt5cli.recipe import ModelSection
     from mrt5cli.rundir import resolve_model
 
@@ -300,7 +300,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
     def problem_with(model: str) -> str | None:
         try:
             build(ModelSection.model_validate_json(model), device="meta")
-        except (CheckpointError, ValueError) as error:
+        except (UserError, ValueError) as error:
             return " ".join(str(error).split())
         return None
 

@@ -31,7 +31,7 @@ from mrt5cli.benchmark.training_step import (
     train,
 )
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.fast.parts import use_plain
+from mrt5cli.models.fast.parts import FAST
 from mrt5cli.models.score_loss import SCORE_CEILING
 
 NAME = "mrt5_bench_written_out"
@@ -88,7 +88,9 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
     """A model of the same weights that computes so."""
     model = ours(base, "eager", **fields)
-    use_plain(model)
+    plain = {twin: own for own, twin in FAST.items()}
+    for module in model.modules():
+        module.__class__ = plain.get(type(module), type(module))
     for config in (model.config, model.encoder.config, model.decoder.config):
         config._attn_implementation = NAME
     return model
