@@ -6,7 +6,7 @@ Tables, model cards, verdicts and the recipe's `training.best_metric` ask this l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +71,11 @@ class Metric:
         """The title, with its unit."""
         sign = {"share": "%", "nats": "nats"}.get(self.unit)
         return f"{self.title}, {sign}" if sign else self.title
+
+    def on(self, task: str) -> Metric:
+        """The metric as a task words it: XNLI's targets are labels, which have no tokens to be right in part."""
+        labels = task == "xnli" and self.name == WHOLE_TARGETS
+        return replace(self, title="accuracy", header="acc.") if labels else self
 
     def score(self, answer: str, accepted: tuple[str, ...], *how: Any) -> float:
         """How good one generated answer is by it; see `answers.f1`."""

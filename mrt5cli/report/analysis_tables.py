@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.metrics.student_t import interval_of_mean
+from mrt5cli.report.results import short_name
 from mrt5cli.report.tables import MISSING, Table, interval, number, percent, tabulated
 from mrt5cli.text import counted
 
 Line = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text with what is deleted from it.
-
-    Attributes:
-        label: whose, and how much.
-        runs: (text, state), see `marked_text`.
-    """
-
-    label: str
-    runs: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def plain(self) -> str:
-        """With deleted characters in [-...-], on one line."""
-        parts = (f"[-{text}-]" if state == "deleted" else text for text, state in self.runs)
-        return "".join(parts).replace("\n", "")
 
 
 def analysis_tables(name: str, document: Json) -> list[Table]:
@@ -59,22 +40,18 @@ def _per_sample(document: Json) -> list[Table]:
         return number(model["r"], 3) + interval(ends, 3)
 
     title = f"Pearson's r over {document['samples']:,} of {document['available']:,} samples"
-    columns = {**_MODEL, "r [95 %]": r, "p": _of("p_value", _chance)}
-    table = tabulated(document["models"], columns, title)
-    means = [
-        (f"mean of {family} (Fisher's z)", "", number(mean, 3), "")
-        for family, mean in document["families"].items()
-    ]
-    return [table.and_rows(means)]
+    table = tabulated(document["models"], {**_MODEL, "r [95 %]": r, "p": _of("p_value", _chance)}, title)
+    means = document["families"].items()
+    return [table.and_rows((f"mean of {name} (Fisher's z)", "", number(mean, 3), "") for name, mean in means)]
 
 
 def _compute(document: Json) -> list[Table]:
     columns = {
         "deleted, %": _of("deletion_rate", percent, 0),
         "the paper's formula, MACs": _of("paper_macs", "{:,}".format),
-        "of all, %": _of("paper_relative", percent, 2),
+        "the paper's formula, % left": _of("paper_relative", percent, 2),
         "exact, MACs": _of("macs", "{:,}".format),
-        "of all exact, %": _of("relative", percent, 2),
+        "exact, % left": _of("relative", percent, 2),
     }
     return [tabulated(document["curve"], columns, "Multiply-accumulates", folded=True, words=0)]
 
@@ -114,31 +91,25 @@ def _softmax1(document: Json) -> list[Table]:
         for found in pair["differences"]:
             if found["measure"] == "loss" and found["subset"] in whole:
                 gaps.setdefault(pair["recipe"], []).append(found["difference"])
-                lines.append(pair | found)
-    columns: dict[str, Callable[[Line], str]] = {
+                rates = (percent(pair[one]["deletion_rate"]) for one in ("softmax1", "softmax"))
+                gap = number(found["difference"]) + interval((found["low"], found["high"]), 4)
+                lines.append(pair | found | {"gap": gap, "rates": " / ".join(rates)})
+    columns = {
         "softmax1": _of("recipe"),
         "softmax": _of("without"),
         "seed": _of("seed"),
         "loss": _of("first", number),
         "loss without": _of("second", number),
-        "difference [95 %]": lambda line: (
-            number(line["difference"]) + interval((line["low"], line["high"]), 4)
-        ),
+        "difference [95 %]": _of("gap"),
         "p": _of("p_value", _chance),
-        "deleted, %": lambda line: " / ".join(
-            percent(line[one]["deletion_rate"]) for one in ("softmax1", "softmax")
-        ),
+        "deleted, %": _of("rates"),
     }
     title = "Softmax1 minus softmax: intervals over test examples, the mean's over seeds"
-    means = [
-        (
-            *(recipe, f"mean of {len(values)} seeds", "", "", ""),
-            number(statistics.fmean(values)) + interval(interval_of_mean(values), 4),
-            *("", ""),
-        )
-        for recipe, values in gaps.items()
-        if len(values) > 1
-    ]
+    means = []
+    for recipe, values in gaps.items():
+        if len(values) > 1:
+            mean = number(statistics.fmean(values)) + interval(interval_of_mean(values), 4)
+            means.append((recipe, f"mean of {len(values)} seeds", "", "", "", mean, "", ""))
     return [tabulated(lines, columns, title, words=2).and_rows(means)]
 
 
@@ -153,13 +124,9 @@ def _deletion_patterns(document: Json) -> list[Table]:
     }
     tables = [tabulated(models, columns, "What is deleted")]
     for key, title in (("letters", "kind of letter"), ("kinds", "kind of byte")):
-        names: dict[str, tuple[str, ...]] = {
-            line["kind"]: (line["kind"].replace("_", " "),) for model in models for line in model[key]
-        }
-        tables += _by_part([model for model in models if model[key]], key, "kind", "rate", (title,), names)
+        tables += _by_part(models, key, "kind", "rate", (title,), lambda kind: (kind.replace("_", " "),))
     several = [model for model in models if len(model["subsets"]) > 1]
-    names = {line["subset"]: _language(line["subset"]) for model in several for line in model["subsets"]}
-    return tables + _by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), names)
+    return tables + _by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), _language)
 
 
 def _by_part(
@@ -168,13 +135,15 @@ def _by_part(
     part: str,
     rate: str,
     headers: tuple[str, ...],
-    names: Mapping[str, tuple[str, ...]],
+    words: Callable[[str], tuple[str, ...]],
 ) -> list[Table]:
     """What each model deletes of each part of its examples: a row a part, a column a model."""
+    models = [model for model in models if model[key]]
     if not models:
         return []
     rates = [{line[part]: line[rate] for line in model[key]} for model in models]
-    lines = [(*words, *(percent(of.get(name)) for of in rates)) for name, words in names.items()]
+    parts = dict.fromkeys(name for of in rates for name in of)
+    lines = [(*words(name), *(percent(of.get(name)) for of in rates)) for name in parts]
     title = f"Deleted of each {headers[0]}, %"
     return [Table((*headers, *map(_labelled, models)), lines, title, folded=True, words=len(headers))]
 
@@ -185,7 +154,7 @@ def _language(code: str) -> tuple[str, str]:
 
 
 def _labelled(model: Line) -> str:
-    return f"{model['recipe'].rpartition('/')[2]}, seed {model['seed']}"
+    return f"{short_name(model['recipe'])}, seed {model['seed']}"
 
 
 _ANALYSES: Mapping[str, Callable[[Json], list[Table]]] = {
@@ -198,15 +167,13 @@ _ANALYSES: Mapping[str, Callable[[Json], list[Table]]] = {
 }
 
 
-def examples_of(document: Json) -> list[Example]:
-    """Texts of a deletion-pattern analysis, with what each model deletes from them."""
+def examples_of(document: Json) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Texts of a deletion-pattern analysis: whose, how much is deleted, and runs of (text, state)."""
     found = []
     for model in document["models"]:
         for shown in model["shown"]:
             where = f", {_language(shown['subset'])[0]}" if shown["subset"] else ""
-            deleted = (
-                f"{percent(shown['deletion_rate'])} % deleted{', the beginning' if shown['cut'] else ''}"
-            )
-            label = f"{_labelled(model)}{where}: {deleted}"
-            found.append(Example(label, [(text, state) for text, state in shown["runs"]]))
+            cut = ", the beginning" if shown["cut"] else ""
+            label = f"{_labelled(model)}{where}: {percent(shown['deletion_rate'])} % deleted{cut}"
+            found.append((label, shown["runs"]))
     return found

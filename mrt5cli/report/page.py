@@ -1,14 +1,14 @@
 """The report of a plan: one Markdown file and one HTML file that needs nothing else.
 
 Everything is read from what runs, evaluations and analyses have left on disk, so a report can be written at
-any time, of a plan that is half done, too.
+any time, of a plan that is half done, too. A file that cannot be read is named and left out.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.report import tables
-from mrt5cli.report.analysis_tables import Example, analysis_tables, examples_of
+from mrt5cli.report.analysis_tables import analysis_tables, examples_of
 from mrt5cli.report.claims import Claim, judge
-from mrt5cli.report.figures import HOW_TO_DRAW, can_draw
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table, tabulated
@@ -32,59 +31,12 @@ if TYPE_CHECKING:
 
 FIGURES_FOLDER = "figures"
 TITLES = {"paper": "The MrT5 paper, reproduced", "miniature": "The MrT5 paper in miniature"}
+HOW_TO_DRAW = "pip install 'mrt5cli[plots]'"
 
 
-@dataclass(frozen=True)
-class Section:
-    """One experiment.
-
-    Attributes:
-        counts: of verdicts on its published numbers.
-        problems: what is missing, a sentence each.
-        runs: our numbers alone, or None without any.
-        comparisons: with the published ones.
-        drawings, claims, analyses, examples: what it has of each; evidence: the claims' numbers.
-    """
-
-    experiment: Experiment
-    counts: Mapping[Verdict, int]
-    problems: Sequence[str]
-    runs: Table | None
-    comparisons: Sequence[Table]
-    drawings: Sequence[Drawing] = ()
-    claims: Table | None = None
-    evidence: Sequence[Table] = ()
-    analyses: Sequence[Table] = ()
-    examples: Sequence[Example] = ()
-
-    @property
-    def verdicts(self) -> str:
-        """The counts in words."""
-        return tables.in_words(self.counts)
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that both pages print."""
-
-    title: str
-    smoke: bool
-    written: str
-    headline: str
-    summary: Table
-    claims: Table | None
-    sections: Sequence[Section]
-    rules: Table
-    facts: Sequence[tuple[str, str]]
-    runs: Table
-    failures: Sequence[str]
-    left_out: Sequence[str] = ()
-    how_to_draw: str | None = None
-
-    @property
-    def compares(self) -> bool:
-        """Whether anything was published of what is here."""
-        return any(sum(section.counts.values()) for section in self.sections)
+def can_draw() -> bool:
+    """Whether matplotlib, which is an extra, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_report(plan: SuitePlan, out: Path) -> list[Path]:
@@ -99,8 +51,8 @@ def write_report(plan: SuitePlan, out: Path) -> list[Path]:
         UserError: the folder cannot be written to.
     """
     report = make_report(plan)
-    drawings = {drawing.name: drawing for section in report.sections for drawing in section.drawings}
-    pages = {out / "report.html": render(report, "html"), out / "report.md": render(report, "md")}
+    drawings = {drawing.name: drawing for section in report["sections"] for drawing in section["drawings"]}
+    pages = {out / f"report.{kind}": _render(report, kind) for kind in ("html", "md")}
     try:
         for name, drawing in drawings.items():
             write_text(out / FIGURES_FOLDER / f"{name}.svg", drawing.file)
@@ -117,35 +69,30 @@ def write_report(plan: SuitePlan, out: Path) -> list[Path]:
     return list(pages)
 
 
-def make_report(plan: SuitePlan) -> Report:
-    """Read everything that a plan has left on disk."""
+def make_report(plan: SuitePlan) -> dict[str, Any]:
+    """All that both templates print, by the names they use, from everything that a plan has left on disk."""
     placed = place(plan.experiments)
-    sections: list[Section] = []
-    claims: list[tuple[str, Claim]] = []
     wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
-    for experiment in wanted:
-        results = Results(plan, experiment)
-        compared = compare(results, placed[experiment.id])
-        found = [judge(name, results.evidence) for name in experiment.claims]
-        sections.append(_section(results, compared, found))
-        claims += [(experiment.title, claim) for claim in found]
-    counts = {section.experiment.id: section.counts for section in sections}
-    titles = {experiment.id: experiment.title for experiment in plan.experiments}
-    return Report(
-        title=TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
-        smoke=plan.smoke,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        headline=_headline(plan, counts, [claim for _, claim in claims]),
-        summary=tables.summary(counts, titles),
-        claims=tables.claims_overview(claims) if claims else None,
-        sections=sections,
-        rules=tables.rules(),
-        facts=_facts(plan),
-        runs=_runs(plan),
-        left_out=[experiment.title for experiment in plan.experiments if experiment not in wanted],
-        failures=[_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")],
-        how_to_draw=None if can_draw() else HOW_TO_DRAW,
-    )
+    sections = [_section(Results(plan, experiment), placed) for experiment in wanted]
+    claims = [(section["title"], claim) for section in sections for claim in section["judged"]]
+    metas, damaged = _metas(plan)
+    return {
+        "title": TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
+        "smoke": plan.smoke,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "headline": _headline(plan, [section["counts"] for section in sections], [one for _, one in claims]),
+        "compares": any(sum(section["counts"].values()) for section in sections),
+        "summary": tables.summary({section["title"]: section["counts"] for section in sections}),
+        "claims": tables.claims_overview(claims) if claims else None,
+        "sections": sections,
+        "rules": tables.rules(),
+        "facts": _facts(plan, list(metas.values())),
+        "runs": _runs(plan, metas),
+        "left_out": [experiment.title for experiment in plan.experiments if experiment not in wanted],
+        "failures": [_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")] + damaged,
+        "how_to_draw": None if can_draw() else HOW_TO_DRAW,
+        "figures": FIGURES_FOLDER,
+    }
 
 
 def _is_wanted(plan: SuitePlan, experiment: Experiment) -> bool:
@@ -155,33 +102,37 @@ def _is_wanted(plan: SuitePlan, experiment: Experiment) -> bool:
     return not jobs or any(job.status != "left out" for job in jobs)
 
 
-def _section(results: Results, compared: Sequence[Compared], claims: Sequence[Claim]) -> Section:
+def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
+    """All that both templates print of an experiment, by the names they use."""
     experiment = results.experiment
-    documents = {name: results.analysis(name) for name in experiment.analyses}
-    found = {name: document for name, document in documents.items() if document is not None}
-    patterns = found.get("deletion_patterns")
-    return Section(
-        experiment,
-        counts=count(compared),
-        problems=[
-            *tables.problems(results),
-            *(f"analysis {name}: not done" for name, document in documents.items() if document is None),
-            *(f"analysis {name}: without {run}" for name in found for run in found[name].get("missing", ())),
+    compared = compare(results, placed[experiment.id])
+    claims = [judge(name, results.evidence) for name in experiment.claims]
+    counts = count(compared)
+    patterns = results.analyses.get("deletion_patterns")
+    return {
+        "id": experiment.id,
+        "title": experiment.title,
+        "about": experiment.about,
+        "counts": counts,
+        "verdicts": tables.in_words(counts),
+        "problems": tables.problems(results),
+        "judged": claims,
+        "claims": tables.claims_table(claims) if claims else None,
+        "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],
+        "runs": tables.our_runs(results),
+        "comparisons": tables.comparisons(compared),
+        "drawings": _drawings(results, compared),
+        "analyses": [
+            table for name, found in results.analyses.items() for table in analysis_tables(name, found)
         ],
-        runs=tables.our_runs(results),
-        comparisons=tables.comparisons(compared),
-        drawings=_drawings(results, compared),
-        claims=tables.claims_table(claims) if claims else None,
-        evidence=[table for claim in claims if (table := tables.evidence_of(claim)) is not None],
-        analyses=[table for name in found for table in analysis_tables(name, found[name])],
-        examples=examples_of(patterns) if patterns is not None else [],
-    )
+        "examples": examples_of(patterns) if patterns else [],
+    }
 
 
 def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
     if not can_draw():
         return []
-    from mrt5cli.report.figure_data import draw
+    from mrt5cli.report.figures import draw
 
     return [drawing for name in results.experiment.figures for drawing in draw(name, results, compared)]
 
@@ -189,11 +140,11 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 # --- words -----------------------------------------------------------------------------------------------
 
 
-def _headline(plan: SuitePlan, counts: Mapping[str, Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
+def _headline(plan: SuitePlan, counts: Sequence[Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
     trained = [job for job in plan.trainings if job.status != "left out"]
     done = sum(job.status in ("done", "changed") for job in trained)
     words = [f"{done:,} of {counted(len(trained), 'run')} are done."]
-    totals = {verdict: sum(count[verdict] for count in counts.values()) for verdict in VERDICTS}
+    totals = {verdict: sum(count[verdict] for count in counts) for verdict in VERDICTS}
     published = sum(totals.values())
     if published:
         judged = totals["within"] + totals["outside"] + totals["better"]
@@ -216,24 +167,33 @@ def _failure(job: Job) -> str:
     return f"{job.id}: {job.status}{f', {job.reason}' if job.reason else ''}"
 
 
-def _facts(plan: SuitePlan) -> list[tuple[str, str]]:
+def _metas(plan: SuitePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the runs' `meta.json` say, by job; and why some cannot be read."""
+    metas, damaged = {}, []
+    for job in plan.trainings:
+        try:
+            metas[job.id] = job.run.meta()
+        except UserError as error:
+            metas[job.id] = {}
+            damaged.append(error.message)
+    return metas, damaged
+
+
+def _facts(plan: SuitePlan, metas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The machines, versions and commits that the runs were made with."""
-    metas = [job.run.meta() for job in plan.trainings]
     metas = [meta for meta in metas if meta]
-    devices = _each(_device(meta) for meta in metas)
     versions: dict[str, list[str]] = {}
-    for meta in metas:
-        for name, version in meta.get("versions", {}).items():
-            versions.setdefault(name, []).append(version)
-    seconds = sum(_seconds(meta) for meta in metas)
-    facts = [
-        ("trained on", devices),
-        ("versions", ", ".join(f"{name} {_each(found)}" for name, found in versions.items())),
-        ("commit", _each(meta.get("commit") or "not from a checkout" for meta in metas)),
-        ("training time, all runs", duration(seconds) if seconds else ""),
-        ("folder of the runs", plan.root.name),
-    ]
-    return [(name, text or MISSING) for name, text in facts]
+    for name, version in (pair for meta in metas for pair in meta.get("versions", {}).items()):
+        versions.setdefault(name, []).append(version)
+    seconds = sum(map(_seconds, metas))
+    facts = {
+        "trained on": _each(map(_device, metas)),
+        "versions": ", ".join(f"{name} {_each(found)}" for name, found in versions.items()),
+        "commit": _each(meta.get("commit") or "not from a checkout" for meta in metas),
+        "training time, all runs": duration(seconds) if seconds else "",
+        "folder of the runs": plan.root.name,
+    }
+    return {name: text or MISSING for name, text in facts.items()}
 
 
 def _device(meta: Mapping[str, Any]) -> str:
@@ -247,13 +207,11 @@ def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _runs(plan: SuitePlan) -> Table:
+def _runs(plan: SuitePlan, metas: Mapping[str, dict[str, Any]]) -> Table:
     """Every run: its seed, the content of its recipe, and when it was trained."""
-    metas = {job.id: job.run.meta() for job in plan.trainings}
 
-    def trained_for(job: TrainJob) -> str:
-        seconds = _seconds(metas[job.id])
-        return duration(seconds) if seconds else MISSING
+    def said(job: TrainJob, name: str) -> str:
+        return str(metas[job.id].get(name) or MISSING)
 
     columns: dict[str, Callable[[TrainJob], str]] = {
         "recipe": lambda job: job.name,
@@ -261,9 +219,9 @@ def _runs(plan: SuitePlan) -> Table:
         "recipe hash": lambda job: recipe_hash(job.recipe),
         "status": lambda job: job.status + (f": {job.reason}" if job.reason and job.status != "done" else ""),
         "code": lambda job: str((metas[job.id].get("sessions") or [{}])[-1].get("code") or MISSING),
-        "commit": lambda job: str(metas[job.id].get("commit") or MISSING),
-        "started": lambda job: str(metas[job.id].get("started") or MISSING)[:16].replace("T", " "),
-        "trained for": trained_for,
+        "commit": lambda job: said(job, "commit"),
+        "started": lambda job: said(job, "started")[:16].replace("T", " "),
+        "trained for": lambda job: duration(seconds) if (seconds := _seconds(metas[job.id])) else MISSING,
     }
     return tabulated(plan.trainings, columns, "All runs", folded=True, words=7)
 
@@ -280,7 +238,7 @@ def _seconds(meta: Mapping[str, Any]) -> float:
 # --- pages -----------------------------------------------------------------------------------------------
 
 
-def render(report: Report, kind: str) -> str:
+def _render(report: Mapping[str, Any], kind: str) -> str:
     """The report as "html" or "md"."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -292,16 +250,13 @@ def render(report: Report, kind: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = markdown_cell
-    environment.filters["anchor"] = anchor
-    environment.filters["verdict"] = verdict_of
-    return environment.get_template(f"report.{kind}.j2").render(report=report, figures=FIGURES_FOLDER)
+    environment.filters |= {"cell": markdown_cell, "anchor": anchor, "verdict": verdict_of}
+    return environment.get_template(f"report.{kind}.j2").render(report)
 
 
 def markdown_cell(text: str) -> str:
     """Text that a Markdown table or paragraph shows as it is."""
-    escaped = re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text)
-    return escaped.replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text).replace("\n", " ")
 
 
 def anchor(text: str) -> str:
@@ -310,10 +265,7 @@ def anchor(text: str) -> str:
 
 
 def verdict_of(cell: str) -> str:
-    """The class of a cell that holds a verdict, or nothing."""
-    found = next(
-        (verdict for verdict in (*VERDICTS, "holds", "does not hold", "open") if cell == verdict), ""
-    )
-    if not found:
-        found = next((verdict for verdict in VERDICTS if cell.startswith(f"{verdict}: ")), "")
-    return anchor(found)
+    """The class of a cell that holds a verdict, with or without its reason, or nothing."""
+    of_claim = ("holds", "does not hold", "open")
+    found = [one for one in VERDICTS if cell == one or cell.startswith(f"{one}: ")]
+    return anchor(cell if cell in of_claim else found[0] if found else "")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from mrt5cli.paper.published import Published, published
-from mrt5cli.paper.unmatched import from_analyses
+from mrt5cli.paper.published import Published, from_analyses, published
 from mrt5cli.recipe import load
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.suite.jobs import Experiment

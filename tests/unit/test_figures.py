@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli.report.figures.against_reduction import loss_against_reduction, macs, runtime
+from mrt5cli.report.figures.against_reduction import loss_against_reduction
 from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
 from mrt5cli.report.figures.gate_placement import gate_placement
+from mrt5cli.report.figures.macs import macs
 from mrt5cli.report.figures.per_language import Model, per_language
 from mrt5cli.report.figures.per_sample import Scatter, per_sample
-from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, Point, look_of, styled
+from mrt5cli.report.figures.runtime import runtime
+from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, Point, look_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 OKABE_ITO = {
@@ -62,9 +64,9 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
     ),
     "samples": lambda: per_sample(
         [
-            Scatter("one", "MrT5", RNG.normal(50, 5, 30), RNG.normal(5, 5, 30), 0.1, 0.2),
-            Scatter("flat", "CP", [50.0, 50.0, 50.0], [1.0, 2.0, 3.0], None),
-            *(Scatter(f"r{n}", "Random", [1.0, 2.0], [1.0, n], 1.0) for n in range(7)),
+            Scatter("one", "MrT5", RNG.normal(50, 5, 30), RNG.normal(5, 5, 30)),
+            Scatter("flat", "CP", [50.0, 50.0, 50.0], [1.0, 2.0, 3.0], varies=False),
+            *(Scatter(f"r{n}", "Random", [1.0, 2.0], [1.0, n]) for n in range(7)),
         ],
         name="samples", caption="c",
     ),
@@ -138,7 +140,7 @@ def test_the_same_numbers_are_the_same_drawing() -> None:
 
 
 def test_captions_are_escaped() -> None:
-    found = runtime([Point("MrT5", 1.0, 2.0)], name="n", caption='a < b & "c"').inline
+    found = runtime([Point("MrT5", 1.0, 2.0)], [], name="n", caption='a < b & "c"').inline
     assert ET.fromstring(found).attrib["aria-label"] == 'a < b & "c"'
 
 
@@ -149,11 +151,9 @@ def test_every_family_has_a_colour_and_a_marker_of_its_own() -> None:
 
 
 def test_settings_of_the_caller_come_back() -> None:
-    before = matplotlib.rcParams["font.size"]
-    with styled():
-        assert matplotlib.rcParams["svg.fonttype"] == "none"
-    assert matplotlib.rcParams["font.size"] == before
-    assert matplotlib.rcParams["svg.fonttype"] != "none"
+    before = dict(matplotlib.rcParams)
+    DRAWINGS["loss"]()
+    assert dict(matplotlib.rcParams) == before
 
 
 def marks(svg: str, path: str) -> list[tuple[float, float]]:

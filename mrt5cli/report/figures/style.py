@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("agg")  # no window, whatever the user's own settings are
 
+import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-INK, PAPER = "#010203", "#fdfeff"
-FAINT = "#8a8a8a"
-WIDTH = 7.2
-"""Inches: a page of text."""
+INK, PAPER, FAINT = "#010203", "#fdfeff", "#8a8a8a"
+STYLE = Path(__file__).with_name("report.mplstyle")
+HOLLOW: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgewidth": 1.1, "linewidth": 1.0}
+"""Of markers of published values."""
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Colour and marker of a family of models."""
 
     colour: str
@@ -47,67 +48,14 @@ LOOKS = {
 }
 OTHER_LOOKS = (Look("#56B4E9", "P"), Look(FAINT, "X"))
 
-SETTINGS: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 6.0,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "path.simplify": False,
-}
-
-_FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif"
-_MONOSPACED = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
-
 
 def look_of(family: str) -> Look:
     """The look of a family; families that the paper has not share what is left."""
     return LOOKS.get(family) or OTHER_LOOKS[sum(map(ord, family)) % len(OTHER_LOOKS)]
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Within, figures look like this package's; the caller's own settings come back."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        yield
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model in a figure whose axes are numbers.
-
-    Attributes:
-        family: as the paper calls it.
-        x, y: in the axes' units.
-        interval: of y, over seeds; None with one.
-        published: or ours.
-    """
+class Point(NamedTuple):
+    """One model of a family in a figure whose axes are numbers; the interval is of y, over seeds."""
 
     family: str
     x: float
@@ -118,12 +66,13 @@ class Point:
 
 def plot_line(axes: Any, points: Sequence[Point], look: Look, **more: Any) -> None:
     """A line from left to right of one look: filled where ours, hollow and dotted where published."""
-    for published in (True, False):
+    for published, style in (
+        (True, {"linestyle": ":", "zorder": 2, **HOLLOW}),
+        (False, {"zorder": 3, **more}),
+    ):
         line = sorted((one for one in points if one.published is published), key=lambda one: one.x)
-        style: dict[str, Any] = {"marker": look.marker, "zorder": 3, **more}
-        if published:
-            style = {"linestyle": ":", "zorder": 2, **hollow(look.marker)}
-        axes.plot([one.x for one in line], [one.y for one in line], color=look.colour, **style)
+        x, y = [one.x for one in line], [one.y for one in line]
+        axes.plot(x, y, color=look.colour, marker=look.marker, **style)
         for one in line:
             if one.interval is not None:
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
@@ -139,7 +88,7 @@ def plot_families(axes: Any, points: Sequence[Point]) -> list[Line2D]:
     if any(point.published for point in points):
         if not all(point.published for point in points):
             entries.append(entry("filled: ours", marker="o"))
-        entries.append(hollow_entry("hollow: published"))
+        entries.append(published_entry("hollow: published"))
     return entries
 
 
@@ -148,19 +97,14 @@ def entry(label: str, colour: str = INK, **style: Any) -> Line2D:
     return Line2D([], [], color=colour, label=label, **style)
 
 
-def hollow_entry(label: str, line: Any = ":") -> Line2D:
-    """A legend entry for published values, on a line of that style."""
-    return entry(label, linestyle=line, **hollow("o"))
+def published_entry(label: str = "published", linestyle: str = ":") -> Line2D:
+    """A legend entry for published values."""
+    return entry(label, linestyle=linestyle, marker="o", **HOLLOW)
 
 
-def legend_beside(axes: Any, entries: Sequence[Line2D]) -> None:
-    """A legend to the right of the axes."""
+def legend_beside(axes: Any, entries: Sequence[Line2D] | None = None) -> None:
+    """A legend to the right of the axes; by default of all that has a label there."""
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def hollow(marker: str) -> dict[str, Any]:
-    """Marker settings of published values."""
-    return {"marker": marker, "markerfacecolor": PAPER, "markeredgewidth": 1.1, "linewidth": 1.0}
 
 
 @dataclass(frozen=True)
@@ -189,8 +133,7 @@ class Drawing:
         """Part of a page, in its colours: `currentColor`, and the variable --paper."""
         text = self.svg[self.svg.index("<svg") :]
         text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
-        caption = self.caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        return text.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+        return text.replace("<svg", f'<svg role="img" aria-label="{escape(self.caption)}"', 1)
 
 
 def draw(
@@ -198,7 +141,7 @@ def draw(
     name: str,
     caption: str,
     *,
-    width: float = WIDTH,
+    width: float = 7.2,
     height: float = 4.0,
     **grid: Any,
 ) -> Drawing:
@@ -206,17 +149,17 @@ def draw(
 
     Args:
         paint: fills a figure that belongs to no window, and its axes.
-        width, height: inches.
+        width, height: inches; the default is a page of text wide.
         grid: of axes, as `Figure.subplots` takes it.
     """
     buffer = io.StringIO()
-    with styled():
+    with matplotlib.style.context([STYLE, {"svg.hashsalt": name}], after_reset=True):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure, figure.subplots(**grid))
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = text.replace("'DejaVu Sans Mono'", _MONOSPACED).replace("'DejaVu Sans'", _FONTS)
+    text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
     return Drawing(name, caption, text)
