@@ -12,13 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli.report.figures.against_reduction import loss_against_reduction
+from mrt5cli.report.figures.against_reduction import gate_placement, loss_against_reduction, macs, runtime
 from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
-from mrt5cli.report.figures.gate_placement import gate_placement
-from mrt5cli.report.figures.macs import macs
 from mrt5cli.report.figures.per_language import Model, per_language
 from mrt5cli.report.figures.per_sample import Scatter, per_sample
-from mrt5cli.report.figures.runtime import runtime
 from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, Point, look_of
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,46 +1,58 @@
-"""Loss against the share of bytes that is gone, the paper's main figure; what other figures need of losses."""
+"""Against the share of bytes that is gone: the loss (the paper's main figure), time and arithmetic saved.
+
+Or against the layer that a gate follows: loss and time saved.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.paper.tolerances import AVERAGES, LOSSES, REDUCTION
-from mrt5cli.report.figures.style import Drawing, Point, draw, legend_beside, look_of, plot_families
+from mrt5cli.paper.published import Published, published
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
+from mrt5cli.report.figures.style import (
+    FAINT,
+    HOLLOW,
+    INK,
+    Drawing,
+    Look,
+    Point,
+    draw,
+    legend_beside,
+    look_of,
+    plot_families,
+    plot_line,
+)
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import Compared
 
-REDUCTION_LABEL = "reduction of the sequence length (%)"
-ENGLISH = ("English", "English (10000 examples)")
-WHOLE = (*AVERAGES, TOTAL, *ENGLISH)
+DELETED = "deleted (%)"
+SAVED = "less time than ByT5 (%)"
+DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
+WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
 """Published subsets that stand for all of a test set."""
 
-
-def loss_against_reduction(points: Sequence[Point], *, unit: str, name: str, caption: str) -> Drawing:
-    """A line a family of models.
-
-    Args:
-        points: at least one: percent of positions that are gone, and the loss.
-        unit: of the losses, in words.
-    """
-
-    def paint(figure: Any, axes: Any) -> None:
-        entries = plot_families(axes, points)
-        base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
-        if base:
-            line = {"linestyle": (0, (1, 3)), "linewidth": 0.8, "zorder": 0}
-            axes.axhline(base[0].y, color=look_of("ByT5").colour, **line)
-        axes.set(xlabel=REDUCTION_LABEL, ylabel=unit)
-        axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
-        legend_beside(axes, entries)
-
-    return draw(paint, name, caption)
+Curve = Sequence[tuple[float, float]]
+"""Percent deleted, and a percentage."""
 
 
-def figures(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
+    """The loss that the paper gives here, or bits per byte: its metric, in words, and our number."""
+    metrics = {one.row.metric for one in compared if one.row.metric in LOSSES}
+    if metrics == {"test_cross_entropy"}:
+        return "test_cross_entropy", "cross-entropy (nats per token)", "loss"
+    return "bits_per_byte", "bits per byte", "bits_per_byte"
+
+
+# --- loss ------------------------------------------------------------------------------------------------
+
+
+def loss_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     metric, unit, number = loss_of(compared)
     points = []
     for runs in results.runs.values():
@@ -60,15 +72,199 @@ def figures(results: Results, compared: Sequence[Compared], name: str) -> list[D
             points.append(Point(model, values.get(REDUCTION, 0.0), values[metric], published=True))
     if not points:
         return []
-    caption = f"{unit.capitalize()} against the reduction of the sequence length, a point a model."
+    caption = f"{unit.capitalize()} against the share deleted, a point a model; hollow ones are published."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
     return [loss_against_reduction(points, unit=unit, name=name, caption=caption)]
 
 
-def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
-    """The loss that the paper gives here, or bits per byte: its metric, in words, and our number."""
-    metrics = {one.row.metric for one in compared if one.row.metric in LOSSES}
-    if metrics == {"test_cross_entropy"}:
-        return "test_cross_entropy", "cross-entropy (nats per token)", "loss"
-    return "bits_per_byte", "bits per byte", "bits_per_byte"
+def loss_against_reduction(points: Sequence[Point], *, unit: str, name: str, caption: str) -> Drawing:
+    """A line a family of models.
+
+    Args:
+        points: at least one: percent of positions that are gone, and the loss.
+        unit: of the losses, in words.
+    """
+
+    def paint(figure: Any, axes: Any) -> None:
+        plot_families(axes, points)
+        base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
+        if base:
+            axes.axhline(base[0].y, color=look_of("ByT5").colour, zorder=0, **DOTTED)
+        axes.set(xlabel=DELETED, ylabel=unit)
+        axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
+
+    return draw(paint, name, caption)
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+def runtime_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    document = results.analyses.get("runtime", {"runs": []})
+    points, promised = [], []
+    for line in document["runs"]:
+        if line["recipe"] != results.experiment.baseline:
+            gone = 100 * (line["deletion_rate"] or 0.0)
+            points.append(Point(line["family"], gone, line["decrease_percent"]))
+            promised.append((gone, line["macs_decrease_percent"]))
+    for one in compared:
+        reduction = _published_reduction(one.row)
+        if one.row.metric == DECREASE and one.verdict != "not compared" and reduction is not None:
+            points.append(Point(one.row.model, reduction, one.value, published=True))
+    if not points:
+        return []
+    caption = "Time of a forward pass, percent less than ByT5's; hollow marks are published."
+    if document["runs"]:
+        caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
+    return [runtime(points, promised, name=name, caption=caption)]
+
+
+def _published_reduction(row: Published) -> float | None:
+    """What the model of a published number deletes, wherever that was published."""
+    run = row.version, row.model, row.setting
+    for other in published().values():
+        whole = other.metric == REDUCTION and other.subset in WHOLE
+        if whole and (other.version, other.model, other.setting) == run:
+            return other.value
+    return None
+
+
+def runtime(points: Sequence[Point], promised: Curve, *, name: str, caption: str) -> Drawing:
+    """Time saved, beside what the multiply-accumulates promise.
+
+    Args:
+        points: at least one: percent of positions that are gone, and percent less time than ByT5.
+        promised: percent of positions that are gone, and percent fewer multiply-accumulates.
+    """
+
+    def paint(figure: Any, axes: Any) -> None:
+        plot(axes, promised, "multiply-accumulates saved", INK, marker="_", linestyle="")
+        plot_families(axes, points)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set(xlabel=DELETED, ylabel=SAVED)
+
+    return draw(paint, name, caption, height=3.6)
+
+
+def plot(axes: Any, curve: Curve, label: str, colour: str, **style: Any) -> None:
+    if curve:
+        axes.plot(*zip(*sorted(curve), strict=True), color=colour, label=label, **style)
+
+
+# --- multiply-accumulates --------------------------------------------------------------------------------
+
+
+def macs_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    document = results.analyses.get("compute")
+    if document is None:
+        return []
+    runs: dict[str, list[tuple[float, float]]] = {}
+    for line in document["runs"]:
+        if line["deletion_rate"]:
+            runs.setdefault(line["family"], []).append((100 * line["deletion_rate"], 100 * line["relative"]))
+    paper, exact = (
+        [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
+        for which in ("paper_relative", "relative")
+    )
+    known = [
+        (100 * float(one.row.setting["delta"]), 100 * one.value)
+        for one in compared
+        if one.row.metric == "macs_relative_to_byt5"
+    ]
+    sizes = document["sizes"]
+    caption = (
+        f"Multiply-accumulates of a forward pass, {document['source']:,} positions in and "
+        f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
+        f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
+    )
+    return [macs(paper=paper, exact=exact, published=known, runs=runs, name=name, caption=caption)]
+
+
+def macs(
+    *, paper: Curve, exact: Curve, published: Curve, runs: Mapping[str, Curve], name: str, caption: str
+) -> Drawing:
+    """Multiply-accumulates left, in percent.
+
+    Args:
+        paper: by the paper's formula.
+        exact: as the matrices multiply.
+        published: the paper's values.
+        runs: where evaluated runs lie, by family.
+    """
+    blue = look_of("MrT5").colour
+
+    def paint(figure: Any, axes: Any) -> None:
+        plot(axes, paper, "the paper's formula", blue)
+        plot(axes, exact, "exact", INK, linestyle="--")
+        plot(axes, [(0, 100), (100, 0)], "in proportion", FAINT, **DOTTED)
+        plot(axes, published, "published", blue, marker="o", linestyle="", **HOLLOW)
+        for family, points in runs.items():
+            look = look_of(family)
+            plot(axes, points, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
+        axes.set(xlim=(-2, 102), ylim=(0, 104))
+        axes.set(xlabel=DELETED, ylabel="multiply-accumulates left (%)")
+        legend_beside(axes)
+
+    return draw(paint, name, caption, height=3.6)
+
+
+# --- a gate's layer --------------------------------------------------------------------------------------
+
+
+def gate_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    metric, unit, number = loss_of(compared)
+    columns = ["after_layer", number, "decrease_percent", "deletion_rate"]
+    runs = results.analyses.get("gate_placement", {"runs": []})["runs"]
+    ours = pd.DataFrame(runs, columns=columns, dtype=float).groupby("after_layer", sort=False).mean()
+    known: dict[int, dict[str, float]] = {}
+    for one in compared:
+        layer = one.row.setting.get("gate_after_layer")
+        if layer is not None:
+            what = DECREASE if one.row.metric in TIMES else one.row.metric
+            known.setdefault(int(layer), {})[what] = one.value
+    timed = ours.decrease_percent.notna().any() or any(DECREASE in values for values in known.values())
+
+    def points(column: str, factor: float, published: str) -> list[Point]:
+        found = [Point("", layer, factor * value) for layer, value in ours[column].dropna().items()]
+        of = {layer: values[published] for layer, values in known.items() if published in values}
+        return found + [Point("", layer, value, published=True) for layer, value in of.items()]
+
+    losses = points(number, 1, metric)
+    others = points("decrease_percent", 1, DECREASE) if timed else points("deletion_rate", 100, REDUCTION)
+    if not losses and not others:
+        return []
+    other = SAVED if timed else DELETED
+    axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
+    caption = f"{axes} against the gate's layer; hollow marks are published."
+    return [gate_placement(losses, others, unit=unit, other=other, name=name, caption=caption)]
+
+
+def gate_placement(
+    losses: Sequence[Point], others: Sequence[Point], *, unit: str, other: str, name: str, caption: str
+) -> Drawing:
+    """Two axes over the layers.
+
+    Args:
+        losses: of models, by the layer that their gate follows, from 1, on the left axis; at least one layer.
+        others: on the right axis: percent less time than ByT5, or percent deleted.
+        unit: of the losses, in words.
+        other: what the right axis shows, in words.
+    """
+
+    def paint(figure: Any, left: Any) -> None:
+        right = left.twinx()
+        right.spines["right"].set_visible(True)
+        right.grid(visible=False)
+        for axes, points, look, label, side, linestyle in (
+            (left, losses, Look("#0072B2", "o"), unit, "left", "-"),
+            (right, others, Look("#D55E00", "s"), other, "right", "--"),
+        ):
+            plot_line(axes, points, look, f"{label} ({side})", linestyle)
+            axes.set_ylabel(label, color=look.colour)
+            axes.tick_params(axis="y", labelcolor=look.colour)
+        left.set_xticks(sorted({point.x for point in (*losses, *others)}))
+        left.set_xlabel("gate after layer")
+        figure.legend(loc="outside upper center", ncols=3)
+
+    return draw(paint, name, caption, height=3.4)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mrt5cli.report.figures.style import FAINT, INK, LOOKS, Drawing, Look, draw, entry
+from mrt5cli.report.figures.against_reduction import DELETED
+from mrt5cli.report.figures.style import FAINT, INK, Drawing, draw, looks_of
 from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.verdicts import Compared
 
@@ -24,7 +24,6 @@ LINE, GAP = 0.165, 0.5
 RARE = 0.005
 """Kinds of byte with a smaller share of the text are left out of a figure, not of the table."""
 GONE = "#D55E00"
-_LOOKS = (*list(LOOKS.values())[1:], Look("#56B4E9", "P"), Look(FAINT, "X"), Look(INK, "*"))
 
 
 class Pattern(NamedTuple):
@@ -54,16 +53,16 @@ def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -
     lines = sum(1 + pattern.lines + GAP for pattern in texts)
     heights = [LINE * lines] if texts else []
     heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(patterns))))
-    explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
+    explained = len(patterns) > 1 or not texts
     below = 0.19 * -(-(len(patterns) + 1) // 2) if explained else 0.0
 
     def paint(figure: Any, grid: Any) -> None:
         *top, [rates] = grid
         for [axes] in top:
             _texts(axes, texts, lines)
-        entries = _rates(rates, patterns, kinds)
+        _rates(rates, patterns, kinds)
         if explained:
-            figure.legend(handles=entries, loc="outside lower center", ncols=2)
+            figure.legend(loc="outside lower center", ncols=2)
 
     return draw(
         paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
@@ -93,32 +92,32 @@ def _texts(axes: Any, patterns: Sequence[Pattern], lines: float) -> None:
         top += pattern.lines + 1 + GAP
 
 
-def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> list[Line2D]:
-    """A line a kind, a mark a model. Returns the entries of a legend."""
+def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> None:
+    """A line a kind, a mark a model; hollow ones around it are published."""
     places = {kind: place for place, kind in enumerate(kinds)}
     for place in range(0, len(kinds), 2):
         axes.axhspan(place - 0.5, place + 0.5, facecolor=FAINT, alpha=0.12, linewidth=0)
     axes.grid(axis="y", visible=False)
     step = 0.62 / max(1, len(patterns) - 1)
-    around: dict[str, Any] = {"markerfacecolor": "none", "markersize": 8.5}
-    entries = []
-    for number, pattern in enumerate(patterns):
-        look = _LOOKS[number % len(_LOOKS)]
+    for number, (pattern, look) in enumerate(zip(patterns, looks_of(["MrT5"] * len(patterns)), strict=True)):
         offset = number * step - 0.31 if len(patterns) > 1 else 0.0
-        style: dict[str, Any] = {"marker": look.marker, "linestyle": "", "color": look.colour}
-        for values, more in ((pattern.published, around), (pattern.rates, {"markersize": 4.5})):
+        style: dict[str, Any] = {
+            "marker": look.marker,
+            "linestyle": "",
+            "color": look.colour,
+            "clip_on": False,
+        }
+        for values, more in (
+            (pattern.published, {"markerfacecolor": "none", "markersize": 8.5}),
+            (pattern.rates, {"markersize": 4.5, "label": pattern.label}),
+        ):
             if values:  # a line without marks would have a place all the same, and be made room for
-                y = [places[kind] + offset for kind in values]
-                axes.plot(list(values.values()), y, clip_on=False, **style, **more)
-        entries.append(entry(pattern.label, look.colour, marker=look.marker, linestyle="", markersize=4.5))
-    if any(pattern.published for pattern in patterns):
-        entries.append(entry("hollow, around: published", marker="o", linestyle="", **around))
+                axes.plot(list(values.values()), [places[kind] + offset for kind in values], **style, **more)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("deleted (%)")
+    axes.set_xlabel(DELETED)
     axes.tick_params(axis="y", length=0)
-    return entries
 
 
 def figures(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -138,6 +137,8 @@ def figures(results: Results, compared: Sequence[Compared], name: str) -> list[D
         what = "kind of letter" if letters else "kind of byte"
         shown = ", and one of them, deleted bytes marked (¶ is its end)" if patterns[0].text else ""
         caption = f"{task}: what is deleted, by {what}, of {models[0]['examples']:,} test examples{shown}."
+        if any(pattern.published for pattern in patterns):
+            caption += " Hollow marks around others are published."
         drawings.append(deletion_patterns(patterns, name=f"{name}-{task}", caption=caption))
     return drawings
 

@@ -6,23 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
-from matplotlib.patches import Patch
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
-from mrt5cli.report.figures.against_reduction import REDUCTION_LABEL, loss_of
-from mrt5cli.report.figures.style import (
-    FAINT,
-    HOLLOW,
-    INK,
-    OTHER_LOOKS,
-    Drawing,
-    Look,
-    draw,
-    look_of,
-    published_entry,
-)
+from mrt5cli.report.figures.against_reduction import DELETED, loss_of
+from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, looks_of
 from mrt5cli.report.results import Ran, Results, short_name
 from mrt5cli.report.verdicts import Compared
 
@@ -31,7 +20,7 @@ MOST = 20
 
 
 class Model(NamedTuple):
-    """One model's numbers by language: loss in the figure's unit, reduction in percent; any may be lacking."""
+    """One model's numbers by language, as far as known: loss in the figure's unit, reduction in percent."""
 
     label: str
     family: str
@@ -54,50 +43,37 @@ def per_language(
     if len(languages) > MOST:
         most = models[-1].reduction or models[-1].published_reduction
         languages = sorted(languages, key=lambda language: -most.get(language, 0.0))
-    looks = _looks(models)
+    looks = looks_of([model.family for model in models])
     thickness = 0.8 / len(models)
 
-    def bars(axes: Any, place: int, ours: Mapping[str, float], known: Mapping[str, float]) -> None:
+    def bars(
+        axes: Any, place: int, ours: Mapping[str, float], known: Mapping[str, float], label: str
+    ) -> None:
         offset = (place - (len(models) - 1) / 2) * thickness
         places = {language: line + offset for line, language in enumerate(languages)}
         mine, theirs = ({places[one]: of[one] for one in languages if one in of} for of in (ours, known))
-        colour = looks[place].colour
-        axes.barh(list(mine), list(mine.values()), height=thickness, color=colour)
+        colour = FAINT if looks[place].colour == INK else looks[place].colour
+        axes.barh(list(mine), list(mine.values()), height=thickness, color=colour, label=label)
         style = {"marker": "o", "markersize": 3.5, "linestyle": "", "zorder": 3, **HOLLOW}
         axes.plot(list(theirs.values()), list(theirs), color=INK if mine else colour, **style)
 
     def paint(figure: Any, both: Any) -> None:
         left, right = both
         for place, model in enumerate(models):
-            bars(left, place, model.loss, model.published_loss)
+            bars(left, place, model.loss, model.published_loss, model.label)
             if any({**model.published_reduction, **model.reduction}.values()):
-                bars(right, place, model.reduction, model.published_reduction)
+                bars(right, place, model.reduction, model.published_reduction, "")
         for axes in both:
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
         left.set_yticks(range(len(languages)), languages)
         left.set_ylim(len(languages) - 0.4, -0.6)
         left.set_xlabel(unit)
-        right.set_xlabel(REDUCTION_LABEL)
-        entries: list[object] = [
-            Patch(facecolor=look.colour, label=model.label) for model, look in zip(models, looks, strict=True)
-        ]
-        if any(model.published_loss or model.published_reduction for model in models):
-            entries.append(published_entry(linestyle=""))
-        figure.legend(handles=entries, loc="outside upper center", ncols=min(5, len(entries)))
+        right.set_xlabel(DELETED)
+        figure.legend(loc="outside upper center", ncols=min(5, len(models)))
 
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(models))
     return draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
-
-
-def _looks(models: Sequence[Model]) -> list[Look]:
-    """A look a model; a second model of one family gets another colour."""
-    looks: list[Look] = []
-    spare = [Look("#E69F00", "v"), OTHER_LOOKS[0], Look("#009E73", "s"), Look("#CC79A7", "D")]
-    for model in models:
-        look = Look(FAINT, "*") if model.family == "ByT5" else look_of(model.family)
-        looks.append(spare.pop(0) if look in looks and spare else look)
-    return looks
 
 
 def figures(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -127,7 +103,7 @@ def figures(results: Results, compared: Sequence[Compared], name: str) -> list[D
             models.append(Model(label, family, losses, reduction, known, gone))
     if not models:
         return []
-    caption = f"{unit.capitalize()} and reduction of the sequence length by language."
+    caption = f"{unit.capitalize()} and percent deleted by language; hollow marks are published."
     return [per_language(models, list(languages), unit=unit, name=name, caption=caption)]
 
 

@@ -18,7 +18,7 @@ COLUMNS = 5
 
 
 class Scatter(NamedTuple):
-    """One model of a family: each sample's two numbers, in percent, and whether a line can be laid through."""
+    """One model of a family: each sample's two numbers, in percent, and whether they vary together."""
 
     title: str
     family: str

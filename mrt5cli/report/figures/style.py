@@ -23,7 +23,6 @@ matplotlib.use("agg")  # no window, whatever the user's own settings are
 
 import matplotlib.style
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 INK, PAPER, FAINT = "#010203", "#fdfeff", "#8a8a8a"
 STYLE = Path(__file__).with_name("report.mplstyle")
@@ -54,6 +53,15 @@ def look_of(family: str) -> Look:
     return LOOKS.get(family) or OTHER_LOOKS[sum(map(ord, family)) % len(OTHER_LOOKS)]
 
 
+def looks_of(families: Sequence[str]) -> list[Look]:
+    """A look a model: its family's, or one that is free where an earlier model has that."""
+    looks: list[Look] = []
+    for family in families:
+        free = (look for look in (look_of(family), *LOOKS.values(), *OTHER_LOOKS) if look not in looks)
+        looks.append(next(free, look_of(family)))
+    return looks
+
+
 class Point(NamedTuple):
     """One model of a family in a figure whose axes are numbers; the interval is of y, over seeds."""
 
@@ -64,47 +72,33 @@ class Point(NamedTuple):
     published: bool = False
 
 
-def plot_line(axes: Any, points: Sequence[Point], look: Look, **more: Any) -> None:
+def plot_line(axes: Any, points: Sequence[Point], look: Look, label: str, linestyle: str = "-") -> None:
     """A line from left to right of one look: filled where ours, hollow and dotted where published."""
     for published, style in (
-        (True, {"linestyle": ":", "zorder": 2, **HOLLOW}),
-        (False, {"zorder": 3, **more}),
+        (False, {"linestyle": linestyle, "zorder": 3}),
+        (True, {"linestyle": ":", **HOLLOW}),
     ):
         line = sorted((one for one in points if one.published is published), key=lambda one: one.x)
+        if not line:
+            continue
         x, y = [one.x for one in line], [one.y for one in line]
-        axes.plot(x, y, color=look.colour, marker=look.marker, **style)
+        axes.plot(x, y, color=look.colour, marker=look.marker, label=label, **style)
+        label = ""  # of ours, where there are both
         for one in line:
             if one.interval is not None:
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
-def plot_families(axes: Any, points: Sequence[Point]) -> list[Line2D]:
-    """A line a family. Returns the entries of a legend: families, and what filled and hollow mean."""
-    entries = []
+def plot_families(axes: Any, points: Sequence[Point]) -> None:
+    """A line a family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
-        look = look_of(family)
-        plot_line(axes, [point for point in points if point.family == family], look)
-        entries.append(entry(family, look.colour, marker=look.marker, linestyle=""))
-    if any(point.published for point in points):
-        if not all(point.published for point in points):
-            entries.append(entry("filled: ours", marker="o"))
-        entries.append(published_entry("hollow: published"))
-    return entries
+        plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
+    legend_beside(axes)
 
 
-def entry(label: str, colour: str = INK, **style: Any) -> Line2D:
-    """A legend entry that is no line of the figure."""
-    return Line2D([], [], color=colour, label=label, **style)
-
-
-def published_entry(label: str = "published", linestyle: str = ":") -> Line2D:
-    """A legend entry for published values."""
-    return entry(label, linestyle=linestyle, marker="o", **HOLLOW)
-
-
-def legend_beside(axes: Any, entries: Sequence[Line2D] | None = None) -> None:
-    """A legend to the right of the axes; by default of all that has a label there."""
-    axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5))
+def legend_beside(axes: Any) -> None:
+    """A legend to the right of the axes, of all that has a label there."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 @dataclass(frozen=True)
