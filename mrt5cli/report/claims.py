@@ -84,42 +84,12 @@ def judge(name: str, evidence: Evidence) -> Claim:
     """
     statement, find = CLAIMS[name]
     missing = ", ".join(evidence.missing)
-    if not evidence.results:
+    if evidence.runs.empty:
         return Claim(name, statement, None, NOT_THERE + (missing or "no runs to judge by"), [])
-    holds, sentence, rows = find(_frame(evidence), evidence)
+    holds, sentence, rows = find(evidence.runs, evidence)
     if missing:
         holds, sentence = None, f"{sentence} ({NOT_THERE}{missing})"
     return Claim(name, statement, holds, sentence, rows.to_dict("records"))
-
-
-def _frame(evidence: Evidence) -> pd.DataFrame:
-    """A line an evaluated run: what is said of it, and its numbers on all of the test.
-
-    `deleted` is a share of 0 to 1, `loss` nats a target token, `time` milliseconds an example, of the median
-    batch, which another program's interference does not move.
-    """
-    lines = []
-    for result in evidence.results:
-        total = result.rows[-1]
-        lines.append(
-            vars(total)
-            | vars(result)
-            | {
-                "model": short_name(result.recipe),
-                "deleted": total.deletion_rate or 0.0,
-                "time": total.median_ms_per_example,
-            }
-        )
-    numbers = (
-        "loss",
-        "target",
-        "time",
-        "source_removed_loss",
-        "gate_precision",
-        "gate_recall",
-        WHOLE_TARGETS,
-    )
-    return pd.DataFrame(lines).astype(dict.fromkeys(numbers, float))
 
 
 # --- quality against reduction ------------------------------------------------------------------------------
@@ -255,8 +225,8 @@ def gate_finds_the_letters(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 @_claim("One multilingual MrT5 deletes at other rates in other scripts.")
 def rates_differ_by_script(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     """Deletion rates of one model by language, and how much of their spread lies between scripts."""
-    gates = [run.rows for run in evidence.results if run.kind == "delete_gate" and len(run.rows) > 2]
-    if not gates:
+    gates = runs[(runs.kind == "delete_gate") & (runs.rows.map(len) > 2)]
+    if gates.empty:
         return None, "no MrT5 was evaluated by language", NOTHING
     rows = pd.DataFrame(
         {
@@ -265,7 +235,7 @@ def rates_differ_by_script(runs: pd.DataFrame, evidence: Evidence) -> Finding:
             "deleted": row.deletion_rate,
             "loss": row.loss,
         }
-        for row in gates[0]
+        for row in gates.rows.iloc[0]
         if row.subset in LANGUAGES
     )
     scripts = rows.groupby("script", sort=False).deleted
@@ -356,20 +326,27 @@ def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 @_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
 def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
-    plain = {run.seed: run for run in runs[runs.kind == "none"].dropna(subset="time").itertuples()}
+    plain = {
+        run.seed: run for run in runs[runs.kind == "none"].dropna(subset="median_ms_per_example").itertuples()
+    }
     lines: list[dict[str, Any]] = []
-    for run in runs[runs.kind.isin(["delete_gate", "random"])].dropna(subset="time").itertuples():
+    for run in (
+        runs[runs.kind.isin(["delete_gate", "random"])].dropna(subset="median_ms_per_example").itertuples()
+    ):
         base = plain.get(run.seed)
         if base is None or not run.config:
             continue
-        measured, predicted = run.time / base.time, _macs(run, run.config) / _macs(base, run.config)
+        measured, predicted = (
+            run.median_ms_per_example / base.median_ms_per_example,
+            _macs(run, run.config) / _macs(base, run.config),
+        )
         lines.append(
             {
                 "model": run.model,
                 "seed": run.seed,
                 "deleted": run.deleted,
-                "ms": run.time,
-                "byt5_ms": base.time,
+                "ms": run.median_ms_per_example,
+                "byt5_ms": base.median_ms_per_example,
                 "time_ratio": measured,
                 "macs_ratio": predicted,
                 "share_of_saving": (1 - measured) / (1 - predicted) if predicted < 1 else None,

@@ -24,7 +24,7 @@ from mrt5cli.report.tables import MISSING, Table, tabulated
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, compare, count
 from mrt5cli.rundir import write_text
 from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
-from mrt5cli.text import counted, duration
+from mrt5cli.text import Tell, counted, duration, say_nothing
 
 if TYPE_CHECKING:
     from mrt5cli.report.figures.style import Drawing
@@ -39,10 +39,13 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def write_report(plan: SuitePlan, out: Path) -> list[Path]:
+def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[Path]:
     """Write `report.html`, `report.md` and its figures into a folder; what was there of them is replaced.
 
     Without matplotlib the report has no figures, and says how to get them.
+
+    Args:
+        tell: called with a sentence about each file that cannot be read.
 
     Returns:
         The two pages.
@@ -50,7 +53,9 @@ def write_report(plan: SuitePlan, out: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    report = make_report(plan)
+    report = _report(plan)
+    for reason in report["damaged"]:
+        tell(f"note: {reason}; the report is without it")
     drawings = {drawing.name: drawing for section in report["sections"] for drawing in section["drawings"]}
     pages = {out / f"report.{kind}": _render(report, kind) for kind in ("html", "md")}
     try:
@@ -69,13 +74,14 @@ def write_report(plan: SuitePlan, out: Path) -> list[Path]:
     return list(pages)
 
 
-def make_report(plan: SuitePlan) -> dict[str, Any]:
+def _report(plan: SuitePlan) -> dict[str, Any]:
     """All that both templates print, by the names they use, from everything that a plan has left on disk."""
     placed = place(plan.experiments)
     wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
     sections = [_section(Results(plan, experiment), placed) for experiment in wanted]
     claims = [(section["title"], claim) for section in sections for claim in section["judged"]]
     metas, damaged = _metas(plan)
+    damaged += [reason for section in sections for reason in section["damaged"]]
     return {
         "title": TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
         "smoke": plan.smoke,
@@ -89,7 +95,8 @@ def make_report(plan: SuitePlan) -> dict[str, Any]:
         "facts": _facts(plan, list(metas.values())),
         "runs": _runs(plan, metas),
         "left_out": [experiment.title for experiment in plan.experiments if experiment not in wanted],
-        "failures": [_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")] + damaged,
+        "failures": [_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")],
+        "damaged": list(dict.fromkeys(damaged)),
         "how_to_draw": None if can_draw() else HOW_TO_DRAW,
         "figures": FIGURES_FOLDER,
     }
@@ -116,6 +123,8 @@ def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
         "counts": counts,
         "verdicts": tables.in_words(counts),
         "problems": tables.problems(results),
+        "damaged": results.damaged
+        + [one for runs in results.runs.values() for run in runs for one in run.damaged],
         "judged": claims,
         "claims": tables.claims_table(claims) if claims else None,
         "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],

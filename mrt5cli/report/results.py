@@ -5,12 +5,15 @@ Nothing is computed anew but units, and the decrease of runtime against the base
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from mrt5cli.analysis.runs import HINT, ExperimentRun
 from mrt5cli.data.languages import LANGUAGES
@@ -94,41 +97,33 @@ class Ran(ExperimentRun):
 
 
 @dataclass(frozen=True)
-class EvaluatedRun:
-    """One run and its evaluation on its own task, as claims see it.
-
-    Attributes:
-        recipe: shipped name.
-        kind: of its shortener, as recipes name it; "none" is ByT5.
-        task: kind of its task.
-        target: deletion rate its controller aimed at, 0 to 1, or None.
-        rows: of the evaluation, one a subset, the total last when there are several.
-        config: of the model, as saved; empty when it is not there.
-    """
-
-    recipe: str
-    seed: int
-    kind: str
-    task: str
-    softmax1: bool
-    target: float | None
-    rows: Sequence[Row]
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Evidence:
     """All that an experiment has to show for its claims so far.
 
     Attributes:
-        results: of the runs that are there and evaluated, in the experiment's order, by seed.
+        runs: see `evaluated_run`; in the experiment's order, by seed.
         missing: what is not there yet, in words.
         analyses: documents of the experiment's analyses that are there, by name.
     """
 
-    results: Sequence[EvaluatedRun]
+    runs: pd.DataFrame
     missing: Sequence[str] = ()
     analyses: Mapping[str, Json] = field(default_factory=dict)
+
+
+def evaluated_run(recipe: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+    """A line about a run and its evaluation on its own task, as claims see it.
+
+    Beside the numbers of the last row, the total or the only subset, which are NaN where there are none:
+
+    - `recipe`, its shipped name, and `model`, the same without its folder; `seed`; `task`, its kind;
+    - `kind` of its shortener, as recipes name it, where "none" is ByT5; `softmax1`, whether it has that;
+    - `target`, the deletion rate its controller aimed at, or NaN; `deleted`, the rate it came to;
+    - `rows`, one a subset; `config` of the model, as saved, or nothing.
+    """
+    line = {name: math.nan if value is None else value for name, value in (vars(rows[-1]) | more).items()}
+    deleted = rows[-1].deletion_rate or 0.0
+    return line | {"recipe": recipe, "model": short_name(recipe), "deleted": deleted, "rows": rows}
 
 
 class Results:
@@ -167,21 +162,16 @@ class Results:
             if own is None:
                 missing.append(ran.title)
                 continue
-            recipe = ran.recipe
-            found.append(
-                EvaluatedRun(
-                    recipe=ran.name,
-                    seed=recipe.seed,
-                    kind=recipe.model.shortener.kind,
-                    task=recipe.task.kind,
-                    softmax1=recipe.model.softmax1,
-                    target=recipe.target_deletion_rate,
-                    rows=own[1].rows,
-                    config=self._read(ran.run.model / "config.json"),
-                )
-            )
+            recipe, config = ran.recipe, self._read(ran.run.model / "config.json")
+            more = {"seed": recipe.seed, "kind": recipe.model.shortener.kind, "task": recipe.task.kind}
+            more |= {
+                "softmax1": recipe.model.softmax1,
+                "target": recipe.target_deletion_rate,
+                "config": config,
+            }
+            found.append(evaluated_run(ran.name, own[1].rows, **more))
         missing += [f"analysis {name}" for name in self.experiment.analyses if name not in self.analyses]
-        return Evidence(found, missing, self.analyses)
+        return Evidence(pd.DataFrame(found), missing, self.analyses)
 
     def value(self, row: Published, recipe: str | None) -> Ours:
         """Our value of a published number, in its unit; of a time, its decrease in percent of the baseline's.

@@ -234,26 +234,25 @@ def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
     known = [metric.factor * value for value in values if value is not None]
     if not known:
         return MISSING
-    return number(statistics.fmean(known), metric.digits) + interval(interval_of_mean(known), metric.digits)
+    digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
+    return number(statistics.fmean(known), digits) + interval(interval_of_mean(known), digits)
 
 
 def problems(results: Results) -> list[str]:
-    """What is missing of an experiment's runs and analyses, or damaged, a sentence each."""
+    """What is missing of an experiment's runs and analyses, a sentence each."""
     found = []
     for name, runs in results.runs.items():
         if not runs:
             found.append(f"{name}: not part of this plan")
         for ran in runs:
-            if ran.damaged:
-                found += [f"{ran.title}: {reason}" for reason in ran.damaged]
-            elif not ran.evaluations and results.experiment.evaluations:
+            if not ran.evaluations and results.experiment.evaluations:
                 found.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
     found += [
         f"analysis {name}: not done" for name in results.experiment.analyses if name not in results.analyses
     ]
     for name, document in results.analyses.items():
         found += [f"analysis {name}: without {run}" for run in document.get("missing", ())]
-    return found + results.damaged
+    return found
 
 
 # --- claims ----------------------------------------------------------------------------------------------
