@@ -60,7 +60,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
     pages = {out / f"report.{kind}": _render(report, kind) for kind in ("html", "md")}
     try:
         for name, drawing in drawings.items():
-            write_text(out / FIGURES_FOLDER / f"{name}.svg", drawing.file)
+            write_text(out / FIGURES_FOLDER / f"{name}.svg", drawing.svg)
         for old in (out / FIGURES_FOLDER).glob("*.svg"):
             if old.stem not in drawings:
                 old.unlink()

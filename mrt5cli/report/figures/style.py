@@ -3,8 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
 own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
 
-Ink and paper are two stand-in colours until a drawing is written: in a page they become its text colour and
-its background, so that a dark page has light axes, and in a file of its own black on white. Text stays text.
+Figures are black on white; a dark page turns that over (`report.css`). Text stays text.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ matplotlib.use("agg")  # no window, whatever the user's own settings are
 import matplotlib.style
 from matplotlib.figure import Figure
 
-INK, PAPER, FAINT = "#010203", "#fdfeff", "#8a8a8a"
+INK, FAINT = "#000000", "#8a8a8a"
 STYLE = Path(__file__).with_name("report.mplstyle")
-HOLLOW: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgewidth": 1.1, "linewidth": 1.0}
+HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
 """Of markers of published values."""
 
 
@@ -108,7 +107,7 @@ class Drawing:
     Attributes:
         name: for files and ids.
         caption: what it shows, a sentence or two.
-        svg: the drawing, in stand-in colours.
+        svg: a file of its own.
     """
 
     name: str
@@ -116,18 +115,9 @@ class Drawing:
     svg: str
 
     @property
-    def file(self) -> str:
-        """A file of its own: black on white."""
-        background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-        text = self.svg.replace(INK, "#000000").replace(PAPER, "#ffffff")
-        return re.sub(r"(<svg\b[^>]*>)", rf"\1{background}", text, count=1)
-
-    @property
     def inline(self) -> str:
-        """Part of a page, in its colours: `currentColor`, and the variable --paper."""
-        text = self.svg[self.svg.index("<svg") :]
-        text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
-        return text.replace("<svg", f'<svg role="img" aria-label="{escape(self.caption)}"', 1)
+        """Part of a page."""
+        return f'<svg role="img" aria-label="{escape(self.caption)}"{self.svg.partition("<svg")[2]}'
 
 
 def draw(
