@@ -14,9 +14,10 @@ three parts:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -39,32 +40,6 @@ TIMES = ("runtime_per_example", "total_eval_time")
 DECREASE = "runtime_decrease_vs_byt5"
 PADDED = ("xnli", "spelling_correction_contextual", "word_search")
 """Experiments whose examples are padded to their batch's or the task's length."""
-ENGLISH = ("english_span_corruption", "gate_placement", "large_model_english")
-MULTILINGUAL = (
-    "span_corruption_multilingual",
-    "span_corruption_per_language_delta0.5",
-    "per_language_span_corruption",
-    "large_model",
-)
-
-
-def _one_language_of_many(row: Published) -> bool:
-    return row.experiment in MULTILINGUAL and row.subset not in AVERAGES
-
-
-CONDITIONS: dict[str, Callable[[Published], bool]] = {
-    "": lambda row: True,
-    "diagnostic": lambda row: row.experiment.startswith("diagnostic"),
-    "one_language_of_many": _one_language_of_many,
-    "deletes_nothing": lambda row: row.model.startswith("ByT5"),
-    "deletes_a_set_share": lambda row: row.model in ("CP", "Random"),
-    "fixed": lambda row: row.model == "Fixed",
-    "constant_alpha": lambda row: "alpha" in row.setting,
-    "rate_not_held": lambda row: (
-        _one_language_of_many(row) or row.experiment not in (*ENGLISH, *MULTILINGUAL)
-    ),
-}
-"""What a rule may require of a row besides its metric."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +53,7 @@ class Rule:
         allowance: for two runs, in that measure.
         reason: for it.
         sampled: whether the number is a share of test examples.
-        where: further condition on the row, one of `CONDITIONS`.
+        where: patterns of "experiment/model/subset/settings", one of which must match; empty for all.
     """
 
     name: str
@@ -87,7 +62,7 @@ class Rule:
     allowance: float
     reason: str
     sampled: bool = False
-    where: str = ""
+    where: Sequence[str] = ()
 
     @property
     def better(self) -> Better | None:
@@ -115,7 +90,12 @@ def rules() -> tuple[Rule, ...]:
 def rule_of(row: Published) -> Rule | None:
     """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
     metric = DECREASE if row.metric in TIMES else row.metric.partition("[")[0]
-    return next((rule for rule in rules() if metric in rule.metrics and CONDITIONS[rule.where](row)), None)
+    said = row.experiment, row.model, str(row.subset), " ".join(row.setting)
+    for rule in rules():
+        matching = (all(map(fnmatchcase, said, pattern.split("/"))) for pattern in rule.where)
+        if metric in rule.metrics and (not rule.where or any(matching)):
+            return rule
+    return None
 
 
 def counts_padding(row: Published) -> bool:

@@ -17,11 +17,11 @@ from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import analysis_tables, examples_of
-from mrt5cli.report.claims import Claim, judge
+from mrt5cli.report.claims import judge
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table, tabulated
-from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, compare, count
+from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count
 from mrt5cli.rundir import write_text
 from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.text import Tell, counted, duration, say_nothing
@@ -80,22 +80,28 @@ def _report(plan: SuitePlan) -> dict[str, Any]:
     wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
     sections = [_section(Results(plan, experiment), placed) for experiment in wanted]
     claims = [(section["title"], claim) for section in sections for claim in section["judged"]]
+    trained = [job for job in plan.trainings if job.status != "left out"]
+    totals = {verdict: sum(section["counts"][verdict] for section in sections) for verdict in VERDICTS}
     metas, damaged = _metas(plan)
     damaged += [reason for section in sections for reason in section["damaged"]]
     return {
         "title": TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
         "smoke": plan.smoke,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "headline": _headline(plan, [section["counts"] for section in sections], [one for _, one in claims]),
-        "compares": any(sum(section["counts"].values()) for section in sections),
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "trained": counted(len(trained), "run"),
+        "done": sum(job.status in ("done", "changed") for job in trained),
+        "totals": totals,
+        "compares": any(totals.values()),
+        "judged": counted(len(claims), "claim") if claims else "",
+        "held": [sum(claim.holds is verdict for _, claim in claims) for verdict in (True, False, None)],
         "summary": tables.summary({section["title"]: section["counts"] for section in sections}),
-        "claims": tables.claims_overview(claims) if claims else None,
+        "claims": tables.claims_overview(claims),
         "sections": sections,
         "rules": tables.rules(),
         "facts": _facts(plan, list(metas.values())),
         "runs": _runs(plan, metas),
         "left_out": [experiment.title for experiment in plan.experiments if experiment not in wanted],
-        "failures": [_failure(job) for job in plan.jobs if job.status in ("failed", "blocked")],
+        "failures": [job for job in plan.jobs if job.status in ("failed", "blocked")],
         "damaged": list(dict.fromkeys(damaged)),
         "how_to_draw": None if can_draw() else HOW_TO_DRAW,
         "figures": FIGURES_FOLDER,
@@ -126,7 +132,7 @@ def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
         "damaged": results.damaged
         + [one for runs in results.runs.values() for run in runs for one in run.damaged],
         "judged": claims,
-        "claims": tables.claims_table(claims) if claims else None,
+        "claims": tables.claims_table(claims),
         "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],
         "runs": tables.our_runs(results),
         "comparisons": tables.comparisons(compared),
@@ -147,33 +153,6 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 
 
 # --- words -----------------------------------------------------------------------------------------------
-
-
-def _headline(plan: SuitePlan, counts: Sequence[Mapping[Verdict, int]], claims: Sequence[Claim]) -> str:
-    trained = [job for job in plan.trainings if job.status != "left out"]
-    done = sum(job.status in ("done", "changed") for job in trained)
-    words = [f"{done:,} of {counted(len(trained), 'run')} are done."]
-    totals = {verdict: sum(count[verdict] for count in counts) for verdict in VERDICTS}
-    published = sum(totals.values())
-    if published:
-        judged = totals["within"] + totals["outside"] + totals["better"]
-        words.append(
-            f"Of {published:,} published numbers {judged:,} are compared: {totals['within']:,} are within "
-            f"tolerance, {totals['better']:,} better, {totals['outside']:,} outside; {totals['not run']:,} "
-            f"have not been run, and {totals['not compared']:,} cannot be compared, such as times of "
-            "another machine."
-        )
-    if claims:
-        held = [sum(claim.holds is verdict for claim in claims) for verdict in (True, False, None)]
-        words.append(
-            f"Of {counted(len(claims), 'claim')} {held[0]} held here, {held[1]} did not, "
-            f"{held[2]} stayed open."
-        )
-    return " ".join(words)
-
-
-def _failure(job: Job) -> str:
-    return f"{job.id}: {job.status}{f', {job.reason}' if job.reason else ''}"
 
 
 def _metas(plan: SuitePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:

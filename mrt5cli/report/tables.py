@@ -194,32 +194,31 @@ def rules() -> Table:
 
 def our_runs(results: Results) -> Table | None:
     """A line a recipe, means over seeds with intervals where there are several; None without any result."""
-    done = {
-        name: [ran for ran in runs if ran.evaluations]
-        for name, runs in results.runs.items()
-        if any(ran.evaluations for ran in runs)
-    }
-    if not done:
+    runs = {name: [ran for ran in of if ran.evaluations] for name, of in results.runs.items()}
+    runs = {name: of for name, of in runs.items() if of}
+    if not runs:
         return None
-    first = {name: [ran.evaluations[0] for ran in runs] for name, runs in done.items()}
+    kinds = {name: of[-1].evaluations[0].task for name, of in runs.items()}
+
+    def numbers(name: str, metric: Metric) -> list[float]:
+        found = (ran.evaluations[0].rows[-1].number(metric.name) for ran in runs[name])
+        return [metric.factor * value for value in found if value is not None]
+
     columns = [
         metric
         for metric in MEASURED
-        if any(
-            _is_shown(metric, found[-1].task) and one.rows[-1].number(metric.name) is not None
-            for found in first.values()
-            for one in found
-        )
+        if any(_is_shown(metric, kind) and numbers(name, metric) for name, kind in kinds.items())
     ]
-    lines = []
-    for name, runs in done.items():
-        cells = (
-            _mean_of([one.rows[-1].number(metric.name) for one in first[name]], metric) for metric in columns
+    lines = [
+        (
+            name,
+            ", ".join(str(ran.seed) for ran in of),
+            *(_mean(numbers(name, metric), metric) for metric in columns),
         )
-        lines.append((name, ", ".join(str(ran.seed) for ran in runs), *cells))
-    task = next(iter(first.values()))[0].task
-    headers = ("recipe", "seeds", *(metric.on(task).heading for metric in columns))
-    return Table(headers, lines, "Our runs, on all of the test", words=2)
+        for name, of in runs.items()
+    ]
+    headings = (metric.on(next(iter(kinds.values()))).heading for metric in columns)
+    return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
 
 
 def _is_shown(metric: Metric, kind: str) -> bool:
@@ -230,12 +229,11 @@ def _is_shown(metric: Metric, kind: str) -> bool:
     return metric.name not in of_text or of_text[metric.name] == (kind == "span_corruption")
 
 
-def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
-    known = [metric.factor * value for value in values if value is not None]
-    if not known:
+def _mean(values: Sequence[float], metric: Metric) -> str:
+    if not values:
         return MISSING
     digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
-    return number(statistics.fmean(known), digits) + interval(interval_of_mean(known), digits)
+    return number(statistics.fmean(values), digits) + interval(interval_of_mean(values), digits)
 
 
 def problems(results: Results) -> list[str]:
@@ -260,26 +258,25 @@ def problems(results: Results) -> list[str]:
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}
 
 
-def claims_table(claims: Iterable[Claim]) -> Table:
-    """Each claim, whether it holds here, and why."""
+def claims_table(claims: Iterable[Claim]) -> Table | None:
+    """Each claim, whether it holds here, and why; None without any."""
     lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
-    return Table(("here", "claim", "because"), lines, "Claims", words=3, prose=True)
+    headers = ("here", "claim", "because")
+    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
 
 
-def claims_overview(claims: Iterable[tuple[str, Claim]]) -> Table:
-    """Each experiment's claims, and whether they hold here."""
+def claims_overview(claims: Iterable[tuple[str, Claim]]) -> Table | None:
+    """Each experiment's claims, and whether they hold here; None without any."""
     lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
-    return Table(("here", "experiment", "claim"), lines, "Claims", words=3, prose=True)
+    headers = ("here", "experiment", "claim")
+    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
 
 
 def evidence_of(claim: Claim) -> Table:
     """The numbers a claim was judged by."""
     headers = tuple(key.replace("_", " ") for key in claim.rows[0])
-    lines = [tuple(map(_cell, row.values())) for row in claim.rows]
+    lines = [
+        tuple(number(value) if isinstance(value, float | None) else str(value) for value in row.values())
+        for row in claim.rows
+    ]
     return Table(headers, lines, f"{claim.name.replace('_', ' ')}: the numbers", folded=True)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value, 4)
-    return MISSING if value is None else str(value)
