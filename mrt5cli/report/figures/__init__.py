@@ -1,7 +1,6 @@
 """Figures, drawn with matplotlib, which is an extra: this package is imported only where it is installed.
 
-A figure is a function of an experiment's results and its compared numbers: it gathers what is to be drawn,
-and the function beside it draws plain numbers. `style` is the one look of all of them.
+A figure is a function of an experiment's results and its compared numbers; `style` is the look of all.
 """
 
 from __future__ import annotations
@@ -9,19 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mrt5cli.errors import UserError
-from mrt5cli.report.figures import against_reduction, deletion_patterns, per_language, per_sample
+from mrt5cli.report.figures.against_reduction import gate_placement, loss_against_reduction, macs, runtime
+from mrt5cli.report.figures.deletion_patterns import deletion_patterns
+from mrt5cli.report.figures.per_language import per_language
+from mrt5cli.report.figures.per_sample import per_sample
 from mrt5cli.report.figures.style import Drawing
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import Compared
 
 FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]]] = {
-    "loss_against_reduction": against_reduction.loss_figure,
-    "per_language": per_language.figures,
-    "gate_placement": against_reduction.gate_figure,
-    "macs": against_reduction.macs_figure,
-    "per_sample": per_sample.figures,
-    "deletion_patterns": deletion_patterns.figures,
-    "runtime": against_reduction.runtime_figure,
+    figure.__name__: figure
+    for figure in (
+        loss_against_reduction,
+        per_language,
+        gate_placement,
+        macs,
+        per_sample,
+        deletion_patterns,
+        runtime,
+    )
 }
 
 

@@ -6,7 +6,7 @@ Or against the layer that a gate follows: loss and time saved.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -37,9 +37,6 @@ DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
 WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
 """Published subsets that stand for all of a test set."""
 
-Curve = Sequence[tuple[float, float]]
-"""Percent deleted, and a percentage."""
-
 
 def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
     """The loss that the paper gives here, or bits per byte: its metric, in words, and our number."""
@@ -49,10 +46,8 @@ def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
     return "bits_per_byte", "bits per byte", "bits_per_byte"
 
 
-# --- loss ------------------------------------------------------------------------------------------------
-
-
-def loss_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+def loss_against_reduction(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """A line a family of models, ours and published."""
     metric, unit, number = loss_of(compared)
     points = []
     for runs in results.runs.values():
@@ -72,19 +67,6 @@ def loss_figure(results: Results, compared: Sequence[Compared], name: str) -> li
             points.append(Point(model, values.get(REDUCTION, 0.0), values[metric], published=True))
     if not points:
         return []
-    caption = f"{unit.capitalize()} against the share deleted, a point a model; hollow ones are published."
-    if any(point.interval for point in points):
-        caption += " Bars: 95 % over seeds."
-    return [loss_against_reduction(points, unit=unit, name=name, caption=caption)]
-
-
-def loss_against_reduction(points: Sequence[Point], *, unit: str, name: str, caption: str) -> Drawing:
-    """A line a family of models.
-
-    Args:
-        points: at least one: percent of positions that are gone, and the loss.
-        unit: of the losses, in words.
-    """
 
     def paint(figure: Any, axes: Any) -> None:
         plot_families(axes, points)
@@ -94,13 +76,14 @@ def loss_against_reduction(points: Sequence[Point], *, unit: str, name: str, cap
         axes.set(xlabel=DELETED, ylabel=unit)
         axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
 
-    return draw(paint, name, caption)
+    caption = f"{unit.capitalize()} against the share deleted, a point a model; hollow ones are published."
+    if any(point.interval for point in points):
+        caption += " Bars: 95 % over seeds."
+    return [draw(paint, name, caption)]
 
 
-# --- time ------------------------------------------------------------------------------------------------
-
-
-def runtime_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Time saved, beside what the multiply-accumulates promise."""
     document = results.analyses.get("runtime", {"runs": []})
     points, promised = [], []
     for line in document["runs"]:
@@ -114,10 +97,17 @@ def runtime_figure(results: Results, compared: Sequence[Compared], name: str) ->
             points.append(Point(one.row.model, reduction, one.value, published=True))
     if not points:
         return []
+
+    def paint(figure: Any, axes: Any) -> None:
+        _plot(axes, sorted(promised), "multiply-accumulates saved", INK, marker="_", linestyle="")
+        plot_families(axes, points)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set(xlabel=DELETED, ylabel=SAVED)
+
     caption = "Time of a forward pass, percent less than ByT5's; hollow marks are published."
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
-    return [runtime(points, promised, name=name, caption=caption)]
+    return [draw(paint, name, caption, height=3.6)]
 
 
 def _published_reduction(row: Published) -> float | None:
@@ -130,89 +120,52 @@ def _published_reduction(row: Published) -> float | None:
     return None
 
 
-def runtime(points: Sequence[Point], promised: Curve, *, name: str, caption: str) -> Drawing:
-    """Time saved, beside what the multiply-accumulates promise.
-
-    Args:
-        points: at least one: percent of positions that are gone, and percent less time than ByT5.
-        promised: percent of positions that are gone, and percent fewer multiply-accumulates.
-    """
-
-    def paint(figure: Any, axes: Any) -> None:
-        plot(axes, promised, "multiply-accumulates saved", INK, marker="_", linestyle="")
-        plot_families(axes, points)
-        axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set(xlabel=DELETED, ylabel=SAVED)
-
-    return draw(paint, name, caption, height=3.6)
-
-
-def plot(axes: Any, curve: Curve, label: str, colour: str, **style: Any) -> None:
+def _plot(axes: Any, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
     if curve:
-        axes.plot(*zip(*sorted(curve), strict=True), color=colour, label=label, **style)
+        axes.plot(*zip(*curve, strict=True), color=colour, label=label, **style)
 
 
-# --- multiply-accumulates --------------------------------------------------------------------------------
-
-
-def macs_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Multiply-accumulates left, in percent: by the paper's formula, exact, published, and where runs lie."""
     document = results.analyses.get("compute")
     if document is None:
         return []
-    runs: dict[str, list[tuple[float, float]]] = {}
-    for line in document["runs"]:
-        if line["deletion_rate"]:
-            runs.setdefault(line["family"], []).append((100 * line["deletion_rate"], 100 * line["relative"]))
-    paper, exact = (
-        [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
-        for which in ("paper_relative", "relative")
-    )
+    blue = look_of("MrT5").colour
     known = [
         (100 * float(one.row.setting["delta"]), 100 * one.value)
         for one in compared
         if one.row.metric == "macs_relative_to_byt5"
     ]
+
+    def paint(figure: Any, axes: Any) -> None:
+        paper, exact = (
+            [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
+            for which in ("paper_relative", "relative")
+        )
+        _plot(axes, paper, "the paper's formula", blue)
+        _plot(axes, exact, "exact", INK, linestyle="--")
+        _plot(axes, [(0, 100), (100, 0)], "in proportion", FAINT, **DOTTED)
+        _plot(axes, known, "published", blue, marker="o", linestyle="", **HOLLOW)
+        runs = [line for line in document["runs"] if line["deletion_rate"]]
+        for family in dict.fromkeys(line["family"] for line in runs):
+            look, of = look_of(family), [line for line in runs if line["family"] == family]
+            places = [(100 * line["deletion_rate"], 100 * line["relative"]) for line in of]
+            _plot(axes, places, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
+        axes.set(xlim=(-2, 102), ylim=(0, 104))
+        axes.set(xlabel=DELETED, ylabel="multiply-accumulates left (%)")
+        legend_beside(axes)
+
     sizes = document["sizes"]
     caption = (
         f"Multiply-accumulates of a forward pass, {document['source']:,} positions in and "
         f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
         f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
     )
-    return [macs(paper=paper, exact=exact, published=known, runs=runs, name=name, caption=caption)]
+    return [draw(paint, name, caption, height=3.6)]
 
 
-def macs(
-    *, paper: Curve, exact: Curve, published: Curve, runs: Mapping[str, Curve], name: str, caption: str
-) -> Drawing:
-    """Multiply-accumulates left, in percent.
-
-    Args:
-        paper: by the paper's formula.
-        exact: as the matrices multiply.
-        published: the paper's values.
-        runs: where evaluated runs lie, by family.
-    """
-    blue = look_of("MrT5").colour
-
-    def paint(figure: Any, axes: Any) -> None:
-        plot(axes, paper, "the paper's formula", blue)
-        plot(axes, exact, "exact", INK, linestyle="--")
-        plot(axes, [(0, 100), (100, 0)], "in proportion", FAINT, **DOTTED)
-        plot(axes, published, "published", blue, marker="o", linestyle="", **HOLLOW)
-        for family, points in runs.items():
-            look = look_of(family)
-            plot(axes, points, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
-        axes.set(xlim=(-2, 102), ylim=(0, 104))
-        axes.set(xlabel=DELETED, ylabel="multiply-accumulates left (%)")
-        legend_beside(axes)
-
-    return draw(paint, name, caption, height=3.6)
-
-
-# --- a gate's layer --------------------------------------------------------------------------------------
-
-
-def gate_figure(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+def gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Loss on the left axis, time saved or else bytes deleted on the right, over the gate's layers."""
     metric, unit, number = loss_of(compared)
     columns = ["after_layer", number, "decrease_percent", "deletion_rate"]
     runs = results.analyses.get("gate_placement", {"runs": []})["runs"]
@@ -232,25 +185,9 @@ def gate_figure(results: Results, compared: Sequence[Compared], name: str) -> li
 
     losses = points(number, 1, metric)
     others = points("decrease_percent", 1, DECREASE) if timed else points("deletion_rate", 100, REDUCTION)
+    other = SAVED if timed else DELETED
     if not losses and not others:
         return []
-    other = SAVED if timed else DELETED
-    axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
-    caption = f"{axes} against the gate's layer; hollow marks are published."
-    return [gate_placement(losses, others, unit=unit, other=other, name=name, caption=caption)]
-
-
-def gate_placement(
-    losses: Sequence[Point], others: Sequence[Point], *, unit: str, other: str, name: str, caption: str
-) -> Drawing:
-    """Two axes over the layers.
-
-    Args:
-        losses: of models, by the layer that their gate follows, from 1, on the left axis; at least one layer.
-        others: on the right axis: percent less time than ByT5, or percent deleted.
-        unit: of the losses, in words.
-        other: what the right axis shows, in words.
-    """
 
     def paint(figure: Any, left: Any) -> None:
         right = left.twinx()
@@ -267,4 +204,6 @@ def gate_placement(
         left.set_xlabel("gate after layer")
         figure.legend(loc="outside upper center", ncols=3)
 
-    return draw(paint, name, caption, height=3.4)
+    axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
+    caption = f"{axes} against the gate's layer; hollow marks are published."
+    return [draw(paint, name, caption, height=3.4)]
