@@ -53,21 +53,12 @@ class Compared:
     verdict: Verdict
     reason: str = ""
 
-    @property
-    def difference(self) -> float | None:
-        """Ours minus published, in the unit; a mean over seeds where there are several."""
-        return None if self.ours is None else self.ours.mean - self.value
-
 
 def judge(value: float, allowed: Band, rule: Rule) -> Verdict:
     """What a value of ours is: the rule's direction decides whether to be outside is to be better."""
     if value in allowed:
         return "within"
-    if rule.better == "lower" and value < allowed.low:
-        return "better"
-    if rule.better == "higher" and value > allowed.high:
-        return "better"
-    return "outside"
+    return "better" if rule.better == ("lower" if value < allowed.low else "higher") else "outside"
 
 
 def compare(results: Results, placed: Sequence[Placed]) -> list[Compared]:
