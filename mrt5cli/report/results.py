@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,14 +162,11 @@ class Results:
             if own is None:
                 missing.append(ran.title)
                 continue
-            recipe, config = ran.recipe, self._read(ran.run.model / "config.json")
-            more = {"seed": recipe.seed, "kind": recipe.model.shortener.kind, "task": recipe.task.kind}
-            more |= {
-                "softmax1": recipe.model.softmax1,
-                "target": recipe.target_deletion_rate,
-                "config": config,
-            }
-            found.append(evaluated_run(ran.name, own[1].rows, **more))
+            recipe, model = ran.recipe, ran.recipe.model
+            said = {"task": recipe.task.kind, "target": recipe.target_deletion_rate, "seed": recipe.seed}
+            said |= {"kind": model.shortener.kind, "softmax1": model.softmax1}
+            config = self._read(ran.run.model / "config.json")
+            found.append(evaluated_run(ran.name, own[1].rows, config=config, **said))
         missing += [f"analysis {name}" for name in self.experiment.analyses if name not in self.analyses]
         return Evidence(pd.DataFrame(found), missing, self.analyses)
 
@@ -193,7 +190,10 @@ class Results:
             return self._decrease(row, recipe)
         if recipe is None or metric is None or metric.name not in METRICS:
             raise Missing("no run makes it")
-        return _ours(self._rows(row, recipe, metric.name), metric.name, lambda value: metric.factor * value)
+        rows = self._rows(row, recipe, metric.name)
+        return _ours(
+            (ran.seed, metric.factor * found.known(metric.name), found.examples) for ran, found, _ in rows
+        )
 
     def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Ran, Row, SavedEvaluation]]:
         """Of each run that has the number: the run, the row and its document."""
@@ -212,21 +212,23 @@ class Results:
     def _decrease(self, row: Published, recipe: str) -> Ours:
         rows = self._rows(row, recipe, "ms_per_example")
         if recipe == self.experiment.baseline:
-            return Ours(tuple(0.0 for _ in rows), tuple(ran.seed for ran, _, _ in rows))
+            return _ours((ran.seed, 0.0, None) for ran, _, _ in rows)
         if self.experiment.baseline is None:
             raise Missing("there is no baseline to compare times with")
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
         if len({one.timed_on for _, _, one in (*rows, *base)}) > 1:
             raise Missing("it and the baseline were timed under different conditions")
-        before = _ours(base, "ms_per_example").mean
-        return _ours(rows, "ms_per_example", lambda value: 100 * (1 - value / before))
+        before = statistics.fmean(found.known("ms_per_example") for _, found, _ in base)
+        return _ours(
+            (ran.seed, 100 * (1 - found.known("ms_per_example") / before), found.examples)
+            for ran, found, _ in rows
+        )
 
 
-def _ours(
-    rows: Sequence[tuple[Ran, Row, SavedEvaluation]], name: str, unit: Callable[[float], float] = float
-) -> Ours:
-    values = tuple(unit(row.known(name)) for _, row, _ in rows)
-    return Ours(values, tuple(ran.seed for ran, _, _ in rows), rows[0][1].examples)
+def _ours(found: Iterable[tuple[int, float, int | None]]) -> Ours:
+    """Of seeds, values and numbers of examples, at least one each."""
+    seeds, values, examples = zip(*found, strict=True)
+    return Ours(values, seeds, examples[0])
 
 
 def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, SavedEvaluation]:
@@ -277,8 +279,7 @@ def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
     models = [one for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
     if not models:
         raise Missing("its run was not analysed, or does not vary")
-    seeds = tuple(model["seed"] for model in models)
-    return Ours(tuple(model["r"] for model in models), seeds, models[0]["samples"])
+    return _ours((model["seed"], model["r"], model["samples"]) for model in models)
 
 
 def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
@@ -292,7 +293,7 @@ def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
 def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ours:
     name = row.metric.partition("[")[2].rstrip("]")
     found = [
-        (model, 100 * kind["rate"])
+        (model["seed"], 100 * kind["rate"], model["examples"])
         for model in document["models"]
         if model["recipe"] == recipe
         for kind in model["letters"]
@@ -300,8 +301,7 @@ def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ou
     ]
     if not found:
         raise Missing("its run was not analysed")
-    seeds = tuple(model["seed"] for model, _ in found)
-    return Ours(tuple(rate for _, rate in found), seeds, found[0][0]["examples"])
+    return _ours(found)
 
 
 _ANALYSED: Mapping[str, tuple[str, Callable[[Published, str | None, Json], Ours]]] = {
