@@ -1,4 +1,4 @@
-"""What analyses found, as tables and marked texts; which columns they have is in the YAML beside this file."""
+"""What analyses found, as tables and marked texts; which columns those have is in the YAML beside this."""
 
 from __future__ import annotations
 
