@@ -89,7 +89,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
     holds, sentence, rows = find(evidence.runs, evidence)
     if missing:
         holds, sentence = None, f"{sentence} ({NOT_THERE}{missing})"
-    return Claim(name, statement, holds, sentence, rows.to_dict("records"))
+    return Claim(name, statement, None if holds is None else bool(holds), sentence, rows.to_dict("records"))
 
 
 # --- quality against reduction ------------------------------------------------------------------------------
@@ -116,18 +116,12 @@ def less_loss_at_equal_reduction(runs: pd.DataFrame, evidence: Evidence) -> Find
             if expected is None:
                 beyond.append(f"{run.model} seed {seed}")
             else:
-                compared.append(
-                    (run.recipe, run.model, run.deleted, run.loss, run.loss - byt5, expected - byt5)
-                )
+                gaps = {"above_byt5": run.loss - byt5, "mrt5_above_byt5": expected - byt5}
+                compared.append(run._asdict() | gaps | {"above_mrt5": run.loss - expected})
     if not compared:
-        return (
-            None,
-            f"no baseline can be set beside an MrT5 at its rate ({', '.join(beyond) or 'none'})",
-            NOTHING,
-        )
-    columns = ["recipe", "model", "deleted", "loss", "above_byt5", "mrt5_above_byt5"]
-    frame = pd.DataFrame(compared, columns=columns)
-    frame["above_mrt5"] = frame.above_byt5 - frame.mrt5_above_byt5
+        named = ", ".join(beyond) or "none"
+        return None, f"no baseline can be set beside an MrT5 at its rate ({named})", NOTHING
+    frame = pd.DataFrame(compared)
     rows = frame.groupby("recipe", sort=False).agg(
         model=("model", "first"),
         seeds=("model", "size"),
@@ -176,7 +170,7 @@ def source_is_read(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     worth = known.loss_source_removed - known.loss
     with_it = known.loss.mean()
     sentence = f"without its source ByT5 loses {worth.mean():.2f} nats a token more ({with_it:.3f} with it)"
-    return bool(worth.min() >= SOURCE_WORTH), sentence, rows
+    return worth.min() >= SOURCE_WORTH, sentence, rows
 
 
 @_claim("The controller brings the deletion rate to its target.")
@@ -187,7 +181,7 @@ def hits_targets(runs: pd.DataFrame, evidence: Evidence) -> Finding:
         return None, "no run has a target", rows
     rows["off"] = rows.deleted - rows.target
     worst = rows.loc[rows.off.abs().idxmax()]
-    hits = int((rows.off.abs() <= TARGET_TOLERANCE).sum())
+    hits = (rows.off.abs() <= TARGET_TOLERANCE).sum()
     sentence = (
         f"{hits} of {len(rows)} runs end within {100 * TARGET_TOLERANCE:g} points of their target; the "
         f"farthest is {worst.model} seed {worst.seed}, {worst.deleted:.1%} for {worst.target:.0%}"
@@ -210,7 +204,7 @@ def gate_finds_the_letters(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     known = rows.dropna(subset=["precision", "recall"])
     if known.empty:
         return None, "no gate was measured on a task with a known set of letters", rows
-    exact = int(((known.precision >= EXACT_PRECISION) & (known.recall >= EXACT_RECALL)).sum())
+    exact = ((known.precision >= EXACT_PRECISION) & (known.recall >= EXACT_RECALL)).sum()
     each = "; ".join(
         f"{row.task} seed {row.seed} precision {row.precision:.3f}, recall {row.recall:.3f}"
         for row in known.itertuples()
@@ -253,7 +247,7 @@ def rates_differ_by_script(runs: pd.DataFrame, evidence: Evidence) -> Finding:
         f"{share:.0%} of the spread between languages, {chance:.0%} would be chance"
     )
     within = (scripts.max() - scripts.min()).max()
-    return bool(means[high] - means[low] > within and share > chance), sentence, rows
+    return means[high] - means[low] > within and share > chance, sentence, rows
 
 
 # --- samples, softmax, time ---------------------------------------------------------------------------------
@@ -286,19 +280,13 @@ def rate_does_not_tell_loss(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     """What deletion adds to ByT5's loss, with softmax1 and with softmax; our own ablation."""
     plain = runs[runs.kind == "none"].drop_duplicates(["softmax1", "seed"], keep="last")
-    rows = runs[runs.kind == "delete_gate"].merge(
-        plain[["softmax1", "seed", "loss"]], on=["softmax1", "seed"], suffixes=("_mrt5", "_byt5")
+    rows = runs[runs.kind == "delete_gate"].sort_values("softmax1", ascending=False, kind="stable")
+    rows = rows.assign(attention=rows.softmax1.map({True: "softmax1", False: "softmax"}), mrt5_loss=rows.loss)
+    rows = rows.merge(
+        plain[["softmax1", "seed", "loss"]].rename(columns={"loss": "byt5_loss"}), on=["softmax1", "seed"]
     )
-    rows = pd.DataFrame(
-        {
-            "attention": rows.softmax1.map({True: "softmax1", False: "softmax"}),
-            "seed": rows.seed,
-            "byt5_loss": rows.loss_byt5,
-            "mrt5_loss": rows.loss_mrt5,
-            "deleted": rows.deleted,
-            "above_byt5": rows.loss_mrt5 - rows.loss_byt5,
-        }
-    ).sort_values("attention", ascending=False, kind="stable")
+    rows["above_byt5"] = rows.mrt5_loss - rows.byt5_loss
+    rows = rows[["attention", "seed", "byt5_loss", "mrt5_loss", "deleted", "above_byt5"]]
     one, other = (rows[rows.attention == name] for name in ("softmax1", "softmax"))
     if one.empty or other.empty:
         return None, "both attentions are needed, each with ByT5 and MrT5", rows
@@ -320,33 +308,27 @@ def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     uncertain = math.hypot(*((found["high"] - found["low"]) / 2 for found in losses))
     if abs(ours - theirs) <= uncertain:
         return None, f"{sentence}: too close to call, the test text leaves {uncertain:.4f} open", rows
-    return bool(ours < theirs), sentence, rows
+    return ours < theirs, sentence, rows
 
 
 @_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
 def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
-    plain = {
-        run.seed: run for run in runs[runs.kind == "none"].dropna(subset="median_ms_per_example").itertuples()
-    }
+    timed = runs.rename(columns={"median_ms_per_example": "ms"}).dropna(subset="ms")
+    plain = {run.seed: run for run in timed[timed.kind == "none"].itertuples()}
     lines: list[dict[str, Any]] = []
-    for run in (
-        runs[runs.kind.isin(["delete_gate", "random"])].dropna(subset="median_ms_per_example").itertuples()
-    ):
-        base = plain.get(run.seed)
-        if base is None or not run.config:
+    for run in timed[timed.kind.isin(["delete_gate", "random"]) & timed.seed.isin(plain)].itertuples():
+        base = plain[run.seed]
+        if not run.config:
             continue
-        measured, predicted = (
-            run.median_ms_per_example / base.median_ms_per_example,
-            _macs(run, run.config) / _macs(base, run.config),
-        )
+        measured, predicted = run.ms / base.ms, _macs(run, run.config) / _macs(base, run.config)
         lines.append(
             {
                 "model": run.model,
                 "seed": run.seed,
                 "deleted": run.deleted,
-                "ms": run.median_ms_per_example,
-                "byt5_ms": base.median_ms_per_example,
+                "ms": run.ms,
+                "byt5_ms": base.ms,
                 "time_ratio": measured,
                 "macs_ratio": predicted,
                 "share_of_saving": (1 - measured) / (1 - predicted) if predicted < 1 else None,

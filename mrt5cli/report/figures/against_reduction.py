@@ -23,6 +23,7 @@ from mrt5cli.report.figures.style import (
     Look,
     Point,
     draw,
+    hollow,
     legend_beside,
     look_of,
     plot_families,
@@ -76,7 +77,8 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
         axes.set(xlabel=DELETED, ylabel=unit)
         axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
 
-    caption = f"{unit.capitalize()} against the share deleted, a point a model; hollow ones are published."
+    theirs = hollow(any(point.published for point in points))
+    caption = f"{unit.capitalize()} against the share deleted, a point a model{theirs}."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
     return [draw(paint, name, caption)]
@@ -104,7 +106,8 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set(xlabel=DELETED, ylabel=SAVED)
 
-    caption = "Time of a forward pass, percent less than ByT5's; hollow marks are published."
+    theirs = hollow(any(point.published for point in points))
+    caption = f"Time of a forward pass, percent less than ByT5's{theirs}."
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
     return [draw(paint, name, caption, height=3.6)]
@@ -205,5 +208,5 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
         figure.legend(loc="outside upper center", ncols=3)
 
     axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
-    caption = f"{axes} against the gate's layer; hollow marks are published."
+    caption = f"{axes} against the gate's layer{hollow(bool(known))}."
     return [draw(paint, name, caption, height=3.4)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.patches import Rectangle
 
 from mrt5cli.report.figures.against_reduction import DELETED
-from mrt5cli.report.figures.style import FAINT, Drawing, draw, looks_of
+from mrt5cli.report.figures.style import FAINT, Drawing, draw, hollow, looks_of
 from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.verdicts import Compared
 
@@ -65,9 +65,8 @@ def _of_task(task: str, models: Sequence[ModelPattern], compared: Sequence[Compa
 
     what = "kind of letter" if letters else "kind of byte"
     shown = ", and one of them, deleted bytes marked (¶ is its end)" if texts else ""
-    caption = f"{task}: what is deleted, by {what}, of {models[0]['examples']:,} test examples{shown}."
-    if any(known):
-        caption += " Hollow marks around others are published."
+    examples = f"{models[0]['examples']:,} test examples"
+    caption = f"{task}: what is deleted, by {what}, of {examples}{shown}{hollow(any(known))}."
     below = 0.19 * -(-(len(models) + 1) // 2) if legend else 0.0
     return draw(
         paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,

@@ -11,7 +11,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
 from mrt5cli.report.figures.against_reduction import DELETED, loss_of
-from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, looks_of
+from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of
 from mrt5cli.report.results import Ran, Results, short_name
 from mrt5cli.report.verdicts import Compared
 
@@ -60,7 +60,8 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
         handles, labels = both[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
 
-    caption = f"{unit.capitalize()} and percent deleted by language; hollow marks are published."
+    theirs = hollow(any(len(of) for of in known.values()))
+    caption = f"{unit.capitalize()} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
     return [draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
 

@@ -88,6 +88,11 @@ def plot_line(axes: Any, points: Sequence[Point], look: Look, label: str, linest
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
+def hollow(published: bool) -> str:
+    """The end of a caption's sentence."""
+    return "; hollow marks are published" if published else ""
+
+
 def plot_families(axes: Any, points: Sequence[Point]) -> None:
     """A line a family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
