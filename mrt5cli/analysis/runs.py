@@ -92,6 +92,10 @@ class ExperimentRun:
 
         return MrT5Config.from_pretrained(self.run.model)
 
+    def read(self, path: Path) -> SavedEvaluation | None:
+        """One of its evaluations; None where it is to be left out."""
+        return SavedEvaluation.read(path, HINT)
+
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
         """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
@@ -103,8 +107,10 @@ class ExperimentRun:
         found = []
         for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
             if path.is_file():
-                one = SavedEvaluation.read(path, HINT)
-                if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion):
+                one = self.read(path)
+                if one is None or (one.split, one.deletion) != ("test", deletion):
+                    continue
+                if one.models and one.of_the_model_itself:
                     found.append((place >= self.shown, one.settings != self._own_task, place, one))
         return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
 

@@ -170,7 +170,7 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
 def _report(plan: SuitePlan, out: Path) -> list[Path]:
     from mrt5cli.report.page import write_report
 
-    return write_report(plan, out)
+    return write_report(plan, out, say_on_stderr)
 
 
 def _failed(outcome: SuiteOutcome) -> RunFailed:
