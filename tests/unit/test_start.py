@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def start(run: str, shortener: dict[str, Any], **more: Any) -> tuple[Any, str | None, list[str]]:
     found = model_to_start(ModelSection.model_validate({"start": run, "shortener": shortener, **more}))
-    return found.model, found.carried, found.notes
+    carried = re.search(r", (.*) included$", found.origin)
+    return found.model, carried and carried[1], found.notes
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
