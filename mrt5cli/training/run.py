@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import traceback
 from contextlib import ExitStack, suppress
 from typing import cast
 
@@ -13,7 +14,7 @@ from transformers.utils import logging
 
 from mrt5cli import recipe as recipes
 from mrt5cli import text
-from mrt5cli.errors import UserError
+from mrt5cli.errors import DataLost, UserError
 from mrt5cli.recipe.shorteners import BoundaryPredictor
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_text
 from mrt5cli.training import record
@@ -83,10 +84,14 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
         steps = run.saved_steps()
         kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
         say(f"stopped; {kept}")
-        if interrupted or isinstance(error, OSError) or getattr(error, "passes", False):
+        if isinstance(error, DataLost) and error.passes:
+            error.hint = to_resume
+        elif interrupted or isinstance(error, OSError):
             say(to_resume)
+        traceback.clear_frames(error.__traceback__)  # they hold the trainer
+        leave_group()
         raise
-    _leave_group()
+    leave_group()
     if plan.runtime.leads:
         more = {"best": None if best is None else best.document()} if finished else {}
         record.end(run, "finished" if finished else "interrupted", **more)
@@ -146,14 +151,14 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
     return finished
 
 
-def _leave_group() -> None:
-    """End the threads of a group of processes, which may abort where they outlive the interpreter.
+def leave_group() -> None:
+    """End the threads of a group of processes, which must not outlive the interpreter.
 
-    What the trainer has wrapped the model in holds them too, in circles.
+    What the trainer wraps the model in refers to the group, in circles, and is freed first.
     """
     if dist.is_initialized():
-        dist.destroy_process_group()
         gc.collect()
+        dist.destroy_process_group()
 
 
 def _save_model(plan: TrainingPlan, trainer: DeletionTrainer, best: Best | None) -> None:
