@@ -69,9 +69,6 @@ def _open_directory(plan: TrainingPlan, overwrite: bool, held: ExitStack) -> Non
 def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
     """Train in the run's directory, which is open, and leave it saying what happened."""
     training, run = plan.recipe.training, plan.run
-    number = plan.runtime.world_size
-    launched = f", launched as {number} processes again" if number > 1 else ""
-    to_resume = f"to go on{launched}: {run.resume_command}"
     best = None if training.best_metric is None else Best(training.best_metric, training.patience)
     try:
         finished = _train(plan, prepared, best, say)
@@ -85,9 +82,9 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
         kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
         say(f"stopped; {kept}")
         if isinstance(error, DataLost) and error.passes:
-            error.hint = to_resume
+            error.hint = _how_to_resume(plan)
         elif interrupted or isinstance(error, OSError):
-            say(to_resume)
+            say(_how_to_resume(plan))
         traceback.clear_frames(error.__traceback__)  # they hold the trainer
         leave_group()
         raise
@@ -96,9 +93,15 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
         more = {"best": None if best is None else best.document()} if finished else {}
         record.end(run, "finished" if finished else "interrupted", **more)
     if not finished:
-        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{to_resume}")
+        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
         raise KeyboardInterrupt
     say(record.summary(run))
+
+
+def _how_to_resume(plan: TrainingPlan) -> str:
+    number = plan.runtime.world_size
+    launched = f", launched as {number} processes again" if number > 1 else ""
+    return f"to go on{launched}: {plan.run.resume_command}"
 
 
 def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.Tell) -> bool:
