@@ -217,7 +217,14 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            _lock(descriptor, self.path)
+            give_up = time.monotonic() + LOCK_SECONDS
+            while not _locked(descriptor):
+                if time.monotonic() > give_up:
+                    raise UserError(
+                        f"another process is training in {self.path}",
+                        "wait for it or stop it, or choose another directory with --out",
+                    )
+                time.sleep(0.1)
             yield
         finally:
             # Processes that prepare batches hold it too, until they have ended.
@@ -278,22 +285,14 @@ def _runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if RunDir(path).is_run) if folder.is_dir() else []
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock a run's directory, waiting a little for a process that is ending."""
-    give_up = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                raise UserError(
-                    f"another process is training in {path}",
-                    "wait for it or stop it, or choose another directory with --out",
-                ) from None
-            time.sleep(0.1)
-        except OSError:  # a file system that knows no locks
-            return
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that knows no locks
+        return True
+    return True
 
 
 def _steps_in(folder: Path) -> list[int]:

@@ -33,9 +33,8 @@ def set_by_options(
     given = {item.partition("=")[0].strip() for item in overrides or ()}
     for option, keys in chosen.items():
         if both := given & keys.keys():
-            raise UserError(
-                f"{option} and --set {min(both)} both say it", "give one of them; --revision goes with --from"
-            )
+            hint = "give one of them; --revision goes with --from"
+            raise UserError(f"{option} and --set both give {min(both)}", hint)
     return chosen
 
 

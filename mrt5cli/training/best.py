@@ -32,8 +32,7 @@ class Best:
         """Take note of an evaluation; returns whether it is the best so far. Of equals, the first stays.
 
         Args:
-            step: optimizer steps done.
-            value: not finite means that there is none; that is never better.
+            value: not finite where there is none, which is never better.
         """
         sign = -1 if METRICS[self.metric].better == "lower" else 1
         if math.isfinite(value) and (self.value is None or sign * value > sign * self.value):
@@ -49,12 +48,8 @@ class Best:
 
     def document(self) -> dict[str, Any]:
         """What meta.json says."""
-        return {
-            "metric": self.metric,
-            "value": self.value,
-            "step": self.step,
-            "stopped_early": self.exhausted,
-        }
+        early = self.exhausted
+        return {"metric": self.metric, "value": self.value, "step": self.step, "stopped_early": early}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds. Metric and patience are the recipe's, which a resume must not change."""

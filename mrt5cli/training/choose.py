@@ -68,18 +68,14 @@ class TrainingPlan:
 
     def document(self) -> dict[str, Any]:
         """The plan for scripts."""
-        status, parameters, facts = "finished", None, dict[str, str]()
-        if self.prepared is not None:
-            status, parameters = "planned", self.prepared.start.model.num_parameters()
-            facts = {
-                name: fact for name, fact in self.prepared.facts.items() if name not in ("run", "output")
-            }
+        ready = self.prepared
+        facts = {} if ready is None else ready.facts
         return {
-            "status": status,
+            **{name: fact for name, fact in facts.items() if name not in ("run", "output")},
+            "status": "finished" if ready is None else "planned",
             "run": str(self.run.path),
             "resume_step": self.resume_step,
-            "parameters": parameters,
-            **facts,
+            "parameters": None if ready is None else ready.start.model.num_parameters(),
             "notes": self.notes,
             "recipe": self.recipe.model_dump(mode="json"),
         }
@@ -220,11 +216,7 @@ def _prepare(
 
 
 def _micro_batches(training: TrainingSection, world_size: int) -> int:
-    """Micro-batches an optimizer step, on each process.
-
-    Raises:
-        UserError: they do not come out even.
-    """
+    """Micro-batches an optimizer step, on each process; a rest is refused."""
     at_once = training.device_batch_size * world_size
     if training.batch_size % at_once:
         raise UserError(

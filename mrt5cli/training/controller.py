@@ -113,15 +113,13 @@ class TwoSidedPIController(Controller):
     deletion, as it does in small models, nothing pushes back and the rate runs away with alpha at 0.
 
     Anti-windup: while p + i is beyond a bound, errors that would take it further are not integrated, errors
-    that bring it back are. Conditional integration adds no gain to tune and leaves the formula exactly PI as
-    long as no bound is reached; the integral then answers to the first error of the other sign.
+    that bring it back are: no gain to tune, and exactly PI as long as no bound is reached.
 
     Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
     smoothed twice over 5 updates. Where the cross-entropy hardly minds what is deleted, the gates integrate
     alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
-    integrator with a delay swings unless its gain is very low: in `local_text` k_p 0.5 drove alpha between
-    -0.1 and 0.23 until all gates gave way at once. The slope takes the push back while the rate is still on
-    its way; 20 times k_p makes up for the delay.
+    integrator with a delay swings unless its gain is very low. The slope takes the push back while the rate
+    is still on its way; 20 times k_p makes up for the delay.
     """
 
     section: recipe.TwoSidedPIController

@@ -43,11 +43,9 @@ class LossTerms:
     """The loss of one micro-batch taken alone, and what it is made of.
 
     Attributes:
-        parts: (6,), what each of `PARTS` adds to the loss, coefficients included, with gradients. Gate loss
-            and entropy terms are 0 during the delay.
-        deleted: number of counted positions (of B * L) whose gate is below the threshold, or that were pooled
-            away; 0-dim.
-        counted: number of counted positions; 0-dim.
+        parts: (6,), what each of `PARTS` adds to the loss, coefficients included, with gradients.
+        deleted: number of counted positions whose gate is below the threshold, or that were pooled away.
+        counted: number of counted positions, both 0-dim.
     """
 
     parts: Tensor
@@ -56,7 +54,6 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The loss of this micro-batch; 0-dim, with gradients."""
         return self.parts.sum()
 
 
@@ -94,7 +91,6 @@ def total_loss(
     """The training loss of a model's output for one micro-batch.
 
     Args:
-        output: a model's output with `loss`, and gates or None.
         input_ids: (B, L).
         alpha: coefficient of the gate loss in force at this step.
         threshold: the model configuration's deletion threshold, a gate value.

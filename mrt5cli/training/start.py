@@ -80,11 +80,19 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
         )
     origin = start if found.commit is None else f"{start} at {found.commit[:12]}"
     former, notes = shorteners.of_config(before), []
-    if shortener.has_weights and (shortener.kind, _layer(shortener)) == (former.kind, _layer(former)):
-        _check_weights_fit(start, former, shortener)
+    if shortener.has_weights and _place(shortener) == _place(former):
         origin += f", {shortener.called} included"
-    else:
-        notes += _differing(start, former, shortener)
+        for key, old in former.shapes_of_weights.items():
+            if old != (new := shortener.shapes_of_weights[key]):
+                raise UserError(
+                    f"{start} has a {former.called} with {key} {old}, whose weights do not fit "
+                    f"model.shortener.{key} {new}",
+                    f"--set model.shortener.{key}={old}, or start from another model",
+                )
+    elif shortener.has_weights:
+        notes.append(f"the {shortener.called} starts fresh: {start} has none in its place")
+    elif former.has_weights:
+        notes.append(f"the {former.called} of {start} is left out")
     if before.vocab_size > LARGEST_BYTE_VOCABULARY:
         notes.append(
             f"{start} has a vocabulary of {before.vocab_size:,} entries, pieces of words, and MrT5 reads "
@@ -114,30 +122,5 @@ def check_start(start: str, named_by: str = "model.start") -> None:
         raise UserError(f"{named_by}: {error.message}", hint) from error
 
 
-def _check_weights_fit(start: str, former: ShortenerSection, now: ShortenerSection) -> None:
-    """Refuse a setting with which the weights of the start's shortener would not fit."""
-    for key, old in former.shapes_of_weights.items():
-        if old != (new := now.shapes_of_weights[key]):
-            raise UserError(
-                f"{start} has a {now.called} with {key} {old}, whose weights do not fit "
-                f"model.shortener.{key} {new}",
-                f"--set model.shortener.{key}={old}, or start from another model",
-            )
-
-
-def _differing(start: str, former: ShortenerSection, now: ShortenerSection) -> list[str]:
-    """A sentence on a shortener of the start that the model has not, or the other way round."""
-    if now.has_weights:
-        place = f" before encoder block {_layer(former)}" if former.kind == now.kind else ""
-        return [f"the {now.called} starts fresh: {start} has {_with_article(former.called)}{place}"]
-    if former.has_weights:
-        return [f"the {former.called} of {start} is left out: the recipe has {_with_article(now.called)}"]
-    return []
-
-
-def _layer(shortener: ShortenerSection) -> int | None:
-    return getattr(shortener, "layer", None)
-
-
-def _with_article(what: str) -> str:
-    return what if what.startswith("no ") else f"a {what}"
+def _place(shortener: ShortenerSection) -> tuple[str, int | None]:
+    return shortener.kind, getattr(shortener, "layer", None)

@@ -65,13 +65,10 @@ def check_whole(checkpoint: Path, processes: int) -> None:
 
 
 def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
-    """What the trainer of a process has saved, see `DeletionTrainer`.
-
-    Args:
-        processes: that are to resume the checkpoint.
+    """What the trainer of a process has saved beside what transformers does.
 
     Raises:
-        UserError: it is missing or damaged, or other processes wrote it.
+        UserError: it is missing or damaged, or other processes wrote it than are to resume it.
     """
     name = own_state_name(rank)
     state: dict[str, Any] = _read(checkpoint / name)
@@ -107,12 +104,7 @@ def broken_by(
     problem: str,
     errors: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError),
 ) -> Iterator[None]:
-    """Have what fails while a checkpoint is read be `not_whole`.
-
-    Args:
-        problem: the clause for it.
-        errors: of the readers.
-    """
+    """Have what fails while a checkpoint is read be `not_whole`."""
     try:
         yield
     except errors as error:

@@ -146,7 +146,7 @@ def test_mrt5_keeps_its_gate_and_its_controller():
 
 def test_from_is_written_into_the_run_which_alone_repeats_it():
     run, told = done("mrt5.yaml", "--from", "runs/byt5-seed3")
-    assert "note: the delete gate starts fresh: runs/byt5-seed3 has no shortener" in told
+    assert "note: the delete gate starts fresh: runs/byt5-seed3 has none in its place" in told
     assert run.recipe().model.start == "runs/byt5-seed3"
     done(str(run.recipe_path), "--out", "again")
     assert same_weights(run.model, Path("again/model"))
@@ -422,7 +422,7 @@ def test_a_downstream_task_from_nothing_is_pretrained(place: Path):
 
 def test_two_starts():
     told = refused("byt5.yaml", "--from", "runs/byt5-seed3", "--set", "model.start=runs/mrt5-seed3")
-    assert "--from and --set model.start both say it" in told
+    assert "--from and --set both give model.start" in told
 
 
 @pytest.mark.parametrize(
