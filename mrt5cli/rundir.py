@@ -128,9 +128,9 @@ class RunDir:
     def is_finished(self) -> bool:
         return self.meta().get("status") == "finished"
 
-    def state(self) -> tuple[bool, list[int], str | None]:
-        """Whether there is a run, its checkpoints and its status: what a plan for it rests on."""
-        return self.is_run, self.saved_steps(), self.meta().get("status")
+    def state(self) -> tuple[bool, list[int], dict[str, Any]]:
+        """Whether there is a run, its checkpoints and what meta.json says: what a plan for it rests on."""
+        return self.is_run, self.saved_steps(), self.meta()
 
     @property
     def command(self) -> str:

@@ -50,7 +50,6 @@ def finetune(
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
     from mrt5cli.recipe import load
-    from mrt5cli.training.start import check_start
 
     chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision, from_))
     if chosen.model.start == "scratch":
@@ -58,10 +57,8 @@ def finetune(
             f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    notes: tuple[str, ...] = ()
-    if from_ is not None:
-        check_start(from_, "--from")
-        if smoke:
-            notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
+    notes = []
+    if from_ is not None and smoke:
+        notes.append(f"a smoke run starts from a tiny random model, not from {from_}")
     given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
     training.train(chosen, given, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class TrainingOptions:
     as_json: bool
 
 
-def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ()) -> None:
+def train(recipe: Recipe, options: TrainingOptions, notes: Sequence[str] = ()) -> None:
     """Train a recipe, or say what would be done.
 
     Args:
@@ -86,12 +87,12 @@ def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ())
         allow_pickle=not options.no_pickle,
     )
     plan.notes.extend(notes)
-    if options.dry_run and options.as_json:
-        print_json(plan.document())
-    elif options.dry_run:
-        say(plan.text())
-        print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
-    else:
+    if not options.dry_run:
         run = execute(plan, overwrite=overwrite)
         if options.as_json and plan.runtime.leads:
             print_json(outcome(run))
+    elif options.as_json:
+        print_json(plan.document)
+    else:
+        say(plan.text)
+        print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")

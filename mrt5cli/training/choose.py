@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir
 from mrt5cli.runtime import Runtime
-from mrt5cli.tasks.base import Task, check_held_out
-from mrt5cli.text import announced, byte_size, say_nothing, say_on_stderr
+from mrt5cli.tasks.base import Task, build_task, check_held_out
+from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
 from mrt5cli.training.plan_text import facts
-from mrt5cli.training.start import Start, checkpoint_to_resume, model_to_start
+from mrt5cli.training.start import Start, check_start, checkpoint_to_resume, model_to_start
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class TrainingPlan:
 
     Attributes:
         found: the state of the run's directory that this is a plan for.
+        meta: what meta.json says of a run that is resumed; empty for a fresh start.
         resume_step: the checkpoint to resume from, or None for a fresh start.
         notes: what the user should know, a sentence each.
         prepared: None where the run is finished, and nothing is left to do.
@@ -55,27 +56,30 @@ class TrainingPlan:
     recipe: Recipe
     run: RunDir
     runtime: Runtime
-    found: tuple[bool, list[int], str | None]
+    found: tuple[bool, list[int], dict[str, Any]]
+    meta: dict[str, Any]
     resume_step: int | None
     notes: list[str]
     prepared: Prepared | None
 
+    @property
     def text(self) -> str:
         """What is printed before a run starts."""
         facts = {} if self.prepared is None else self.prepared.facts
         lines = [f"{name:<9}{fact}".replace("\n", f"\n{'':<9}") for name, fact in facts.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    @property
     def document(self) -> dict[str, Any]:
         """The plan for scripts."""
         ready = self.prepared
         facts = {} if ready is None else ready.facts
         return {
-            **{name: fact for name, fact in facts.items() if name not in ("run", "output")},
             "status": "finished" if ready is None else "planned",
             "run": str(self.run.path),
             "resume_step": self.resume_step,
             "parameters": None if ready is None else ready.start.model.num_parameters(),
+            **{name: fact for name, fact in facts.items() if name not in ("run", "output")},
             "notes": self.notes,
             "recipe": self.recipe.model_dump(mode="json"),
         }
@@ -102,41 +106,48 @@ def choose(
     Raises:
         UserError: whatever would keep the run from starting.
     """
-    run, training = RunDir(Path(out)), recipe.training
-    found, notes = run.state(), []
+    run = RunDir(Path(out))
+    found = is_run, saved, meta = run.state()
     # The leading process judges the directory, and may have begun to fill it.
     judged = resume or machine.processes()[0] == 0
-    exists = run.is_run and judged and not overwrite
-    if exists:
-        notes += _check_resumable(run, recipe, resume=resume)
+    notes: list[str] = []
+    if not is_run or not judged or overwrite:
+        saved, meta = [], {}
+        if resume:
+            notes.append(f"nothing to resume in {run.path}; starting at step 0")
     elif resume:
-        notes.append(f"nothing to resume in {run.path}; starting at step 0")
-    finished = exists and run.is_finished
-    if judged and not finished:
+        notes += _changes(run, recipe)
+        if not saved:
+            notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+    else:
+        raise _not_resumed(run, saved, finished=meta.get("status") == "finished")
+    finished = meta.get("status") == "finished"
+    if finished:
+        notes.append(f"{run.path} is finished; nothing to do")
+    elif judged:
         _check_writable(run)
-    saved = run.saved_steps() if exists and not finished else []
     notes += recipe.remarks()
-    runtime = machine.start(device, precision=training.precision, seed=recipe.seed)
+    runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
     notes += runtime.notes
-    step = saved[-1] if saved else None
-    prepared = None if finished else _prepare(recipe, run, step, runtime, notes, allow_pickle)
-    return TrainingPlan(recipe, run, runtime, found, step, notes, prepared)
+    step = saved[-1] if saved and not finished else None
+    plan = TrainingPlan(recipe, run, runtime, found, meta, step, notes, prepared=None)
+    return plan if finished else replace(plan, prepared=_prepare(plan, allow_pickle))
 
 
 # --- the directory ------------------------------------------------------------------------------------------
 
 
-def _check_resumable(run: RunDir, recipe: Recipe, *, resume: bool) -> list[str]:
-    """Refuse to touch a run without `resume`, or to resume it as another run; notes on what changed."""
-    steps = run.saved_steps()
-    if not resume:
-        away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
-        if run.is_finished:
-            raise UserError(f"{run.path} holds a finished run", away)
-        saved = f"saved at step {steps[-1]}" if steps else "stopped before its first checkpoint"
-        raise UserError(
-            f"{run.path} holds an unfinished run, {saved}", f"to go on: {run.resume_command}\n      or {away}"
-        )
+def _not_resumed(run: RunDir, saved: list[int], *, finished: bool) -> UserError:
+    away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
+    if finished:
+        return UserError(f"{run.path} holds a finished run", away)
+    last = f"saved at step {saved[-1]}" if saved else "stopped before its first checkpoint"
+    hint = f"to go on: {run.resume_command}\n      or {away}"
+    return UserError(f"{run.path} holds an unfinished run, {last}", hint)
+
+
+def _changes(run: RunDir, recipe: Recipe) -> list[str]:
+    """Notes on keys that may change; those that would make another run of it are refused."""
     changed = differences(run.recipe(), recipe)
     fixed = [f"  {key}: {text}" for key, text in changed.items() if decides_numbers(key, recipe)]
     if fixed:
@@ -144,12 +155,7 @@ def _check_resumable(run: RunDir, recipe: Recipe, *, resume: bool) -> list[str]:
             "\n".join([f"{run.path} was started with another recipe", *fixed]),
             f"go on with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
         )
-    notes = [f"{key}: {text}" for key, text in changed.items() if key != "description"]
-    if run.is_finished:
-        return [*notes, f"{run.path} is finished; nothing to do"]
-    if not steps:
-        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
-    return notes
+    return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
 
 
 def _check_writable(run: RunDir) -> None:
@@ -164,36 +170,23 @@ def _check_writable(run: RunDir) -> None:
 # --- what is trained ----------------------------------------------------------------------------------------
 
 
-def _prepare(
-    recipe: Recipe, run: RunDir, step: int | None, runtime: Runtime, notes: list[str], allow_pickle: bool
-) -> Prepared:
-    """The task and the model; adds notes on both."""
+def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
+    """The task and the model; adds notes on both to the plan."""
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
-    from mrt5cli.tasks import build_task
+    from mrt5cli.training.whole import check_whole
 
+    recipe, run, runtime, step = plan.recipe, plan.run, plan.runtime, plan.resume_step
     training = recipe.training
     micro_batches = _micro_batches(training, runtime.world_size)
     if training.compile:
         machine.check_compiler(runtime.device, "training.compile")
-    commits: dict[str, str] = {}
     if step is not None:
-        from mrt5cli.training.whole import check_whole
-
         check_whole(run.checkpoint(step), runtime.world_size)
-        commits = run.meta().get("data", {})
+    else:
+        check_start(recipe.model.start)
     tell = say_on_stderr if runtime.leads else say_nothing
-    try:
-        task = build_task(_at_commit(recipe.task, commits))
-        with announced("reading the first training example ...", tell):
-            example = task.example("train")
-        _check_validation(training, recipe.task, task)
-    except UserError as error:
-        if step is None or not isinstance(error.__cause__, OutOfPatience):
-            raise
-        later = f"the checkpoint of step {step} is kept; to go on later: {run.resume_command}"
-        raise RunFailed(error.message, later) from error
-    _check_commits(task, commits)
+    task, example = _task(plan, tell)
     with announced("loading the model ...", tell):
         if step is not None:
             start = checkpoint_to_resume(run.checkpoint(step), step)
@@ -204,15 +197,40 @@ def _prepare(
         compile_blocks(start.model)
     _check_room(run.path, training, start.model.num_parameters())
     told = facts(recipe, run, task, example, start, micro_batches, runtime)
-    notes += [*task.remarks(), *start.notes]  # the task's own speak of what its description has read
+    # The task's remarks speak of what its description has read.
+    plan.notes.extend([*task.remarks(), *start.notes])
     config = start.model.config
     dropped = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
     if runtime.device.type == "cpu" and dropped:
-        notes.append(
+        plan.notes.append(
             "attention weights are dropped in training, which no fused kernel does on a CPU; "
             "model.attention_dropout: 0 trains faster, and not quite as the paper does"
         )
     return Prepared(task, start, micro_batches, told)
+
+
+def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
+    """The task, with the data that the run began with, and a training example of it."""
+    section, commits = plan.recipe.task, plan.meta.get("data", {})
+    try:
+        task = build_task(_at_commit(section, commits))
+        with announced("reading the first training example ...", tell):
+            example = task.example("train")
+        _check_validation(plan.recipe.training, section, task)
+    except UserError as error:
+        if plan.resume_step is None or not isinstance(error.__cause__, OutOfPatience):
+            raise
+        later = (
+            f"the checkpoint of step {plan.resume_step} is kept; to go on later: {plan.run.resume_command}"
+        )
+        raise RunFailed(error.message, later) from error
+    for name, commit in task.commits().items():
+        if commits.get(name, commit) != commit:
+            raise UserError(
+                f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
+                f"--set task.source.revision={commits[name]}, or start anew with --out",
+            )
+    return task, example
 
 
 def _micro_batches(training: TrainingSection, world_size: int) -> int:
@@ -235,16 +253,6 @@ def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
         return section
     [commit] = commits.values()
     return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
-
-
-def _check_commits(task: Task, commits: dict[str, str]) -> None:
-    """Refuse to resume a run with other data than it began with."""
-    for name, commit in task.commits().items():
-        if commits.get(name, commit) != commit:
-            raise UserError(
-                f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
-                f"--set task.source.revision={commits[name]}, or start anew with --out",
-            )
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:

@@ -28,7 +28,7 @@ ON_TARGET = 0.03
 
 def begin(plan: TrainingPlan, prepared: Prepared) -> None:
     """Write that a run has begun, or continues."""
-    before, now = plan.run.meta(), _now()
+    before, now = plan.meta, _now()
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}

@@ -37,7 +37,7 @@ def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
         KeyboardInterrupt: it was interrupted, and after the first Ctrl-C it has saved where it stood.
     """
     say = text.say_on_stderr if plan.runtime.leads else text.say_nothing
-    say(plan.text())
+    say(plan.text)
     if plan.prepared is not None:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -15,7 +15,6 @@ from mrt5cli.rundir import default_directory, resolve_model
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.recipe import ModelSection
-    from mrt5cli.recipe.shorteners import ShortenerSection
 
 LARGEST_BYTE_VOCABULARY = 1024
 """Entries: ByT5's 384, or what somebody rounds them up to; vocabularies of pieces of words are far larger."""
@@ -69,7 +68,6 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     start = section.start
     if start == "scratch":
         return Start(build(section), "random weights")
-    check_start(start)
     found = locate(start, revision=section.revision, allow_pickle=allow_pickle)
     before, shortener = read_config(found.folder), section.shortener
     if before.has_absolute_position_embeddings and section.positions != "absolute":
@@ -80,7 +78,8 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
         )
     origin = start if found.commit is None else f"{start} at {found.commit[:12]}"
     former, notes = shorteners.of_config(before), []
-    if shortener.has_weights and _place(shortener) == _place(former):
+    kept = former.kind == shortener.kind and getattr(shortener, "layer", None) == before.delete_gate_layer
+    if shortener.has_weights and kept:
         origin += f", {shortener.called} included"
         for key, old in former.shapes_of_weights.items():
             if old != (new := shortener.shapes_of_weights[key]):
@@ -102,25 +101,19 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     return Start(model, origin, notes, found.commit)
 
 
-def check_start(start: str, named_by: str = "model.start") -> None:
+def check_start(start: str) -> None:
     """Refuse what is neither here nor a Hub id; nothing is downloaded.
-
-    Args:
-        named_by: the recipe's key or the option, for the message.
 
     Raises:
         UserError: if a shipped recipe makes it, the hint says which.
     """
     try:
-        resolve_model(start)
+        if start != "scratch":
+            resolve_model(start)
     except UserError as error:
         recipes = {default_directory(load_recipe(path)): name for name, path in shipped().items()}
         maker = None if Path(start).exists() else recipes.get(Path(start))
         if maker is None:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
-        raise UserError(f"{named_by}: {error.message}", hint) from error
-
-
-def _place(shortener: ShortenerSection) -> tuple[str, int | None]:
-    return shortener.kind, getattr(shortener, "layer", None)
+        raise UserError(f"model.start: {error.message}", hint) from error

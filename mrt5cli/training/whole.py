@@ -6,6 +6,7 @@ reads an archive that is damaged inside: both without a word, and the curve is a
 
 from __future__ import annotations
 
+import json
 import shlex
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME
 
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import first_line
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> Any:
     _check_exists(path)
     with broken_by(path.parent, f"{path.name} is cut off or damaged", (Exception,)):
         if path.suffix == ".json":
-            return parse(path.read_bytes())
+            return json.loads(path.read_bytes())
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise ValueError(broken)

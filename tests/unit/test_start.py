@@ -12,7 +12,7 @@ from tiny_runs import GATE, NO_GATE, make_run
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import ModelSection
-from mrt5cli.training.start import model_to_start
+from mrt5cli.training.start import check_start, model_to_start
 
 BP = {"kind": "boundary_predictor", "layer": 1, "prior": 0.5}
 CP = {"kind": "convolution", "layer": 1, "stride": 2}
@@ -152,6 +152,6 @@ def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
 
 def test_a_run_that_a_shipped_recipe_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    error = refused("runs/multilingual-v3-mrt5-50-seed40", GATE)
-    assert "does not exist" in error.message
-    assert "mrt5 pretrain multilingual_v3/mrt5_50" in str(error.hint)
+    with pytest.raises(UserError, match="model.start: .* does not exist") as caught:
+        check_start("runs/multilingual-v3-mrt5-50-seed40")
+    assert "mrt5 pretrain multilingual_v3/mrt5_50" in str(caught.value.hint)
