@@ -27,7 +27,8 @@ from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, load, 
 from mrt5cli.models.hub_files import locate, snapshot
 from mrt5cli.recipe import ModelSection, smoke
 from mrt5cli.subject import find_subject, find_subjects
-from mrt5cli.training.run import pretrain
+from mrt5cli.training.choose import choose
+from mrt5cli.training.run import execute
 from mrt5cli.training.start import model_to_start
 
 BYT5 = "google/byt5-small"
@@ -87,7 +88,7 @@ def test_a_start_gets_a_gate_and_knows_its_commit(byt5: HubServer) -> None:
     assert section.start == BYT5 and found.commit == COMMIT
     assert found.model.config.deletion_type == "scaled_sigmoid" and found.model.training
     assert weights_are(found.model, hubsim.byt5_weights())
-    assert found.notes == [f"the delete gate starts fresh: {BYT5} has no shortener"]
+    assert found.notes == [f"the delete gate starts fresh: {BYT5} has none in its place"]
 
 
 @pytest.mark.parametrize("layout", ["mrt5", "byt5", "reference", "hub"])
@@ -449,7 +450,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     run = re.search(r'run = "(.*)"', block)
     assert run is not None
     monkeypatch.chdir(tmp_path)
-    trained = pretrain(smoke(recipes.load("quickstart")), run[1], device="cpu")
+    trained = execute(choose(smoke(recipes.load("quickstart")), run[1], device="cpu"))
     assert trained.is_finished
     capsys.readouterr()
     names: dict[str, Any] = {}
