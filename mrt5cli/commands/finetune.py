@@ -58,7 +58,7 @@ def finetune(
     set_here = training.set_by_options(overrides, revision, from_)
     if from_ is not None:
         _check_says_something(from_)
-    chosen = load(recipe, overrides or (), set_here)
+    chosen = load(recipe, overrides or (), set_here, smoke=smoke)
     if chosen.model.start == SCRATCH:
         raise UserError(
             f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
-from mrt5cli.output import print_json, takes_utf8
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ())
         print_json(document_of(plan))
     elif options.dry_run:
         say(text_of(plan))
-        print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
+        print(f"\n{recipes.dump(recipe)}")
     else:
         run = execute(plan, overwrite=overwrite)
         if options.as_json and plan.runtime.leads:

@@ -34,6 +34,7 @@ from mrt5cli.recipe.section import (
     TargetLength,
     Text,
     Width,
+    when_kinds_are_added,
 )
 from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
 from mrt5cli.recipe.tasks import DiagnosticTask, HubSource, RowTask, SpanCorruptionTask, TaskSection
@@ -433,14 +434,10 @@ class Recipe(Section):
         return self.task.longest_source
 
 
-def take_in_shorteners() -> None:
-    """Let recipes have every kind of shortener that is registered by now."""
+@when_kinds_are_added
+def _with_added_kinds() -> None:
+    """Let recipes have every kind of shortener and task that is registered by now."""
     ModelSection.model_fields["shortener"].annotation = shorteners.union()
+    Recipe.model_fields["task"].annotation = tasks.union()
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)
-
-
-def take_in_tasks() -> None:
-    """Let recipes have every kind of task that is registered by now."""
-    Recipe.model_fields["task"].annotation = tasks.union()
-    Recipe.model_rebuild(force=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Union
 
+from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection, Steering
 from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
 from mrt5cli.recipe.shorteners.convolution import Convolution
@@ -35,14 +36,12 @@ def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
     Raises:
         ValueError: another one has its kind, or one of its deletion types.
     """
-    from mrt5cli.recipe import schema  # which is made of this list
-
     for other in SHORTENERS:
         taken = {*other.kinds(), *other.deletion_types} & {*section.kinds(), *section.deletion_types}
         if taken:
             raise ValueError(f"there is a shortener {min(taken)!r} already: {other.__name__}")
     SHORTENERS.append(section)
-    schema.take_in_shorteners()
+    take_in_added_kinds()
     return section
 
 
@@ -70,11 +69,6 @@ def of_config(config: Configuration) -> ShortenerSection:
     return of_type(config.deletion_type).of_config(config)
 
 
-def named(name: str) -> str | None:
-    """The kind that people call so, or None."""
-    return next((section.kinds()[0] for section in SHORTENERS if name in section.aliases), None)
-
-
 __all__ = [
     "SHORTENERS",
     "BoundaryPredictor",
@@ -88,7 +82,6 @@ __all__ = [
     "ShortenerSection",
     "SourceRemoved",
     "Steering",
-    "named",
     "of_config",
     "of_type",
     "register",

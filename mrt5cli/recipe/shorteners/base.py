@@ -36,7 +36,6 @@ class ShortenerSection(Section):
         deletion_types: what a configuration calls it; several where a setting chooses.
         fields: its settings -> the fields of `MrT5Config` that they are.
         paper_name: what the paper calls such a model.
-        aliases: what else people call this kind, in lower case.
         called: what it is called in a sentence, after "a" or "the".
         about: what a model with it is, for its card.
         baseline: the paper sets it beside MrT5, and claims that MrT5 loses less.
@@ -53,7 +52,6 @@ class ShortenerSection(Section):
     deletion_types: ClassVar[tuple[str, ...]]
     fields: ClassVar[Mapping[str, str]] = {}
     paper_name: ClassVar[str]
-    aliases: ClassVar[tuple[str, ...]] = ()
     called: ClassVar[str]
     about: ClassVar[str]
     baseline: ClassVar[bool] = False
@@ -76,12 +74,6 @@ class ShortenerSection(Section):
         settings = {key: getattr(config, field) for key, field in cls.fields.items()}
         # pydantic's plugin for mypy knows the type of this class alone.
         return cls.model_construct(None, kind=cls.kinds()[0], **settings)  # type: ignore[return-value]
-
-    @classmethod
-    def kinds(cls) -> tuple[str, ...]:
-        """The values of `kind` that choose it."""
-        values: tuple[str, ...] = getattr(cls.model_fields["kind"].annotation, "__args__", ())
-        return values
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `MrT5Config` that these settings are."""

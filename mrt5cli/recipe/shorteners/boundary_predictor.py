@@ -25,7 +25,6 @@ class BoundaryPredictor(Placed):
         "per": "shortening_per",
     }
     paper_name = "BP"
-    aliases = ("bp", "bpt5")
     called = "boundary predictor"
     about = (
         "BP, a baseline for MrT5: {model} that learned to cut its input into segments, and pools each into "

@@ -21,7 +21,6 @@ class Convolution(Placed):
         "per": "shortening_per",
     }
     paper_name = "CP"
-    aliases = ("cp", "canine", "caninet5")
     called = "strided convolution"
     about = (
         "CP, a baseline for MrT5: {model} that shortens its input early in its encoder, with a strided "

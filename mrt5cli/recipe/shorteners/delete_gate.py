@@ -24,7 +24,6 @@ class DeleteGate(Placed):
         "row_without_survivors": "row_without_survivors",
     }
     paper_name = "MrT5"
-    aliases = ("mrt5",)
     called = "delete gate"
     about = (
         "MrT5: {model} that learned which bytes the rest of the network can do without, and deletes them "

@@ -23,7 +23,6 @@ class HNet(Placed):
         "scale": "sigmoid_mask_scale",
     }
     paper_name = "H-Net"
-    aliases = ("h-net", "router", "dynamic_chunking")
     called = "H-Net router"
     about = (
         "H-Net's router in an encoder: {model} that learned where a byte differs enough from the one before "

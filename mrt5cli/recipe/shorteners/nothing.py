@@ -12,7 +12,6 @@ class NoShortener(ShortenerSection):
 
     deletion_types = ("none",)
     paper_name = "ByT5"
-    aliases = ("byt5",)
     called = "no shortener"
     about = "ByT5: {model}, without any deletion."
     refuses_inspection = "has no delete gate: a plain ByT5 deletes nothing"
@@ -34,7 +33,6 @@ class SourceRemoved(ShortenerSection):
 
     deletion_types = ("source_removed",)
     paper_name = "no source"
-    aliases = ("decoder_only", "decoder_baseline")
     called = "no source"
     about = (
         "A baseline for MrT5: {model} whose encoder sees a lone EOS whatever its input is, so that the "
