@@ -66,12 +66,12 @@ def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
 
 def _replaced(recipe: Recipe) -> list[tuple[str, str]]:
     """Sections and keys that stand for the Hub or for a trained model."""
-    keys = [("model", "start"), ("model", "revision")] if recipe.model.start != "scratch" else []
+    keys: list[tuple[str, str]] = []
     if not isinstance(recipe.task, DiagnosticTask) and recipe.task.source.kind == "hub":
-        keys.append(("task", "source"))
+        keys = [("task", "source")]
         if not isinstance(recipe.task, RowTask):
             keys.append(("task", "languages"))
-    return keys
+    return keys + [("model", "start"), ("model", "revision")] * (recipe.model.start != "scratch")
 
 
 def _without(tree: Tree, paths: list[tuple[str, ...]], above: tuple[str, ...] = ()) -> Tree:

@@ -112,7 +112,7 @@ def choose(
     place = _place(recipe, run, resume=resume, overwrite=overwrite)
     notes = place.notes + recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
-    plan = TrainingPlan(recipe, run, runtime, found, place.resume_step, [*notes, *runtime.notes])
+    plan = TrainingPlan(recipe, run, runtime, found, place.resume_step, notes)
     if not place.finished:
         plan.prepared = _prepare(plan, allow_pickle)
     return plan
