@@ -61,7 +61,7 @@ def list_(as_json: JsonInstead = False) -> None:
         {
             "name": name,
             "command": "finetune" if recipe.is_finetuning else "pretrain",
-            "model": recipe.model.shortener.listed(recipe.controller),
+            "model": what_is_trained(recipe),
             "steps": recipe.training.max_steps,
             "paper": f"{recipe.paper.version} {recipe.paper.experiment}" if recipe.paper else None,
             "description": recipe.description,
@@ -231,6 +231,19 @@ def schema(
 
 
 # --- list ---------------------------------------------------------------------------------------------------
+
+
+def what_is_trained(recipe: Recipe) -> str:
+    """The model of a recipe in a few words: "MrT5 50 % (pi)"."""
+    shortener, controller, target = recipe.model.shortener, recipe.controller, recipe.target_deletion_rate
+    if not shortener.steered:
+        return shortener.listed()
+    aim = (
+        f"alpha {getattr(controller, 'alpha', 0):g}"
+        if target is None
+        else f"{100 * target:g} % ({controller.kind})"
+    )
+    return f"{shortener.listed()} {aim}"
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -124,7 +124,7 @@ def _shrink_training(tree: Tree, given: Tree) -> None:
     _at_most(training, warmup_steps=1, data_workers=1, eval_steps=3, save_steps=3)
     _at_most(tree["loss"], regularizer_delay=max(0, min(2, steps - 1)))
     if "every_steps" in tree["controller"]:
-        _at_most(tree["controller"], every_steps=2 if steps > 2 else 1)
+        _at_most(tree["controller"], every_steps=2)
     _at_most(tree["evaluation"], examples=8, batch_size=4)
 
 

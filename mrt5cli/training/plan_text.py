@@ -55,7 +55,7 @@ def facts(plan: TrainingPlan) -> dict[str, str]:
         "example": f"{source}\n-> {target}",
         "model": f"{rounded(prepared.parameters)} parameters, width {config.d_model}, {config.num_layers} + "
         f"{config.num_decoder_layers} layers, "
-        f"{recipe.model.shortener.placed(planned=True)}; from {prepared.start.origin}",
+        f"{recipe.model.shortener.placed()}; from {prepared.start.origin}",
         "loss": _loss(recipe),
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Union
 
 from mrt5cli.recipe.section import take_in_added_kinds
-from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection, Steering
+from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection
 from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
 from mrt5cli.recipe.shorteners.convolution import Convolution
 from mrt5cli.recipe.shorteners.delete_gate import DeleteGate
@@ -81,7 +81,6 @@ __all__ = [
     "RandomGate",
     "ShortenerSection",
     "SourceRemoved",
-    "Steering",
     "of_config",
     "of_type",
     "register",

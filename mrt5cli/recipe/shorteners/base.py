@@ -19,13 +19,6 @@ class Configuration(Protocol):
     def __getattribute__(self, name: str, /) -> Any: ...
 
 
-class Steering(Protocol):
-    """A recipe's controller, as far as a list of recipes tells it."""
-
-    @property
-    def kind(self) -> str: ...
-
-
 class ShortenerSection(Section):
     """A recipe's `model.shortener`: the settings of one kind, and all that is said about it.
 
@@ -84,25 +77,16 @@ class ShortenerSection(Section):
 
     def phrase(self) -> str:
         """What it does, in a few words, without its place."""
-        raise TypeError(f"{type(self).__name__} has no words")
+        return self.called
 
-    def placed(self, planned: bool = False) -> str:
-        """What it does and where.
-
-        Args:
-            planned: with what is only known before a training.
-        """
-        what = self.planned() if planned else self.phrase()
+    def placed(self) -> str:
+        """What it does and where."""
         layer = getattr(self, "layer", None)
-        return what if layer is None else f"{what} before encoder block {layer}"
+        return self.phrase() if layer is None else f"{self.phrase()} before encoder block {layer}"
 
-    def planned(self) -> str:
-        """As `phrase`, with what is only known before a training."""
-        return self.phrase()
-
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         """What a recipe with it trains, for the list of recipes: "CP stride 3"."""
-        return f"{self.paper_name} {self.phrase()}"
+        return self.paper_name
 
     def details(self) -> str:
         """What else a model's card says of it, after its place; for settings of a model's configuration."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mrt5cli import bounds
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class Convolution(Placed):
@@ -44,7 +44,7 @@ class Convolution(Placed):
     def phrase(self) -> str:
         return f"{self.stride} positions made one by a convolution"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"{self.paper_name} stride {self.stride}"
 
     @property

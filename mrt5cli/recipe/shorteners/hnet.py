@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.recipe.section import GateValue, NonNegative
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class HNet(Placed):
@@ -42,7 +42,7 @@ class HNet(Placed):
     def phrase(self) -> str:
         return f"{self.called}, aiming at one of {self.ratio:g} bytes,"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"{self.paper_name} ratio {self.ratio:g}"
 
     @property

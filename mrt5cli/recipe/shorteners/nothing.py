@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mrt5cli.recipe.shorteners.base import ShortenerSection, Steering
+from mrt5cli.recipe.shorteners.base import ShortenerSection
 
 
 class NoShortener(ShortenerSection):
@@ -17,15 +17,6 @@ class NoShortener(ShortenerSection):
     refuses_inspection = "has no delete gate: a plain ByT5 deletes nothing"
 
     kind: Literal["none"]
-
-    def phrase(self) -> str:
-        return self.called
-
-    def planned(self) -> str:
-        return "nothing deleted"
-
-    def listed(self, controller: Steering) -> str:
-        return self.paper_name
 
 
 class SourceRemoved(ShortenerSection):
@@ -45,6 +36,3 @@ class SourceRemoved(ShortenerSection):
 
     def phrase(self) -> str:
         return "source removed: the encoder sees one EOS"
-
-    def listed(self, controller: Steering) -> str:
-        return "decoder only"
