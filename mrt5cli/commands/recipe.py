@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,6 @@ app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes
 
 LEAST_OF_LAST = 24
 """Columns of the descriptions in `recipe list` below which they are not worth cutting."""
-EXTENDS = (
-    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, key "
-    "by key, and a section of another kind replaces the base's"
-)
 
 
 @dataclass
@@ -235,15 +231,11 @@ def schema(
 
 def what_is_trained(recipe: Recipe) -> str:
     """The model of a recipe in a few words: "MrT5 50 % (pi)"."""
-    shortener, controller, target = recipe.model.shortener, recipe.controller, recipe.target_deletion_rate
-    if not shortener.steered:
-        return shortener.listed()
-    aim = (
-        f"alpha {getattr(controller, 'alpha', 0):g}"
-        if target is None
-        else f"{100 * target:g} % ({controller.kind})"
-    )
-    return f"{shortener.listed()} {aim}"
+    words, target = recipe.model.shortener.listed(), recipe.target_deletion_rate
+    if target is not None:
+        return f"{words} {100 * target:g} % ({recipe.controller.kind})"
+    alpha = getattr(recipe.controller, "alpha", 0.0)
+    return f"{words} alpha {alpha:g}" if recipe.model.shortener.steered else words
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -269,40 +261,33 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 # --- check --------------------------------------------------------------------------------------------------
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
+def _files(paths: Sequence[str]) -> list[Path]:
     """The recipe files meant by files, directories and names, each once."""
     from mrt5cli.recipe import find
 
-    seen: set[Path] = set()
+    files: dict[Path, Path] = {}
     for text in paths:
         path = Path(text)
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))
-            if not files:
-                raise UserError(f"{text} holds no recipes (.yaml files)")
-        else:
-            files = [find(text)]
-        for file in files:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
+        if not path.is_dir():
+            found = [find(text)]
+        elif not (found := sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))):
+            raise UserError(f"{text} holds no recipes (.yaml files)")
+        files |= {file.resolve(): file for file in found if file.resolve() not in files}
+    return list(files.values())
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:
     from mrt5cli.recipe.loading import load, shown
 
     try:
-        recipe = load(path, overrides)
-    except RecipeError as error:
-        return Checked(shown(path), problems=error.problems)
+        return Checked(shown(path), load(path, overrides))
     except UserError as error:
-        return Checked(shown(path), problems=[("", error.message)])
-    return Checked(shown(path), recipe)
+        return Checked(shown(path), problems=getattr(error, "problems", [("", error.message)]))
 
 
 def _build_all(checked: Sequence[Checked]) -> None:
     """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
-    from mrt5cli.models import BYT5_SHAPES, CheckpointError, build
+    from mrt5cli.models import BYT5_SHAPES, build
     from mrt5cli.recipe import ModelSection
     from mrt5cli.rundir import resolve_model
 
@@ -310,14 +295,14 @@ def _build_all(checked: Sequence[Checked]) -> None:
     def problem_with(model: str) -> str | None:
         try:
             build(ModelSection.model_validate_json(model), device="meta")
-        except (CheckpointError, ValueError) as error:
+        except ValueError as error:
             return " ".join(str(error).split())
         return None
 
     for item in checked:
         assert item.recipe is not None
         section = item.recipe.model
-        if section.start != "scratch" and section.start not in BYT5_SHAPES:
+        if section.start not in ("scratch", *BYT5_SHAPES):
             try:
                 where, _ = resolve_model(section.start)
             except UserError as error:
@@ -335,7 +320,6 @@ def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.problems:
             say(f"{RecipeError(item.file, item.problems).message}\n")
-    for item in checked:
         if item.not_built:
             say(f"{item.file}: not built: {item.not_built}")
         for remark in item.recipe.remarks() if item.recipe else ():

@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import Any, Union
 
 from mrt5cli.recipe.section import take_in_added_kinds
-from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection
-from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
-from mrt5cli.recipe.shorteners.convolution import Convolution
-from mrt5cli.recipe.shorteners.delete_gate import DeleteGate
-from mrt5cli.recipe.shorteners.fixed import FixedGate
-from mrt5cli.recipe.shorteners.hnet import HNet
-from mrt5cli.recipe.shorteners.nothing import NoShortener, SourceRemoved
-from mrt5cli.recipe.shorteners.random import RandomGate
+from mrt5cli.recipe.shorteners.base import Configuration as Configuration
+from mrt5cli.recipe.shorteners.base import Placed as Placed
+from mrt5cli.recipe.shorteners.base import ShortenerSection as ShortenerSection
+from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor as BoundaryPredictor
+from mrt5cli.recipe.shorteners.convolution import Convolution as Convolution
+from mrt5cli.recipe.shorteners.delete_gate import DeleteGate as DeleteGate
+from mrt5cli.recipe.shorteners.fixed import FixedGate as FixedGate
+from mrt5cli.recipe.shorteners.hnet import HNet as HNet
+from mrt5cli.recipe.shorteners.nothing import NoShortener as NoShortener
+from mrt5cli.recipe.shorteners.nothing import SourceRemoved as SourceRemoved
+from mrt5cli.recipe.shorteners.random import RandomGate as RandomGate
 
 SHORTENERS: list[type[ShortenerSection]] = [
     NoShortener,
@@ -67,22 +70,3 @@ def of_type(deletion_type: str) -> type[ShortenerSection]:
 def of_config(config: Configuration) -> ShortenerSection:
     """The settings that a model's configuration stands for."""
     return of_type(config.deletion_type).of_config(config)
-
-
-__all__ = [
-    "SHORTENERS",
-    "BoundaryPredictor",
-    "Configuration",
-    "Convolution",
-    "DeleteGate",
-    "FixedGate",
-    "NoShortener",
-    "Placed",
-    "RandomGate",
-    "ShortenerSection",
-    "SourceRemoved",
-    "of_config",
-    "of_type",
-    "register",
-    "union",
-]
