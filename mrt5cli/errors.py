@@ -10,9 +10,6 @@ import os
 
 from mrt5cli.text import counted, shortened
 
-LONGEST_KEY = 120
-"""Characters of a key that are shown."""
-
 
 class UserError(Exception):
     """Bad input from the keyboard, a recipe or a file: exit code 2, no traceback.
@@ -42,7 +39,7 @@ class RecipeError(UserError):
     """
 
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
-        problems = [(shortened(key, LONGEST_KEY), text) for key, text in problems]
+        problems = [(shortened(key, 120), text) for key, text in problems]
         width = max((len(key) for key, _ in problems), default=0)
         lines = [
             f"{where} has {counted(len(problems), 'problem')}",

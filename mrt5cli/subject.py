@@ -6,22 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import (
-    CharacterTask,
-    DiagnosticTask,
-    EmbeddedSource,
-    FileRows,
-    FilesSource,
-    Recipe,
-    SpanCorruptionTask,
-    TyDiQATask,
-    XnliTask,
-    XQuADTask,
-)
-from mrt5cli.recipe.tasks import CHARACTER_LENGTHS, TaskSection, kinds
+from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask
+from mrt5cli.recipe.tasks import SECTIONS, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DIAGNOSTIC_KINDS = DiagnosticTask.kinds()
-PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
-    "xnli": XnliTask,
-    "tydiqa": TyDiQATask,
-    "xquad": XQuADTask,
-}
-"""Tasks of rows that the Hub has."""
-TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTER_LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -168,12 +150,12 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
         if own is None:
             raise UserError(
                 f"{subject.name} comes without a recipe, so its task is not known",
-                f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
+                f"name one with --task: a recipe, or one of {', '.join(kinds())}",
             )
         section: TaskSection = own
     elif own is not None and own.kind == option:
         section = own
-    elif option not in TASK_KINDS:
+    elif option not in kinds():
         section = _task_of_recipe(option)
     else:
         section = _default_section(option, None if own is None else own.longest_source, data)
@@ -186,30 +168,26 @@ def _task_of_recipe(option: str) -> TaskSection:
     try:
         return recipe.load(recipe.find(option)).task
     except UserError as error:
-        kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
-        raise UserError(f"--task {option}: {error.message}", error.hint or kinds) from error
+        expected = f"--task takes a recipe or one of {', '.join(kinds())}"
+        raise UserError(f"--task {option}: {error.message}", error.hint or expected) from error
 
 
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
     """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
-    if kind in PUBLISHED_ROWS:
-        return PUBLISHED_ROWS[kind].model_validate({"kind": kind})
-    if kind in CHARACTER_LENGTHS:
+    section = next(one for one in SECTIONS if kind in one.kinds())
+    settings: dict[str, Any] = {"kind": kind}
+    if issubclass(section, SpanCorruptionTask):
+        settings |= {"source": {"kind": "embedded"}} | ({"input_length": max(16, length)} if length else {})
+    elif issubclass(section, DiagnosticTask):
+        settings |= {"length": min(length, section.model_fields["length"].default)} if length else {}
+    elif section.model_fields["source"].is_required():
         if data is None:
             raise UserError(
                 f"the examples of {kind} are files, and none are given",
                 "give their folder with --data, or a recipe with --task",
             )
-        # `_with_data` puts the real one in its place.
-        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": "-"}})
-    if kind == "span_corruption":
-        default = SpanCorruptionTask.model_fields["input_length"].default
-        embedded = EmbeddedSource(kind="embedded")
-        return SpanCorruptionTask(
-            kind="span_corruption", source=embedded, input_length=max(16, length or default)
-        )
-    default = DiagnosticTask.model_fields["length"].default
-    return DiagnosticTask.model_validate({"kind": kind, "length": min(length or default, default)})
+        settings["source"] = {"kind": "files", "path": "-"}  # `_with_data` puts the real one in its place
+    return cast("TaskSection", section.model_validate(settings))
 
 
 def _with_data(section: TaskSection, data: str) -> TaskSection:

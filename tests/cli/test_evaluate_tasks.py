@@ -325,7 +325,7 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
         (["{xnli}", "--data", "{folder}/nowhere"], "nowhere does not exist"),
         (["{lm}", "--task", "word_search"], "the examples of word_search are files, and none are given"),
         (["--task", "xnli"], "there is no finished run under runs/ that was trained on xnli hint: make one"),
-        ([], "there is no finished run under runs/ hint: make one: mrt5 pretrain quickstart"),
+        ([], "hint: name a run, or make one: mrt5 pretrain quickstart"),
         (["{xnli}", "--compare", "{tydi}"], "were trained on different tasks"),
     ],
 )

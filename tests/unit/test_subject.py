@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe, dump
-from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir, write_json, write_text
 from mrt5cli.subject import (
-    TASK_KINDS,
     Subject,
     check_fits,
     choose_task,
@@ -32,15 +29,6 @@ def subject(task: dict | None) -> Subject:
 
 VOWELS = {"kind": "vowel_removal", "length": 20, "eval_examples": 50}
 SPANS = {"kind": "span_corruption", "source": {"kind": "embedded"}, "input_length": 256}
-
-
-def test_the_kinds_are_those_of_the_schema() -> None:
-    diagnostics = ("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC")
-    characters = ("spelling_correction_contextual", "word_search")
-    assert ("span_corruption", *diagnostics, "xnli", "tydiqa", "xquad", *characters) == TASK_KINDS
-    sections = get_args(get_args(TaskSection)[0])
-    kinds = [kind for section in sections for kind in get_args(section.model_fields["kind"].annotation)]
-    assert sorted(TASK_KINDS) == sorted(kinds)
 
 
 def test_the_runs_own_task() -> None:
