@@ -118,7 +118,7 @@ def newest_subject(option: str | None) -> Subject:
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
-        "name a run, or make one: mrt5 pretrain quickstart",
+        "name a run, or train one: `mrt5 recipe list` shows what there is, quickstart being the fastest",
     )
 
 
