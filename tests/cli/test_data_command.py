@@ -108,9 +108,9 @@ def test_udhr_from_a_package(tmp_path: Path) -> None:
         (["spelling", "OUT", "--misspellings", "none.txt"], "none.txt is not a file"),
         (["word-search", "OUT", "--words", "none.txt"], "none.txt is not a file"),
         (["udhr", "OUT", "--from", "none.tgz"], "none.tgz is not a file"),
-        (["spelling", "OUT", "--window", "70"], "'--window': expected a whole number from 16 to 62, not 70"),
-        (["spelling", "OUT", "--unchanged", "1"], "'--unchanged': expected a number from 0 to 0.9, not 1"),
-        (["spelling", "OUT", "--seed", "-1"], "'--seed': expected a whole number from 0 to"),
+        (["spelling", "OUT", "--window", "70"], "Invalid value for '--window'"),
+        (["spelling", "OUT", "--unchanged", "1"], "Invalid value for '--unchanged'"),
+        (["spelling", "OUT", "--seed", "-1"], "Invalid value for '--seed'"),
         (["spell", "OUT"], "No such command 'spell'"),
     ],
 )

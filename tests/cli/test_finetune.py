@@ -174,7 +174,7 @@ def test_from_makes_a_fine_tune_of_a_recipe_from_scratch(place: Path):
     (place / "scratch.yaml").write_text(json.dumps(recipe))
     result = finetune("scratch.yaml", "--from", "runs/byt5-seed3", "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "width 32, 2 + 1 layers, nothing deleted; from runs/byt5-seed3" in result.stdout
+    assert "width 32, 2 + 1 layers, no shortener; from runs/byt5-seed3" in result.stdout
     assert "shape: null" in result.stdout
 
 

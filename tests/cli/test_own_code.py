@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from mrt5cli import cli, own_code
 from mrt5cli.cli import app
 from mrt5cli.models import shorteners as modules
-from mrt5cli.recipe import schema
 from mrt5cli.recipe import shorteners as sections
-from mrt5cli.recipe.words import mappings
+from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.rundir import RunDir
 
 OWN = '''
@@ -94,8 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     modules.SHORTENERS.clear()
     modules.SHORTENERS.update(before[1])
     own_code._imported.clear()
-    schema.take_in_shorteners()
-    mappings.cache_clear()
+    take_in_added_kinds()
 
 
 def mrt5(*words: str, code: int = 0) -> Any:

@@ -158,11 +158,11 @@ def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
     typed = {"--revision": {"model.revision": "abc"}}
     with pytest.raises(RecipeError, match=r"model.revision  is only for a Hub model; .* \(--revision\)\n"):
         load("quickstart_byt5", [], typed)
-    with pytest.raises(RecipeError, match=r"not empty text \(--revision\)\n"):
+    with pytest.raises(RecipeError, match=r"should have at least 1 character \(--revision\)\n"):
         load("pctrl40", ["seed=3"], {"--revision": {"model.revision": ""}})
-    with pytest.raises(RecipeError, match=r"model.start  .*control characters, .*\\x07' \(--from\)\n"):
+    with pytest.raises(RecipeError, match=r"model.start  String should match pattern .* \(--from\)\n"):
         load("pctrl40", [], {"--from": {"model.start": "a\x07", "model.shape": None}})
-    with pytest.raises(RecipeError, match=r"expected some text, not the text '.*' \(--from\)|--from") as told:
+    with pytest.raises(RecipeError, match="--from") as told:
         load("pctrl40", [], {"--from": {"model.start": "a\udcff"}})
     assert told.value.problems[0][0] == "model.start"
 
@@ -175,10 +175,10 @@ def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
     [
         ("[" * 100_000, "it is nested too deeply"),
         ('{"a":' * 100_000, "it is nested too deeply"),
-        (f'{{"a": {"9" * 5000}}}', "a number in it has thousands of digits"),
+        (f'{{"a": {"9" * 5000}}}', "Exceeds the limit"),
         ("{", "Expecting property name"),
         ("", "Expecting value"),
-        (b'{"a": "\xff"}', "not text in UTF-8"),
+        (b'{"a": "\xff"}', "can't decode byte 0xff"),
         ("[]", "is not a JSON object"),
     ],
 )
