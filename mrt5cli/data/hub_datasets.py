@@ -9,12 +9,11 @@ from __future__ import annotations
 import difflib
 import io
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mrt5cli.data.folders import without_suffix
-from mrt5cli.data.formats import format_of
-from mrt5cli.data.splits import missing_pieces, read_name
+from mrt5cli.data.formats import suffix_of
+from mrt5cli.data.splits import missing_pieces
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.hub import TRY_LATER, Limits, OutOfPatience, Repository, patiently, trouble
 from mrt5cli.text import Tell, duration, first_line, listed, say_nothing, say_on_stderr
@@ -123,9 +122,8 @@ class HubDataset:
         except FileNotFoundError as error:
             missing = first_line(error)
         found = [file.removeprefix(self._base).lstrip("/") for file in found]
-        files = [file for file in found if format_of(file)]
-        said = {file: read_name(PurePath(without_suffix(file))) for file in files}
-        if not files or (self._offline and missing_pieces(said)):
+        files = [file for file in found if suffix_of(file)]
+        if not files or (self._offline and missing_pieces(files)):
             where = f"{self.name}, {configuration}, {split}"
             if self._offline:
                 raise UserError(

@@ -228,6 +228,7 @@ class TableTask(Task):
                 language_of=self.row_language if self.by_language else None,
                 own_name=self.own_file_name,
                 part_of=None if self.by_language else self.part_of_file,
+                parts=self.parts if self.by_language else None,
             )
         elif section.source.kind == "hub" and section.source.name is None and self.by_language:
             self._check_languages(languages)
@@ -263,11 +264,7 @@ class TableTask(Task):
         """A random row in the task's columns."""
 
     def row_language(self, row: Row) -> str | None:
-        """The language a row says it is in.
-
-        Raises:
-            ValueError: it names one that cannot be.
-        """
+        """The language a row says it is in; a `ValueError` says that it names one that cannot be."""
         return language_column(row)
 
     def own_file_name(self, name: str) -> str | None:
@@ -309,7 +306,7 @@ class TableTask(Task):
             lengths[split, "sources"].append(self.encoding.source_lengths(table))
             lengths[split, "targets"].append(self.encoding.target_lengths(table))
         found = [f"{count:,} of {split}" for split, count in counts.items() if count]
-        remarks = [] if self.files is None else self.files.remarks(self.parts if self.by_language else None)
+        remarks = [] if self.files is None else self.files.remarks()
         remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
         if found:
             remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
@@ -324,7 +321,7 @@ class TableTask(Task):
         return remarks
 
     def splits(self) -> list[str]:
-        return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
+        return [] if self.files is None else self.files.splits
 
     def commits(self) -> dict[str, str]:
         return {name: dataset.commit for name, dataset in self._datasets.items()}
@@ -380,7 +377,7 @@ class TableTask(Task):
         source = self.section.source
         if isinstance(source, GeneratedRows):
             rows = (
-                (f"generated {split}, row", number, self.generate(draw, part, number))
+                (f"generated {split}, row {number}", self.generate(draw, part, number))
                 for number in range(source.examples)
                 for draw in [generator(self.name, split, part, number)]
             )
@@ -393,7 +390,7 @@ class TableTask(Task):
                 place.configuration,
                 place.split,
                 self.columns,
-                language_of=self.row_language if shared else None,
+                language_of=self.row_language if shared else lambda row: None,
                 left_out=self._left_out,
             )
         return self._hub[place].get(part if shared else None, pa.table({}))

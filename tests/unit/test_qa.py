@@ -98,7 +98,7 @@ EXPECTED = 'expected answers such as {"text": ["..."], "answer_start": [0]}'
             "column 'answers' holds \"{'text': []}\": not JSON: Expecting",
         ),
         ({"question": 7}, "column 'question' holds 7, expected text"),
-        ({"id": "english-0-0"}, "column 'id' holds 'english-0-0', which FILE, line 1 has already, expected"),
+        ({"id": "english-0-0"}, "column 'id' holds 'english-0-0', which FILE, line 1 has already"),
     ],
 )
 @pytest.mark.parametrize("kind", SECTIONS)
