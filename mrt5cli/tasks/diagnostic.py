@@ -31,7 +31,6 @@ from mrt5cli.tasks.base import (
     batches_of,
     make_batch,
     register,
-    subset_of,
 )
 
 START = int(encode("#")[0])
@@ -87,12 +86,10 @@ def target_of(kind: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
     T is the longest of the rows.
     """
+    kept = ~unneeded(kind, ids) & (ids != PAD)
     if kind == "merge_ABC":
-        starts = np.zeros(ids.shape, dtype=np.bool_)
-        starts[:, :-2] = _starts_of_abc(ids)
-        kept, ids = ~unneeded(kind, ids) & (ids != PAD), np.where(starts, MERGED, ids)
-    else:
-        kept = ~unneeded(kind, ids) & (ids != PAD)
+        starts = np.pad(_starts_of_abc(ids), ((0, 0), (0, 2)))
+        ids = np.where(starts, MERGED, ids)
     lengths = kept.sum(axis=1)
     labels = np.full((len(ids), lengths.max()), IGNORED_LABEL, dtype=np.int64)
     labels[np.arange(labels.shape[1]) < lengths[:, None]] = ids[kept]
@@ -251,7 +248,6 @@ class Diagnostic(Task):
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
         """Batches of "validation" or "test"; see `Task`."""
-        subset_of(self, split, subset)
         count = self._section.eval_examples if limit is None else min(limit, self._section.eval_examples)
         group = batch_size * max(1, AT_ONCE // batch_size)
         for start in range(0, count, group):

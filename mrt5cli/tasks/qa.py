@@ -19,7 +19,6 @@ class QuestionAnswering(TableTask):
 
     section: TyDiQATask | XQuADTask
     measures = ("exact_match", "f1")
-    target_key = "task.input_length"
     columns = (
         text_column("id", unique=True),
         text_column("question"),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.hub import OutOfPatience
 from mrt5cli.metrics.catalog import MEASURED, METRICS
 from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
@@ -239,8 +238,7 @@ def _resumable(plan: TrainingPlan) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        away = isinstance(error, RunFailed) or isinstance(error.__cause__, OutOfPatience)
-        if plan.resume_step is None or not away:
+        if plan.resume_step is None or not isinstance(error, RunFailed):
             raise
         kept = f"the checkpoint of step {plan.resume_step} is kept"
         raise RunFailed(error.message, f"{kept}; to go on later: {plan.run.resume_command}") from error

@@ -99,6 +99,5 @@ def test_another_dataset_at_another_revision(hub: HubServer) -> None:
     old = xnli({**source, "revision": "v1"})
     assert old.example("train")[0] == "Premise: xnli-old Hypothesis: h"
     assert old.commits() == {"someone/xnli": hub.commit("datasets/someone/xnli-old")}
-    with pytest.raises(UserError, match="someone/xnli has no revision 'v2'") as caught:
+    with pytest.raises(UserError, match="someone/xnli has no revision 'v2'"):
         xnli({**source, "revision": "v2"}).example("train")
-    assert "task.source.revision" in str(caught.value.hint)
