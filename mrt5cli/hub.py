@@ -116,13 +116,13 @@ class Repository:
                 )
             return None
 
-    def cached(self, file: str) -> Path | None:
-        """A file in the cache, as the revision was when it was last downloaded."""
+    def cached(self, file: str, commit: str | None = None) -> Path | None:
+        """A file in the cache, at a commit, or as the revision was when it was last downloaded."""
         from huggingface_hub import try_to_load_from_cache
 
+        at = commit or self.revision
         found = self.request(
-            lambda: try_to_load_from_cache(self.name, file, repo_type=self.kind, revision=self.revision),
-            self.name,
+            lambda: try_to_load_from_cache(self.name, file, repo_type=self.kind, revision=at), self.name
         )
         return Path(found) if isinstance(found, str) else None
 
@@ -134,13 +134,11 @@ class Repository:
         """
         from huggingface_hub import hf_hub_download
 
-        what, before = f"{self.name}, {file}", self.cached(file)
+        what, at, before = f"{self.name}, {file}", commit or self.revision, self.cached(file, commit)
 
         def download() -> Path:
             try:
-                return Path(
-                    hf_hub_download(self.name, file, repo_type=self.kind, revision=commit or self.revision)
-                )
+                return Path(hf_hub_download(self.name, file, repo_type=self.kind, revision=at))
             except RuntimeError as error:  # the Rust part of hf_xet has no other name for trouble
                 raise ConnectionError(first_line(error)) from error
 
@@ -190,10 +188,13 @@ class Repository:
                 break
             except Exception as error:
                 reason, passes = trouble(error)
-                if not passes:
-                    raise self._refusal(error, what) from error
-                if waited >= patience:
+                if passes and waited >= patience:
                     raise self._away(what, reason) from error
+                if not passes:
+                    refusal = self._refusal(error, what)
+                    if refusal is None:
+                        raise
+                    raise refusal from error
             if waited == FIRST_PAUSE:  # a single stumble is not worth a word
                 tell(f"waiting for the Hub ({what}): {reason}; giving up after {duration(patience)}")
             pause = min(pause, patience - waited)
@@ -207,8 +208,8 @@ class Repository:
         message = f"{what} {ABSENT[self.kind]} available from the Hugging Face Hub: {reason}"
         return HubAway(message, WAYS_OUT[self.kind])
 
-    def _refusal(self, error: Exception, what: str) -> Exception:
-        """The sentence for an exception that will not pass; the exception where it is none of the Hub's."""
+    def _refusal(self, error: Exception, what: str) -> UserError | None:
+        """The sentence for an exception that will not pass; None where it is none of the Hub's."""
         from huggingface_hub import constants, errors
 
         absent = f"{self.name} {ABSENT[self.kind]}"
@@ -244,7 +245,7 @@ class Repository:
                     f"{constants.ENDPOINT} does not answer as the Hugging Face Hub does",
                     "look at HF_ENDPOINT and at the proxy",
                 )
-        return error
+        return None
 
 
 def _is_whole(path: Path) -> bool:

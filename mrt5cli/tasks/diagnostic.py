@@ -236,7 +236,6 @@ class Diagnostic(Task):
         self._mean_insertions = section.mean_insertions or proportional
 
     def subsets(self, split: str) -> list[str]:
-        """Just "all"."""
         return ["all"]
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
@@ -247,7 +246,6 @@ class Diagnostic(Task):
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
-        """Batches of "validation" or "test"; see `Task`."""
         count = self._section.eval_examples if limit is None else min(limit, self._section.eval_examples)
         group = batch_size * max(1, AT_ONCE // batch_size)
         for start in range(0, count, group):
@@ -259,7 +257,6 @@ class Diagnostic(Task):
         return unneeded(self.name, np.asarray(input_ids, dtype=np.int64))
 
     def describe(self) -> str:
-        """One line: task, sizes."""
         section = self._section
         planted = f", {self._mean_insertions:g} pieces planted" if self.name in PIECE_LENGTHS else ""
         return (
@@ -268,7 +265,6 @@ class Diagnostic(Task):
         )
 
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first string."""
         batch = self._batch(split, np.arange(1), HELD_OUT_SEED)
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 

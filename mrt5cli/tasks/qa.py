@@ -34,7 +34,6 @@ class QuestionAnswering(TableTask):
 
     @property
     def answer_length(self) -> int:
-        """The recipe's."""
         return self.section.answer_length
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:

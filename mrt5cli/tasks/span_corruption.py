@@ -163,7 +163,6 @@ class StreamedExamples(BatchStream):
         self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        """Batches from start_batch on; see `BatchStream`."""
         noise, size, (rank, world_size) = Noise(self._seed), self._lengths.raw, self._shard
         # Batch b belongs to share b % workers, whichever worker the loader has make it after a resume.
         share = (self.start_batch + worker) % workers
@@ -210,7 +209,6 @@ class StreamedExamples(BatchStream):
         return {**state, "shard": self._shard, "mark": before[-1] if before else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration where `state_dict` was taken."""
         super().load_state_dict(state)
         self._marks.clear()
         # Another rank's positions, or those of another number of ranks, say nothing about this one's; nor do
@@ -220,7 +218,6 @@ class StreamedExamples(BatchStream):
             self._marks.append((batch, states, left_out))
 
     def remarks(self) -> list[str]:
-        """What could not be read and was left out."""
         return LeftOut(self._left_out).sentences()
 
 
@@ -259,11 +256,9 @@ class SpanCorruption(Task):
         self.text = open_source(section.source, self.languages)
 
     def subsets(self, split: str) -> list[str]:
-        """The recipe's languages."""
         return list(self.languages)
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        """Training batches; see `Task`. With text in memory any batch can be the first."""
         if isinstance(self.text, StreamedText):
             return StreamedExamples(self, self.text, seed, batch_size, rank, world_size)
         examples = MemoryExamples(self, self.text, seed)
@@ -298,7 +293,6 @@ class SpanCorruption(Task):
             first += wanted
 
     def remarks(self) -> list[str]:
-        """What is left out of the text and why, and what is suspicious in it."""
         return self.text.remarks()
 
     def splits(self) -> list[str]:
@@ -309,7 +303,6 @@ class SpanCorruption(Task):
         return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
 
     def describe(self) -> str:
-        """One line: task, text, languages, lengths."""
         first = LANGUAGES[self.languages[0]].name if self.languages[0] in LANGUAGES else self.languages[0]
         languages = first if len(self.languages) == 1 else f"{len(self.languages)} languages"
         lengths = f"{self.lengths.inputs} -> {self.lengths.targets} byte tokens"

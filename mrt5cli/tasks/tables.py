@@ -156,6 +156,7 @@ class TableTask(Task):
     Attributes:
         columns: what a row must have.
         languages: that the published dataset has.
+        trained_on: the one language of training and validation; None where those have the recipe's languages.
         header: whether CSV and TSV files must begin with the columns' names.
         by_language: parts of splits are languages.
 
@@ -165,6 +166,7 @@ class TableTask(Task):
 
     columns: ClassVar[tuple[Column, ...]]
     languages: ClassVar[tuple[str, ...]] = ()
+    trained_on: ClassVar[str | None] = None
     header: ClassVar[bool] = True
     by_language: ClassVar[bool] = True
 
@@ -201,7 +203,7 @@ class TableTask(Task):
         """Languages or subsets of "train", "validation" or "test": the recipe's languages, or just "all"."""
         if not self.by_language or isinstance(self.section, CharacterTask):
             return ["all"]
-        return list(self.section.languages)
+        return [self.trained_on] if self.trained_on and split != "test" else list(self.section.languages)
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """Where the Hub has the rows of a part: by default the recipe's dataset, in a split of the same name.
@@ -254,7 +256,6 @@ class TableTask(Task):
         return subset if self.by_language else None
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        """Training batches; see `Task`. Any batch can be the first."""
         tables = [self.rows("train", part) for part in self.parts("train")]
         table = pa.concat_tables(tables).combine_chunks()
         read = partial(_training_batch, table, self.encoding, seed)
@@ -263,7 +264,6 @@ class TableTask(Task):
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
-        """Batches in the order of the rows; see `Task`."""
         table, group = self.rows(split, subset, limit), batch_size * max(1, AT_ONCE // batch_size)
         groups = (table.slice(start, group) for start in range(0, len(table), group))
         return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
@@ -289,7 +289,6 @@ class TableTask(Task):
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:
-        """One line: task, source, rows of training and validation, languages, lengths, what is cut."""
         counts, sources, targets = [], 0, 0
         for split, name in (("train", "training"), ("validation", "validation")):
             tables = [self.rows(split, part) for part in self.parts(split)] if self._has(split) else []
@@ -309,7 +308,6 @@ class TableTask(Task):
         return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
 
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first row, as cut."""
         batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
