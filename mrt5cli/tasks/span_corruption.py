@@ -69,12 +69,13 @@ class Noise:
 
 
 @lru_cache(maxsize=64)
-def _language_block(languages: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _language_block(languages: int, seed: int, block: int) -> NDArray[np.int64]:
+    """Language and running number of the examples of a block, (2, languages * 64)."""
     generator = np.random.default_rng((seed, LANGUAGES_DRAW, block))
     drawn = generator.permutation(np.repeat(np.arange(languages), LANGUAGE_BLOCK))
     place = np.empty_like(drawn)
     place[np.argsort(drawn, kind="stable")] = np.tile(np.arange(LANGUAGE_BLOCK), languages)
-    return drawn, block * LANGUAGE_BLOCK + place
+    return np.stack([drawn, block * LANGUAGE_BLOCK + place])
 
 
 def draw_languages(
@@ -91,12 +92,11 @@ def draw_languages(
     if languages == 1:
         return np.zeros_like(indices), indices
     blocks, places = np.divmod(indices, languages * LANGUAGE_BLOCK)
-    drawn, numbers = np.empty_like(indices), np.empty_like(indices)
+    found = np.empty((2, len(indices)), dtype=np.int64)
     for block in np.unique(blocks):
-        rows = np.flatnonzero(blocks == block)
-        of_block, numbers_of_block = _language_block(languages, seed, int(block))
-        drawn[rows], numbers[rows] = of_block[places[rows]], numbers_of_block[places[rows]]
-    return drawn, numbers
+        rows = blocks == block
+        found[:, rows] = _language_block(languages, seed, int(block))[:, places[rows]]
+    return found[0], found[1]
 
 
 def read_rows(

@@ -40,7 +40,7 @@ from mrt5cli.recipe.tasks import (
     XQuADTask,
 )
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
-from mrt5cli.text import counted
+from mrt5cli.text import counted, listed
 
 # What the order of training rows is drawn for, beside the seed.
 ORDER = 0
@@ -295,11 +295,9 @@ class TableTask(Task):
             counts += [f"{sum(map(len, tables)):,} {name}"] if tables else []
             for cut in map(self.encoding.cut, tables):
                 sources, targets = sources + cut[0], targets + cut[1]
-        facts = [self.name, self._origin()]
-        if counts:
-            facts.append(f"{' and '.join(counts)} rows{self._places('train')}")
+        facts = [self.name, self._origin(), *([f"{' and '.join(counts)} rows"] if counts else [])]
         if self._has("test") and self.parts("test") != self.parts("train"):
-            facts.append(f"test{self._places('test')}")
+            facts.append(f"test of {listed(self.parts('test'), 3)}")
         longest_target = self.answer_length or self.encoding.target_length
         facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
         cuts = [
@@ -368,9 +366,3 @@ class TableTask(Task):
         if self.section.source.kind == "generated":
             return "generated rows"
         return f"{self.hub_split('train', self.parts('train')[0]).name} from the Hub"
-
-    def _places(self, split: str) -> str:
-        parts = self.parts(split)
-        if not self.by_language:
-            return "" if parts == ["all"] else f" of {counted(len(parts), 'part')}"
-        return f" in {parts[0]}" if len(parts) == 1 else f" in {len(parts)} languages"
