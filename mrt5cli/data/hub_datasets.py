@@ -42,9 +42,7 @@ class HubDataset:
 
         self.name, self.repository = name, Repository("dataset", name, revision, tell)
         self._files: dict[tuple[str, str], list[str]] = {}
-        card = self.repository.cached(CARD)
-        if not (cached or constants.HF_HUB_OFFLINE):
-            card = None
+        card = self.repository.cached(CARD) if cached or constants.HF_HUB_OFFLINE else None
         info = self.repository.info(card.parent.name if card else None)
         self._offline = info is None
         if info is None:

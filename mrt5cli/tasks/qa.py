@@ -48,12 +48,8 @@ class QuestionAnswering(TableTask):
         answer = gap.join(passage[start : start + draw.randint(2, 3)])
         before = gap.join(passage[:start]) + gap
         return {
-            "id": self.generated_id(part, number),
+            "id": f"{part}-{number}",
             "question": f"{passage[start - 1]}?",
             "context": gap.join(passage),
             "answers": {"text": [answer], "answer_start": [len(before)]},
         }
-
-    def generated_id(self, part: str, number: int) -> str:
-        """The id of a generated row."""
-        return f"{part}-{number}"
