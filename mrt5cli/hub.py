@@ -92,10 +92,6 @@ class Repository:
 
         Args:
             cached: the commit that the cache has all of, or None.
-
-        Raises:
-            UserError: there is no such repository or revision, it may not be read, or neither Hub nor cache
-                has it.
         """
         from huggingface_hub import HfApi, constants
 
@@ -261,11 +257,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot name a repository of somebody's.
-
-    Raises:
-        UserError: it has no owner, or characters the Hub does not take.
-    """
+    """Refuse what cannot name a repository of somebody's."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -279,11 +271,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_can_push(repo_id: str) -> None:
-    """Refuse a push that has no chance, before any work is done for it.
-
-    Raises:
-        UserError: the name is impossible, nobody is logged in, or the Hub cannot be reached.
-    """
+    """Refuse a push that has no chance, before any work is done for it."""
     from huggingface_hub import HfApi
 
     check_repo_id(repo_id)
@@ -301,13 +289,7 @@ def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
 
     A new repository is private if that is wanted, else what the owner's settings on the Hub say, which is
     public by default; one that exists keeps its visibility. Weights and code of an earlier push are replaced;
-    the rest of the repository stays.
-
-    Returns:
-        The repository's address.
-
-    Raises:
-        UserError: no network, no token, no permission, or whatever else the Hub objects to.
+    the rest of the repository stays. Returns the repository's address.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]

@@ -27,12 +27,8 @@ class HubDataset:
     Each question is put to the Hub once. Offline, everything is what an earlier use left in the cache.
 
     Args:
-        name: its id.
-        revision: commit, tag or branch; None is the main branch.
+        name, revision: as in `Repository`, and whatever keeps that from being read is raised.
         cached: let the cache stand in, with a note, where there is no network.
-
-    Raises:
-        UserError: no network, no such dataset or revision, no access.
     """
 
     def __init__(
@@ -56,11 +52,7 @@ class HubDataset:
         self._read_configurations(card)
 
     def configuration(self, name: str | None) -> str:
-        """A configuration by its name; the default one for None.
-
-        Raises:
-            UserError: there is no such configuration, or there are several and no default.
-        """
+        """A configuration by its name, if the dataset has it; the default one for None."""
         names = list(self._configurations)
         if name is None and (name := self._default) is None:
             raise UserError(f"{self.name} has several configurations: {listed(names)}")
@@ -78,11 +70,7 @@ class HubDataset:
         return list(self._patterns(configuration))
 
     def files(self, configuration: str, split: str) -> list[str]:
-        """Paths in the repository of the files of a split, in the dataset's order.
-
-        Raises:
-            UserError: there are none that this toolkit reads, the cache lacks some, or the Hub is away.
-        """
+        """Paths in the repository of the files of a split, in the dataset's order."""
         from datasets.data_files import resolve_pattern
 
         key = configuration, split
@@ -125,20 +113,11 @@ class HubDataset:
         return getattr(features.get(column), "names", None)
 
     def download(self, file: str) -> Path:
-        """A file in the cache, downloaded if need be.
-
-        Raises:
-            UserError: it cannot be had whole.
-        """
+        """A file in the cache, downloaded if need be."""
         return Path(self._base) / file if self._offline else self.repository.fetch(file, self.commit)
 
     def open(self, file: str, *, seconds: float, tell: Tell = say_nothing) -> BinaryIO:
-        """A file's bytes, read from the Hub a few megabytes at a time.
-
-        Args:
-            seconds: of patience with a Hub that does not answer.
-            tell: receives notes on that.
-        """
+        """A file's bytes, read from the Hub a few megabytes at a time; see `RemoteFile`."""
         if self._offline:
             return (Path(self._base) / file).open("rb")
         repository = Repository("dataset", self.name, self.commit, tell)

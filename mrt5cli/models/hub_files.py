@@ -38,13 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Located:
-    """A model on this machine.
-
-    Attributes:
-        folder: a checkpoint directory.
-        run: the run it belongs to, or None.
-        commit: of the Hub repository it comes from, or None.
-    """
+    """A checkpoint directory on this machine, with its run or its commit on the Hub where it has one."""
 
     folder: Path
     run: RunDir | None = None
@@ -63,13 +57,11 @@ def locate(
     Args:
         path_or_hub_id: a run stands for its finished model, or its latest checkpoint while there is none.
         revision: branch, tag or commit, of a Hub id only.
-        allow_pickle: False refuses a model whose weights are in pickles alone.
+        allow_pickle: False refuses a model whose weights are in pickles alone, before it is downloaded.
         weights: False leaves the weights of a Hub model where they are.
 
     Raises:
-        UserError: it is none of the three.
-        CheckpointError: the Hub model cannot be had, the revision is of a directory, or what is there are
-            pickles, and none may be read.
+        UserError: it is none of the three, or the Hub model cannot be had.
     """
     where, run = resolve_model(path_or_hub_id)
     found = Located(Path(where), run)
@@ -90,14 +82,7 @@ def snapshot(
     """A model of the Hub in the local cache, at the commit that a revision means now.
 
     Without a network, or with HF_HUB_OFFLINE, what it meant when it was last downloaded. Weights are taken
-    from safetensors files, or else from pickles; nothing else is looked for, and no service that converts
-    them.
-
-    Args:
-        hub_id: "owner/name".
-        revision: branch, tag or commit; None for main.
-        allow_pickle: False downloads no pickles, and refuses a model that has nothing else.
-        weights: as `locate`.
+    from safetensors files, or else from pickles. The arguments are those of `locate`.
 
     Raises:
         CheckpointError: there is no such model or revision, it may not be read, its files are not those of a

@@ -25,12 +25,8 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 @dataclass(frozen=True)
 class Misspellings:
-    """A dictionary of misspellings.
-
-    Attributes:
-        corrections: of each misspelling, in lower case, one word or several, in the order of the file.
-        source: where it comes from, for a manifest.
-    """
+    """Of each misspelling, in lower case, one word or several, in the order of a file; and that file, for a
+    manifest."""
 
     corrections: Mapping[str, tuple[str, ...]]
     source: dict[str, str]
@@ -42,11 +38,7 @@ class Misspellings:
 
 
 def open_misspellings(file: Path | None) -> Misspellings:
-    """A file of misspellings, or codespell's dictionary where the package is installed.
-
-    Raises:
-        UserError: neither, or something in the file that is no entry.
-    """
+    """A file of misspellings, or codespell's dictionary where the package is installed."""
     source = {"name": file.name, "licence": "the file's own"} if file else {}
     if file is None:
         file = codespell_dictionary()

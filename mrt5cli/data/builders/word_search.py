@@ -94,9 +94,6 @@ def build(out: Path, options: Options, *, words: Path | None = None, overwrite: 
     Args:
         words: a file with a word a line; None takes the right words of codespell's dictionary or, where
             the package is not installed, the system's word list.
-
-    Raises:
-        UserError: what cannot be read or written, or too few words.
     """
     check_target(out, overwrite=overwrite)
     listed, source = open_words(words)
@@ -144,11 +141,7 @@ def build(out: Path, options: Options, *, words: Path | None = None, overwrite: 
 
 
 def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
-    """Words in lower case, in order, each once; and where they come from, for a manifest.
-
-    Raises:
-        UserError: no list, or one of too few words of 4 to 15 letters a to z.
-    """
+    """Words in lower case, in order, each once; and where they come from, for a manifest."""
     if file is None and codespell_dictionary() is not None:
         dictionary = open_misspellings(None)
         found, source = dictionary.words, dictionary.source
@@ -176,7 +169,6 @@ def examples(
     """Sources and targets: `clue: letters`, and the word in the letters that the clue's letters spell.
 
     Args:
-        words: what may be hidden.
         count: examples at most; fewer only where the words are hard to fit.
         overlapping: the word wanted ends with the beginning of another, or begins with its end.
         seed, name: of the draws.

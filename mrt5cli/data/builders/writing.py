@@ -24,12 +24,7 @@ Thing = TypeVar("Thing")
 
 
 def with_progress(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
-    """Things as they come, with a bar on a terminal.
-
-    Args:
-        what: is done with them, for people.
-        total: how many there are; None is not known.
-    """
+    """Things as they come, with a bar on a terminal that says what is done with them."""
     from rich.console import Console
     from rich.progress import track
 
@@ -52,11 +47,7 @@ def share(seed: int, *parts: object) -> float:
 
 
 def split_at(held_out: Mapping[str, float], place: float) -> str:
-    """The split of something that was drawn at `place`, 0 to below 1.
-
-    Args:
-        held_out: the share of each split but training.
-    """
+    """The split of something drawn at `place`, 0 to below 1; `held_out`: the share of each but training."""
     for split, fraction in held_out.items():
         if place < fraction:
             return split
@@ -65,11 +56,7 @@ def split_at(held_out: Mapping[str, float], place: float) -> str:
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place that holds something, before any work is done.
-
-    Raises:
-        UserError: there is something else than a data set made here, or one and no `overwrite`.
-    """
+    """Refuse a place that holds something, before any work is done; only data sets are ever replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_made_here(out):
@@ -96,9 +83,6 @@ def write_data_set(
         made_by: the command; its beginning is one of `MAKERS`.
         files: content by name, folders in it separated by slashes.
         details: of the manifest; `files` there may hold more about each file.
-
-    Raises:
-        UserError: the place is taken; see `check_target`.
     """
     check_target(out, overwrite=overwrite)
     manifest: Manifest = {"made_by": made_by, "mrt5cli": __version__, **details}
