@@ -184,13 +184,11 @@ class Repository:
                 break
             except Exception as error:
                 reason, passes = trouble(error)
-                if passes and waited >= patience:
-                    raise self._away(what, reason) from error
-                if not passes:
-                    refusal = self._refusal(error, what)
-                    if refusal is None:
+                if not passes or waited >= patience:
+                    sentence = self._away(what, reason) if passes else self._refusal(error, what)
+                    if sentence is None:
                         raise
-                    raise refusal from error
+                    raise sentence from error
             if waited == FIRST_PAUSE:  # a single stumble is not worth a word
                 tell(f"waiting for the Hub ({what}): {reason}; giving up after {duration(patience)}")
             pause = min(pause, patience - waited)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -204,14 +204,12 @@ def _string(blocks: list[str], draws: Draws) -> str | None:
     length = max(taken, SHORTEST_STRING + draws.below(LONGEST_STRING - SHORTEST_STRING + 1))
     if length > LONGEST_STRING:
         return None
-    gaps = [0] * (len(blocks) + 1)
-    for _ in range(length - taken):
-        gaps[draws.below(len(gaps))] += 1
+    places = len(blocks) + 1
+    gaps = Counter(draws.below(places) for _ in range(length - taken))
     left, text = list(blocks), ""
-    for place, gap in enumerate(gaps):
-        text += "".join(draws.one_of(_LETTERS) for _ in range(gap))
-        if place < len(blocks):
-            text += left.pop(draws.below(len(left)))
+    for place in range(places):
+        text += "".join(draws.one_of(_LETTERS) for _ in range(gaps[place]))
+        text += left.pop(draws.below(len(left))) if left else ""
     return text
 
 
