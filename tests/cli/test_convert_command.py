@@ -61,7 +61,10 @@ def test_in_a_process_of_its_own(tmp_path: Path):
     "words, message",
     [
         (["nowhere/at/all", "out", "--to", "mrt5"], "does not exist"),
-        (["nobody/nothing", "out", "--to", "mrt5"], "is neither a directory here nor in the local Hub cache"),
+        (
+            ["nobody/nothing", "out", "--to", "mrt5"],
+            "is neither a directory here nor available from the Hugging Face Hub",
+        ),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--push", "me/mine"],
             "--push uploads what --to hub makes",

@@ -431,7 +431,7 @@ def test_two_starts():
         ("runs/byt6-seed3", "did you mean runs/byt5-seed3?"),
         ("byt5.yaml", "byt5.yaml is a file; expected a run directory, a checkpoint directory or a Hub id"),
         ("runs", "runs is neither a run (no recipe.yaml) nor a checkpoint (no config.json)"),
-        ("someone/some-model", "is neither a directory here nor in the local Hub cache"),
+        ("someone/some-model", "is neither a directory here nor available from the Hugging Face Hub"),
         ("runs/multilingual-v3-byt5-seed76", "mrt5 pretrain multilingual_v3/byt5"),
     ],
 )

@@ -152,10 +152,10 @@ def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Pat
     """In processes of their own, which read HF_ENDPOINT and HF_HOME as users set them."""
     words = [sys.executable, "-m", "mrt5cli", "convert", BYT5, "out", "--to", "mrt5"]
     environment = byt5.environment(TERM="xterm")
-    byt5.fault("GET /api/models", "status", code=429, retry_after=3)
+    byt5.fault("GET /api/models", "status", code=429, times=2)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     assert done.stderr.splitlines() == [
-        f"note: waiting for the Hub ({BYT5}): it answers 429 (simulated 429); giving up after 5 min",
+        f"note: waiting for the Hub ({BYT5}): it answers 429 (simulated 429); giving up after 10 s",
         f"note: the Hub answers again, after 3 s ({BYT5})",
         NOTE,
     ]

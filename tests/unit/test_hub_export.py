@@ -30,7 +30,7 @@ from mrt5cli.convert.conversion import convert
 from mrt5cli.convert.export import export_hub
 from mrt5cli.convert.published import without_local_paths
 from mrt5cli.errors import UserError
-from mrt5cli.hub import Limits, check_can_push, push
+from mrt5cli.hub import check_can_push, push
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
@@ -655,12 +655,11 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (http_error(401), "the Hub does not accept the Hugging Face token"),
-        (http_error(403), "may not write to me/tiny"),
-        (http_error(404), "the Hub knows no me"),
+        (http_error(401), "the Hub refuses a push to me/tiny: it answers 401"),
+        (http_error(403), "the Hub refuses a push to me/tiny: it answers 403"),
         (
             http_error(400, "bad metadata in README.md"),
-            r"refuses me/tiny: it answers 400 \(bad metadata in README",
+            r"refuses a push to me/tiny: it answers 400 \(bad metadata in README",
         ),
         (HTTPError("connection reset\nmore"), "broke off: connection reset$"),
         (ConnectionError("gone"), "broke off: gone"),
@@ -685,20 +684,22 @@ def test_what_the_hub_objects_to_is_one_sentence(
 def test_what_has_no_chance_is_refused_before_any_work(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="needs a Hugging Face token"):
+    with pytest.raises(UserError, match="nothing can be pushed to me/tiny: Token is required"):
         check_can_push("me/tiny")
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    with pytest.raises(UserError, match="does not accept the Hugging Face token"):
+    with pytest.raises(UserError, match="nothing can be pushed to me/tiny: it answers 401"):
         check_can_push("me/tiny")
     monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
     hub.fault("whoami", "status", code=503)
     check_can_push("me/tiny")
     hub.fault("whoami", "reset", times=9)
-    monkeypatch.setattr(hub_module, "OPENING", Limits(0, 0, 0))
-    with pytest.raises(UserError, match=r"needs the Hub, and http://127.0.0.1.* cannot be reached"):
+    monkeypatch.setattr(hub_module, "PATIENCE", 0)
+    with pytest.raises(
+        UserError, match=r"nothing can be pushed to me/tiny: http://127.0.0.1.* cannot be reached"
+    ):
         check_can_push("me/tiny")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="while HF_HUB_OFFLINE is set"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         check_can_push("me/tiny")
 
 
