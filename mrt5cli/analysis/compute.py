@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from mrt5cli.analysis.runs import ExperimentRuns, RunLine
-from mrt5cli.metrics.results import Row
+from mrt5cli.analysis.runs import ExperimentRuns
+from mrt5cli.metrics.results import Json, Row
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config
@@ -98,42 +98,12 @@ def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Seque
     return encoder + decoder + sum(target) * width * sizes.vocabulary
 
 
-# --- of an experiment ------------------------------------------------------------------------------------
-
-
-class Point(TypedDict):
-    """Multiply-accumulates at one deletion rate; `relative` ones are shares of those with nothing deleted."""
-
-    deletion_rate: float
-    paper_macs: int
-    paper_relative: float
-    macs: int
-    relative: float
-
-
-class CountedRun(RunLine):
-    """Where an evaluated run lies."""
-
-    deletion_rate: float | None
-    relative: float
-
-
-class Compute(TypedDict):
-    """The curve, and the runs on it."""
-
-    sizes: dict[str, int]
-    source: int
-    target: int
-    curve: list[Point]
-    runs: list[CountedRun]
-    missing: list[str]
-
-
-def compute(runs: ExperimentRuns) -> Compute:
-    """The curve, and where the experiment's evaluated runs lie on it.
+def compute(runs: ExperimentRuns) -> Json:
+    """The curve by deletion rate, and where the experiment's evaluated runs lie on it.
 
     With trained runs the curve is of the first one's sizes and mean lengths, else of ByT5-small's and of the
-    paper's lengths, with which the published numbers were made.
+    paper's lengths, with which the published numbers were made. `relative` numbers are shares of those with
+    nothing deleted.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
     counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
@@ -142,7 +112,7 @@ def compute(runs: ExperimentRuns) -> Compute:
         sizes = Sizes.of(gated.config())
         source, target = _lengths(counted[0][1])
     whole, paper_whole = macs(sizes, [source], [source], [target]), paper_macs(sizes, source, target, 1.0)
-    curve: list[Point] = []
+    curve = []
     for rate in RATES:
         paper = paper_macs(sizes, source, target, 1 - rate)
         exact = macs(sizes, [source], [int(source * (1 - rate))], [target])
@@ -161,11 +131,7 @@ def compute(runs: ExperimentRuns) -> Compute:
         "target": target,
         "curve": curve,
         "runs": [
-            {
-                **run.line(),
-                "deletion_rate": row.deletion_rate,
-                "relative": relative_macs(run.config(), row),
-            }
+            {**run.line(), "deletion_rate": row.deletion_rate, "relative": relative_macs(run.config(), row)}
             for run, row in counted
         ],
         "missing": runs.missing(),

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from mrt5cli.analysis.marked_text import Run, plain, runs, segment_runs
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
+from mrt5cli.metrics.results import Json
 from mrt5cli.recipe.shorteners import of_config
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class KindRow:
         """Deleted share, 0 to 1."""
         return self.deleted / self.count
 
+    def to_json(self) -> Json:
+        return {**asdict(self), "rate": self.rate}
+
 
 def inspect_batch(
     model: MrT5ForConditionalGeneration,
@@ -133,12 +137,11 @@ def inspect_batch(
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
     gate = None if gate is None else gate.float().cpu().numpy()
+    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     # Only per batch, as in the reference, a tail is left out of all windows.
     window = of_config(model.config).window
-    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     rows = []
-    for row in range(len(ids)):
-        real = ids[row] != PAD
+    for row, real in enumerate(ids != PAD):
         target = None if labels is None else labels[row].cpu().numpy()
         rows.append(
             InspectedRow(
@@ -179,13 +182,11 @@ def inspect_text(
     import torch
 
     rows = []
-    for number, piece in enumerate(pieces(text, length)):
-        if limit is not None and number >= limit:
-            break
+    for number, piece in zip(range(1, (limit or len(text)) + 1), pieces(text, length), strict=False):
         # One row at a time: nothing is padded, and memory does not grow with the text.
         ids = torch.from_numpy(piece)[None]
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        rows += [replace(row, label=f"piece {number + 1}") for row in inspect_batch(model, batch, threshold)]
+        rows += [replace(row, label=f"piece {number}") for row in inspect_batch(model, batch, threshold)]
     return rows
 
 
@@ -217,27 +218,13 @@ def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[Kind
     return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
 
 
-def segment_lengths(rows: Iterable[InspectedRow]) -> dict[int, int]:
-    """How many pooled segments there are of each length in positions, short ones first."""
-    return dict(sorted(Counter(length for row in rows for _, length in row.segments or []).items()))
-
-
-def starts_inside_characters(rows: Iterable[InspectedRow]) -> int:
-    """Number of pooled segments that start at a byte that is not the first of its UTF-8 character."""
-    return sum(
-        int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
-        for row in rows
-        for character in row.characters()
-    )
-
-
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
     """Deleted positions of all positions of all rows."""
     return sum((row.rate for row in rows), Ratio())
 
 
-def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
-    """Of letters, how many of the deleted can go, and how many that can go are deleted.
+def agreement(rows: Iterable[InspectedRow]) -> tuple[float | None, float | None]:
+    """Gate precision and recall: of deleted letters those that can go, of those that can go the deleted.
 
     What is pooled away is not lost, so it is neither right nor wrong; nor is what no task knows of.
     """
@@ -246,18 +233,39 @@ def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
         if row.deletable is not None and row.gate is not None:
             precision += gate_precision(row.deleted, row.deletable, row.ids)
             recall += gate_recall(row.deleted, row.deletable, row.ids)
-    return precision, recall
+    return precision.value, recall.value
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Pooled segments: how many and how long, those inside characters, what is in none."""
+    """Pooled segments of some rows.
+
+    Attributes:
+        inside_characters: that start at a byte that is not the first of its UTF-8 character.
+        dropped_positions: that are in no segment.
+        lengths: how many there are of each length in positions, short ones first.
+    """
 
     count: int
     mean_length: float
     inside_characters: int
     dropped_positions: int
     lengths: dict[int, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[InspectedRow]) -> Segments:
+        lengths = Counter(length for row in rows for _, length in row.segments or [])
+        return cls(
+            count=lengths.total(),
+            mean_length=sum(length * number for length, number in lengths.items()) / lengths.total(),
+            inside_characters=sum(
+                int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
+                for row in rows
+                for character in row.characters()
+            ),
+            dropped_positions=sum(row.dropped for row in rows),
+            lengths=dict(sorted(lengths.items())),
+        )
 
 
 @dataclass(frozen=True)
@@ -293,27 +301,11 @@ class Inspection:
         """Gate precision and recall; None where no task says what can go."""
         if self.pools or all(row.deletable is None for row in self.rows):
             return None
-        precision, recall = agreement(self.rows)
-        return precision.value, recall.value
+        return agreement(self.rows)
 
-    @property
-    def segments(self) -> Segments | None:
-        """Of pooled rows."""
-        if not self.pools:
-            return None
-        lengths = segment_lengths(self.rows)
-        count = sum(lengths.values())
-        return Segments(
-            count=count,
-            mean_length=sum(length * number for length, number in lengths.items()) / count,
-            inside_characters=starts_inside_characters(self.rows),
-            dropped_positions=sum(row.dropped for row in self.rows),
-            lengths=lengths,
-        )
-
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Json:
         """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
-        document: dict[str, Any] = {
+        document: Json = {
             "name": self.name,
             "deletion_type": self.deletion_type,
             "threshold": None if self.pools else self.threshold,
@@ -323,10 +315,11 @@ class Inspection:
         }
         if self.agreement is not None:
             document["gate_precision"], document["gate_recall"] = self.agreement
-        if self.segments is not None:
-            lengths = [{"length": length, "count": n} for length, n in self.segments.lengths.items()]
-            document["segments"] = {**asdict(self.segments), "lengths": lengths}
-        document["kinds"] = [{**asdict(kind), "rate": kind.rate} for kind in self.kinds]
+        if self.pools:
+            segments = Segments.of(self.rows)
+            lengths = [{"length": length, "count": n} for length, n in segments.lengths.items()]
+            document["segments"] = {**asdict(segments), "lengths": lengths}
+        document["kinds"] = [kind.to_json() for kind in self.kinds]
         document["rows"] = [
             {
                 "label": row.label,

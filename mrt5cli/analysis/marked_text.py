@@ -10,11 +10,8 @@ back byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
-
-from rich.cells import cell_len
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mrt5cli.byte_tokens import OFFSET
 from mrt5cli.data.characters import Character
@@ -34,16 +31,14 @@ _STYLES: dict[State, str] = {
     "bar": "dim",
     "split": "bold yellow",
 }
-_BAR = "⟨U+007C⟩"
+NEWLINE = "⏎"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring characters of one state, as shown; a newline ends a run, and the line breaks after it."""
+class Run(NamedTuple):
+    """Neighbouring characters of one state, as shown; a newline ends a run, as "⏎" and a break."""
 
     text: str
     state: State
-    ends_line: bool = False
 
 
 def runs(row: Sequence[Character], deleted: Sequence[bool]) -> list[Run]:
@@ -65,9 +60,8 @@ def runs(row: Sequence[Character], deleted: Sequence[bool]) -> list[Run]:
             text = _spelt(text, character, ["✗" * flag for flag in flags], " ")
         elif state == "deleted" and text == " ":
             text = "␣"
-        ends_line = character.text == "\n"
-        carrier = None if text.startswith("⟨") or ends_line else state
-        _append(found, Run(text, state, ends_line))
+        carrier = None if text[0] in ("⟨", NEWLINE) else state
+        _append(found, text, state)
     return found
 
 
@@ -87,17 +81,16 @@ def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
             found.append(Run("|", "bar"))
             segment += 1
             carried = False
-        text = _BAR if character.text == "|" else character.visible
+        text = "⟨U+007C⟩" if character.text == "|" else character.visible
         if character.combines and not carried:
             text = "◌" + text
         state: State = "next segment" if segment % 2 else "segment"
-        ends_line = character.text == "\n"
         if any(within):
             state = "split"
             segment += sum(within)
             text = _spelt(text, character, ["", *("|" if start else " " for start in within)], "")
-        carried = not text.startswith("⟨") and not ends_line
-        _append(found, Run(text, state, ends_line))
+        carried = text[0] not in ("⟨", NEWLINE)
+        _append(found, text, state)
     return found
 
 
@@ -112,100 +105,56 @@ def _spelt(text: str, character: Character, marks: Sequence[str], between: str) 
     return f"⟨{text.strip('⟨⟩')}:{found}⟩"
 
 
-def _append(found: list[Run], run: Run) -> None:
-    """Add a run, to the one before it where both are of one state and on one line."""
+def _append(found: list[Run], text: str, state: State) -> None:
+    """Add a character, to the run before it where both are of one state and on one line."""
+    text += "\n" if text == NEWLINE else ""
     last = found[-1] if found else None
-    if last and last.state == run.state not in ("bar", "split") and not last.ends_line:
-        run = replace(found.pop(), text=last.text + run.text, ends_line=run.ends_line)
-    found.append(run)
+    if last and last.state == state != "split" and not last.text.endswith("\n"):
+        text = found.pop().text + text
+    found.append(Run(text, state))
 
 
 def plain(row: Sequence[Run]) -> str:
     """One row without colour; a `[` or `]` of the text that would read as a mark is shown by code point."""
-    return "".join(_plain_run(run) + "\n" * run.ends_line for run in row)
+    return "".join(_plain_run(run) for run in row)
 
 
 def _plain_run(run: Run) -> str:
     if run.state not in ("kept", "deleted", "partial"):
         return run.text  # beside segments nothing is deleted, so brackets are only brackets
-    if run.state == "deleted":
-        return f"[-{_escape_brackets(f'-{run.text}-')[1:-1]}-]"
-    return _escape_brackets(run.text)
+    if run.state != "deleted":
+        return _escape_brackets(run.text)
+    text = run.text.removesuffix("\n")
+    return f"[-{_escape_brackets(f'-{text}-')[1:-1]}-]" + run.text[len(text) :]
 
 
 def _escape_brackets(text: str) -> str:
     return re.sub(r"(?<=-)\]", "⟨U+005D⟩", re.sub(r"\[(?=-)", "⟨U+005B⟩", text))
 
 
-def fitted(row: Sequence[Run], width: int | None, *, colour: bool) -> list[Run]:
-    """The runs of one row in lines of at most `width` columns, broken behind spaces, which stay.
-
-    A newline of the text is still marked as one, so what is shown can be read back as before.
-
-    Args:
-        width: columns of the terminal; None breaks nothing.
-        colour: whether the row will be `coloured`, where marks take no room.
-    """
-    if width is None:
-        return list(row)
-    found: list[Run] = []
-    column = 0
-    for word in _words(row):
-        room = sum(cell_len(run.text) + (4 if run.state == "deleted" and not colour else 0) for run in word)
-        if found and column and column + room > width:
-            found[-1] = replace(found[-1], ends_line=True)
-            column = 0
-        for run in word:
-            _append(found, run)
-        column = 0 if found[-1].ends_line else column + room
-    return found
-
-
-def _words(row: Sequence[Run]) -> Iterator[list[Run]]:
-    """The runs cut behind spaces; what lies between two spaces may be of several states."""
-    word: list[Run] = []
-    for run in row:
-        pieces = re.findall("[^ ␣]*[ ␣]+|[^ ␣]+", run.text)
-        for place, piece in enumerate(pieces, start=1):
-            last = place == len(pieces)
-            word.append(Run(piece, run.state, run.ends_line and last))
-            if word[-1].ends_line or piece[-1] in " ␣":
-                yield word
-                word = []
-    if word:
-        yield word
-
-
 def coloured(row: Sequence[Run]) -> Text:
     """One row for a terminal: deleted characters dimmed and struck out, partly deleted ones highlighted."""
     from rich.text import Text
 
-    text = Text()
-    for run in row:
-        text.append(run.text, _STYLES[run.state])
-        text.append("\n" * run.ends_line)
-    return text
+    return Text.assemble(*((run.text, _STYLES[run.state]) for run in row))
 
 
 def legend(rows: Sequence[Sequence[Run]], *, colour: bool) -> str:
     """One line that explains the marks these rows use."""
     shown = "".join(run.text for row in rows for run in row)
     states = {run.state for row in rows for run in row}
-    entries = [
-        ("deleted" in states, "struck out: deleted" if colour else "[-...-] deleted"),
-        ("␣" in shown, "␣ deleted space"),
-        ("partial" in states, "⟨ж:d0 ✗b6⟩ a character that lost its byte b6"),
-        ("bar" in states, "| between pooled segments, each of which becomes one position"),
-        ("split" in states, "⟨ж:d0|b6⟩ a character that two segments share"),
-        ("⏎" in shown, "⏎ newline"),
-        ("⇥" in shown, "⇥ tab"),
-        (
-            "◌" in shown,
-            "◌ carries a mark whose letter "
-            + ("is in another segment" if "bar" in states else "fared differently"),
-        ),
-        (bool(re.search("⟨S[0-9]", shown)), "⟨S0⟩ a sentinel: a span is missing there"),
-        (bool(re.search("⟨U\\+", shown)), "⟨U+200F⟩ a character named by its code point"),
-        (bool(re.search("⟨[0-9a-f]{2}⟩", shown)), "⟨ff⟩ a byte that is not UTF-8"),
-    ]
-    return "; ".join(text for used, text in entries if used)
+    fate = "is in another segment" if "bar" in states else "fared differently"
+    entries = {
+        "struck out: deleted" if colour else "[-...-] deleted": "deleted" in states,
+        "␣ deleted space": "␣" in shown,
+        "⟨ж:d0 ✗b6⟩ a character that lost its byte b6": "partial" in states,
+        "| between pooled segments, each of which becomes one position": "bar" in states,
+        "⟨ж:d0|b6⟩ a character that two segments share": "split" in states,
+        "⏎ newline": NEWLINE in shown,
+        "⇥ tab": "⇥" in shown,
+        f"◌ carries a mark whose letter {fate}": "◌" in shown,
+        "⟨S0⟩ a sentinel: a span is missing there": bool(re.search("⟨S[0-9]", shown)),
+        "⟨U+200F⟩ a character named by its code point": "⟨U+" in shown,
+        "⟨ff⟩ a byte that is not UTF-8": bool(re.search("⟨[0-9a-f]{2}⟩", shown)),
+    }
+    return "; ".join(text for text, used in entries.items() if used)

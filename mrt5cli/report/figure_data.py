@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
-from mrt5cli.metrics.results import TOTAL, Row
+from mrt5cli.metrics.results import TOTAL, Json, Row
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
@@ -16,7 +16,6 @@ from mrt5cli.report.results import Ran, Results, mean
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletion_patterns import ModelPattern
     from mrt5cli.report.figures.style import Drawing
 
 WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
@@ -212,7 +211,7 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared], name: str
     document = results.analysis("deletion_patterns")
     if document is None:
         return []
-    tasks: dict[str, list[ModelPattern]] = {}
+    tasks: dict[str, list[Json]] = {}
     for model in document["models"]:
         tasks.setdefault(model["task"], []).append(model)
     drawings = []
@@ -235,7 +234,7 @@ def _deletion_patterns(results: Results, compared: Sequence[Compared], name: str
     return drawings
 
 
-def _rates(model: ModelPattern, letters: bool) -> dict[str, float]:
+def _rates(model: Json, letters: bool) -> dict[str, float]:
     lines = model["letters"] if letters else model["kinds"]
     rare = 0 if letters else RARE * model["positions"]
     return {line["kind"].replace("_", " "): 100 * line["rate"] for line in lines if line["count"] > rare}
@@ -249,7 +248,7 @@ def _published_rates(recipe: str, compared: Sequence[Compared]) -> dict[str, flo
     }
 
 
-def _text(model: ModelPattern) -> list[tuple[str, bool]]:
+def _text(model: Json) -> list[tuple[str, bool]]:
     """The first example as characters with their fate; nothing where a cell a character cannot show it."""
     cells: list[tuple[str, bool]] = []
     for text, state in model["shown"][0]["runs"] if model["shown"] else ():
@@ -301,7 +300,7 @@ def _short(recipe: str) -> str:
     return recipe.rpartition("/")[2]
 
 
-def _model(model: ModelPattern, models: Sequence[ModelPattern]) -> str:
+def _model(model: Json, models: Sequence[Json]) -> str:
     """A recipe's name, with the seed where it has several."""
     seeds = sum(other["recipe"] == model["recipe"] for other in models)
     return _short(model["recipe"]) + (f", seed {model['seed']}" if seeds > 1 else "")

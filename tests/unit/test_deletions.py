@@ -14,12 +14,11 @@ from variants import batch_of, random_rows, shared
 
 from mrt5cli.analysis.deletions import (
     InspectedRow,
+    Segments,
     inspect_batch,
     inspect_text,
     kind_table,
     pieces,
-    segment_lengths,
-    starts_inside_characters,
     total_rate,
 )
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
@@ -280,7 +279,7 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     )
     assert row.segments is not None
     assert [i for start, length in row.segments for i in ids[start : start + length]] == ids
-    assert sum(length * count for length, count in segment_lengths([row]).items()) == len(ids)
+    assert sum(length * count for length, count in Segments.of([row]).lengths.items()) == len(ids)
     assert row.rate.total == len(ids) - len(row.segments)
 
 
@@ -323,8 +322,8 @@ def test_segments_that_start_inside_a_character() -> None:
     ids = ids_of("aжb中".encode())
 
     starts = [i in (0, 1, 3, 5, 6) for i in range(len(ids))]
-    assert starts_inside_characters([pooled_row(ids, starts)]) == 2
-    assert starts_inside_characters([pooled_row(ids, [i in (0, 1, 3) for i in range(len(ids))])]) == 0
+    assert Segments.of([pooled_row(ids, starts)]).inside_characters == 2
+    assert Segments.of([pooled_row(ids, [i in (0, 1, 3) for i in range(len(ids))])]).inside_characters == 0
 
 
 def test_a_dropped_tail_is_in_no_segment() -> None:

@@ -116,7 +116,7 @@ def test_a_correlation_that_is_not_there() -> None:
     assert correlation([5, 5, 5], [1, 2, 3]).r is None
     assert correlation([1, 2, 3], [2, 4, 6]).r == 1.0
     assert correlation([1, 2, 3], [2, 4, 6]).p_value == 0.0
-    with pytest.raises(ValueError, match="as many x as y"):
+    with pytest.raises(ValueError):
         correlation([1, 2, 3], [1, 2])
 
 
