@@ -86,18 +86,15 @@ class Outcomes:
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in names
         }
-        return cls(
-            **arrays,
-            scores={name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        )
+        scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
+        return cls(**arrays, scores=scores)
 
 
 def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
     """What became of a batch's examples, given the true tokens before each.
 
     Args:
-        output: of the model on this batch.
-        batch: input_ids (B, L) and labels (B, T), on the same device.
+        batch: input_ids (B, L) and labels (B, T), on the output's device.
     """
     assert output.logits is not None and output.kept_lengths is not None  # labels were given
     targets = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
@@ -122,8 +119,6 @@ def tally(
     """What one batch lost.
 
     Args:
-        output: of the model on this batch.
-        batch: input_ids (B, L).
         threshold: gate value under which a position counts as deleted.
         deletable: (B, L) positions the target does not need, or None.
     """
@@ -145,11 +140,7 @@ def tally(
 
 
 def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> Row:
-    """The row of one subset.
-
-    Args:
-        truncated: sources that were cut to the task's input length.
-    """
+    """The row of one subset, `truncated` of whose sources were cut to the task's input length."""
     examples, tokens = len(outcomes.tokens), int(outcomes.tokens.sum())
     nats = Ratio(float(outcomes.nats.sum()), tokens).value
     right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
@@ -187,13 +178,10 @@ def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -
     """
     examples = sum(row.examples for row in rows)
     means: dict[str, Any] = {}
-    for field in fields(Row):
-        values = [getattr(row, field.name) for row in rows]
-        if all(isinstance(value, float) for value in values):
-            weighted = zip(rows, values, strict=True)
-            means[field.name] = sum(row.examples * value for row, value in weighted) / examples
-        else:
-            means[field.name] = None
+    for name in (field.name for field in fields(Row)):
+        values = [getattr(row, name) for row in rows]
+        weighted = (row.examples * value for row, value in zip(rows, values, strict=True))
+        means[name] = sum(weighted) / examples if all(isinstance(value, float) for value in values) else None
     for name, metric in METRICS.items():
         if f"{name}_95" in means and not metric.graded:
             means[f"{name}_95"] = wilson_interval(means[name], examples)

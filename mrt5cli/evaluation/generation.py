@@ -35,10 +35,9 @@ def generate_answers(
     into memory shows at once. Padding changes no answer.
 
     Args:
-        model: from `mrt5cli.models`, in eval mode.
+        model: in eval mode.
         sources: ids (L,) without padding.
         answer_length: byte tokens at most, EOS included.
-        batch_size: sources a batch.
         deletion: keywords of the encoder, such as hard_delete.
         watch: times a forward pass over each batch and its answers, as the paper does.
         progress: called with the number of answers so far.
@@ -95,10 +94,8 @@ def choose(
     """(B,) the choice to which the model gives the most probability, EOS included, by its place.
 
     Args:
-        model: from `mrt5cli.models`, in eval mode.
-        encoded: its encoder's output for B sources, read once for each choice.
-        choices: C texts.
-        rows: B.
+        model: in eval mode.
+        encoded: its encoder's output for B = `rows` sources, read once for each of the C choices.
     """
     device = next(model.parameters()).device
     scores = []
