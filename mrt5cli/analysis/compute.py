@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SOURCE, TARGET = 1024, 189
 """Positions in the paper's count, of a span-corruption example."""
-RATES = tuple(tenth / 10 for tenth in range(11))
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,16 @@ class Sizes:
         )
 
 
-def paper_layer_macs(length: int, d_model: int, d_ff: int) -> int:
-    """One layer of `length` positions by the paper's formula (section on compute savings)."""
-    return 4 * length * d_model**2 + 2 * length**2 * d_model + 2 * length * d_model * d_ff
-
-
 def paper_macs(sizes: Sizes, source: int, target: int, kept: float) -> int:
-    """A forward pass by the paper's formula, in which a share `kept` of the source remains after the gate."""
+    """A forward pass by the paper's formula (section on compute savings).
+
+    Args:
+        kept: share of the source that remains after the gate.
+    """
     width, remaining = sizes.d_model, int(source * kept)
 
     def layer(length: int) -> int:
-        return paper_layer_macs(length, width, sizes.d_ff)
+        return 4 * length * width**2 + 2 * length**2 * width + 2 * length * width * sizes.d_ff
 
     encoder = sizes.gate_layer * layer(source) + (sizes.encoder_layers - sizes.gate_layer) * layer(remaining)
     cross = 2 * remaining * width**2 + 2 * target * width**2 + 2 * remaining * target * width
@@ -113,7 +111,7 @@ def compute(runs: ExperimentRuns) -> Json:
         source, target = _lengths(counted[0][1])
     whole, paper_whole = macs(sizes, [source], [source], [target]), paper_macs(sizes, source, target, 1.0)
     curve = []
-    for rate in RATES:
+    for rate in (tenth / 10 for tenth in range(11)):
         paper = paper_macs(sizes, source, target, 1 - rate)
         exact = macs(sizes, [source], [int(source * (1 - rate))], [target])
         curve.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,6 @@ EXAMPLES = 1000
 SHOWN = 3
 """Examples of each model whose text the document holds."""
 SHOWN_POSITIONS = 160
-BATCH_SIZE = 16
 LETTER_TASKS = ("vowel_removal", "contextual_vowel_removal", "merge_ABC")
 """Those of whose strings it is known which letters can go."""
 
@@ -87,18 +87,10 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     task = build_task(run.recipe.task)
     subsets = task.subsets("test")
     most = run.recipe.evaluation.examples if runs.smoke else EXAMPLES
-    share = max(1, most // len(subsets))
+    shares = dict.fromkeys(subsets, max(1, most // len(subsets)))
     model = run.load(runs.device)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
-    found: dict[str, list[InspectedRow]] = {}
-    for subset in subsets:
-        found[subset] = rows = []
-        for batch in inspect_task(model, task, subset, share, batch_size=BATCH_SIZE):
-            rows += batch
-            runs.report(run.title, subset, len(rows))
-        if not rows:
-            raise UserError(f"there are no test examples for {subset!r}")
-    return found
+    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.report, run.title))
 
 
 def _shown(subset: str, row: InspectedRow, sentinels: int) -> Json:

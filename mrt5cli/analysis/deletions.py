@@ -10,7 +10,7 @@ Where bytes are pooled, `keep_mask` marks the first byte of each segment; the ot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mrt5cli.analysis.marked_text import Run, plain, runs, segment_runs
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
+from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 from mrt5cli.metrics.results import Json
 from mrt5cli.recipe.shorteners import of_config
@@ -159,15 +160,31 @@ def inspect_batch(
 def inspect_task(
     model: MrT5ForConditionalGeneration,
     task: Task,
-    subset: str,
-    limit: int,
+    shares: Mapping[str, int],
     *,
     batch_size: int,
     threshold: float | None = None,
-) -> Iterator[list[InspectedRow]]:
-    """What the model deletes from the first test examples of a task's subset, a batch at a time."""
-    for batch in task.held_out("test", subset, batch_size=min(limit, batch_size), limit=limit):
-        yield inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, list[InspectedRow]]:
+    """What the model deletes from the first test examples of each subset of a task.
+
+    Args:
+        shares: how many examples of each subset.
+        progress: called with the subset and the number of its examples done.
+
+    Raises:
+        UserError: a subset without examples.
+    """
+    found: dict[str, list[InspectedRow]] = {}
+    for subset, share in shares.items():
+        found[subset] = rows = []
+        for batch in task.held_out("test", subset, batch_size=min(share, batch_size), limit=share):
+            rows += inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+            if progress is not None:
+                progress(subset, len(rows))
+        if not rows:
+            raise UserError(f"there are no test examples for {subset!r}")
+    return found
 
 
 def inspect_text(

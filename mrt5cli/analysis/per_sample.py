@@ -80,7 +80,8 @@ def per_sample(runs: ExperimentRuns) -> Json:
         if run.name == runs.baseline:
             continue
         loss, deleted = measured(runs, run, samples)
-        rise = loss_increase(loss, losses.get(run.seed, losses[base[0].seed]))
+        before = losses.get(run.seed, losses[base[0].seed])
+        rise = 100 * (loss - before) / before
         found = correlation(100 * deleted, rise)
         families.setdefault(run.family, []).append(found.r)
         models.append(
@@ -159,16 +160,6 @@ def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:
         return np.arange(pool)
     generator = np.random.default_rng(DRAW_SEEDS[version or "v3"])
     return np.sort(generator.choice(pool, SAMPLES, replace=False))
-
-
-def loss_increase(loss: ArrayLike, baseline: ArrayLike) -> NDArray[np.float64]:
-    """(n,) percent by which each sample's loss is above the baseline's.
-
-    Args:
-        loss, baseline: (n,) cross-entropy a sample, nats per token, the baseline's above 0.
-    """
-    over = np.asarray(baseline, dtype=np.float64)
-    return 100 * (np.asarray(loss, dtype=np.float64) - over) / over
 
 
 def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:

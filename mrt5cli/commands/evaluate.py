@@ -134,10 +134,7 @@ def evaluate(
     if out is not None:
         _check_writable(out)
     rates = [] if deletion_rate is None else _rates(deletion_rate)
-    if compare_with is not None and runs and len(runs) > 1:
-        raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
-    named = [*(runs or []), *([compare_with] if compare_with else [])]
-    subjects = find_subjects(named, revision, allow_pickle=not no_pickle)
+    subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
         subjects.insert(0, newest_subject(task))
         say(f"newest finished run: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
@@ -161,9 +158,7 @@ def evaluate(
         data=None if data is None else str(data),
     )
     if rates and not options.hard_delete:
-        raise UserError(
-            "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
-        )
+        raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
     with ExitStack() as last, examples_done(limit or settings.examples) as progress:
         comparison = compare(
             subjects,
@@ -193,6 +188,15 @@ def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
         say(f"unfinished: {comparison.unfinished}")
     if out is not None:
         write_json(out, comparison.document())
+
+
+def _named(runs: list[str], compare_with: str | None) -> list[str]:
+    """The runs that the command line names, the one to compare with last."""
+    if compare_with is None:
+        return runs
+    if len(runs) > 1:
+        raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
+    return [*runs, compare_with]
 
 
 def _check_writable(out: Path) -> None:

@@ -176,14 +176,15 @@ def _task_rows(
     check_fits(model, section, subject.name)
     task = build_task(section)
     subsets = task.subsets("test")
+    shares = {
+        subset: limit // len(subsets) + (place < limit % len(subsets))
+        for place, subset in enumerate(subsets[:limit])
+    }
+    found = inspect_task(model, task, shares, batch_size=8, threshold=threshold)
     rows: list[InspectedRow] = []
-    for place, subset in enumerate(subsets[:limit]):
-        share = limit // len(subsets) + (place < limit % len(subsets))
+    for subset, part in found.items():
         of = f" ({subset})" if len(subsets) > 1 else ""
-        for batch in inspect_task(model, task, subset, share, batch_size=8, threshold=threshold):
-            rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(batch, 1)]
-    if not rows:
-        raise UserError("the task has no test examples")
+        rows += [replace(row, label=f"example {n}{of}") for n, row in enumerate(part, len(rows) + 1)]
     return rows, task.sentinels
 
 

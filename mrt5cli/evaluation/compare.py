@@ -197,7 +197,7 @@ def compare(
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset, no choices to be constrained to, or no answers to normalise.
+        UserError: the task has no such subset, or no choices to be constrained to.
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
@@ -266,16 +266,10 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
             f"--constrained chooses among the possible targets, and those of {kind} are not few",
             "leave it out, or use --task xnli",
         )
-    answers = task.answer_length is not None
-    if options.normalization is not None and not answers:
-        raise UserError(
-            f"--normalization is of generated answers, and {kind} has none",
-            "leave it out, or use --task tydiqa or xquad",
-        )
     return replace(
         options,
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),
-        normalization=options.normalization or ("squad" if answers else None),
+        normalization=None if task.answer_length is None else options.normalization or "squad",
     )
 
 

@@ -62,7 +62,6 @@ class Outcomes:
         positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
             gates, that would be.
         scores: (n,) each, by the names of metrics that are means over examples: right or wrong, or 0 to 1.
-        answers: the generated answers, or None.
     """
 
     nats: NDArray[np.float64]
@@ -71,7 +70,6 @@ class Outcomes:
     positions: NDArray[np.int64]
     kept: NDArray[np.int64]
     scores: Mapping[str, NDArray[np.generic]]
-    answers: tuple[str, ...] | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrt5cli.byte_tokens import EOS
+from mrt5cli.byte_tokens import EOS, decode
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced, total
-from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
+from mrt5cli.evaluation.generation import choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.metrics.catalog import ANSWERED
@@ -62,10 +62,7 @@ def measure(
 
     Raises:
         UserError: a subset without examples.
-        ValueError: `constrained` with a task that has no choices.
     """
-    if options.constrained and task.choices is None:
-        raise ValueError(f"{task.name} has no choices to be constrained to")
     was_training = model.training
     model.train(False)
     where = next(model.parameters()).device
@@ -160,7 +157,8 @@ class _Subset:
         )
         output = self.model(encoder_outputs=encoded, labels=batch["labels"])
         chosen = choose(self.model, encoded, self.choices, len(batch["labels"]))
-        right = chosen == choice_of(batch["labels"], self.choices)
+        wanted = [self.choices.index(decode(row)) for row in batch["labels"].cpu().numpy()]
+        right = chosen == np.array(wanted)
         outcomes = teacher_forced(output, batch)
         return output, replace(outcomes, scores={**outcomes.scores, "constrained_accuracy": right})
 
@@ -183,7 +181,7 @@ class _Subset:
             metric.name: np.array([metric.score(answer, accepted, *how) for answer, accepted in pairs])
             for metric in ANSWERED
         }
-        return replace(outcomes, scores={**outcomes.scores, **scores}, answers=tuple(answers))
+        return replace(outcomes, scores={**outcomes.scores, **scores})
 
     def _forward(self, batch: dict[str, Any]) -> Callable[[], MrT5Output]:
         return lambda: self.model(

@@ -105,15 +105,3 @@ def choose(
         nats = logits.float().log_softmax(-1).gather(-1, labels[..., None])
         scores.append(nats.double().sum(dim=(1, 2)))
     return torch.stack(scores, dim=1).argmax(dim=1).cpu().numpy()
-
-
-def choice_of(labels: torch.Tensor, choices: Sequence[str]) -> NDArray[np.int64]:
-    """(B,) the place among the choices of each row of labels (B, T).
-
-    Raises:
-        ValueError: a target that is no choice.
-    """
-    targets = [decode(row) for row in labels.cpu().numpy()]
-    if foreign := sorted({target for target in targets if target not in choices}):
-        raise ValueError(f"a target is {foreign[0]!r}, which is none of {', '.join(choices)}")
-    return np.array([choices.index(target) for target in targets])

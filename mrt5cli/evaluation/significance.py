@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 DECIDES_NUMBERS = False  # of a second run, which no work asks for
 
-RESAMPLES = 10_000
-SEED = 0
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
 
@@ -103,8 +101,8 @@ def compare_means(
     second: Sequence[ArrayLike],
     weights: Sequence[ArrayLike] | None = None,
     *,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Difference:
     """Two models' scores, paired, by bootstrap over examples.
 

@@ -53,7 +53,8 @@ def make_plan(
         UserError: a glob matches nothing, or a recipe starts from what no recipe makes.
     """
     plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
-    survey(plan, keep_changed=keep_changed)
+    for job in plan.jobs:
+        job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
     wanted, needed = _wanted(plan, only), set[str]()
     for job in reversed(plan.jobs):
         if (job.id in wanted or job.id in needed) and job.to_do:
@@ -112,12 +113,6 @@ def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
 def closure(jobs: Mapping[str, Job], job: Job) -> set[str]:
     """Ids of a job and of everything still to be done for it."""
     return {job.id}.union(*(closure(jobs, jobs[id_]) for id_ in job.needs if jobs[id_].to_do))
-
-
-def survey(plan: SuitePlan, *, keep_changed: bool = False) -> None:
-    """Give every job the status that the disk shows."""
-    for job in plan.jobs:
-        job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
 
 
 def state_of(plan: SuitePlan, job: Job, *, keep_changed: bool = False) -> State:

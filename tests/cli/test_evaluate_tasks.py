@@ -309,10 +309,6 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
             "--constrained chooses among the possible targets, and those of tydiqa",
         ),
         (["{lm}", "--constrained"], "those of span_corruption are not few"),
-        (
-            ["{xnli}", "--normalization", "squad"],
-            "--normalization is of generated answers, and xnli has none",
-        ),
         (["{xnli}", "--normalization", "bleu"], "'bleu' is not one of 'squad', 'multilingual'"),
         (
             ["{vowels}", "--data", "."],
