@@ -32,7 +32,6 @@ def evaluate(
             parser=places.place,
             metavar="RUN",
             help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
-            show_default=False,
         ),
     ] = None,
     revision: Revision = None,
@@ -51,11 +50,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            parser=places.path,
-            help="Examples in local files, in place of the task's own source.",
-            show_default=False,
-        ),
+        typer.Option(parser=places.path, help="Examples in local files, in place of the task's own source."),
     ] = None,
     hard: Annotated[
         bool | None,
@@ -64,12 +59,11 @@ def evaluate(
         ),
     ] = None,
     constrained: Annotated[
-        bool,
-        typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli)."),
+        bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
     ] = False,
     normalization: Annotated[
         Literal["squad", "multilingual"] | None,
-        typer.Option(help="How answers are compared. Default: squad, as published.", show_default=False),
+        typer.Option(help="How answers are compared. Default: squad, as published."),
     ] = None,
     compare_with: Annotated[
         str | None,
@@ -102,8 +96,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
+        Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
     ] = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.

@@ -68,11 +68,7 @@ def reproduce(
     gpu_tflops: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
-            max=1e9,
-            metavar="TFLOPS",
-            help="Sustained speed of a GPU, for the estimates.",
-            show_default=False,
+            min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."
         ),
     ] = None,
     keep_changed: Annotated[
