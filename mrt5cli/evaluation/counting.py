@@ -121,17 +121,18 @@ def tally(
         deletable: (B, L) positions the target does not need, or None.
     """
     assert output.encoder_last_hidden_state is not None
-    ids = batch["input_ids"].cpu().numpy()
-    rows, real = len(ids), int((ids != PAD).sum())
-    new_length = Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows)
-    if output.delete_gate_output is not None:
-        deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
+    ids, gate = batch["input_ids"].cpu().numpy(), output.delete_gate_output
+    real = ids != PAD
+    deleted = np.zeros_like(real)
+    if gate is not None:
+        deleted = below_threshold(gate.float().cpu().numpy(), ids, threshold)
     elif output.keep_mask is not None:
-        deleted = (ids != PAD) & ~output.keep_mask.cpu().numpy()
-    else:
-        return Tally(Ratio(0.0, real), new_length)
-    found = Tally(Ratio(float(deleted.sum()), real), new_length)
-    if deletable is None or output.delete_gate_output is None:  # what is pooled away is not lost
+        deleted = real & ~output.keep_mask.cpu().numpy()
+    found = Tally(
+        deleted=Ratio(float(deleted.sum()), int(real.sum())),
+        new_length=Ratio(float(len(ids) * output.encoder_last_hidden_state.shape[1]), len(ids)),
+    )
+    if deletable is None or gate is None:  # what is pooled away is not lost
         return found
     precision, recall = gate_precision(deleted, deletable, ids), gate_recall(deleted, deletable, ids)
     return replace(found, precision=precision, recall=recall)

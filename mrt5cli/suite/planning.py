@@ -55,7 +55,8 @@ def make_plan(
     plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
     for job in plan.jobs:
         job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
-    wanted, needed = _wanted(plan, only), set[str]()
+    wanted = _wanted(plan, only)
+    needed: set[str] = set()
     for job in reversed(plan.jobs):
         if (job.id in wanted or job.id in needed) and job.to_do:
             needed |= {job.id, *job.needs}
