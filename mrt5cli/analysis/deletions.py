@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.analysis.marked_text import Run, plain, runs, segment_runs
+from mrt5cli.analysis.marked_text import Run, plain, runs
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
 from mrt5cli.errors import UserError
@@ -89,10 +89,9 @@ class InspectedRow:
 
     def marked(self, *, sentinels: int = 0) -> list[Run]:
         """The row's text with deleted bytes, or pooled segments, marked."""
-        found = self.characters(sentinels=sentinels)
-        if self.gate is None:
-            return segment_runs(found, self.starts.tolist())
-        return runs(found, self.deleted.tolist())
+        pooled = self.gate is None
+        flags = self.starts if pooled else self.deleted
+        return runs(self.characters(sentinels=sentinels), flags.tolist(), pooled=pooled)
 
 
 @dataclass(frozen=True)

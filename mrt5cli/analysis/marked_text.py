@@ -41,77 +41,44 @@ class Run(NamedTuple):
     state: State
 
 
-def runs(row: Sequence[Character], deleted: Sequence[bool]) -> list[Run]:
+def runs(row: Sequence[Character], flags: Sequence[bool], *, pooled: bool = False) -> list[Run]:
     """The characters of one row in runs of one state.
 
     Args:
         row: what `characters` gave.
-        deleted: (L,) whether each position of the row is deleted.
+        flags: (L,) whether each position is deleted; with `pooled`, whether a segment starts there.
     """
     found: list[Run] = []
     carrier: State | None = None  # state of the character that a combining mark would be drawn on
-    for character in row:
-        flags = _flags(character, deleted)
-        state: State = "deleted" if all(flags) else "partial" if any(flags) else "kept"
-        text = character.visible
-        if character.combines and (carrier != state or state == "partial"):
-            text = "◌" + text
-        if state == "partial":
-            text = _spelt(text, character, ["✗" * flag for flag in flags], " ")
-        elif state == "deleted" and text == " ":
-            text = "␣"
-        carrier = None if text[0] in ("⟨", NEWLINE) else state
-        _append(found, text, state)
-    return found
-
-
-def segment_runs(row: Sequence[Character], starts: Sequence[bool]) -> list[Run]:
-    """The characters of one row in runs of one segment, with bars between them.
-
-    Args:
-        row: what `characters` gave.
-        starts: (L,) whether a segment starts at each position of the row.
-    """
-    found: list[Run] = []
     segment = 0
-    carried = False  # whether a combining mark would be drawn on a character of its own segment
     for character in row:
-        first, *within = _flags(character, starts)
-        if first and character.start:
-            found.append(Run("|", "bar"))
-            segment += 1
-            carried = False
-        text = "⟨U+007C⟩" if character.text == "|" else character.visible
-        if character.combines and not carried:
-            text = "◌" + text
-        state: State = "next segment" if segment % 2 else "segment"
-        if any(within):
-            state = "split"
+        first, *within = own = flags[character.start : character.start + len(character.ids)]
+        text = character.visible
+        state: State
+        if pooled:
+            if first and character.start:
+                found.append(Run("|", "bar"))
+                segment += 1
+            state = "split" if any(within) else "next segment" if segment % 2 else "segment"
             segment += sum(within)
-            text = _spelt(text, character, ["", *("|" if start else " " for start in within)], "")
-        carried = text[0] not in ("⟨", NEWLINE)
-        _append(found, text, state)
+            text = "⟨U+007C⟩" if text == "|" else text
+            marks = ["", *("|" if start else " " for start in within)]
+        else:
+            state = "deleted" if all(own) else "partial" if any(own) else "kept"
+            text = "␣" if state == "deleted" and text == " " else text
+            marks = ["✗" * first, *(" " + "✗" * flag for flag in within)]
+        if character.combines and (carrier != state or state in ("partial", "split")):
+            text = "◌" + text
+        if state in ("partial", "split"):
+            spelt = (f"{mark}{i - OFFSET:02x}" for mark, i in zip(marks, character.ids, strict=True))
+            text = f"⟨{text.strip('⟨⟩')}:{''.join(spelt)}⟩"
+        carrier = None if text[0] in ("⟨", NEWLINE) else state
+        if text == NEWLINE:
+            text += "\n"
+        if found and found[-1].state == state != "split" and not found[-1].text.endswith("\n"):
+            text = found.pop().text + text
+        found.append(Run(text, state))
     return found
-
-
-def _flags(character: Character, positions: Sequence[bool]) -> list[bool]:
-    """Those of the character's own positions."""
-    return [bool(flag) for flag in positions[character.start : character.start + len(character.ids)]]
-
-
-def _spelt(text: str, character: Character, marks: Sequence[str], between: str) -> str:
-    """A character with all its bytes, each behind its mark."""
-    found = between.join(f"{mark}{i - OFFSET:02x}" for i, mark in zip(character.ids, marks, strict=True))
-    return f"⟨{text.strip('⟨⟩')}:{found}⟩"
-
-
-def _append(found: list[Run], text: str, state: State) -> None:
-    """Add a character, to the run before it where both are of one state and on one line."""
-    text += "\n" if text == NEWLINE else ""
-    last = found[-1] if found else None
-    if last and last.state == state != "split" and not last.text.endswith("\n"):
-        text = found.pop().text + text
-    found.append(Run(text, state))
 
 
 def plain(row: Sequence[Run]) -> str:
