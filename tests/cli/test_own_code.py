@@ -170,3 +170,15 @@ def test_two_of_one_name_are_refused():
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
     with pytest.raises(ValueError, match="'random' already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
+
+
+def test_a_suite_trains_it_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    Path("recipes").mkdir()
+    Path("own.yaml").rename("recipes/own.yaml")
+    monkeypatch.setattr("mrt5cli.recipe.loading.shipped_directory", lambda: Path("recipes"))
+    Path("mine.yaml").write_text("experiments:\n- {id: all, title: All, recipes: [own]}\n")
+    done = mrt5("reproduce", "mine.yaml", "--code", "nth.py", "--device", "cpu", "--json")
+    assert {job["id"]: job["status"] for job in json.loads(done.stdout)["jobs"]} == {
+        "train own seed 42": "done",
+        "evaluate own seed 42 vowel_removal": "done",
+    }

@@ -13,7 +13,6 @@ from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.verdicts import Compared
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletion_patterns import ModelPattern
 
 COLUMNS = 84
 """Characters a line of text."""
@@ -33,13 +32,13 @@ Text = Sequence[tuple[str, bool]]
 
 def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     """A drawing a task of the analysed models."""
-    tasks: dict[str, list[ModelPattern]] = {}
+    tasks: dict[str, list[Json]] = {}
     for model in results.analyses.get("deletion_patterns", {"models": ()})["models"]:
         tasks.setdefault(model["task"], []).append(model)
     return [_of_task(task, models, compared, f"{name}-{task}") for task, models in tasks.items()]
 
 
-def _of_task(task: str, models: Sequence[ModelPattern], compared: Sequence[Compared], name: str) -> Drawing:
+def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], name: str) -> Drawing:
     letters = any(model["letters"] for model in models)
     recipes = [model["recipe"] for model in models]
     labels = [
@@ -129,7 +128,7 @@ def _rates(
     axes.tick_params(axis="y", length=0)
 
 
-def _kinds(model: ModelPattern, letters: bool) -> dict[str, float]:
+def _kinds(model: Json, letters: bool) -> dict[str, float]:
     lines = model["letters"] if letters else model["kinds"]
     rare = 0 if letters else RARE * model["positions"]
     return {line["kind"].replace("_", " "): 100 * line["rate"] for line in lines if line["count"] > rare}
@@ -143,7 +142,7 @@ def _published(recipe: str, compared: Sequence[Compared]) -> dict[str, float]:
     }
 
 
-def _text(model: ModelPattern) -> list[tuple[str, bool]]:
+def _text(model: Json) -> list[tuple[str, bool]]:
     """The first example as characters with their fate; nothing where a cell a character cannot show it."""
     cells: list[tuple[str, bool]] = []
     for text, state in model["shown"][0]["runs"] if model["shown"] else ():
