@@ -80,7 +80,7 @@ def bench(
       mrt5 bench runs/quickstart-mrt5-seed42 --what precision
     """
     from mrt5cli import runtime as machine
-    from mrt5cli.benchmark.inputs import Shapes
+    from mrt5cli.benchmark.models import Shapes
     from mrt5cli.benchmark.run import Benchmark, default_threads
     from mrt5cli.subject import find_subjects
 

@@ -11,8 +11,8 @@ from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.benchmark.precision import PrecisionRow
-    from mrt5cli.benchmark.rounds import Ratio
     from mrt5cli.benchmark.run import Report, Result
+    from mrt5cli.benchmark.suite import Ratio
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]

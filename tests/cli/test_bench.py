@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from mrt5cli.benchmark import cases
+from mrt5cli.benchmark import suite
 from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.cli import app
 from mrt5cli.commands.bench import KINDS, Lines
@@ -77,7 +77,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
 
 @pytest.mark.usefixtures("fast")
 def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
-    monkeypatch.setattr(cases, "LOGIT_TOLERANCE", 0.0)
+    monkeypatch.setattr(suite, "LOGIT_TOLERANCE", 0.0)
     result = bench(*SMALL, "--rates", "0.5")
     assert result.exit_code == 1
     assert "a fast path does not compute what the plain one does: forward, " in result.stderr
@@ -159,7 +159,7 @@ def test_a_model_without_a_recipe_has_no_data_to_be_precise_on(tmp_path: Path):
     (run / "model").rename(tmp_path / "bare")
     result = bench(tmp_path / "bare", "--what", "precision", *HERE)
     assert result.exit_code == 2
-    assert "comes without a recipe" in result.stderr
+    assert "needs a trained run, with its recipe" in result.stderr
 
 
 def test_the_command_itself():
@@ -212,4 +212,4 @@ def test_the_development_benchmarks_run(tmp_path: Path):
 
 
 def test_every_kind_is_one_that_runs():
-    assert {*BUILDERS, "precision", "compile"} == set(KINDS)
+    assert {*BUILDERS, "precision"} == set(KINDS)
