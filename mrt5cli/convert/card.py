@@ -1,10 +1,7 @@
-"""The model card: README.md of an exported model, made of what is known and saying what is not.
+"""The facts in the model card, README.md of an exported model; its text is the template card.md.j2.
 
-Its text is the template beside this file, card.md.j2; here are the facts that stand in it.
-
-Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands
-without the deletion rate beside it, which is also why the metadata carries no results: the Hub would list
-them alone.
+Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands without
+the deletion rate beside it, which is also why the metadata carries no results: the Hub would list them alone.
 """
 
 from __future__ import annotations
@@ -12,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mrt5cli
+from mrt5cli.convert.files import Job, has_byte_vocabulary
 from mrt5cli.convert.modules import TRANSFORMERS
-from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
+from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED
@@ -27,9 +25,6 @@ from mrt5cli.metrics.results import Row, SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
-
-if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 DELETED = "deletion_rate"
@@ -42,8 +37,6 @@ DIAGNOSTICS = {
     "merge_ABC": "copying random letter strings with every ABC replaced by D",
 }
 
-MODEL = "a byte-level encoder-decoder"
-
 SOURCES = {
     "embedded": "the English documentation that ships inside Python",
     "files": "local files, which are not part of this repository",
@@ -52,34 +45,18 @@ SOURCES = {
 }
 
 
-def model_card(
-    model: MrT5ForConditionalGeneration,
-    recipe: Recipe | None,
-    run: RunDir | None,
-    *,
-    repo_id: str | None,
-    dtype: str,
-    tokenizer: bool,
-) -> str:
-    """The whole card.
-
-    Args:
-        model: what is exported; its configuration and size are read.
-        recipe: how it was trained, or None.
-        run: versions, times and results, or None.
-        repo_id: where it will be; None makes the examples load the current directory.
-        dtype: of the weights as they are written.
-        tokenizer: whether the export comes with one.
+def model_card(job: Job) -> str:
+    """The whole card of an export.
 
     Raises:
         UserError: results of the run cannot be read.
     """
-    config = model.config
+    config, recipe = job.config, job.recipe
     shortener = shorteners.of_config(config)
-    checkpoint = Path(getattr(model, "name_or_path", "") or "").name
-    step = int(match[1]) if (match := STEP_NAME.fullmatch(checkpoint)) else None
-    results = _results(run, step)
-    meta = run.meta() if run is not None else {}
+    checkpoint = STEP_NAME.fullmatch(Path(job.model.name_or_path or "").name)
+    step = int(checkpoint[1]) if checkpoint else None
+    results = _results(job.run, step)
+    meta = {} if job.run is None else job.run.meta()
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
         loader=PackageLoader("mrt5cli.convert", "."),
@@ -92,13 +69,13 @@ def model_card(
     text = environment.get_template("card.md.j2").render(
         **_of_the_recipe(recipe),
         metadata=_metadata(recipe).to_yaml(),
-        title=repo_id.split("/")[1] if repo_id else recipe.name if recipe else "MrT5 model",
-        repo_id=repo_id,
-        tokenizer=tokenizer,
+        title=job.repo_id.split("/")[1] if job.repo_id else recipe.name if recipe else "MrT5 model",
+        repo_id=job.repo_id,
+        tokenizer=has_byte_vocabulary(config),
         config=config,
-        parameters=model.num_parameters(),
-        dtype=dtype,
-        what_it_is=shortener.about.format(model=MODEL),
+        parameters=job.model.num_parameters(),
+        dtype=job.dtype,
+        what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
@@ -141,10 +118,10 @@ def _of_the_recipe(recipe: Recipe | None) -> dict[str, Any]:
     codes = getattr(task, "languages", [])
     names = (f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in codes)
     began = "from another model, which is not named here" if base is None else f"from {_linked(base)}"
-    text = published_yaml(recipe).rstrip()
+    clean, text, _ = published(recipe)
     return {
         "recipe": recipe,
-        "description": _sentence(without_local_paths(recipe)[0].description),
+        "description": _sentence(clean.description),
         "task": task,
         "learned": {DiagnosticTask: "letters", SpanCorruptionTask: "text"}.get(type(task)),
         "letters": DIAGNOSTICS.get(task.kind),
@@ -152,7 +129,7 @@ def _of_the_recipe(recipe: Recipe | None) -> dict[str, Any]:
         "languages": ", ".join(names),
         "began": "from scratch" if recipe.model.start == "scratch" else began,
         "planned": counted(recipe.training.max_steps, "optimizer step"),
-        "recipe_yaml": text,
+        "recipe_yaml": text.rstrip(),
         "fence": "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0)),
     }
 
