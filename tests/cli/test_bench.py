@@ -124,10 +124,10 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--what", "forward,speed"], "'speed' is nothing to time"),
-        (["--what", ","], "--what names nothing"),
-        (["--rates", "50"], "is not a share of positions"),
-        (["--rows", "odd"], "'odd' is nothing about rows"),
+        (["--what", "forward,speed"], "--what 'forward,speed': expected words of forward, train"),
+        (["--what", ","], "--what ',': expected words of"),
+        (["--rates", "50"], "expected shares of positions"),
+        (["--rows", "odd"], "expected words of even, wide"),
         (["--rows", "wide", "--batch", "1"], "one row cannot be longer than another"),
         (["--size", "huge"], "--size huge is not known"),
         (["nowhere/at/all"], "does not exist"),
