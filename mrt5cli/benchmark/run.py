@@ -38,16 +38,7 @@ BUILDERS: dict[str, Builder] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a case.
-
-    Attributes:
-        seconds: of a call, the median of `rounds`.
-        macs: multiply-accumulates of a forward pass.
-        operations_per_second: floating-point operations that count.
-        ratios: how many times faster than each baseline.
-        memory: where it was asked for.
-        compiling: of a compiled case.
-    """
+    """What was measured of a case: seconds, which are the median of the rounds', and what a `Case` has."""
 
     name: str
     seconds: float
@@ -61,12 +52,7 @@ class Result:
 
 @dataclass
 class Measured:
-    """The results of a kind of benchmark: timed cases, or rows of precisions.
-
-    Attributes:
-        parity: of each fast path, how far from the oracle it is.
-        notes: sentences about all of it.
-    """
+    """The results of a kind of benchmark: timed cases and the parity of each fast path, or precisions."""
 
     what: str
     cases: list[Result] = field(default_factory=list)
@@ -141,11 +127,7 @@ class Benchmark:
         return Report(self.setting(), suites)
 
     def check(self, kinds: Sequence[str]) -> None:
-        """Refuse what cannot be timed, before anything is.
-
-        Raises:
-            UserError: see there.
-        """
+        """Refuse what cannot be timed, before anything is; see `run`."""
         if self.size not in SIZES:
             raise UserError(f"--size {self.size} is not known", f"choose from {', '.join(SIZES)}")
         if "wide" in self.shapes.spreads and self.shapes.batch == 1:
@@ -159,16 +141,11 @@ class Benchmark:
             check_compiler(self.device, "--what compile")
 
     def measured(self, kind: str) -> Measured:
-        """The results of one kind."""
         if kind == "precision":
             assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
-            rows, of = precision_rows(
-                self.subject.source,
-                self.subject.recipe,
-                device=self.device,
-                limit=self.limit,
-                done=lambda batches: self.done(kind, batches, 0),
-            )
+            source, recipe = self.subject.source, self.subject.recipe
+            done = lambda batches: self.done(kind, batches, 0)
+            rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
             return Measured(kind, notes=[of], rows=rows)
         found = self.timed(BUILDERS[kind](self.base, self.shapes))
         if self.memory and kind != "compile":
@@ -179,14 +156,8 @@ class Benchmark:
         """Check all of a suite's results and time its cases."""
         parity = dict(suite.checks())
         calls = {name: case.call for name, case in suite.cases.items()}
-        total, finished = (self.rounds + 1) * len(calls), 0
-
-        def tick() -> None:
-            nonlocal finished
-            finished += 1
-            self.done(suite.what, finished, total)
-
-        seconds = interleave(calls, rounds=self.rounds, device=self.device, done=tick)
+        done = partial(self.done, suite.what)
+        seconds = interleave(calls, rounds=self.rounds, device=self.device, done=done)
         costs = {name: case.compiling for name, case in suite.cases.items() if case.compiling}
         notes = [f"{name}: {cost.sentence()}" for name, cost in costs.items()]
         return Measured(suite.what, [_result(suite, name, seconds) for name in calls], parity, notes)
@@ -210,7 +181,7 @@ class Benchmark:
         built = self.base if "base" in self.__dict__ else None
         return {
             "model": self.size if self.subject is None else self.subject.name,
-            "shape": None if built is None else _size_of(built),
+            "shape": None if built is None else next(filter(partial(_has_size, built), SIZES), None),
             "parameters": None if built is None else built.num_parameters(),
             "batch": self.shapes.batch,
             "length": self.shapes.length,
@@ -233,12 +204,8 @@ def default_threads() -> int:
     return min(torch.get_num_threads(), usable_cpus())
 
 
-def _size_of(model: MrT5ForConditionalGeneration) -> str | None:
-    """The published size that a model has."""
-    for name, fields in SIZES.items():
-        if all(getattr(model.config, key) == value for key, value in fields.items()):
-            return name
-    return None
+def _has_size(model: MrT5ForConditionalGeneration, name: str) -> bool:
+    return SIZES[name].items() <= model.config.to_dict().items()
 
 
 def _result(suite: Suite, name: str, seconds: dict[str, list[float]]) -> Result:

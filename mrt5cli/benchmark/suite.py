@@ -129,14 +129,14 @@ def interleave(
     *,
     rounds: int,
     device: torch.device,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[int, int], None] = lambda finished, total: None,
 ) -> dict[str, list[float]]:
     """Time every call once a round, each round beginning with another one; a first round warms up.
 
     Args:
         rounds: that count, at least 1.
         device: waited for before a clock is read.
-        done: called after each call.
+        done: called after each call with the number of those that are done, and of all.
 
     Returns:
         The seconds of each, a round each.
@@ -145,14 +145,14 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        for place, name in enumerate(names[turn:] + names[:turn], 1):
             wait(device)
             start = time.perf_counter()
             calls[name]()
             wait(device)
             if number:
                 seconds[name].append(time.perf_counter() - start)
-            done()
+            done(number * len(names) + place, (rounds + 1) * len(names))
     return seconds
 
 

@@ -29,16 +29,10 @@ class Outcome:
     """What was converted.
 
     Attributes:
-        source, destination: as the user named them.
         read: whose layout the source was in.
-        layout: what was written.
-        model: one phrase about the model.
-        weights: number of parameters.
-        dtype: of the weights written.
+        model: one phrase about the model; weights: how many were written.
         commit: of the Hub repository that the source is, or None.
         fresh: weights that the source did not hold.
-        notes: what the user should know.
-        files: names of what was written.
         url: of the Hub repository it was pushed to, or None.
     """
 
@@ -75,14 +69,12 @@ def convert(
     """Read a checkpoint, whoever wrote it, and write it in another layout.
 
     Args:
-        source: a run directory, a checkpoint directory or a Hub id.
-        destination: a directory that is not there; it appears whole or not at all.
+        source: a run directory, a checkpoint directory or a Hub id, of which `revision` is a branch, tag or
+            commit.
+        destination: a directory that is not there, or with `overwrite` a checkpoint.
         layout: one of `layouts.LAYOUTS`.
-        revision: of a Hub id: branch, tag or commit.
         fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
         dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
-        allow_pickle: read weights from pickles where there is nothing else, running no code in them.
-        overwrite: replace a checkpoint that is at the destination.
         shard_size: weights above it go into several files.
         repo_id: also push to this Hub repository; `private`, as a private one, if it is not there yet.
         busy: what to be in while weights are read and written, such as a spinner; downloads show bars.
