@@ -7,7 +7,6 @@ left behind.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -102,17 +101,19 @@ class Gauge:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.before = device, 0
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
         elif CLEAR.exists():
             CLEAR.write_text("5", encoding="ascii")  # the high-water mark starts again from here
-        self.before = self._now()
+        self.before = self.now()
 
     def now(self) -> int:
         """Bytes more than at the start."""
-        return self._now() - self.before
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return torch.cuda.memory_allocated(self.device) - self.before
+        return _status("VmRSS") - self.before
 
     def peak(self) -> int:
         """The most that `now` was."""
@@ -120,16 +121,8 @@ class Gauge:
             return torch.cuda.max_memory_allocated(self.device) - self.before
         return _status("VmHWM") - self.before
 
-    def _now(self) -> int:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            return torch.cuda.memory_allocated(self.device)
-        return _status("VmRSS")
-
 
 def _status(name: str) -> int:
     """A number of /proc/self/status, in bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    if found is None:
-        raise OSError(f"{STATUS} has no {name}")
-    return 1024 * int(found[1])
+    lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines())
+    return 1024 * int(lines[name].removesuffix("kB"))

@@ -105,16 +105,8 @@ class _Counts:
 
     def row(self, precision: str) -> PrecisionRow:
         row = row_of("all", Outcomes.joined(self.outcomes), self.tally)
-        return PrecisionRow(
-            precision,
-            row.loss,
-            row.token_accuracy,
-            row.sequence_accuracy,
-            row.deletion_rate,
-            self.argmaxes.value,
-            self.decisions.value,
-            self.farthest,
-        )
+        measured = row.loss, row.token_accuracy, row.sequence_accuracy, row.deletion_rate
+        return PrecisionRow(precision, *measured, self.argmaxes.value, self.decisions.value, self.farthest)
 
 
 def _share(flipped: Tensor, counted: Tensor) -> Ratio:

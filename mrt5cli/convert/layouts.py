@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,40 +53,25 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
     return [note for note, holds in notes.items() if holds]
 
 
-def write_reference(job: Job, folder: Path) -> list[str]:
-    """The authors' layout.
+def write_reference(job: Job, folder: Path, *, first_version: bool = False) -> list[str]:
+    """The authors' layout, or that of the first version of their code, whose gate stands after a block.
 
     Raises:
         UserError: a model that their classes cannot hold.
     """
-    written = reference_config(job.config, job.dtype)
-    write_weights(job, folder)
+    whose = "the first version of the authors' code" if first_version else "the authors' code"
+    written = (first_version_config if first_version else reference_config)(job.config, job.dtype)
+    write_weights(job, folder, rename=lambda name: move_gate(name, -1) if first_version else name)
     _write_configurations(written, job.config, folder)
-    return [
-        f"the authors' code {phrase}; this model runs otherwise here" for phrase in deviations(job.config)
-    ]
-
-
-def write_first_version(job: Job, folder: Path) -> list[str]:
-    """The layout of the first version of the authors' code, whose gate stands after a block.
-
-    Raises:
-        UserError: a model that its classes cannot hold.
-    """
-    written = first_version_config(job.config, job.dtype)
-    write_weights(job, folder, rename=lambda name: move_gate(name, -1))
-    _write_configurations(written, job.config, folder)
-    return [
-        f"the first version of the authors' code {phrase}; this model runs otherwise here"
-        for phrase in deviations(job.config, first_version=True)
-    ]
+    phrases = deviations(job.config, first_version=first_version)
+    return [f"{whose} {phrase}; this model runs otherwise here" for phrase in phrases]
 
 
 LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
     "mrt5": write_mrt5,
     "byt5": write_byt5,
     "reference": write_reference,
-    "reference-v1": write_first_version,
+    "reference-v1": partial(write_reference, first_version=True),
     "hub": write_hub,
 }
 """Layout and its writer, which returns notes for the user."""
