@@ -209,9 +209,10 @@ def _has_size(model: MrT5ForConditionalGeneration, name: str) -> bool:
 
 
 def _result(suite: Suite, name: str, seconds: dict[str, list[float]]) -> Result:
-    case, middle = suite.cases[name], median(seconds[name])
-    ratios = [
-        Ratio.of(other, seconds[other], seconds[name], suite.ideal(name, other)) for other in case.against
-    ]
+    case, middle, ratios = suite.cases[name], median(seconds[name]), []
+    for other in case.against:
+        work = suite.cases[other].macs
+        ideal = None if case.macs is None or work is None else work / case.macs
+        ratios.append(Ratio.of(other, seconds[other], seconds[name], ideal))
     rate = None if case.operations is None else case.operations / middle
     return Result(name, middle, seconds[name], case.macs, rate, ratios, compiling=case.compiling)

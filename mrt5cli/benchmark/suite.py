@@ -86,11 +86,6 @@ class Suite:
     cases: dict[str, Case] = field(default_factory=dict)
     checks: Callable[[], Iterator[tuple[str, Parity]]] = lambda: iter(())
 
-    def ideal(self, case: str, baseline: str) -> float | None:
-        """The ratio of their multiply-accumulates, or None where they are not counted."""
-        ours, theirs = self.cases[case].macs, self.cases[baseline].macs
-        return None if ours is None or theirs is None else theirs / ours
-
 
 Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]
 

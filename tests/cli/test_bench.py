@@ -35,6 +35,7 @@ def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
     for found in document["suites"]:
         assert all(len(case["rounds"]) == 2 for case in found["cases"])
         assert found["parity"] and all(parity["holds"] for parity in found["parity"].values())
+        assert all(parity["size"] > 0.1 for parity in found["parity"].values())
     forward, train, _, attention = (
         {case["name"]: case for case in suite["cases"]} for suite in document["suites"]
     )
@@ -59,6 +60,7 @@ def test_the_ideal_is_the_arithmetic(tmp_path: Path):
     assert found["ideal"] == cases["dense"]["macs"] / cases["packed 50 % even"]["macs"] > 1
     assert found["share_of_ideal"] == pytest.approx(found["median"] / found["ideal"])
     assert found["least"] <= found["median"] <= found["most"]
+    assert ratio("dense", "transformers eager")["ideal"] == 1
     # Rows of 20 and 80 % hold as many bytes as two of 50 %, but padded each is 80 % long.
     assert cases["packed 50 % wide"]["macs"] == pytest.approx(cases["packed 50 % even"]["macs"], rel=0.01)
     assert ratio("packed 50 % wide", "padded 50 % wide")["ideal"] > 1.05
