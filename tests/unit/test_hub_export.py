@@ -176,16 +176,6 @@ def test_float16_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_large_weights_go_into_shards(tmp_path: Path) -> None:
-    folder = export(tmp_path / "out", shard_size="20KB")
-    shards = list(folder.glob("model-*.safetensors"))
-    assert len(shards) > 1 and not (folder / "model.safetensors").exists()
-    assert set(read_json(folder / "model.safetensors.index.json")["weight_map"].values()) == {
-        path.name for path in shards
-    }
-    load(folder)
-
-
 def test_a_vocabulary_that_is_not_of_bytes_gets_no_tokenizer(tmp_path: Path) -> None:
     folder = export(tmp_path / "out", tiny(vocab_size=1000))
     assert not list(folder.glob("*token*.json"))
