@@ -73,10 +73,6 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"], "delete_gate_layer 9"),
         ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--max-shard-size", "much"], "is not a size"),
         (
-            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--gate", "none", "--layer", "1"],
-            "--layer places a gate",
-        ),
-        (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--recipe", "pctrl40", "--layer", "1"],
             "brings its own gate",
         ),

@@ -142,10 +142,6 @@ def test_convert_checks_its_destination_before_it_downloads(byt5: HubServer) -> 
     assert not byt5.requests()
     told = mrt5("convert", BYT5, "out", "--to", "mrt5", "--revision", "main", "--json")
     assert json.loads(told.stdout)["commit"] == byt5.commit(f"models/{BYT5}")
-    assert (
-        "--private is of the repository"
-        in mrt5("convert", BYT5, "other", "--to", "hub", "--private", code=2).stderr
-    )
 
 
 def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_trained_saved_and_loaded_again():
         "models"
     ][0]["rows"]
     assert row["deletion_rate"] == pytest.approx(2 / 3, abs=0.01)  # 8 of 12 bytes
+    timed = mrt5("bench", "run", "--what", "precision", "--limit", "8", "--code", "nth.py", "--json")
+    assert json.loads(timed.stdout)["suites"][0]["rows"][0]["deletion_rate"] == row["deletion_rate"]
     converted = mrt5("convert", "run", "copy", "--to", "mrt5", "--code", "nth.py").stdout
     assert "all but every 3th byte deleted before encoder block 1" in converted
     why = mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3", code=2)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.patches import Rectangle
 
+from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.against_reduction import DELETED
 from mrt5cli.report.figures.style import FAINT, Drawing, draw, hollow, looks_of
 from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.verdicts import Compared
-
-if TYPE_CHECKING:
 
 COLUMNS = 84
 """Characters a line of text."""
