@@ -16,7 +16,7 @@ from mrt5cli.commands.options import AsJson, Code, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import byte_size, counted, listed, say
+from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.metrics.results import Json

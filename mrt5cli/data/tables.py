@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-
 class RowFolder:
     """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
 

@@ -127,7 +127,6 @@ def choose(
         _check_writable(run)
     notes += recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
-    notes += runtime.notes
     step = saved[-1] if saved and not finished else None
     plan = TrainingPlan(recipe, run, runtime, found, meta, step, notes, prepared=None)
     return plan if finished else replace(plan, prepared=_prepare(plan, allow_pickle))

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, look_of
 from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.tables import number
 from mrt5cli.report.verdicts import Compared
-
-if TYPE_CHECKING:
-    from mrt5cli.analysis.per_sample import ModelSamples
 
 COLUMNS = 5
 
@@ -23,7 +21,7 @@ COLUMNS = 5
 def per_sample(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     """A family a row, or more where it has many models; axes are shared, so that panels compare."""
     document = results.analyses.get("per_sample", {"models": []})
-    families: dict[str, list[ModelSamples]] = {}
+    families: dict[str, list[Json]] = {}
     for model in document["models"]:
         families.setdefault(model["family"], []).append(model)
     if not families:
@@ -63,7 +61,7 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     ]  # fmt: skip
 
 
-def _panel(axes: Any, model: ModelSamples) -> None:
+def _panel(axes: Any, model: Json) -> None:
     x, y = np.array(model["deleted_percent"], float), np.array(model["loss_increase_percent"], float)
     # A dot a sample as one path, each a stroke too short to see but for its round ends: a tenth of the file
     # that as many markers make.
