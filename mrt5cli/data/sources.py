@@ -29,10 +29,6 @@ from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 if TYPE_CHECKING:
     from mrt5cli.data.streams import Counts
 
-OFFLINE_WAYS_OUT = (
-    "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
-    "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
-)
 # The paper's validation set is the first examples of English's validation split, its test set the others.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
@@ -216,7 +212,7 @@ def open_source(
     if isinstance(source, FilesSource):
         found = find_files(Path(source.path), languages)
         return (_streamed if source.streaming else _in_memory)(source, found, languages)
-    dataset = HubDataset(source.name, source.revision, ways_out=OFFLINE_WAYS_OUT)
+    dataset = HubDataset(source.name, source.revision)
     files = HubFiles(dataset, source.configurations, seconds_of(source.patience))
     for language in languages:
         files.configuration(language)

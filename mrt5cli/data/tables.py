@@ -23,11 +23,6 @@ from mrt5cli.text import counted, listed
 if TYPE_CHECKING:
     import pyarrow as pa
 
-HUB_WAYS_OUT = (
-    "read local files of the same columns instead (--data FOLDER, or task.source.kind: files), or connect to "
-    "the network once (HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 uses only what is cached)"
-)
-
 
 class RowFolder:
     """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.

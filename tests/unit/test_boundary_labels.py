@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, EntropyLab
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.recipe.shorteners import BoundaryPredictor, NoShortener
-from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import build_task
 from mrt5cli.training.boundaries import LabelledStream, source_rows, with_labels
 
@@ -332,9 +330,6 @@ def taught(kind: str) -> BoundaryPredictor:
     return BoundaryPredictor.model_validate({"kind": "boundary_predictor", "type": kind, **settings})
 
 
-ONE_PROCESS = SimpleNamespace(leads=True, world_size=1)
-
-
 def no_word(text: str) -> None:
     raise AssertionError(f"said: {text}")
 
@@ -344,15 +339,6 @@ def test_which_shorteners_are_taught() -> None:
     assert taught("unigram").labels == "unigram"
     assert taught("gumbel").labels is None
     assert NoShortener(kind="none").labels is None
-
-
-def test_a_stream_without_labels_stays_what_it_is(tmp_path: Path) -> None:
-    task = vowels()
-    stream = task.train_stream(batch_size=2, seed=1)
-    run = RunDir(tmp_path)
-    same = with_labels(stream, task, taught("gumbel"), run, fresh=True, runtime=ONE_PROCESS, say=no_word)
-    assert same is stream
-    assert not list(tmp_path.iterdir())
 
 
 def first_ids(stream: Any, number: int) -> list[list[list[int]]]:
@@ -369,11 +355,9 @@ def test_fitting_does_not_move_the_training_stream(kind: str, data: str, tmp_pat
     plain = first_ids(task().train_stream(batch_size=3, seed=5), 8)
     told: list[str] = []
     one = task()
-    run = RunDir(tmp_path / "run")
-    run.path.mkdir()
     stream = one.train_stream(batch_size=3, seed=5)
     random = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    labelled = with_labels(stream, one, taught(kind), run, fresh=True, runtime=ONE_PROCESS, say=told.append)
+    labelled = with_labels(stream, one, taught(kind), tmp_path / "boundaries.npz", True, told.append)
     assert torch.equal(torch.get_rng_state(), random[0])
     assert np.random.get_state()[1].tolist() == random[1]
     assert first_ids(labelled, 8) == plain
@@ -384,15 +368,14 @@ def test_fitting_does_not_move_the_training_stream(kind: str, data: str, tmp_pat
 def test_labels_are_fitted_once_and_read_ever_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = vowels()
 
-    def begin(*, fresh: bool, leads: bool = True, say: Any = no_word) -> LabelledStream:
+    def begin(*, fresh: bool, say: Any = no_word) -> LabelledStream:
         stream = with_labels(
             task.train_stream(batch_size=4, seed=1),
             task,
             taught("unigram"),
-            RunDir(tmp_path),
-            fresh=fresh,
-            runtime=SimpleNamespace(leads=leads, world_size=1),
-            say=say,
+            tmp_path / "boundaries.npz",
+            fresh,
+            say,
         )
         assert isinstance(stream, LabelledStream)
         return stream
@@ -401,7 +384,7 @@ def test_labels_are_fitted_once_and_read_ever_after(tmp_path: Path, monkeypatch:
         begin(fresh=False)
     first = next(iter(begin(fresh=True, say=lambda _: None)))
     before = (tmp_path / "boundaries.npz").read_bytes()
-    for again in (begin(fresh=True), begin(fresh=False), begin(fresh=False, leads=False)):
+    for again in (begin(fresh=True), begin(fresh=False)):
         batch = next(iter(again))
         assert all(torch.equal(batch[name], first[name]) for name in first)
     assert (tmp_path / "boundaries.npz").read_bytes() == before
