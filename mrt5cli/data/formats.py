@@ -193,9 +193,9 @@ def json_value(text: bytes) -> Any:
     except json.JSONDecodeError as error:
         line = f" of line {error.lineno}" if error.lineno > 1 else ""
         return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{line}")
+    except UnicodeDecodeError as error:
+        return not_utf8(error)
     except ValueError as error:
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            return not_utf8(error.__cause__)
         return BadRow(f"not JSON: {error}", "leave such a column out, or make it a text")
 
 
