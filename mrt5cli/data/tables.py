@@ -73,11 +73,6 @@ class RowFolder:
                 self._folder.leave_out("in languages that are not asked for", *files)
         self.splits = in_words(read)
 
-    @property
-    def description(self) -> str:
-        """One phrase."""
-        return f"rows of {self.path}"
-
     def has(self, split: str) -> bool:
         """Whether there are files of a split."""
         return any(name == split for name, _ in self._files)

@@ -166,10 +166,11 @@ def text_of(where: str, row: Row, column: Column) -> bytes:
     Raises:
         UserError: the column is not there, or holds something else.
     """
-    if row.get(column.name, "") is None:
-        return b""
-    text: str = value_of(where, column, row, [column])
-    return b"" if text.isspace() else text.encode()
+    value = row.get(column.name)
+    if not isinstance(value, str):
+        value = "" if value is None and column.name in row else value_of(where, column, row, [column])
+    content: bytes = value.encode("utf-8", errors="replace")
+    return b"" if content.isspace() else content
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:

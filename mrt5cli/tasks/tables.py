@@ -359,7 +359,7 @@ class TableTask(Task):
 
     def _origin(self) -> str:
         if self.files is not None:
-            return self.files.description
+            return f"rows of {self.files.path}"
         if self.section.source.kind == "generated":
             return "generated rows"
         return f"{self.hub_split('train', self.parts('train')[0]).name} from the Hub"
