@@ -18,12 +18,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
-from mrt5cli.data.languages import LANGUAGES, language_meant
+from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
@@ -101,40 +101,30 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
 def _by_language(
     folder: Folder, said: Mapping[str, ParsedName], languages: Sequence[str]
 ) -> dict[str, dict[str, ParsedName]]:
-    """What the files of each language say; empty where names say nothing of languages."""
-    in_folders = {name: of for name, of in said.items() if of.folder}
-    if not in_folders and not _names_are_languages(said, languages):
+    """What the files of each language say; empty where names say nothing of languages.
+
+    Names of files do where all of them have a language, and one that is asked for is among these.
+    """
+    named = [of.language for of in said.values()]
+    apart = {name: of for name, of in said.items() if of.folder}
+    if not apart and all(named) and not set(named).isdisjoint(languages):
+        apart = dict(said)
+    if not apart:
         return {}
     there: defaultdict[str, dict[str, ParsedName]] = defaultdict(dict)
-    for name, of in (in_folders or said).items():
+    for name, of in apart.items():
         there[str(of.language)][name] = of
     if missing := [language for language in languages if language not in there]:
-        what = "folders" if in_folders else "files"
         raise UserError(
-            f"{folder.path} has {what} for {listed(sorted(there))}, but none for {listed(missing)}",
-            f"every language of task.languages needs {what} of its name; "
+            f"{folder.path} has files for {listed(sorted(there))}, but none for {listed(missing)}",
+            "every language of task.languages needs files or a folder of its name; "
             f"for what is there, --set task.languages=[{', '.join(sorted(there))}]",
         )
-    if in_folders:
-        folder.leave_out(
-            "beside the folders of languages", *(name for name in said if name not in in_folders)
-        )
+    folder.leave_out("beside the folders of languages", *(name for name in said if name not in apart))
     for language, files in there.items():
         if language not in languages:
             folder.leave_out(f"in {language}, which task.languages does not ask for", *files)
     return {language: there[language] for language in languages}
-
-
-def _names_are_languages(said: Mapping[str, ParsedName], languages: Sequence[str]) -> bool:
-    """Whether all files name a language, and mean it.
-
-    They do where one asked for is among them, or where nothing else is in the names but the split.
-    """
-    if not all(of.language for of in said.values()):
-        return False
-    return any(of.language in languages for of in said.values()) or all(
-        of.splits or language_meant(PurePath(of.base).name, LANGUAGES) for of in said.values()
-    )
 
 
 def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[str]]:

@@ -201,8 +201,8 @@ def test_folders_of_languages(tmp_path: Path) -> None:
     assert everything(text, "sw") == ["sw one", "sw three", "sw two"]
     assert everything(open_files(tmp_path, ["en"])) == ["en one", "en three", "en two"]
     message = refusal(tmp_path, ["en", "fr"])
-    assert "folders for en" in message and "none for fr" in message
-    assert "folders for en, sw, but none for fr" in refusal(tmp_path, ["fr"])
+    assert "files for en" in message and "none for fr" in message
+    assert "files for en, sw, but none for fr" in refusal(tmp_path, ["fr"])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])

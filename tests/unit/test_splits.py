@@ -281,7 +281,7 @@ def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
     assert len(splits(tmp_path / "b")["train"]) == 3
     fill(tmp_path / "c", "train-de.txt", "test-de.txt")
     with pytest.raises(UserError, match="has files for de, but none for en"):
-        splits(tmp_path / "c")
+        found(tmp_path / "c", "de", "en")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
