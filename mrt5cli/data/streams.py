@@ -101,7 +101,7 @@ class DocumentStream:
 
     def __post_init__(self) -> None:
         self._texts = column_of_texts(self.column)
-        self._other_language: str | None = None
+        self._other: str | None = None
         self._documents: deque[_Document] = deque()
         self._start((0, 0, 0), found=False)
 
@@ -172,33 +172,32 @@ class DocumentStream:
             order = np.random.default_rng((*self.key, number)).permutation(count)
         return order[self.shard :: self.shards] if count >= self.shards else order
 
-    def _read(self, number: int, first_file: int, first_row: int) -> Iterator[_Document]:
+    def _read(self, number: int, file: int, row: int) -> Iterator[_Document]:
         """Documents from a row of a file of a pass on."""
-        deals_rows = len(self.files) < self.shards
-        while True:
-            order = self._order(number)
-            for at in range(first_file, len(order)):
-                for row, where, values in self._rows(self.files[order[at]], first_row):
-                    self._place = number, at, row
-                    if deals_rows and (row - 1) % self.shards != self.shard:
-                        continue
-                    content = text_of(where, values, self._texts)
-                    if content and self._is_mine(language_column(values), content):
-                        self._found = True
-                        yield _Document((number, at, row - 1), content + END)
-                first_row = 0
-            if not self.endless:
-                return
+        yield from self._pass(number, file, row)
+        while self.endless:
             if not self._found:
-                names = listed([file.name for file in self.files], 3)
-                others = (
-                    f"; {OTHER_LANGUAGES}, such as {self._other_language!r}" if self._other_language else ""
-                )
+                names = listed([each.name for each in self.files], 3)
+                others = f"; {OTHER_LANGUAGES}, such as {self._other!r}" if self._other else ""
                 raise UserError(
                     f"a whole pass over the training data found no text in {names}{others}",
                     "see task.source and task.languages",
                 )
-            self._found, number, first_file = False, number + 1, 0
+            self._found, number = False, number + 1
+            yield from self._pass(number, 0, 0)
+
+    def _pass(self, number: int, first_file: int, first_row: int) -> Iterator[_Document]:
+        order, deals_rows = self._order(number), len(self.files) < self.shards
+        for at in range(first_file, len(order)):
+            rows = self._rows(self.files[order[at]], first_row if at == first_file else 0)
+            for row, where, values in rows:
+                self._place = number, at, row
+                if deals_rows and (row - 1) % self.shards != self.shard:
+                    continue
+                content = text_of(where, values, self._texts)
+                if content and self._is_mine(language_column(values), content):
+                    self._found = True
+                    yield _Document((number, at, row - 1), content + END)
 
     def _rows(self, file: DataFile, first: int) -> Iterator[tuple[int, str, Row]]:
         """Numbers of the rows of a file, where they are, and their values.
@@ -231,8 +230,8 @@ class DocumentStream:
         """Whether a document is in the language of this stream and of its split."""
         if self.language is None or said is None or meant_by(said, (self.language,)):
             return self.keep is None or self.keep(content)
-        if self._other_language is None:
-            self._other_language = said
+        if self._other is None:
+            self._other = said
             self.tell(f"{OTHER_LANGUAGES}, such as {said!r}")
         return False
 
