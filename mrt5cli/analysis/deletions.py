@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.analysis.marked_text import Run, plain, runs
 from mrt5cli.byte_tokens import PAD, encode
-from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
+from mrt5cli.data.characters import KINDS, Character, byte_kinds, characters
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 from mrt5cli.metrics.results import Json
@@ -231,7 +231,7 @@ def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[Kind
         kinds = [kind for character in row.characters(sentinels=sentinels) for kind in byte_kinds(character)]
         count.update(kinds)
         gone.update(kind for kind, deleted in zip(kinds, row.deleted, strict=True) if deleted)
-    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
+    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=KINDS.index)]
 
 
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:

@@ -79,6 +79,10 @@ class ExperimentRun:
 
         return MrT5Config.from_pretrained(self.run.model)
 
+    def read(self, path: Path) -> SavedEvaluation | None:
+        """One of its evaluations; None where it is to be left out."""
+        return SavedEvaluation.read(path, HINT)
+
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
         """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
@@ -87,17 +91,15 @@ class ExperimentRun:
         Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
         """
         deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
-        paths = self.outputs or sorted((self.run.path / "eval").glob("*.json"))
-        shown, others = [
-            [SavedEvaluation.read(path, HINT) for path in part if path.is_file()]
-            for part in (paths[: self.shown], paths[self.shown :])
-        ]
-        ordered = [one for part in (shown, others) for one in sorted(part, key=self._on_another_task)]
-        return [
-            one
-            for one in ordered
-            if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion)
-        ]
+        found = []
+        for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
+            if path.is_file():
+                one = self.read(path)
+                if one is None or (one.split, one.deletion) != ("test", deletion):
+                    continue
+                if one.models and one.of_the_model_itself:
+                    found.append((place >= self.shown, self._on_another_task(one), place, one))
+        return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
 
     def _on_another_task(self, one: SavedEvaluation) -> bool:
         return one.settings != self.recipe.task.model_dump(mode="json")

@@ -16,7 +16,7 @@ from mrt5cli.commands.options import AsJson, Code, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import byte_size, counted, listed, say
+from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.metrics.results import Json
@@ -169,7 +169,7 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
 def _report(plan: SuitePlan, out: Path) -> list[Path]:
     from mrt5cli.report.page import write_report
 
-    return write_report(plan, out)
+    return write_report(plan, out, say_on_stderr)
 
 
 def _failed(outcome: SuiteOutcome) -> RunFailed:

@@ -71,7 +71,7 @@ class Experiment:
         baseline: the recipe that losses are compared with (ByT5's), or None.
         evaluations: of each run.
         analyses: names in `across_runs.ANALYSES`, of all runs together.
-        figures: names in `figure_data.FIGURES`.
+        figures: names in `report.figures.FIGURES`.
         claims: names in `claims.CLAIMS`; what must come out for the paper to be right, in miniature.
         machine: what it is made for; None is the suite's, and then a GPU.
     """
