@@ -22,6 +22,8 @@ from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
+from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
@@ -54,6 +56,11 @@ class Result:
         """What to call it in a table: the model, and the rate it was set to."""
         moved = "" if self.calibration is None else f" at {100 * self.calibration.rate:g} %"
         return f"{self.subject.name}{moved}"
+
+    @property
+    def shortener(self) -> type[ShortenerSection]:
+        """The kind of what shortens the source."""
+        return of_type(self.deletion_type)
 
     @property
     def summary(self) -> Row:

@@ -76,7 +76,7 @@ def only_one(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to {root}: {error.strerror}",
-            "choose another folder with --runs, or --report-only for a report of what is there",
+            "choose another folder with --runs, or --report-only for a report on the results that exist",
         ) from error
     with file:
         try:
