@@ -68,7 +68,7 @@ def per_sample(runs: ExperimentRuns) -> Json:
     subset = LANGUAGE if LANGUAGE in subsets else subsets[0]
     pool = base[0].recipe.evaluation.examples if runs.smoke else POOL
     there = list(task.held_out("test", subset, batch_size=1, limit=pool))
-    samples = Samples(task, subset, [there[place] for place in draw_samples(len(there), runs.version)])
+    samples = Samples(subset, [there[place] for place in draw_samples(len(there), runs.version)])
     if len(samples.batches) < 3:
         raise UserError(
             f"{len(samples.batches)} samples of {subset} make no correlation", "give more test text"
@@ -107,15 +107,8 @@ def per_sample(runs: ExperimentRuns) -> Json:
 class Samples:
     """Samples of a subset, as a task that `measure` can be given: a batch each, so that nothing is padded."""
 
-    task: Task
     subset: str
     batches: list[Batch]
-
-    choices = None
-    answer_length = None
-
-    def subsets(self, split: str) -> list[str]:
-        return [self.subset]
 
     def held_out(self, split: str, subset: str, **ignored: object) -> Iterator[Batch]:
         yield from self.batches
@@ -123,7 +116,7 @@ class Samples:
     def deletable(self, input_ids: object) -> None:
         return None
 
-    def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
+    def truncated(self, split: str, subset: str, limit: int | None) -> int:
         return 0
 
 
@@ -134,11 +127,16 @@ def measured(
     from mrt5cli.evaluation.evaluate import measure
     from mrt5cli.evaluation.options import EvaluationOptions
 
-    hard = run.recipe.evaluation.hard_delete
     found = measure(
         run.load(runs.device),
         cast("Task", samples),  # it has all of a task that is used here
-        EvaluationOptions(batch_size=1, hard_delete=hard, source_removed=False, generate=False),
+        EvaluationOptions(
+            subsets=[samples.subset],
+            batch_size=1,
+            hard_delete=run.recipe.evaluation.hard_delete,
+            source_removed=False,
+            generate=False,
+        ),
         progress=lambda subset, done: runs.report(run.title, subset, done),
     )
     outcomes = found.outcomes[samples.subset]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mrt5cli.commands.tables import print_table
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
-from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.text import MISSING, duration, percent, say
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def _model_of(row: PublishedRow) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     """What the numbers are of, and a warning about every model that hardly reads its source."""
     results, options = comparison.results, comparison.options
-    pooling = [result.subject.name for result in results if of_type(result.deletion_type).pools]
+    pooling = [result.subject.name for result in results if result.shortener.pools]
     notes = [
         "deleted: share of input positions (EOS counts, padding does not) whose gate is below the threshold"
         + (", or that are pooled into another" if pooling else "")
@@ -203,7 +202,7 @@ def _result_note(result: Result) -> str | None:
             f"of {moved.positions:,} validation positions"
             + (": the gate has no value in between" if moved.missed else "")
         )
-    if not of_type(result.deletion_type).reads_source:
+    if not result.shortener.reads_source:
         return f"{name} reads a lone EOS whatever its source is: nothing to remove"
     if row.loss is None or row.source_removed_loss is None:
         return None

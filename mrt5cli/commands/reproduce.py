@@ -84,14 +84,14 @@ def reproduce(
     device: Device = "auto",
     code: Code = None,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
+        bool, typer.Option("--report-only", help="Train nothing; report on the results that exist.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
-    What is done is skipped, what is half done goes on, what fails takes only along what needs it. Ctrl-C
-    saves; the same command goes on. Every job has a log in the logs/ folder of the runs.
+    What is done is skipped, what is half done is resumed, and what fails stops only what needs it. Ctrl-C
+    saves; the same command resumes. Every job has a log in the logs/ folder of the runs.
 
     Examples:
 
@@ -127,7 +127,7 @@ def reproduce(
         print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
     if outcome is not None and outcome.interrupted:
-        say("to go on: the same command again; for a report of what is there: --report-only", sys.stderr)
+        say("to resume: the same command again; for a report on what there is: --report-only", sys.stderr)
         raise KeyboardInterrupt
     try:
         written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))

@@ -22,6 +22,8 @@ from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
+from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
@@ -54,6 +56,11 @@ class Result:
         """What to call it in a table: the model, and the rate it was set to."""
         moved = "" if self.calibration is None else f" at {100 * self.calibration.rate:g} %"
         return f"{self.subject.name}{moved}"
+
+    @property
+    def shortener(self) -> type[ShortenerSection]:
+        """The kind of what shortens the source."""
+        return of_type(self.deletion_type)
 
     @property
     def summary(self) -> Row:
@@ -106,7 +113,6 @@ class Comparison:
         results: of each model, and of each rate it was set to.
         measures: names of the task's own numbers, the headline first; none where the loss is.
         published: numbers of the same experiment.
-        label: set apart, by the name of their files, results whose other settings would share one.
         remarks: what the user should know of the data, a sentence each.
         unfinished: why it stops short of the last subset or model; its results have no total then.
     """
@@ -117,16 +123,11 @@ class Comparison:
     measures: Sequence[str] = ()
     published: Sequence[PublishedRow] = ()
     differences: Sequence[Difference] = ()
-    label: str = ""
     remarks: Sequence[str] = ()
     unfinished: str | None = None
 
-    def document(self, results: Sequence[Result] | None = None) -> Json:
-        """Everything, for JSON; numbers that are not finite become null.
-
-        Args:
-            results: these alone; one model's own file says nothing of another it was once compared with.
-        """
+    def document(self) -> Json:
+        """Everything, for JSON; numbers that are not finite become null."""
         options = self.options
         return {
             "version": VERSION,
@@ -146,11 +147,10 @@ class Comparison:
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("mrt5cli", "torch", "transformers")},
             },
-            "models": [result.to_json() for result in (self.results if results is None else results)],
+            "models": [result.to_json() for result in self.results],
             "published": [asdict(row) for row in self.published],
             "differences": [
-                finite({**asdict(one), "difference": one.difference})
-                for one in (self.differences if results is None else ())
+                finite({**asdict(one), "difference": one.difference}) for one in self.differences
             ],
         }
 
@@ -166,11 +166,12 @@ class Comparison:
                 continue
             own = [result for result in self.results if result.subject.source == subject.source]
             checkpoint = None if subject.step is None else Path(subject.source).name
-            name = self.options.result_name(self.task["kind"], checkpoint=checkpoint, label=self.label)
+            name = self.options.result_name(self.task["kind"], checkpoint)
             # What is unfinished goes to a folder of its own, which nobody takes for whole results.
             path = subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
             try:
-                write_json(path, self.document(own))
+                # A model's own file says nothing of another it was once compared with.
+                write_json(path, replace(self, results=own, differences=()).document())
                 lines.append(f"saved {path}")
             except OSError as error:  # somebody else's run, say: the results are still printed
                 lines.append(f"note: results not saved, {path} cannot be written: {error.strerror}")

@@ -77,7 +77,7 @@ def generate_answers(
 
 @contextmanager
 def _plain_settings(model: MrT5ForConditionalGeneration) -> Iterator[None]:
-    """Without the settings a checkpoint may bring: generate fills in whatever it is not told from those."""
+    """Without the settings of a checkpoint, from which generate fills in whatever it is not given."""
     from transformers import GenerationConfig
 
     own = model.generation_config

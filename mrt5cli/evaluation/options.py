@@ -28,6 +28,7 @@ class EvaluationOptions:
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
         data: what replaces the task's own source, for the record.
+        label: sets apart, by the name of their files, results whose other settings would share one.
     """
 
     split: str = "test"
@@ -43,13 +44,14 @@ class EvaluationOptions:
     runtime: bool = False
     deletion_rates: Sequence[float] = ()
     data: str | None = None
+    label: str = ""
 
     @property
     def deletion(self) -> str:
         """In a word."""
         return "hard" if self.hard_delete else "soft"
 
-    def result_name(self, kind: str, *, checkpoint: str | None = None, label: str = "") -> str:
+    def result_name(self, kind: str, checkpoint: str | None = None) -> str:
         """The stem of the results' file in a run's eval/ folder: none overwrites another's.
 
         Args:
@@ -66,6 +68,6 @@ class EvaluationOptions:
             "rates" if self.deletion_rates else "",
             "" if self.data is None else f"data-{Path(self.data).resolve().name}",
             checkpoint,
-            label,
+            self.label,
         ]
         return "-".join(part for part in parts if part)

@@ -49,7 +49,7 @@ def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Ma
 
     Args:
         device: as `--device` says it.
-        tflops: given where the hours of a GPU are asked for.
+        tflops: given where the hours are to be a GPU's.
     """
     if tflops is not None or device.startswith("cuda"):
         return "gpu"

@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mrt5cli.errors import UserError
 from mrt5cli.suite.display import Display
 from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.planning import state_of
-from mrt5cli.suite.processes import Fork, Forks
+from mrt5cli.suite.processes import Forks, kill
 from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
@@ -55,7 +56,7 @@ class SuiteOutcome:
 @dataclass
 class _Slot:
     job: Job
-    fork: Fork
+    process: BaseProcess
     since: float
 
 
@@ -75,7 +76,7 @@ def only_one(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to {root}: {error.strerror}",
-            "choose another folder with --runs, or --report-only for a report of what is there",
+            "choose another folder with --runs, or --report-only for a report on the results that exist",
         ) from error
     with file:
         try:
@@ -106,7 +107,7 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
                 if heeded == 1:
                     display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
                 for slot in slots.values():
-                    slot.fork.stop() if heeded == 1 else slot.fork.kill()
+                    slot.process.terminate() if heeded == 1 else kill(slot.process)
             for place in set(range(launcher.slots)) - slots.keys():
                 job = None if signals else _ready(plan, started)
                 if job is None:
@@ -117,7 +118,7 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
             if not slots:
                 break
             for place, slot in list(slots.items()):
-                code = slot.fork.poll()
+                code = slot.process.exitcode
                 if code is not None:
                     del slots[place]
                     error = _settle(plan, slot.job, code, outcome, stopping=bool(signals))
@@ -142,7 +143,7 @@ def _ready(plan: SuitePlan, started: Set[str]) -> Job | None:
     )
 
 
-def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int) -> Fork:
+def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int) -> BaseProcess:
     log = log_of(plan, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:

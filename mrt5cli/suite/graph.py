@@ -129,8 +129,9 @@ class _Graph:
             hard_delete=settings.hard_delete,
             constrained=evaluation.constrained,
             runtime=evaluation.runtime,
+            label=evaluation.label,
         )
-        stem = options.result_name(task.kind, label=evaluation.label)
+        stem = options.result_name(task.kind)
         id_ = f"evaluate {train.name} seed {train.recipe.seed} {stem}"
         job = EvaluateJob(
             id=id_,

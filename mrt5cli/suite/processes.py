@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
@@ -37,29 +37,12 @@ def visible_gpus() -> list[str]:
     return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
-@dataclass
-class Fork:
-    """A process that does a job."""
-
-    process: BaseProcess
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return self.process.exitcode
-
-    def stop(self) -> None:
-        """Have it end in its own time: a training saves first."""
-        self._signal(os.kill, signal.SIGINT)
-
-    def kill(self) -> None:
-        """End the process and those it has started, or it alone while it has no group yet."""
-        self._signal(os.killpg, signal.SIGKILL)
-        self._signal(os.kill, signal.SIGKILL)
-
-    def _signal(self, send: Callable[[int, int], None], number: signal.Signals) -> None:
-        if self.poll() is None and self.process.pid is not None:
-            with suppress(ProcessLookupError):  # it has just ended
-                send(self.process.pid, number)
+def kill(process: BaseProcess) -> None:
+    """End a job and the processes that it has started at once."""
+    if process.exitcode is None and process.pid is not None:
+        with suppress(ProcessLookupError):  # it has just ended, or has no group of its own yet
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 @dataclass(frozen=True)
@@ -80,8 +63,11 @@ class Forks:
     together: bool = False
     device: str = "cpu"
 
-    def start(self, order: JobOrder, slot: int, log: Path) -> Fork:
-        """Start a job in one of the slots, numbered from 0; its output goes to the end of the log."""
+    def start(self, order: JobOrder, slot: int, log: Path) -> BaseProcess:
+        """Start a job in one of the slots, numbered from 0; its output goes to the end of the log.
+
+        A termination signal has it end in its own time: a training saves first.
+        """
         order = replace(order, device=self.device)
         gpus = self.gpus[slot : slot + 1]
         if self.together and isinstance(order.plan.job(order.job), TrainJob):
@@ -92,7 +78,7 @@ class Forks:
             target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job
         )
         process.start()
-        return Fork(process)
+        return process
 
     def __str__(self) -> str:
         """How many jobs run where."""
@@ -150,7 +136,8 @@ def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str])
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

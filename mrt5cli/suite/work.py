@@ -76,7 +76,7 @@ def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
 
     subject, device = find_subject(str(job.train.run.path)), runtime.device(order.device)
     comparison = compare([subject], job.task, job.options, device=device, progress=_examples_done)
-    [line] = replace(comparison, label=job.evaluation.label).save()
+    [line] = comparison.save()
     if line != f"saved {job.output}":
         raise RunFailed(f"the results should be in {job.output}: {line}")
     _say(line)

@@ -104,7 +104,7 @@ def test_losses_of_samples_are_those_of_the_evaluation(plan: SuitePlan) -> None:
     runs = plan.experiment_runs(LANGUAGES)
     [base] = runs.baselines
     task = build_task(base.recipe.task)
-    samples = Samples(task, "en", list(task.held_out("test", "en", batch_size=1, limit=8)))
+    samples = Samples("en", list(task.held_out("test", "en", batch_size=1, limit=8)))
     loss, deleted = measured(runs, base, samples)
     result = base.own()
     assert result is not None

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from mrt5cli.suite import executing, processes
 from mrt5cli.suite.executing import SuiteOutcome, execute, log_of, only_one
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.planning import make_plan
-from mrt5cli.suite.processes import Fork, Forks
+from mrt5cli.suite.processes import Forks, kill
 from mrt5cli.suite.work import JobOrder
 
 BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
@@ -60,7 +61,10 @@ class FakeJob:
     stopped: int = 0
     killed: int = 0
 
-    def poll(self) -> int | None:
+    pid = None
+
+    @property
+    def exitcode(self) -> int | None:
         self.polls -= 1
         if self.polls > 0:
             return None
@@ -68,7 +72,7 @@ class FakeJob:
             self.leave()
         return self.code
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         self.stopped += 1
         self.code = 130
 
@@ -212,19 +216,19 @@ def test_a_first_signal_stops_and_a_second_kills(tmp_path: Path, number: signal.
     assert display.said[-1].startswith("stopping: trainings save")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers  # ours again
 
+    pause = [number, number]
+
+    class Signals(FakeJob):
+        @property
+        def exitcode(self) -> int | None:
+            if pause:
+                os.kill(os.getpid(), pause.pop())
+            return super().exitcode
+
     class Twice(FakeLauncher):
         def start(self, order: JobOrder, slot: int, log: Path) -> FakeJob:
-            job = super().start(order, slot, log)
-            job.polls = 10**6
-            poll, pause = job.poll, [signal.SIGINT, signal.SIGINT]
-
-            def polled() -> int | None:
-                if pause:
-                    os.kill(os.getpid(), pause.pop())
-                return poll()
-
-            job.poll = polled  # type: ignore[method-assign]
-            return job
+            self.running.append(Signals(0, lambda: None, polls=10**6))
+            return self.running[-1]
 
     twice = Twice()
     assert run(family(tmp_path), twice).interrupted
@@ -263,10 +267,10 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-def ended(job: object, seconds: float = 60.0) -> int:
+def ended(job: BaseProcess, seconds: float = 60.0) -> int:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        code = job.poll()  # type: ignore[attr-defined]
+        code = job.exitcode
         if code is not None:
             return int(code)
         time.sleep(0.02)
@@ -317,10 +321,10 @@ def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     assert ended(running) == 2
     assert "error:" in log.read_text() and "nowhere" in log.read_text()
     running = Forks(1, 1).start(JobOrder(plan, OTHER), 0, log)
-    running.kill()
+    kill(running)
     assert ended(running) == -signal.SIGKILL
-    running.stop()  # of one that has ended is nothing
-    running.kill()
+    running.terminate()  # of one that has ended is nothing
+    kill(running)
 
 
 def test_what_is_forked_has_touched_no_gpu() -> None:
@@ -336,9 +340,9 @@ def test_what_is_forked_has_touched_no_gpu() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def orphan(job: Fork) -> None:
+def orphan(job: BaseProcess) -> None:
     """Let a job find that whoever started it is gone."""
-    job.process._popen.finalizer()  # type: ignore[attr-defined]
+    job._popen.finalizer()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -353,24 +357,24 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     def lines() -> int:
         return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
 
-    def started() -> Fork:
+    def started() -> BaseProcess:
         before = lines()
         running = launcher.start(JobOrder(plan, job.id), 0, tmp_path / "log")
         until = time.monotonic() + 120
         while lines() < before + 2:
-            assert time.monotonic() < until and running.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until and running.exitcode is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
         return running
 
     running = started()
-    running.stop()
+    running.terminate()
     assert ended(running) == 130
     meta = job.run.meta()
     assert (meta["status"], meta["processes"]) == ("interrupted", 2)
     assert job.run.saved_steps() == [meta["step"]]
 
     running = started()
-    running.kill()
+    kill(running)
     assert ended(running) == -signal.SIGKILL
     before = lines()
     time.sleep(1.5)
