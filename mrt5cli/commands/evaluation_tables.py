@@ -75,7 +75,7 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         own = [
             column
             for name in comparison.measures
-            for column in (_metric(name), ("95 %\ninterval", partial(_interval, name)))
+            for column in (_metric(name, comparison.task["kind"]), ("95 %\ninterval", partial(_interval, name)))
         ]
         others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
         return [first, _metric("examples"), *own, *others, cut, *([target, trained] if several else [])]
@@ -92,8 +92,8 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     return [first, _metric("deletion_rate"), target, *rest, *([trained] if several else [])]
 
 
-def _metric(name: str) -> Column:
-    metric = METRICS[name]
+def _metric(name: str, task: str = "") -> Column:
+    metric = METRICS[name].on(task)
     return metric.column, lambda line: metric.text(line[1].number(name))
 
 
@@ -111,7 +111,7 @@ def _present_differences(comparison: Comparison) -> None:
     first, second = (result.subject.name for result in comparison.results)
     for measure in dict.fromkeys(one.measure for one in comparison.differences):
         rows = [one for one in comparison.differences if one.measure == measure]
-        metric = METRICS[measure]
+        metric = METRICS[measure].on(comparison.task["kind"])
         shown = metric.text
         title = f"{metric.title}, {'%' if metric.unit == 'share' else 'nats a token'}"
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
@@ -146,7 +146,8 @@ def _present_published(comparison: Comparison) -> None:
         rows = totals
     say(f"\npublished for this task{f': {models[0]}' if alone else ''}\n")
     names = [name for name in comparison.measures if any(name in row.numbers for row in rows)]
-    shown = [METRICS[name] for name in (*names, "deletion_rate", "ms_per_example")]
+    task = comparison.task["kind"]
+    shown = [METRICS[name].on(task) for name in (*names, "deletion_rate", "ms_per_example")]
     table = []
     for row in rows:
         label = row.subset if alone else _model_of(row) + ("" if totals else f", {row.subset}")
