@@ -66,7 +66,7 @@ def present(comparison: Comparison) -> None:
 
 def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     """Headers and what fills the cells under them; a column no cell of which is filled is not shown."""
-    several = len(comparison.results) > 1
+    several, kind = len(comparison.results) > 1, comparison.task["kind"]
     first: Column = "", lambda line: line[0]
     target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
     trained: Column = "trained", lambda line: _seconds(line[2].train_seconds if line[2] else None)
@@ -75,11 +75,11 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         own = [
             column
             for name in comparison.measures
-            for column in (_metric(name, comparison.task["kind"]), ("95 %\ninterval", partial(_interval, name)))
+            for column in (_metric(name, kind), ("95 %\ninterval", partial(_interval, name)))
         ]
         others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
         return [first, _metric("examples"), *own, *others, cut, *([target, trained] if several else [])]
-    text = comparison.task["kind"] == "span_corruption"
+    text = kind == "span_corruption"
     shown = {
         "examples": False,
         "deletion_rate": False,
@@ -180,8 +180,9 @@ def _notes(comparison: Comparison) -> list[str]:
             "accepted one, in nats a token"
         )
     elif WHOLE_TARGETS in comparison.measures:
+        header = METRICS[WHOLE_TARGETS].on(comparison.task["kind"]).header.replace("\n", " ")
         notes.append(
-            "seq. acc.: every target token is right, given the true ones before it; loss: nats a token"
+            f"{header}: every target token is right, given the true ones before it; loss: nats a token"
         )
     elif not comparison.measures:
         notes.append(
