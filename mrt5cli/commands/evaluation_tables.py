@@ -65,7 +65,7 @@ def present(comparison: Comparison) -> None:
 
 def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     """Headers and what fills the cells under them; a column no cell of which is filled is not shown."""
-    several = len(comparison.results) > 1
+    several, kind = len(comparison.results) > 1, comparison.task["kind"]
     first: Column = "", lambda line: line[0]
     target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
     trained: Column = "trained", lambda line: _seconds(line[2].train_seconds if line[2] else None)
@@ -74,11 +74,11 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         own = [
             column
             for name in comparison.measures
-            for column in (_metric(name), ("95 %\ninterval", partial(_interval, name)))
+            for column in (_metric(name, kind), ("95 %\ninterval", partial(_interval, name)))
         ]
         others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
         return [first, _metric("examples"), *own, *others, cut, *([target, trained] if several else [])]
-    text = comparison.task["kind"] == "span_corruption"
+    text = kind == "span_corruption"
     shown = {
         "examples": False,
         "deletion_rate": False,
@@ -91,8 +91,8 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     return [first, _metric("deletion_rate"), target, *rest, *([trained] if several else [])]
 
 
-def _metric(name: str) -> Column:
-    metric = METRICS[name]
+def _metric(name: str, task: str = "") -> Column:
+    metric = METRICS[name].on(task)
     return metric.column, lambda line: metric.text(line[1].number(name))
 
 
@@ -110,7 +110,7 @@ def _present_differences(comparison: Comparison) -> None:
     first, second = (result.subject.name for result in comparison.results)
     for measure in dict.fromkeys(one.measure for one in comparison.differences):
         rows = [one for one in comparison.differences if one.measure == measure]
-        metric = METRICS[measure]
+        metric = METRICS[measure].on(comparison.task["kind"])
         shown = metric.text
         title = f"{metric.title}, {'%' if metric.unit == 'share' else 'nats a token'}"
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
@@ -145,7 +145,8 @@ def _present_published(comparison: Comparison) -> None:
         rows = totals
     say(f"\npublished for this task{f': {models[0]}' if alone else ''}\n")
     names = [name for name in comparison.measures if any(name in row.numbers for row in rows)]
-    shown = [METRICS[name] for name in (*names, "deletion_rate", "ms_per_example")]
+    task = comparison.task["kind"]
+    shown = [METRICS[name].on(task) for name in (*names, "deletion_rate", "ms_per_example")]
     table = []
     for row in rows:
         label = row.subset if alone else _model_of(row) + ("" if totals else f", {row.subset}")
@@ -178,8 +179,9 @@ def _notes(comparison: Comparison) -> list[str]:
             "accepted one, in nats a token"
         )
     elif WHOLE_TARGETS in comparison.measures:
+        header = METRICS[WHOLE_TARGETS].on(comparison.task["kind"]).header.replace("\n", " ")
         notes.append(
-            "seq. acc.: every target token is right, given the true ones before it; loss: nats a token"
+            f"{header}: every target token is right, given the true ones before it; loss: nats a token"
         )
     elif not comparison.measures:
         notes.append(

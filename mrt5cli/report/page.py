@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ from mrt5cli.report.analysis_tables import analysis_tables, examples_of
 from mrt5cli.report.claims import judge
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
-from mrt5cli.report.tables import MISSING, Table, tabulated
+from mrt5cli.report.tables import MISSING, Table
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count
 from mrt5cli.rundir import write_text
-from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
+from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan
 from mrt5cli.text import Tell, counted, duration, say_nothing
 
 if TYPE_CHECKING:
@@ -197,21 +197,21 @@ def _each(values: Iterable[str]) -> str:
 
 def _runs(plan: SuitePlan, metas: Mapping[str, dict[str, Any]]) -> Table:
     """Every run: its seed, the content of its recipe, and when it was trained."""
-
-    def said(job: TrainJob, name: str) -> str:
-        return str(metas[job.id].get(name) or MISSING)
-
-    columns: dict[str, Callable[[TrainJob], str]] = {
-        "recipe": lambda job: job.name,
-        "seed": lambda job: str(job.recipe.seed),
-        "recipe hash": lambda job: recipe_hash(job.recipe),
-        "status": lambda job: job.status + (f": {job.reason}" if job.reason and job.status != "done" else ""),
-        "code": lambda job: str((metas[job.id].get("sessions") or [{}])[-1].get("code") or MISSING),
-        "commit": lambda job: said(job, "commit"),
-        "started": lambda job: said(job, "started")[:16].replace("T", " "),
-        "trained for": lambda job: duration(seconds) if (seconds := _seconds(metas[job.id])) else MISSING,
-    }
-    return tabulated(plan.trainings, columns, "All runs", folded=True, words=7)
+    headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
+    lines = []
+    for job in plan.trainings:
+        meta = metas[job.id]
+        sessions, seconds = meta.get("sessions") or [{}], _seconds(meta)
+        status = job.status + (f": {job.reason}" if job.reason and job.status != "done" else "")
+        made = (
+            sessions[-1].get("code"),
+            meta.get("commit"),
+            (meta.get("started") or "")[:16].replace("T", " "),
+        )
+        trained_for = duration(seconds) if seconds else MISSING
+        run = job.name, str(job.recipe.seed), recipe_hash(job.recipe), status
+        lines.append((*run, *(str(value or MISSING) for value in made), trained_for))
+    return Table(headers, lines, "All runs", folded=True, words=7)
 
 
 def _seconds(meta: Mapping[str, Any]) -> float:

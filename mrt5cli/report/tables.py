@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Rule
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE
 from mrt5cli.report.claims import Claim
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, count
@@ -43,21 +42,6 @@ class Table:
     folded: bool = False
     words: int = 1
     prose: bool = False
-
-    def and_rows(self, rows: Iterable[tuple[str, ...]]) -> Table:
-        """The same with more below."""
-        return replace(self, rows=[*self.rows, *rows])
-
-
-Thing = TypeVar("Thing")
-
-
-def tabulated(
-    things: Iterable[Thing], columns: Mapping[str, Callable[[Thing], str]], title: str = "", **how: Any
-) -> Table:
-    """A row a thing, its cells what each column, by its header, shows of it."""
-    rows = [tuple(show(thing) for show in columns.values()) for thing in things]
-    return Table(tuple(columns), rows, title, **how)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -179,14 +163,12 @@ def summary(counts: Mapping[str, Mapping[Verdict, int]]) -> Table:
 
 def rules() -> Table:
     """What may differ, by rule."""
-    columns: dict[str, Callable[[Rule], str]] = {
-        "numbers": lambda rule: rule.name,
-        "between runs": lambda rule: rule.in_words,
-        "sampling added": lambda rule: "yes" if rule.sampled else "no",
-        "better is": lambda rule: rule.better or "neither",
-        "why": lambda rule: rule.reason,
-    }
-    return tabulated(tolerances.rules(), columns, "Tolerances", folded=True, words=5, prose=True)
+    headers = ("numbers", "between runs", "sampling added", "better is", "why")
+    lines = [
+        (rule.name, rule.in_words, "yes" if rule.sampled else "no", rule.better or "neither", rule.reason)
+        for rule in tolerances.rules()
+    ]
+    return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)
 
 
 # --- ours alone ------------------------------------------------------------------------------------------

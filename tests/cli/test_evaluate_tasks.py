@@ -68,6 +68,7 @@ def test_a_line_a_language_and_a_total(runs: dict[str, Path]) -> None:
     assert labels == ["en", "sw", "total"]
     assert cells(text, "total")[1] == "6"
     assert "source removed" not in text
+    assert "acc." in text and "seq." not in text, "the paper's word for labels"
     (row, *_) = document(runs["xnli"], "--languages", "en", "--limit", 3)["models"][0]["rows"]
     low, high = row["sequence_accuracy_95"]
     assert cells(text, "en")[2:6] == [

@@ -37,7 +37,7 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
     languages = list(dict.fromkeys(language for of in listed for language in of))
     if len(languages) > MOST:
         last = list(ours)[-1]
-        gone = ours[last].deleted.combine_first(known[last].deleted)
+        gone = ours[last].deleted.combine_first(known[last].deleted).fillna(0.0)
         languages.sort(key=lambda language: -gone.get(language, 0.0))
     colours = [FAINT if look.colour == INK else look.colour for look in looks_of(families)]
     thickness = 0.8 / len(ours)
