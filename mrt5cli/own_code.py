@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mrt5cli.errors import UserError
 
-_imported: dict[Path, str] = {}
+IMPORTED: dict[Path, str] = {}
+"""The files that this process has imported, and what the user called them."""
 
 
 def import_file(path: Path) -> None:
@@ -19,12 +20,12 @@ def import_file(path: Path) -> None:
         UserError: there is no such file, or it raises something.
     """
     file = path.resolve()
-    if file in _imported:
+    if file in IMPORTED:
         return
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "there is no such file"
         raise UserError(f"--code {path}: {what}", "give a Python file")
-    name = f"mrt5_code_{len(_imported)}_{file.stem}"
+    name = f"mrt5_code_{len(IMPORTED)}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"--code {path} is not a Python file", "give one whose name ends in .py")
@@ -36,24 +37,24 @@ def import_file(path: Path) -> None:
     except (Exception, SystemExit) as error:  # it may do anything
         del sys.modules[name]
         raise UserError(f"--code {path} cannot be imported: {type(error).__name__}: {error}") from error
-    _imported[file] = str(path)
+    IMPORTED[file] = str(path)
 
 
 def place_in(error: BaseException) -> str | None:
     """The line of such a file that an error comes from, as "FILE, line N"; None where it passed none."""
     lines = [
-        f"{_imported[Path(frame.filename)]}, line {frame.lineno}"
+        f"{IMPORTED[Path(frame.filename)]}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) in _imported
+        if Path(frame.filename) in IMPORTED
     ]
     return lines[-1] if lines else None
 
 
 def files() -> list[Path]:
     """The files that were imported, in that order."""
-    return [Path(path) for path in _imported.values()]
+    return [Path(path) for path in IMPORTED.values()]
 
 
 def as_options() -> list[str]:
     """The words of a command line that import the same files again."""
-    return [word for path in _imported.values() for word in ("--code", path)]
+    return [word for path in IMPORTED.values() for word in ("--code", path)]

@@ -87,11 +87,10 @@ class _Counts:
 
     def forward(self, batch: Batch, hard: bool) -> Any:
         torch.manual_seed(0)  # for gates that draw
-        labels = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
-        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
         in_half = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
         with torch.inference_mode(), in_half:
-            return self.model(**given, labels=labels, hard_delete=hard, use_cache=False)
+            return self.model(**given, hard_delete=hard, use_cache=False)
 
     def add(self, out: Any, reference: Any, batch: Batch, threshold: float) -> None:
         self.outcomes.append(teacher_forced(out, batch))

@@ -12,7 +12,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, Revision
+from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
@@ -68,11 +68,11 @@ def bench(
     bf16: Bf16 = False,
     memory: Memory = False,
     limit: Limit = 1000,
-    device: DeviceIfAny = None,
+    device: Device = "auto",
     threads: Threads = None,
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: JsonInstead = False,
+    as_json: AsJson = False,
     out: Document = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.

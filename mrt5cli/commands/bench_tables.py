@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mrt5cli.commands.tables import print_table
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
+from mrt5cli.text import byte_size, counted, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.benchmark.precision import PrecisionRow
@@ -72,15 +72,12 @@ def present(report: Report) -> None:
 
 def _print_timings(cases: Sequence[Result]) -> None:
     """A line a case and baseline; columns that no case has anything for are left out."""
-    lines = [[*TIMED, *COMPARED]]
+    lines = []
     for case in cases:
         own = _cells(TIMED, case)
         compared = [_cells(COMPARED, ratio) for ratio in case.ratios] or [[""] * len(COMPARED)]
         lines += [[*own, *compared[0]], *([*[""] * len(own), *cells] for cells in compared[1:])]
-    columns = zip(*lines, strict=True)
-    filled = [column for column in columns if any(cell not in ("", MISSING) for cell in column[1:])]
-    headers, *rows = zip(*filled, strict=True)
-    print_table(headers, rows)
+    print_table([*TIMED, *COMPARED], lines, only_filled=True)
 
 
 def _cells(columns: Columns[T], row: T) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import Code, JsonInstead, NoPickle, Revision
+from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -106,7 +106,7 @@ def convert(
     max_shard_size: ShardSize = "5GB",
     push: Push = None,
     private: Private = False,
-    as_json: JsonInstead = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
 

@@ -14,7 +14,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import Code, DeviceIfAny, NoPickle, Revision
+from mrt5cli.commands.options import Code, Device, NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -89,7 +89,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
     ] = None,
-    device: DeviceIfAny = None,
+    device: Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,
     as_json: Annotated[

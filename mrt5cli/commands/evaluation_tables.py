@@ -50,12 +50,8 @@ def present(comparison: Comparison) -> None:
         lines = [(result.label, result.summary, result) for result in results]
         if not comparison.measures:
             lines.append(("source removed", first.summary.without_source(), None))
-    columns = [(header, [cell(line) for line in lines]) for header, cell in _columns(comparison, by_subset)]
-    filled = [(header, cells) for header, cells in columns if set(cells) != {MISSING}]
-    print_table(
-        [header for header, _ in filled],
-        [list(row) for row in zip(*(cells for _, cells in filled), strict=True)],
-    )
+    headers, cells = zip(*_columns(comparison, by_subset), strict=True)
+    print_table(headers, [[cell(line) for cell in cells] for line in lines], only_filled=True)
     say("\n" + "\n".join(_notes(comparison)))
     if comparison.differences:
         _present_differences(comparison)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, Revision
+from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -60,10 +60,10 @@ def inspect_deletions(
             help="Delete gate values up to this one. Default: the model's own threshold.",
         ),
     ] = None,
-    device: DeviceIfAny = None,
+    device: Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: JsonInstead = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 

@@ -39,12 +39,10 @@ Smoke = Annotated[
     bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto.", show_default=True)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-DeviceIfAny = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: a GPU if there is one.")
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")
 ]
-JsonInstead = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a Hub model. [default: main]", show_default=False)
 ]

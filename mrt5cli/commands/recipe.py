@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import Code, JsonInstead, Overrides, RecipeName
+from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json
@@ -41,7 +41,7 @@ class Checked:
 
 
 @app.command("list")
-def list_(as_json: JsonInstead = False) -> None:
+def list_(as_json: AsJson = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
     Examples:
@@ -74,7 +74,7 @@ def list_(as_json: JsonInstead = False) -> None:
 
 
 @app.command()
-def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: JsonInstead = False) -> None:
+def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: AsJson = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
     Examples:
@@ -108,7 +108,7 @@ def check(
         typer.Option("--build/--no-build", help="Also build each model, without its weights."),
     ] = True,
     code: Code = None,
-    as_json: JsonInstead = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
 

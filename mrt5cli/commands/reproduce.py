@@ -129,8 +129,10 @@ def reproduce(
     if outcome is not None and outcome.interrupted:
         say("to resume: the same command again; for a report on what there is: --report-only", sys.stderr)
         raise KeyboardInterrupt
+    from mrt5cli.report.page import write_report
+
     try:
-        written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
+        written = write_report(plan, out / (f"{name}-{SMOKE}" if smoke else name), say_on_stderr)
     except UserError as error:
         if not as_json:
             raise
@@ -164,12 +166,6 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
     display = Display(plan)
     with display.bars:
         return execute(plan, launcher, display)
-
-
-def _report(plan: SuitePlan, out: Path) -> list[Path]:
-    from mrt5cli.report.page import write_report
-
-    return write_report(plan, out, say_on_stderr)
 
 
 def _failed(outcome: SuiteOutcome) -> RunFailed:

@@ -10,7 +10,10 @@ from mrt5cli.text import MISSING, columns, say
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Collection[int] = (0,)
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: Collection[int] = (0,),
+    only_filled: bool = False,
 ) -> None:
     """Print a table; the first column is text, the others are numbers. A header may have two lines.
 
@@ -19,12 +22,17 @@ def print_table(
 
     Args:
         text_columns: the columns that are text, if others.
+        only_filled: leave out the columns that no row has a value for.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    if only_filled:
+        every = zip(headers, *rows, strict=True)
+        filled = [column for column in every if not {*column[1:]} <= {"", MISSING}]
+        headers, *rows = zip(*filled, strict=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for place, header in enumerate(headers):
         justify: Any = "left" if place in text_columns else "right"

@@ -20,8 +20,8 @@ from reproduction import tree
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.commands import reproduce as command
 from mrt5cli.errors import UserError
+from mrt5cli.report import page
 
 NOWHERE = {"kind": "files", "path": "nowhere"}
 TINY = {
@@ -42,12 +42,12 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(written))
     monkeypatch.setattr("mrt5cli.recipe.loading.shipped_directory", lambda: tmp_path / "recipes")
-    monkeypatch.setattr(command, "_report", report)
+    monkeypatch.setattr(page, "write_report", report)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def report(plan: Any, out: Path) -> list[Path]:
+def report(plan: Any, out: Path, tell: Any) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text("".join(f"{job.id}: {job.status}\n" for job in plan.jobs))
     return [out / "report.md"]
@@ -71,10 +71,10 @@ def states(result: Any) -> dict[str, str]:
 def test_a_report_that_cannot_be_written_leaves_the_document_whole(
     house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unwritable(plan: Any, out: Path) -> list[Path]:
+    def unwritable(plan: Any, out: Path, tell: Any) -> list[Path]:
         raise UserError(f"the report cannot be written to {out}: Permission denied", "choose another")
 
-    monkeypatch.setattr(command, "_report", unwritable)
+    monkeypatch.setattr(page, "write_report", unwritable)
     result = reproduce(suite(house, "base"), "--report-only", "--json")
     assert result.exit_code == 0
     assert "note: the report cannot be written to reports/mine: Permission denied" in result.stderr
@@ -189,11 +189,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import mrt5cli.recipe.loading as loading
-from mrt5cli.commands import reproduce as command
+from mrt5cli.report import page
 from mrt5cli.errors import UserError
 from mrt5cli.cli import main
 loading.shipped_directory = lambda: Path("recipes")
-command._report = lambda plan, out: []
+page.write_report = lambda plan, out, tell: []
 if __name__ == "__main__":
     sys.argv = ["mrt5", "reproduce", *sys.argv[1:]]
     main()

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mrt5cli import bounds
-from mrt5cli.cli import _unexpected, app
+from mrt5cli import bounds, cli
+from mrt5cli.cli import app
 from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import load, words
 from mrt5cli.recipe.tasks import seconds_of
@@ -173,12 +173,19 @@ def test_nonsense_on_a_command_line_is_refused_with_the_option(name: str, parame
         ),
     ],
 )
-def test_too_little_memory_is_no_bug(error: Exception) -> None:
-    assert _unexpected(error) == (
-        "the memory does not hold this",
-        "take smaller batches, shorter texts or a smaller model",
-        1,
-    )
+def test_too_little_memory_is_no_bug(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the memory does not hold this",
+        "hint: take smaller batches, shorter texts or a smaller model",
+    ]
 
 
 def test_bounds_are_what_numpy_and_torch_can_count() -> None:

@@ -15,7 +15,7 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.attention import AttentionOptions, eager
 from mrt5cli.models.fast import fused as fused_module
 from mrt5cli.models.fast import packed_rows
-from mrt5cli.models.fast.fused import _tiles, fused, has_fused
+from mrt5cli.models.fast.fused import fused, has_fused, tiles
 from mrt5cli.models.fast.packed_rows import PackedLayout
 from mrt5cli.models.score_loss import ScorePenalty
 
@@ -172,9 +172,9 @@ def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 400))
 def test_tiles_are_every_row_and_head_once_and_no_larger_than_asked(batch, heads, queries, keys, most):
     with patch.object(fused_module, "TILE", most):
-        tiles = list(_tiles(torch.empty(batch, heads, queries, 1), torch.empty(batch, heads, keys, 1)))
+        found = list(tiles(torch.empty(batch, heads, queries, 1), torch.empty(batch, heads, keys, 1)))
     covered = torch.zeros(batch, heads, dtype=torch.long)
-    for tile in tiles:
+    for tile in found:
         assert covered[tile].numel() * queries * keys <= most or covered[tile].numel() == 1
         covered[tile] += 1
     assert (covered == 1).all()

@@ -81,7 +81,7 @@ class _Fused(torch.autograd.Function):
             lse = F.softplus(lse)
         excess = torch.zeros((), device=query.device)
         if ceiling is not None:
-            for tile in _tiles(query, key):
+            for tile in tiles(query, key):
                 above = _scores(query, key, bias, tile).sub_(ceiling).clamp_(min=0)
                 excess += (above if queries is None else above.mul_(_of_rows(queries, tile))).sum()
         ctx.save_for_backward(query, key, value, bias, gate, output, lse, queries)
@@ -95,7 +95,7 @@ class _Fused(torch.autograd.Function):
         bias_grad = _zeros(bias) if ctx.needs_input_grad[3] else None
         gate_grad = _zeros(gate) if ctx.needs_input_grad[4] else None
         gates = None if gate is None else gate.float()
-        for tile in _tiles(query, key):
+        for tile in tiles(query, key):
             q, k, v, g, o = (part[tile].float() for part in (query, key, value, grad, output))
             scores = _scores(query, key, bias, tile)
             above = None
@@ -147,7 +147,7 @@ Tile = tuple[slice, slice]
 """Rows and heads."""
 
 
-def _tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
+def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
     """All rows and heads of (B, N, Q, H) and (B, N, K, H), once each."""
     rows, heads, queries = query.shape[:3]
     at_once = max(1, TILE // (queries * key.shape[2]))
