@@ -286,20 +286,18 @@ class TableTask(Task):
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:
-        counts, sources, targets = [], 0, 0
+        counts, cut = [], Counter[str]()
         for split, name in (("train", "training"), ("validation", "validation")):
             tables = [self.rows(split, part) for part in self.parts(split)] if self._has(split) else []
             counts += [f"{sum(map(len, tables)):,} {name}"] if tables else []
-            for cut in map(self.encoding.cut, tables):
-                sources, targets = sources + cut[0], targets + cut[1]
+            for table in tables:
+                cut.update(dict(zip(("source", "target"), self.encoding.cut(table), strict=True)))
         facts = [self.name, self._origin(), *([f"{' and '.join(counts)} rows"] if counts else [])]
         if self._has("test") and self.parts("test") != self.parts("train"):
             facts.append(f"test of {listed(self.parts('test'), 3)}")
         longest_target = self.answer_length or self.encoding.target_length
         facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
-        cuts = [
-            counted(number, noun) for number, noun in ((sources, "source"), (targets, "target")) if number
-        ]
+        cuts = [counted(number, noun) for noun, number in cut.items() if number]
         return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
 
     def example(self, split: str) -> tuple[str, str]:

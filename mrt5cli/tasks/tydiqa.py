@@ -11,23 +11,14 @@ import pyarrow as pa
 
 from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import fingerprint
+from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, TyDiQATask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit
 
 # How ids such as finnish-7633091408814529542-0 begin.
-LANGUAGE_NAMES = {
-    "arabic": "ar",
-    "bengali": "bn",
-    "english": "en",
-    "finnish": "fi",
-    "indonesian": "id",
-    "korean": "ko",
-    "russian": "ru",
-    "swahili": "sw",
-    "telugu": "te",
-}
+LANGUAGE_NAMES = {LANGUAGES[code].name.lower(): code for code in sorted(TYDIQA_LANGUAGES)}
 # One training row in so many is held out for validation.
 HELD_OUT_ONE_IN = 5
 
@@ -52,8 +43,8 @@ class TyDiQA(QuestionAnswering):
             return language
         if "id" not in row:
             return None  # reported with all the columns that a row must have
-        beginning, dash, _ = str(row["id"]).partition("-")
-        if dash and beginning in LANGUAGE_NAMES:
+        beginning = str(row["id"]).partition("-")[0]
+        if beginning in LANGUAGE_NAMES:
             return LANGUAGE_NAMES[beginning]
         raise ValueError(
             f"column 'id' holds {row['id']!r}, which names no language of TyDi QA; expected it to begin "

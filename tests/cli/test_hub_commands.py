@@ -23,7 +23,7 @@ from mrt5cli.convert.conversion import convert
 from mrt5cli.rundir import RunDir
 
 BYT5 = "google/byt5-small"
-NOTE = f"note: {BYT5}: weights read from a pickle, pytorch_model.bin; no code in it was run"
+NOTE = f"note: {BYT5}: weights read from a pickle; no code in it was run"
 SMALL = [
     *("--set", "task.source={kind: embedded}", "--set", "task.input_length=64"),
     *("--set", "training.max_steps=1", "--set", "training.batch_size=2"),
@@ -98,9 +98,9 @@ def test_a_revision_of_what_is_trained(byt5: HubServer) -> None:
     assert f"from some/byt5 at {before[:12]}" in planned["model"]
     assert json.loads(mrt5(*tune).stdout)["recipe"]["model"]["revision"] is None
     refused = mrt5(*tune, "--set", "model.revision=v0", code=2).stderr
-    assert "give --revision alone" in refused
+    assert "--from and --set both give model.revision" in refused
     twice = mrt5("pretrain", "pctrl40", "--revision", "v0", "--set", "model.revision=v0", code=2).stderr
-    assert "--revision and --set model.revision both say" in twice
+    assert "--revision and --set both give model.revision" in twice
 
 
 def test_no_pickle_on_every_command(byt5: HubServer) -> None:
