@@ -120,7 +120,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
         may_fit = runtime.leads and plan.resume_step is None
         stream = with_labels(stream, prepared.task, shortener, run.boundaries, may_fit, say)
     with ExitStack() as stack:
-        interruption = stack.enter_context(Interruption())
+        interruption = stack.enter_context(Interruption(alone=runtime.world_size == 1))
         callbacks: list[TrainerCallback] = [interruption]
         if runtime.leads:
             callbacks.append(stack.enter_context(ProgressDisplay()))

@@ -152,6 +152,6 @@ def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
 
 def test_a_run_that_a_shipped_recipe_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="model.start: .* does not exist") as caught:
+    with pytest.raises(UserError, match=r"model.start: .* does not exist") as caught:
         check_start("runs/multilingual-v3-mrt5-50-seed40")
     assert "mrt5 pretrain multilingual_v3/mrt5_50" in str(caught.value.hint)
