@@ -51,7 +51,7 @@ def finetune(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision, from_))
+    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision, from_), smoke=smoke)
     if chosen.model.start == "scratch":
         raise UserError(
             f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
-from mrt5cli.output import print_json, takes_utf8
+from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
@@ -95,4 +94,4 @@ def train(recipe: Recipe, options: TrainingOptions, notes: Sequence[str] = ()) -
         print_json(plan.document)
     else:
         say(plan.text)
-        print(f"\n{recipes.dump(recipe, ascii_only=not takes_utf8(sys.stdout))}")
+        print(f"\n{recipes.dump(recipe)}")

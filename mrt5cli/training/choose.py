@@ -10,7 +10,6 @@ from typing import Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.hub import OutOfPatience
 from mrt5cli.metrics.catalog import MEASURED, METRICS
 from mrt5cli.places import room
 from mrt5cli.recipe import Recipe
@@ -128,7 +127,6 @@ def choose(
         _check_writable(run)
     notes += recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
-    notes += runtime.notes
     step = saved[-1] if saved and not finished else None
     plan = TrainingPlan(recipe, run, runtime, found, meta, step, notes, prepared=None)
     return plan if finished else replace(plan, prepared=_prepare(plan, allow_pickle))
@@ -218,7 +216,7 @@ def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
             example = task.example("train")
         _check_validation(plan.recipe.training, section, task)
     except UserError as error:
-        if plan.resume_step is None or not isinstance(error.__cause__, OutOfPatience):
+        if plan.resume_step is None or not isinstance(error, RunFailed):
             raise
         later = (
             f"the checkpoint of step {plan.resume_step} is kept; to go on later: {plan.run.resume_command}"

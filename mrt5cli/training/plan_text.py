@@ -43,7 +43,7 @@ def facts(
         "example": f"{source}\n-> {target}",
         "model": f"{rounded(start.model.num_parameters())} parameters, width {config.d_model}, "
         f"{config.num_layers} + {config.num_decoder_layers} layers, "
-        f"{recipe.model.shortener.placed(planned=True)}; from {start.origin}",
+        f"{recipe.model.shortener.placed()}; from {start.origin}",
         "loss": _loss(recipe),
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",

@@ -43,12 +43,12 @@ def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
     Raises:
         UserError: it cannot be loaded.
     """
-    from mrt5cli.models import CheckpointError, load
+    from mrt5cli.models import load
     from mrt5cli.training.whole import not_whole
 
     try:
         return Start(load(checkpoint).train(), f"checkpoint of step {step}")
-    except CheckpointError as error:
+    except UserError as error:
         raise not_whole(checkpoint, error.message.removeprefix(f"{checkpoint}: ")) from error
 
 

@@ -38,7 +38,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
-from mrt5cli.convert.export import write_tokenizer
+from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
@@ -380,7 +380,7 @@ class DeletionTrainer(Trainer):
         if output_dir is not None and self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             model.save_pretrained(output_dir, state_dict=state_dict)
-            write_tokenizer(model.config.vocab_size, Path(output_dir))
+            write_tokenizer(model.config, Path(output_dir))
 
     def _wait(self) -> None:
         if self.args.world_size > 1:

@@ -174,7 +174,7 @@ def test_from_makes_a_fine_tune_of_a_recipe_from_scratch(place: Path):
     (place / "scratch.yaml").write_text(json.dumps(recipe))
     result = finetune("scratch.yaml", "--from", "runs/byt5-seed3", "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "width 32, 2 + 1 layers, nothing deleted; from runs/byt5-seed3" in result.stdout
+    assert "width 32, 2 + 1 layers, no shortener; from runs/byt5-seed3" in result.stdout
     assert "shape: null" in result.stdout
 
 
@@ -431,7 +431,7 @@ def test_two_starts():
         ("runs/byt6-seed3", "did you mean runs/byt5-seed3?"),
         ("byt5.yaml", "byt5.yaml is a file; expected a run directory, a checkpoint directory or a Hub id"),
         ("runs", "runs is neither a run (no recipe.yaml) nor a checkpoint (no config.json)"),
-        ("someone/some-model", "is neither a directory here nor in the local Hub cache"),
+        ("someone/some-model", "is neither a directory here nor available from the Hugging Face Hub"),
         ("runs/multilingual-v3-byt5-seed76", "mrt5 pretrain multilingual_v3/byt5"),
     ],
 )

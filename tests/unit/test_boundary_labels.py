@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -159,6 +158,11 @@ def test_a_segment_is_a_word(kind: str) -> None:
 # --- unigram ------------------------------------------------------------------------------------------------
 
 
+def pieces(labeller: UnigramLabeller) -> list[str]:
+    text, ends = labeller.bytes.tobytes().decode("latin-1"), np.cumsum(labeller.lengths).tolist()
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def test_a_token_has_its_space_in_front_and_nothing_behind(unigram: UnigramLabeller) -> None:
     assert segments(unigram, "abcd efgh") == ["abcd", " efgh"]
     assert segments(unigram, "abcd,  efgh\nijkl") == ["abcd", ",", " ", " efgh", "\nijkl"]
@@ -183,7 +187,7 @@ def test_sentinels_and_ends_of_documents_stand_alone(unigram: UnigramLabeller) -
 
 def test_tokens_are_the_likeliest(unigram: UnigramLabeller) -> None:
     """Against every way to cut a word, by brute force."""
-    score = dict(unigram.pieces)
+    score = dict(zip(pieces(unigram), unigram.scores.tolist(), strict=True))
     for word in ["abcd", "efabgh", "cdef", " mnop", "qrstuv", "\x80\x81ab"]:
         ids = encode(word.encode("latin-1"))[None]
         ends = np.flatnonzero(unigram.label(ids)[0]) + 1
@@ -198,10 +202,10 @@ def test_tokens_are_the_likeliest(unigram: UnigramLabeller) -> None:
 
 def test_vocabulary_counts_the_single_bytes(texts: np.ndarray[Any, Any]) -> None:
     for vocabulary in (257, 280, 300):
-        pieces = [piece for piece, _ in UnigramLabeller.fit(texts, vocabulary=vocabulary).pieces]
-        assert len(pieces) == len(set(pieces)) <= vocabulary
-        assert {chr(byte) for byte in range(256)} <= set(pieces)
-    assert len(pieces) > 270, "no longer tokens were learned"
+        found = pieces(UnigramLabeller.fit(texts, vocabulary=vocabulary))
+        assert len(found) == len(set(found)) <= vocabulary
+        assert {chr(byte) for byte in range(256)} <= set(found)
+    assert len(found) > 270, "no longer tokens were learned"
     with pytest.raises(ValueError, match="256"):
         UnigramLabeller.fit(texts, vocabulary=256)
 
@@ -223,18 +227,6 @@ def test_what_is_remembered_changes_nothing(
     assert (labeller.label(texts) == first).all()
     assert (labeller.label(texts) == first).all()
     assert len(labeller._remembered) <= 3
-
-
-@pytest.mark.parametrize("before", [None, "true"])
-def test_the_environment_is_left_as_it_was(
-    texts: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, before: str | None
-) -> None:
-    name = "TOKENIZERS_PARALLELISM"
-    monkeypatch.delenv(name, raising=False)
-    if before:
-        monkeypatch.setenv(name, before)
-    UnigramLabeller.fit(texts, vocabulary=300)
-    assert os.environ.get(name) == before
 
 
 def test_white_space_at_the_end_of_a_row_is_the_same_before_padding(texts: np.ndarray[Any, Any]) -> None:

@@ -51,25 +51,8 @@ def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> T
     return choose(load(path, overrides), tmp_path / "run", device="cpu")
 
 
-def test_texts_of_which_many_are_cut_are_spoken_of_with_the_length_that_would_do(tmp_path: Path) -> None:
-    pairs = [("a" * 40, "word")] * 6 + [("b" * 10, "word")] * 4
-    notes = [note for note in row_plan(tmp_path, pairs).notes if "cut" in note or "longer" in note]
-    assert sorted(notes) == [
-        f"60 % of the {split} sources (6 of 10) are longer than task.input_length, 16 byte tokens, and lose "
-        "their end; task.input_length: 41 would leave 95 % whole"
-        for split in ("train", "validation")
-    ]
-
-
-def test_targets_have_a_key_of_their_own(tmp_path: Path) -> None:
-    plan = row_plan(tmp_path, [("a", "w" * 7)] * 7 + [("a", "w" * 20)] * 3)
-    assert [note for note in plan.notes if note.startswith("30 % of the train targets (3 of 10)")]
-    assert all("task.target_length: 21" in note for note in plan.notes if "targets" in note)
-
-
-def test_few_texts_that_are_cut_are_only_counted(tmp_path: Path) -> None:
+def test_texts_that_are_cut_are_counted(tmp_path: Path) -> None:
     plan = row_plan(tmp_path, [("a", "w" * 7)] * 9 + [("a", "w" * 20)])
-    assert not [note for note in plan.notes if "longer" in note]
     assert plan.prepared is not None and "2 targets cut" in plan.prepared.facts["task"]
 
 
@@ -158,11 +141,11 @@ def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
     typed = {"--revision": {"model.revision": "abc"}}
     with pytest.raises(RecipeError, match=r"model.revision  is only for a Hub model; .* \(--revision\)\n"):
         load("quickstart_byt5", [], typed)
-    with pytest.raises(RecipeError, match=r"not empty text \(--revision\)\n"):
+    with pytest.raises(RecipeError, match=r"should have at least 1 character \(--revision\)\n"):
         load("pctrl40", ["seed=3"], {"--revision": {"model.revision": ""}})
-    with pytest.raises(RecipeError, match=r"model.start  .*control characters, .*\\x07' \(--from\)\n"):
+    with pytest.raises(RecipeError, match=r"model.start  String should match pattern .* \(--from\)\n"):
         load("pctrl40", [], {"--from": {"model.start": "a\x07", "model.shape": None}})
-    with pytest.raises(RecipeError, match=r"expected some text, not the text '.*' \(--from\)|--from") as told:
+    with pytest.raises(RecipeError, match="--from") as told:
         load("pctrl40", [], {"--from": {"model.start": "a\udcff"}})
     assert told.value.problems[0][0] == "model.start"
 
@@ -175,10 +158,10 @@ def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
     [
         ("[" * 100_000, "it is nested too deeply"),
         ('{"a":' * 100_000, "it is nested too deeply"),
-        (f'{{"a": {"9" * 5000}}}', "a number in it has thousands of digits"),
+        (f'{{"a": {"9" * 5000}}}', "Exceeds the limit"),
         ("{", "Expecting property name"),
         ("", "Expecting value"),
-        (b'{"a": "\xff"}', "not text in UTF-8"),
+        (b'{"a": "\xff"}', "can't decode byte 0xff"),
         ("[]", "is not a JSON object"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Processes leave their group before they end, and do not wait for its threads under the interpreter's lock."""
+"""Processes leave their group before they end; nothing waits for its threads under the interpreter's lock."""
 
 from __future__ import annotations
 

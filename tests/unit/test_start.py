@@ -141,7 +141,7 @@ def test_no_learned_positions(runs: dict[str, str]):
         ("runs/byt6-seed3", "runs/byt6-seed3 does not exist"),
         (".", "neither a run"),
         ("a_file", "is a file"),
-        ("someone/some-model", "is neither a directory here nor in the local Hub cache"),
+        ("someone/some-model", "is neither a directory here nor available from the Hugging Face Hub"),
     ],
 )
 def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str):
