@@ -16,7 +16,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.recipe.shorteners import BoundaryPredictor
-from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.best import Best
@@ -26,6 +26,7 @@ from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
+from mrt5cli.writing import remove_directory, whole_directory, write_text
 
 
 def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
