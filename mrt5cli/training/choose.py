@@ -209,7 +209,8 @@ def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
 
 def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
     """The task, with the data that the run began with, and a training example of it."""
-    section, commits = plan.recipe.task, plan.meta.get("data", {})
+    section = plan.recipe.task
+    commits = {} if plan.resume_step is None else plan.meta.get("data", {})
     try:
         task = build_task(_at_commit(section, commits))
         with announced("reading the first training example ...", tell):
