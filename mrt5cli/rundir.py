@@ -1,17 +1,14 @@
 """Run directories: the names of everything a run writes, made and read back in one place.
 
-    runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
-                             metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
-                             boundaries.npz (only where a boundary predictor is taught by labels)
-                             best/step-00000300/ (only with training.best_metric: the weights best so far)
-
-Every file that must be whole or absent is written under a temporary name, synced and renamed.
+runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
+                         metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
+                         boundaries.npz (only where a boundary predictor is taught by labels)
+                         best/step-00000300/ (only with training.best_metric: the weights best so far)
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
 import fcntl
 import json
 import os
@@ -28,17 +25,15 @@ from typing import TYPE_CHECKING, Any
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse, read_object
+from mrt5cli.writing import TEMPORARY, naming, write_text
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-TEMPORARY = ".tmp-"
 LOCK_SECONDS = 10.0
 """How long to wait for another process that trains in the same directory, and may be ending."""
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
-_CUT_SHORT = re.compile(r"inline_container.*unexpected pos|PytorchStreamWriter failed")
 DEFAULT_FOLDER = "runs"
 
 
@@ -166,7 +161,7 @@ class RunDir:
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
-        with _naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def keep_metrics_until(self, step: int) -> None:
@@ -298,123 +293,3 @@ def _locked(descriptor: int) -> bool:
 def _steps_in(folder: Path) -> list[int]:
     names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
     return sorted(int(match[1]) for match in names if match)
-
-
-# --- atomic writing --------------------------------------------------------------------------------------
-
-
-def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write a JSON file whole or not at all.
-
-    Raises:
-        ValueError: the content holds a NaN or an infinity, which are not JSON.
-    """
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, making its folder if needed.
-
-    Half a character, as file names that are not UTF-8 have them, becomes an escape that JSON reads back.
-    """
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder if needed."""
-    path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with _naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            _sync(temporary)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
-
-
-@contextmanager
-def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
-    """A folder to fill that gets its name only once everything in it is on disk.
-
-    A kill at any moment leaves either the whole directory or one with a temporary name, which the next call
-    for the same path clears away. An existing directory is replaced.
-
-    Args:
-        path: the final name.
-        leader: False in all but one of the processes that fill the folder together; those only get its name.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    if not leader:
-        with _naming(path):
-            yield temporary
-        return
-    with _naming(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _give_ordinary_modes(temporary)
-        for entry in [*temporary.rglob("*"), temporary]:
-            _sync(entry)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _sync(path.parent)
-
-
-def remove_directory(path: Path) -> None:
-    """Delete a directory; a kill on the way leaves none that still has its name."""
-    doomed = path.with_name(f"{TEMPORARY}{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.replace(doomed)
-    shutil.rmtree(doomed)
-
-
-def _give_ordinary_modes(folder: Path) -> None:
-    """Let files be read by whom the umask lets: safetensors makes its own for their owner alone, and a run
-    that a group shares could be evaluated by nobody else."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            file.chmod(0o666 & ~umask | file.stat().st_mode & 0o111)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Have what a disk refuses be an OSError that names the file or folder, whichever library was writing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or (error.filename and TEMPORARY not in str(error.filename)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except (UserError, ValueError):
-        raise
-    except Exception as error:
-        text = str(error)
-        if number := _OS_ERROR.search(text):  # safetensors
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-        if _CUT_SHORT.search(text):  # torch, which does not say why
-            raise OSError(errno.EIO, "a file could not be written to its end", str(path)) from error
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -179,26 +179,6 @@ def usable_cpus() -> int:
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
-def memory(device: torch.device | None = None) -> int | None:
-    """Bytes of a device, or of this machine with its swap, as far as a container may use it; or None."""
-    if device is not None and device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        facts = dict(
-            line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        )
-        whole = sum(1024 * int(facts[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
-    except (OSError, ValueError, KeyError):  # not Linux
-        return None
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return whole
-    return min(whole, int(most)) if most.isdecimal() else whole
-
-
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
     import platform

@@ -9,9 +9,10 @@ from typing import Any
 from mrt5cli import recipe as recipes
 from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.suite.planning import MADE, made_of
+from mrt5cli.writing import write_json, write_text
 
 VOWELS = {"kind": "vowel_removal", "length": 16, "train_examples": 64, "eval_examples": 8}
 SHAPE = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}

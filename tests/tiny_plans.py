@@ -9,8 +9,9 @@ from typing import Any
 
 from mrt5cli import recipe as recipes
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
+from mrt5cli.writing import write_json, write_text
 
 
 def make_plan(

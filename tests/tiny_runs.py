@@ -52,7 +52,8 @@ def make_run(
 
     from mrt5cli import recipe as recipes
     from mrt5cli.models import build
-    from mrt5cli.rundir import RunDir, write_json, write_text
+    from mrt5cli.rundir import RunDir
+    from mrt5cli.writing import write_json, write_text
 
     recipe = recipes.Recipe.model_validate(
         {

@@ -92,8 +92,8 @@ def bench(
     from mrt5cli import runtime as machine
     from mrt5cli.benchmark.models import Shapes
     from mrt5cli.benchmark.run import Benchmark, default_threads
-    from mrt5cli.rundir import write_json
     from mrt5cli.subject import find_subjects
+    from mrt5cli.writing import write_json
 
     kinds = _words("--what", what, KINDS)
     shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS), bf16)

@@ -167,7 +167,7 @@ def evaluate(
 
 def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
     """Save and print what was measured; what cannot be written is an error when all else is done."""
-    from mrt5cli.rundir import write_json
+    from mrt5cli.writing import write_json
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say(line, sys.stderr)

@@ -15,7 +15,14 @@ def examples_done(expected: int) -> Iterator[Callable[[str, str, int], None]]:
         expected: examples a subset may have at most.
     """
     if not sys.stderr.isatty():
-        yield _line_each()
+        seen: set[tuple[str, str]] = set()
+
+        def line_each(name: str, subset: str, done: int) -> None:
+            if (name, subset) not in seen:
+                seen.add((name, subset))
+                print(f"evaluating {name}, {subset}", file=sys.stderr, flush=True)
+
+        yield line_each
         return
     with bars() as bar:
         yield lambda name, subset, done: bar(f"{name} {subset}", done, expected)
@@ -37,14 +44,3 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
             shown.update(known[name], completed=done)
 
         yield bar
-
-
-def _line_each() -> Callable[[str, str, int], None]:
-    seen: set[tuple[str, str]] = set()
-
-    def report(name: str, subset: str, done: int) -> None:
-        if (name, subset) not in seen:
-            seen.add((name, subset))
-            print(f"evaluating {name}, {subset}", file=sys.stderr, flush=True)
-
-    return report

@@ -20,8 +20,9 @@ from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.recipe import shorteners
-from mrt5cli.rundir import resolve_model, whole_directory
+from mrt5cli.rundir import resolve_model
 from mrt5cli.subject import find_subjects
+from mrt5cli.writing import whole_directory
 
 
 @dataclass

@@ -22,7 +22,7 @@ from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
-from mrt5cli.rundir import write_json, write_text
+from mrt5cli.writing import write_json, write_text
 
 NEW_TOKENS = 512
 """Bytes `generate` may write where no recipe says how long targets are."""

@@ -13,7 +13,8 @@ from mrt5cli.convert.published import published
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir, write_text
+from mrt5cli.rundir import RunDir
+from mrt5cli.writing import write_text
 
 
 @dataclass(frozen=True)

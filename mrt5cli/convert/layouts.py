@@ -16,7 +16,7 @@ from mrt5cli.convert.reference import deviations, first_version_config, plain_co
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.layouts import move_gate
-from mrt5cli.rundir import write_json
+from mrt5cli.writing import write_json
 
 
 def write_mrt5(job: Job, folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
 from mrt5cli.errors import UserError
-from mrt5cli.rundir import write_bytes
+from mrt5cli.writing import write_bytes
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -25,10 +25,10 @@ from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
-from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import Batch, Task, build_task, check_held_out
 from mrt5cli.text import first_line
+from mrt5cli.writing import write_json
 
 Progress = Callable[[str, str, int], None]
 

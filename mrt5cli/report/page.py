@@ -22,9 +22,9 @@ from mrt5cli.report.placement import place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count
-from mrt5cli.rundir import write_text
 from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan
 from mrt5cli.text import Tell, counted, duration, say_nothing
+from mrt5cli.writing import write_text
 
 if TYPE_CHECKING:
     from mrt5cli.report.figures.style import Drawing

@@ -11,8 +11,8 @@ import traceback
 from dataclasses import dataclass, replace
 
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, SuitePlan, TrainJob
+from mrt5cli.writing import write_json
 
 INTERRUPTED = 130
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.rundir import RunDir, remove_directory
+from mrt5cli.rundir import RunDir
+from mrt5cli.writing import remove_directory
 
 
 @dataclass

@@ -114,16 +114,16 @@ def choose(
         saved, meta = [], {}
         if resume:
             notes.append(f"nothing to resume in {run.path}; starting at step 0")
-    elif resume:
-        notes += _changes(run, recipe)
-        if not saved:
-            notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+    elif not resume:
+        raise _not_resumed(run, saved)
     else:
-        raise _not_resumed(run, saved, finished=meta.get("status") == "finished")
+        notes += _changes(run, recipe)
     finished = meta.get("status") == "finished"
     if finished:
         notes.append(f"{run.path} is finished; nothing to do")
-    elif judged:
+    elif meta and not saved:
+        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+    if judged and not finished:
         _check_writable(run)
     notes += recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
@@ -135,9 +135,9 @@ def choose(
 # --- the directory ------------------------------------------------------------------------------------------
 
 
-def _not_resumed(run: RunDir, saved: list[int], *, finished: bool) -> UserError:
+def _not_resumed(run: RunDir, saved: list[int]) -> UserError:
     away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
-    if finished:
+    if run.is_finished:
         return UserError(f"{run.path} holds a finished run", away)
     last = f"saved at step {saved[-1]}" if saved else "stopped before its first checkpoint"
     hint = f"to go on: {run.resume_command}\n      or {away}"
@@ -209,7 +209,8 @@ def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
 
 def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
     """The task, with the data that the run began with, and a training example of it."""
-    section, commits = plan.recipe.task, plan.meta.get("data", {})
+    section = plan.recipe.task
+    commits = {} if plan.resume_step is None else plan.meta.get("data", {})
     try:
         task = build_task(_at_commit(section, commits))
         with announced("reading the first training example ...", tell):

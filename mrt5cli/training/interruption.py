@@ -28,17 +28,20 @@ class Interruption(TrainerCallback):
     launcher as well as from the terminal, so there repetitions mean nothing; and as they must stop at the
     same step, they agree on it when they meet anyway, at logging steps.
 
+    Args:
+        alone: this process trains without others.
+
     Attributes:
         waiting: says whether the training has been waiting for data: then the first signal raises
             KeyboardInterrupt, and the trainer saves what it has.
         stopped: the callback has ended the training because of a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.waiting: Callable[[], bool] = lambda: False
         self.requested = False
         self.stopped = False
-        self.alone = True
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -61,11 +64,6 @@ class Interruption(TrainerCallback):
             with suppress(OSError):  # nobody reads it any more
                 os.write(2, NOTICE.encode())
         self.requested = True
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.alone = args.world_size == 1
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -15,9 +15,10 @@ import mrt5cli
 from mrt5cli import own_code
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.rundir import RunDir, write_json
+from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.choose import Prepared, TrainingPlan
+from mrt5cli.writing import write_json
 
 DECIDES_NUMBERS = False  # words
 

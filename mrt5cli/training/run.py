@@ -16,7 +16,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.recipe.shorteners import BoundaryPredictor
-from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.best import Best
@@ -26,6 +26,7 @@ from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
+from mrt5cli.writing import remove_directory, whole_directory, write_text
 
 
 def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
@@ -120,7 +121,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
         may_fit = runtime.leads and plan.resume_step is None
         stream = with_labels(stream, prepared.task, shortener, run.boundaries, may_fit, say)
     with ExitStack() as stack:
-        interruption = stack.enter_context(Interruption())
+        interruption = stack.enter_context(Interruption(alone=runtime.world_size == 1))
         callbacks: list[TrainerCallback] = [interruption]
         if runtime.leads:
             callbacks.append(stack.enter_context(ProgressDisplay()))

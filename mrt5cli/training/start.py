@@ -111,8 +111,9 @@ def check_start(start: str) -> None:
         if start != "scratch":
             resolve_model(start)
     except UserError as error:
-        recipes = {default_directory(load_recipe(path)): name for name, path in shipped().items()}
-        maker = None if Path(start).exists() else recipes.get(Path(start))
+        recipes = {} if Path(start).exists() else shipped()
+        made = {default_directory(load_recipe(path)): name for name, path in recipes.items()}
+        maker = made.get(Path(start))
         if maker is None:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"

@@ -41,7 +41,7 @@ from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
-from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
+from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
@@ -49,6 +49,7 @@ from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
 from mrt5cli.training.window import Window
+from mrt5cli.writing import remove_directory, whole_directory, write_json
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

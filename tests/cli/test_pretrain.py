@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.rundir import RunDir, write_json
+from mrt5cli.rundir import RunDir
+from mrt5cli.writing import write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,8 +19,8 @@ from mrt5cli.analysis.deletion_patterns import letter_kinds
 from mrt5cli.analysis.per_sample import Samples, correlation, measured
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
-from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import Experiment, SuitePlan
+from mrt5cli.writing import write_json
 
 LANGUAGES = Experiment(
     "languages",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mrt5cli.rundir import RunDir, write_json
+from mrt5cli.rundir import RunDir
 from mrt5cli.training.best import Best, go_back_to, keep_needed
+from mrt5cli.writing import write_json
 
 
 def offered(best: Best, *values: float) -> list[bool]:

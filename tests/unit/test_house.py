@@ -22,7 +22,7 @@ FLOORS = """
     rundir fingerprint
     recipe paper
     metrics
-    bounds byte_tokens errors hub json_files output own_code places runtime stand_ins text mrt5cli
+    bounds byte_tokens errors hub json_files output own_code places runtime stand_ins text writing mrt5cli
 """
 """Rooms from the roof to the ground: packages of mrt5cli, its single files, and the package's own name and
 version. A run directory reads its recipe, so it and the fingerprint of a recipe stand above recipes; and

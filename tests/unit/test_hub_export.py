@@ -36,7 +36,8 @@ from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGenera
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
 from mrt5cli.recipe.shorteners import of_config, of_type
-from mrt5cli.rundir import RunDir, write_json
+from mrt5cli.rundir import RunDir
+from mrt5cli.writing import write_json
 
 ROOT = Path(__file__).parents[2]
 TINY = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}

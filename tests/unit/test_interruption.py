@@ -47,8 +47,7 @@ def test_the_second_ctrl_c_stops_at_once_but_a_second_termination_does_not():
 
 
 def test_in_a_group_repetitions_mean_nothing():
-    with Interruption() as interruption:
-        interruption.on_train_begin(SimpleNamespace(world_size=2), None, None)
+    with Interruption(alone=False) as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert interruption.requested

@@ -19,9 +19,9 @@ from mrt5cli.report import page as reports
 from mrt5cli.report.claims import CLAIMS, Claim
 from mrt5cli.report.page import markdown_cell, write_report
 from mrt5cli.report.tables import in_unit, number
-from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
+from mrt5cli.writing import write_json
 
 PAPER = load_suite("paper")
 VOID = {"meta", "br", "hr", "img"}

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained
 
 from mrt5cli.errors import UserError
-from mrt5cli.rundir import write_json
 from mrt5cli.suite import planning
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import Evaluation, Experiment, SuitePlan
 from mrt5cli.suite.planning import closure, keep_to_budget, make_plan
 from mrt5cli.suite.suites import load_suite, suite_names
+from mrt5cli.writing import write_json
 
 BYT5, MRT5 = "train tiny/byt5 seed 1", "train tiny/mrt5 seed 1"
 MRT5_EVALUATED = "evaluate tiny/mrt5 seed 1 vowel_removal"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mrt5cli import recipe as recipes
-from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.training.record import outcome, rate_at_end, summary
+from mrt5cli.writing import write_json, write_text
 
 P = {"kind": "p", "target_deletion_rate": 0.4}
 PI = {"kind": "pi", "target_deletion_rate": 0.4}

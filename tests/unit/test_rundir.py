@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from mrt5cli import rundir
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import dump, load
-from mrt5cli.rundir import RunDir, remove_directory, resolve_model, whole_directory, write_json, write_text
+from mrt5cli.rundir import RunDir, resolve_model
+from mrt5cli.writing import remove_directory, whole_directory, write_json, write_text
 
 
 def make_run(path: Path, status: str = "running") -> RunDir:

@@ -9,13 +9,14 @@ import pytest
 
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe, dump
-from mrt5cli.rundir import RunDir, write_json, write_text
+from mrt5cli.rundir import RunDir
 from mrt5cli.subject import (
     Subject,
     check_fits,
     choose_task,
     newest_subject,
 )
+from mrt5cli.writing import write_json, write_text
 
 
 def subject(task: dict | None) -> Subject:

@@ -29,9 +29,9 @@ from mrt5cli.paper.tolerances import (
 from mrt5cli.report.placement import place
 from mrt5cli.report.results import Missing, Ours, Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count, judge, settle
-from mrt5cli.rundir import write_json
 from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
+from mrt5cli.writing import write_json
 
 ROWS = list(published().values())
 FINAL = [row for row in ROWS if not row.version.startswith("interim")]

@@ -12,7 +12,7 @@ from mrt5cli import __version__
 from mrt5cli.data.splits import SPLITS
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
-from mrt5cli.rundir import whole_directory
+from mrt5cli.writing import whole_directory
 
 MANIFEST = "manifest.json"
 MADE_BY = "mrt5 data build"
