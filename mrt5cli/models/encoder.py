@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import last_position
-from mrt5cli.models.fast.layouts import fast_layout
+from mrt5cli.models.fast.packed_rows import fast_layout
 from mrt5cli.models.layout import Layout
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
