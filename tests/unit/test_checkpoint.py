@@ -102,7 +102,7 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors"),
         (
             lambda d: (d / "model.safetensors").rename(d / "adapter.bin"),
-            "no model.safetensors nor pytorch_model.bin, only adapter.bin",
+            "no model.safetensors and no pytorch_model.bin, only adapter.bin",
         ),
         (
             lambda d: (d / "model.safetensors").write_bytes(b"nothing"),
