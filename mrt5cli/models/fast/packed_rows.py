@@ -7,7 +7,7 @@ Legend: B batch, S positions of the longest row, N heads, H head width, Q querie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -98,7 +98,8 @@ class GroupedRows(Rows):
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             gate = self.gates[number] if self.gates is not None else None
-            output = sdpa(q, k, v, self.biases[number], gate, options)[0].transpose(1, 2)
+            options = replace(options, bias=self.biases[number], gate=gate)
+            output = sdpa(q, k, v, options)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
