@@ -31,64 +31,26 @@ from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
-from mrt5cli.text import LEAST, columns, say, shortened, wrapped
+from mrt5cli.text import columns, say, wrapped
 
-HELP_COLUMNS = 50
-"""Columns of the narrowest help that typer writes of itself."""
 INTERRUPTED = 130
-CLOSED_PIPE = 141
-"""What a shell reports for a program that SIGPIPE ended: `mrt5 recipe list | head` is no failure of ours."""
-
-
 NO_MEMORY = "can't allocate memory"
 """In torch's error for a CPU, which is a RuntimeError like others."""
-
-UsageError: Any = typer.BadParameter.__base__
-"""What typer makes of options and arguments that are none; it has no public name there."""
-
-
-_Context: Any = TyperGroup.context_class
-
-
-class _Formatter(_Context.formatter_class):  # type: ignore[misc]
-    """Help whose options leave their text two thirds of a line that is short."""
-
-    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl(rows, self.width // 3 if self.width < HELP_COLUMNS else col_max, col_spacing)
-
-
-_Context.formatter_class = _Formatter  # every command's
 
 
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        width = columns(sys.stdout)
-        if width is not None and width < HELP_COLUMNS + 2:
-            kwargs.setdefault("terminal_width", max(width - 2, LEAST))
-        try:
-            return super().make_context(*args, **kwargs)  # prints --help and --version
-        except BrokenPipeError:
-            raise _closed_pipe() from None
-
     def invoke(self, ctx: Any) -> Any:
         try:
             _check_place()
             return super().invoke(ctx)
-        except UsageError as error:
-            _say_what_is_expected(error)
-            text = f"Error: {error.format_message()}"
-            error.format_message = lambda: wrapped(text, columns(sys.stderr)).removeprefix("Error: ")
-            raise
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             _report("interrupted")
             raise
-        except BrokenPipeError:
-            raise _closed_pipe() from None
 
 
 class Notes(logging.Handler):
@@ -106,19 +68,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _say_what_is_expected(error: Any) -> None:
-    """Of a number that is none, or out of its range, in place of the words of the library that checks it."""
-    option = getattr(error, "param", None)
-    least, most = getattr(option, "min", None), getattr(option, "max", None)
-    problem = error.__cause__
-    if least is None or most is None or not hasattr(problem, "errors"):
-        return
-    kind = "number" if isinstance(least, float) else "whole number"
-    [detail] = problem.errors()[:1]
-    limits = f"from {least:g} to {most:g}" if isinstance(least, float) else f"from {least} to {most}"
-    error.message = f"expected a {kind} {limits}, not {shortened(str(detail['input']))}"
 
 
 def _version(wanted: bool) -> None:
@@ -164,8 +113,9 @@ def main() -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(_closed_pipe().exit_code)
+    except BrokenPipeError:  # `mrt5 recipe list | head`
+        lead_nowhere(sys.stdout)
+        sys.exit(1)
     except Exception as error:
         message, hint, code = _unexpected(error)
         _report(message, hint)
@@ -181,17 +131,11 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
         return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
     text = " ".join(str(error).split())
-    if sys.flags.optimize > 1 and "docstring" in text:
-        return (
-            "Python leaves docstrings out here (PYTHONOPTIMIZE=2 or -OO), and transformers needs them",
-            "unset PYTHONOPTIMIZE, or set it to 1",
-            UserError.exit_code,
-        )
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
         return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
-        return *of_the_system(error, "MRT5_DEBUG=1 shows where it happened"), code
+        return *of_the_system(error), code
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     own = own_code.place_in(error)
     if own is not None:
@@ -211,19 +155,9 @@ def _report(message: str, hint: str | None = None) -> None:
     """Print a problem to stderr; with MRT5_DEBUG=1, after the traceback of the exception at hand."""
     if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    width = columns(sys.stderr)
-    error, hinted = "error:", "hint:"
-    problem = wrapped(f"{error} {message}", width).removeprefix(error)
-    more = wrapped(f"{hinted} {hint}", width).removeprefix(hinted)
-    if sys.stderr.isatty():
-        error = typer.style(error, fg=typer.colors.RED, bold=True)
-        hinted = typer.style(hinted, bold=True)
-    print(error + problem, file=sys.stderr)
-    if hint:
-        print(hinted + more, file=sys.stderr)
-
-
-def _closed_pipe() -> typer.Exit:
-    """The end when nobody reads on."""
-    lead_nowhere(sys.stdout)
-    return typer.Exit(CLOSED_PIPE)
+    for label, text in (("error:", message), ("hint:", hint)):
+        if text:
+            rest = wrapped(f"{label} {text}", columns(sys.stderr)).removeprefix(label)
+            colour = "red" if label == "error:" else None
+            bold = typer.style(label, fg=colour, bold=True) if sys.stderr.isatty() else label
+            print(bold + rest, file=sys.stderr)

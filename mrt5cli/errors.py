@@ -10,9 +10,6 @@ import os
 
 from mrt5cli.text import counted, shortened
 
-LONGEST_KEY = 120
-"""Characters of a key that are shown."""
-
 
 class UserError(Exception):
     """Bad input from the keyboard, a recipe or a file: exit code 2, no traceback.
@@ -42,7 +39,7 @@ class RecipeError(UserError):
     """
 
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
-        problems = [(shortened(key, LONGEST_KEY), text) for key, text in problems]
+        problems = [(shortened(key, 120), text) for key, text in problems]
         width = max((len(key) for key, _ in problems), default=0)
         lines = [
             f"{where} has {counted(len(problems), 'problem')}",
@@ -64,33 +61,22 @@ class CheckpointError(UserError, ValueError):
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that can take no more: the place was right, and the run failed there."""
-_ROOM = "make room there, or choose another place"
-_RIGHTS = "choose a place that you may use, or change its permissions"
 _HELP = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: _ROOM,
-    errno.EIO: "look whether the disk is full or broken; what is there already was left as it is",
-    errno.EROFS: "choose another place: nothing can be written to this one",
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
+    **dict.fromkeys(FULL, "make room there, or choose another place"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may use, or change its permissions"
+    ),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
-def of_the_system(error: OSError, default: str) -> tuple[str, str]:
-    """A sentence and a hint for what the system refused: a disk that is full, a place that is not ours.
-
-    Args:
-        default: the hint where none fits.
-    """
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return reason, _HELP.get(error.errno or 0, default)
-    where = os.fsdecode(error.filename)
-    writing = error.errno in FULL or error.errno == errno.EROFS
-    said = f"{where} cannot be written: {reason}" if writing else f"{reason}: {where}"
-    return said, _HELP.get(error.errno or 0, default)
+def of_the_system(error: OSError) -> tuple[str, str]:
+    """A sentence and a hint for what the system refused: a disk that is full, a place that is not ours."""
+    said = error.strerror or str(error)
+    if error.filename is not None:
+        where = os.fsdecode(error.filename)
+        said = f"{where} cannot be written: {said}" if error.errno in FULL else f"{said}: {where}"
+    return said, _HELP.get(error.errno or 0, "MRT5_DEBUG=1 shows where it happened")
 
 
 class DataLost(RunFailed):

@@ -7,27 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from mrt5cli.errors import UserError
-from mrt5cli.stand_ins import stand_in
+from mrt5cli.stand_ins import but
 
 
 def parse(text: str | bytes) -> Any:
     """The value that a JSON text stands for.
 
     Raises:
-        ValueError: it is no JSON, or none that Python reads: nested some thousand deep, numbers of thousands
-            of digits. The message is a few words; the exception of Python is its cause, unless it is itself a
-            `JSONDecodeError`.
+        ValueError: it is no JSON, or none that Python reads.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not text in UTF-8 (byte {error.start} is not)") from error
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # Python reads whole numbers of up to 4300 digits
-        raise ValueError("a number in it has thousands of digits") from error
 
 
 def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
@@ -44,8 +36,7 @@ def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint) from error
     except ValueError as error:
-        instead = stand_in(path)
-        raise UserError(f"{path} cannot be read: {f'it is {instead}' if instead else error}", hint) from error
+        raise UserError(f"{path} cannot be read: it is not JSON{but(path) or f': {error}'}", hint) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object", hint)
     return content

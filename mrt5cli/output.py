@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, TextIO
+from typing import IO
 
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 UNSPOKEN = "backslashreplace"
@@ -21,7 +20,11 @@ def prepare() -> None:
 
     A stream that was closed by whoever started the process (`>&-`, a daemon) leads nowhere afterwards.
     """
-    _open_closed()
+    for name, mode in STREAMS:
+        if (
+            getattr(sys, name) is None
+        ):  # the null device gets the number of the closed stream: the lowest free
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = Results(sys.stdout)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
@@ -81,30 +84,5 @@ def lead_nowhere(stream: IO[str]) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print a JSON document on stdout; in ASCII where the stream is not UTF-8, as JSON has to be."""
-    text = json.dumps(document, indent=2, ensure_ascii=not takes_utf8(sys.stdout))
-    with suppress(UnicodeEncodeError):
-        text.encode("utf-8")
-        print(text)
-        return
-    print(json.dumps(document, indent=2))  # half a character, as names that are not UTF-8 have them
-
-
-def takes_utf8(stream: TextIO) -> bool:
-    """Whether what is printed arrives as UTF-8, in which every character has a form."""
-    return stream.encoding is None or codecs.lookup(stream.encoding).name == "utf-8"
-
-
-def _open_closed() -> None:
-    for number, (name, mode) in enumerate(STREAMS):
-        if getattr(sys, name) is not None:
-            continue
-        try:
-            os.fstat(number)
-        except OSError:
-            # The next file opened would get this number, and with it what a library says on stderr.
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-        setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    """Print a JSON document on stdout, in ASCII, which every stream takes."""
+    print(json.dumps(document, indent=2))

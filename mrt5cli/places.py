@@ -12,9 +12,7 @@ from pathlib import Path
 
 from mrt5cli.errors import UserError
 
-HOME = "HOME"
 NOT_UTF8 = "a name that is not UTF-8 cannot stand in a recipe; give it another, or a link to it that has one"
-_without_home = False
 
 
 def place(text: str) -> str:
@@ -25,21 +23,14 @@ def place(text: str) -> str:
     Raises:
         UserError: nobody knows the home directory.
     """
-    if not text.startswith("~"):
-        return text
-    who = text.partition("/")[0]
-    found = text if _without_home and who == "~" else os.path.expanduser(text)
-    if not found.startswith("~"):
-        return found
-    if who == "~":
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        who = text.partition("/")[0]
         raise UserError(
-            f"{text}: your home directory is not known, because {HOME} is not set",
-            f"set {HOME}, or give the path in full",
+            f"{text}: there is no user {who[1:]!r} with a home directory",
+            f"for a folder of that name: ./{text}",
         )
-    raise UserError(
-        f"{text}: there is no user {who[1:]!r}, whose home directory {who} would be",
-        f"for a folder of that name: ./{text}",
-    )
+    return found
 
 
 def path(text: str | Path) -> Path:
@@ -52,12 +43,10 @@ def find_home() -> None:
 
     They would make a folder called `~` wherever they are, or look up a name that nobody has.
     """
-    global _without_home
-    if not os.environ.get(HOME):
-        os.environ.pop(HOME, None)  # an empty one would be the root of the file system
+    if not os.environ.get("HOME"):
+        os.environ.pop("HOME", None)  # an empty one would be the root of the file system
     if os.path.expanduser("~") == "~":
-        _without_home = True
-        os.environ[HOME] = _private_folder()
+        os.environ["HOME"] = _private_folder()
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -70,7 +59,7 @@ def _private_folder() -> str:
         folder = Path(tempfile.gettempdir(), f"mrt5-home-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        if found.st_mode == stat.S_IFDIR | 0o700 and found.st_uid == os.getuid():
             return str(folder)
         return tempfile.mkdtemp(prefix="mrt5-home-")
     except OSError:  # nothing can be written anywhere; whoever needs to says so, by this name

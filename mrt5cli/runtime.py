@@ -16,24 +16,13 @@ from mrt5cli.text import counted, shortened
 if TYPE_CHECKING:
     import torch
 
-COMPILERS = ("g++", "clang++", "c++")
 Precision = Literal["fp32", "bf16"]
 
-GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-"""Variables that torchrun and accelerate launch set, for a process to know its place in a group."""
-ACCELERATE = ("ACCELERATE_USE_", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_", "ACCELERATE_GRADIENT_")
-"""How the variables begin with which accelerate's launcher says what a recipe says here."""
-MEETING = ("MASTER_ADDR", "MASTER_PORT")
-"""Where the processes of a group find each other."""
-MPI = (
-    *(f"OMPI_COMM_WORLD_{what}" for what in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
-    *(f"MV2_COMM_WORLD_{what}" for what in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
-    *("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    "SLURM_NTASKS",
+LAUNCHERS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "MPI_LOCAL", "ACCELERATE_"),
 )
-"""Variables of other launchers. All but Slurm's accelerate would take for a group of its own."""
-TOGETHER = "torchrun or accelerate launch"
-NO_GROUP = f"unset RANK WORLD_SIZE LOCAL_RANK, unless {TOGETHER} is to start several processes"
+"""How the variables begin by which launchers tell libraries of a group of processes."""
 
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
 # other threads: on two cores with any other load, steps were 4 times slower on average, some 20 times.
@@ -49,7 +38,6 @@ class Runtime:
         precision: "fp32", or "bf16" by autocast. No fp16: T5's activations overflow in it.
         seed: of every generator.
         rank, world_size: this process among those that train together (torchrun, accelerate launch).
-        notes: what the user should know, a sentence each.
     """
 
     device: torch.device
@@ -57,7 +45,6 @@ class Runtime:
     seed: int
     rank: int
     world_size: int
-    notes: tuple[str, ...] = ()
 
     @property
     def leads(self) -> bool:
@@ -89,13 +76,14 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, it cannot compute in this precision, or the environment speaks of
-            a group of processes that cannot be.
+        UserError: there is no such device, or it cannot compute in this precision.
     """
     import torch
     from transformers import set_seed
 
-    notes = ignore_leftovers()
+    rank, world_size = processes()
+    if world_size == 1:
+        _forget_launchers()
     chosen = device(requested)
     if (
         precision == "bf16"
@@ -106,8 +94,7 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     set_seed(seed)
-    rank, world_size = processes()
-    return Runtime(chosen, precision, seed, rank, world_size, notes)
+    return Runtime(chosen, precision, seed, rank, world_size)
 
 
 def device(requested: str | None = None) -> torch.device:
@@ -131,9 +118,9 @@ def device(requested: str | None = None) -> torch.device:
     if not found:
         if name == "auto":
             return torch.device("cpu")
-        raise UserError(_no_gpu(name), "use --device cpu")
+        raise UserError(f"--device {name}: torch {torch.__version__} sees no GPU here", "use --device cpu")
     if ":" not in name:
-        return torch.device("cuda", (_number("LOCAL_RANK") if processes()[1] > 1 else 0) % found)
+        return torch.device("cuda", (int(os.environ["LOCAL_RANK"]) if processes()[1] > 1 else 0) % found)
     index = int(name.split(":")[1])
     if index >= found:
         raise UserError(
@@ -155,27 +142,20 @@ def check_compiler(device: torch.device, asked_by: str) -> None:
     Raises:
         UserError: there is none.
     """
-    named = os.environ.get("CXX")
-    if device.type == "cpu" and not any(shutil.which(name) for name in ((named,) if named else COMPILERS)):
-        found = f"CXX={named} is not there" if named else f"none of {', '.join(COMPILERS)} is there"
+    if device.type == "cpu" and not any(
+        map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "c++"))
+    ):
         raise UserError(
-            f"{asked_by}: torch.compile needs a C++ compiler on a CPU, and {found}",
+            f"{asked_by}: torch.compile needs a C++ compiler on a CPU, and there is none",
             "install one, or name one with the variable CXX",
         )
 
 
 def processes() -> tuple[int, int]:
-    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone.
-
-    Raises:
-        UserError: both are given, and are no place in a group.
-    """
+    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone."""
     if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
         return 0, 1
-    rank, number = _number("RANK"), _number("WORLD_SIZE")
-    if not rank < number:
-        raise UserError(f"RANK={rank} is no place in a group of WORLD_SIZE={number}", NO_GROUP)
-    return rank, number
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def leads() -> bool:
@@ -183,52 +163,10 @@ def leads() -> bool:
     return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
 
 
-def ignore_leftovers() -> tuple[str, ...]:
-    """Take out of the environment what other launches left there, so that no library goes by it.
-
-    Returns:
-        A note on what is ignored, if anything is.
-
-    Raises:
-        UserError: a group is meant, and what it needs is missing or wrong.
-    """
-    given = {name: os.environ[name] for name in (*GROUP, *MEETING) if os.environ.get(name)}
-    ignored = [name for name in MPI if os.environ.get(name, "") not in ("", "0", "1")]
-    if processes()[1] > 1:
-        missing = [name for name in (*GROUP, *MEETING) if name not in given]
-        if missing:
-            raise UserError(
-                f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} speak of a group of processes, "
-                f"and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
-                NO_GROUP,
-            )
-        _number("LOCAL_RANK")
-        if not 0 < (port := _number("MASTER_PORT")) < 1 << 16:
-            raise UserError(f"MASTER_PORT={port} is no port", NO_GROUP)
-        return ()
-    # A whole group of one, as a launcher makes it, needs no word; nor does it need to meet anybody.
-    if not given.keys() >= {*GROUP, *MEETING}:
-        ignored = [*(name for name in GROUP if name in given), *ignored]
-    own = [name for name in os.environ if name.startswith(ACCELERATE)]
-    ignored += [name for name in own if os.environ[name].lower() not in ("", "0", "no", "false")]
-    shown = ", ".join(f"{name}={os.environ.get(name, given.get(name))}" for name in ignored)
-    for name in (*GROUP, *MEETING, "LOCAL_WORLD_SIZE", *MPI, *own):
-        os.environ.pop(name, None)
-    if not ignored:
-        return ()
-    return (f"{shown}: ignored, this process trains alone; {TOGETHER} starts several that train together",)
-
-
-def _number(name: str) -> int:
-    """A variable of a launcher as a number.
-
-    Raises:
-        UserError: it is none.
-    """
-    value = os.environ.get(name, "")
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise UserError(f"{name}={value} in the environment is not a whole number from 0", NO_GROUP)
-    return int(value)
+def _forget_launchers() -> None:
+    """Take out of the environment of a process that trains alone what libraries would take for a group."""
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+        del os.environ[name]
 
 
 def usable_cpus() -> int:
@@ -270,18 +208,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return platform.machine()
-    return platform.machine()
-
-
-def _no_gpu(name: str) -> str:
-    import torch
-
-    if torch.version.cuda is None and torch.version.hip is None:
-        return f"--device {name}: the installed torch is the CPU build, it knows no GPU"
-    return f"--device {name}: no GPU is visible on this machine"
+        facts = ""
+    model = re.search(r"^model name\s*: (.*)", facts, re.MULTILINE)
+    return model[1] if model else platform.machine()

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
-
-from mrt5cli import bounds
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import (
-    CharacterTask,
-    DiagnosticTask,
-    EmbeddedSource,
-    FileRows,
-    FilesSource,
-    Recipe,
-    SpanCorruptionTask,
-    TyDiQATask,
-    XnliTask,
-    XQuADTask,
-)
-from mrt5cli.recipe.tasks import CHARACTER_LENGTHS, TaskSection, kinds
-from mrt5cli.text import shortened
+from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask
+from mrt5cli.recipe.tasks import SECTIONS, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -32,15 +18,9 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.rundir import RunDir
 
-DIAGNOSTIC_KINDS: tuple[str, ...] = get_args(DiagnosticTask.model_fields["kind"].annotation)
-PUBLISHED_ROWS: dict[str, type[XnliTask | TyDiQATask | XQuADTask]] = {
-    "xnli": XnliTask,
-    "tydiqa": TyDiQATask,
-    "xquad": XQuADTask,
-}
-"""Tasks of rows that the Hub has."""
-CHARACTERS: tuple[str, ...] = tuple(CHARACTER_LENGTHS)
-TASK_KINDS = ("span_corruption", *DIAGNOSTIC_KINDS, *PUBLISHED_ROWS, *CHARACTERS)
+logger = logging.getLogger(__name__)
+
+DIAGNOSTIC_KINDS = DiagnosticTask.kinds()
 
 
 @dataclass(frozen=True)
@@ -123,46 +103,23 @@ def newest_subject(option: str | None) -> Subject:
     """
     from mrt5cli import rundir
 
-    kind = None if option is None else _kind(option)
+    kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
-    finished = [
-        (run.meta().get("ended") or "", run.path.name) for run in runs if run.is_run and run.is_finished
-    ]
-    unreadable = []
-    for _, name in sorted(finished, reverse=True):
+    finished = [run for run in runs if run.is_run and run.is_finished]
+    for run in sorted(finished, key=lambda run: run.meta().get("ended") or "", reverse=True):
         try:
-            subject = find_subject(str(folder / name))
-        except UserError:  # a recipe of another version of the toolkit, say
-            unreadable.append(name)
+            subject = find_subject(str(run.path))
+        except UserError as error:  # a recipe of another version of the toolkit, say
+            logger.warning("%s is passed over: %s", run.path, error.message)
             continue
         if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
             return subject
-    if unreadable:
-        raise UserError(
-            f"no finished run under {folder}/ will do, and some cannot be read: {', '.join(unreadable)}",
-            f"mrt5 evaluate {folder / unreadable[0]} says what is wrong with it",
-        )
-    if kind is None:
-        raise UserError(f"there is no finished run under {folder}/", "make one: mrt5 pretrain quickstart")
+    trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
-        f"there is no finished run under {folder}/ that was trained on {kind}", _how_to_train(kind)
+        f"there is no finished run under {folder}/{trained}",
+        "name a run, or train one: `mrt5 recipe list` shows what there is, quickstart being the fastest",
     )
-
-
-def _how_to_train(kind: str) -> str:
-    """The command that trains the gated recipe of a kind of task, of the paper's last version."""
-    from mrt5cli import recipe
-    from mrt5cli.recipe.loading import shipped
-
-    loaded = [(name, recipe.load(file)) for name, file in shipped().items()]
-    for name, found in sorted(
-        loaded, key=lambda one: one[1].paper is not None and one[1].paper.version == "v1"
-    ):
-        if found.task.kind == kind and found.model.shortener.steered:
-            command = "finetune" if found.is_finetuning else "pretrain"
-            return f"make one: mrt5 {command} {name}; or name a run"
-    return "train one with a recipe of your own (`mrt5 recipe copy` makes a start), or name a run"
 
 
 def load_model(subject: Subject, device: torch.device | str | None = None) -> MrT5ForConditionalGeneration:
@@ -188,72 +145,49 @@ def choose_task(option: str | None, subject: Subject, data: str | None = None) -
         UserError: a subject without a recipe and no option, an option that is neither kind nor recipe, a task
             whose examples are files that nobody gave, or data for a task that makes up its own.
     """
-    if data is not None:
-        _check_path(data)
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
         if own is None:
             raise UserError(
                 f"{subject.name} comes without a recipe, so its task is not known",
-                f"name one with --task: a recipe, or one of {', '.join(TASK_KINDS)}",
+                f"name one with --task: a recipe, or one of {', '.join(kinds())}",
             )
         section: TaskSection = own
     elif own is not None and own.kind == option:
         section = own
-    elif option not in TASK_KINDS:
+    elif option not in kinds():
         section = _task_of_recipe(option)
     else:
         section = _default_section(option, None if own is None else own.longest_source, data)
     return section if data is None else _with_data(section, data)
 
 
-def _kind(option: str) -> str:
-    return option if option in kinds() else str(_task_of_recipe(option).kind)
-
-
 def _task_of_recipe(option: str) -> TaskSection:
     from mrt5cli import recipe
 
     try:
-        found = recipe.find(option)
+        return recipe.load(recipe.find(option)).task
     except UserError as error:
-        kinds = f"--task takes a recipe or one of {', '.join(TASK_KINDS)}"
-        raise UserError(f"--task {option}: {error.message}", kinds) from error
-    return recipe.load(found).task
+        expected = f"--task takes a recipe or one of {', '.join(kinds())}"
+        raise UserError(f"--task {option}: {error.message}", error.hint or expected) from error
 
 
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
     """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
-    if kind in PUBLISHED_ROWS:
-        return PUBLISHED_ROWS[kind].model_validate({"kind": kind})
-    if kind in CHARACTERS:
+    section = next(one for one in SECTIONS if kind in one.kinds())
+    settings: dict[str, Any] = {"kind": kind}
+    if issubclass(section, SpanCorruptionTask):
+        settings |= {"source": {"kind": "embedded"}} | ({"input_length": max(16, length)} if length else {})
+    elif issubclass(section, DiagnosticTask):
+        settings |= {"length": min(length, section.model_fields["length"].default)} if length else {}
+    elif section.model_fields["source"].is_required():
         if data is None:
             raise UserError(
                 f"the examples of {kind} are files, and none are given",
                 "give their folder with --data, or a recipe with --task",
             )
-        # `_with_data` puts the real one in its place.
-        return CharacterTask.model_validate({"kind": kind, "source": {"kind": "files", "path": "-"}})
-    if kind == "span_corruption":
-        embedded = EmbeddedSource(kind="embedded")
-        if length is None:
-            return SpanCorruptionTask(kind="span_corruption", source=embedded)
-        return SpanCorruptionTask(kind="span_corruption", source=embedded, input_length=max(16, length))
-    default = DiagnosticTask.model_fields["length"].default
-    return DiagnosticTask.model_validate(
-        {"kind": kind, "length": default if length is None else min(length, default)}
-    )
-
-
-def _check_path(data: str) -> None:
-    """Refuse what no recipe takes as a path."""
-    try:
-        FileRows(kind="files", path=data)
-    except ValidationError as error:
-        raise UserError(
-            f"--data '{shortened(data)}' is no path: expected 1 to {bounds.LINE} characters, no line "
-            "break or other control character among them"
-        ) from error
+        settings["source"] = {"kind": "files", "path": "-"}  # `_with_data` puts the real one in its place
+    return cast("TaskSection", section.model_validate(settings))
 
 
 def _with_data(section: TaskSection, data: str) -> TaskSection:

@@ -1,12 +1,11 @@
-"""Words for people: lines that are too long for a terminal are broken between words; exceptions and durations
-in a few words.
-"""
+"""Words for people: counts, durations, sizes, exceptions; lines broken between words to fit a terminal."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Timer
@@ -26,12 +25,10 @@ MISSING = "-"
 """In a cell of a terminal's table that has no value."""
 LONGEST = 40
 """Characters of what somebody gave, in a sentence about it."""
-COMMANDS = ("mrt5", "torchrun")
 Tell = Callable[[str], None]
 
-# What is in single quotes is one word, a command's argument; and a number stays with its %.
-_WORD = re.compile(r"\s*(?:'[^']*'\S*|\S+(?: %\S*)?)")
 _LABEL = re.compile(r"\s*\S+ {2,}")
+_COMMAND = re.compile(r"\b(mrt5|torchrun) ")
 
 
 def say(text: str = "", file: IO[str] | None = None) -> None:
@@ -87,10 +84,7 @@ def first_line(error: BaseException) -> str:
 def shortened(text: str, longest: int = LONGEST) -> str:
     """What somebody gave, for a sentence about it: cut where it is long, control characters as escapes."""
     kept = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in kept
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in kept)
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -161,39 +155,24 @@ def one_line_if_wide(console: Console) -> Column:
 def wrapped(text: str, width: int | None) -> str:
     """Text whose lines are broken between words where they are longer than `width`; None leaves it as it is.
 
-    What goes on in the next line is indented: to where a line's text begins behind a label and two spaces, or
-    by two more spaces than the line. A command that is broken can still be pasted. A word that is longer than
-    a line is left to the terminal, so that paths stay whole.
+    What continues in the next line is indented: to where a line's text begins behind a label and two spaces,
+    or by two more spaces than the line. A line with a command is left to the terminal, so that the command
+    can be pasted.
     """
     if width is None:
         return text
-    return "\n".join(part for line in text.split("\n") for part in _broken(line, max(width, LEAST)))
+    return "\n".join(
+        line if len(line) <= width or _COMMAND.search(line) else _broken(line, max(width, LEAST))
+        for line in text.split("\n")
+    )
 
 
-def _broken(line: str, width: int) -> Iterator[str]:
+def _broken(line: str, width: int) -> str:
     """One line as several, none wider than `width` but for words that are."""
-    if _cells(line) <= width:
-        yield line
-        return
-    margin = len(line) - len(line.lstrip())
     label = _LABEL.match(line)
-    indent = len(label[0]) if label and len(label[0]) <= width // 3 else margin + 2
-    written, in_command = "", False
-    for word in _WORD.findall(line):
-        bare = word.strip()
-        starts = bare.strip("`") in COMMANDS
-        room = width - (2 if in_command and not starts else 0)
-        if written.strip() and _cells(written + word) > room:
-            yield f"{written} \\" if in_command and not starts else written
-            written = " " * indent + bare
-        else:
-            written += word
-        in_command = (in_command or starts) and not re.search(r"[;,:`)]$", bare)
-    yield written
-
-
-def _cells(text: str) -> int:
-    """Columns that a terminal takes for a text."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    indent = len(line) - len(line.lstrip()) + 2
+    if label and len(label[0]) <= width // 3:
+        indent = len(label[0])
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )

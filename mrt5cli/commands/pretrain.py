@@ -34,7 +34,7 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision))
+    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision), smoke=smoke)
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",

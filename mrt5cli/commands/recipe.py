@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +16,7 @@ from mrt5cli import places
 from mrt5cli.commands.options import Code, JsonInstead, Overrides, RecipeName
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.output import print_json, takes_utf8
+from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -29,10 +27,6 @@ app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes
 
 LEAST_OF_LAST = 24
 """Columns of the descriptions in `recipe list` below which they are not worth cutting."""
-EXTENDS = (
-    "a recipe to build on: a file beside this one, or a shipped recipe; what is given here goes on top, key "
-    "by key, and a section of another kind replaces the base's"
-)
 
 
 @dataclass
@@ -44,7 +38,6 @@ class Checked:
     problems: list[tuple[str, str]] = field(default_factory=list)
     not_built: str | None = None
     """Why the model could not be built here, though the recipe is fine."""
-    remarks: list[str] = field(default_factory=list)
 
 
 @app.command("list")
@@ -64,7 +57,7 @@ def list_(as_json: JsonInstead = False) -> None:
         {
             "name": name,
             "command": "finetune" if recipe.is_finetuning else "pretrain",
-            "model": recipe.model.shortener.listed(recipe.controller),
+            "model": what_is_trained(recipe),
             "steps": recipe.training.max_steps,
             "paper": f"{recipe.paper.version} {recipe.paper.experiment}" if recipe.paper else None,
             "description": recipe.description,
@@ -96,7 +89,7 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: J
     if as_json:
         print_json(recipe.model_dump(mode="json"))
     else:
-        print(dump(recipe, ascii_only=not takes_utf8(sys.stdout)).rstrip())
+        print(dump(recipe).rstrip())
 
 
 @app.command()
@@ -137,7 +130,7 @@ def check(
                     "file": item.file,
                     "problems": [{"key": key or None, "problem": text} for key, text in item.problems],
                     "not_built": item.not_built,
-                    "remarks": item.remarks,
+                    "remarks": item.recipe.remarks() if item.recipe else [],
                 }
                 for item in checked
             ]
@@ -170,25 +163,22 @@ def copy(
     from mrt5cli.recipe import dump, find, load, loading
 
     source = find(name)
-    target = destination / source.name if destination.is_dir() else destination
-    stream = _stream_at(target)
-    if target.is_file() and stream is None:
-        raise UserError(f"{target} exists already", "give another name, or remove it first")
     recipe = load(source)
-    if len(loading.read_chain(source)) == 1:
-        text = source.read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
+    if len(loading.read_chain(source)) > 1:
+        comment = [line for line in text.partition("\nextends:")[0].splitlines() if line.startswith("#")]
+        text = "\n".join([*comment, dump(recipe)])
+    if str(destination) == "/dev/stdout":
+        print(text, end="")
     else:
-        text = _header(source) + dump(recipe)
-    try:
-        # A device and a pipe are there already, and are written to.
-        where, mode = (target, "w" if target.exists() else "x") if stream is None else (stream, "w")
-        with open(where, mode, encoding="utf-8", closefd=stream is None) as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(
-            f"{target} cannot be written: {error.strerror}", "give a place you may write to"
-        ) from None
-    if stream is None:
+        target = destination / source.name if destination.is_dir() else destination
+        try:
+            with target.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise UserError(f"{target} exists already", "give another name, or remove it first") from None
+        except OSError as error:
+            raise UserError(f"{target} cannot be written: {error.strerror}") from None
         print(target)
     say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
 
@@ -212,28 +202,40 @@ def schema(
 
       mrt5 recipe schema --json > recipe.schema.json
     """
-    from mrt5cli.recipe import Recipe, words
+    from mrt5cli.recipe import words
 
     known = words.all_keys()
     chosen = [item for item in known if key is None or item.path == key or item.path.startswith(f"{key}.")]
-    if not chosen and key != "extends":
-        names = {item.path for item in known} | {"extends"}
-        leaves = {path.rsplit(".", 1)[-1]: path for path in names}
-        near = words.nearest(str(key), [*names, *leaves])
+    if not chosen:
+        leaves = {item.path.rsplit(".", 1)[-1]: item.path for item in known}
+        near = words.nearest(str(key), [*(item.path for item in known), *leaves])
         raise UserError(
             f"no key {key!r} in a recipe",
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
         )
-    if as_json:
-        print_json(_json_schema(Recipe, key))
+    if as_json and key is None:
+        whole = dict(words.schema())
+        # With a base, what is required may stand there.
+        whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
+        print_json(whole)
         return
-    if key in (None, "extends"):
-        say(f"extends\n    some text, or null; default null\n    {EXTENDS}")
+    if as_json:
+        print_json(chosen[0].schema)
+        return
     for item in chosen:
         say(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
 
 
 # --- list ---------------------------------------------------------------------------------------------------
+
+
+def what_is_trained(recipe: Recipe) -> str:
+    """The model of a recipe in a few words: "MrT5 50 % (pi)"."""
+    words, target = recipe.model.shortener.listed(), recipe.target_deletion_rate
+    if target is not None:
+        return f"{words} {100 * target:g} % ({recipe.controller.kind})"
+    alpha = getattr(recipe.controller, "alpha", 0.0)
+    return f"{words} alpha {alpha:g}" if recipe.model.shortener.steered else words
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -259,35 +261,28 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 # --- check --------------------------------------------------------------------------------------------------
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
+def _files(paths: Sequence[str]) -> list[Path]:
     """The recipe files meant by files, directories and names, each once."""
     from mrt5cli.recipe import find
 
-    seen: set[Path] = set()
+    files: dict[Path, Path] = {}
     for text in paths:
         path = Path(text)
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))
-            if not files:
-                raise UserError(f"{text} holds no recipes (.yaml files)")
-        else:
-            files = [find(text)]
-        for file in files:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
+        if not path.is_dir():
+            found = [find(text)]
+        elif not (found := sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))):
+            raise UserError(f"{text} holds no recipes (.yaml files)")
+        files |= {file.resolve(): file for file in found if file.resolve() not in files}
+    return list(files.values())
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:
     from mrt5cli.recipe.loading import load, shown
 
     try:
-        recipe = load(path, overrides)
-    except RecipeError as error:
-        return Checked(shown(path), problems=error.problems)
+        return Checked(shown(path), load(path, overrides))
     except UserError as error:
-        return Checked(shown(path), problems=[("", error.message)])
-    return Checked(shown(path), recipe, remarks=recipe.remarks())
+        return Checked(shown(path), problems=getattr(error, "problems", [("", error.message)]))
 
 
 def _build_all(checked: Sequence[Checked]) -> None:
@@ -307,7 +302,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
     for item in checked:
         assert item.recipe is not None
         section = item.recipe.model
-        if section.start != "scratch" and section.start not in BYT5_SHAPES:
+        if section.start not in ("scratch", *BYT5_SHAPES):
             try:
                 where, _ = resolve_model(section.start)
             except UserError as error:
@@ -325,65 +320,25 @@ def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.problems:
             say(f"{RecipeError(item.file, item.problems).message}\n")
-    for item in checked:
         if item.not_built:
             say(f"{item.file}: not built: {item.not_built}")
-        for remark in item.remarks:
+        for remark in item.recipe.remarks() if item.recipe else ():
             say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
     say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}")
 
 
-# --- copy and schema ----------------------------------------------------------------------------------------
-
-
-def _stream_at(path: Path) -> int | None:
-    """The number of stdout or stderr, where a path such as /dev/stdout leads there; else None."""
-    for number in (1, 2):
-        with suppress(OSError):
-            if os.path.samestat(path.stat(), os.fstat(number)):
-                return number
-    return None
-
-
-def _header(source: Path) -> str:
-    """The comment a recipe opens with."""
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return "".join(lines[:end])
+# --- schema -------------------------------------------------------------------------------------------------
 
 
 def _meaning(item: Key) -> str:
-    """What a key may be, its default, and what it means, in one line."""
-    from pydantic import BaseModel
-
+    """What a key may be, its default, and what it means, a line each."""
     from mrt5cli.recipe import words
 
-    field = item.field
-    text = words.expected(field.annotation, field.metadata)
-    if field.is_required():
+    text = words.expected(item.schema)
+    if item.required:
         text += "; required"
-    elif not isinstance(field.default, BaseModel):
-        text += f"; default {json.dumps(field.default)}"
-    return f"{text}\n    {field.description}" if field.description else text
-
-
-def _json_schema(recipe: type[Recipe], key: str | None) -> dict[str, Any]:
-    """The JSON schema of a recipe, or of the part under `key`."""
-    from pydantic import TypeAdapter
-
-    from mrt5cli.recipe import words
-
-    extends = {"type": "string", "description": EXTENDS}
-    if key == "extends":
-        return extends
-    if key is None:
-        whole = recipe.model_json_schema()
-        whole["properties"] = {"extends": extends, **whole["properties"]}
-        # With a base, what is required may stand there.
-        whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
-        return whole
-    field = next(item.field for item in words.all_keys() if item.path == key)
-    found = words.sections(field.annotation)
-    annotation: Any = found[0] if len(found) == 1 else Annotated[field.annotation, field]
-    return TypeAdapter[Any](annotation).json_schema()
+    elif "default" in item.schema and not words.sections(item.schema):
+        text += f"; default {json.dumps(item.schema['default'])}"
+    description = item.schema.get("description")
+    return f"{text}\n    {description}" if description else text

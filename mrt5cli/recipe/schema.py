@@ -34,9 +34,10 @@ from mrt5cli.recipe.section import (
     TargetLength,
     Text,
     Width,
+    when_kinds_are_added,
 )
 from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
-from mrt5cli.recipe.tasks import DiagnosticTask, HubSource, RowTask, SpanCorruptionTask, TaskSection
+from mrt5cli.recipe.tasks import DiagnosticTask, RowTask, TaskSection
 from mrt5cli.text import listed
 
 # --- model --------------------------------------------------------------------------------------------------
@@ -341,8 +342,6 @@ class Recipe(Section):
                 f"{delay} is not below training.max_steps {training.max_steps}; the gate would never be "
                 "trained to delete",
             )
-        elif gated:
-            yield from self._stuck_controller()
         if not gated:
             about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
             for key in about_gates:
@@ -366,55 +365,20 @@ class Recipe(Section):
                 if length > self.model.max_positions:
                     yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
 
-    def _stuck_controller(self) -> Iterator[tuple[str, str]]:
-        """Why the controller of a delete gate could never move alpha."""
-        controller, delay, steps = self.controller, self.loss.regularizer_delay, self.training.max_steps
-        if isinstance(controller, ConstantController):
-            return
-        gains = {key: getattr(controller, key) for key in ("k_p", "k_i") if hasattr(controller, key)}
-        if not any(gains.values()):
-            keys = " and ".join(gains)
-            yield "controller.k_p", f"with {keys} at 0 alpha would never move; kind: constant is for that"
-        elif -(-delay // controller.every_steps) * controller.every_steps >= steps:
-            yield (
-                "controller.every_steps",
-                f"no multiple of {controller.every_steps} lies between loss.regularizer_delay {delay} and "
-                f"training.max_steps {steps}; alpha would never be set",
-            )
-
     def remarks(self) -> list[str]:
         """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""
         training, found = self.training, []
-        measured = training.max_steps // training.eval_steps if training.eval_steps else 0
-        if training.eval_steps and not measured and training.best_metric is None:
+        if training.eval_steps > training.max_steps and training.best_metric is None:
             found.append(
                 f"training.eval_steps {training.eval_steps} is above training.max_steps "
                 f"{training.max_steps}: nothing is measured on validation data"
             )
-        # Patience counts from the best evaluation so far, and the last step is always one.
-        if (
-            training.patience is not None
-            and -(-training.max_steps // training.eval_steps) <= training.patience
-        ):
+        configured = getattr(getattr(self.task, "source", None), "configurations", {})
+        if unused := [code for code in configured if code not in getattr(self.task, "languages", ())]:
             found.append(
-                f"training.patience {training.patience} is not below the number of evaluations, one in "
-                f"training.eval_steps {training.eval_steps} of training.max_steps {training.max_steps}: "
-                "nothing stops early"
+                f"task.source.configurations names {listed(unused)}, which is not in "
+                "task.languages: it is not read"
             )
-        every = getattr(self.controller, "every_steps", 1)
-        if every >= training.max_steps > 1:
-            found.append(
-                f"controller.every_steps {every} is not below training.max_steps {training.max_steps}: "
-                "alpha is set once"
-            )
-        source = getattr(self.task, "source", None)
-        if isinstance(source, HubSource) and isinstance(self.task, SpanCorruptionTask):
-            unused = [code for code in source.configurations if code not in self.task.languages]
-            if unused:
-                found.append(
-                    f"task.source.configurations names {listed(unused)}, which is not in "
-                    "task.languages: it is not read"
-                )
         return found
 
     @property
@@ -433,14 +397,10 @@ class Recipe(Section):
         return self.task.longest_source
 
 
-def take_in_shorteners() -> None:
-    """Let recipes have every kind of shortener that is registered by now."""
+@when_kinds_are_added
+def _with_added_kinds() -> None:
+    """Let recipes have every kind of shortener and task that is registered by now."""
     ModelSection.model_fields["shortener"].annotation = shorteners.union()
+    Recipe.model_fields["task"].annotation = tasks.union()
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)
-
-
-def take_in_tasks() -> None:
-    """Let recipes have every kind of task that is registered by now."""
-    Recipe.model_fields["task"].annotation = tasks.union()
-    Recipe.model_rebuild(force=True)

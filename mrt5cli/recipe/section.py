@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -80,6 +80,12 @@ class Section(BaseModel):
             raise Misfit(problems)
         return self
 
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """The values of `kind` that choose this section; none where there is nothing to choose."""
+        field = cls.model_fields.get("kind")
+        return get_args(field.annotation) if field else ()
+
     def misfits(self) -> Iterator[tuple[str, str]]:
         """What does not fit together here, as a `Misfit` tells it; for sections to say."""
         yield from ()
@@ -87,3 +93,18 @@ class Section(BaseModel):
     def is_default(self, key: str) -> bool:
         """Whether a key has the value that it has where it is not given."""
         return bool(getattr(self, key) == type(self).model_fields[key].default)
+
+
+_made_of_kinds: list[Callable[[], None]] = []
+
+
+def when_kinds_are_added(make_again: Callable[[], None]) -> Callable[[], None]:
+    """Register what makes a schema again after a file of the user's own has added a kind to it."""
+    _made_of_kinds.append(make_again)
+    return make_again
+
+
+def take_in_added_kinds() -> None:
+    """Make again whatever is made of the lists of kinds."""
+    for make_again in _made_of_kinds:
+        make_again()

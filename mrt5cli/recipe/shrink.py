@@ -24,10 +24,7 @@ from mrt5cli.recipe.tasks import DiagnosticTask, RowTask
 SUFFIX = "-smoke"
 STEPS = 6
 LAYERS = 3
-LENGTH = 64
 EXAMPLES = 16
-LANGUAGES = 2
-ANSWER_LENGTH = 8
 SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_decoder_layers=2)
 
 
@@ -49,48 +46,41 @@ def smoke(recipe: Recipe, given: Tree | None = None) -> Recipe:
     _shrink_task(tree["task"], recipe, given.get("task", {}))
     _shrink_model(tree["model"], recipe, given.get("model", {}))
     _shrink_training(tree, given.get("training", {}))
-    kept = _plain(given)
-    for key in ("name", "description", "paper"):
-        kept.pop(key, None)
-    for section, key in _replaced(recipe, given):
-        del kept[section][key]
-    tree = merge(tree, kept)
+    replaced = [("name",), ("description",), ("paper",), *_replaced(recipe)]
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(merge(tree, _without(given, replaced)))
     except ValidationError as error:
-        problems = [(words.dotted(place), text) for place, text in words.problems(error, tree)]
+        problems = [(words.dotted(place), text) for place, text in words.problems(error)]
         hint = "what --set sets stays, and the rest is made small: set the other key as well"
         raise RecipeError("--smoke", problems, hint) from None
 
 
-def _plain(tree: Tree) -> Tree:
-    """A copy whose mappings are laid over others key by key: what a `Whole` leaves out stays small."""
-    return {key: _plain(value) if isinstance(value, dict) else value for key, value in tree.items()}
-
-
 def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
     """What was set by hand and a smoke run replaces nevertheless, a sentence each."""
-    texts = {
-        "source": "reads no Hub: its text is the documentation inside Python, its rows are generated",
-        "languages": "reads the documentation inside Python, which is English",
-        "start": "starts from a tiny random model",
-    }
     return [
-        f"{words.dotted(path)} is left out: a smoke run {texts[path[1]]}"
-        for path in _replaced(recipe, given)
-        if path[1] in texts
+        f"{section}.{key} is left out: a smoke run reads no Hub and starts from a tiny random model"
+        for section, key in _replaced(recipe)
+        if key in given.get(section, {})
     ]
 
 
-def _replaced(recipe: Recipe, given: Tree) -> list[tuple[str, str]]:
-    """Paths of what was set by hand and cannot stay in a smoke run."""
-    places: list[tuple[str, str]] = []
+def _replaced(recipe: Recipe) -> list[tuple[str, str]]:
+    """Sections and keys that stand for the Hub or for a trained model."""
+    keys: list[tuple[str, str]] = []
     if not isinstance(recipe.task, DiagnosticTask) and recipe.task.source.kind == "hub":
-        rows = isinstance(recipe.task, RowTask)
-        places += [("task", key) for key in (("source",) if rows else ("source", "languages"))]
-    if recipe.model.start != "scratch":
-        places += [("model", "start"), ("model", "revision")]
-    return [(section, key) for section, key in places if key in given.get(section, {})]
+        keys = [("task", "source")]
+        if not isinstance(recipe.task, RowTask):
+            keys.append(("task", "languages"))
+    return keys + [("model", "start"), ("model", "revision")] * (recipe.model.start != "scratch")
+
+
+def _without(tree: Tree, paths: list[tuple[str, ...]], above: tuple[str, ...] = ()) -> Tree:
+    """A copy without some keys, whose mappings `merge` lays over others key by key."""
+    return {
+        key: _without(value, paths, (*above, key)) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if (*above, key) not in paths
+    }
 
 
 def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
@@ -101,25 +91,20 @@ def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
         task["length"] = length
         _at_most(task, train_examples=64, eval_examples=16)
         return
+    task["input_length"] = min(recipe.input_length, 64)
     if isinstance(recipe.task, RowTask):
         if "source" not in given or recipe.task.source.kind == "hub":
             task["source"] = {"kind": "generated", "examples": EXAMPLES}
-        task["input_length"] = min(recipe.input_length, LENGTH)
         if "languages" in task:
-            task["languages"] = task["languages"][:LANGUAGES]
+            task["languages"] = task["languages"][:2]
         if "answer_length" in task:
-            _at_most(task, answer_length=ANSWER_LENGTH)
-        return
-    if recipe.task.source.kind == "hub":
-        task["source"] = {"kind": "embedded"}
-        task["languages"] = ["en"]
-    _at_most(task, input_length=LENGTH)
+            _at_most(task, answer_length=8)
+    elif recipe.task.source.kind == "hub":
+        task |= {"source": {"kind": "embedded"}, "languages": ["en"]}
 
 
 def _shrink_model(model: Tree, recipe: Recipe, given: Tree) -> None:
-    if recipe.model.start != "scratch":
-        model |= {"start": "scratch", "revision": None}
-    model["shape"] = SHAPE.model_dump()
+    model |= {"start": "scratch", "revision": None, "shape": SHAPE.model_dump()}
     if "layer" in given.get("shortener", {}):
         model["shape"]["num_layers"] = max(LAYERS, model["shortener"]["layer"] + 1)
     limits = {"layer": LAYERS - 1} if "layer" in model["shortener"] else {}
@@ -133,10 +118,11 @@ def _shrink_training(tree: Tree, given: Tree) -> None:
         training["batch_size"] = training["device_batch_size"] * (2 if accumulates else 1)
     elif "batch_size" not in given:  # one that is given is a multiple of the recipe's device_batch_size
         training |= {"batch_size": 4, "device_batch_size": 2 if accumulates else 4}
-    training |= {"max_steps": STEPS}
-    training |= {"compile": False, "logging_steps": 1}
+    steps = given.get("max_steps")
+    steps = steps if isinstance(steps, int) else STEPS
+    training |= {"max_steps": STEPS, "compile": False, "logging_steps": 1}
     _at_most(training, warmup_steps=1, data_workers=1, eval_steps=3, save_steps=3)
-    _at_most(tree["loss"], regularizer_delay=2)
+    _at_most(tree["loss"], regularizer_delay=max(0, min(2, steps - 1)))
     if "every_steps" in tree["controller"]:
         _at_most(tree["controller"], every_steps=2)
     _at_most(tree["evaluation"], examples=8, batch_size=4)

@@ -2,29 +2,27 @@
 
 PyYAML follows YAML 1.1, where `1e-4` is text, the language code `no` is false, `1:30` is ninety and a key
 given twice silently keeps the last value. Here numbers and booleans are those of YAML 1.2, a key comes once,
-and anchors, tags and several documents in a file are refused. Every complaint names its line.
+and anchors are refused. Every complaint names its line.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from mrt5cli.places import NOT_UTF8
-from mrt5cli.text import HALF_CHARACTER
-
-BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
-NULL = re.compile(r"~|null|Null|NULL|")
-
-DEEPEST = 20
-"""Mappings and lists within one another; recipes need five."""
+_SCALARS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+}
+"""The plain scalars of YAML 1.2 that are not text: a pattern, and the characters that one may begin with."""
 
 Keys = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
@@ -33,43 +31,27 @@ Tree = dict[str, Any]
 
 
 class YamlProblem(ValueError):
-    """Text that is not a recipe's YAML; the message is one sentence that names line and column."""
+    """Text that is not a recipe's YAML; the message is one sentence that names the line."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A parsed file: nested dicts, lists and scalars, and the 1-based line of every key and list item."""
 
     tree: Any
-    lines: dict[Keys, int] = field(default_factory=dict)
+    lines: dict[Keys, int]
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars of YAML 1.2; no anchors, no tags, and no more depth than a recipe has."""
-
-    depth = 0
+    """Scalars of YAML 1.2; no anchors."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
             raise YamlProblem(
                 f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
                 "write the value again, or put text that starts with one of them in quotes"
             )
-        if getattr(event, "tag", None):
-            raise YamlProblem(
-                f"{_at(event.start_mark)}: tags are not used in recipes; "
-                "put text that starts with '!' in quotes"
-            )
-        if self.depth > DEEPEST:
-            raise YamlProblem(
-                f"{_at(event.start_mark)}: nested too deeply; a recipe has at most {DEEPEST} mappings and "
-                "lists within one another"
-            )
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -83,32 +65,12 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # PyYAML writes these line separators into single quotes, and reads them back as spaces.
-    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
 _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 _Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
-for _name, _pattern, _first in (
-    ("bool", BOOLEAN, list("tTfF")),
-    ("int", INTEGER, list("-+0123456789")),
-    ("float", FLOAT, list("-+.0123456789")),
-    ("null", NULL, ["~", "n", "N", ""]),
-):
-    _whole = re.compile(f"(?:{_pattern.pattern})$")
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, _first)
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _whole, _first)
-
-_CAUSES = {
-    "found character '\\t'": "a tab is used for indentation; use spaces",
-    "mapping values are not allowed here": "a ':' where none can be; check indentation or quote the text",
-    "could not find expected ':'": "a ':' is missing after the key on the line before",
-    "but found another document": "'---' starts a second document; a recipe is one",
-}
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), _first)
 
 
 def parse(text: str) -> Document:
@@ -121,25 +83,22 @@ def parse(text: str) -> Document:
         loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Keys, int] = {}
-        tree = None if node is None else _build(loader, node, (), lines)
+        return Document(None if node is None else _build(loader, node, (), lines), lines)
     except yaml.MarkedYAMLError as error:
-        raise YamlProblem(_sentence(error)) from error
+        mark = error.problem_mark or error.context_mark
+        where = f"{_at(mark)}: " if mark else ""
+        context = f"{error.context}: " if error.context else ""
+        raise YamlProblem(f"{where}{context}{error.problem}") from error
     except yaml.reader.ReaderError as error:
-        line, found = text.count("\n", 0, error.position) + 1, text[error.position]
-        why = NOT_UTF8 if HALF_CHARACTER.match(found) else f"the character U+{ord(found):04X} is not allowed"
-        raise YamlProblem(f"line {line}: {why}") from error
+        line, found = text.count("\n", 0, error.position) + 1, ord(text[error.position])
+        raise YamlProblem(f"line {line}: the character U+{found:04X} is not allowed") from error
     except RecursionError as error:
         raise YamlProblem("nested too deeply") from error
-    return Document(tree, lines)
 
 
-def dump(tree: Tree, *, ascii_only: bool = False) -> str:
-    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order.
-
-    Args:
-        ascii_only: write other characters as YAML's escapes.
-    """
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=110)
+def dump(tree: Tree) -> str:
+    """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def inline(value: object) -> str:
@@ -177,25 +136,11 @@ def _build(loader: _Loader, node: yaml.Node, path: Keys, lines: dict[Keys, int])
             lines[(*path, index)] = item.start_mark.line + 1
             items.append(_build(loader, item, (*path, index), lines))
         return items
-    if HALF_CHARACTER.search(node.value):  # from an escape such as "\\ud800"
-        raise YamlProblem(f"{_at(node.start_mark)}: {NOT_UTF8}")
     try:
         return loader.construct_object(node)
-    except ValueError:  # Python reads whole numbers of up to 4300 digits: as text, it is refused with its key
-        return node.value
+    except ValueError as error:  # a whole number of more than 4300 digits
+        raise YamlProblem(f"{_at(node.start_mark)}: {error}") from error
 
 
 def _at(mark: yaml.Mark) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
-
-
-def _sentence(error: yaml.MarkedYAMLError) -> str:
-    """PyYAML's complaint in one line: where, what, and what usually causes it."""
-    mark = error.problem_mark or error.context_mark
-    problem = error.problem or "this is not YAML"
-    text = next((cause for start, cause in _CAUSES.items() if problem.startswith(start)), None)
-    if text is None and problem.endswith("that cannot start any token"):
-        text = f"{problem}; put the text in quotes"
-    elif text is None:
-        text = f"{error.context}: {problem}" if error.context else problem
-    return f"{_at(mark)}: {text}" if mark else text

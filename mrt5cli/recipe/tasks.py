@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model
 
@@ -20,6 +20,7 @@ from mrt5cli.recipe.section import (
     Rate,
     Section,
     TargetLength,
+    take_in_added_kinds,
 )
 from mrt5cli.text import listed
 
@@ -301,7 +302,7 @@ SECTIONS: list[type[TaskBase]] = [
 
 def kinds() -> list[str]:
     """Every kind of task that a recipe can name by now."""
-    return [kind for section in SECTIONS for kind in get_args(section.model_fields["kind"].annotation)]
+    return [kind for section in SECTIONS for kind in section.kinds()]
 
 
 def register(kind: str, section: type[TaskBase] | None = None) -> None:
@@ -310,13 +311,11 @@ def register(kind: str, section: type[TaskBase] | None = None) -> None:
     Args:
         section: its settings, one of whose kinds it is; by default those of `AddedTask`.
     """
-    from mrt5cli.recipe import schema  # which is made of this list
-
     if section is None:
         own: Any = (Literal[kind], ...)
         section = create_model(f"{kind}_task", __base__=AddedTask, kind=own)
     SECTIONS.append(section)
-    schema.take_in_tasks()
+    take_in_added_kinds()
 
 
 def union() -> Any:

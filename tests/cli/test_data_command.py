@@ -12,7 +12,6 @@ from data_sources import WORDS, dictionary_file, package, rows, text_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.data.builders import writing
 
 KINDS = ("spelling", "word-search", "udhr")
 
@@ -108,9 +107,9 @@ def test_udhr_from_a_package(tmp_path: Path) -> None:
         (["spelling", "OUT", "--misspellings", "none.txt"], "none.txt is not a file"),
         (["word-search", "OUT", "--words", "none.txt"], "none.txt is not a file"),
         (["udhr", "OUT", "--from", "none.tgz"], "none.tgz is not a file"),
-        (["spelling", "OUT", "--window", "70"], "'--window': expected a whole number from 16 to 62, not 70"),
-        (["spelling", "OUT", "--unchanged", "1"], "'--unchanged': expected a number from 0 to 0.9, not 1"),
-        (["spelling", "OUT", "--seed", "-1"], "'--seed': expected a whole number from 0 to"),
+        (["spelling", "OUT", "--window", "70"], "Invalid value for '--window'"),
+        (["spelling", "OUT", "--unchanged", "1"], "Invalid value for '--unchanged'"),
+        (["spelling", "OUT", "--seed", "-1"], "Invalid value for '--seed'"),
         (["spell", "OUT"], "No such command 'spell'"),
     ],
 )
@@ -119,18 +118,3 @@ def test_a_wrong_input_is_one_sentence(tmp_path: Path, arguments: list[str], exp
     assert code == 2 and shown == ""
     assert expected in " ".join(said.split()) and "Traceback" not in said
     assert not (tmp_path / "out").exists()
-
-
-def test_progress_is_told_after_two_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 1.0, 2.5, 3.0, 5.0])
-    monkeypatch.setattr(writing.time, "monotonic", lambda: next(clock))
-    assert list(writing.with_progress("abcd", "making examples", 9000)) == list("abcd")
-    clock = iter([0.0, 2.5])
-    assert list(writing.with_progress("a", "reading sentences")) == ["a"]
-    assert capsys.readouterr().err.splitlines() == [
-        "making examples 1/9,000",
-        "making examples 3/9,000",
-        "reading sentences 0",
-    ]

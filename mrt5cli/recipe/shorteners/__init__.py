@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import Any, Union
 
-from mrt5cli.recipe.shorteners.base import Configuration, Placed, ShortenerSection, Steering
-from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor
-from mrt5cli.recipe.shorteners.convolution import Convolution
-from mrt5cli.recipe.shorteners.delete_gate import DeleteGate
-from mrt5cli.recipe.shorteners.fixed import FixedGate
-from mrt5cli.recipe.shorteners.hnet import HNet
-from mrt5cli.recipe.shorteners.nothing import NoShortener, SourceRemoved
-from mrt5cli.recipe.shorteners.random import RandomGate
+from mrt5cli.recipe.section import take_in_added_kinds
+from mrt5cli.recipe.shorteners.base import Configuration as Configuration
+from mrt5cli.recipe.shorteners.base import Placed as Placed
+from mrt5cli.recipe.shorteners.base import ShortenerSection as ShortenerSection
+from mrt5cli.recipe.shorteners.boundary_predictor import BoundaryPredictor as BoundaryPredictor
+from mrt5cli.recipe.shorteners.convolution import Convolution as Convolution
+from mrt5cli.recipe.shorteners.delete_gate import DeleteGate as DeleteGate
+from mrt5cli.recipe.shorteners.fixed import FixedGate as FixedGate
+from mrt5cli.recipe.shorteners.hnet import HNet as HNet
+from mrt5cli.recipe.shorteners.nothing import NoShortener as NoShortener
+from mrt5cli.recipe.shorteners.nothing import SourceRemoved as SourceRemoved
+from mrt5cli.recipe.shorteners.random import RandomGate as RandomGate
 
 SHORTENERS: list[type[ShortenerSection]] = [
     NoShortener,
@@ -35,14 +39,12 @@ def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
     Raises:
         ValueError: another one has its kind, or one of its deletion types.
     """
-    from mrt5cli.recipe import schema  # which is made of this list
-
     for other in SHORTENERS:
         taken = {*other.kinds(), *other.deletion_types} & {*section.kinds(), *section.deletion_types}
         if taken:
             raise ValueError(f"there is a shortener {min(taken)!r} already: {other.__name__}")
     SHORTENERS.append(section)
-    schema.take_in_shorteners()
+    take_in_added_kinds()
     return section
 
 
@@ -68,29 +70,3 @@ def of_type(deletion_type: str) -> type[ShortenerSection]:
 def of_config(config: Configuration) -> ShortenerSection:
     """The settings that a model's configuration stands for."""
     return of_type(config.deletion_type).of_config(config)
-
-
-def named(name: str) -> str | None:
-    """The kind that people call so, or None."""
-    return next((section.kinds()[0] for section in SHORTENERS if name in section.aliases), None)
-
-
-__all__ = [
-    "SHORTENERS",
-    "BoundaryPredictor",
-    "Configuration",
-    "Convolution",
-    "DeleteGate",
-    "FixedGate",
-    "NoShortener",
-    "Placed",
-    "RandomGate",
-    "ShortenerSection",
-    "SourceRemoved",
-    "Steering",
-    "named",
-    "of_config",
-    "of_type",
-    "register",
-    "union",
-]

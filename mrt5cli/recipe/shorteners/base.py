@@ -19,13 +19,6 @@ class Configuration(Protocol):
     def __getattribute__(self, name: str, /) -> Any: ...
 
 
-class Steering(Protocol):
-    """A recipe's controller, as far as a list of recipes tells it."""
-
-    @property
-    def kind(self) -> str: ...
-
-
 class ShortenerSection(Section):
     """A recipe's `model.shortener`: the settings of one kind, and all that is said about it.
 
@@ -36,7 +29,6 @@ class ShortenerSection(Section):
         deletion_types: what a configuration calls it; several where a setting chooses.
         fields: its settings -> the fields of `MrT5Config` that they are.
         paper_name: what the paper calls such a model.
-        aliases: what else people call this kind, in lower case.
         called: what it is called in a sentence, after "a" or "the".
         about: what a model with it is, for its card.
         baseline: the paper sets it beside MrT5, and claims that MrT5 loses less.
@@ -53,7 +45,6 @@ class ShortenerSection(Section):
     deletion_types: ClassVar[tuple[str, ...]]
     fields: ClassVar[Mapping[str, str]] = {}
     paper_name: ClassVar[str]
-    aliases: ClassVar[tuple[str, ...]] = ()
     called: ClassVar[str]
     about: ClassVar[str]
     baseline: ClassVar[bool] = False
@@ -77,12 +68,6 @@ class ShortenerSection(Section):
         # pydantic's plugin for mypy knows the type of this class alone.
         return cls.model_construct(None, kind=cls.kinds()[0], **settings)  # type: ignore[return-value]
 
-    @classmethod
-    def kinds(cls) -> tuple[str, ...]:
-        """The values of `kind` that choose it."""
-        values: tuple[str, ...] = getattr(cls.model_fields["kind"].annotation, "__args__", ())
-        return values
-
     def config_fields(self) -> dict[str, Any]:
         """The fields of `MrT5Config` that these settings are."""
         values = {field: getattr(self, key) for key, field in self.fields.items()}
@@ -92,25 +77,16 @@ class ShortenerSection(Section):
 
     def phrase(self) -> str:
         """What it does, in a few words, without its place."""
-        raise TypeError(f"{type(self).__name__} has no words")
+        return self.called
 
-    def placed(self, planned: bool = False) -> str:
-        """What it does and where.
-
-        Args:
-            planned: with what is only known before a training.
-        """
-        what = self.planned() if planned else self.phrase()
+    def placed(self) -> str:
+        """What it does and where."""
         layer = getattr(self, "layer", None)
-        return what if layer is None else f"{what} before encoder block {layer}"
+        return self.phrase() if layer is None else f"{self.phrase()} before encoder block {layer}"
 
-    def planned(self) -> str:
-        """As `phrase`, with what is only known before a training."""
-        return self.phrase()
-
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         """What a recipe with it trains, for the list of recipes: "CP stride 3"."""
-        return f"{self.paper_name} {self.phrase()}"
+        return self.paper_name
 
     def details(self) -> str:
         """What else a model's card says of it, after its place; for settings of a model's configuration."""

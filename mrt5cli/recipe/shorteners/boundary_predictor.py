@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.recipe.section import HeldExamples
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class BoundaryPredictor(Placed):
@@ -25,7 +25,6 @@ class BoundaryPredictor(Placed):
         "per": "shortening_per",
     }
     paper_name = "BP"
-    aliases = ("bp", "bpt5")
     called = "boundary predictor"
     about = (
         "BP, a baseline for MrT5: {model} that learned to cut its input into segments, and pools each into "
@@ -78,19 +77,7 @@ class BoundaryPredictor(Placed):
     def phrase(self) -> str:
         return f"{self.called} ({self.type})"
 
-    def planned(self) -> str:
-        if self.type == "gumbel":
-            how = f"drawn, {100 * self.prior:g} % of positions expected to stay"
-        elif self.type == "entropy":
-            how = f"taught by entropy spikes of a byte model {self._fitted()}"
-        else:
-            how = f"taught by {self.vocabulary:,} unigram tokens {self._fitted()}"
-        return f"{self.called} ({how})"
-
-    def _fitted(self) -> str:
-        return f"fitted to {self.label_examples:,} training examples"
-
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"{self.paper_name} {f'prior {self.prior:g}' if self.type == 'gumbel' else self.type}"
 
     @property

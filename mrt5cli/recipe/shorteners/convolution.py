@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mrt5cli import bounds
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class Convolution(Placed):
@@ -21,7 +21,6 @@ class Convolution(Placed):
         "per": "shortening_per",
     }
     paper_name = "CP"
-    aliases = ("cp", "canine", "caninet5")
     called = "strided convolution"
     about = (
         "CP, a baseline for MrT5: {model} that shortens its input early in its encoder, with a strided "
@@ -45,7 +44,7 @@ class Convolution(Placed):
     def phrase(self) -> str:
         return f"{self.stride} positions made one by a convolution"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"{self.paper_name} stride {self.stride}"
 
     @property

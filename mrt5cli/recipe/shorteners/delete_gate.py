@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from mrt5cli.recipe.section import Coefficient, GateValue
-from mrt5cli.recipe.shorteners.base import Configuration, Placed, Steering
+from mrt5cli.recipe.shorteners.base import Configuration, Placed
 
 
 class DeleteGate(Placed):
@@ -24,7 +24,6 @@ class DeleteGate(Placed):
         "row_without_survivors": "row_without_survivors",
     }
     paper_name = "MrT5"
-    aliases = ("mrt5",)
     called = "delete gate"
     about = (
         "MrT5: {model} that learned which bytes the rest of the network can do without, and deletes them "
@@ -93,11 +92,6 @@ class DeleteGate(Placed):
 
     def phrase(self) -> str:
         return self.called if self.activation == "scaled_sigmoid" else f"{self.called} (log sigmoid)"
-
-    def listed(self, controller: Steering) -> str:
-        if (target := getattr(controller, "target_deletion_rate", None)) is None:
-            return f"{self.paper_name} alpha {getattr(controller, 'alpha', 0.0):g}"
-        return f"{self.paper_name} {100 * target:g} % ({controller.kind})"
 
     def details(self) -> str:
         values = "gate values log sigmoid(z)"

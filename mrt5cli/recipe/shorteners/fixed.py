@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mrt5cli.recipe.section import GateValue, Rate
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class FixedGate(Placed):
@@ -40,7 +40,7 @@ class FixedGate(Placed):
     def phrase(self) -> str:
         return f"the last {100 * self.amount:g} % of every word deleted"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"fixed {100 * self.amount:g} %"
 
     def share_deleted(self, target: float | None) -> float:

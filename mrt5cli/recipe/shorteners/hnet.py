@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.recipe.section import GateValue, NonNegative
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class HNet(Placed):
@@ -23,7 +23,6 @@ class HNet(Placed):
         "scale": "sigmoid_mask_scale",
     }
     paper_name = "H-Net"
-    aliases = ("h-net", "router", "dynamic_chunking")
     called = "H-Net router"
     about = (
         "H-Net's router in an encoder: {model} that learned where a byte differs enough from the one before "
@@ -43,7 +42,7 @@ class HNet(Placed):
     def phrase(self) -> str:
         return f"{self.called}, aiming at one of {self.ratio:g} bytes,"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"{self.paper_name} ratio {self.ratio:g}"
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mrt5cli.recipe.shorteners.base import ShortenerSection, Steering
+from mrt5cli.recipe.shorteners.base import ShortenerSection
 
 
 class NoShortener(ShortenerSection):
@@ -12,21 +12,11 @@ class NoShortener(ShortenerSection):
 
     deletion_types = ("none",)
     paper_name = "ByT5"
-    aliases = ("byt5",)
     called = "no shortener"
     about = "ByT5: {model}, without any deletion."
     refuses_inspection = "has no delete gate: a plain ByT5 deletes nothing"
 
     kind: Literal["none"]
-
-    def phrase(self) -> str:
-        return self.called
-
-    def planned(self) -> str:
-        return "nothing deleted"
-
-    def listed(self, controller: Steering) -> str:
-        return self.paper_name
 
 
 class SourceRemoved(ShortenerSection):
@@ -34,7 +24,6 @@ class SourceRemoved(ShortenerSection):
 
     deletion_types = ("source_removed",)
     paper_name = "no source"
-    aliases = ("decoder_only", "decoder_baseline")
     called = "no source"
     about = (
         "A baseline for MrT5: {model} whose encoder sees a lone EOS whatever its input is, so that the "
@@ -47,6 +36,3 @@ class SourceRemoved(ShortenerSection):
 
     def phrase(self) -> str:
         return "source removed: the encoder sees one EOS"
-
-    def listed(self, controller: Steering) -> str:
-        return "decoder only"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mrt5cli.recipe.section import GateValue, Rate
-from mrt5cli.recipe.shorteners.base import Placed, Steering
+from mrt5cli.recipe.shorteners.base import Placed
 
 
 class RandomGate(Placed):
@@ -40,7 +40,7 @@ class RandomGate(Placed):
     def phrase(self) -> str:
         return f"{100 * self.rate:g} % deleted at random"
 
-    def listed(self, controller: Steering) -> str:
+    def listed(self) -> str:
         return f"random {100 * self.rate:g} %"
 
     def share_deleted(self, target: float | None) -> float:
