@@ -11,7 +11,7 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -68,6 +68,8 @@ class AttentionOptions:
         weights: return the attention weights.
         penalty: collects the score loss, from scores with bias and before the gate.
         cross: queries are the decoder's, keys the encoder's.
+        bias: additive, broadcasting to (B, N, Q, K), or None.
+        gate: (B, K) added to every score of a key, or None.
     """
 
     softmax1: bool
@@ -75,6 +77,8 @@ class AttentionOptions:
     weights: bool = False
     penalty: ScorePenalty | None = None
     cross: bool = False
+    bias: Tensor | None = None
+    gate: Tensor | None = None
 
 
 class Rows(Protocol):
@@ -95,60 +99,47 @@ class Rows(Protocol):
         """
 
 
-def eager(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    options: AttentionOptions,
-) -> tuple[Tensor, Tensor | None]:
+Attended = tuple[Tensor, Tensor | None]
+
+
+def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Attended:
     """The oracle: every step written out.
 
     Args:
         query: (B, N, Q, H).
         key, value: (B, N, K, H).
-        bias: additive, broadcasting to (B, N, Q, K), or None.
-        gate: (B, K) added to every score of a key, or None.
 
     Returns:
         Output (B, N, Q, H), and the attention weights (B, N, Q, K), or None where they are not at hand.
     """
     if options.penalty is not None:
-        options.penalty.look_at(query, key, bias, cross=options.cross)
-    scores = scores_of(query, key, _with_gate(bias, gate)).float()
+        options.penalty.look_at(query, key, options.bias, cross=options.cross)
+    scores = scores_of(query, key, _with_gate(options)).float()
     weights = (softmax1(scores) if options.softmax1 else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=options.dropout, training=options.dropout > 0)
     return torch.matmul(weights, value), weights
 
 
-def sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    options: AttentionOptions,
-) -> tuple[Tensor, Tensor | None]:
+def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Attended:
     """The same by a fused kernel where there is one for what is wanted; see `eager`."""
-    penalty = options.penalty
+    penalty, bias = options.penalty, options.bias
     if not options.weights and not options.dropout and has_fused(query):
         if bias is not None:
             bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
         ceiling = None if penalty is None else SCORE_CEILING
         counted = None if penalty is None else penalty.queries(cross=options.cross)
         output, excess = fused(
-            query, key, value, bias, options.softmax1, gate=gate, ceiling=ceiling, queries=counted
+            query, key, value, bias, options.softmax1, gate=options.gate, ceiling=ceiling, queries=counted
         )
         if penalty is not None:
             penalty.add(excess, query, key, cross=options.cross)
         return output, None
     if options.weights or query.device.type == "cpu":
         # The CPU's kernel drops no weights, and its substitute is slow.
-        return eager(query, key, value, bias, gate, options)
+        return eager(query, key, value, options)
     if penalty is not None:
         penalty.look_at(query, key, bias, cross=options.cross)
-    bias = _with_gate(bias, gate)
+    bias = _with_gate(options)
     if options.softmax1:
         # softmax1 is a softmax over one more key, whose score and value are 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
@@ -161,14 +152,15 @@ def sdpa(
     return output, None
 
 
-def _with_gate(bias: Tensor | None, gate: Tensor | None) -> Tensor | None:
+def _with_gate(options: AttentionOptions) -> Tensor | None:
+    bias, gate = options.bias, options.gate
     if gate is None:
         return bias
     return gate[:, None, None, :] if bias is None else bias + gate[:, None, None, :]
 
 
 def attend(
-    core: Callable[..., tuple[Tensor, Tensor | None]],
+    core: Callable[[Tensor, Tensor, Tensor, AttentionOptions], Attended],
     module: T5AttentionModule,
     query: Tensor,
     key: Tensor,
@@ -183,7 +175,7 @@ def attend(
     encoder_rows: Rows | None = None,
     need_weights: bool = False,
     **_: Any,
-) -> tuple[Tensor, Tensor | None]:
+) -> Attended:
     """What transformers calls: T5 attention, unscaled, with softmax1 where the configuration has it.
 
     Args:
@@ -209,7 +201,8 @@ def attend(
     bias = position_bias
     if attention_mask is not None:
         bias = attention_mask if bias is None else bias + attention_mask
-    output, weights = core(query, key, value, bias, encoder_key_gate if cross else key_gate, options)
+    gate = encoder_key_gate if cross else key_gate
+    output, weights = core(query, key, value, replace(options, bias=bias, gate=gate))
     return output.transpose(1, 2).contiguous(), weights
 
 

@@ -85,7 +85,7 @@ def load(
     # Files may leave the head out where it is the embedding, as transformers 5 makes and calls a plain T5.
     tied = described.raw.get("tie_word_embeddings") is True
     state = with_one_embedding(state, where, tied=tied)
-    if described.first_version:
+    if is_first_version(described.raw, state):
         # Not by transformers' `key_mapping`, which would move the gate back at every saving.
         state = {move_gate(name, 1): weight for name, weight in state.items()}
     _check_finite(state, where)
@@ -126,13 +126,11 @@ class Description:
         raw: the content of its config.json.
         fields: of `MrT5Config`, that `raw` stands for.
         writer: whose layout it is in, for people.
-        first_version: whether it is in that of the authors' first version.
     """
 
     raw: dict[str, Any]
     fields: dict[str, Any]
     writer: str
-    first_version: bool
 
 
 def describe(folder: Path) -> Description:
@@ -142,7 +140,7 @@ def describe(folder: Path) -> Description:
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
     raw = read_raw_config(folder / "config.json", where)
     names = weight_names(folder) if is_early(raw) else []
-    return Description(raw, fields_of(raw, where, names), writer_of(raw, names), is_first_version(raw, names))
+    return Description(raw, fields_of(raw, where, names), writer_of(raw, names))
 
 
 def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5Config:

@@ -28,16 +28,7 @@ BYT5_SHAPES = {
 
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
-SIZES = (
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_heads",
-    "num_layers",
-    "num_decoder_layers",
-    "relative_attention_num_buckets",
-    "max_position_embeddings",
-)
+SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
 
 
 @strict
@@ -48,9 +39,8 @@ class MrT5Config(T5Config):
         delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
             after the third layer, i.e. 3).
         deletion_type: what shortens: "none" (ByT5); "source_removed", the decoder-only baseline, whose
-            encoder sees a lone EOS; or one of `models.shorteners`: the gates "scaled_sigmoid" (MrT5),
-            "log_sigmoid", "random" and "fixed", the poolings "boundary_predictor" (BP) and "convolution"
-            (CP), and what else is registered there, which may bring fields of its own.
+            encoder sees a lone EOS; or what is registered in `models.shorteners`, such as "scaled_sigmoid"
+            (MrT5), which may bring fields of its own.
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
@@ -65,8 +55,7 @@ class MrT5Config(T5Config):
         boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or
             from labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
         prior: expected share of positions that end a segment, 0 to 1; only for "gumbel".
-        boundary_temperature: of the relaxed Bernoulli that boundaries are drawn from, above 0; only for
-            "gumbel".
+        boundary_temperature: of the relaxed Bernoulli that "gumbel" draws boundaries from, above 0.
         boundary_sampling: draw boundaries in "training" only, or "always", as the reference does.
         downsampling_rate: width and stride of the convolution.
         shortening_per: what the baselines work on. "row": each row's own non-pad bytes, so a row's result

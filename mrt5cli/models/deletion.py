@@ -24,10 +24,10 @@ def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback:
 
     Args:
         keep_BL: bool, gate above the threshold.
-        gate_BL: gate values; the highest candidate is the "best" byte of a row.
+        gate_BL: gate values.
         candidates_BL: bool, positions that hold input (no padding).
-        fallback: what a row with no survivor keeps: its "best" candidate, the first of those that tie, or its
-            "first" position.
+        fallback: what a row with no survivor keeps: its "best" candidate, the first of those of the highest
+            gate value, or its "first" position.
     """
     if fallback == "first":
         spare = torch.zeros_like(keep_BL)
@@ -70,15 +70,11 @@ def gather_rows(values: Tensor, positions_BK: Tensor) -> Tensor:
 
 
 def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int) -> Tensor:
-    """The position bias of a sequence from the bias of every signed distance.
+    """The position bias of what is left at `positions_BK`, (B, N, K, K), or of all L positions: (1, N, L, L),
+    a strided view shared by the batch.
 
     Args:
         bias_ND: (N, 2 L - 1), the bias of key position minus query position, from -(L - 1) to L - 1.
-        positions_BK: original positions of what is left, or None for all L.
-        length: L.
-
-    Returns:
-        (1, N, L, L), a strided view shared by the batch, or (B, N, K, K).
     """
     heads = bias_ND.shape[0]
     if positions_BK is None:

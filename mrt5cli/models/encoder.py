@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import last_position
-from mrt5cli.models.fast.layouts import fast_layout
+from mrt5cli.models.fast.packed_rows import fast_layout
 from mrt5cli.models.layout import Layout
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
@@ -72,13 +72,10 @@ class MrT5Encoder(MrT5Stack):
             keep_packed: also return the states without their padding, if they were computed so.
         """
         source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
-        shortener = self.shortener
         if self.config.deletion_type == "source_removed":
-            # The encoder sees a lone EOS, which stood at the end of the source.
-            keep_mask = last_position(~source.padding)
-            eos: Any = self.config.eos_token_id
-            ids = torch.full((len(keep_mask), 1), eos, device=keep_mask.device)
-            source, real_bytes = self._source(ids, None, None, None), len(ids)
+            source, keep_mask = self._lone_eos(source)
+            real_bytes = len(keep_mask)
+        shortener = self.shortener
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
         if score_penalty is not None:
@@ -138,6 +135,12 @@ class MrT5Encoder(MrT5Stack):
         else:
             padding = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
+
+    def _lone_eos(self, source: Sequences) -> tuple[Sequences, Tensor]:
+        """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood."""
+        ends = last_position(~source.padding)
+        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)  # type: ignore[arg-type]
+        return self._source(ids, None, None, None), ends
 
     def _shorten(
         self,

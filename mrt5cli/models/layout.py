@@ -51,6 +51,15 @@ class Layout:
 
     def after(self, shortening: Shortening) -> Layout:
         """The layout of what a shortener left; this one, where nothing moved."""
+        if shortening.positions is None:
+            return self
+        # A rule of the reference lets rows see each other's slots: then all of them stay.
+        if shortening.self_mask is not None or shortening.mask is None:
+            return Layout()
+        return self.of_survivors(shortening, shortening.mask != 0)
+
+    def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
+        """The layout of a shorter sequence, of which slots (B, S) are `valid`."""
         return self
 
 

@@ -27,8 +27,6 @@ SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in."""
-OTHERS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".npz", ".index")
-"""Suffixes of files that may hold weights under a name that nothing here reads."""
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -64,9 +62,10 @@ def check_files(folder: Path) -> bool:
     """
     pickled, files = _files(folder)
     if not files:
-        found = sorted(path.name for path in folder.iterdir() if path.suffix in OTHERS)
-        others = f" nor {PICKLE}, only {listed(found, 3)}" if found else f" and no {PICKLE}"
-        raise CheckpointError(f"{folder} is not a whole checkpoint: it has no {SAFE}{others}")
+        found = listed(sorted(path.name for path in folder.iterdir()))
+        raise CheckpointError(
+            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}"
+        )
     for file in files if not pickled else ():
         with _safetensors(file):  # which compares the header with the file's length
             pass

@@ -157,7 +157,8 @@ def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
     *others, gate = ours
     output, above = fused(*others, one, gate=gate, ceiling=5.0 if excess else None)
     penalty = ScorePenalty("batch") if excess else None
-    expected, _ = eager(*theirs, AttentionOptions(one, penalty=penalty))
+    *parts, their_bias, their_gate = theirs
+    expected, _ = eager(*parts, AttentionOptions(one, penalty=penalty, bias=their_bias, gate=their_gate))
     expected_above = penalty.mean() * batch * heads * queries * keys if penalty else torch.zeros(())
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(above, expected_above)

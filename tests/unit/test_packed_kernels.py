@@ -230,7 +230,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.fast.layouts.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.packed_rows.runs_on", lambda device, width: True)
     return found
 
 

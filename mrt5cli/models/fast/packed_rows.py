@@ -1,4 +1,5 @@
-"""A batch packed on a CPU: rows end to end without padding, gone through one by one, short ones some at once.
+"""Which batches are packed, and those on a CPU: rows end to end without padding, gone through one by one,
+short ones some at once.
 
 Legend: B batch, S positions of the longest row, N heads, H head width, Q queries.
 """
@@ -6,17 +7,22 @@ Legend: B batch, S positions of the longest row, N heads, H head width, Q querie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import AttentionOptions, Rows, sdpa
+from mrt5cli.models.attention import IMPLEMENTATIONS, AttentionOptions, Rows, sdpa
+from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import distance_bias
+from mrt5cli.models.fast.kernels import runs_on
+from mrt5cli.models.fast.kernels.device_layout import device_layout
+from mrt5cli.models.fast.switch import fast_paths_are_on
 from mrt5cli.models.layout import Layout, relative_bias
-from mrt5cli.models.shorteners.base import Shortening
+from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.shorteners.base import Sequences, Shortening
 
 SCORES_AT_ONCE = 2**18
 """Attention scores, of one layer, up to which short rows are gone through together: their calls would take
@@ -92,13 +98,21 @@ class GroupedRows(Rows):
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             gate = self.gates[number] if self.gates is not None else None
-            output = sdpa(q, k, v, self.biases[number], gate, options)[0].transpose(1, 2)
+            options = replace(options, bias=self.biases[number], gate=gate)
+            output = sdpa(q, k, v, options)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
 
 
-class PackedLayout(Layout):
+class FullLayout(Layout):
+    """A batch without padding to leave out; what a shortener leaves of it is packed."""
+
+    def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
+        return PackedLayout(valid)
+
+
+class PackedLayout(FullLayout):
     """Rows of a padded batch laid end to end, without the padding: (B, S, ...) <-> (1, positions, ...).
 
     Args:
@@ -119,9 +133,6 @@ class PackedLayout(Layout):
         padded = states.new_zeros(*self.valid.shape, *states.shape[2:])
         padded[self.valid] = states[0]
         return padded
-
-    def after(self, shortening: Shortening) -> Layout:
-        return self if shortening.positions is None else _of_survivors(shortening)
 
     def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, GroupedRows]:
         by_distance, groups = relative_bias(attention, length), self.groups(attention.n_heads)
@@ -173,22 +184,33 @@ class PackedLayout(Layout):
         ]
 
 
-class FullLayout(Layout):
-    """A batch without padding to leave out; what a shortener leaves of it is packed."""
+def fast_layout(
+    config: MrT5Config,
+    source: Sequences,
+    score_penalty: ScorePenalty | None,
+    real_bytes: int | None,
+    drops_weights: bool,
+) -> Layout:
+    """The packed layout of an input, or the padded one where there is none or it would save nothing.
 
-    def after(self, shortening: Shortening) -> Layout:
-        return self if shortening.positions is None else _of_survivors(shortening)
-
-
-def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout:
-    """The layout of an input (B, S); the padded one where its mask hides something else than the padding."""
-    if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
+    Args:
+        real_bytes: how many positions hold input, if that is known.
+        drops_weights: attention drops some of its weights, which our kernels cannot.
+    """
+    wanted, device = config._attn_implementation, source.padding.device
+    # The rules of the reference look at padding.
+    if not fast_paths_are_on() or torch.compiler.is_compiling() or config.shortening_per == "batch":
         return Layout()
-    return PackedLayout(~padding) if padding.any() else FullLayout()
-
-
-def _of_survivors(shortening: Shortening) -> Layout:
-    # A rule of the reference lets rows see each other's slots: then all of them stay.
-    if shortening.self_mask is not None or shortening.mask is None:
+    # On a GPU our kernels are for who asks for them, until they have been timed on one.
+    if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
+        if drops_weights:
+            return Layout()
+        return device_layout(source.mask, source.padding, score_penalty, real_bytes)
+    packs = wanted in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
+    if not packs or device.type != "cpu" or score_penalty is not None:
         return Layout()
-    return PackedLayout(shortening.mask != 0)
+    padded = bool(source.padding.any())
+    # Not where the mask hides something else than the padding.
+    if padded if source.mask is None else not torch.equal(source.mask != 0, ~source.padding):
+        return Layout()
+    return PackedLayout(~source.padding) if padded else FullLayout()

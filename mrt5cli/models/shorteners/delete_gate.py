@@ -60,15 +60,13 @@ class DeleteGate(Gate):
         states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
         logits_BL = F.linear(states, weight, bias).squeeze(-1)
         if self.training and self.noise is not None:
-            logits_BL = logits_BL + _gate_noise(logits_BL, self.noise)
+            # The difference of two samples has mean zero; the reference's one has mean 0.58.
+            noise_BL = _gumbel(logits_BL)
+            noise_BL = noise_BL - _gumbel(logits_BL) if self.noise == "difference" else noise_BL
+            logits_BL = logits_BL + noise_BL
         values_BL = F.logsigmoid(logits_BL) if self.log_sigmoid else self.scale * torch.sigmoid(-logits_BL)
         return values_BL.masked_fill(padding, self.scale), logits_BL
 
 
-def _gate_noise(like: Tensor, distribution: str) -> Tensor:
-    """Gumbel noise: a zero-mean difference of two samples, or the reference's one, whose mean is 0.58."""
-
-    def sample() -> Tensor:
-        return -torch.empty_like(like).exponential_().log()
-
-    return sample() - sample() if distribution == "difference" else sample()
+def _gumbel(like: Tensor) -> Tensor:
+    return -torch.empty_like(like).exponential_().log()

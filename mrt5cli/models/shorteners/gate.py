@@ -21,20 +21,11 @@ if TYPE_CHECKING:  # a configuration knows its shorteners
 HIDDEN = -1e9
 """Gate value that hides a slot, whatever its score."""
 
-GATE_OF_THE_REFERENCE = Reference(
-    "MrT5ForConditionalGeneration",
-    "mrt5",
-    (
-        "delete_gate_layer",
-        "deletion_threshold",
-        "deletion_type",
-        "fixed_deletion_amount",
-        "gate_layer_norm",
-        "random_deletion_probability",
-        "sigmoid_mask_scale",
-        "use_gumbel_noise",
-    ),
+FIELDS = (
+    *("delete_gate_layer", "deletion_threshold", "deletion_type", "gate_layer_norm", "sigmoid_mask_scale"),
+    *("use_gumbel_noise", "random_deletion_probability", "fixed_deletion_amount"),
 )
+GATE_OF_THE_REFERENCE = Reference("MrT5ForConditionalGeneration", "mrt5", FIELDS)
 """The authors' one class for all their gates."""
 
 

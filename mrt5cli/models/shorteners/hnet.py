@@ -24,12 +24,9 @@ if TYPE_CHECKING:  # a configuration knows its shorteners
 class Router(Gate):
     """Byte t begins a chunk with probability p_t = (1 - cos(W_q h_t, W_k h_{t-1})) / 2; a row's first with 1.
 
-    It gates rather than pools, because that is what H-Net's chunking does: of each chunk it takes the state
-    of the first byte as it is and leaves the others out. What H-Net does after that, smoothing the states of
-    chunks and spreading them over all bytes again, serves a decoder that predicts every next byte; ours
-    attends to the chunks themselves. So hard deletion keeps the bytes with p_t above 0.5 (the paper's "at
-    least" is another answer only where the cosine is exactly 0). The gate value is scale * (1 - p_t), from
-    `scale` (delete) to 0 (keep) like that of other gates, and its middle is p_t = 0.5.
+    It gates rather than pools, because H-Net's chunking takes the state of the first byte of each chunk as it
+    is and leaves the others out; what H-Net does after that serves a decoder that predicts every next byte.
+    So hard deletion keeps the bytes with p_t above 0.5. The gate value is scale * (1 - p_t).
 
     The choice is straight through. Softly, a byte that is no boundary is hidden from attention by the whole
     scale, as good as gone, and a boundary not at all: what hard deletion will compute. Backward, the gate is

@@ -71,7 +71,6 @@ class DeviceLayout(Layout):
         valid: (B, S) bool, what is laid down.
         total: n, the number of True in `valid`; None reads it, one device sync.
         positions: (B, S) ascending original positions, or None where slots are positions.
-
         scored: the score loss is wanted, which looks at padding: there is none, but what a shortener leaves
             has some, and is not packed.
 
@@ -116,13 +115,10 @@ class DeviceLayout(Layout):
         rows = DeviceRows(self.packed, relative_bias(attention, far + 1), gate)
         return shortening.states.new_zeros(1), rows
 
-    def after(self, shortening: Shortening) -> Layout:
-        if shortening.positions is None:
-            return self
-        # A rule of the reference lets rows see each other's slots: then all of them stay.
-        if self.scored or shortening.self_mask is not None or shortening.mask is None:
+    def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
+        if self.scored:
             return Layout()
-        return DeviceLayout(shortening.mask != 0, shortening.mask_count, shortening.positions)
+        return DeviceLayout(valid, shortening.mask_count, shortening.positions)
 
 
 def device_layout(

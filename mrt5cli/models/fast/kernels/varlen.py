@@ -45,10 +45,9 @@ def tiles_for(width: int, dtype: torch.dtype) -> tuple[Tiles, Tiles]:
     values in registers, but for 300 bytes a thread in float32's backward at head width 128. They are not
     tuned: nobody has timed them on a GPU yet.
     """
-    wide = padded_width(width) > 64
     if dtype == torch.float32:  # exact products are no work for matrix units: operands lie in registers
         return (Tiles(32, 32, 8, 1), Tiles(16, 32, 4, 1))
-    if wide:
+    if padded_width(width) > 64:
         return (Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1))
     return (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 1))
 
@@ -76,7 +75,6 @@ def attend(
         rel: (N, 2 far + 1), what is added to the score of a key at each distance from its query, from -far
             to far; what lies further counts as at +-far. None without position bias.
         gate: (n_k), added to all scores of a key, or None.
-        softmax1: in place of softmax.
         score_ceiling: also sum what scores, with bias and before the gate, exceed.
         cut: replaces `tiles_for`.
 
