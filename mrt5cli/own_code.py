@@ -49,6 +49,11 @@ def place_in(error: BaseException) -> str | None:
     return lines[-1] if lines else None
 
 
+def files() -> list[Path]:
+    """The files that were imported, in that order."""
+    return [Path(path) for path in _imported.values()]
+
+
 def as_options() -> list[str]:
     """The words of a command line that import the same files again."""
     return [word for path in _imported.values() for word in ("--code", path)]

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.utils.data import IterableDataset
@@ -20,7 +20,6 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.recipe import ConstantController, LossSection
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
-from mrt5cli.training.losses import GATE_LOSSES
 from mrt5cli.training.trainer import DeletionTrainer
 
 STEP = 8
@@ -40,7 +39,10 @@ class Case:
 
 
 SCORES = {"score_coefficient": 0.5}
-CASES = {name: Case({"gate_loss": name, **SCORES}) for name in GATE_LOSSES} | {
+CASES = {
+    name: Case({"gate_loss": name, **SCORES})
+    for name in get_args(LossSection.model_fields["gate_loss"].annotation)
+} | {
     "no gate": Case(SCORES, {"deletion_type": "none"}),
     "labelled segments": Case(
         model={"deletion_type": "boundary_predictor", "boundary_predictor_type": "entropy"}

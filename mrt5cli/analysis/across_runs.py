@@ -1,14 +1,13 @@
 """What is found by looking at several runs of an experiment together, or at none: analyses, by their names.
 
-An analysis is a function of an experiment's runs that returns a document, a JSON object, whose type stands
-beside it. Runs that are not there are left out, and named in `missing`. Modules import torch in their
-functions, so that the names of analyses are there at once.
+An analysis is a function of an experiment's runs that returns a document, a JSON object. Runs that are not
+there are left out, and named in `missing`. Modules import torch in their functions, so that the names of
+analyses are there at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from mrt5cli.analysis.compute import compute
 from mrt5cli.analysis.deletion_patterns import deletion_patterns
@@ -17,8 +16,9 @@ from mrt5cli.analysis.runs import ExperimentRuns
 from mrt5cli.analysis.runtime import gate_placement, runtime
 from mrt5cli.analysis.softmax1 import softmax1
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 
-ANALYSES: Mapping[str, Callable[[ExperimentRuns], Mapping[str, Any]]] = {
+ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
     "per_sample": per_sample,
     "compute": compute,
     "runtime": runtime,
@@ -28,7 +28,7 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Mapping[str, Any]]] = {
 }
 
 
-def run_analysis(name: str, runs: ExperimentRuns) -> Mapping[str, Any]:
+def run_analysis(name: str, runs: ExperimentRuns) -> Json:
     """The document of one of `ANALYSES`.
 
     Raises:

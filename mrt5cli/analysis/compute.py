@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from mrt5cli.analysis.runs import ExperimentRuns, RunLine
-from mrt5cli.metrics.results import Row
+from mrt5cli.analysis.runs import ExperimentRuns
+from mrt5cli.metrics.results import Json, Row
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config
 
 SOURCE, TARGET = 1024, 189
 """Positions in the paper's count, of a span-corruption example."""
-RATES = tuple(tenth / 10 for tenth in range(11))
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,16 @@ class Sizes:
         )
 
 
-def paper_layer_macs(length: int, d_model: int, d_ff: int) -> int:
-    """One layer of `length` positions by the paper's formula (section on compute savings)."""
-    return 4 * length * d_model**2 + 2 * length**2 * d_model + 2 * length * d_model * d_ff
-
-
 def paper_macs(sizes: Sizes, source: int, target: int, kept: float) -> int:
-    """A forward pass by the paper's formula, in which a share `kept` of the source remains after the gate."""
+    """A forward pass by the paper's formula (section on compute savings).
+
+    Args:
+        kept: share of the source that remains after the gate.
+    """
     width, remaining = sizes.d_model, int(source * kept)
 
     def layer(length: int) -> int:
-        return paper_layer_macs(length, width, sizes.d_ff)
+        return 4 * length * width**2 + 2 * length**2 * width + 2 * length * width * sizes.d_ff
 
     encoder = sizes.gate_layer * layer(source) + (sizes.encoder_layers - sizes.gate_layer) * layer(remaining)
     cross = 2 * remaining * width**2 + 2 * target * width**2 + 2 * remaining * target * width
@@ -98,42 +96,12 @@ def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Seque
     return encoder + decoder + sum(target) * width * sizes.vocabulary
 
 
-# --- of an experiment ------------------------------------------------------------------------------------
-
-
-class Point(TypedDict):
-    """Multiply-accumulates at one deletion rate; `relative` ones are shares of those with nothing deleted."""
-
-    deletion_rate: float
-    paper_macs: int
-    paper_relative: float
-    macs: int
-    relative: float
-
-
-class CountedRun(RunLine):
-    """Where an evaluated run lies."""
-
-    deletion_rate: float | None
-    relative: float
-
-
-class Compute(TypedDict):
-    """The curve, and the runs on it."""
-
-    sizes: dict[str, int]
-    source: int
-    target: int
-    curve: list[Point]
-    runs: list[CountedRun]
-    missing: list[str]
-
-
-def compute(runs: ExperimentRuns) -> Compute:
-    """The curve, and where the experiment's evaluated runs lie on it.
+def compute(runs: ExperimentRuns) -> Json:
+    """The curve by deletion rate, and where the experiment's evaluated runs lie on it.
 
     With trained runs the curve is of the first one's sizes and mean lengths, else of ByT5-small's and of the
-    paper's lengths, with which the published numbers were made.
+    paper's lengths, with which the published numbers were made. `relative` numbers are shares of those with
+    nothing deleted.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
     counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
@@ -142,8 +110,8 @@ def compute(runs: ExperimentRuns) -> Compute:
         sizes = Sizes.of(gated.config())
         source, target = _lengths(counted[0][1])
     whole, paper_whole = macs(sizes, [source], [source], [target]), paper_macs(sizes, source, target, 1.0)
-    curve: list[Point] = []
-    for rate in RATES:
+    curve = []
+    for rate in (tenth / 10 for tenth in range(11)):
         paper = paper_macs(sizes, source, target, 1 - rate)
         exact = macs(sizes, [source], [int(source * (1 - rate))], [target])
         curve.append(
@@ -161,11 +129,7 @@ def compute(runs: ExperimentRuns) -> Compute:
         "target": target,
         "curve": curve,
         "runs": [
-            {
-                **run.line(),
-                "deletion_rate": row.deletion_rate,
-                "relative": relative_macs(run.config(), row),
-            }
+            {**run.line(), "deletion_rate": row.deletion_rate, "relative": relative_macs(run.config(), row)}
             for run, row in counted
         ],
         "missing": runs.missing(),

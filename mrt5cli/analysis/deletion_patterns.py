@@ -6,26 +6,27 @@ positions of a string, which may overlap ("all" holds every position).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from typing import TypedDict
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrt5cli.analysis.deletions import InspectedRow, KindRow, agreement, inspect_task, kind_table, total_rate
-from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.byte_tokens import EOS, encode
 from mrt5cli.data.characters import CERTAIN_SENTINELS
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 
 EXAMPLES = 1000
 """Of all subsets together, as in the authors' script."""
 SHOWN = 3
 """Examples of each model whose text the document holds."""
 SHOWN_POSITIONS = 160
-BATCH_SIZE = 16
 LETTER_TASKS = ("vowel_removal", "contextual_vowel_removal", "merge_ABC")
 """Those of whose strings it is known which letters can go."""
 
@@ -34,57 +35,8 @@ UPPER, LOWER = encode("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), encode("abcdefghijklmnopqrs
 VOWELS = encode("AEIOUaeiou")
 
 
-class KindLine(TypedDict):
-    """Positions of one kind, and what became of them."""
-
-    kind: str
-    count: int
-    deleted: int
-    rate: float
-
-
-class SubsetLine(TypedDict):
-    """One language of a model's examples."""
-
-    subset: str
-    script: str | None
-    examples: int
-    deletion_rate: float | None
-
-
-class ShownText(TypedDict):
-    """The beginning of an example as runs of text, each with its state (see `marked_text`)."""
-
-    subset: str
-    deletion_rate: float | None
-    cut: bool
-    runs: list[tuple[str, str]]
-
-
-class ModelPattern(RunLine):
-    """What one model deletes."""
-
-    task: str
-    examples: int
-    positions: int
-    deletion_rate: float | None
-    gate_precision: float | None
-    gate_recall: float | None
-    letters: list[KindLine]
-    kinds: list[KindLine]
-    subsets: list[SubsetLine]
-    shown: list[ShownText]
-
-
-class DeletionPatterns(TypedDict):
-    """A line each run that shortens its source."""
-
-    models: list[ModelPattern]
-    missing: list[str]
-
-
-def deletion_patterns(runs: ExperimentRuns) -> DeletionPatterns:
-    """A line each run that shortens its source, of test examples of its own task.
+def deletion_patterns(runs: ExperimentRuns) -> Json:
+    """What each run that shortens its source deletes from test examples of its own task.
 
     Raises:
         UserError: no such run is finished.
@@ -95,7 +47,7 @@ def deletion_patterns(runs: ExperimentRuns) -> DeletionPatterns:
     return {"models": [_pattern(runs, run) for run in shortening], "missing": runs.missing()}
 
 
-def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> ModelPattern:
+def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
     kind = run.recipe.task.kind
     sentinels = CERTAIN_SENTINELS if kind == "span_corruption" else 0
     by_subset = _inspected(runs, run)
@@ -103,16 +55,17 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> ModelPattern:
     rate, (precision, recall) = total_rate(rows), agreement(rows)
     first = [(subset, part[0]) for subset, part in by_subset.items()]
     shown = first if len(first) > 1 else [("", row) for row in rows]
+    letters = letter_table(kind, rows) if kind in LETTER_TASKS else []
     return {
         **run.line(),
         "task": kind,
         "examples": len(rows),
         "positions": rate.count,
         "deletion_rate": rate.value,
-        "gate_precision": precision.value,
-        "gate_recall": recall.value,
-        "letters": _lines(letter_table(kind, rows)) if kind in LETTER_TASKS else [],
-        "kinds": _lines(kind_table(rows, sentinels=sentinels)),
+        "gate_precision": precision,
+        "gate_recall": recall,
+        "letters": [line.to_json() for line in letters],
+        "kinds": [line.to_json() for line in kind_table(rows, sentinels=sentinels)],
         "subsets": [
             {
                 "subset": subset,
@@ -134,36 +87,22 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     task = build_task(run.recipe.task)
     subsets = task.subsets("test")
     most = run.recipe.evaluation.examples if runs.smoke else EXAMPLES
-    share = max(1, most // len(subsets))
+    shares = dict.fromkeys(subsets, max(1, most // len(subsets)))
     model = run.load(runs.device)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
-    found: dict[str, list[InspectedRow]] = {}
-    for subset in subsets:
-        found[subset] = rows = []
-        for batch in inspect_task(model, task, subset, share, batch_size=BATCH_SIZE):
-            rows += batch
-            runs.report(run.title, subset, len(rows))
-        if not rows:
-            raise UserError(f"there are no test examples for {subset!r}")
-    return found
+    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.report, run.title))
 
 
-def _lines(table: Sequence[KindRow]) -> list[KindLine]:
-    return [{**asdict(line), "rate": line.rate} for line in table]  # type: ignore[typeddict-item]
-
-
-def _shown(subset: str, row: InspectedRow, sentinels: int) -> ShownText:
+def _shown(subset: str, row: InspectedRow, sentinels: int) -> Json:
+    """The beginning of an example as runs of text, each with its state (see `marked_text`)."""
     cut = slice(SHOWN_POSITIONS)
     marked = replace(row, ids=row.ids[cut], deleted=row.deleted[cut]).marked(sentinels=sentinels)
     return {
         "subset": subset,
         "deletion_rate": row.rate.value,
         "cut": len(row.ids) > SHOWN_POSITIONS,
-        "runs": [(run.text + "\n" * run.ends_line, run.state) for run in marked],
+        "runs": [tuple(run) for run in marked],
     }
-
-
-# --- letters ---------------------------------------------------------------------------------------------
 
 
 def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
@@ -173,7 +112,6 @@ def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool
         task: kind of a diagnostic task.
         ids: (n,) of a source, without padding.
     """
-    start, end = ids == START, ids == EOS
     kinds = {"all": np.ones(len(ids), dtype=np.bool_)}
     vowel = np.isin(ids, VOWELS)
     consonant = np.isin(ids, np.concatenate([UPPER, LOWER])) & ~vowel
@@ -190,22 +128,20 @@ def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool
         kinds["consonant"] = consonant
     else:
         kinds |= {"vowel": vowel, "consonant": consonant}
-    return kinds | {"start_marker_#": start, "eos": end}
+    return kinds | {"start_marker_#": ids == START, "eos": ids == EOS}
 
 
 def _shifted(mask: NDArray[np.bool_], places: int) -> NDArray[np.bool_]:
     """The mask moved towards the end of the row."""
-    moved = np.zeros_like(mask)
-    moved[places:] = mask[:-places]
-    return moved
+    return np.concatenate([np.zeros(places, dtype=np.bool_), mask[:-places]])
 
 
 def letter_table(task: str, rows: Iterable[InspectedRow]) -> list[KindRow]:
     """Positions and deletions of each kind of letter, of the kinds that occur."""
-    count: dict[str, int] = {}
-    gone: dict[str, int] = {}
+    count: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
     for row in rows:
         for kind, mask in letter_kinds(task, row.ids).items():
-            count[kind] = count.get(kind, 0) + int(mask.sum())
-            gone[kind] = gone.get(kind, 0) + int((mask & row.deleted).sum())
+            count[kind] += int(mask.sum())
+            gone[kind] += int((mask & row.deleted).sum())
     return [KindRow(kind, count[kind], gone[kind]) for kind in count if count[kind]]

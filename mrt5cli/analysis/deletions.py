@@ -10,18 +10,20 @@ Where bytes are pooled, `keep_mask` marks the first byte of each segment; the ot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.analysis.marked_text import Run, plain, runs, segment_runs
+from mrt5cli.analysis.marked_text import Run, plain, runs
 from mrt5cli.byte_tokens import PAD, encode
-from mrt5cli.data.characters import Character, byte_kinds, characters, kind_order
+from mrt5cli.data.characters import KINDS, Character, byte_kinds, characters
+from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
+from mrt5cli.metrics.results import Json
 from mrt5cli.recipe.shorteners import of_config
 
 if TYPE_CHECKING:
@@ -87,10 +89,9 @@ class InspectedRow:
 
     def marked(self, *, sentinels: int = 0) -> list[Run]:
         """The row's text with deleted bytes, or pooled segments, marked."""
-        found = self.characters(sentinels=sentinels)
-        if self.gate is None:
-            return segment_runs(found, self.starts.tolist())
-        return runs(found, self.deleted.tolist())
+        pooled = self.gate is None
+        flags = self.starts if pooled else self.deleted
+        return runs(self.characters(sentinels=sentinels), flags.tolist(), pooled=pooled)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class KindRow:
     def rate(self) -> float:
         """Deleted share, 0 to 1."""
         return self.deleted / self.count
+
+    def to_json(self) -> Json:
+        return {**asdict(self), "rate": self.rate}
 
 
 def inspect_batch(
@@ -133,12 +137,11 @@ def inspect_batch(
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
     gate = None if gate is None else gate.float().cpu().numpy()
+    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     # Only per batch, as in the reference, a tail is left out of all windows.
     window = of_config(model.config).window
-    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
     rows = []
-    for row in range(len(ids)):
-        real = ids[row] != PAD
+    for row, real in enumerate(ids != PAD):
         target = None if labels is None else labels[row].cpu().numpy()
         rows.append(
             InspectedRow(
@@ -156,15 +159,31 @@ def inspect_batch(
 def inspect_task(
     model: MrT5ForConditionalGeneration,
     task: Task,
-    subset: str,
-    limit: int,
+    shares: Mapping[str, int],
     *,
     batch_size: int,
     threshold: float | None = None,
-) -> Iterator[list[InspectedRow]]:
-    """What the model deletes from the first test examples of a task's subset, a batch at a time."""
-    for batch in task.held_out("test", subset, batch_size=min(limit, batch_size), limit=limit):
-        yield inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, list[InspectedRow]]:
+    """What the model deletes from the first test examples of each subset of a task.
+
+    Args:
+        shares: how many examples of each subset.
+        progress: called with the subset and the number of its examples done.
+
+    Raises:
+        UserError: a subset without examples.
+    """
+    found: dict[str, list[InspectedRow]] = {}
+    for subset, share in shares.items():
+        found[subset] = rows = []
+        for batch in task.held_out("test", subset, batch_size=min(share, batch_size), limit=share):
+            rows += inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+            if progress is not None:
+                progress(subset, len(rows))
+        if not rows:
+            raise UserError(f"there are no test examples for {subset!r}")
+    return found
 
 
 def inspect_text(
@@ -179,13 +198,11 @@ def inspect_text(
     import torch
 
     rows = []
-    for number, piece in enumerate(pieces(text, length)):
-        if limit is not None and number >= limit:
-            break
+    for number, piece in zip(range(1, (limit or len(text)) + 1), pieces(text, length), strict=False):
         # One row at a time: nothing is padded, and memory does not grow with the text.
         ids = torch.from_numpy(piece)[None]
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        rows += [replace(row, label=f"piece {number + 1}") for row in inspect_batch(model, batch, threshold)]
+        rows += [replace(row, label=f"piece {number}") for row in inspect_batch(model, batch, threshold)]
     return rows
 
 
@@ -214,21 +231,7 @@ def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[Kind
         kinds = [kind for character in row.characters(sentinels=sentinels) for kind in byte_kinds(character)]
         count.update(kinds)
         gone.update(kind for kind, deleted in zip(kinds, row.deleted, strict=True) if deleted)
-    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=kind_order)]
-
-
-def segment_lengths(rows: Iterable[InspectedRow]) -> dict[int, int]:
-    """How many pooled segments there are of each length in positions, short ones first."""
-    return dict(sorted(Counter(length for row in rows for _, length in row.segments or []).items()))
-
-
-def starts_inside_characters(rows: Iterable[InspectedRow]) -> int:
-    """Number of pooled segments that start at a byte that is not the first of its UTF-8 character."""
-    return sum(
-        int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
-        for row in rows
-        for character in row.characters()
-    )
+    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=KINDS.index)]
 
 
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
@@ -236,8 +239,8 @@ def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
     return sum((row.rate for row in rows), Ratio())
 
 
-def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
-    """Of letters, how many of the deleted can go, and how many that can go are deleted.
+def agreement(rows: Iterable[InspectedRow]) -> tuple[float | None, float | None]:
+    """Gate precision and recall: of deleted letters those that can go, of those that can go the deleted.
 
     What is pooled away is not lost, so it is neither right nor wrong; nor is what no task knows of.
     """
@@ -246,18 +249,39 @@ def agreement(rows: Iterable[InspectedRow]) -> tuple[Ratio, Ratio]:
         if row.deletable is not None and row.gate is not None:
             precision += gate_precision(row.deleted, row.deletable, row.ids)
             recall += gate_recall(row.deleted, row.deletable, row.ids)
-    return precision, recall
+    return precision.value, recall.value
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Pooled segments: how many and how long, those inside characters, what is in none."""
+    """Pooled segments of some rows.
+
+    Attributes:
+        inside_characters: that start at a byte that is not the first of its UTF-8 character.
+        dropped_positions: that are in no segment.
+        lengths: how many there are of each length in positions, short ones first.
+    """
 
     count: int
     mean_length: float
     inside_characters: int
     dropped_positions: int
     lengths: dict[int, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[InspectedRow]) -> Segments:
+        lengths = Counter(length for row in rows for _, length in row.segments or [])
+        return cls(
+            count=lengths.total(),
+            mean_length=sum(length * number for length, number in lengths.items()) / lengths.total(),
+            inside_characters=sum(
+                int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
+                for row in rows
+                for character in row.characters()
+            ),
+            dropped_positions=sum(row.dropped for row in rows),
+            lengths=dict(sorted(lengths.items())),
+        )
 
 
 @dataclass(frozen=True)
@@ -293,27 +317,11 @@ class Inspection:
         """Gate precision and recall; None where no task says what can go."""
         if self.pools or all(row.deletable is None for row in self.rows):
             return None
-        precision, recall = agreement(self.rows)
-        return precision.value, recall.value
+        return agreement(self.rows)
 
-    @property
-    def segments(self) -> Segments | None:
-        """Of pooled rows."""
-        if not self.pools:
-            return None
-        lengths = segment_lengths(self.rows)
-        count = sum(lengths.values())
-        return Segments(
-            count=count,
-            mean_length=sum(length * number for length, number in lengths.items()) / count,
-            inside_characters=starts_inside_characters(self.rows),
-            dropped_positions=sum(row.dropped for row in self.rows),
-            lengths=lengths,
-        )
-
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Json:
         """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
-        document: dict[str, Any] = {
+        document: Json = {
             "name": self.name,
             "deletion_type": self.deletion_type,
             "threshold": None if self.pools else self.threshold,
@@ -323,10 +331,11 @@ class Inspection:
         }
         if self.agreement is not None:
             document["gate_precision"], document["gate_recall"] = self.agreement
-        if self.segments is not None:
-            lengths = [{"length": length, "count": n} for length, n in self.segments.lengths.items()]
-            document["segments"] = {**asdict(self.segments), "lengths": lengths}
-        document["kinds"] = [{**asdict(kind), "rate": kind.rate} for kind in self.kinds]
+        if self.pools:
+            segments = Segments.of(self.rows)
+            lengths = [{"length": length, "count": n} for length, n in segments.lengths.items()]
+            document["segments"] = {**asdict(segments), "lengths": lengths}
+        document["kinds"] = [kind.to_json() for kind in self.kinds]
         document["rows"] = [
             {
                 "label": row.label,

@@ -1,4 +1,4 @@
-"""Whether the share deleted from a sample tells how much its loss rises (paper, per-sample analysis).
+"""Whether the share deleted from a sample says how much its loss rises (paper, per-sample analysis).
 
 One sample: its deletion rate against how much its loss rises over ByT5's on the same sample, both in percent.
 One model: Pearson's r over samples. Several models of a kind: the mean of their r by Fisher's z.
@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 from mrt5cli.metrics.student_t import two_sided_p
 
 if TYPE_CHECKING:
@@ -39,44 +40,19 @@ class Correlation:
     """Pearson's r of two numbers over samples.
 
     Attributes:
-        samples: n.
         r: -1 to 1; None where one of the two does not vary, or samples are fewer than three.
         p_value: two-sided, of no correlation, by the t distribution; None where r is.
         low, high: 95 % interval of r by Fisher's z; None where r is, or with fewer than four samples.
     """
 
     samples: int
-    r: float | None
-    p_value: float | None
+    r: float | None = None
+    p_value: float | None = None
     low: float | None = None
     high: float | None = None
 
 
-class ModelSamples(RunLine):
-    """One model: its `Correlation`, and both numbers of every sample."""
-
-    samples: int
-    r: float | None
-    p_value: float | None
-    low: float | None
-    high: float | None
-    deleted_percent: list[float]
-    loss_increase_percent: list[float]
-
-
-class PerSample(TypedDict):
-    """Correlations of each model, and their mean of each family by Fisher's z."""
-
-    subset: str
-    available: int
-    samples: int
-    drawn: str
-    models: list[ModelSamples]
-    families: dict[str, float | None]
-    missing: list[str]
-
-
-def per_sample(runs: ExperimentRuns) -> PerSample:
+def per_sample(runs: ExperimentRuns) -> Json:
     """Correlations of each model, their mean of each family, and the points of every sample.
 
     A model is compared with the baseline's run of its own seed, or else with the baseline's first.
@@ -98,31 +74,31 @@ def per_sample(runs: ExperimentRuns) -> PerSample:
             f"{len(samples.batches)} samples of {subset} make no correlation", "give more test text"
         )
     losses = {run.seed: measured(runs, run, samples)[0] for run in base}
-    models: list[ModelSamples] = []
+    models: list[Json] = []
+    families: dict[str, list[float | None]] = {}
     for run in runs.trained:
         if run.name == runs.baseline:
             continue
         loss, deleted = measured(runs, run, samples)
-        rise = loss_increase(loss, losses.get(run.seed, losses[base[0].seed]))
+        before = losses.get(run.seed, losses[base[0].seed])
+        rise = 100 * (loss - before) / before
         found = correlation(100 * deleted, rise)
+        families.setdefault(run.family, []).append(found.r)
         models.append(
             {
                 **run.line(),
-                **asdict(found),  # type: ignore[typeddict-item]
+                **asdict(found),
                 "deleted_percent": np.round(100 * deleted, DIGITS).tolist(),
                 "loss_increase_percent": np.round(rise, DIGITS).tolist(),
             }
         )
-    rs: dict[str, list[float | None]] = {}
-    for model in models:
-        rs.setdefault(model["family"], []).append(model["r"])
     return {
         "subset": subset,
         "available": len(there),
         "samples": len(samples.batches),
         "drawn": "without replacement",
         "models": models,
-        "families": {family: fisher_mean(found) for family, found in rs.items()},
+        "families": {family: fisher_mean(rs) for family, rs in families.items()},
         "missing": runs.missing(),
     }
 
@@ -137,10 +113,6 @@ class Samples:
 
     choices = None
     answer_length = None
-
-    @property
-    def name(self) -> str:
-        return str(self.task.name)
 
     def subsets(self, split: str) -> list[str]:
         return [self.subset]
@@ -162,23 +134,15 @@ def measured(
     from mrt5cli.evaluation.evaluate import measure
     from mrt5cli.evaluation.options import EvaluationOptions
 
+    hard = run.recipe.evaluation.hard_delete
     found = measure(
         run.load(runs.device),
-        cast("Task", samples),  # it has all of one that is asked for here
-        EvaluationOptions(
-            batch_size=1,
-            hard_delete=run.recipe.evaluation.hard_delete,
-            source_removed=False,
-            generate=False,
-        ),
+        cast("Task", samples),  # it has all of a task that is used here
+        EvaluationOptions(batch_size=1, hard_delete=hard, source_removed=False, generate=False),
         progress=lambda subset, done: runs.report(run.title, subset, done),
     )
     outcomes = found.outcomes[samples.subset]
-    assert outcomes.kept is not None and outcomes.positions is not None  # teacher-forced outcomes have both
     return outcomes.nats / outcomes.tokens, 1 - outcomes.kept / outcomes.positions
-
-
-# --- statistics ------------------------------------------------------------------------------------------
 
 
 def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:
@@ -194,37 +158,18 @@ def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:
     pool = min(available, POOL)
     if pool <= SAMPLES:
         return np.arange(pool)
-    generator = np.random.default_rng(DRAW_SEEDS.get(version or "v3", DRAW_SEEDS["v3"]))
+    generator = np.random.default_rng(DRAW_SEEDS[version or "v3"])
     return np.sort(generator.choice(pool, SAMPLES, replace=False))
 
 
-def loss_increase(loss: ArrayLike, baseline: ArrayLike) -> NDArray[np.float64]:
-    """(n,) percent by which each sample's loss is above the baseline's.
-
-    Args:
-        loss, baseline: (n,) cross-entropy a sample, nats per token, the baseline's above 0.
-    """
-    over = np.asarray(baseline, dtype=np.float64)
-    return 100 * (np.asarray(loss, dtype=np.float64) - over) / over
-
-
 def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
-    """Pearson's r of (n,) numbers.
-
-    Raises:
-        ValueError: x and y are not as many.
-    """
-    one, other = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if one.shape != other.shape or one.ndim != 1:
-        raise ValueError(f"a correlation is of as many x as y, not of {one.shape} and {other.shape}")
-    count = len(one)
-    if count < 3:
-        return Correlation(count, None, None)
+    """Pearson's r of (n,) numbers."""
     # Scaled first: squares of very small or large deviations would underflow or overflow.
-    one, other = _scaled(one), _scaled(other)
+    one, other = _scaled(np.asarray(x, dtype=np.float64)), _scaled(np.asarray(y, dtype=np.float64))
+    count = len(one)
     spread = math.sqrt(float(one @ one) * float(other @ other))
-    if spread == 0:
-        return Correlation(count, None, None)
+    if count < 3 or spread == 0:
+        return Correlation(count)
     r = max(-1.0, min(1.0, float(one @ other) / spread))
     rest = (1 - r) * (1 + r)
     t = math.inf if rest == 0 else r * math.sqrt((count - 2) / rest)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
@@ -25,14 +25,6 @@ Progress = Callable[[str, str, int], None]
 """Called with what is looked at, a part of it, and the examples done."""
 
 
-class RunLine(TypedDict):
-    """What every line of a document says of its run."""
-
-    recipe: str
-    seed: int
-    family: str
-
-
 @dataclass(frozen=True)
 class ExperimentRun:
     """One run of an experiment.
@@ -40,7 +32,6 @@ class ExperimentRun:
     Attributes:
         name: of its shipped recipe.
         recipe: that it was trained by; in a smoke plan, shrunk.
-        run: its directory.
         outputs: files of its evaluations in the plan, those first that its experiment shows; empty where the
             plan evaluates nothing.
         shown: how many of them its experiment shows.
@@ -66,11 +57,7 @@ class ExperimentRun:
         """What the paper calls such a model."""
         return self.recipe.model.shortener.paper_name
 
-    @property
-    def finished(self) -> bool:
-        return (self.run.model / "config.json").is_file()
-
-    def line(self) -> RunLine:
+    def line(self) -> Json:
         """The beginning of its line in a document."""
         return {"recipe": self.name, "seed": self.seed, "family": self.family}
 
@@ -92,6 +79,10 @@ class ExperimentRun:
 
         return MrT5Config.from_pretrained(self.run.model)
 
+    def read(self, path: Path) -> SavedEvaluation | None:
+        """One of its evaluations; None where it is to be left out."""
+        return SavedEvaluation.read(path, HINT)
+
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
         """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
@@ -103,18 +94,19 @@ class ExperimentRun:
         found = []
         for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
             if path.is_file():
-                one = SavedEvaluation.read(path, HINT)
-                if one.models and one.of_the_model_itself and (one.split, one.deletion) == ("test", deletion):
-                    found.append((place >= self.shown, one.settings != self._own_task, place, one))
+                one = self.read(path)
+                if one is None or (one.split, one.deletion) != ("test", deletion):
+                    continue
+                if one.models and one.of_the_model_itself:
+                    found.append((place >= self.shown, self._on_another_task(one), place, one))
         return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
 
-    @cached_property
-    def _own_task(self) -> Json:
-        return self.recipe.task.model_dump(mode="json")
+    def _on_another_task(self, one: SavedEvaluation) -> bool:
+        return one.settings != self.recipe.task.model_dump(mode="json")
 
     def is_own_task(self, one: SavedEvaluation) -> bool:
         """Whether an evaluation is on the recipe's own task, all of it."""
-        return one.settings == self._own_task and one.languages is None
+        return one.languages is None and not self._on_another_task(one)
 
     def own(self, number: str = "loss") -> tuple[Row, SavedEvaluation] | None:
         """The summary on its own task, the total or the only subset, that has a number; None without."""
@@ -133,7 +125,6 @@ class ExperimentRuns:
         version: of the paper, or None where nothing was published.
         smoke: tiny runs, of which little is looked at.
         device: where models compute; by default where they are loaded, the CPU.
-        progress: of whoever waits.
     """
 
     experiment: str
@@ -147,9 +138,9 @@ class ExperimentRuns:
     @cached_property
     def trained(self) -> list[ExperimentRun]:
         """Those whose model is finished."""
-        return [run for run in self.runs if run.finished]
+        return [run for run in self.runs if (run.run.model / "config.json").is_file()]
 
-    def missing(self, there: list[ExperimentRun] | None = None) -> list[str]:
+    def missing(self, there: Sequence[ExperimentRun] | None = None) -> list[str]:
         """Names of the runs that are not there; by default of those that are not trained."""
         found = self.trained if there is None else there
         return [run.title for run in self.runs if run not in found]

@@ -4,55 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from typing import TypedDict
 
 from mrt5cli.analysis.compute import relative_macs
-from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
-from mrt5cli.metrics.results import Row, SavedEvaluation
+from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 
 Timed = tuple[ExperimentRun, Row, SavedEvaluation]
 
 
-class TimedRun(RunLine):
-    """A run beside the baseline: both decreases in percent of it."""
-
-    deletion_rate: float | None
-    ms_per_example: float
-    decrease_percent: float
-    macs_decrease_percent: float
-
-
-class Runtime(TypedDict):
-    """Times under the baseline's conditions."""
-
-    device_name: str
-    dtype: str
-    threads: int
-    batch_size: int
-    runs: list[TimedRun]
-    missing: list[str]
-
-
-class PlacedGate(RunLine):
-    """A run whose gate follows a layer; times are None where the baseline was not timed alike."""
-
-    after_layer: int
-    loss: float | None
-    bits_per_byte: float | None
-    deletion_rate: float | None
-    ms_per_example: float | None
-    decrease_percent: float | None
-
-
-class GatePlacement(TypedDict):
-    """Runs by the layer that their gate follows."""
-
-    runs: list[PlacedGate]
-    missing: list[str]
-
-
-def runtime(runs: ExperimentRuns) -> Runtime:
+def runtime(runs: ExperimentRuns) -> Json:
     """Each timed run: milliseconds an example, percent less than the baseline, and what arithmetic promises.
 
     Runs that were timed on another device, or with another batch size, than the baseline are named in
@@ -67,20 +28,16 @@ def runtime(runs: ExperimentRuns) -> Runtime:
             f"{runs.baseline} was not timed, so there is nothing to compare times with",
             "evaluate it with --runtime, on an otherwise idle machine",
         )
-    before, conditions = _mean_time(base), base[0][2].timed_on
+    conditions = base[0][2].timed_on
     alike = [(run, row) for run, row, found in _timed(runs.trained) if found.timed_on == conditions]
-    device_name, dtype, threads, batch_size = conditions
     return {
-        "device_name": device_name,
-        "dtype": dtype,
-        "threads": threads,
-        "batch_size": batch_size,
+        **dict(zip(("device_name", "dtype", "threads", "batch_size"), conditions, strict=True)),
         "runs": [
             {
                 **run.line(),
                 "deletion_rate": row.deletion_rate,
                 "ms_per_example": row.known("ms_per_example"),
-                "decrease_percent": 100 * (1 - row.known("ms_per_example") / before),
+                "decrease_percent": _decrease(row, base),
                 "macs_decrease_percent": 100 * (1 - relative_macs(run.config(), row)),
             }
             for run, row in alike
@@ -89,21 +46,20 @@ def runtime(runs: ExperimentRuns) -> Runtime:
     }
 
 
-def gate_placement(runs: ExperimentRuns) -> GatePlacement:
+def gate_placement(runs: ExperimentRuns) -> Json:
     """Loss, deletion and time of each run that has a gate, by layer.
 
     Raises:
         UserError: no run was evaluated.
     """
     base = _timed(run for run in runs.trained if run.name == runs.baseline)
-    lines: list[PlacedGate] = []
+    lines: list[Json] = []
     for run in runs.trained:
         layer, found = getattr(run.recipe.model.shortener, "layer", None), run.own()
         if layer is None or found is None:
             continue
         row, evaluation = found
-        ms = row.ms_per_example
-        alike = bool(base) and evaluation.timed_on == base[0][2].timed_on
+        alike = base and row.ms_per_example is not None and evaluation.timed_on == base[0][2].timed_on
         lines.append(
             {
                 **run.line(),
@@ -111,8 +67,8 @@ def gate_placement(runs: ExperimentRuns) -> GatePlacement:
                 "loss": row.loss,
                 "bits_per_byte": row.bits_per_byte,
                 "deletion_rate": row.deletion_rate,
-                "ms_per_example": ms,
-                "decrease_percent": 100 * (1 - ms / _mean_time(base)) if alike and ms is not None else None,
+                "ms_per_example": row.ms_per_example,
+                "decrease_percent": _decrease(row, base) if alike else None,
             }
         )
     if not lines:
@@ -125,5 +81,7 @@ def _timed(runs: Iterable[ExperimentRun]) -> list[Timed]:
     return [(run, *found) for run in runs if (found := run.own("ms_per_example")) is not None]
 
 
-def _mean_time(timed: list[Timed]) -> float:
-    return statistics.fmean(row.known("ms_per_example") for _, row, _ in timed)
+def _decrease(row: Row, base: list[Timed]) -> float:
+    """By how many percent its time is below the baseline's mean."""
+    before = statistics.fmean(row.known("ms_per_example") for _, row, _ in base)
+    return 100 * (1 - row.known("ms_per_example") / before)

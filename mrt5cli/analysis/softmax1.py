@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, TypedDict
-
-from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns, RunLine
+from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 
 SUMMARY = ("loss", "bits_per_byte", "deletion_rate", "examples")
 """Numbers of each row that the document holds."""
 
 
-class Pair(RunLine):
-    """A run with softmax1, and the recipe without it; both summaries, and the differences."""
+def softmax1(runs: ExperimentRuns) -> Json:
+    """Each pair that differs in softmax1 alone: both summaries, and softmax1 minus softmax.
 
-    without: str
-    softmax1: dict[str, float | None]
-    softmax: dict[str, float | None]
-    differences: list[dict[str, Any]]
-
-
-class Softmax1(TypedDict):
-    """Each pair that differs in softmax1 alone."""
-
-    pairs: list[Pair]
-    missing: list[str]
-
-
-def softmax1(runs: ExperimentRuns) -> Softmax1:
-    """Summaries and the difference, softmax1 minus softmax, with its interval over the test examples.
-
-    Over seeds it is `report`'s to say.
+    The intervals are over the test examples; over seeds it is `report`'s to say.
 
     Raises:
         UserError: no two finished runs differ in softmax1 alone.
@@ -50,15 +32,16 @@ def softmax1(runs: ExperimentRuns) -> Softmax1:
     return {"pairs": [_compared(runs, one, other) for one, other in pairs], "missing": runs.missing()}
 
 
-def _rest(run: ExperimentRun) -> str:
+def _rest(run: ExperimentRun) -> Json:
     """All that makes a run's numbers but softmax1, and but its start, which may need the same softmax."""
-    tree = run.recipe.model_dump(mode="json")
-    model = {key: value for key, value in tree["model"].items() if key not in ("softmax1", "start")}
-    kept = ("seed", "task", "loss", "controller", "training")
-    return json.dumps([model, *(tree[key] for key in kept)], sort_keys=True)
+    tree = run.recipe.model_dump(
+        mode="json", include={"seed", "task", "model", "loss", "controller", "training"}
+    )
+    del tree["model"]["softmax1"], tree["model"]["start"]
+    return tree
 
 
-def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) -> Pair:
+def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) -> Json:
     from mrt5cli.evaluation.compare import compare
     from mrt5cli.evaluation.options import EvaluationOptions
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from mrt5cli.benchmark.cases import Case, Parity, Suite
-from mrt5cli.benchmark.inputs import Shapes
+from mrt5cli.benchmark.models import Shapes
+from mrt5cli.benchmark.suite import Case, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.score_loss import ScorePenalty
@@ -39,45 +40,40 @@ def attention(
     half = shapes.bf16 and device.type == "cuda"
     dtype = torch.bfloat16 if half else torch.float32
     generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
-
     heads, width, length = config.num_heads, config.d_kv, shapes.length
     # Scores of a standard deviation of about 3, some above the ceiling of the score loss.
-    q, k, v = (drawn(shapes.batch, heads, length, width) for _ in range(3))
-    parts = (q * (3 * width**-0.5), k, v, drawn(1, heads, length, length))
+    sizes = [(shapes.batch, heads, length, width)] * 3 + [(1, heads, length, length)]
+    q, k, v, bias = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
+    parts = q * (3 * width**-0.5), k, v, bias
     layer = base.get_submodule("encoder.block.0.layer.0.SelfAttention")
     product = 2 * shapes.batch * heads * length * length * width  # operations of one matmul
 
-    def output(function: Attention, *given: Tensor, **how: Any) -> Tensor:
-        query, key, value, bias = given
+    def output(function: Attention, parts: Sequence[Tensor], **how: Any) -> Tensor:
+        query, key, value, bias = parts
         return function(layer, query, key, value, None, 0.0, position_bias=bias, **how)[0]
 
-    def forward(function: Attention) -> Callable[[], list[Tensor]]:
-        def call() -> list[Tensor]:
-            with torch.inference_mode():
-                return [output(function, *parts)]
+    def forward(function: Attention) -> list[Tensor]:
+        with torch.inference_mode():
+            return [output(function, parts)]
 
-        return call
+    def both_ways(function: Attention, score_loss: bool) -> list[Tensor]:
+        given = [part.detach().requires_grad_() for part in parts]
+        penalty = ScorePenalty("row")
+        result = output(function, given, **({"score_penalty": penalty} if score_loss else {}))
+        total = result.float().square().sum()
+        (total + 100 * penalty.mean() if score_loss else total).backward()  # type: ignore[no-untyped-call]
+        return [part.grad for part in given if part.grad is not None]
 
-    def both_ways(function: Attention, score_loss: bool) -> Callable[[], list[Tensor]]:
-        def call() -> list[Tensor]:
-            given = [part.detach().requires_grad_() for part in parts]
-            penalty = ScorePenalty("row")
-            result = output(function, *given, **({"score_penalty": penalty} if score_loss else {}))
-            total = result.float().square().sum()
-            (total + 100 * penalty.mean() if score_loss else total).backward()  # type: ignore[no-untyped-call]
-            return [part.grad for part in given if part.grad is not None]
-
-        return call
-
-    kinds = ("forward", BOTH_WAYS, f"{BOTH_WAYS} {SCORE_LOSS}")
+    kinds: dict[str, tuple[Callable[[Attention], list[Tensor]], int]] = {
+        "forward": (forward, 2),
+        BOTH_WAYS: (partial(both_ways, score_loss=False), 6),
+        f"{BOTH_WAYS} {SCORE_LOSS}": (partial(both_ways, score_loss=True), 6),
+    }
     for place, (name, function) in enumerate(functions.items()):
-        calls = forward(function), both_ways(function, False), both_ways(function, True)
-        for kind, call, products in zip(kinds, calls, (2, 6, 6), strict=True):
+        for kind, (call, products) in kinds.items():
             slower = [f"{other} {kind}" for other in list(functions)[:place]]
-            suite.cases[f"{name} {kind}"] = Case(call, slower, operations=products * product)
+            operations = products * product
+            suite.cases[f"{name} {kind}"] = Case(partial(call, function), slower, operations=operations)
     side = LARGE.get(device.type, LARGE["cpu"])
     square = torch.ones(side, side, device=device, dtype=dtype)
     suite.cases[LARGEST] = Case(lambda: torch.matmul(square, square), operations=2 * side**3)

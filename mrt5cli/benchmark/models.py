@@ -1,16 +1,18 @@
-"""The models a benchmark sets against each other: one set of weights under several implementations."""
+"""What a benchmark runs: one set of weights under several implementations, on random bytes without padding.
+
+Shapes: B rows, L source and T target positions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from mrt5cli.analysis.compute import Sizes
+from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.errors import UserError
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 
@@ -19,6 +21,45 @@ SIZES: dict[str, dict[str, int]] = {
     "tiny": TINY,
     **{name.removeprefix("google/"): shape for name, shape in BYT5_SHAPES.items()},
 }
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a benchmark's inputs.
+
+    Attributes:
+        batch, length, target: B, L and T.
+        rates: deletion rates, 0 to below 1.
+        spreads: "even", "wide" or both: how kept lengths are spread over the rows.
+        bf16: whether bfloat16 autocast is timed too.
+    """
+
+    batch: int
+    length: int
+    target: int
+    rates: Sequence[float] = ()
+    spreads: Sequence[str] = ("even",)
+    bf16: bool = False
+
+    def deletions(self) -> Iterator[tuple[str, Sequence[int]]]:
+        """The name of each deletion to time, and the positions that each row keeps."""
+        for rate in self.rates:
+            for spread in self.spreads if rate else ():
+                yield f"{100 * rate:g} % {spread}", kept_lengths(self.batch, self.length, rate, spread)
+
+
+def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequence[int]:
+    """Positions that each row keeps: all the same, or from few to many around the same mean.
+
+    Args:
+        deleted: mean share of positions, 0 to 1.
+        spread: "even", or "wide": shares up to 0.3 below and above the mean, but at most two thirds of the
+            way to nothing and to all: 20 to 80 % at a rate of 0.5, 10 to 50 % at 0.7.
+    """
+    kept = 1 - deleted
+    room = 0.0 if spread == "even" or rows == 1 else min(0.3, 2 / 3 * min(kept, deleted))
+    shares = [kept + room * (2 * row / max(1, rows - 1) - 1) for row in range(rows)]
+    return [max(1, round(length * share)) for share in shares]
 
 
 def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
@@ -61,29 +102,53 @@ def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditiona
     return model.train(False)
 
 
-def sizes_of(base: MrT5ForConditionalGeneration) -> Sizes:
-    """What its multiply-accumulates depend on."""
-    config: Any = base.config
-    return Sizes.of(config)
+class Variant:
+    """A model, what its gate is to keep, and the precision: one way to run the batch that all are given.
 
+    Attributes:
+        ids, mask: (B, L).
+        labels: (B, T).
+    """
 
-def steer(model: PreTrainedModel, kept: Sequence[int], length: int) -> None:
-    """Make the model's gate keep so many positions of each row, spread evenly over the row."""
-    weight = model.lm_head.weight
-    values = _gate_values(tuple(kept), length, float(model.config.sigmoid_mask_scale), weight.device)
+    def __init__(
+        self, model: PreTrainedModel, shapes: Shapes, kept: Sequence[int] | None = None, half: bool = False
+    ) -> None:
+        """`kept`: positions of each row, spread evenly, or None for all; `half`: bfloat16 autocast."""
+        self.model, self.kept, self.half = model, kept, half
+        generator, device = torch.Generator().manual_seed(1), model.lm_head.weight.device
+        self.ids = torch.randint(3, 259, (shapes.batch, shapes.length), generator=generator).to(device)
+        self.labels = torch.randint(3, 259, (shapes.batch, shapes.target), generator=generator).to(device)
+        self.mask = torch.ones_like(self.ids)
+        if kept is not None:
+            self._gates = torch.full(self.ids.shape, float(model.config.sigmoid_mask_scale))
+            for row, count in zip(self._gates, kept, strict=True):
+                row[torch.linspace(0, shapes.length - 1, count).round().long()] = 0.0
+            self._gates = self._gates.to(device)
 
-    def score(states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
-        return values, None
+    def steer(self) -> dict[str, bool]:
+        """Make the gate of the model, which other variants may share, keep what this one does.
 
-    gate: Any = model.get_encoder().shortener
-    gate.score = score
+        Returns:
+            What to call the model with.
+        """
+        if self.kept is None:
+            return {}
+        gate: Any = self.model.get_encoder().shortener
+        gate.score = lambda states, padding, input_ids: (self._gates, None)
+        return {"hard_delete": True}
 
+    def __call__(self, **options: Any) -> Any:
+        """A teacher-forced forward pass."""
+        steered = self.steer()
+        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.half):
+            return self.model(
+                self.ids, attention_mask=self.mask, labels=self.labels, use_cache=False, **steered, **options
+            )
 
-@lru_cache(maxsize=128)
-def _gate_values(kept: tuple[int, ...], length: int, scale: float, device: torch.device) -> Tensor:
-    """(rows, length) gate values, 0 to keep and `scale` to delete; made once: no call pays for them."""
-    with torch.inference_mode(False):
-        values = torch.full((len(kept), length), scale)
-        for row, count in enumerate(kept):
-            values[row, torch.linspace(0, length - 1, count).round().long()] = 0.0
-        return values.to(device)
+    def macs(self, *, padded: bool = False) -> int:
+        """Multiply-accumulates of a forward pass; `padded`: every row as long as the longest that is kept."""
+        rows, length = self.ids.shape
+        kept = [length] * rows if self.kept is None else self.kept
+        computed = [max(kept)] * rows if padded else kept
+        config: Any = self.model.config
+        return macs(Sizes.of(config), [length] * rows, computed, [self.labels.shape[1]] * rows)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import median
 from typing import Any
 
 import torch
 
 from mrt5cli.benchmark.attention import attention
-from mrt5cli.benchmark.cases import Builder, Parity, Suite
 from mrt5cli.benchmark.compiling import Costs, compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
-from mrt5cli.benchmark.inputs import Shapes
-from mrt5cli.benchmark.memory import Memory, MemoryRequest, measure
-from mrt5cli.benchmark.models import SIZES, base_model
+from mrt5cli.benchmark.memory import Memory, measure
+from mrt5cli.benchmark.models import SIZES, Shapes, base_model
 from mrt5cli.benchmark.precision import PrecisionRow, precision_rows
-from mrt5cli.benchmark.rounds import Ratio, interleave, speedup
+from mrt5cli.benchmark.suite import Builder, Parity, Ratio, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5ForConditionalGeneration
@@ -33,22 +31,14 @@ BUILDERS: dict[str, Builder] = {
     "train": train,
     "generate": generate,
     "attention": attention,
+    "compile": compiled,
 }
-"""The kinds whose cases are calls on one set of weights, and whose memory can be measured."""
+"""The kinds whose cases are calls on one set of weights; "precision" is the other."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a case.
-
-    Attributes:
-        seconds: of a call, the median of `rounds`.
-        macs: multiply-accumulates of a forward pass.
-        operations_per_second: floating-point operations that count.
-        ratios: how many times faster than each baseline.
-        memory: where it was asked for.
-        compiling: of a compiled case.
-    """
+    """What was measured of a case: seconds, which are the median of the rounds', and what a `Case` has."""
 
     name: str
     seconds: float
@@ -62,12 +52,7 @@ class Result:
 
 @dataclass
 class Measured:
-    """The results of a kind of benchmark: timed cases, or rows of precisions.
-
-    Attributes:
-        parity: of each fast path, how far from the oracle it is.
-        notes: sentences about all of it.
-    """
+    """The results of a kind of benchmark: timed cases and the parity of each fast path, or precisions."""
 
     what: str
     cases: list[Result] = field(default_factory=list)
@@ -120,21 +105,21 @@ class Benchmark:
     limit: int = 1000
     done: Callable[[str, int, int], None] = lambda kind, finished, total: None
 
-    @property
-    def source(self) -> str | None:
-        """The checkpoint directory."""
-        return None if self.subject is None else self.subject.source
-
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
-        """The weights, made when first asked for: precision does without."""
-        return base_model(self.source, self.size, self.device)
+        """The weights, made when first needed: precision does without."""
+        return self._make_base()
+
+    @property
+    def _make_base(self) -> Callable[[], MrT5ForConditionalGeneration]:
+        source = None if self.subject is None else self.subject.source
+        return partial(base_model, source, self.size, self.device)
 
     def run(self, kinds: Sequence[str]) -> Report:
         """Time the kinds one after the other; see `mrt5 bench`.
 
         Raises:
-            UserError: what was asked for cannot be timed here.
+            UserError: something that cannot be timed here; then nothing was.
         """
         self.check(kinds)
         torch.set_num_threads(self.threads)
@@ -142,42 +127,28 @@ class Benchmark:
         return Report(self.setting(), suites)
 
     def check(self, kinds: Sequence[str]) -> None:
-        """Refuse what cannot be timed, before anything is.
-
-        Raises:
-            UserError: see there.
-        """
+        """Refuse what cannot be timed, before anything is; see `run`."""
         if self.size not in SIZES:
             raise UserError(f"--size {self.size} is not known", f"choose from {', '.join(SIZES)}")
         if "wide" in self.shapes.spreads and self.shapes.batch == 1:
             raise UserError("--rows wide: one row cannot be longer than another", "use --batch 2 or more")
-        if "precision" in kinds and self.subject is None:
+        if "precision" in kinds and (self.subject is None or self.subject.recipe is None):
             raise UserError(
-                "--what precision needs a trained run",
+                "--what precision needs a trained run, with its recipe",
                 "name its directory: mrt5 bench runs/NAME --what precision",
             )
         if "compile" in kinds:
             check_compiler(self.device, "--what compile")
 
     def measured(self, kind: str) -> Measured:
-        """The results of one kind."""
         if kind == "precision":
-            assert self.subject is not None  # `check` saw to it
-            rows, of = precision_rows(
-                self.subject,
-                device=self.device,
-                limit=self.limit,
-                done=lambda batches: self.done(kind, batches, 0),
-            )
+            assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
+            source, recipe = self.subject.source, self.subject.recipe
+            done = lambda batches: self.done(kind, batches, 0)
+            rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
             return Measured(kind, notes=[of], rows=rows)
-        if kind == "compile":
-            suite, costs = compiled(self.base, self.shapes)
-            found = self.timed(suite)
-            found.cases = [replace(case, compiling=costs.get(case.name)) for case in found.cases]
-            found.notes = [f"{name}: {cost.sentence()}" for name, cost in costs.items()]
-            return found
         found = self.timed(BUILDERS[kind](self.base, self.shapes))
-        if self.memory:
+        if self.memory and kind != "compile":
             self.add_memory(found, BUILDERS[kind])
         return found
 
@@ -185,22 +156,17 @@ class Benchmark:
         """Check all of a suite's results and time its cases."""
         parity = dict(suite.checks())
         calls = {name: case.call for name, case in suite.cases.items()}
-        total, finished = (self.rounds + 1) * len(calls), 0
-
-        def tick() -> None:
-            nonlocal finished
-            finished += 1
-            self.done(suite.what, finished, total)
-
-        seconds = interleave(calls, rounds=self.rounds, device=self.device, done=tick)
-        return Measured(suite.what, [_result(suite, name, seconds) for name in calls], parity)
+        done = partial(self.done, suite.what)
+        seconds = interleave(calls, rounds=self.rounds, device=self.device, done=done)
+        costs = {name: case.compiling for name, case in suite.cases.items() if case.compiling}
+        notes = [f"{name}: {cost.sentence()}" for name, cost in costs.items()]
+        return Measured(suite.what, [_result(suite, name, seconds) for name in calls], parity, notes)
 
     def add_memory(self, found: Measured, build: Builder) -> None:
         """Measure each case's memory in a process of its own."""
         names = [case.name for case in found.cases]
-        request = MemoryRequest(build, names, self.source, self.size, self.shapes, self.device, self.threads)
         memory: dict[str, Memory] = {}
-        for name, of_case in measure(request):
+        for name, of_case in measure(build, self._make_base, self.shapes, names, self.threads):
             memory[name] = of_case
             self.done(f"memory of {found.what}", len(memory), len(names))
         found.cases = [replace(case, memory=memory[case.name]) for case in found.cases]
@@ -215,8 +181,8 @@ class Benchmark:
         built = self.base if "base" in self.__dict__ else None
         return {
             "model": self.size if self.subject is None else self.subject.name,
-            "shape": None if built is None else _size_of(built),
-            "parameters": None if built is None else sum(weight.numel() for weight in built.parameters()),
+            "shape": None if built is None else next(filter(partial(_has_size, built), SIZES), None),
+            "parameters": None if built is None else built.num_parameters(),
             "batch": self.shapes.batch,
             "length": self.shapes.length,
             "target": self.shapes.target,
@@ -238,18 +204,15 @@ def default_threads() -> int:
     return min(torch.get_num_threads(), usable_cpus())
 
 
-def _size_of(model: MrT5ForConditionalGeneration) -> str | None:
-    """The published size that a model has."""
-    for name, fields in SIZES.items():
-        if all(getattr(model.config, key) == value for key, value in fields.items()):
-            return name
-    return None
+def _has_size(model: MrT5ForConditionalGeneration, name: str) -> bool:
+    return SIZES[name].items() <= model.config.to_dict().items()
 
 
 def _result(suite: Suite, name: str, seconds: dict[str, list[float]]) -> Result:
-    case, middle = suite.cases[name], median(seconds[name])
-    ratios = [
-        speedup(other, seconds[other], seconds[name], suite.ideal(name, other)) for other in case.against
-    ]
+    case, middle, ratios = suite.cases[name], median(seconds[name]), []
+    for other in case.against:
+        work = suite.cases[other].macs
+        ideal = None if case.macs is None or work is None else work / case.macs
+        ratios.append(Ratio.of(other, seconds[other], seconds[name], ideal))
     rate = None if case.operations is None else case.operations / middle
-    return Result(name, middle, seconds[name], case.macs, rate, ratios)
+    return Result(name, middle, seconds[name], case.macs, rate, ratios, compiling=case.compiling)

@@ -12,7 +12,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.options import DeviceIfAny, JsonInstead, NoPickle, Revision
+from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, Revision
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
@@ -21,49 +21,59 @@ from mrt5cli.text import duration, shortened
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
 
+Model = Annotated[
+    str | None,
+    typer.Argument(parser=places.place, metavar="[MODEL]", help="A run, checkpoint directory or Hub id."),
+]
+Size = Annotated[
+    str,
+    typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
+]
+What = Annotated[str, typer.Option(help=f"Which of {', '.join(KINDS)}, with commas.")]
+Rates = Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to below 1.")]
+Rows = Annotated[
+    str, typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
+]
+Batch = Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="Rows a batch.")]
+Length = Annotated[int, typer.Option(min=8, max=bounds.LENGTH, help="Source positions of a row.")]
+Target = Annotated[int, typer.Option(min=2, max=bounds.LENGTH, help="Target positions of a row.")]
+Rounds = Annotated[int, typer.Option(min=1, max=bounds.ROUNDS, help="Rounds that count; one more warms up.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")]
+Memory = Annotated[
+    bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
+]
+Limit = Annotated[
+    int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
+]
+Document = Annotated[
+    Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
+]
+
 
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(parser=places.place, metavar="[MODEL]", help="A run, checkpoint directory or Hub id."),
-    ] = None,
+    model: Model = None,
     revision: Revision = None,
-    size: Annotated[
-        str,
-        typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
-    ] = "byt5-small",
-    what: Annotated[str, typer.Option(help=f"Which of {', '.join(KINDS)}, with commas.")] = "forward",
-    rates: Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to below 1.")] = "0.3,0.5,0.7",
-    rows: Annotated[
-        str,
-        typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide."),
-    ] = "even",
-    batch: Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="Rows a batch.")] = 4,
-    length: Annotated[int, typer.Option(min=8, max=bounds.LENGTH, help="Source positions of a row.")] = 1024,
-    target: Annotated[int, typer.Option(min=2, max=bounds.LENGTH, help="Target positions of a row.")] = 189,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=bounds.ROUNDS, help="Rounds that count; one more warms up.")
-    ] = 7,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")
-    ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
-    ] = False,
-    limit: Annotated[
-        int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
-    ] = 1000,
+    size: Size = "byt5-small",
+    what: What = "forward",
+    rates: Rates = "0.3,0.5,0.7",
+    rows: Rows = "even",
+    batch: Batch = 4,
+    length: Length = 1024,
+    target: Target = 189,
+    rounds: Rounds = 7,
+    bf16: Bf16 = False,
+    memory: Memory = False,
+    limit: Limit = 1000,
     device: DeviceIfAny = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
-    ] = None,
+    threads: Threads = None,
     no_pickle: NoPickle = False,
+    code: Code = None,
     as_json: JsonInstead = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
-    ] = None,
+    out: Document = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.
 
@@ -80,73 +90,53 @@ def bench(
       mrt5 bench runs/quickstart-mrt5-seed42 --what precision
     """
     from mrt5cli import runtime as machine
-    from mrt5cli.benchmark.inputs import Shapes
+    from mrt5cli.benchmark.models import Shapes
     from mrt5cli.benchmark.run import Benchmark, default_threads
+    from mrt5cli.rundir import write_json
     from mrt5cli.subject import find_subjects
 
-    kinds = _words("--what", what, KINDS, "to time")
-    shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS, "about rows"), bf16)
+    kinds = _words("--what", what, KINDS)
+    shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS), bf16)
     chosen = machine.device(device)
     subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
+    subject, threads = subjects[0] if subjects else None, threads or default_threads()
     # A bar when stderr is a terminal, else lines.
     with bars() if sys.stderr.isatty() else nullcontext(Lines()) as done:
-        report = Benchmark(
-            subjects[0] if subjects else None,
-            size=size,
-            shapes=shapes,
-            rounds=rounds,
-            device=chosen,
-            threads=threads or default_threads(),
-            memory=memory,
-            limit=limit,
-            done=done,
-        ).run(kinds)
+        benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, done)
+        report = benchmark.run(kinds)
     if out is not None:
-        from mrt5cli.rundir import write_json
-
         write_json(out, report.to_json())
     if as_json:
         print_json(report.to_json())
     else:
         present(report)
-    broken = report.broken_parity()
-    if broken:
+    if broken := report.broken_parity():
         raise RunFailed(
             "a fast path does not compute what the plain one does: " + "; ".join(broken),
             "its times mean nothing; please report the machine and the versions",
         )
 
 
-def _words(option: str, text: str, known: tuple[str, ...], what: str) -> list[str]:
-    """The words of an option, each once.
-
-    Raises:
-        UserError: one that is not known, or none.
-    """
-    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    unknown = [word for word in words if word not in known]
-    if unknown or not words:
+def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """The words of an option, each once."""
+    words = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not set(words) <= set(known):
         raise UserError(
-            f"{option} {text!r}: {unknown[0]!r} is nothing {what}" if unknown else f"{option} names nothing",
-            f"choose from {', '.join(known)}",
+            f"{option} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
         )
     return words
 
 
 def _rates(text: str) -> list[float]:
-    rates = []
-    for part in text.split(","):
-        try:
-            rate = float(part)
-        except ValueError:
-            rate = -1.0
-        if not 0 <= rate < 1:
-            raise UserError(
-                f"--rates '{shortened(text)}': '{shortened(part.strip())}' is not a share of positions, "
-                "0 to below 1",
-                "for example --rates 0.3,0.5,0.7",
-            )
-        rates.append(rate)
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = [-1.0]
+    if not all(0 <= rate < 1 for rate in rates):
+        raise UserError(
+            f"--rates '{shortened(text)}': expected shares of positions, 0 to below 1",
+            "for example --rates 0.3,0.5,0.7",
+        )
     return rates
 
 
@@ -162,8 +152,7 @@ class Lines:
     def __call__(self, kind: str, finished: int, total: int) -> None:
         now = time.monotonic()
         if kind != self.kind:
-            self.kind, self.said, self.begun = kind, now, now
-            self.after = finished
+            self.kind, self.after, self.said, self.begun = kind, finished, now, now
             print(f"timing {kind}", file=sys.stderr, flush=True)
         elif now - self.said >= self.EVERY:
             self.said = now

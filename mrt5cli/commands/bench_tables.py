@@ -11,41 +11,11 @@ from mrt5cli.text import MISSING, byte_size, counted, number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.benchmark.precision import PrecisionRow
-    from mrt5cli.benchmark.rounds import Ratio
     from mrt5cli.benchmark.run import Report, Result
+    from mrt5cli.benchmark.suite import Ratio
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
-
-
-def present(report: Report) -> None:
-    """Print a table for each kind of thing that was measured."""
-    setting = report.setting
-    size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
-    say(
-        f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
-        f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
-        f"{setting['torch']}; {setting['rounds']} rounds\n"
-    )
-    for suite in report.suites:
-        say(suite.what)
-        if suite.rows:
-            measured = [metric for metric in METRICS.values() if hasattr(suite.rows[0], metric.name)]
-            headers = ["", *(metric.column for metric in measured), *FLIPPED]
-            lines = []
-            for row in suite.rows:
-                numbers = (metric.text(getattr(row, metric.name)) for metric in measured)
-                lines.append([row.precision, *numbers, *_cells(FLIPPED, row)])
-            print_table(headers, lines)
-        else:
-            _print_timings(suite.cases)
-        for name, found in suite.parity.items():
-            what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
-            say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
-        for note in suite.notes:
-            say(note)
-        say()
-
 
 TIMED: Columns[Result] = {
     "": lambda case: case.name,
@@ -64,23 +34,53 @@ COMPARED: Columns[Ratio] = {
     "% of\nideal": lambda ratio: "" if ratio.ideal is None else percent(ratio.share_of_ideal, 0),
     "than": lambda ratio: ratio.baseline,
 }
-FLIPPED: Columns[PrecisionRow] = {
+PRECISE: Columns[PrecisionRow] = {
+    "": lambda row: row.precision,
+    **{
+        metric.column: lambda row, metric=metric: metric.text(getattr(row, metric.name))  # type: ignore[misc]
+        for name, metric in METRICS.items()
+        if name in ("loss", "token_accuracy", "sequence_accuracy", "deletion_rate")
+    },
     "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
     "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),
     "logits off\nat most": lambda row: number(row.logits, 3),
 }
 
 
+def present(report: Report) -> None:
+    """Print a table for each kind of thing that was measured."""
+    setting = report.setting
+    size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
+    say(
+        f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
+        f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
+        f"{setting['torch']}; {setting['rounds']} rounds\n"
+    )
+    for suite in report.suites:
+        say(suite.what)
+        if suite.rows:
+            print_table(list(PRECISE), [_cells(PRECISE, row) for row in suite.rows])
+        else:
+            _print_timings(suite.cases)
+        for name, found in suite.parity.items():
+            what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
+            say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
+        for note in suite.notes:
+            say(note)
+        say()
+
+
 def _print_timings(cases: Sequence[Result]) -> None:
     """A line a case and baseline; columns that no case has anything for are left out."""
-    lines = []
+    lines = [[*TIMED, *COMPARED]]
     for case in cases:
         own = _cells(TIMED, case)
         compared = [_cells(COMPARED, ratio) for ratio in case.ratios] or [[""] * len(COMPARED)]
         lines += [[*own, *compared[0]], *([*[""] * len(own), *cells] for cells in compared[1:])]
-    filled = [any(cell not in ("", MISSING) for cell in column) for column in zip(*lines, strict=True)]
-    headers = [header for header, kept in zip([*TIMED, *COMPARED], filled, strict=True) if kept]
-    print_table(headers, [[cell for cell, kept in zip(line, filled, strict=True) if kept] for line in lines])
+    columns = zip(*lines, strict=True)
+    filled = [column for column in columns if any(cell not in ("", MISSING) for cell in column[1:])]
+    headers, *rows = zip(*filled, strict=True)
+    print_table(headers, rows)
 
 
 def _cells(columns: Columns[T], row: T) -> list[str]:

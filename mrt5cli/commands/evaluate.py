@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,8 +21,6 @@ from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from mrt5cli.evaluation.compare import Comparison
     from mrt5cli.subject import Subject
 
@@ -33,7 +32,6 @@ def evaluate(
             parser=places.place,
             metavar="RUN",
             help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
-            show_default=False,
         ),
     ] = None,
     revision: Revision = None,
@@ -52,11 +50,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            parser=places.path,
-            help="Examples in local files, in place of the task's own source.",
-            show_default=False,
-        ),
+        typer.Option(parser=places.path, help="Examples in local files, in place of the task's own source."),
     ] = None,
     hard: Annotated[
         bool | None,
@@ -65,12 +59,11 @@ def evaluate(
         ),
     ] = None,
     constrained: Annotated[
-        bool,
-        typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli)."),
+        bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
     ] = False,
     normalization: Annotated[
         Literal["squad", "multilingual"] | None,
-        typer.Option(help="How answers are compared. Default: squad, as published.", show_default=False),
+        typer.Option(help="How answers are compared. Default: squad, as published."),
     ] = None,
     compare_with: Annotated[
         str | None,
@@ -103,8 +96,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(parser=places.path, help="Also write the JSON document to this file."),
+        Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
     ] = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
@@ -134,18 +126,11 @@ def evaluate(
 
     if out is not None:
         _check_writable(out)
-    if compare_with is not None and runs and len(runs) > 1:
-        raise UserError(
-            f"--compare sets one run beside one other, and {len(runs)} come before it",
-            "give one RUN; without --compare several are lines of one table",
-        )
-    named = [*(runs or ()), *([] if compare_with is None else [compare_with])]
-    subjects = find_subjects(named, revision, allow_pickle=not no_pickle)
+    rates = [] if deletion_rate is None else _rates(deletion_rate)
+    subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
         subjects.insert(0, newest_subject(task))
-        of = "" if task is None else f" of {task}"
-        say(f"newest finished run{of}: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
-    rates = [] if deletion_rate is None else _rates(deletion_rate)
+        say(f"newest finished run: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
     if rates and len(subjects) > 1:
         raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
     section = choose_task(task, subjects[0], None if data is None else str(data))
@@ -155,7 +140,7 @@ def evaluate(
     settings = EvaluationSection() if recipe is None else recipe.evaluation
     options = EvaluationOptions(
         split=split,
-        subsets=None if languages is None else _names(languages),
+        subsets=None if languages is None else [name.strip() for name in languages.split(",")],
         batch_size=batch_size or settings.batch_size,
         limit=limit or settings.examples,
         hard_delete=settings.hard_delete if hard is None else hard,
@@ -166,25 +151,17 @@ def evaluate(
         data=None if data is None else str(data),
     )
     if rates and not options.hard_delete:
-        raise UserError(
-            "--deletion-rate moves the threshold of hard deletion; soft gates have none", "add --hard"
+        raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
+    with ExitStack() as last, examples_done(limit or settings.examples) as progress:
+        comparison = compare(
+            subjects,
+            section,
+            options,
+            test_difference=compare_with is not None,
+            device=machine.device(device),
+            progress=progress,
+            unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
-    unfinished: list[Comparison] = []
-    try:
-        with examples_done(limit or settings.examples) as progress:
-            comparison = compare(
-                subjects,
-                section,
-                options,
-                test_difference=compare_with is not None,
-                device=machine.device(device),
-                progress=progress,
-                unfinished=unfinished.append,
-            )
-    except BaseException:
-        for part in unfinished:
-            _show(part, out, as_json)
-        raise
     _show(comparison, out, as_json)
 
 
@@ -206,11 +183,25 @@ def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
         write_json(out, comparison.document())
 
 
-def _names(listed: str) -> list[str]:
-    names = [name.strip() for name in listed.split(",") if name.strip()]
-    if not names:
-        raise UserError("--languages names none", "give some, such as --languages en,sw, or leave it out")
-    return names
+def _named(runs: list[str], compare_with: str | None) -> list[str]:
+    """The runs that the command line names, the one to compare with last."""
+    if compare_with is None:
+        return runs
+    if len(runs) > 1:
+        raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
+    return [*runs, compare_with]
+
+
+def _check_writable(out: Path) -> None:
+    """Say before measuring, not after, that there is nowhere to write."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written: {error.strerror}", "choose another file for --out"
+        ) from error
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out} cannot be written", "choose another file for --out")
 
 
 def _rates(listed: str) -> list[float]:
@@ -227,40 +218,17 @@ def _rates(listed: str) -> list[float]:
     return rates
 
 
-def _check_writable(out: Path) -> None:
-    """Say before measuring, not after, that there is nowhere to write."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        reason = "it is a directory" if out.is_dir() else None
-        if not os.access(out.parent, os.W_OK):
-            reason = "no permission"
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise UserError(f"{out} cannot be written: {reason}", "choose another file for --out")
-
-
 def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:
     """Without --task, all runs must have been trained on what the first one was."""
+    from mrt5cli.recipe.differences import unlike
+
     first = subjects[0]
     for other in subjects[1:]:
         if other.recipe is None or first.recipe is None:
             continue
-        unlike = _what_differs(first.recipe.task, other.recipe.task, apart_from)
-        if unlike:
-            raise UserError(
-                f"{first.name} and {other.name} were trained on different tasks ({unlike})",
-                "name the one to measure them on with --task",
-            )
-
-
-def _what_differs(first: BaseModel, other: BaseModel, apart_from: Collection[str]) -> str:
-    """The first key that differs, with both values; empty where none does."""
-    from mrt5cli.recipe.differences import unlike
-
-    found = (
-        f"{key}: {one} and {two}"
-        for key, (one, two) in unlike(first, other).items()
-        if key.partition(".")[0] not in apart_from
-    )
-    return next(found, "")
+        for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
+            if key.partition(".")[0] not in apart_from:
+                raise UserError(
+                    f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
+                    "name the one to measure them on with --task",
+                )

@@ -9,9 +9,6 @@ import typer
 from mrt5cli import places
 from mrt5cli.commands import options, training
 from mrt5cli.errors import UserError
-from mrt5cli.text import HALF_CHARACTER
-
-SCRATCH = "scratch"
 
 
 def finetune(
@@ -53,32 +50,15 @@ def finetune(
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
     from mrt5cli.recipe import load
-    from mrt5cli.training.start import check_start
 
-    set_here = training.set_by_options(overrides, revision, from_)
-    if from_ is not None:
-        _check_says_something(from_)
-    chosen = load(recipe, overrides or (), set_here, smoke=smoke)
-    if chosen.model.start == SCRATCH:
+    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision, from_), smoke=smoke)
+    if chosen.model.start == "scratch":
         raise UserError(
-            f"{recipe} has model.start: {SCRATCH}, and fine-tuning starts from a model that is there",
+            f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    notes: tuple[str, ...] = ()
-    if from_ is not None:
-        check_start(from_, "--from")
-        if smoke:
-            notes = (f"a smoke run starts from a tiny random model, not from {from_}",)
+    notes = []
+    if from_ is not None and smoke:
+        notes.append(f"a smoke run starts from a tiny random model, not from {from_}")
     given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
     training.train(chosen, given, notes)
-
-
-def _check_says_something(start: str) -> None:
-    """Refuse what no recipe could say for `--from`."""
-    wanted = "give a run directory, a checkpoint directory or a Hub id"
-    if start == SCRATCH:
-        raise UserError(f"--from {SCRATCH}: fine-tuning starts from a model that is there", wanted)
-    if not start:
-        raise UserError("--from is empty", wanted)
-    if HALF_CHARACTER.search(start):
-        raise UserError(f"--from {start}: {places.NOT_UTF8}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from mrt5cli.commands.options import Code, DeviceIfAny, JsonInstead, NoPickle, R
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import columns, number, percent, say
+from mrt5cli.text import number, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow, Inspection
@@ -86,12 +85,17 @@ def inspect_deletions(
 
     if sum(given is not None for given in (text, file, task)) > 1:
         raise UserError("give one of --text, --file and --task")
-    content = _content(text, file)
+    content = None if text is None else text.encode("utf-8", "surrogateescape")
+    if file is not None:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}", "give a file to read") from error
+    if content == b"":
+        raise UserError(f"{file or '--text'} is empty: there is nothing to delete")
     (subject,) = find_subjects([run], revision, allow_pickle=not no_pickle)
     model = load_model(subject, runtime.device(device))
-    _check_shortens(model, subject)
-    if threshold is not None:
-        _check_threshold(model, subject, threshold)
+    _check_shortens(model, subject, threshold)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
     if content is None:
         rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
@@ -106,29 +110,9 @@ def inspect_deletions(
         _present(inspection)
 
 
-def _content(text: str | None, file: Path | None) -> bytes | None:
-    """The bytes to inspect, or None when examples of a task are meant."""
-    if text is not None:
-        content = text.encode("utf-8", "surrogateescape")
-        where = "--text"
-    elif file is not None:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            reason = (
-                "does not exist" if isinstance(error, FileNotFoundError) else (error.strerror or "unreadable")
-            )
-            raise UserError(f"{file}: {reason[0].lower()}{reason[1:]}", "give a file to read") from error
-        where = str(file)
-    else:
-        return None
-    if not content:
-        raise UserError(f"{where} is empty: there is nothing to delete")
-    return content
-
-
-def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject) -> None:
-    from mrt5cli.recipe.shorteners import of_type
+def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject, threshold: float | None) -> None:
+    """Refuse a model that deletes nothing, and a threshold that is not between deleting and keeping."""
+    from mrt5cli.recipe.shorteners import of_config, of_type
 
     kind = of_type(model.config.deletion_type)
     if kind.refuses_inspection:
@@ -136,11 +120,8 @@ def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject) -> No
             f"{subject.name} {kind.refuses_inspection}",
             "inspect a run whose recipe has a model.shortener that reads",
         )
-
-
-def _check_threshold(model: MrT5ForConditionalGeneration, subject: Subject, threshold: float) -> None:
-    from mrt5cli.recipe.shorteners import of_config
-
+    if threshold is None:
+        return
     shortener = of_config(model.config)
     if shortener.refuses_threshold:
         why = shortener.refuses_threshold.format_map(dict(shortener))
@@ -195,42 +176,33 @@ def _task_rows(
     check_fits(model, section, subject.name)
     task = build_task(section)
     subsets = task.subsets("test")
+    shares = {
+        subset: limit // len(subsets) + (place < limit % len(subsets))
+        for place, subset in enumerate(subsets[:limit])
+    }
+    found = inspect_task(model, task, shares, batch_size=8, threshold=threshold)
     rows: list[InspectedRow] = []
-    for place, subset in enumerate(subsets):
-        share = limit // len(subsets) + (place < limit % len(subsets))
+    for subset, part in found.items():
         of = f" ({subset})" if len(subsets) > 1 else ""
-        for batch in (
-            inspect_task(model, task, subset, share, batch_size=8, threshold=threshold) if share else ()
-        ):
-            rows += [replace(row, label=f"example {len(rows) + n}{of}") for n, row in enumerate(batch, 1)]
-    if not rows:
-        raise UserError("the task has no test examples")
+        rows += [replace(row, label=f"example {n}{of}") for n, row in enumerate(part, len(rows) + 1)]
     return rows, task.sentinels
-
-
-# --- words ------------------------------------------------------------------------------------------------
 
 
 def _present(found: Inspection) -> None:
     """Print the rows with deletions or segments marked, the rate, and what was counted as tables."""
     from rich.console import Console
 
-    from mrt5cli.analysis.marked_text import coloured, fitted, legend, plain
+    from mrt5cli.analysis.marked_text import coloured, legend, plain
     from mrt5cli.data.characters import characters
 
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    colour = console.color_system is not None and not console.no_color
     marked = [row.marked(sentinels=found.sentinels) for row in found.rows]
-    width = columns(sys.stdout)
     for row, text in zip(found.rows, marked, strict=True):
-        text = fitted(text, width, colour=colour)
         if len(found.rows) > 1:
             gone = "pooled away" if found.pools else "deleted"
             say(f"{row.label}, {percent(row.rate.value, 1)} % {gone}")
-        if colour:
-            console.print(coloured(text), soft_wrap=True)
-        else:
-            print(plain(text))
+        console.print(coloured(text), soft_wrap=True) if colour else print(plain(text))
         if row.target is not None and not found.sentinels:
             say(f"target: {''.join(one.visible for one in characters(row.target.tolist()))}")
     explained = legend(marked, colour=colour)
@@ -257,8 +229,9 @@ def _present_deletion(found: Inspection) -> None:
 
 
 def _present_pooling(found: Inspection) -> None:
-    segments = found.segments
-    assert segments is not None  # of what is pooled
+    from mrt5cli.analysis.deletions import Segments
+
+    segments = Segments.of(found.rows)
     say(
         f"{found.name} pools {found.rate.count:,} positions into {segments.count:,} "
         f"({percent(found.rate.value, 1)} % are gone), {number(segments.mean_length, 2)} a segment; segments "

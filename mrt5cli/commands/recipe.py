@@ -295,7 +295,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
     def problem_with(model: str) -> str | None:
         try:
             build(ModelSection.model_validate_json(model), device="meta")
-        except ValueError as error:
+        except (UserError, ValueError) as error:
             return " ".join(str(error).split())
         return None
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Device
+from mrt5cli.commands.options import AsJson, Code, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import room
-from mrt5cli.text import byte_size, listed, say, say_on_stderr
+from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
+    from mrt5cli.metrics.results import Json
     from mrt5cli.suite.executing import SuiteOutcome
     from mrt5cli.suite.jobs import Job, SuitePlan
 
 PAPER = "paper"
 SMOKE = "smoke"
+SHOWN = ("id", "kind", "status", "reason", "experiments", "needs", "gigabytes")
+"""Of a job, in the JSON document."""
 
 
 def reproduce(
@@ -63,11 +68,7 @@ def reproduce(
     gpu_tflops: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
-            max=1e9,
-            metavar="TFLOPS",
-            help="Sustained speed of a GPU, for the estimates.",
-            show_default=False,
+            min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."
         ),
     ] = None,
     keep_changed: Annotated[
@@ -81,6 +82,7 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
     device: Device = "auto",
+    code: Code = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing, write the report of what is there.")
     ] = False,
@@ -102,7 +104,7 @@ def reproduce(
       mrt5 reproduce miniature --runs runs/miniature
     """
     from mrt5cli.suite.estimates import estimate, machine_for
-    from mrt5cli.suite.locking import only_one
+    from mrt5cli.suite.executing import only_one
     from mrt5cli.suite.planning import keep_to_budget, make_plan, shipped_recipes
     from mrt5cli.suite.suites import load_suite
 
@@ -110,27 +112,23 @@ def reproduce(
     root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
     experiments, known = load_suite(suite), shipped_recipes()
 
-    def planned() -> tuple[SuitePlan, list[Job]]:
+    works = not (dry_run or report_only)
+    with only_one(root) if works else nullcontext():
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
         )
         estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops))
-        return plan, [] if budget is None else keep_to_budget(plan, budget)
-
-    plan, beyond = planned()
+        beyond = [] if budget is None else keep_to_budget(plan, budget)
+        summary = _summary(plan, beyond, gpu_tflops)
+        if works and not as_json:
+            say(summary, sys.stderr)
+        outcome = _execute(plan, device, jobs) if works else None
     if dry_run:
-        _print_plan(plan, beyond, gpu_tflops, as_json)
+        print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
-    outcome: SuiteOutcome | None = None
-    if not report_only:
-        with only_one(root, say_on_stderr):
-            plan, beyond = planned()  # jobs of one that was killed may have got further meanwhile
-            if not as_json:
-                say(_summary(plan, beyond, gpu_tflops), sys.stderr)
-            outcome = _execute(plan, device, jobs)
-        if outcome.interrupted:
-            say("to go on: the same command again; for a report of what is there: --report-only", sys.stderr)
-            raise KeyboardInterrupt
+    if outcome is not None and outcome.interrupted:
+        say("to go on: the same command again; for a report of what is there: --report-only", sys.stderr)
+        raise KeyboardInterrupt
     try:
         written = _report(plan, out / (f"{name}-{SMOKE}" if smoke else name))
     except UserError as error:
@@ -149,7 +147,7 @@ def reproduce(
 
 def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
     """Do what is to be done, with words about it on stderr."""
-    from mrt5cli.suite.display import display
+    from mrt5cli.suite.display import Display
     from mrt5cli.suite.executing import SuiteOutcome, execute
     from mrt5cli.suite.processes import launcher_for
 
@@ -157,73 +155,54 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
     if not to_do:
         say("nothing left to do", sys.stderr)
         return SuiteOutcome()
-    launcher, place, device = launcher_for(plan, device, jobs)
-    say(f"{place}; runs and logs in {plan.root}", sys.stderr)
+    launcher = launcher_for(plan, device, jobs)
+    say(f"{launcher}; runs and logs in {plan.root}", sys.stderr)
     needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
     if free < needed:
         sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
         say(f"note: {sizes}", sys.stderr)
-    with display(plan) as shown:
-        return execute(plan, launcher, shown, device=device)
+    display = Display(plan)
+    with display.bars:
+        return execute(plan, launcher, display)
 
 
 def _report(plan: SuitePlan, out: Path) -> list[Path]:
     from mrt5cli.report.page import write_report
 
-    return write_report(plan, out)
+    return write_report(plan, out, say_on_stderr)
 
 
 def _failed(outcome: SuiteOutcome) -> RunFailed:
     """What failed, why, where to read on, and what that kept from being done."""
-    lines = []
+    lines = [f"{counted(len(outcome.failures), 'job')} failed"]
     for failure in outcome.failures:
         lines.append(f"  {failure.job}: {failure.error}\n    log: {failure.log}")
         if failure.blocked:
             lines.append(f"    blocks: {listed(failure.blocked, 3)}")
-    count = len(outcome.failures)
-    return RunFailed(
-        f"{count} job{'s' * (count > 1)} failed\n" + "\n".join(lines),
-        "the same command tries them again, and leaves what is done as it is",
-    )
+    return RunFailed("\n".join(lines), "the same command tries them again, and leaves what is done as it is")
 
 
-# --- the plan -----------------------------------------------------------------------------------------------
-
-
-def _print_plan(plan: SuitePlan, beyond: list[Job], tflops: float | None, as_json: bool) -> None:
-    if as_json:
-        print_json(_document(plan, None, []))
-        return
+def _print_plan(plan: SuitePlan, summary: str) -> None:
+    """A table for each experiment, of the jobs that no earlier one shows, and the summary."""
     from mrt5cli.commands.tables import print_table
+    from mrt5cli.suite.planning import NOT_ASKED_FOR, NOT_NEEDED
 
-    for title, jobs in _by_experiment(plan):
-        say(title)
+    titles = {one.id: f"{one.id}: {one.title}" for one in plan.experiments} | {"": "needed by these"}
+    for id_, title in titles.items():
         rows = [
             [
                 *(job.id, _amount(job.hours), _amount(job.gigabytes), job.status),
                 "" if job.status == "missing" else job.reason or "",
             ]
-            for job in jobs
+            for job in plan.jobs
+            if (*job.experiments, "")[0] == id_ and job.reason not in (NOT_ASKED_FOR, NOT_NEEDED)
         ]
-        print_table(["job", f"{plan.machine.upper()} h", "GB", "status", ""], rows, text_columns=(0, 3, 4))
-        say()
-    say(_summary(plan, beyond, tflops))
-
-
-def _by_experiment(plan: SuitePlan) -> list[tuple[str, list[Job]]]:
-    """Jobs under the first experiment that shows them, and what is only needed under its own heading.
-
-    Of what is left out, only what the budget leaves out is shown.
-    """
-    from mrt5cli.suite.planning import NOT_ASKED_FOR, NOT_NEEDED
-
-    shown = [job for job in plan.jobs if job.reason not in (NOT_ASKED_FOR, NOT_NEEDED)]
-    groups = [
-        (f"{one.id}: {one.title}", [job for job in shown if job.experiments[:1] == (one.id,)])
-        for one in plan.experiments
-    ]
-    groups.append(("needed by these", [job for job in shown if not job.experiments]))
-    return [(title, jobs) for title, jobs in groups if jobs]
+        if rows:
+            say(title)
+            columns = ["job", f"{plan.machine.upper()} h", "GB", "status", ""]
+            print_table(columns, rows, text_columns=(0, 3, 4))
+            say()
+    say(summary)
 
 
 def _summary(plan: SuitePlan, beyond: list[Job], tflops: float | None) -> str:
@@ -243,8 +222,8 @@ def _summary(plan: SuitePlan, beyond: list[Job], tflops: float | None) -> str:
     replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
     if replaced:
         lines.append(
-            f"note: {replaced} run{'s that are' if replaced > 1 else ' that is'} there will be replaced: "
-            "recipe, code or start changed; --keep-changed keeps finished ones of other code"
+            f"note: {counted(replaced, 'run')} will be replaced, because recipe, code or start changed; "
+            "--keep-changed keeps finished ones of other code"
         )
     if beyond:
         trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]
@@ -259,7 +238,7 @@ def _amount(value: float, nothing: str = "-") -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
-def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]) -> dict[str, Any]:
+def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]) -> Json:
     """Plan and outcome for scripts."""
     return {
         "suite": plan.suite,
@@ -267,29 +246,17 @@ def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]
         "runs": str(plan.root),
         "jobs": [
             {
-                "id": job.id,
-                "kind": job.kind,
-                "status": job.status,
-                "reason": job.reason,
-                "experiments": list(job.experiments),
-                "needs": list(job.needs),
+                **{name: getattr(job, name) for name in SHOWN},
                 "output": str(job.output),
                 f"{plan.machine}_hours": job.hours,
-                "gigabytes": job.gigabytes,
             }
             for job in plan.jobs
         ],
-        "outcome": None if outcome is None else _came_of(outcome),
+        "outcome": outcome
+        and {
+            "seconds": outcome.seconds,
+            "done": outcome.done,
+            "failed": [{**asdict(failure), "log": str(failure.log)} for failure in outcome.failures],
+        },
         "report": [str(path) for path in written],
-    }
-
-
-def _came_of(outcome: SuiteOutcome) -> dict[str, Any]:
-    return {
-        "seconds": outcome.seconds,
-        "done": outcome.done,
-        "failed": [
-            {"job": one.job, "error": one.error, "log": str(one.log), "blocked": list(one.blocked)}
-            for one in outcome.failures
-        ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,26 +23,24 @@ def set_by_options(
     Raises:
         UserError: --set gives the same.
     """
-    given = {item.partition("=")[0].strip() for item in overrides or ()}
     chosen: dict[str, dict[str, Any]] = {}
     if start is not None:
         # Not what describes a model that is built from nothing, nor a revision of another one.
-        start_keys = {"model.start": start, "model.revision": None}
-        chosen["--from"] = start_keys | {"model.shape": None, "model.initialization": "t5"}
-        for key in ("model.start", "model.revision", "model.shape", "model.initialization"):
-            if key in given:
-                option = "--revision" if key == "model.revision" else "--from"
-                raise UserError(f"--from and --set {key} both say where to start", f"give {option} alone")
+        model = {"start": start, "revision": None, "shape": None, "initialization": "t5"}
+        chosen["--from"] = {f"model.{key}": value for key, value in model.items()}
     if revision is not None:
-        if "model.revision" in given:
-            raise UserError("--revision and --set model.revision both say which one", "give one of them")
         chosen["--revision"] = {"model.revision": revision}
+    given = {item.partition("=")[0].strip() for item in overrides or ()}
+    for option, keys in chosen.items():
+        if both := given & keys.keys():
+            hint = "give one of them; --revision goes with --from"
+            raise UserError(f"{option} and --set both give {min(both)}", hint)
     return chosen
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What was typed, by the names of the options; what --set says is in the recipe already."""
+    """What was typed, by the names of the options."""
 
     overrides: list[str] | None
     out: Path | None
@@ -53,11 +52,11 @@ class TrainingOptions:
     as_json: bool
 
 
-def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ()) -> None:
+def train(recipe: Recipe, options: TrainingOptions, notes: Sequence[str] = ()) -> None:
     """Train a recipe, or say what would be done.
 
     Args:
-        notes: what the plan should tell the user besides.
+        notes: for the user, beside those of the plan.
 
     Raises:
         UserError: the run cannot start.
@@ -67,32 +66,32 @@ def train(recipe: Recipe, options: TrainingOptions, notes: tuple[str, ...] = ())
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
     from mrt5cli.training.choose import choose
-    from mrt5cli.training.outcome import outcome
-    from mrt5cli.training.plan_text import document_of, text_of
+    from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 
+    usual = default_directory(recipe)
     if options.smoke:
         full, given = recipe, recipes.parse_overrides(options.overrides or ())
         recipe = recipes.smoke(full, given)
         notes = (*notes, *recipes.left_out_of_smoke(full, given))
+        usual = usual.parent / "smoke" / default_directory(recipe).name
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = options.smoke and options.out is None and not options.resume
-    usual = default_directory(recipe)
     plan = choose(
         recipe,
-        options.out or (usual.parent / "smoke" / usual.name if options.smoke else usual),
+        options.out or usual,
         resume=options.resume,
         device=options.device,
         overwrite=overwrite,
         allow_pickle=not options.no_pickle,
     )
-    plan.notes += notes
-    if options.dry_run and options.as_json:
-        print_json(document_of(plan))
-    elif options.dry_run:
-        say(text_of(plan))
-        print(f"\n{recipes.dump(recipe)}")
-    else:
+    plan.notes.extend(notes)
+    if not options.dry_run:
         run = execute(plan, overwrite=overwrite)
         if options.as_json and plan.runtime.leads:
             print_json(outcome(run))
+    elif options.as_json:
+        print_json(plan.document)
+    else:
+        say(plan.text)
+        print(f"\n{recipes.dump(recipe)}")

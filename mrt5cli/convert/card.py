@@ -1,25 +1,23 @@
-"""The model card: README.md of an exported model, made of what is known and saying what is not.
+"""The facts in the model card, README.md of an exported model; its text is the template card.md.j2.
 
-Its text is the template beside this file, card.md.j2; here are the facts that stand in it.
-
-Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands
-without the deletion rate beside it, which is also why the metadata carries no results: the Hub would list
-them alone.
+Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands without
+the deletion rate beside it, which is also why the metadata carries no results: the Hub would list them alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mrt5cli
+from mrt5cli.convert.files import Job, has_byte_vocabulary
 from mrt5cli.convert.modules import TRANSFORMERS
-from mrt5cli.convert.published import hub_base, published_yaml, without_local_paths
+from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED
@@ -28,58 +26,22 @@ from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shortener
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
 
-if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
-
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 DELETED = "deletion_rate"
 
-DIAGNOSTICS = {
-    "copy": "copying random letter strings",
-    "vowel_removal": "copying random letter strings without their vowels",
-    "contextual_vowel_removal": "copying random letter strings without the vowels that follow a lower-case "
-    "consonant",
-    "merge_ABC": "copying random letter strings with every ABC replaced by D",
-}
 
-MODEL = "a byte-level encoder-decoder"
-
-SOURCES = {
-    "embedded": "the English documentation that ships inside Python",
-    "files": "local files, which are not part of this repository",
-    "hub": "the task's dataset on the Hugging Face Hub",
-    "generated": "random rows, which mean nothing",
-}
-
-
-def model_card(
-    model: MrT5ForConditionalGeneration,
-    recipe: Recipe | None,
-    run: RunDir | None,
-    *,
-    repo_id: str | None,
-    dtype: str,
-    tokenizer: bool,
-) -> str:
-    """The whole card.
-
-    Args:
-        model: what is exported; its configuration and size are read.
-        recipe: how it was trained, or None.
-        run: versions, times and results, or None.
-        repo_id: where it will be; None makes the examples load the current directory.
-        dtype: of the weights as they are written.
-        tokenizer: whether the export comes with one.
+def model_card(job: Job) -> str:
+    """The whole card of an export.
 
     Raises:
         UserError: results of the run cannot be read.
     """
-    config = model.config
+    config, recipe = job.config, job.recipe
     shortener = shorteners.of_config(config)
-    checkpoint = Path(getattr(model, "name_or_path", "") or "").name
-    step = int(match[1]) if (match := STEP_NAME.fullmatch(checkpoint)) else None
-    results = _results(run, step)
-    meta = run.meta() if run is not None else {}
+    checkpoint = STEP_NAME.fullmatch(Path(job.model.name_or_path or "").name)
+    step = int(checkpoint[1]) if checkpoint else None
+    results = _results(job.run, step)
+    meta = {} if job.run is None else job.run.meta()
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
         loader=PackageLoader("mrt5cli.convert", "."),
@@ -91,19 +53,24 @@ def model_card(
     environment.filters["flow"] = lambda text: " ".join(text.split())
     text = environment.get_template("card.md.j2").render(
         **_of_the_recipe(recipe),
-        metadata=_metadata(recipe).to_yaml(),
-        title=repo_id.split("/")[1] if repo_id else recipe.name if recipe else "MrT5 model",
-        repo_id=repo_id,
-        tokenizer=tokenizer,
+        title=job.repo_id.split("/")[1] if job.repo_id else recipe.name if recipe else "MrT5 model",
+        repo_id=job.repo_id,
+        tokenizer=has_byte_vocabulary(config),
         config=config,
-        parameters=model.num_parameters(),
-        dtype=dtype,
-        what_it_is=shortener.about.format(model=MODEL),
+        parameters=job.model.num_parameters(),
+        dtype=job.dtype,
+        what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
-        results=_table(results) if results else "",
-        batch_sizes=", ".join(str(size) for size in sorted({one.batch_size for one, _ in results})),
+        results=results,
+        metrics=[
+            metric
+            for metric in MEASURED
+            if metric.in_cards
+            # Quality never stands without what was deleted.
+            and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
+        ],
         sentinel=FIRST_SENTINEL,
         transformers=".".join(str(part) for part in TRANSFORMERS),
         version=mrt5cli.__version__,
@@ -111,59 +78,41 @@ def model_card(
     return str(ModelCard(text))  # which refuses metadata that the Hub would not read
 
 
-def _metadata(recipe: Recipe | None) -> ModelCardData:
-    """Metadata of the Hub. No licence: that of the weights is the owner's to state."""
-    languages = [] if recipe is None else getattr(recipe.task, "languages", [])
-    dataset = None if recipe is None else _dataset(recipe)
-    return ModelCardData(
-        library_name="transformers",
-        tags=["mrt5", "byte-level"],
-        # The Hub takes codes only, and folder names of local text can be anything.
-        language=[code for code in languages if LANGUAGE_CODE.fullmatch(code)] or None,
-        datasets=None if dataset is None else [dataset],
-        base_model=None if recipe is None else hub_base(recipe),
-    )
-
-
-def _dataset(recipe: Recipe) -> str | None:
-    """The Hub dataset that the recipe names, or None."""
-    source = getattr(recipe.task, "source", None)
-    name = getattr(source, "name", None) if getattr(source, "kind", None) == "hub" else None
-    return name if name and HUB_ID.fullmatch(name) else None
-
-
 def _of_the_recipe(recipe: Recipe | None) -> dict[str, Any]:
-    """What the template says of the training and its data."""
+    """What the template says of the training and its data, and the metadata of the Hub.
+
+    The metadata names no licence: that of the weights is the owner's to state.
+    """
+    metadata: dict[str, Any] = {"library_name": "transformers", "tags": ["mrt5", "byte-level"]}
     if recipe is None:
-        return {"recipe": None, "learned": None}
-    task, base, dataset = recipe.task, hub_base(recipe), _dataset(recipe)
-    kind = getattr(getattr(task, "source", None), "kind", "")
-    codes = getattr(task, "languages", [])
+        return {"recipe": None, "learned": None, "metadata": ModelCardData(**metadata).to_yaml()}
+    task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
+    source, codes = getattr(task, "source", None), getattr(task, "languages", [])
+    kind, dataset = getattr(source, "kind", ""), getattr(source, "name", None)
+    if kind != "hub" or not dataset or not HUB_ID.fullmatch(dataset):
+        dataset = None
     names = (f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in codes)
-    began = "from another model, which is not named here" if base is None else f"from {_linked(base)}"
-    text = published_yaml(recipe).rstrip()
+    description = " ".join(clean.description.split())
+    metadata |= {
+        # The Hub takes codes only, and folder names of local text can be anything.
+        "language": [code for code in codes if LANGUAGE_CODE.fullmatch(code)] or None,
+        "datasets": None if dataset is None else [dataset],
+        "base_model": base,
+    }
     return {
         "recipe": recipe,
-        "description": _sentence(without_local_paths(recipe)[0].description),
+        "metadata": ModelCardData(**metadata).to_yaml(),
+        "description": description if description.endswith((".", "!", "?")) else f"{description}.",
         "task": task,
         "learned": {DiagnosticTask: "letters", SpanCorruptionTask: "text"}.get(type(task)),
-        "letters": DIAGNOSTICS.get(task.kind),
-        "data": _linked(dataset, "datasets/") if dataset else SOURCES.get(kind, f"data of kind `{kind}`"),
+        "dataset": dataset,
+        "source": kind,
+        "base": base,
         "languages": ", ".join(names),
-        "began": "from scratch" if recipe.model.start == "scratch" else began,
         "planned": counted(recipe.training.max_steps, "optimizer step"),
-        "recipe_yaml": text,
+        "recipe_yaml": text.rstrip(),
         "fence": "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0)),
     }
-
-
-def _linked(name: str, kind: str = "") -> str:
-    return f"[{name}](https://huggingface.co/{kind}{name})"
-
-
-def _sentence(text: str) -> str:
-    text = " ".join(text.split())
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _made_with(meta: dict[str, Any]) -> Iterator[str]:
@@ -173,8 +122,7 @@ def _made_with(meta: dict[str, Any]) -> Iterator[str]:
         yield f"{meta['device_name']}{f' x {processes}' if processes > 1 else ''}"
     if meta.get("started"):
         yield f"started {meta['started'][:10]}"
-    if isinstance(meta.get("versions"), dict):
-        yield from (f"{name} {version}" for name, version in meta["versions"].items())
+    yield from (f"{name} {version}" for name, version in meta.get("versions", {}).items())
     if meta.get("commit"):
         yield f"commit `{meta['commit']}`"
 
@@ -190,23 +138,3 @@ def _results(run: RunDir | None, step: int | None) -> list[tuple[SavedEvaluation
         if model.step == step
         for row in model.rows
     ]
-
-
-def _table(results: Sequence[tuple[SavedEvaluation, Row]]) -> str:
-    """Results in Markdown, without the metrics that none has a number of."""
-    shown = [
-        metric
-        for metric in MEASURED
-        if metric.in_cards
-        # Quality never stands without what was deleted.
-        and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
-    ]
-    headers = ["task", "split", "deletion", "of", "examples"]
-    headers += [metric.heading.replace(",", "") for metric in shown]
-    rows = [
-        [one.task, one.split, one.deletion, row.subset, f"{row.examples:,}"]
-        + [metric.text(row.number(metric.name)) for metric in shown]
-        for one, row in results
-    ]
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -12,28 +12,17 @@ the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
+from transformers import GenerationConfig
+
 from mrt5cli.convert.card import model_card
+from mrt5cli.convert.files import Job, has_byte_vocabulary, write_recipe, write_tokenizer, write_weights
 from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
-from mrt5cli.convert.published import published_yaml
 from mrt5cli.data.span_noise import plan_lengths
-from mrt5cli.hub import check_repo_id
-from mrt5cli.models.checkpoint import dtype_name
-from mrt5cli.recipe import Recipe, SpanCorruptionTask
-from mrt5cli.rundir import RunDir, write_json, write_text
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PretrainedConfig
-
-    from mrt5cli.models import MrT5ForConditionalGeneration
-
-SHARD_SIZE = "5GB"
-"""Weights above it go into several files."""
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import SpanCorruptionTask
+from mrt5cli.rundir import write_json, write_text
 
 NEW_TOKENS = 512
 """Bytes `generate` may write where no recipe says how long targets are."""
@@ -44,123 +33,48 @@ AUTO_MAP = {
 }
 
 
-def export_hub(
-    model: MrT5ForConditionalGeneration,
-    recipe: Recipe | None,
-    run: RunDir | None,
-    folder: Path,
-    *,
-    repo_id: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    shard_size: str = SHARD_SIZE,
-) -> None:
-    """Write a model with everything that plain transformers and its readers need.
-
-    Args:
-        model: from `mrt5cli.models`; left as it is.
-        recipe: how it was trained, or None: the card then says that this is not known.
-        run: the run it comes from, for versions, times and evaluation results, or None.
-        folder: an existing, empty directory.
-        repo_id: the Hub repository it is meant for, "owner/name"; the card's examples name it.
-        dtype: "float32" or "bfloat16"; None keeps the model's.
-        shard_size: weights above it go into several files.
+def write_hub(job: Job, folder: Path) -> list[str]:
+    """Everything that plain transformers and the readers of a model need.
 
     Raises:
-        CheckpointError: another dtype.
-        UserError: a repository name that cannot be, results of the run that cannot be read.
+        UserError: the shortener is not of this package, whose source is what is exported; or results of the
+            run cannot be read.
     """
-    name = dtype_name(model.dtype if dtype is None else dtype)
-    if repo_id is not None:
-        check_repo_id(repo_id)
-    # First what may be refused, then the gigabytes.
-    of_bytes = has_byte_vocabulary(model.config.vocab_size)
-    card = model_card(model, recipe, run, repo_id=repo_id, dtype=name, tokenizer=of_bytes)
+    shortener = job.model.encoder.shortener
+    if shortener is not None and not type(shortener).__module__.startswith("mrt5cli.models."):
+        raise UserError(
+            f"the shortener {job.config.deletion_type!r} comes with --code, and an exported model is made of "
+            "this package's files alone",
+            "convert it to mrt5, or put its file into mrt5cli/models/shorteners",
+        )
+    card = model_card(job)  # first what may be refused, then the gigabytes
     for file, source in source_files().items():
         write_text(folder / file, source)
-    write_weights(model, folder, name, shard_size)
-    _write_configuration(folder, name)
-    _write_generation_config(model.config, recipe, folder)
-    write_tokenizer(model.config.vocab_size, folder)
-    if recipe is not None:
-        # `mrt5 evaluate` finds a checkpoint's task beside it.
-        write_text(folder / "recipe.yaml", published_yaml(recipe))
-    write_text(folder / "README.md", card)
-
-
-def has_byte_vocabulary(vocab_size: int) -> bool:
-    """Whether ids can be those of ByT5's tokenizer: 3 special ones, 256 bytes, up to 125 unused."""
-    return LAST_BYTE_ID < vocab_size <= VOCAB_SIZE
-
-
-def most_new_tokens(config: PretrainedConfig, recipe: Recipe | None) -> int:
-    """The longest target of the task a model was trained on, in byte tokens, as far as it has positions."""
-    length = NEW_TOKENS
-    if recipe is not None:
-        task = recipe.task
-        if isinstance(task, SpanCorruptionTask):
-            length = plan_lengths(task.input_length, task.noise_density, task.mean_span_length).targets
-        else:
-            length = task.longest_target or NEW_TOKENS
-    return min(length, config.max_position_embeddings) if config.has_absolute_position_embeddings else length
-
-
-def write_weights(
-    model: MrT5ForConditionalGeneration,
-    folder: Path,
-    dtype: str,
-    shard_size: str = SHARD_SIZE,
-    rename: Callable[[str], str] = str,
-) -> None:
-    """Write weights, config.json and generation_config.json as `save_pretrained` does.
-
-    Args:
-        model: left as it is.
-        folder: an existing directory.
-        dtype: "float32" or "bfloat16".
-        shard_size: weights above it go into several files.
-        rename: what a weight of the model is called in the files.
-    """
-    import torch
-
-    from mrt5cli.models.checkpoint import quiet_transformers
-
-    state = {rename(name): tensor for name, tensor in model.state_dict().items()}
-    if str(model.dtype) != f"torch.{dtype}":
-        target = getattr(torch, dtype)
-        converted: dict[int, torch.Tensor] = {}
-        for tensor in state.values():
-            # Tensors that share memory still must, or they are written twice.
-            converted.setdefault(tensor.data_ptr(), tensor.to(target))
-        state = {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
-    with quiet_transformers():  # its remarks are on fields that are rewritten right after it
-        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
-
-
-def _write_configuration(folder: Path, dtype: str) -> None:
+    write_weights(job, folder)
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"auto_map": AUTO_MAP, "dtype": dtype, "tokenizer_class": "ByT5Tokenizer"}
-    if not has_byte_vocabulary(config["vocab_size"]):
-        del config["tokenizer_class"]
+    config = json.loads(path.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAP, "dtype": job.dtype}
+    config.pop("tokenizer_class", None)
+    if has_byte_vocabulary(job.config):
+        config["tokenizer_class"] = "ByT5Tokenizer"
     write_json(path, dict(sorted(config.items())))
-
-
-def _write_generation_config(config: PretrainedConfig, recipe: Recipe | None, folder: Path) -> None:
-    from transformers import GenerationConfig
-
     # Not the model's own, which may carry sampling settings from wherever the weights started.
     GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=most_new_tokens(config, recipe),
-        pad_token_id=config.pad_token_id,
-        eos_token_id=config.eos_token_id,
-        decoder_start_token_id=config.decoder_start_token_id,
+        max_new_tokens=most_new_tokens(job),
+        pad_token_id=job.config.pad_token_id,
+        eos_token_id=job.config.eos_token_id,
+        decoder_start_token_id=job.config.decoder_start_token_id,
     ).save_pretrained(folder)
+    write_tokenizer(job.config, folder)
+    write_text(folder / "README.md", card)
+    return write_recipe(job, folder)
 
 
-def write_tokenizer(vocab_size: int, folder: Path) -> None:
-    """Write the files of ByT5's tokenizer, if the vocabulary can be one of bytes."""
-    from transformers import ByT5Tokenizer
-
-    if not has_byte_vocabulary(vocab_size):
-        return
-    ByT5Tokenizer(extra_ids=vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
+def most_new_tokens(job: Job) -> int:
+    """The longest target of the task a model was trained on, in byte tokens, as far as it has positions."""
+    task, length = None if job.recipe is None else job.recipe.task, NEW_TOKENS
+    if isinstance(task, SpanCorruptionTask):
+        length = plan_lengths(task.input_length, task.noise_density, task.mean_span_length).targets
+    elif task is not None:
+        length = task.longest_target or NEW_TOKENS
+    learned = job.config.has_absolute_position_embeddings
+    return min(length, job.config.max_position_embeddings) if learned else length

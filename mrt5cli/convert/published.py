@@ -21,22 +21,18 @@ LOCAL = re.compile(r"[/~\\]|\.{1,2}/|[A-Za-z]:[/\\]")
 PATH_IN_TEXT = re.compile(r"(?<![\w:/.~-])(?:(?:~|\.{1,2})?[/\\][\w.@+-]|[A-Za-z]:[/\\])[^\s'\"`,;)]*(?<!\.)")
 
 
-def without_local_paths(recipe: Recipe) -> tuple[Recipe, list[str]]:
+def published(recipe: Recipe) -> tuple[Recipe, str, list[str]]:
     """The recipe with placeholders for the paths in it.
 
     Returns:
-        A recipe that loads; the keys that hold a placeholder now.
+        A recipe that loads; its recipe.yaml, headed by what to put in their places; the keys that hold a
+        placeholder now.
     """
     tree = recipe.model_dump(mode="json")
     replaced = list(_replace(tree, "", hub_base(recipe)))
-    return Recipe.model_validate(tree), replaced
-
-
-def published_yaml(recipe: Recipe) -> str:
-    """A recipe.yaml without local paths, headed by what to put in their places."""
-    clean, replaced = without_local_paths(recipe)
+    clean = Recipe.model_validate(tree)
     head = f"# Local paths were left out: put your own in for {', '.join(replaced)}.\n" if replaced else ""
-    return head + recipes.dump(clean)
+    return clean, head + recipes.dump(clean), replaced
 
 
 def hub_base(recipe: Recipe) -> str | None:

@@ -16,15 +16,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import string
 import zipfile
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,19 +39,27 @@ Floats = NDArray[np.float32]
 
 
 class BoundaryLabeller(ABC):
-    """Says where segments end."""
+    """Says where segments end. What its constructor takes are the arrays of its file, and its attributes."""
 
     kind: ClassVar[str]
+    arrays: ClassVar[tuple[str, ...]]
 
     @classmethod
     @abstractmethod
-    def fit(cls, ids: Ids, *, vocabulary: int) -> BoundaryLabeller:
-        """A labeller fitted to rows of ids (B, L), padded with 0.
+    def fit(cls, ids: Ids, *, vocabulary: int) -> Self:
+        """A labeller fitted to rows of ids (B, L), padded with 0; the same rows give the same one.
 
         Args:
             ids: the rows.
-            vocabulary: tokens of a tokenizer; nothing to those that have none.
+            vocabulary: tokens of a tokenizer at most; nothing to those that have none.
+
+        Raises:
+            ValueError: there is too little to fit to.
         """
+
+    @abstractmethod
+    def _ends(self, ids: Ids, real: Flags) -> Flags:
+        """As `label`; what is said about padding, EOS and the last position does not count."""
 
     def label(self, ids: ArrayLike) -> Flags:
         """(B, L), True at the last position of each segment; the last of a row and every EOS end one.
@@ -67,24 +75,11 @@ class BoundaryLabeller(ABC):
         ends[filled, rows.shape[1] - 1 - real[filled, ::-1].argmax(axis=1)] = True
         return ends & real
 
-    @abstractmethod
-    def _ends(self, ids: Ids, real: Flags) -> Flags:
-        """As `label`; what is said about padding, EOS and the last position does not count."""
-
-    @abstractmethod
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        """What a file must hold."""
-
-    @classmethod
-    @abstractmethod
-    def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> BoundaryLabeller:
-        """The inverse of `_arrays`."""
-
     def save(self, path: str | Path) -> None:
         """Write a file, whole or not at all; the same labeller makes the same bytes."""
         buffer = BytesIO()
-        arrays: Any = {"kind": np.array(self.kind), **self._arrays()}
-        np.savez_compressed(buffer, **arrays)
+        arrays = {name: getattr(self, name) for name in self.arrays}
+        np.savez_compressed(buffer, kind=np.array(self.kind), **arrays)
         write_bytes(path, buffer.getvalue())
 
 
@@ -97,8 +92,8 @@ def load(path: str | Path) -> BoundaryLabeller:
     try:
         # Through memory: numpy leaves a file open whose archive it cannot read.
         with np.load(BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return LABELLERS[str(arrays.pop("kind"))]._from_arrays(arrays)
+            arrays = dict(file)
+        return LABELLERS[str(arrays.pop("kind"))](**arrays)
     except FileNotFoundError:
         problem = "is not there"
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -112,59 +107,52 @@ def load(path: str | Path) -> BoundaryLabeller:
 # --- unigram ------------------------------------------------------------------------------------------------
 
 SINGLE_BYTES = 256
-# What the tokenizer never sees: the character between words is taken out before, the ends of words after.
-BETWEEN_WORDS = "\0"
+# Marks that the tokenizer's trainer sees at the end of words.
 WORD_ENDS = (chr(SINGLE_BYTES + EOS), chr(SINGLE_BYTES + UNK))
 WHITE, WORD, MARK, ALONE = range(4)
 LONGEST_REMEMBERED = 32
 MOST_REMEMBERED = 100_000
 
-
-def _classes() -> NDArray[np.uint8]:
-    """(259,) the class of each id: a word is bytes of one class, with one white space in front if it has any.
-
-    Letters, digits, `_` and all bytes beyond ASCII are of one class, other characters of another. The last
-    eleven bytes, which are in no UTF-8 text and serve as sentinels, stand alone, and so does EOS.
-    """
-    classes = np.full(LAST_BYTE_ID + 1, MARK, dtype=np.uint8)
-    letters = (string.ascii_letters + string.digits + "_").encode()
-    classes[[OFFSET + byte for byte in (*letters, *range(128, 256))]] = WORD
-    classes[[OFFSET + byte for byte in b" \t\n\r"]] = WHITE
-    classes[[PAD, EOS, UNK, *range(OFFSET + 0xF5, OFFSET + 0x100)]] = ALONE
-    return classes
-
-
-CLASSES = _classes()
+# (259,) the class of each id. Letters, digits, "_" and all bytes beyond ASCII are of one class, other
+# characters of another. EOS and the last eleven bytes, which are in no UTF-8 text and serve as sentinels,
+# stand alone.
+CLASSES = np.full(LAST_BYTE_ID + 1, MARK, dtype=np.uint8)
+CLASSES[[OFFSET + byte for byte in (string.ascii_letters + string.digits + "_").encode()]] = WORD
+CLASSES[OFFSET + 128 :] = WORD
+CLASSES[[OFFSET + byte for byte in b" \t\n\r"]] = WHITE
+CLASSES[[EOS, UNK, *range(OFFSET + 0xF5, OFFSET + 0x100)]] = ALONE
 
 
 class UnigramLabeller(BoundaryLabeller):
     """Ends segments with the tokens of a unigram tokenizer, none of which reaches beyond a word.
 
+    All single bytes are among the tokens, so that whatever comes has some.
+
     Args:
-        pieces: the tokens, bytes as characters of Latin-1, and their log-probabilities. All single bytes are
-            among them, so that whatever comes has tokens.
+        bytes: of all tokens, one after the other.
+        lengths: of the tokens, in bytes.
+        scores: their log-probabilities.
     """
 
     kind = "unigram"
+    arrays = ("bytes", "lengths", "scores")
+    _remembered: dict[str, bytes]
 
-    def __init__(self, pieces: list[tuple[str, float]]) -> None:
+    def __init__(self, bytes: NDArray[np.uint8], lengths: Ids, scores: NDArray[np.float64]) -> None:
         from tokenizers.models import Unigram
 
-        self.pieces = pieces
-        letters = np.frombuffer("".join(piece for piece, _ in pieces).encode("latin-1"), dtype=np.uint8)
-        self._codes = _codes(letters)
-        table = dict(enumerate(self._codes[OFFSET:].tolist()))
-        self._model = Unigram([(piece.translate(table), score) for piece, score in pieces])
+        self.bytes, self.lengths, self.scores = bytes, lengths, scores
+        self._codes = _codes(bytes)
+        self._words = _pattern(self._codes)
+        letters = _text(OFFSET + bytes.astype(np.int64)[None], self._codes)
+        ends = np.cumsum(lengths).tolist()
+        tokens = [letters[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        self._model = Unigram(list(zip(tokens, scores.tolist(), strict=True)))
         # Text says the same words again and again, and to look one up is twenty times as fast as its tokens.
-        self._remembered: dict[str, bytes] = {}
+        self._remembered = {}
 
     @classmethod
-    def fit(cls, ids: Ids, *, vocabulary: int = 8000) -> UnigramLabeller:
-        """See `BoundaryLabeller`; the same rows give the same tokens, at most `vocabulary`.
-
-        Raises:
-            ValueError: the vocabulary leaves nothing beside the 256 single bytes.
-        """
+    def fit(cls, ids: Ids, *, vocabulary: int = 8000) -> Self:
         if vocabulary <= SINGLE_BYTES:
             raise ValueError(f"a vocabulary of {vocabulary} tokens has room for single bytes only")
         from tokenizers import Tokenizer
@@ -173,25 +161,32 @@ class UnigramLabeller(BoundaryLabeller):
 
         ids = np.where(ids > LAST_BYTE_ID, UNK, ids)
         codes = _codes(ids[ids >= OFFSET] - OFFSET)
-        alone = {"", *map(chr, codes[CLASSES == ALONE].tolist())}
-        words = [word for word in _words(ids, ids != PAD, codes) if word not in alone]
-        if not words:
-            return cls(_canonical({}))
-        tokenizer = Tokenizer(Unigram())
-        size = vocabulary - SINGLE_BYTES + len(set().union(*words)) + len(WORD_ENDS)
-        # Half of the candidates go in each round, not a quarter: text without spaces takes minutes otherwise.
-        trainer = UnigramTrainer(vocab_size=size, shrinking_factor=0.5, show_progress=False)
-        with _one_thread():
+        alone = {*map(chr, codes[CLASSES == ALONE].tolist())}
+        words = [word for word in _pattern(codes).findall(_text(ids, codes)) if word not in alone]
+        learned: dict[str, float] = {}
+        if words:
+            tokenizer = Tokenizer(Unigram())
+            size = vocabulary - SINGLE_BYTES + len(set().union(*words)) + len(WORD_ENDS)
+            # Half of the candidates go in each round, not a quarter: text without spaces takes minutes else.
+            trainer = UnigramTrainer(vocab_size=size, shrinking_factor=0.5, show_progress=False)
+            # A process that has used the tokenizer's threads warns at every later fork.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             tokenizer.train_from_iterator(_ended(words), trainer)
-        table = {code: byte for byte, code in enumerate(codes[OFFSET:].tolist())}
-        learned = json.loads(tokenizer.to_str())["model"]["vocab"]
-        return cls(_canonical({piece.translate(table): score for piece, score in learned}))
+            table = {code: byte for byte, code in enumerate(codes[OFFSET:].tolist())}
+            vocab = json.loads(tokenizer.to_str())["model"]["vocab"]
+            learned = {piece.translate(table): score for piece, score in vocab}
+        pieces = _canonical(learned)
+        return cls(
+            np.frombuffer("".join(pieces).encode("latin-1"), dtype=np.uint8),
+            np.array([len(piece) for piece in pieces]),
+            np.array(list(pieces.values())),
+        )
 
     def _ends(self, ids: Ids, real: Flags) -> Flags:
         known = self._remembered
         if len(known) > MOST_REMEMBERED:
             known.clear()
-        words = _words(ids, real, self._codes)
+        words = self._words.findall(_text(ids, self._codes))
         labels = b"".join([known.get(word) or self._of_word(word) for word in words])
         ends = np.zeros(ids.shape, dtype=np.bool_)
         ends[real] = np.frombuffer(labels, dtype=np.bool_)
@@ -207,26 +202,12 @@ class UnigramLabeller(BoundaryLabeller):
             self._remembered[word] = ends
         return ends
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        pieces = [piece.encode("latin-1") for piece, _ in self.pieces]
-        return {
-            "bytes": np.frombuffer(b"".join(pieces), dtype=np.uint8),
-            "lengths": np.array([len(piece) for piece in pieces]),
-            "scores": np.array([score for _, score in self.pieces]),
-        }
-
-    @classmethod
-    def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> UnigramLabeller:
-        text = arrays["bytes"].tobytes().decode("latin-1")
-        ends = arrays["lengths"].cumsum().tolist()
-        pieces = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        return cls(list(zip(pieces, arrays["scores"].tolist(), strict=True)))
-
 
 def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
     """(259,) the characters of ids for the tokenizer, the most frequent bytes those of ASCII.
 
-    It works on UTF-8, and twice as fast on characters of one byte. U+0000 would end its training.
+    It works on UTF-8, and twice as fast on characters of one byte. U+0000, which is padding, would end its
+    training.
 
     Args:
         letters: (N,) bytes as they come.
@@ -238,34 +219,37 @@ def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
     return codes
 
 
-def _words(ids: Ids, real: Flags, codes: NDArray[np.uint16]) -> list[str]:
-    """The words of all rows (B, L) in order, characters for ids; the first is empty."""
-    classes = np.take(CLASSES, np.where(real, ids, PAD), mode="clip")
-    before, behind = np.full_like(classes, ALONE), np.full_like(classes, ALONE)
-    before[:, 1:], behind[:, :-1] = classes[:, :-1], classes[:, 1:]
-    starts = (classes != before) | (classes == ALONE)
-    # The last white space before something is in front of its word, the others are a word of their own.
-    starts &= ~((before == WHITE) & (classes != ALONE))
-    starts |= (classes == WHITE) & (before != WHITE)
-    starts |= (classes == WHITE) & (behind != WHITE) & (behind != ALONE)
-    apart = np.insert(ids[real], np.flatnonzero(starts[real]), PAD)
-    return codes[apart].astype("<u2").tobytes().decode("utf-16-le").split(BETWEEN_WORDS)
+def _text(ids: Ids, codes: NDArray[np.uint16]) -> str:
+    """The characters of rows (B, L), each with padding after it."""
+    return codes[np.pad(ids, ((0, 0), (0, 1)))].astype("<u2").tobytes().decode("utf-16-le")
+
+
+def _pattern(codes: NDArray[np.uint16]) -> re.Pattern[str]:
+    """What a word is: characters of one class, with one white space in front if it has any."""
+    known = np.arange(len(CLASSES)) != PAD
+    white, word, mark, alone = (
+        re.escape("".join(map(chr, codes[known & (of == CLASSES)].tolist()))) for of in range(4)
+    )
+    # The last white space before a word is in front of it, the others are a word of their own.
+    return re.compile(
+        f"[{white}]?(?:[{word}]+|[{mark}]+)|[{alone}]|[{white}]+(?=[{white}][{word}{mark}])|[{white}]+"
+    )
 
 
 def _ended(words: list[str]) -> Iterator[str]:
     """Words with an end mark, one of two in turn.
 
-    The trainer considers only beginnings of words that go on in several ways, and so no word that is no
+    The trainer considers only beginnings of words that continue in several ways, and so no word that is no
     beginning of others. No token can hold a mark, because nothing ever comes after one.
     """
-    seen: defaultdict[str, int] = defaultdict(int)
+    seen: Counter[str] = Counter()
     for word in words:
         seen[word] += 1
         yield word + WORD_ENDS[seen[word] % len(WORD_ENDS)]
 
 
-def _canonical(learned: dict[str, float]) -> list[tuple[str, float]]:
-    """Tokens with their scores, in order, all single bytes added, marks taken out.
+def _canonical(learned: dict[str, float]) -> dict[str, float]:
+    """Tokens and their scores, in order, all single bytes added, marks taken out.
 
     The trainer visits words in an order that changes from run to run. It shows in the last digits of scores,
     and in those of bytes that are tokens only because each byte must be: it gives them the least score there
@@ -277,22 +261,7 @@ def _canonical(learned: dict[str, float]) -> list[tuple[str, float]]:
     for byte in map(chr, range(SINGLE_BYTES)):
         score = learned.get(byte, least)
         learned[byte] = score if score > least + SINGLE_BYTES * 1e-4 else least
-    return sorted((piece, round(score, 6)) for piece, score in learned.items())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """No threads in the tokenizer: a process that has used them warns at every later fork."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return {piece: round(learned[piece], 6) for piece in sorted(learned)}
 
 
 # --- entropy ------------------------------------------------------------------------------------------------
@@ -316,6 +285,7 @@ class EntropyLabeller(BoundaryLabeller):
     """
 
     kind = "entropy"
+    arrays = ("after_two", "contexts", "after_three")
 
     def __init__(self, after_two: Floats, contexts: NDArray[np.int32], after_three: Floats) -> None:
         if after_two.shape != (SYMBOLS**2,) or contexts.shape != after_three.shape or not len(contexts):
@@ -323,8 +293,7 @@ class EntropyLabeller(BoundaryLabeller):
         self.after_two, self.contexts, self.after_three = after_two, contexts, after_three
 
     @classmethod
-    def fit(cls, ids: Ids, *, vocabulary: int = 0) -> EntropyLabeller:
-        """See `BoundaryLabeller`; the same rows give the same model."""
+    def fit(cls, ids: Ids, *, vocabulary: int = 0) -> Self:
         ids = np.where(ids > LAST_BYTE_ID, UNK, ids)
         real = ids != PAD
         if not real.any():
@@ -365,13 +334,6 @@ class EntropyLabeller(BoundaryLabeller):
         place = np.minimum(np.searchsorted(self.contexts, three), len(self.contexts) - 1)
         seen = self.contexts[place] == three
         return np.where(seen, self.after_three[place], self.after_two[two])
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {"after_two": self.after_two, "contexts": self.contexts, "after_three": self.after_three}
-
-    @classmethod
-    def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> EntropyLabeller:
-        return cls(arrays["after_two"], arrays["contexts"], arrays["after_three"])
 
 
 def _contexts(ids: Ids) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:

@@ -26,6 +26,7 @@ SCRIPTS = (
 )
 # fmt: on
 
+_PARTS = ("lead", "continuation")
 _SCRIPT = regex.compile("|".join(rf"(?P<{name}>\p{{Script={name}}})" for name in SCRIPTS))
 _INVISIBLE = regex.compile(r"[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]")
 _COMBINING = regex.compile(r"\p{M}")
@@ -79,12 +80,8 @@ def beginning(text: str, length: int) -> str:
     """At most so many characters of what `shown` gave, no name cut in two, and " ..." for the rest."""
     if len(text) <= length:
         return text
-    kept = ""
-    for unit in _UNIT.findall(text):
-        if len(kept) + len(unit) > length - 4:
-            break
-        kept += unit
-    return f"{kept} ..."
+    ends = [unit.end() for unit in _UNIT.finditer(text, 0, length) if unit.end() <= length - 4]
+    return f"{text[: max(ends, default=0)]} ..."
 
 
 def characters(ids: Sequence[int], *, sentinels: int = 0) -> list[Character]:
@@ -98,28 +95,27 @@ def characters(ids: Sequence[int], *, sentinels: int = 0) -> list[Character]:
     ids = [int(i) for i in ids]
     found, start = [], 0
     while start < len(ids):
-        character = _character_at(ids, start, sentinels)
-        found.append(character)
-        start += len(character.ids)
+        found.append(_character_at(ids, start, sentinels))
+        start += len(found[-1].ids)
     return found
 
 
 def _character_at(ids: list[int], start: int, sentinels: int) -> Character:
     first = ids[start]
-    if not OFFSET <= first <= LAST_BYTE_ID:
-        name = {PAD: "PAD", EOS: "EOS", UNK: "UNK"}.get(first, f"id {first}")
-        return Character(start, (first,), None, name)
-    if first > LAST_BYTE_ID - sentinels:
-        return Character(start, (first,), None, f"S{LAST_BYTE_ID - first}")
     lead = first - OFFSET
-    length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-    chunk = ids[start : start + length]
-    if all(OFFSET <= i <= LAST_BYTE_ID for i in chunk):
+    if not 0 <= lead < 256:
+        name = {PAD: "PAD", EOS: "EOS", UNK: "UNK"}.get(first, f"id {first}")
+    elif first > LAST_BYTE_ID - sentinels:
+        name = f"S{LAST_BYTE_ID - first}"
+    else:
+        length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+        chunk = ids[start : start + length]
         try:
+            # What is no byte is a `ValueError`, too.
             return Character(start, tuple(chunk), bytes(i - OFFSET for i in chunk).decode())
-        except UnicodeDecodeError:
-            return Character(start, (first,), None, f"{lead:02x}")
-    return Character(start, (first,), None, f"{lead:02x}")
+        except ValueError:
+            name = f"{lead:02x}"
+    return Character(start, (first,), None, name)
 
 
 @lru_cache(maxsize=4096)
@@ -139,12 +135,11 @@ def byte_kinds(character: Character) -> list[str]:
             return ["EOS"]
         if character.name.startswith("S"):
             return ["sentinels"]
-        byte = OFFSET <= character.ids[0] <= LAST_BYTE_ID
-        return ["bytes that are not UTF-8" if byte else "other ids"]
+        return ["bytes that are not UTF-8" if OFFSET <= character.ids[0] <= LAST_BYTE_ID else "other ids"]
     if len(character.ids) == 1:
         return [_ascii_kind(text)]
-    of = script(text)
-    return [f"{of}: lead bytes"] + [f"{of}: continuation bytes"] * (len(character.ids) - 1)
+    lead, continuation = (f"{script(text)}: {part} bytes" for part in _PARTS)
+    return [lead] + [continuation] * (len(character.ids) - 1)
 
 
 def _ascii_kind(text: str) -> str:
@@ -161,25 +156,9 @@ def _ascii_kind(text: str) -> str:
     return "punctuation" if text.isprintable() else "control characters"
 
 
-# The order of the table's lines; scripts come between, in the order of SCRIPTS.
-ASCII_KINDS = (
-    "vowels a e i o u",
-    "other letters a-z",
-    "digits",
-    "spaces",
-    "newlines",
-    "punctuation",
-    "control characters",
+_SCRIPT_KINDS = (f"{of}: {part} bytes" for of in (*SCRIPTS, "shared", "other scripts") for part in _PARTS)
+KINDS = (
+    *("vowels a e i o u", "other letters a-z", "digits", "spaces", "newlines", "punctuation"),
+    *("control characters", *_SCRIPT_KINDS, "bytes that are not UTF-8", "sentinels", "EOS", "other ids"),
 )
-LAST_KINDS = ("bytes that are not UTF-8", "sentinels", "EOS", "other ids")
-
-
-def kind_order(kind: str) -> tuple[int, int, int]:
-    """Sort key that puts kinds of byte in the order a table shows them."""
-    if kind in ASCII_KINDS:
-        return 0, ASCII_KINDS.index(kind), 0
-    if kind in LAST_KINDS:
-        return 2, LAST_KINDS.index(kind), 0
-    name, _, part = kind.partition(": ")
-    place = SCRIPTS.index(name) if name in SCRIPTS else len(SCRIPTS) + (name != "shared")
-    return 1, place, part != "lead bytes"
+"""Of bytes, in the order in which a table shows them."""

@@ -1,9 +1,7 @@
 """The columns of a task's rows: what each holds, how a value is read, and checked rows as Arrow tables.
 
-Every value is read by its `Column`, so that rows of all formats end up the same, and what cannot be used is
-one sentence with the file, the line, the column and the value. A text is a row with one column. Rows with an
-empty text are taken, as the authors take them, and counted. Ids that come twice are a mistake in files;
-published datasets have some.
+Rows with an empty text are taken, as the authors take them, and counted. Ids that come twice are a mistake in
+files; published datasets have some.
 """
 
 from __future__ import annotations
@@ -13,17 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mrt5cli.data.formats import BadRow, decoded, json_value
+from mrt5cli.data.formats import BadRow, json_value, not_utf8
 from mrt5cli.errors import UserError
-from mrt5cli.text import listed
+from mrt5cli.text import listed, shortened
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LANGUAGE_COLUMN = "language"
-NO_GOLD_LABEL = "-"
-# The longest value of a wrong cell that an error shows, and how many of a row's columns.
-SHOWN, SHOWN_COLUMNS = 40, 12
+# Columns of a row that an error names.
+SHOWN_COLUMNS = 12
 
 Row = Mapping[str, Any]
 
@@ -40,7 +37,7 @@ class Column:
         many: the value is a list of texts.
         unique: no value may come twice.
         others: names that it has in the data sets' own files.
-        hint: what to do where rows lack it; by default they are told all that a row has.
+        hint: what to do where rows lack it; by default the hint names all columns that a row has.
     """
 
     name: str
@@ -58,7 +55,7 @@ class Unusable(Exception):
 
 def text_column(name: str, *others: str, unique: bool = False, hint: str | None = None) -> Column:
     """A column of text. A lone surrogate, which no UTF-8 can hold, becomes "?"."""
-    return Column(name, "text", _read_text, unique=unique, others=others, hint=hint)
+    return Column(name, "text", read_text, unique=unique, others=others, hint=hint)
 
 
 def label_column(
@@ -71,18 +68,19 @@ def label_column(
     """
     places = {key: str(place) for place, label in enumerate(labels) for key in (str(place), label)}
     places |= {word: places[label] for word, label in (also or {}).items()}
-    expected = f"{', '.join(map(str, range(len(labels))))} or {', '.join(labels)}"
 
     def read(value: object) -> str:
         # 1.0 is what table writers make of a label beside missing ones, and is refused with them.
         key = str(value) if isinstance(value, int) else value
-        if key == NO_GOLD_LABEL:
+        if key == "-":
             raise Unusable("on whose label annotators did not agree")
         if not isinstance(key, str) or key not in places:
             raise ValueError(f"holds {shown(value)}")
         return places[key]
 
-    return Column(name, expected, read, others=others)
+    return Column(
+        name, f"{', '.join(map(str, range(len(labels))))} or {', '.join(labels)}", read, others=others
+    )
 
 
 def answers_column(name: str) -> Column:
@@ -90,31 +88,20 @@ def answers_column(name: str) -> Column:
     return Column(name, 'answers such as {"text": ["..."], "answer_start": [0]}', _read_answers, many=True)
 
 
-def text_of(value: object) -> bytes | BadRow:
-    """A cell of text as UTF-8, nothing where it holds nothing.
+def read_text(value: object) -> str:
+    """The text in a cell.
 
     Raises:
         ValueError: it holds another thing; the message says what.
     """
-    if isinstance(value, str):
-        return value.encode("utf-8", errors="replace")
-    if value is None:
-        return b""
-    if not isinstance(value, bytes):
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"is {not_utf8(error).reason}") from None
+    if not isinstance(value, str):
         raise ValueError(f"holds {shown(value)}")
-    good = decoded(value)
-    return good if isinstance(good, BadRow) else value
-
-
-def _read_text(value: object) -> str:
-    if isinstance(value, str) and value.isascii():
-        return value
-    if value is None:
-        raise ValueError(f"holds {shown(value)}")
-    text = text_of(value)
-    if isinstance(text, BadRow):
-        raise ValueError(f"is {text.reason}")
-    return text.decode("utf-8")
+    return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _read_answers(value: object) -> list[str]:
@@ -124,23 +111,33 @@ def _read_answers(value: object) -> list[str]:
         if isinstance(found, BadRow):
             raise ValueError(f"holds {shown(value)}: {found.reason}")
     if isinstance(found, str):
-        return [_read_text(found)]
+        return [read_text(found)]
     texts = found.get("text") if isinstance(found, Mapping) else None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"holds {shown(found)}")
     if not texts:
         raise Unusable("without an answer")
-    return [_read_text(text) for text in texts]
+    return [read_text(text) for text in texts]
 
 
 def shown(value: object) -> str:
     """A value, for a sentence about it."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
+    return "nothing" if value is None else shortened(repr(value))
+
+
+def our_names(there: Iterable[str], columns: Sequence[Column]) -> list[str]:
+    """Names of columns, in any case and by any of their other names, as the task calls them."""
+    there = list(there)
+    ours = {name.lower(): column.name for column in columns for name in (*column.others, column.name)}
+    plain = [name.strip().lower() for name in there]
+    return [
+        ours[near] if near in ours and ours[near] not in there and plain.count(near) == 1 else name
+        for name, near in zip(there, plain, strict=True)
+    ]
 
 
 def missing_column(where: str, name: str, there: Iterable[str], columns: Sequence[Column]) -> UserError:
-    """What a row or a file without a column is told."""
+    """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
     return UserError(
         f"{where}: no column {name!r}; it has {listed(list(there), SHOWN_COLUMNS) or 'none'}",
@@ -148,35 +145,39 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     )
 
 
-def language_column(row: Row) -> str | None:
-    """The language in a row's language column; None in rows that say none.
+def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) -> Any:
+    """The value of one of a row's columns as its `Column` reads it.
 
     Raises:
-        ValueError: the column is there and holds something else.
+        UserError: the column is not there, or holds something else.
+        Unusable: the row is of no use.
     """
-    language = row.get(LANGUAGE_COLUMN)
-    if language is None or (isinstance(language, str) and not language.strip()):
-        return None
-    if not isinstance(language, str):
-        raise ValueError(f"column {LANGUAGE_COLUMN!r} holds {shown(language)}, expected a code such as en")
-    return language
+    if column.name not in row:
+        raise missing_column(where, column.name, row, columns)
+    try:
+        return column.read(row[column.name])
+    except ValueError as found:
+        raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
+
+
+def language_column(row: Row) -> str | None:
+    """The language in a row's language column; None in rows that say none."""
+    return str(row.get(LANGUAGE_COLUMN) or "").strip() or None
 
 
 def collect(
-    rows: Iterable[tuple[str, int, Row]],
+    rows: Iterable[tuple[str, Row]],
     columns: Sequence[Column],
     *,
     published: bool = False,
-    language_of: Callable[[Row], str | None] | None = None,
+    language_of: Callable[[Row], str | None] = lambda row: None,
     left_out: Counter[str] | None = None,
 ) -> dict[str | None, pa.Table]:
-    """Rows as tables, one for each language; rows that do not say theirs are under None.
+    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
 
     Args:
-        rows: where each is ("train.csv, line", 7), and its values.
-        columns: what a row must have; whatever else it has is left out.
+        rows: where each is ("train.csv, line 7"), and its values.
         published: repeated ids are no mistakes.
-        language_of: the language a row says it is in; by default none does.
         left_out: counts rows that are of no use, by the reason.
 
     Raises:
@@ -185,55 +186,36 @@ def collect(
     import pyarrow as pa
 
     groups: dict[str | None, list[list[Any]]] = {}
+    # Translations of a question share its id, so languages are apart.
     seen: dict[tuple[str | None, str], str] = {}
-    for place, number, row in rows:
+    for where, row in rows:
         try:
-            language = language_of(row) if language_of else None
+            language = language_of(row)
+            values = groups.setdefault(language, [])
+            values.append([value_of(where, column, row, columns) for column in columns])
         except ValueError as error:
-            raise UserError(f"{place} {number}: {error}") from None
-        if language not in groups:
-            groups[language] = [[] for _ in columns]
-        read: list[Any] = []
-        for column in columns:
-            if column.name not in row:
-                raise missing_column(f"{place} {number}", column.name, row, columns)
-            try:
-                value = column.read(row[column.name])
-            except Unusable as reason:
-                if left_out is not None:
-                    left_out[str(reason)] += 1
-                break
-            except ValueError as error:
-                raise not_expected(f"{place} {number}", column, error) from None
-            if column.unique and not published:
-                # Translations of a question share its id, so languages are apart.
-                before = seen.setdefault((language, value), f"{place} {number}")
-                if before != f"{place} {number}":
-                    raise UserError(
-                        f"{place} {number}: column {column.name!r} holds {shown(value)}, which {before} has "
-                        "already, expected another in every row"
-                    )
-            read.append(value)
-        else:
-            for values, value in zip(groups[language], read, strict=True):
-                values.append(value)
-    types = [pa.list_(pa.large_string()) if column.many else pa.large_string() for column in columns]
-    names = [column.name for column in columns]
-    return {
-        language: pa.table(
-            [pa.array(some, type=kind) for some, kind in zip(values, types, strict=True)], names
-        )
-        for language, values in groups.items()
-    }
+            raise UserError(f"{where}: {error}") from None
+        except Unusable as reason:
+            if left_out is not None:
+                left_out[str(reason)] += 1
+            continue
+        for column, value in zip(columns, values[-1], strict=True):
+            if (
+                column.unique
+                and not published
+                and (before := seen.setdefault((language, value), where)) != where
+            ):
+                raise UserError(
+                    f"{where}: column {column.name!r} holds {shown(value)}, which {before} has already"
+                )
+    text = pa.large_string()
+    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
 
+    def table(values: list[list[Any]]) -> pa.Table:
+        cells = [pa.array([row[place] for row in values], kind) for place, kind in enumerate(schema.types)]
+        return pa.table(cells, schema=schema)
 
-def not_expected(where: str, column: Column, found: ValueError) -> UserError:
-    """What a row is told whose column holds something else.
-
-    Args:
-        found: what `Column.read` says that it holds.
-    """
-    return UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}")
+    return {language: table(values) for language, values in groups.items()}
 
 
 def empty_texts(table: pa.Table) -> int:

@@ -6,9 +6,9 @@ there and becomes EOS when bytes become ids.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,7 @@ SMALL_HELD_OUT_BYTES = 64 * 1024
 
 
 class Order:
-    """Documents of a corpus one after the other, in one order.
-
-    Args:
-        corpus: whose documents.
-        key: numbers that seed the permutation; None keeps the documents in the order they came.
-    """
+    """Documents of a corpus one after the other: permuted by the numbers of a key, or as they came."""
 
     def __init__(self, corpus: Corpus, key: Sequence[int] | None = None) -> None:
         count = len(corpus.starts)
@@ -88,39 +83,34 @@ class Chunks:
     What is left over at the end of an epoch is dropped. Piece i is a function of (key, i) alone.
 
     Args:
-        corpus: whose documents.
-        size: tokens of a piece.
         key: numbers that seed the orders.
         scattered: also draw the order of the pieces; else those of a document follow each other.
     """
 
     def __init__(self, corpus: Corpus, size: int, key: Sequence[int], *, scattered: bool = False) -> None:
         self.per_epoch = len(corpus.buffer) // size
-        self._corpus, self._size, self._key = corpus, size, tuple(key)
-        self._scattered = scattered
+        self._corpus, self._size, self._key, self._scattered = corpus, size, tuple(key), scattered
         self._epoch = -1
-        self._order: Order | None = None
-        self._places: NDArray[np.int64] | None = None
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Pieces of these ascending numbers (P,), as (P, size)."""
         pieces = []
-        # Pieces that follow each other in one epoch are read as one.
         epochs, places = np.divmod(numbers, self.per_epoch)
-        breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(epochs) != 0)) + 1
-        for start, stop in pairwise([0, *breaks.tolist(), len(numbers)]):
-            epoch, first = int(epochs[start]), int(places[start])
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, Order(self._corpus, (*self._key, epoch))
-                if self._scattered:
-                    self._places = np.random.default_rng((*self._key, epoch, 1)).permutation(self.per_epoch)
-            assert self._order is not None
-            if self._places is None:
-                pieces.append(self._order.read(first * self._size, (first + stop - start) * self._size))
-                continue
-            for place in self._places[first : first + stop - start].tolist():
-                pieces.append(self._order.read(place * self._size, (place + 1) * self._size))
+        for epoch in np.unique(epochs).tolist():
+            self._begin(epoch)
+            own = self._places[places[epochs == epoch]]
+            # Pieces that follow each other are read as one.
+            for run in np.split(own, np.flatnonzero(np.diff(own) != 1) + 1):
+                pieces.append(self._order.read(run[0] * self._size, (run[-1] + 1) * self._size))
         return np.concatenate(pieces).reshape(-1, self._size)
+
+    def _begin(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch, self._order = epoch, Order(self._corpus, (*self._key, epoch))
+        self._places = np.arange(self.per_epoch)
+        if self._scattered:
+            self._places = np.random.default_rng((*self._key, epoch, 1)).permutation(self.per_epoch)
 
 
 def fingerprint(document: bytes) -> int:
@@ -142,25 +132,20 @@ def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list
     Each split gets 1 % of the bytes, from small texts up to a tenth (64 KiB at most), and at least one
     document. Equal documents share a split. The longest (with its copies) always stays in training, and so
     does everything when there are fewer different documents than splits.
-
-    Args:
-        documents: texts of one language.
-        names: splits to take, in this order.
     """
     prints = [fingerprint(document) for document in documents]
-    sizes: dict[int, int] = {}
+    sizes: Counter[int] = Counter()
     for key, document in zip(prints, documents, strict=True):
-        sizes[key] = sizes.get(key, 0) + len(document)
+        sizes[key] += len(document)
     home: dict[int, str] = {}
     if len(sizes) > len(names):
-        total = sum(sizes.values())
+        total = sizes.total()
         budget = max(HELD_OUT_FRACTION * total, min(SMALL_HELD_OUT_FRACTION * total, SMALL_HELD_OUT_BYTES))
         longest = max(sizes, key=lambda key: (sizes[key], key))
         waiting = sorted(set(sizes) - {longest}, reverse=True)
-        for place, name in enumerate(names):
-            needed_later = len(names) - place - 1
+        for place, name in enumerate(names, start=1):
             taken = 0
-            while len(waiting) > needed_later and (taken == 0 or taken < budget):
+            while len(waiting) > len(names) - place and (taken == 0 or taken < budget):
                 key = waiting.pop()
                 home[key] = name
                 taken += sizes[key]

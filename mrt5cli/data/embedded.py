@@ -16,9 +16,9 @@ from mrt5cli.errors import UserError
 # Modules whose text is a fifth docstrings or more hold most of them, and take a quarter of the time.
 DOCSTRING_SHARE = 0.2
 SHORTEST_DOCUMENT = 200
-NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "pydoc_data"}
-# Some systems package these apart; without them the text is the same everywhere.
-NOT_EVERYWHERE = {"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo", "venv"}
+# What is no library, and what some systems package apart: without it the text is the same everywhere.
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "pydoc_data"}
+LEFT_OUT |= {"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo", "venv"}
 UNDERLINED_HEADING = re.compile(r"\n\n+(?=[^\n]+\n([=*\-~])\1{3,}\n)")
 
 
@@ -33,32 +33,31 @@ def embedded_documents() -> tuple[bytes, ...]:
     Raises:
         UserError: this Python came without its documentation and sources.
     """
-    documents = [*_language_reference(), *_docstrings()]
+    texts = [*_language_reference(), *_docstrings()]
+    documents = tuple(text.encode(errors="replace") for text in texts if len(text) >= SHORTEST_DOCUMENT)
     if not documents:
         raise UserError(
             "this Python came without its documentation (no pydoc_data, no sources of the standard library)",
             "train on a folder of text: --set task.source.kind=files --set task.source.path=FOLDER",
         )
-    return tuple(documents)
+    return documents
 
 
-def _language_reference() -> Iterator[bytes]:
+def _language_reference() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        # Some distributions package it apart; the docstrings are then what there is.
+        # Some distributions package it apart; the docstrings remain.
         return
     for name in sorted(topics):
         # The groups that a split by a pattern with a group also returns are the underline characters.
-        for section in UNDERLINED_HEADING.split(topics[name].strip())[::2]:
-            if len(section) >= SHORTEST_DOCUMENT:
-                yield section.encode()
+        yield from UNDERLINED_HEADING.split(topics[name].strip())[::2]
 
 
-def _docstrings() -> Iterator[bytes]:
+def _docstrings() -> Iterator[str]:
     for folder, folders, names in os.walk(sysconfig.get_paths()["stdlib"]):
         # Sorted in place and pruned: the walk is the same everywhere and skips what is not the library.
-        folders[:] = sorted(set(folders) - NOT_LIBRARY - NOT_EVERYWHERE)
+        folders[:] = sorted(set(folders) - LEFT_OUT)
         for name in sorted(names):
             if name.endswith(".py"):
                 source = Path(folder, name).read_bytes()
@@ -66,18 +65,16 @@ def _docstrings() -> Iterator[bytes]:
                     yield from _documents_of(source)
 
 
-def _documents_of(source: bytes) -> Iterator[bytes]:
+def _documents_of(source: bytes) -> Iterator[str]:
     with warnings.catch_warnings():
         # Old modules hold escapes that newer parsers warn about; it is not our code.
         warnings.simplefilter("ignore")
         module = ast.parse(source)
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
     module.body = [node for node in module.body if not isinstance(node, ast.ClassDef)]
-    trees: list[ast.Module | ast.ClassDef] = [module, *classes]
-    for tree in trees:
-        document = "\n\n".join(_docstrings_in(tree))
-        if len(document) >= SHORTEST_DOCUMENT:
-            yield document.encode("utf-8", errors="replace")
+    yield "\n\n".join(_docstrings_in(module))
+    for node in classes:
+        yield "\n\n".join(_docstrings_in(node))
 
 
 def _docstrings_in(tree: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:

@@ -1,96 +1,65 @@
-"""Datasets of the Hugging Face Hub: what a configuration consists of, and the bytes of its files.
-
-Trouble that may pass is waited for, see `mrt5cli.hub`: a few seconds when a dataset is opened, as long as a
-recipe says in mid-stream.
-"""
+"""Datasets of the Hugging Face Hub: what a configuration consists of, and the bytes of its files."""
 
 from __future__ import annotations
 
 import difflib
 import io
-import os
-from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from mrt5cli.data.folders import without_suffix
-from mrt5cli.data.formats import format_of
-from mrt5cli.data.splits import missing_pieces, read_name
-from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.hub import TRY_LATER, Limits, OutOfPatience, Repository, patiently, trouble
-from mrt5cli.text import Tell, duration, first_line, listed, say_nothing, say_on_stderr
+from fsspec.spec import AbstractBufferedFile
+
+from mrt5cli.data.formats import suffix_of
+from mrt5cli.data.splits import missing_pieces
+from mrt5cli.errors import UserError
+from mrt5cli.hub import WAYS_OUT, Repository
+from mrt5cli.text import Tell, first_line, listed, say_nothing, say_on_stderr
 
 BLOCK_BYTES = 4 << 20
 CARD = "README.md"
 
 
-class _Found(NamedTuple):
-    """A dataset's commit, where its files are, and README.md, which says what it consists of."""
-
-    commit: str
-    base: str
-    card: Path | None
-
-
 class HubDataset:
     """A dataset at one commit: its configurations, and their files by split.
 
-    What is asked of the Hub is asked once. Offline, all is what an earlier use left in the cache.
+    Each question is put to the Hub once. Offline, everything is what an earlier use left in the cache.
 
     Args:
-        name: its id.
-        revision: commit, tag or branch; None is the main branch.
-        ways_out: what to do where there is no network.
-        cached: take what the cache has, and say so, where there is no network.
-
-    Raises:
-        UserError: no network, no such dataset or revision, no access.
+        name, revision: as in `Repository`, and whatever keeps that from being read is raised.
+        cached: let the cache stand in, with a note, where there is no network.
     """
 
     def __init__(
-        self,
-        name: str,
-        revision: str | None = None,
-        *,
-        ways_out: str,
-        cached: bool = False,
-        tell: Tell = say_on_stderr,
+        self, name: str, revision: str | None = None, *, cached: bool = False, tell: Tell = say_on_stderr
     ) -> None:
         from huggingface_hub import constants
 
-        self.name = name
-        self.repository = Repository(
-            "dataset",
-            name,
-            revision,
-            absent="is not",
-            check="check task.source.name",
-            ways_out=ways_out,
-            tell=tell,
-        )
+        self.name, self.repository = name, Repository("dataset", name, revision, tell)
         self._files: dict[tuple[str, str], list[str]] = {}
-        card = self.repository.cached(CARD)
-        here = None
-        if card is not None and (cached or constants.HF_HUB_OFFLINE):
-            here = _Found(card.parent.name, str(card.parent), card)
-        found = self.repository.online_or_cached(self._find, here, here.commit if here else "")
-        self.commit, self._base, card = found
-        self._offline = found is here
+        card = self.repository.cached(CARD) if cached or constants.HF_HUB_OFFLINE else None
+        info = self.repository.info(card.parent.name if card else None)
+        self._offline = info is None
+        if info is None:
+            assert card is not None
+            self.commit, self._base = card.parent.name, str(card.parent)
+        else:
+            self.commit, self._base = str(info.sha), f"hf://datasets/{name}@{info.sha}"
+            # By the name of the revision, so that the cache knows which commit that is.
+            names = [file.rfilename for file in info.siblings or ()]
+            card = self.repository.fetch(CARD) if CARD in names else None
         self._read_configurations(card)
 
     def configuration(self, name: str | None) -> str:
-        """A configuration by its name; the one that counts where none is given.
-
-        Raises:
-            UserError: there is no such configuration, or there are several.
-        """
-        there = list(self._configurations)
+        """A configuration by its name, if the dataset has it; the default one for None."""
+        names = list(self._configurations)
         if name is None and (name := self._default) is None:
-            raise UserError(f"{self.name} has several configurations: {listed(there)}")
+            raise UserError(f"{self.name} has several configurations: {listed(names)}")
         if name not in self._configurations:
-            near = difflib.get_close_matches(name, there, 3)
-            there = [*near, *(other for other in there if other not in near)]
+            near = difflib.get_close_matches(name, names, 3)
+            names = [*near, *(other for other in names if other not in near)]
             raise UserError(
-                f"{self.name} has no configuration {name!r}; it has {listed(there, len(near) or 8)}",
+                f"{self.name} has no configuration {name!r}; it has {listed(names, len(near) or 8)}",
                 "see task.source.configurations and task.languages",
             )
         return name
@@ -100,40 +69,28 @@ class HubDataset:
         return list(self._patterns(configuration))
 
     def files(self, configuration: str, split: str) -> list[str]:
-        """Paths in the repository of the files of a split, in the dataset's order.
-
-        Raises:
-            UserError: they are not there, or the Hub is not.
-        """
+        """Paths in the repository of the files of a split, in the dataset's order."""
         from datasets.data_files import resolve_pattern
 
         key = configuration, split
         if key in self._files:
             return self._files[key]
         folder = self._folder(configuration)
-
-        def resolved() -> list[str]:
-            patterns = self._patterns(configuration)[split]
-            return [file for pattern in patterns for file in resolve_pattern(pattern, folder)]
-
-        found: list[str] = []
-        missing = None
+        patterns = self._patterns(configuration)[split]
+        found, reason = [], ""
         try:
-            found = self.repository.ask(resolved, slow="listing the files of {} ...")
+            for pattern in patterns:
+                found += self.repository.request(partial(resolve_pattern, pattern, folder), self.name)
         except FileNotFoundError as error:
-            missing = first_line(error)
+            reason = first_line(error)
         found = [file.removeprefix(self._base).lstrip("/") for file in found]
-        files = [file for file in found if format_of(file)]
-        said = {file: read_name(PurePath(without_suffix(file))) for file in files}
-        if not files or (self._offline and missing_pieces(said)):
-            where = f"{self.name}, {configuration}, {split}"
-            if self._offline:
-                raise UserError(
-                    f"{where}: not all files are in the local Hub cache, and HF_HUB_OFFLINE is set",
-                    self.repository.ways_out,
-                )
+        files = [file for file in found if suffix_of(file)]
+        where = f"{self.name}, {configuration}, {split}"
+        if self._offline and (not files or missing_pieces(files)):
+            raise UserError(f"{where}: not all files are in the local Hub cache", WAYS_OUT["dataset"])
+        if not files:
             raise UserError(
-                f"{where}: {missing or f'no files that this toolkit reads, only {listed(found)}'}",
+                f"{where}: {reason or f'no files that this toolkit reads, only {listed(found)}'}",
                 "JSON lines, Parquet, CSV, TSV and plain text are read; a dataset that a script makes is not",
             )
         self._files[key] = files
@@ -154,38 +111,15 @@ class HubDataset:
         return getattr(features.get(column), "names", None)
 
     def download(self, file: str) -> Path:
-        """A file in the cache, downloaded if need be.
-
-        Raises:
-            UserError: it cannot be had whole.
-        """
+        """A file in the cache, downloaded if need be."""
         return Path(self._base) / file if self._offline else self.repository.fetch(file, self.commit)
 
     def open(self, file: str, *, seconds: float, tell: Tell = say_nothing) -> BinaryIO:
-        """A file's bytes, read from the Hub a few megabytes at a time.
-
-        Args:
-            seconds: to wait for a Hub that does not answer.
-            tell: is told of it.
-        """
+        """A file's bytes, read from the Hub a few megabytes at a time; see `RemoteFile`."""
         if self._offline:
             return (Path(self._base) / file).open("rb")
-        return io.BufferedReader(RemoteFile(self, file, seconds, tell), BLOCK_BYTES)
-
-    # How it is found.
-
-    def _find(self, limits: Limits) -> _Found:
-        from huggingface_hub.errors import RemoteEntryNotFoundError
-
-        commit, card = str(self.repository.about(limits).sha), None
-        try:
-            # Who asks for a file finds out about access, too.
-            card = self.repository.fetch(CARD)
-            commit = card.parent.name
-        except UserError as error:
-            if not isinstance(error.__cause__, RemoteEntryNotFoundError):
-                raise
-        return _Found(commit, f"hf://datasets/{self.name}@{commit}", card)
+        repository = Repository("dataset", self.name, self.commit, tell)
+        return io.BufferedReader(RemoteFile(repository, file, seconds), BLOCK_BYTES)
 
     def _read_configurations(self, card: Path | None) -> None:
         """Read what README.md says of configurations; without that, files are told apart by their names."""
@@ -208,7 +142,7 @@ class HubDataset:
         if "data_files" not in entry:
             folder = self._folder(configuration)
             try:
-                entry["data_files"] = self.repository.ask(lambda: get_data_patterns(folder))
+                entry["data_files"] = self.repository.request(lambda: get_data_patterns(folder), self.name)
             except EmptyDatasetError as error:
                 raise UserError(f"{self.name} holds no data files") from error
         return {str(split): list(some) for split, some in sanitize_patterns(entry["data_files"]).items()}
@@ -217,94 +151,55 @@ class HubDataset:
         return "/".join(filter(None, (self._base, self._configurations[configuration].get("data_dir"))))
 
 
-class RemoteFile(io.RawIOBase):
-    """A file of a dataset, from whose bytes any part can be asked for; requests that fail are repeated.
+class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file of a dataset; each read is one request for a range of its bytes.
 
     Args:
-        dataset: whose.
-        file: its path in the repository.
-        seconds: to wait for a Hub that does not answer.
-        tell: is told of it.
+        repository: whose, at a commit.
+        file: its path there.
+        seconds: of patience with a Hub that does not answer.
 
-    Reading raises `RunFailed` where the Hub is away for longer, `UserError` where it refuses.
+    Reading raises `HubAway` where that is not enough, and `UserError` where the Hub refuses.
     """
 
-    def __init__(self, dataset: HubDataset, file: str, seconds: float, tell: Tell) -> None:
-        from huggingface_hub import hf_hub_url
+    def __init__(self, repository: Repository, file: str, seconds: float) -> None:
+        from huggingface_hub import HfFileSystem, constants
 
-        super().__init__()
-        self._dataset, self._what = dataset.repository, f"{dataset.name}, {file}"
-        self._seconds, self._tell = seconds, tell
-        self._url = hf_hub_url(dataset.name, file, repo_type="dataset", revision=dataset.commit)
-        self._place, self._size = 0, -1
+        self._repository, self._file, self._seconds = repository, file, seconds
+        path = f"datasets/{repository.name}@{repository.revision}/{file}"
+        # As datasets opens it, so that the listing that it keeps serves here.
+        files = HfFileSystem(token=None, endpoint=constants.ENDPOINT)
+        size = self._request(lambda: files.info(path)["size"])
+        super().__init__(None, path, cache_type="none", size=size)
 
-    def readable(self) -> bool:
-        return True
+    def _request(self, action: Any) -> Any:
+        return self._repository.request(
+            action, f"{self._repository.name}, {self._file}", self._seconds, announce=False
+        )
 
-    def seekable(self) -> bool:
-        return True
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self._request(partial(self._bytes, start, end))
 
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END and self._size < 0:
-            self._read(0, 1)  # an answer says how long the file is
-        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        if len(buffer) == 0 or 0 <= self._size <= self._place:
-            return 0
-        content = self._read(self._place, len(buffer))
-        buffer[: len(content)] = content
-        self._place += len(content)
-        return len(content)
-
-    def readall(self) -> bytes:
-        parts = []
-        while part := self.read(BLOCK_BYTES):
-            parts.append(part)
-        return b"".join(parts)
-
-    def _read(self, first: int, count: int) -> bytes:
-        limits = Limits(self._seconds, self._seconds, self._seconds)
-        try:
-            with self._dataset.sentences(self._what):
-                return patiently(lambda: self._ask(first, count), self._what, limits, self._tell)
-        except UserError as error:
-            late = error.__cause__
-            if not isinstance(late, OutOfPatience):
-                raise
-            waited = f" for {duration(late.seconds)}" if late.seconds >= 1 else ""
-            raise RunFailed(
-                f"the Hub has not given {self._what}{waited}: {late.trouble.reason}", TRY_LATER
-            ) from late
-        except Exception as error:
-            raise RunFailed(f"reading {self._what} from the Hub failed: {trouble(error).reason}") from error
-
-    def _ask(self, first: int, count: int) -> bytes:
-        from huggingface_hub import constants, get_session
+    def _bytes(self, start: int, end: int) -> bytes:
+        from huggingface_hub import constants, get_session, hf_hub_url
         from huggingface_hub.utils import (  # type: ignore[attr-defined]
             build_hf_headers,
             hf_raise_for_status,
         )
 
-        headers = {"Range": f"bytes={first}-{first + count - 1}", "Accept-Encoding": "identity"}
-        response = get_session().get(
-            self._url, headers={**build_hf_headers(), **headers}, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        url = hf_hub_url(
+            self._repository.name, self._file, repo_type="dataset", revision=self._repository.revision
         )
-        if response.status_code == 416:  # nothing there, as in an empty file
-            self._size = max(self._size, 0)
-            return b""
+        headers = {
+            **build_hf_headers(),
+            "Range": f"bytes={start}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
+        response = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         hf_raise_for_status(response)
         content: bytes = response.content
-        if response.status_code != 206:
-            # A proxy that does not know ranges sends all of it.
-            self._size = len(content)
-            return content[first : first + count]
-        self._size = int(response.headers["Content-Range"].rpartition("/")[2])
-        return content
+        # A proxy that does not know ranges sends all of it.
+        return content if response.status_code == 206 else content[start:end]
 
 
 def _features_of(path: Path) -> Any:

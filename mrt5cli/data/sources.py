@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,10 +29,6 @@ from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 if TYPE_CHECKING:
     from mrt5cli.data.streams import Counts
 
-OFFLINE_WAYS_OUT = (
-    "train on a local folder (--set task.source.kind=files --set task.source.path=FOLDER), or connect to the "
-    "network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy)"
-)
 # The paper's validation set is the first examples of English's validation split, its test set the others.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
@@ -55,15 +51,10 @@ class MemoryText:
     notes: Sequence[str] = ()
 
     @property
-    def size(self) -> int:
-        """Bytes of all text."""
-        once = {id(corpus): corpus for splits in self.corpora.values() for corpus in splits.values()}
-        return sum(corpus.size for corpus in once.values())
-
-    @property
     def description(self) -> str:
         """One phrase, with the size in decimal units."""
-        return f"{self.name} ({byte_size(self.size)})"
+        once = {id(corpus): corpus.size for splits in self.corpora.values() for corpus in splits.values()}
+        return f"{self.name} ({byte_size(sum(once.values()))})"
 
     def remarks(self) -> list[str]:
         """What the user should know of the text."""
@@ -85,16 +76,6 @@ class MemoryText:
                 f"add text, add a file named {split}.*, or lower task.input_length",
             )
         return corpus
-
-
-class FilesOfLanguages(Protocol):
-    """Where streamed text is: files by language and split."""
-
-    def splits(self, language: str) -> list[str]:
-        """Splits that have files of their own."""
-
-    def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
-        """Files of a split; `tell` is told of what keeps them from being read meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +100,17 @@ class HubFiles:
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
+        """Splits of a language that have files of their own."""
         return self.dataset.splits(self.configuration(language))
 
     def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
-        names = self.dataset.files(self.configuration(language), split)
+        """Files of a split; `tell` is given what keeps them from being read meanwhile."""
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
-            [DataFile(f"{self.dataset.name}, {name}", partial(opened, name), remote=True) for name in names]
+            [
+                DataFile(f"{self.dataset.name}, {name}", partial(opened, name), remote=True)
+                for name in self.dataset.files(self.configuration(language), split)
+            ]
         )
 
 
@@ -134,25 +119,22 @@ class StreamedText:
     """Text read again and again, in order.
 
     Attributes:
-        files: where it is.
         description: what the text is, one phrase.
-        column: with the text.
-        shuffle_files: read files in an order drawn from the seed.
-        hashed: splits without files of their own are taken from the training documents by their fingerprints.
         hint: the way out for those who are stopped by a row or a file that cannot be read.
-        left_out: counts these instead; None stops there.
-        by_rows: rows that say they are in another language than the one they are read as are left out.
+        local: splits without files of their own are taken from the training documents by their fingerprints,
+            and rows that say they are in another language than the one they are read as are left out.
+        shuffle_files: read files in an order drawn from the seed.
+        left_out: counts what cannot be read; None stops there.
         splits, notes: as in `MemoryText`.
     """
 
-    files: FilesOfLanguages
+    files: Found | HubFiles
     description: str
     column: str
-    shuffle_files: bool
-    hashed: bool
     hint: str
+    local: bool = False
+    shuffle_files: bool = True
     left_out: LeftOut | None = None
-    by_rows: bool = False
     splits: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -170,24 +152,20 @@ class StreamedText:
 
         Args:
             counts: of what is left out, see `LeftOut`.
-            tell: is told of that, and of a Hub that is away.
+            tell: is given that, and word of a Hub that is away.
         """
-        keep = None
-        if self.hashed:
-            own = self.files.splits(language)
-            # A split with files of its own leaves its share of the training documents in training.
-            elsewhere = {split for split in HELD_OUT if split not in own}
-            keep = (lambda document: split_of(document) not in elsewhere) if elsewhere else None
-        left_out = self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell)
+        own = self.files.splits(language)
+        # A split with files of its own leaves its share of the training documents in training.
+        elsewhere = {split for split in HELD_OUT if self.local and split not in own}
         return DocumentStream(
             self._files(language, "train", tell),
             self.column,
             key=key if self.shuffle_files else None,
             shard=shard,
             shards=shards,
-            keep=keep,
-            language=language if self.by_rows else None,
-            left_out=left_out,
+            keep=(lambda document: split_of(document) not in elsewhere) if elsewhere else None,
+            language=language if self.local else None,
+            left_out=self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell),
             hint=self.hint,
             tell=tell,
         )
@@ -195,21 +173,19 @@ class StreamedText:
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
         """One pass over held-out text, from its first example on."""
         own = self.files.splits(language)
-        source, keep = split, None
-        if split not in own and self.hashed:
-            source, keep = "train", lambda document: split_of(document) == split
-        elif split not in own and split == "test" and "validation" in own:
-            source = "validation"
+        hashed = self.local and split not in own
+        test_of_validation = not hashed and split == "test" and split not in own and "validation" in own
+        source = "train" if hashed else "validation" if test_of_validation else split
         stream = DocumentStream(
             self._files(language, source, say_on_stderr),
             self.column,
-            keep=keep,
-            language=language if self.by_rows else None,
+            keep=(lambda document: split_of(document) == split) if hashed else None,
+            language=language if self.local else None,
             endless=False,
             left_out=self.left_out,
             hint=self.hint,
         )
-        if source != split and source == "validation" and language == ENGLISH:
+        if test_of_validation and language == ENGLISH:
             for _ in range(ENGLISH_VALIDATION_EXAMPLES):
                 stream.take(example_bytes)
         return stream
@@ -238,8 +214,9 @@ def open_source(
     if isinstance(source, EmbeddedSource):
         return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
     if isinstance(source, FilesSource):
-        return _streamed_files(source, languages) if source.streaming else _files(source, languages)
-    dataset = HubDataset(source.name, source.revision, ways_out=OFFLINE_WAYS_OUT)
+        found = find_files(Path(source.path), languages)
+        return (_streamed if source.streaming else _in_memory)(source, found, languages)
+    dataset = HubDataset(source.name, source.revision)
     files = HubFiles(dataset, source.configurations, seconds_of(source.patience))
     for language in languages:
         files.configuration(language)
@@ -247,39 +224,27 @@ def open_source(
         files,
         f"{source.name} from the Hub",
         source.text_column,
+        SKIP_HINT,
         shuffle_files=source.shuffle_shards,
-        hashed=False,
-        hint=SKIP_HINT,
         left_out=LeftOut(np.zeros(2, dtype=np.int64)) if source.skip_corrupt else None,
     )
 
 
-def _files(source: FilesSource, languages: Sequence[str]) -> MemoryText:
-    path = Path(source.path)
-    found = find_files(path, languages)
+def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> MemoryText:
     remarks = list(found.remarks)
-    groups = [[language] for language in languages] if found.apart else [list(languages)]
     corpora: dict[str, dict[str, Corpus]] = {}
-    for group in groups:
-        files = found.languages[group[0]]
+    for group in [[language] for language in languages] if found.apart else [list(languages)]:
         documents = {
-            split: read_documents(some, source.text_column, group, remarks.append)
-            for split, some in files.items()
+            split: read_documents(files, source.text_column, group, remarks.append)
+            for split, files in found.languages[group[0]].items()
         }
         for language in group:
             own = {split: of_split[language] for split, of_split in documents.items()}
-            corpora[language] = _with_held_out(own)
             for split, some in own.items():
-                if not any(some):
-                    raise UserError(f"there is no text in {listed(files[split], 3)}")
-    return MemoryText(corpora, f"text of {path}", _splits(found), remarks)
-
-
-def _splits(found: Found) -> list[str]:
-    """A line a split, those that are held out of the training documents included."""
-    there = set.intersection(*(set(files) for files in found.languages.values()))
-    missing = [split for split in HELD_OUT if split not in there] if "train" in there else []
-    return [*found.lines, *(f"{split}: held out from the training documents" for split in missing)]
+                if not some:
+                    raise UserError(f"there is no text in {listed(found.languages[language][split], 3)}")
+            corpora[language] = _with_held_out(own)
+    return MemoryText(corpora, f"text of {Path(source.path)}", found.lines, remarks)
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
@@ -290,9 +255,8 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
     return {split: Corpus(documents[split]) for split in SPLITS if split in documents}
 
 
-def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedText:
+def _streamed(source: FilesSource, found: Found, languages: Sequence[str]) -> StreamedText:
     path = Path(source.path)
-    found = find_files(path, languages)
     if len(languages) > 1 and not found.apart:
         raise UserError(
             f"streaming several languages from {path} needs one folder a language",
@@ -302,10 +266,8 @@ def _streamed_files(source: FilesSource, languages: Sequence[str]) -> StreamedTe
         found,
         f"text of {path}, streamed",
         source.text_column,
-        shuffle_files=True,
-        hashed=True,
-        hint="repair it, or take it out of task.source.path",
-        by_rows=True,
-        splits=_splits(found),
+        "repair it, or take it out of task.source.path",
+        local=True,
+        splits=found.lines,
         notes=found.remarks,
     )

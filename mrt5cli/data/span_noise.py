@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,15 +74,10 @@ def plan_lengths(input_length: int, noise_density: float, mean_span_length: floa
 
     At density 0.5 the row is one token shorter where the target would be longer than the input, as in T5.
     """
-
-    def divided(raw: int) -> SpanLengths:
-        return spans_of(raw, noise_density, mean_span_length)
-
-    too_long = int((input_length + 2) / (1 - noise_density)) + 3
-    candidates = range(2, too_long)
-    best = divided(
-        candidates[bisect_right(candidates, input_length, key=lambda raw: divided(raw).inputs) - 1]
-    )
+    divided = partial(spans_of, noise_density=noise_density, mean_span_length=mean_span_length)
+    candidates = range(2, int((input_length + 2) / (1 - noise_density)) + 3)
+    place = bisect_right(candidates, input_length, key=lambda raw: divided(raw).inputs)
+    best = divided(candidates[place - 1])
     if noise_density == 0.5 and best.targets > input_length == divided(best.raw - 1).inputs:
         best = divided(best.raw - 1)
     if best.inputs < input_length:

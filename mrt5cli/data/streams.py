@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN
+from mrt5cli.data.columns import language_column
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
-from mrt5cli.data.texts import LanguageRule, Text, texts
+from mrt5cli.data.reading import FileRow, rows_of
+from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, meant_by, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
@@ -35,11 +36,11 @@ SKIP_HINT = (
 
 
 class LeftOut:
-    """What was left out because it could not be read, counted and told.
+    """Counts what was left out because it could not be read.
 
     Args:
         counts: of lines and of files; it may be shared by several processes.
-        tell: is told of the first few, and of every tenth, hundredth ... after that.
+        tell: is given the first few, and every tenth, hundredth ... after that.
     """
 
     def __init__(self, counts: Counts, tell: Tell = say_on_stderr) -> None:
@@ -55,10 +56,9 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """What was left out in all, if anything."""
         lines, files = (int(count) for count in self.counts)
-        parts = [f"{counted(lines, 'line')} that are no rows" if lines else ""]
-        parts += [f"what was left of {counted(files, 'damaged file')}" if files else ""]
-        found = " and ".join(filter(None, parts))
-        return [f"left out of the data: {found}"] if found else []
+        parts = [f"{counted(lines, 'line')} that are no rows"] * (lines > 0)
+        parts += [f"what was left of {counted(files, 'damaged file')}"] * (files > 0)
+        return [f"left out of the data: {' and '.join(parts)}"] if parts else []
 
 
 class _Document(NamedTuple):
@@ -73,7 +73,6 @@ class DocumentStream:
     """Documents one after the other, each followed by an end mark, as a run of bytes.
 
     Attributes:
-        files: with the texts.
         column: of rows, the one with the text.
         key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
         shard, shards: which part this is of how many. Each has files of its own where there are enough, and
@@ -83,7 +82,7 @@ class DocumentStream:
         language: rows that say they are in another are left out; None takes all.
         left_out: counts what cannot be read; None stops there.
         hint: the way out for those who are stopped by it.
-        tell: is told of what is suspicious or left out.
+        tell: is given, once, that rows of other languages are left out.
     """
 
     files: Sequence[DataFile]
@@ -99,13 +98,13 @@ class DocumentStream:
     tell: Tell = say_on_stderr
 
     def __post_init__(self) -> None:
-        self._rule = None if self.language is None else LanguageRule([self.language])
-        self._said: set[str] = set()
+        self._other_language: str | None = None
         self._documents: deque[_Document] = deque()
+        self._texts = column_of_texts(self.column)
+        self._rows: Iterator[FileRow] | None = None
         # Bytes of the documents not taken yet, and of the first of them those that are.
         self._ready, self._taken = 0, 0
         self._fetched_again: tuple[int, int] | None = None
-        self._rows: Iterator[Text] | None = None
         self._start(0, 0, 0)
 
     def take(self, count: int) -> NDArray[np.uint8]:
@@ -127,37 +126,29 @@ class DocumentStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, in numbers only."""
-        if self._documents:
-            at = (*self._documents[0].place, self._taken)
-        else:
-            at = (self._pass, self._place, self._row, 0)
-        return {"at": list(at), "found": self._found}
+        place = self._documents[0].place if self._documents else (self._pass, self._place, self._row)
+        return {"at": [*place, self._taken], "found": self._found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Resume where `state_dict` was taken."""
         *place, taken = state["at"]
         self._start(*place)
         self._found = state["found"]
-        if not taken:
-            return
-        while not self._documents and self._read():
+        while taken and not self._documents and self._read():
             pass
         # A document that can no longer be read has been left out, and its rest with it.
-        if self._documents and self._documents[0].place == tuple(place):
-            self._skip(taken)
-
-    def _skip(self, count: int) -> None:
-        """Take the first bytes of the first document, which has more."""
-        document = self._documents[0]
-        if count >= len(document.content):
-            file = self.files[self._order[document.place[1]]]
+        if not taken or not self._documents or self._documents[0].place != tuple(place):
+            return
+        size = len(self._documents[0].content)
+        if taken >= size:
+            file = self.files[self._order[place[1]]]
             raise UserError(
-                f"{file.name}, {file.unit} {document.place[2] + 1} is another text than when the checkpoint "
-                f"was saved: it has {len(document.content)} bytes, and {count} of it were taken",
+                f"{file.name}, {file.unit} {place[2] + 1} is another text than when the checkpoint "
+                f"was saved: it has {size} bytes, and {taken} of it were taken",
                 "bring back the data that the run began with, or start anew with --out",
             )
-        self._taken = count
-        self._ready -= count
+        self._taken = taken
+        self._ready -= taken
 
     # Reading.
 
@@ -182,72 +173,68 @@ class DocumentStream:
         self._place, self._row, self._rows = place, row, None
 
     def _read(self) -> bool:
-        """Read a row, or go on to the next file; False when a single pass is over."""
+        """Read a row, or turn to the next file; False when a single pass is over."""
         if self._place == len(self._order):
             if not self.endless:
                 return False
-            if not self._found:
-                others = self._rule.sentence() if self._rule else None
-                names = listed([file.name for file in self.files], 3)
-                raise UserError(
-                    f"a whole pass over the training data found no text in {names}"
-                    + (f"; {others}" if others else ""),
-                    "see task.source and task.languages",
-                )
-            self._start_pass(self._pass + 1)
-            self._start_file(0, 0)
+            self._next_pass()
         file = self.files[self._order[self._place]]
         if self._rows is None:
-            self._rows = texts(file, self.column, self._row, tell=self._tell_once)
+            self._rows = rows_of(file, [self._texts], self._row)
+            self._unit = f"{file.name}, {file.unit}"
         try:
             found = next(self._rows, None)
         except Damaged as error:
-            self._rows = None
-            if not self._fetch_again(file):
-                # What is told of CSV has its line already, and its rows are no lines.
-                where = (
-                    file.name
-                    if str(error).startswith("line ")
-                    else f"{file.name} after {file.unit} {self._row}"
-                )
-                self._leave_out(file, where, str(error), error.hint, whole=True)
-                self._start_file(self._place + 1, 0)
-            return True
+            if self._fetch_again(file):
+                self._start_file(self._place, self._row)
+                return True
+            # The message about a CSV file has its line already, and its rows are no lines.
+            place = "" if str(error).startswith("line ") else f" after {file.unit} {self._row}"
+            self._leave_out(f"{file.name}{place}", str(error), error.hint, whole=True)
+            found = None
         if found is None:
             self._start_file(self._place + 1, 0)
-            return True
-        content = found.content
-        if isinstance(content, BadRow):
-            if self._fetch_again(file):
-                self._row, self._rows = found.number - 1, None
-                return True
-            where = f"{file.name}, {file.unit} {found.line}"
-            self._leave_out(file, where, content.reason, content.hint, whole=False)
-        elif self._deals_files or (found.number - 1) % self.shards == self.shard:
-            self._add(found, content)
-        self._row = found.number
+        elif isinstance(found.values, BadRow) and self._fetch_again(file):
+            self._start_file(self._place, found.number - 1)
+        else:
+            self._take_row(found)
         return True
 
-    def _add(self, found: Text, content: bytes) -> None:
-        if content and self._in_language(found.language) and (self.keep is None or self.keep(content)):
+    def _next_pass(self) -> None:
+        if not self._found:
+            names = listed([file.name for file in self.files], 3)
+            others = f"; {OTHER_LANGUAGES}, such as {self._other_language!r}" if self._other_language else ""
+            raise UserError(
+                f"a whole pass over the training data found no text in {names}{others}",
+                "see task.source and task.languages",
+            )
+        self._start_pass(self._pass + 1)
+        self._start_file(0, 0)
+
+    def _take_row(self, found: FileRow) -> None:
+        self._row, where = found.number, f"{self._unit} {found.line}"
+        if isinstance(found.values, BadRow):
+            self._leave_out(where, found.values.reason, found.values.hint, whole=False)
+            return
+        if not self._deals_files and (found.number - 1) % self.shards != self.shard:
+            return
+        content = text_of(where, found.values, self._texts)
+        if (
+            content
+            and self._in_language(language_column(found.values))
+            and (not self.keep or self.keep(content))
+        ):
             self._found = True
             self._documents.append(_Document((self._pass, self._place, found.number - 1), content + END))
             self._ready += len(content) + 1
 
     def _in_language(self, said: str | None) -> bool:
-        if self._rule is None or self._rule(said) is not None:
+        if self.language is None or said is None or meant_by(said, (self.language,)):
             return True
-        if len(self._rule.others) == 1:
-            self._tell_once(
-                f"rows are left out whose column {LANGUAGE_COLUMN!r} says another language, such as {said!r}"
-            )
+        if self._other_language is None:
+            self._other_language = said
+            self.tell(f"{OTHER_LANGUAGES}, such as {said!r}")
         return False
-
-    def _tell_once(self, text: str) -> None:
-        """Tell, on the first pass over the data, what the next will find as well."""
-        if text not in self._said:
-            self._said.add(text)
-            self.tell(text)
 
     def _fetch_again(self, file: DataFile) -> bool:
         """Whether to read the file once more from the start, because it may have been damaged on its way."""
@@ -257,10 +244,8 @@ class DocumentStream:
             self._fetched_again = here
         return again
 
-    def _leave_out(self, file: DataFile, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
+    def _leave_out(self, where: str, reason: str, hint: str | None, *, whole: bool) -> None:
         if self.left_out is None:
-            raise UserError(
-                f"{where}: {'damaged, ' if whole else ''}{reason}",
-                "; ".join(filter(None, [hint, self.hint])),
-            )
+            hints = "; ".join(filter(None, [hint, self.hint])) or None
+            raise UserError(f"{where}: {'damaged, ' if whole else ''}{reason}", hints)
         self.left_out.add(where, reason, file=whole)

@@ -14,27 +14,25 @@ What is left out is said: `Found.remarks`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, missing_column, not_expected, text_column, text_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import FORMATS, TEXT, BadRow, Damaged, DataFile, format_of, supported
+from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import LANGUAGES, language_meant
-from mrt5cli.data.reading import Wanted, cannot_be_read, rows_of
-from mrt5cli.data.splits import SPLITS, ParsedName, in_words, splits_of
+from mrt5cli.data.reading import usable_rows
+from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, in_words, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
-
-FilesOfSplits = dict[str, list[Path]]
-
+meant_by = lru_cache(maxsize=1024)(language_meant)
+OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 # --- finding ------------------------------------------------------------------------------------------------
 
@@ -44,23 +42,23 @@ class Found:
     """Local files with text.
 
     Attributes:
-        languages: files by split, of each language. Languages without files of their own share one entry.
+        languages: files by split, of each language.
         apart: each language has files of its own.
-        lines: one a split, with its files.
+        lines: one a split, with its files, or that it is held out.
         remarks: what the user should know, a sentence each: what is left out, what is missing.
     """
 
-    languages: dict[str, FilesOfSplits]
+    languages: dict[str, dict[str, list[Path]]]
     apart: bool
-    lines: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    lines: list[str]
+    remarks: list[str]
 
     def splits(self, language: str) -> list[str]:
         """Splits of a language that have files of their own."""
         return list(self.languages[language])
 
     def files(self, language: str, split: str, tell: Tell = say_nothing) -> list[DataFile]:
-        """Files of a split; nothing is told of those on this machine."""
+        """Files of a split. Of those on this machine there is nothing to tell."""
         return text_files([DataFile.local(file) for file in self.languages[language][split]])
 
 
@@ -72,74 +70,74 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist", f"task.source.path names a file or a folder; {supported()}")
-    if not path.is_dir():
-        if format_of(path.name) is None:
-            raise UserError(f"{path} is not a text file this toolkit reads", supported())
-        one: FilesOfSplits = {"train": [path]}
-        return Found(dict.fromkeys(languages, one), apart=False, lines=in_words({"train": [path.name]}))
-    folder = Folder(path, FORMATS)
-    if not folder.files:
-        raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
-    said = folder.read_names(languages)
-    own = _by_language(folder, said, languages)
-    groups = {language: {name: said[name] for name in names} for language, names in own.items()}
-    found = {language: _by_split(folder, group) for language, group in (groups or {"": said}).items()}
-    named = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
-    files = {
-        language: {split: [folder.files[name] for name in names] for split, names in one.items()}
-        for language, one in found.items()
-    }
+    if not path.is_dir() and not suffix_of(path.name):
+        raise UserError(f"{path} is not a text file this toolkit reads", supported())
+    top, apart, remarks = path, False, []
+    if path.is_dir():
+        folder = Folder(path, FORMATS)
+        if not folder.files:
+            raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
+        said = folder.read_names(languages)
+        own = _by_language(folder, said, languages)
+        found = {language: _by_split(folder, own.get(language, said)) for language in languages}
+        apart, remarks = bool(own), folder.remarks()
+    else:
+        top, found = path.parent, {language: {"train": [path.name]} for language in languages}
+    names = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
+    lines = in_words({split: list(dict.fromkeys(some)) for split, some in names.items()})
+    everywhere = set.intersection(*(set(one) for one in found.values()))
+    held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
     return Found(
-        files if own else dict.fromkeys(languages, files[""]), bool(own), in_words(named), folder.remarks()
+        languages={
+            language: {split: [top / name for name in some] for split, some in one.items()}
+            for language, one in found.items()
+        },
+        apart=apart,
+        lines=[*lines, *(f"{split}: held out from the training documents" for split in held_out)],
+        remarks=remarks,
     )
 
 
 def _by_language(
-    folder: Folder, said: dict[str, ParsedName], languages: Sequence[str]
-) -> dict[str, list[str]]:
-    """Names of the files of each language; empty where names say nothing of languages."""
-    folders = {name: of.language for name, of in said.items() if of.folder}
-    named = {name: of.language for name, of in said.items() if of.language and not of.folder}
-    if not folders and not (len(named) == len(said) and _names_are_languages(said, languages)):
+    folder: Folder, said: Mapping[str, ParsedName], languages: Sequence[str]
+) -> dict[str, dict[str, ParsedName]]:
+    """What the files of each language say; empty where names say nothing of languages."""
+    in_folders = {name: of for name, of in said.items() if of.folder}
+    if not in_folders and not _names_are_languages(said, languages):
         return {}
-    own: dict[str, list[str]] = {}
-    others: dict[str, list[str]] = {}
-    for name, language in (folders or named).items():
-        assert language is not None
-        (own if language in languages else others).setdefault(language, []).append(name)
-    what = "folders" if folders else "files"
-    if not own:
+    there: defaultdict[str, dict[str, ParsedName]] = defaultdict(dict)
+    for name, of in (in_folders or said).items():
+        there[str(of.language)][name] = of
+    if missing := [language for language in languages if language not in there]:
+        what = "folders" if in_folders else "files"
         raise UserError(
-            f"{folder.path} has {what} for {listed(sorted(others))}, but none for {listed(languages)}",
-            f"ask for what is there: --set task.languages=[{', '.join(sorted(others))}]",
+            f"{folder.path} has {what} for {listed(sorted(there))}, but none for {listed(missing)}",
+            f"every language of task.languages needs {what} of its name; "
+            f"for what is there, --set task.languages=[{', '.join(sorted(there))}]",
         )
-    if missing := [language for language in languages if language not in own]:
-        raise UserError(
-            f"{folder.path} has {'a folder' if len(own) == 1 and folders else what} for {listed(list(own))}, "
-            f"but none for {listed(missing)}",
-            f"every language of task.languages needs {what} of its name once one has",
+    if in_folders:
+        folder.leave_out(
+            "beside the folders of languages", *(name for name in said if name not in in_folders)
         )
-    if folders and len(folders) < len(said):
-        folder.leave_out("beside the folders of languages", *(name for name in said if name not in folders))
-    for language, names in others.items():
-        folder.leave_out(f"in {language}, which task.languages does not ask for", *names)
-    return {language: own[language] for language in languages}
+    for language, files in there.items():
+        if language not in languages:
+            folder.leave_out(f"in {language}, which task.languages does not ask for", *files)
+    return {language: there[language] for language in languages}
 
 
-def _names_are_languages(said: dict[str, ParsedName], languages: Sequence[str]) -> bool:
-    """Whether words in files' names that could be languages are meant so.
+def _names_are_languages(said: Mapping[str, ParsedName], languages: Sequence[str]) -> bool:
+    """Whether all files name a language, and mean it.
 
-    They are where one asked for is among them, or where nothing else is in the names but the split.
+    They do where one asked for is among them, or where nothing else is in the names but the split.
     """
-    if any(of.language in languages for of in said.values()):
-        return True
-    bare = [PurePath(of.set).name for of in said.values()]
-    return all(
-        of.split or language_meant(name, LANGUAGES) for of, name in zip(said.values(), bare, strict=True)
+    if not all(of.language for of in said.values()):
+        return False
+    return any(of.language in languages for of in said.values()) or all(
+        of.splits or language_meant(PurePath(of.base).name, LANGUAGES) for of in said.values()
     )
 
 
-def _by_split(folder: Folder, said: dict[str, ParsedName]) -> dict[str, list[str]]:
+def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[str]]:
     splits = splits_of(said, str(folder.path))
     unnamed = splits.pop("", [])
     if not splits:
@@ -157,141 +155,67 @@ def _by_split(folder: Folder, said: dict[str, ParsedName]) -> dict[str, list[str
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-class Text(NamedTuple):
-    """A text of a file.
-
-    Attributes:
-        number: from 1 on, by which reading can begin anywhere.
-        line: where it is, for people.
-        language: what its row says; None where it says nothing.
-        content: UTF-8, or what keeps it from being used. Empty where there is none.
-    """
-
-    number: int
-    line: int
-    language: str | None
-    content: bytes | BadRow
+def column_of_texts(name: str) -> Column:
+    """The column of rows with the text."""
+    return text_column(name, hint="--set task.source.text_column=NAME")
 
 
-def texts(
-    file: DataFile, column: str, first: int = 0, *, languages: bool = False, tell: Tell = say_nothing
-) -> Iterator[Text]:
-    """The texts of a file, in order.
-
-    Args:
-        column: of rows, the one with the text.
-        first: texts to pass over.
-        languages: each row must name its language.
-        tell: is told of what is suspicious and still read.
+def text_of(where: str, row: Row, column: Column) -> bytes:
+    """The text of a row; empty where there is none.
 
     Raises:
-        UserError: the format is none that is read, or a row has no such column, or another thing in it.
-        Damaged: what comes cannot be read.
+        UserError: the column is not there, or holds something else.
     """
-    columns = [text_column(column, hint="--set task.source.text_column=NAME")]
-    if languages:
-        columns.append(text_column(LANGUAGE_COLUMN, hint="each row must name its language"))
-    for number, line, row in rows_of(file, Wanted(columns, tell=tell), first):
-        if isinstance(row, BadRow):
-            yield Text(number, line, None, row)
-            continue
-        for wanted in columns:
-            if wanted.name not in row:
-                raise missing_column(f"{file.name}, {file.unit} {line}", wanted.name, row, columns)
-        said = row.get(LANGUAGE_COLUMN)
-        try:
-            content = text_of(row[column])
-        except ValueError as found:
-            raise not_expected(f"{file.name}, {file.unit} {line}", columns[0], found) from None
-        if isinstance(content, bytes) and content.isspace():
-            content = b""
-        yield Text(number, line, None if said is None else str(said).strip() or None, content)
+    if row.get(column.name, "") is None:
+        return b""
+    text: str = value_of(where, column, row, [column])
+    return b"" if text.isspace() else text.encode()
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
     """Files of one split; from so many plain texts on, each is one document."""
-    plain = sum(format_of(file.name) is not None and file.format.suffix in TEXT for file in files)
+    plain = sum(suffix_of(file.name) in TEXT for file in files)
     return [replace(file, whole=plain >= MANY_FILES) for file in files]
-
-
-class LanguageRule:
-    """Which rows are in which of the languages asked for, by what they say, and how many say another.
-
-    Args:
-        languages: asked for.
-
-    Attributes:
-        others: rows that say another language, by it.
-    """
-
-    def __init__(self, languages: Sequence[str]) -> None:
-        self._languages = tuple(languages)
-        self.others: Counter[str] = Counter()
-
-    def __call__(self, said: str | None) -> str | None:
-        """The language of a row; None where it is none of those asked for.
-
-        A row that says nothing is in the only language, if only one is asked for.
-        """
-        if said is None and len(self._languages) == 1:
-            return self._languages[0]
-        meant = None if said is None else _meant(said, self._languages)
-        if meant is None:
-            self.others[said or "no language"] += 1
-        return meant
-
-    def sentence(self) -> str | None:
-        """What the others are, if there are any."""
-        if not self.others:
-            return None
-        found = ", ".join(f"{count:,} in {said!r}" for said, count in self.others.most_common(5))
-        return f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language: {found}"
-
-
-@lru_cache(maxsize=1024)
-def _meant(said: str, wanted: tuple[str, ...]) -> str | None:
-    return language_meant(said, wanted)
 
 
 def read_documents(
     files: Sequence[Path], column: str, languages: Sequence[str], tell: Tell = say_nothing
 ) -> dict[str, list[bytes]]:
-    """Documents of files by language.
+    """Documents of the files of a split by language. Empty and missing texts are no documents.
 
     Args:
-        files: of one split.
-        column: of rows, the one with the text. Empty and missing texts are no documents.
+        column: of rows, the one with the text.
         languages: that the files hold; the rows of several say theirs in a column.
-        tell: is told of what is suspicious or left out.
+        tell: is given what is left out.
 
     Raises:
         UserError: what cannot be read, with file and line, row or paragraph.
     """
     groups: dict[str, list[bytes]] = {language: [] for language in languages}
-    rule = LanguageRule(languages)
+    others: Counter[str] = Counter()
     several = len(languages) > 1
+    texts = column_of_texts(column)
     for file in text_files([DataFile.local(path) for path in files]):
-        if several and file.format.suffix in TEXT:
+        if several and file.suffix in TEXT:
             raise UserError(
                 f"{file.name} does not say which language it is in, and {len(languages)} are asked for",
                 f"make one folder a language ({languages[0]}/, {languages[1]}/ ...), or use rows with a "
                 f"{LANGUAGE_COLUMN!r} column",
             )
-        try:
-            for _, line, said, content in texts(file, column, languages=several, tell=tell):
-                if isinstance(content, BadRow):
-                    raise UserError(f"{file.name}, {file.unit} {line}: {content.reason}", content.hint)
-                if (language := rule(said)) is not None and content:
-                    groups[language].append(content)
-        except Damaged as error:
-            raise cannot_be_read(file, error) from error
+        for where, row in usable_rows(file, [texts]):
+            said, content = language_column(row), text_of(where, row, texts)
+            meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
+            if meant is None:
+                others[said or "no language"] += 1
+            elif content:
+                groups[meant].append(content)
+    found = ", ".join(f"{count:,} in {said!r}" for said, count in others.most_common(5))
     empty = [language for language, documents in groups.items() if not documents]
-    if empty and (several or rule.others):
-        found = ", ".join(f"{count:,} in {name!r}" for name, count in rule.others.most_common(8))
+    if empty and (several or others):
         raise UserError(
             f"{listed(files, 1)}: no rows in {listed(empty)} ({found or 'none in others'})",
             f"task.languages takes what column {LANGUAGE_COLUMN!r} says",
         )
-    if sentence := rule.sentence():
-        tell(f"{listed(files, 1)}: {sentence}")
+    if others:
+        tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {found}")
     return groups

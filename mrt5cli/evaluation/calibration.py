@@ -31,8 +31,8 @@ class Calibration:
     Attributes:
         rate: wanted share of non-pad positions deleted, 0 to 1.
         threshold: gate value; hard deletion keeps what is above it.
-        reached: share of the calibration text's positions that it deletes.
-        positions: non-pad positions of the calibration text.
+        reached: share of the calibration text's non-pad positions that it deletes.
+        positions: how many those are.
     """
 
     rate: float
@@ -58,7 +58,7 @@ def calibrate(
         name: of the model, for people.
 
     Raises:
-        UserError: a model without a learned gate, a rate out of range, or no text.
+        UserError: a model without a learned gate, or no text.
     """
     kind = model.config.deletion_type
     shortener = of_type(kind)
@@ -68,17 +68,21 @@ def calibrate(
             "be moved by a threshold",
             "give a model trained with model.shortener.kind: delete_gate",
         )
-    for rate in rates:
-        if not 0 < rate < 1:
-            raise UserError(f"a deletion rate is a share of positions above 0 and below 1, not {rate:g}")
-    values = gate_values(model, batches)
+    values = _gate_values(model, batches)
     if not len(values):
         raise UserError("there is no text to calibrate the threshold on")
-    values.sort()
-    return [_at(values, rate) for rate in rates]
+    return [nearest(values, rate) for rate in rates]
 
 
-def gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:
+def nearest(values: NDArray[np.float32], rate: float) -> Calibration:
+    """The threshold whose rate is nearest, of those that leave something; what is at it goes too."""
+    thresholds, counts = np.unique(values, return_counts=True)
+    shares = np.cumsum(counts) / len(values)
+    place = int(np.abs(shares[:-1] - rate).argmin()) if len(shares) > 1 else 0
+    return Calibration(rate, float(thresholds[place]), float(shares[place]), len(values))
+
+
+def _gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:
     """(n,) the gate values of all non-pad positions, `scale` (delete) to 0 (keep)."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -93,15 +97,3 @@ def gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -
     finally:
         model.train(was_training)
     return np.concatenate(found)
-
-
-def _at(ordered: NDArray[np.float32], rate: float) -> Calibration:
-    """The threshold whose rate is nearest; what is at the threshold goes too."""
-    count = len(ordered)
-    wanted = min(max(round(rate * count), 1), count - 1) if count > 1 else 0
-    # Equal values go or stay together: of the two ways to cut, take the one that is nearer.
-    value = ordered[max(wanted - 1, 0)]
-    below, through = (int(np.searchsorted(ordered, value, side=side)) for side in ("left", "right"))
-    if below > 0 and wanted - below < through - wanted:
-        value, through = ordered[below - 1], below
-    return Calibration(rate, float(value), through / count, count)

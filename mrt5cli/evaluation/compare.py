@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +22,6 @@ from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
-from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import write_json
 from mrt5cli.subject import Subject, check_fits, load_model
@@ -39,6 +36,7 @@ class Result:
     """One model's rows: a subset each, the total last when there are several.
 
     Attributes:
+        conditions: what a time or a rounding depends on (see `timing`).
         deletion_type: what shortens the source, as the model's configuration names it.
         outcomes: of the examples of each subset.
         calibration: the threshold it was run at, where that is not the model's own.
@@ -54,19 +52,8 @@ class Result:
     @property
     def label(self) -> str:
         """What to call it in a table: the model, and the rate it was set to."""
-        if self.calibration is None:
-            return self.subject.name
-        return f"{self.subject.name} at {100 * self.calibration.rate:g} %"
-
-    @property
-    def pools(self) -> bool:
-        """Whether bytes become one position together, soft or hard, instead of being deleted."""
-        return of_type(self.deletion_type).pools
-
-    @property
-    def reads_source(self) -> bool:
-        """Whether the encoder sees anything of the source."""
-        return of_type(self.deletion_type).reads_source
+        moved = "" if self.calibration is None else f" at {100 * self.calibration.rate:g} %"
+        return f"{self.subject.name}{moved}"
 
     @property
     def summary(self) -> Row:
@@ -83,14 +70,13 @@ class Result:
     @property
     def train_seconds(self) -> float | None:
         """Time the run spent training up to this model, over all its resumes, as its metrics.jsonl says."""
+        run, step = self.subject.run, self.subject.step
         try:
-            rows = [] if self.subject.run is None else self.subject.run.metrics()
+            rows = [] if run is None else run.metrics()
         except UserError:  # damaged, or for its owner's eyes only: no reason to lose what was measured
-            rows = []
-        step = math.inf if self.subject.step is None else self.subject.step
-        return next(
-            (row["seconds"] for row in reversed(rows) if "seconds" in row and row["step"] <= step), None
-        )
+            return None
+        times = [row["seconds"] for row in rows if "seconds" in row and (step is None or row["step"] <= step)]
+        return times[-1] if times else None
 
     def to_json(self) -> Json:
         """Its part of a file of results."""
@@ -117,11 +103,9 @@ class Comparison:
 
     Attributes:
         task: its kind, version, settings, and the commits of its data.
-        options: what was asked for.
         results: of each model, and of each rate it was set to.
         measures: names of the task's own numbers, the headline first; none where the loss is.
         published: numbers of the same experiment.
-        differences: of two models that were to be compared.
         label: set apart, by the name of their files, results whose other settings would share one.
         remarks: what the user should know of the data, a sentence each.
         unfinished: why it stops short of the last subset or model; its results have no total then.
@@ -177,22 +161,20 @@ class Comparison:
             A line for each run: where its results are, or why they could not be written there.
         """
         lines = []
-        for subject in dict.fromkeys(result.subject.source for result in self.results if result.subject.run):
-            own = [result for result in self.results if result.subject.source == subject]
-            path = self._file_of(own[0].subject)
+        for subject in {one.subject.source: one.subject for one in self.results}.values():
+            if subject.run is None:
+                continue
+            own = [result for result in self.results if result.subject.source == subject.source]
+            checkpoint = None if subject.step is None else Path(subject.source).name
+            name = self.options.result_name(self.task["kind"], checkpoint=checkpoint, label=self.label)
+            # What is unfinished goes to a folder of its own, which nobody takes for whole results.
+            path = subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
             try:
                 write_json(path, self.document(own))
                 lines.append(f"saved {path}")
             except OSError as error:  # somebody else's run, say: the results are still printed
                 lines.append(f"note: results not saved, {path} cannot be written: {error.strerror}")
         return lines
-
-    def _file_of(self, subject: Subject) -> Path:
-        assert subject.run is not None
-        checkpoint = None if subject.step is None else Path(subject.source).name
-        name = self.options.result_name(self.task["kind"], checkpoint=checkpoint, label=self.label)
-        # In a folder of its own, which nobody takes for whole results.
-        return subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
 
 
 def compare(
@@ -203,7 +185,7 @@ def compare(
     test_difference: bool = False,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-    unfinished: Callable[[Comparison], None] | None = None,
+    unfinished: Callable[[Comparison], object] | None = None,
 ) -> Comparison:
     """Evaluate each subject on the task, one after the other.
 
@@ -215,7 +197,7 @@ def compare(
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset, no choices to be constrained to, or no answers to normalise.
+        UserError: the task has no such subset, or no choices to be constrained to.
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
@@ -224,7 +206,7 @@ def compare(
     measures = (*(["constrained_accuracy"] if options.constrained else []), *task.measures)
     results: list[Result] = []
 
-    def comparison(**more: Any) -> Comparison:
+    def comparison(unfinished: str | None = None) -> Comparison:
         # Commits and remarks are known once the data has been read.
         described = {
             "kind": section.kind,
@@ -233,7 +215,9 @@ def compare(
             "commits": task.commits(),
         }
         measured = [result for result in results if result.rows]
-        return Comparison(described, options, measured, measures, remarks=task.remarks(), **more)
+        return Comparison(
+            described, options, measured, measures, remarks=task.remarks(), unfinished=unfinished
+        )
 
     try:
         for subject in subjects:
@@ -257,12 +241,15 @@ def compare(
                 results[-1] = replace(result, rows=measured.rows, outcomes=measured.outcomes)
     except BaseException as error:
         if unfinished is not None and any(result.rows for result in results):
-            unfinished(comparison(unfinished=first_line(error)))
+            unfinished(comparison(first_line(error)))
         raise
-    return comparison(
-        published=_published(task, there, subjects),
-        differences=differences(results[0], results[1], section.kind, measures) if test_difference else [],
-    )
+    published: list[PublishedRow] = []
+    if task.measures and options.split == "test":
+        papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
+        named = {row for paper in papers if paper is not None for row in paper.rows}
+        published = published_rows(task, there.subsets or (), named)
+    tested = differences(results[0], results[1], section.kind, measures) if test_difference else []
+    return replace(comparison(), published=published, differences=tested)
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
@@ -279,25 +266,11 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
             f"--constrained chooses among the possible targets, and those of {kind} are not few",
             "leave it out, or use --task xnli",
         )
-    answers = task.answer_length is not None
-    if options.normalization is not None and not answers:
-        raise UserError(
-            f"--normalization is of generated answers, and {kind} has none",
-            "leave it out, or use --task tydiqa or xquad",
-        )
     return replace(
         options,
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),
-        normalization=options.normalization or ("squad" if answers else None),
+        normalization=None if task.answer_length is None else options.normalization or "squad",
     )
-
-
-def _published(task: Task, options: EvaluationOptions, subjects: Sequence[Subject]) -> list[PublishedRow]:
-    if not task.measures or options.split != "test":
-        return []
-    papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
-    named = {row for paper in papers if paper is not None for row in paper.rows}
-    return published_rows(task, options.subsets or (), named)
 
 
 def differences(first: Result, second: Result, kind: str, measures: Sequence[str]) -> list[Difference]:

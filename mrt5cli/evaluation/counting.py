@@ -62,7 +62,6 @@ class Outcomes:
         positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
             gates, that would be.
         scores: (n,) each, by the names of metrics that are means over examples: right or wrong, or 0 to 1.
-        answers: the generated answers, or None.
     """
 
     nats: NDArray[np.float64]
@@ -71,7 +70,6 @@ class Outcomes:
     positions: NDArray[np.int64]
     kept: NDArray[np.int64]
     scores: Mapping[str, NDArray[np.generic]]
-    answers: tuple[str, ...] | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -86,18 +84,15 @@ class Outcomes:
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in names
         }
-        return cls(
-            **arrays,
-            scores={name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        )
+        scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
+        return cls(**arrays, scores=scores)
 
 
 def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
     """What became of a batch's examples, given the true tokens before each.
 
     Args:
-        output: of the model on this batch.
-        batch: input_ids (B, L) and labels (B, T), on the same device.
+        batch: input_ids (B, L) and labels (B, T), on the output's device.
     """
     assert output.logits is not None and output.kept_lengths is not None  # labels were given
     targets = batch["labels"].masked_fill(batch["labels"] == PAD, IGNORED_LABEL)
@@ -122,34 +117,29 @@ def tally(
     """What one batch lost.
 
     Args:
-        output: of the model on this batch.
-        batch: input_ids (B, L).
         threshold: gate value under which a position counts as deleted.
         deletable: (B, L) positions the target does not need, or None.
     """
     assert output.encoder_last_hidden_state is not None
-    ids = batch["input_ids"].cpu().numpy()
-    rows, real = len(ids), int((ids != PAD).sum())
-    new_length = Ratio(float(rows * output.encoder_last_hidden_state.shape[1]), rows)
-    if output.delete_gate_output is not None:
-        deleted = below_threshold(output.delete_gate_output.float().cpu().numpy(), ids, threshold)
+    ids, gate = batch["input_ids"].cpu().numpy(), output.delete_gate_output
+    real = ids != PAD
+    deleted = np.zeros_like(real)
+    if gate is not None:
+        deleted = below_threshold(gate.float().cpu().numpy(), ids, threshold)
     elif output.keep_mask is not None:
-        deleted = (ids != PAD) & ~output.keep_mask.cpu().numpy()
-    else:
-        return Tally(Ratio(0.0, real), new_length)
-    found = Tally(Ratio(float(deleted.sum()), real), new_length)
-    if deletable is None or output.delete_gate_output is None:  # what is pooled away is not lost
+        deleted = real & ~output.keep_mask.cpu().numpy()
+    found = Tally(
+        deleted=Ratio(float(deleted.sum()), int(real.sum())),
+        new_length=Ratio(float(len(ids) * output.encoder_last_hidden_state.shape[1]), len(ids)),
+    )
+    if deletable is None or gate is None:  # what is pooled away is not lost
         return found
     precision, recall = gate_precision(deleted, deletable, ids), gate_recall(deleted, deletable, ids)
     return replace(found, precision=precision, recall=recall)
 
 
 def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> Row:
-    """The row of one subset.
-
-    Args:
-        truncated: sources that were cut to the task's input length.
-    """
+    """The row of one subset, `truncated` of whose sources were cut to the task's input length."""
     examples, tokens = len(outcomes.tokens), int(outcomes.tokens.sum())
     nats = Ratio(float(outcomes.nats.sum()), tokens).value
     right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
@@ -187,13 +177,10 @@ def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -
     """
     examples = sum(row.examples for row in rows)
     means: dict[str, Any] = {}
-    for field in fields(Row):
-        values = [getattr(row, field.name) for row in rows]
-        if all(isinstance(value, float) for value in values):
-            weighted = zip(rows, values, strict=True)
-            means[field.name] = sum(row.examples * value for row, value in weighted) / examples
-        else:
-            means[field.name] = None
+    for name in (field.name for field in fields(Row)):
+        values = [getattr(row, name) for row in rows]
+        weighted = (row.examples * value for row, value in zip(rows, values, strict=True))
+        means[name] = sum(weighted) / examples if all(isinstance(value, float) for value in values) else None
     for name, metric in METRICS.items():
         if f"{name}_95" in means and not metric.graded:
             means[f"{name}_95"] = wilson_interval(means[name], examples)

@@ -7,23 +7,16 @@ batch size. Two exceptions: `new_length` is by nature a property of batches, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from mrt5cli.byte_tokens import EOS
+from mrt5cli.byte_tokens import EOS, decode
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.counting import (
-    Outcomes,
-    Tally,
-    row_of,
-    tally,
-    teacher_forced,
-    total,
-)
-from mrt5cli.evaluation.generation import choice_of, choose, generate_answers
+from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced, total
+from mrt5cli.evaluation.generation import choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.metrics.catalog import ANSWERED
@@ -69,10 +62,7 @@ def measure(
 
     Raises:
         UserError: a subset without examples.
-        ValueError: `constrained` with a task that has no choices.
     """
-    if options.constrained and task.choices is None:
-        raise ValueError(f"{task.name} has no choices to be constrained to")
     was_training = model.training
     model.train(False)
     where = next(model.parameters()).device
@@ -92,26 +82,26 @@ def measure(
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)
 
 
-@dataclass
 class _Subset:
     """One subset's evaluation; see `measure`."""
 
-    model: MrT5ForConditionalGeneration
-    task: Task
-    subset: str
-    options: EvaluationOptions
-    progress: Progress | None
-    watch: Stopwatch | None = field(init=False)
-    deletion: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.device = next(self.model.parameters()).device
-        self.watch = Stopwatch(self.device) if self.options.runtime else None
-        self.deletion = {"hard_delete": self.options.hard_delete}
-        if self.options.threshold is not None:
-            self.deletion["deletion_threshold"] = self.options.threshold
-        self.threshold = self.deletion.get("deletion_threshold", self.model.config.threshold)
-        self.choices = self.task.choices if self.options.constrained else None
+    def __init__(
+        self,
+        model: MrT5ForConditionalGeneration,
+        task: Task,
+        subset: str,
+        options: EvaluationOptions,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.task, self.subset, self.options = model, task, subset, options
+        self.report: Progress = progress or (lambda what, done: None)
+        self.device = next(model.parameters()).device
+        self.watch = Stopwatch(self.device) if options.runtime else None
+        self.deletion: dict[str, Any] = {"hard_delete": options.hard_delete}
+        if options.threshold is not None:
+            self.deletion["deletion_threshold"] = options.threshold
+        self.threshold = model.config.threshold if options.threshold is None else options.threshold
+        self.choices = task.choices if options.constrained else None
 
     def measure(self) -> tuple[Row, Outcomes]:
         options = self.options
@@ -137,25 +127,22 @@ class _Subset:
             if options.source_removed:
                 bare = without_source(batch)
                 removed.append(teacher_forced(self._forward(bare)(), bare))
-            self._report(self.subset, lost.new_length.count)
+            self.report(self.subset, lost.new_length.count)
         if not parts:
             raise UserError(f"there are no {options.split} examples for {self.subset!r}")
         outcomes = Outcomes.joined(parts)
         if references is not None:
             outcomes = self._answered(outcomes, sources, references)
         row = row_of(self.subset, outcomes, lost, self.task.truncated(*part))
+        more: dict[str, Any] = {}
         if removed:
             bare_row = row_of(self.subset, Outcomes.joined(removed), Tally())
-            row = replace(
-                row,
-                source_removed_loss=bare_row.loss,
-                source_removed_token_accuracy=bare_row.token_accuracy,
-                source_removed_sequence_accuracy=bare_row.sequence_accuracy,
-            )
+            numbers = ("loss", "token_accuracy", "sequence_accuracy")
+            more |= {f"source_removed_{name}": bare_row.number(name) for name in numbers}
         if self.watch is not None:
-            ms, median = self.watch.ms_per_example, self.watch.median_ms_per_example
-            row = replace(row, ms_per_example=ms, median_ms_per_example=median)
-        return row, outcomes
+            more["ms_per_example"] = self.watch.ms_per_example
+            more["median_ms_per_example"] = self.watch.median_ms_per_example
+        return replace(row, **more), outcomes
 
     def _forced(self, batch: dict[str, Any]) -> tuple[MrT5Output, Outcomes]:
         """The output given the targets and what became of them; with choices, also what is chosen."""
@@ -170,7 +157,8 @@ class _Subset:
         )
         output = self.model(encoder_outputs=encoded, labels=batch["labels"])
         chosen = choose(self.model, encoded, self.choices, len(batch["labels"]))
-        right = chosen == choice_of(batch["labels"], self.choices)
+        wanted = [self.choices.index(decode(row)) for row in batch["labels"].cpu().numpy()]
+        right = chosen == np.array(wanted)
         outcomes = teacher_forced(output, batch)
         return output, replace(outcomes, scores={**outcomes.scores, "constrained_accuracy": right})
 
@@ -185,7 +173,7 @@ class _Subset:
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
-            progress=lambda done: self._report(f"{self.subset}, answers", done),
+            progress=lambda done: self.report(f"{self.subset}, answers", done),
         )
         how = self.options.normalization or "squad", self.task.language_of(self.subset)
         pairs = list(zip(answers, references, strict=True))
@@ -193,7 +181,7 @@ class _Subset:
             metric.name: np.array([metric.score(answer, accepted, *how) for answer, accepted in pairs])
             for metric in ANSWERED
         }
-        return replace(outcomes, scores={**outcomes.scores, **scores}, answers=tuple(answers))
+        return replace(outcomes, scores={**outcomes.scores, **scores})
 
     def _forward(self, batch: dict[str, Any]) -> Callable[[], MrT5Output]:
         return lambda: self.model(
@@ -203,10 +191,6 @@ class _Subset:
             real_bytes=batch["real_bytes"],
             **self.deletion,
         )
-
-    def _report(self, what: str, done: int) -> None:
-        if self.progress is not None:
-            self.progress(what, done)
 
 
 def without_source(batch: dict[str, Any]) -> dict[str, Any]:

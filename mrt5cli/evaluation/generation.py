@@ -35,10 +35,9 @@ def generate_answers(
     into memory shows at once. Padding changes no answer.
 
     Args:
-        model: from `mrt5cli.models`, in eval mode.
+        model: in eval mode.
         sources: ids (L,) without padding.
         answer_length: byte tokens at most, EOS included.
-        batch_size: sources a batch.
         deletion: keywords of the encoder, such as hard_delete.
         watch: times a forward pass over each batch and its answers, as the paper does.
         progress: called with the number of answers so far.
@@ -95,10 +94,8 @@ def choose(
     """(B,) the choice to which the model gives the most probability, EOS included, by its place.
 
     Args:
-        model: from `mrt5cli.models`, in eval mode.
-        encoded: its encoder's output for B sources, read once for each choice.
-        choices: C texts.
-        rows: B.
+        model: in eval mode.
+        encoded: its encoder's output for B = `rows` sources, read once for each of the C choices.
     """
     device = next(model.parameters()).device
     scores = []
@@ -108,15 +105,3 @@ def choose(
         nats = logits.float().log_softmax(-1).gather(-1, labels[..., None])
         scores.append(nats.double().sum(dim=(1, 2)))
     return torch.stack(scores, dim=1).argmax(dim=1).cpu().numpy()
-
-
-def choice_of(labels: torch.Tensor, choices: Sequence[str]) -> NDArray[np.int64]:
-    """(B,) the place among the choices of each row of labels (B, T).
-
-    Raises:
-        ValueError: a target that is no choice.
-    """
-    targets = [decode(row) for row in labels.cpu().numpy()]
-    if foreign := sorted({target for target in targets if target not in choices}):
-        raise ValueError(f"a target is {foreign[0]!r}, which is none of {', '.join(choices)}")
-    return np.array([choices.index(target) for target in targets])

@@ -54,8 +54,7 @@ class EvaluationOptions:
 
         Args:
             kind: of task.
-            checkpoint: its folder, unless it is the finished model.
-            label: what else sets it apart.
+            checkpoint: its folder's name, unless it is the finished model.
         """
         parts = [
             kind,

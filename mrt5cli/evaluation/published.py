@@ -21,7 +21,6 @@ class PublishedRow:
 
     Attributes:
         version: "v1" or "v3" of the paper.
-        model: as the paper calls it.
         setting: of its run, such as delta or seed.
         subset: as our rows name it.
         numbers: by the names and in the units of `Row`.
@@ -45,15 +44,19 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
         named: ids that recipes name; where some are of this experiment, only models that have one are given,
             else all of them.
     """
-    rows = [row for row in published().values() if row.experiment == task.experiment and row.setting]
-    rows = [row for row in rows if row.version in ("v1", "v3")]
+    rows = [
+        row
+        for row in sorted(published().values(), key=lambda row: row.version != "v3")
+        if row.experiment == task.experiment and row.setting and row.version in ("v1", "v3")
+    ]
     ours = {_key(row) for row in rows if row.id in named}
     there = {row.subset for row in rows} - {TOTAL}
-    names = {_published_name(task, subset): subset for subset in subsets}
+    languages = {subset: LANGUAGES.get(task.language_of(subset) or "") for subset in subsets}
+    names = {subset if language is None else language.name: subset for subset, language in languages.items()}
     if there and there <= names.keys():
         names[TOTAL] = TOTAL
     found: dict[tuple[Any, ...], PublishedRow] = {}
-    for row in sorted(rows, key=lambda row: row.version != "v3"):
+    for row in rows:
         if row.subset not in names or (ours and _key(row) not in ours):
             continue
         entry = found.setdefault(
@@ -70,8 +73,3 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
 
 def _key(row: Published) -> tuple[Any, ...]:
     return row.version, row.model, str(row.setting)
-
-
-def _published_name(task: Task, subset: str) -> str:
-    language = task.language_of(subset)
-    return LANGUAGES[language].name if language in LANGUAGES else subset

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 DECIDES_NUMBERS = False  # of a second run, which no work asks for
 
-RESAMPLES = 10_000
-SEED = 0
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
 
@@ -28,9 +26,7 @@ class Difference:
     """One number of two models on the same examples.
 
     Attributes:
-        subset: where.
         measure: name of a `Row` number.
-        first, second: that number of each model.
         low, high: 95 % interval of first minus second.
         p_value: two-sided, of no difference.
         test: "mcnemar" or "bootstrap".
@@ -64,12 +60,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if 2 * fewer >= parted - 1:  # as even as can be, and the two tails would overlap
         return 1.0
     log_half = parted * math.log(2)
-    tail = math.fsum(math.exp(_log_choose(parted, k) - log_half) for k in range(fewer + 1))
-    return min(1.0, 2 * tail)
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    ways = (  # the logarithm of (parted over k)
+        math.lgamma(parted + 1) - math.lgamma(k + 1) - math.lgamma(parted - k + 1) for k in range(fewer + 1)
+    )
+    return min(1.0, 2 * math.fsum(math.exp(log - log_half) for log in ways))
 
 
 def paired_interval(only_first: int, only_second: int, examples: int) -> tuple[float, float]:
@@ -96,18 +90,8 @@ def compare_right(
     _check_paired(one, other)
     only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
     low, high = paired_interval(only_first, only_second, len(one))
-    return Difference(
-        subset,
-        measure,
-        float(one.mean()),
-        float(other.mean()),
-        low,
-        high,
-        mcnemar(only_first, only_second),
-        "mcnemar",
-        only_first,
-        only_second,
-    )
+    means, p_value = (float(one.mean()), float(other.mean())), mcnemar(only_first, only_second)
+    return Difference(subset, measure, *means, low, high, p_value, "mcnemar", only_first, only_second)
 
 
 def compare_means(
@@ -117,8 +101,8 @@ def compare_means(
     second: Sequence[ArrayLike],
     weights: Sequence[ArrayLike] | None = None,
     *,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Difference:
     """Two models' scores, paired, by bootstrap over examples.
 
@@ -131,12 +115,11 @@ def compare_means(
         weights: (n,) what each example's sum is over, such as its tokens; 1 each when left out. A subset's
             number is sum by weight, and the total weighs subsets by their examples.
         resamples: how often each subset is drawn anew.
-        seed: of the draws.
     """
     one = [np.asarray(part, float) for part in first]
     other = [np.asarray(part, float) for part in second]
     over = (
-        [np.ones_like(part) for part in one] if weights is None else [np.asarray(w, float) for w in weights]
+        [np.ones(len(part)) for part in one] if weights is None else [np.asarray(w, float) for w in weights]
     )
     examples = sum(len(part) for part in one)
     generator = np.random.default_rng(seed)

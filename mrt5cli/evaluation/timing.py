@@ -17,6 +17,7 @@ import torch
 from mrt5cli.runtime import device_name
 
 PASSES = 5
+"""Consecutive forward passes a batch."""
 
 
 @dataclass
@@ -24,13 +25,11 @@ class Stopwatch:
     """Adds up the time of batches.
 
     Attributes:
-        passes: consecutive forward passes a batch.
         seconds: of one pass over each batch timed so far.
         rows: rows of each of those batches.
     """
 
     device: torch.device
-    passes: int = PASSES
     seconds: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
@@ -38,10 +37,10 @@ class Stopwatch:
         """Time one batch; the caller has run it once before, as warm-up."""
         self._synchronise()
         start = time.perf_counter()
-        for _ in range(self.passes):
+        for _ in range(PASSES):
             forward()
         self._synchronise()
-        self.seconds.append((time.perf_counter() - start) / self.passes)
+        self.seconds.append((time.perf_counter() - start) / PASSES)
         self.rows.append(rows)
 
     @property

@@ -18,7 +18,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
@@ -69,7 +69,8 @@ def exact_match(
 
     Two answers of which nothing is left are the same.
     """
-    return _best(prediction, references, rule, language, lambda one, other: float(one == other))
+    said, accepted = _all_normalised(prediction, references, rule, language)
+    return float(said in accepted)
 
 
 def f1(
@@ -79,31 +80,24 @@ def f1(
 
     0 where they share no token: also where both are empty, as in the official script.
     """
-    return _best(prediction, references, rule, language, _overlap)
+    said, accepted = _all_normalised(prediction, references, rule, language)
+    return max(_overlap(said.split(), one.split()) for one in accepted)
 
 
 _nfkc = partial(unicodedata.normalize, "NFKC")
+_normalised = lru_cache(maxsize=1024)(normalise)  # both measures are of the same texts, one after the other
 
 
-def _best(
-    prediction: str,
-    references: Sequence[str],
-    rule: Normalization,
-    language: str | None,
-    compare: Callable[[str, str], float],
-) -> float:
+def _all_normalised(
+    prediction: str, references: Sequence[str], rule: Normalization, language: str | None
+) -> tuple[str, list[str]]:
     if not references:
         raise ValueError("an answer is compared with one reference at least")
-    said = _normalised(prediction, rule, language)
-    return max(compare(said, _normalised(reference, rule, language)) for reference in references)
+    said, *accepted = (_normalised(text, rule, language) for text in (prediction, *references))
+    return said, accepted
 
 
-# Both measures of one answer ask for the same texts, one after the other.
-_normalised = lru_cache(maxsize=1024)(normalise)
-
-
-def _overlap(one: str, other: str) -> float:
-    said, wanted = one.split(), other.split()
+def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:
     same = sum((Counter(said) & Counter(wanted)).values())
     if not same:
         return 0.0

@@ -1,13 +1,13 @@
 """Every number that is measured or was published: its name, its words, its unit, which way is better.
 
 A new metric is one entry here, the field of its name in `results.Row`, and the function that counts it.
-Tables, model cards, verdicts and the recipe's `training.best_metric` ask this list. It imports nothing heavy.
+Tables, model cards, verdicts and the recipe's `training.best_metric` iterate this list. It imports nothing
+heavy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli.text import number
@@ -30,10 +30,9 @@ class Metric:
         published: its name in `published.yaml`, or empty.
         chooses: a recipe may keep the weights that are best by it.
         in_cards: model cards show it. Lengths repeat the deletion rate, and times belong to a machine.
-        answers: the function that scores one generated answer by it, as "module:name"; empty for what is
-            measured given the true targets.
+        answers: scores a generated answer, by the function of its name in `answers`, and is not measured
+            given the true targets.
         graded: a mean of scores between 0 and 1, and not of what is right or wrong.
-        implementation: its `evaluate.Metric`, a class of `evaluate_metrics`; empty where there is none.
     """
 
     name: str
@@ -45,9 +44,8 @@ class Metric:
     published: str = ""
     chooses: bool = False
     in_cards: bool = True
-    answers: str = ""
+    answers: bool = False
     graded: bool = False
-    implementation: str = ""
 
     @property
     def factor(self) -> float:
@@ -72,63 +70,50 @@ class Metric:
         sign = {"share": "%", "nats": "nats"}.get(self.unit)
         return f"{self.title}, {sign}" if sign else self.title
 
+    def on(self, task: str) -> Metric:
+        """The metric as a task words it: on XNLI, whose targets are labels, it is plain accuracy."""
+        labels = task == "xnli" and self.name == WHOLE_TARGETS
+        return replace(self, title="accuracy", header="acc.") if labels else self
+
     def score(self, answer: str, accepted: tuple[str, ...], *how: Any) -> float:
         """How good one generated answer is by it; see `answers.f1`."""
-        return float(_named(self.answers)(answer, accepted, *how))
+        from mrt5cli.metrics import answers
 
-    def load(self) -> Any:
-        """Its `evaluate.Metric`, a class; importing it takes seconds."""
-        return _named(f"mrt5cli.metrics.evaluate_metrics:{self.implementation}")
-
-
-def _named(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+        return float(getattr(answers, self.name)(answer, accepted, *how))
 
 
 MEASURED = (
     Metric("examples", "test examples", "examples", "count", 0, published="num_examples", in_cards=False),
-    Metric(
-        *("deletion_rate", "deleted", "deleted", "share", 1),
-        published="seq_len_reduction",
-        implementation="DeletionRate",
-    ),
+    Metric("deletion_rate", "deleted", "deleted", "share", 1, published="seq_len_reduction"),
     Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
     Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
-    Metric(
-        *("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
-        implementation="BitsPerByte",
-    ),
+    Metric("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
     Metric("kept_length", "kept length", "kept\nmean", digits=1, in_cards=False),
     Metric("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len", in_cards=False),
+    Metric("token_accuracy", "token accuracy", "token\nacc.", "share", 2, "higher", "token_accuracy", True),
     Metric(
-        *("token_accuracy", "token accuracy", "token\nacc.", "share", 2, "higher", "token_accuracy"),
-        chooses=True,
-        implementation="TokenAccuracy",
-    ),
-    Metric(
-        *("sequence_accuracy", "sequence accuracy", "seq.\nacc.", "share", 2, "higher", "sequence_accuracy"),
-        chooses=True,
-        implementation="SequenceAccuracy",
+        "sequence_accuracy",
+        "sequence accuracy",
+        "seq.\nacc.",
+        "share",
+        2,
+        "higher",
+        "sequence_accuracy",
+        True,
     ),
     Metric("constrained_accuracy", "accuracy among choices", "constr.", "share", 2, "higher"),
-    Metric(
-        *("exact_match", "exact match", "EM", "share", 2, "higher", "exact_match"),
-        chooses=True,
-        answers="mrt5cli.metrics.answers:exact_match",
-        implementation="ExactMatch",
-    ),
-    Metric(
-        *("f1", "F1", "F1", "share", 2, "higher", "f1"),
-        chooses=True,
-        answers="mrt5cli.metrics.answers:f1",
-        graded=True,
-        implementation="F1",
-    ),
+    Metric("exact_match", "exact match", "EM", "share", 2, "higher", "exact_match", True, answers=True),
+    Metric("f1", "F1", "F1", "share", 2, "higher", "f1", True, answers=True, graded=True),
     Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
     Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
     Metric(
-        *("ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"),
+        "ms_per_example",
+        "ms an example",
+        "ms per\nexample",
+        "ms",
+        2,
+        "lower",
+        "runtime_per_example",
         in_cards=False,
     ),
 )

@@ -37,22 +37,15 @@ class Ratio:
 
 
 def target_tokens(labels: ArrayLike) -> NDArray[np.bool_]:
-    """True where a label is a real target: neither -100 nor padding.
-
-    The authors' helpers drop every label <= 0. Those are the same labels, since no other id is below 1, but
-    they overwrite the caller's padding to get there and this does not.
-    """
+    """True where a label is a real target: neither -100 nor padding."""
     labels = np.asarray(labels)
-    real: NDArray[np.bool_] = (labels != IGNORED_LABEL) & (labels != PAD)
-    return real
+    return np.logical_and(labels != IGNORED_LABEL, labels != PAD)
 
 
 def right_in_rows(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(B,) target tokens predicted right given the true ones before each (teacher forcing), and (B,) targets.
 
-    Args:
-        predictions: ids (B, T).
-        labels: ids (B, T); -100 and padding are not counted, EOS is.
+    Both arguments are ids (B, T); -100 and padding are not counted, EOS is.
     """
     real = target_tokens(labels)
     right = real & (np.asarray(predictions) == np.asarray(labels))
@@ -73,20 +66,15 @@ def sequences_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
 
 def below_threshold(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> NDArray[np.bool_]:
     """True (B, L) where a position counts as deleted: not padding, and its gate below the threshold."""
-    below: NDArray[np.bool_] = (np.asarray(input_ids) != PAD) & (np.asarray(gate) < threshold)
-    return below
+    return np.logical_and(np.asarray(input_ids) != PAD, np.asarray(gate) < threshold)
 
 
 def deleted_bytes(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> Ratio:
     """Non-pad input positions whose gate is below the threshold; EOS, sentinels and '#' count like any other.
 
     A gate exactly at the threshold is not counted, although hard deletion, which keeps only what is above it,
-    removes it: this is the published rule, and in float32 the two hardly ever differ.
-
-    Args:
-        gate: gate values (B, L), `scale` (delete) to 0 (keep).
-        input_ids: (B, L); 0 is padding.
-        threshold: a gate value.
+    removes it: this is the published rule, and in float32 the two hardly ever differ. Gate values are
+    (B, L), `scale` (delete) to 0 (keep), and so are ids.
     """
     deleted = below_threshold(gate, input_ids, threshold)
     return Ratio(float(deleted.sum()), int((np.asarray(input_ids) != PAD).sum()))

@@ -27,16 +27,15 @@ class _Counted(evaluate.Metric):  # type: ignore[misc]  # the library has no typ
     Attributes:
         keys: of the result: the ratio, and how many it is over.
         pair: what a prediction and a reference are.
-        citation: where its definition is from.
     """
 
     keys: ClassVar[tuple[str, str]]
     pair: ClassVar[tuple[object, object]] = (_IDS, _IDS)
-    citation: ClassVar[str] = "https://arxiv.org/abs/2410.20771"
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features(dict(zip(("predictions", "references"), self.pair, strict=True)))
-        return evaluate.MetricInfo(description=self.__doc__, citation=self.citation, features=features)
+        paper = "https://arxiv.org/abs/2410.20771"
+        return evaluate.MetricInfo(description=self.__doc__, citation=paper, features=features)
 
     def _compute(
         self, *, predictions: Sequence[object], references: Sequence[object], **options: object
@@ -50,7 +49,6 @@ class TokenAccuracy(_Counted):
     """Share of target tokens predicted right, rows of ids of equal length; -100 and padding do not count."""
 
     keys = "token_accuracy", "tokens"
-
     count = staticmethod(tokens_right)
 
 
@@ -58,7 +56,6 @@ class SequenceAccuracy(_Counted):
     """Share of targets predicted right throughout, rows of ids of equal length; -100 and padding left out."""
 
     keys = "sequence_accuracy", "sequences"
-
     count = staticmethod(sequences_right)
 
 
@@ -86,15 +83,18 @@ class DeletionRate(_Counted):
 
     keys = "deletion_rate", "positions"
     pair = datasets.Sequence(datasets.Value("float32")), _IDS
-
     count = staticmethod(deleted_bytes)
 
 
-class _Answers(_Counted):
-    """Predictions are texts, references lists of accepted texts, at least one each."""
+class ExactMatch(_Counted):
+    """Share of answers equal to one of the accepted texts, at least one each, once all are normalised.
 
+    `compute` also takes `normalization` ("squad" or "multilingual", see `metrics.answers`) and `language`.
+    """
+
+    keys = "exact_match", "answers"
     pair = _TEXT, datasets.Sequence(_TEXT)
-    citation = "https://arxiv.org/abs/1606.05250"
+    score = staticmethod(exact_match)
 
     def count(
         self,
@@ -106,17 +106,7 @@ class _Answers(_Counted):
         return Ratio(self.score(answer, accepted, normalization, language), 1)
 
 
-class ExactMatch(_Answers):
-    """Share of answers equal to one of the accepted texts once all are normalised.
-
-    `compute` also takes `normalization` ("squad" or "multilingual", see `metrics.answers`) and `language`.
-    """
-
-    keys = "exact_match", "answers"
-    score = staticmethod(exact_match)
-
-
-class F1(_Answers):
+class F1(ExactMatch):
     """Mean F1 of answers' tokens against the nearest accepted text; `compute` as `ExactMatch`'s."""
 
     keys = "f1", "answers"

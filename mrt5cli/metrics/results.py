@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import AliasPath, BaseModel, Field, ValidationError, model_validator
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
@@ -18,8 +20,6 @@ from mrt5cli.json_files import read_object
 VERSION = 2
 """Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of."""
 TOTAL = "total"
-
-STEP = re.compile(r"step-(\d+)")
 
 Interval = tuple[float, float]
 Json = dict[str, Any]
@@ -30,18 +30,10 @@ class Row:
     """Results on one subset (a language, or all of a split), or the total. None is what nobody measured.
 
     Attributes:
-        subset: name of the subset.
-        examples: rows seen.
         target_tokens: targets the loss is over, EOS and sentinels included.
         loss: cross-entropy, nats per target token.
-        bits_per_byte: the same in bits.
-        token_accuracy, sequence_accuracy: teacher-forced, 0 to 1.
-        exact_match, f1: of generated answers against the accepted ones, 0 to 1.
-        constrained_accuracy: the likeliest of the task's choices is the right one, 0 to 1.
-        truncated: sources that were cut to the task's input length.
-        exact_match_95, constrained_accuracy_95: Wilson intervals; f1_95: see `counts.mean_interval`.
-        token_accuracy_95, sequence_accuracy_95: Wilson intervals. Tokens of one example are not independent,
-            so both take the examples as the number of trials; for tokens that is wider than it need be.
+        token_accuracy, sequence_accuracy: teacher-forced, 0 to 1. Their 95 % Wilson intervals both take the
+            examples as the number of trials: tokens of one example are not independent.
         deletion_rate: share of non-pad input positions that are gone, 0 to 1: whose gate is below the
             configured threshold, or, where bytes are pooled, that are not the one left of their segment.
         input_length: mean non-pad positions of an example.
@@ -51,10 +43,13 @@ class Row:
             nothing.
         gate_precision, gate_recall: deleted letters against those the task's targets do not need; None
             without a gate, or where the task cannot know.
-        source_removed_loss, source_removed_token_accuracy, source_removed_sequence_accuracy: the same targets
-            with the encoder given a lone EOS. What is not well below that loss makes no use of its input.
-        ms_per_example, median_ms_per_example: of a forward pass, when timed; where answers are generated, of
-            one that is given the source and the generated answer.
+        source_removed_loss: of the same targets with the encoder given a lone EOS. What is not well below
+            that loss makes no use of its input.
+        ms_per_example: of a forward pass, when timed; where answers are generated, of one that is given the
+            source and the generated answer. The median is that of the batches.
+        exact_match, f1: of generated answers against the accepted ones, 0 to 1.
+        constrained_accuracy: the likeliest of the task's choices is the right one, 0 to 1.
+        truncated: sources that were cut to the task's input length.
     """
 
     subset: str
@@ -113,23 +108,6 @@ class Row:
         """What a file holds of it; numbers that are not finite become null."""
         return finite(asdict(self))
 
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Row:
-        """What a file holds, of this version or an older one; keys of no meaning here are left out.
-
-        Raises:
-            LookupError, TypeError, ValueError: it is no row.
-        """
-        numbers: Json = {
-            field.name: tuple(value) if isinstance(value, list) else value
-            for field in fields(cls)
-            if (value := tree.get(field.name)) is not None
-        }
-        words = [name for name, value in numbers.items() if isinstance(value, str) and name != "subset"]
-        if words:
-            raise TypeError(f"{words[0]} is a text")
-        return cls(**numbers | {"subset": str(tree["subset"]), "examples": int(tree["examples"])})
-
 
 def finite(tree: Mapping[str, Any]) -> Json:
     """The same without NaN and infinities, which are not JSON: null."""
@@ -139,67 +117,57 @@ def finite(tree: Mapping[str, Any]) -> Json:
     }
 
 
-@dataclass(frozen=True)
-class SavedModel:
+class SavedModel(BaseModel, frozen=True):
     """One model's part of a file of results.
 
     Attributes:
         source: the checkpoint directory, or the Hub id.
         step: of the run's checkpoint it is, in optimizer steps; None for a finished model.
-        calibrated: run at another threshold than the model's own.
+        calibration: to another threshold than the model's own; None at that.
         run_ended: when the training ended that made it.
-        timed_on: what its times depend on besides itself: device, dtype and threads.
         rows: one a subset, the total last when there are several.
     """
 
     source: str
-    step: int | None
-    calibrated: bool
-    run_ended: str | None
-    timed_on: tuple[Any, ...]
-    rows: Sequence[Row]
+    step: int | None = None
+    calibration: Json | None = None
+    run_ended: str | None = None
+    device_name: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    rows: tuple[Row, ...]
 
+    @model_validator(mode="before")
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> SavedModel:
-        """What a file holds; see `Row.from_json`."""
-        in_path = STEP.fullmatch(Path(tree["source"]).name)  # where version 1 says it, and nowhere else
-        return cls(
-            source=tree["source"],
-            step=tree["step"] if "step" in tree else int(in_path[1]) if in_path else None,
-            calibrated=tree.get("calibration") is not None,
-            run_ended=tree.get("run_ended"),
-            timed_on=tuple(tree.get(key) for key in ("device_name", "dtype", "threads")),
-            rows=[Row.from_json(row) for row in tree["rows"]],
-        )
-
-    @property
-    def summary(self) -> Row:
-        """The total, or the only subset's row."""
-        return self.rows[-1]
+    def _step_of_version_1(cls, tree: Any) -> Any:
+        """Version 1 says the step in the path of the checkpoint, and nowhere else."""
+        if isinstance(tree, dict) and "step" not in tree:
+            found = re.fullmatch(r"step-(\d+)", Path(tree.get("source", "")).name)
+            return {**tree, "step": int(found[1]) if found else None}
+        return tree
 
 
-@dataclass(frozen=True)
-class SavedEvaluation:
+class SavedEvaluation(BaseModel, frozen=True):
     """A file of results: some models on one task.
 
     Attributes:
         task: its kind.
         settings: its section of the recipe, resolved.
-        deletion: "hard" or "soft".
-        languages: subsets that were asked for; None for all.
+        languages: subsets that were evaluated; None for all.
         data: what took the place of the task's own source, or None.
         code: version of the code that made it.
     """
 
-    task: str
-    settings: Mapping[str, Any]
+    version: Literal[1, 2] = 1
+    task: str = Field(validation_alias=AliasPath("task", "kind"))
+    settings: Json = Field(default_factory=dict, validation_alias=AliasPath("task", "settings"))
     split: str
-    deletion: str
+    deletion: Literal["hard", "soft"]
     batch_size: int
-    models: Sequence[SavedModel]
+    models: tuple[SavedModel, ...]
     limit: int | None = None
     constrained: bool = False
-    languages: Sequence[str] | None = None
+    languages: tuple[str, ...] | None = None
     data: str | None = None
     code: str | None = None
 
@@ -217,30 +185,19 @@ class SavedEvaluation:
         if tree.get("version", 1) == 1 and "-data-" in path.name:  # which said so nowhere else
             tree["data"] = "other data"
         try:
-            return cls.from_json(tree)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise UserError(
                 f"{path} does not hold evaluation results as `mrt5 evaluate` writes them ({what})", hint
             ) from error
 
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> SavedEvaluation:
-        """What a file holds; see `Row.from_json`."""
-        if tree.get("version", 1) > VERSION:
-            raise ValueError(f"version {tree['version']} is of a newer toolkit")
-        known = {field.name for field in fields(cls)} - {"task", "models"}
-        return cls(
-            task=tree["task"]["kind"],
-            settings=tree["task"].get("settings", {}),
-            models=[SavedModel.from_json(model) for model in tree["models"]],
-            **{name: tree[name] for name in known if name in tree},
-        )
-
     @property
     def of_the_model_itself(self) -> bool:
         """One finished model, as it was trained: at its own threshold, on the task's own data."""
-        return self.data is None and all(model.step is None and not model.calibrated for model in self.models)
+        alone = all(model.step is None and model.calibration is None for model in self.models)
+        return self.data is None and alone
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -250,4 +207,5 @@ class SavedEvaluation:
     @property
     def timed_on(self) -> tuple[Any, ...]:
         """What times depend on besides the model: device, dtype, threads and batch size."""
-        return *self.models[0].timed_on, self.batch_size
+        model = self.models[0]
+        return model.device_name, model.dtype, model.threads, self.batch_size

@@ -3,8 +3,7 @@
 `mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs a fused kernel; `mrt5_packed` does so
 on batches without padding on a CPU, and `mrt5_triton` on a GPU, too. Where a kernel cannot do what is wanted
 (dropping attention weights, returning them), the written-out steps take its place: results never depend on
-the name. Each is registered together with its mask function: an attention function without one gets no mask
-at all.
+the name.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -13,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from transformers.masking_utils import eager_mask
 
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.fused import fused, has_fused
-from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty, score_excess, scores_of
+from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty, scores_of
 
 
 class _Softmax1(torch.autograd.Function):
@@ -51,52 +51,30 @@ def softmax1(scores: Tensor) -> Tensor:
 
 
 class T5AttentionModule(Protocol):
-    """What our functions read of the T5Attention they run in."""
+    """What `attend` reads of the T5Attention it runs in."""
 
     config: MrT5Config
     is_decoder: bool
     is_cross_attention: bool
 
 
-def _sum_biases(*biases: Tensor | None) -> Tensor | None:
-    total = None
-    for bias in biases:
-        if bias is not None:
-            total = bias if total is None else total + bias
-    return total
-
-
 @dataclass(frozen=True)
 class AttentionOptions:
-    """How attention is computed, and what is wanted beside the output.
+    """How attention is computed, and what is wanted besides the output.
 
     Attributes:
         softmax1: in place of softmax.
         dropout: probability of dropping an attention weight.
         weights: return the attention weights.
-        excess: return the sum of max(score - 5, 0), scores with bias and before the gate.
-        queries: (B, Q) bool, those whose scores are in that sum; None for all.
+        penalty: collects the score loss, from scores with bias and before the gate.
+        cross: queries are the decoder's, keys the encoder's.
     """
 
     softmax1: bool
     dropout: float = 0.0
     weights: bool = False
-    excess: bool = False
-    queries: Tensor | None = None
-
-
-class AttentionResult(NamedTuple):
-    """What attention returns.
-
-    Attributes:
-        output: (B, N, Q, H).
-        weights: (B, N, Q, K), or None where they are not wanted.
-        excess: scalar, or None where it is not wanted.
-    """
-
-    output: Tensor
-    weights: Tensor | None
-    excess: Tensor | None
+    penalty: ScorePenalty | None = None
+    cross: bool = False
 
 
 class Rows(Protocol):
@@ -105,31 +83,16 @@ class Rows(Protocol):
     def as_source(self) -> Rows:
         """The same rows for cross-attention, which has no position bias."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: AttentionOptions,
-        penalty: ScorePenalty | None,
-        *,
-        cross: bool,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Attention within each row; queries of cross-attention are not packed.
 
         Args:
             query: (1, N, all positions, H), or (B, N, Q, H) in cross-attention.
             key, value: (1, N, all positions, H).
-            penalty: collects the score loss.
 
         Returns:
             (1, all positions, N, H), or (B, Q, N, H) in cross-attention.
         """
-
-
-Attention = Callable[
-    [Tensor, Tensor, Tensor, Tensor | None, Tensor | None, AttentionOptions], AttentionResult
-]
 
 
 def eager(
@@ -139,7 +102,7 @@ def eager(
     bias: Tensor | None,
     gate: Tensor | None,
     options: AttentionOptions,
-) -> AttentionResult:
+) -> tuple[Tensor, Tensor | None]:
     """The oracle: every step written out.
 
     Args:
@@ -147,14 +110,16 @@ def eager(
         key, value: (B, N, K, H).
         bias: additive, broadcasting to (B, N, Q, K), or None.
         gate: (B, K) added to every score of a key, or None.
+
+    Returns:
+        Output (B, N, Q, H), and the attention weights (B, N, Q, K), or None where they are not at hand.
     """
-    excess = score_excess(query, key, bias, options.queries) if options.excess else None
-    scores = scores_of(
-        query, key, _sum_biases(bias, None if gate is None else gate[:, None, None, :])
-    ).float()
+    if options.penalty is not None:
+        options.penalty.look_at(query, key, bias, cross=options.cross)
+    scores = scores_of(query, key, _with_gate(bias, gate)).float()
     weights = (softmax1(scores) if options.softmax1 else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=options.dropout, training=options.dropout > 0)
-    return AttentionResult(torch.matmul(weights, value), weights, excess)
+    return torch.matmul(weights, value), weights
 
 
 def sdpa(
@@ -164,22 +129,26 @@ def sdpa(
     bias: Tensor | None,
     gate: Tensor | None,
     options: AttentionOptions,
-) -> AttentionResult:
+) -> tuple[Tensor, Tensor | None]:
     """The same by a fused kernel where there is one for what is wanted; see `eager`."""
-    if options.weights:
-        return eager(query, key, value, bias, gate, options)
-    if not options.dropout and has_fused(query):
+    penalty = options.penalty
+    if not options.weights and not options.dropout and has_fused(query):
         if bias is not None:
             bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
-        ceiling = SCORE_CEILING if options.excess else None
+        ceiling = None if penalty is None else SCORE_CEILING
+        counted = None if penalty is None else penalty.queries(cross=options.cross)
         output, excess = fused(
-            query, key, value, bias, options.softmax1, gate=gate, ceiling=ceiling, queries=options.queries
+            query, key, value, bias, options.softmax1, gate=gate, ceiling=ceiling, queries=counted
         )
-        return AttentionResult(output, None, excess)
-    if query.device.type == "cpu":  # the kernel there drops no weights, and its substitute is slow
+        if penalty is not None:
+            penalty.add(excess, query, key, cross=options.cross)
+        return output, None
+    if options.weights or query.device.type == "cpu":
+        # The CPU's kernel drops no weights, and its substitute is slow.
         return eager(query, key, value, bias, gate, options)
-    excess = score_excess(query, key, bias, options.queries) if options.excess else None
-    bias = _sum_biases(bias, None if gate is None else gate[:, None, None, :])
+    if penalty is not None:
+        penalty.look_at(query, key, bias, cross=options.cross)
+    bias = _with_gate(bias, gate)
     if options.softmax1:
         # softmax1 is a softmax over one more key, whose score and value are 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
@@ -189,68 +158,59 @@ def sdpa(
     output = F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=options.dropout, scale=1.0
     )
-    return AttentionResult(output, None, excess)
+    return output, None
 
 
-def _attention(core: Attention) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The function that transformers calls, around one that knows one additive bias."""
+def _with_gate(bias: Tensor | None, gate: Tensor | None) -> Tensor | None:
+    if gate is None:
+        return bias
+    return gate[:, None, None, :] if bias is None else bias + gate[:, None, None, :]
 
-    def attention(
-        module: T5AttentionModule,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        position_bias: Tensor | None = None,
-        key_gate: Tensor | None = None,
-        encoder_key_gate: Tensor | None = None,
-        score_penalty: ScorePenalty | None = None,
-        rows: Rows | None = None,
-        encoder_rows: Rows | None = None,
-        need_weights: bool = False,
-        **_: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """T5 attention, unscaled, with softmax1 where the configuration asks for it.
 
-        Args:
-            module: the T5Attention it runs in.
-            query, key, value: (B, N, Q or K, H).
-            attention_mask: additive, broadcasting to (B, N, Q, K).
-            dropout: probability of dropping an attention weight; 0 outside training.
-            position_bias: additive, broadcasting to (B, N, Q, K).
-            key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
-            encoder_key_gate: the same for cross-attention.
-            score_penalty: collects the score loss.
-            rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added
-                to the scores is in here.
-            encoder_rows: of a packed source; then keys and values of cross-attention are so.
-            need_weights: return the attention weights, whatever the implementation.
+def attend(
+    core: Callable[..., tuple[Tensor, Tensor | None]],
+    module: T5AttentionModule,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    key_gate: Tensor | None = None,
+    encoder_key_gate: Tensor | None = None,
+    score_penalty: ScorePenalty | None = None,
+    rows: Rows | None = None,
+    encoder_rows: Rows | None = None,
+    need_weights: bool = False,
+    **_: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What transformers calls: T5 attention, unscaled, with softmax1 where the configuration has it.
 
-        Returns:
-            Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
-        """
-        cross = module.is_cross_attention
-        if module.is_decoder and not cross:
-            score_penalty = None
-        options = AttentionOptions(
-            softmax1=module.config.use_softmax1,
-            dropout=dropout,
-            weights=need_weights,
-            excess=score_penalty is not None,
-            queries=None if score_penalty is None else score_penalty.queries(cross=cross),
-        )
-        packed = encoder_rows if cross else rows
-        if packed is not None:
-            return packed.attend(query, key, value, options, score_penalty, cross=cross), None
-        gate = encoder_key_gate if cross else key_gate
-        bias = _sum_biases(position_bias, attention_mask)
-        output, weights, excess = core(query, key, value, bias, gate, options)
-        if excess is not None and score_penalty is not None:
-            score_penalty.add(excess, query, key, cross=cross)
-        return output.transpose(1, 2).contiguous(), weights
+    Args:
+        core: `eager` or `sdpa`.
+        module: the T5Attention it runs in.
+        query, key, value: (B, N, Q or K, H).
+        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K).
+        key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
+        encoder_key_gate: the same for cross-attention.
+        rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added to the
+            scores is in here.
+        encoder_rows: of a packed source; then keys and values of cross-attention are so.
 
-    return attention
+    Returns:
+        Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
+    """
+    cross = module.is_cross_attention
+    penalty = None if module.is_decoder and not cross else score_penalty
+    options = AttentionOptions(module.config.use_softmax1, dropout, need_weights, penalty, cross)
+    packed = encoder_rows if cross else rows
+    if packed is not None:
+        return packed.attend(query, key, value, options), None
+    bias = position_bias
+    if attention_mask is not None:
+        bias = attention_mask if bias is None else bias + attention_mask
+    output, weights = core(query, key, value, bias, encoder_key_gate if cross else key_gate, options)
+    return output.transpose(1, 2).contiguous(), weights
 
 
 IMPLEMENTATIONS = {
@@ -261,13 +221,7 @@ IMPLEMENTATIONS = {
 }
 """`attn_implementation` as users write it, and the name it is registered under."""
 
-
-def register() -> None:
-    """Make the attention functions known to transformers, each with an additive moptions."""
-    for name in IMPLEMENTATIONS.values():
-        core = eager if name == "mrt5_eager" else sdpa
-        AttentionInterface.register(name, _attention(core))
-        AttentionMaskInterface.register(name, eager_mask)
-
-
-register()
+for _name in IMPLEMENTATIONS.values():
+    AttentionInterface.register(_name, partial(attend, eager if _name == IMPLEMENTATIONS["eager"] else sdpa))
+    # An attention function without a mask function gets no mask at all.
+    AttentionMaskInterface.register(_name, eager_mask)

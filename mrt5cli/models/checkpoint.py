@@ -17,7 +17,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from mrt5cli.errors import CheckpointError, UserError
+from mrt5cli.errors import CheckpointError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
@@ -25,15 +25,14 @@ from mrt5cli.models.layouts import (
     hub_name,
     is_early,
     is_first_version,
-    is_tied,
     move_gate,
     read_raw_config,
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS, Shortener
-from mrt5cli.models.weights import read_weights, weight_names
-from mrt5cli.models.wrappings import EMBEDDINGS, HEAD, unwrapped, with_one_embedding
+from mrt5cli.models.weights import check_files, read_weights, weight_names
+from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line
 
 if TYPE_CHECKING:  # models run without recipes
@@ -70,41 +69,31 @@ def load(
         The model; its `fresh_weights` are what the checkpoint does not hold: a new shortener's, or none.
 
     Raises:
-        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, no
-            network.
+        UserError: no such model, or no network.
+        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape.
     """
-    folder = _folder(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
+    folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
     where = hub_name(folder) or str(folder)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
-    dtype = dtype_name(dtype)
-    weights = read_weights(folder)
-    state, note = unwrapped(weights.tensors, where)
-    state = with_one_embedding(state, where, tied=is_tied(described.raw))
-    _check_finite(state, where)
+    dtype = getattr(torch, dtype_name(dtype))
+    state, note = unwrapped(read_weights(folder), where)
+    if check_files(folder):
+        logger.warning("%s: weights read from a pickle; no code in it was run", where)
+    if note is not None:
+        logger.warning("%s: %s", where, note)
+    # Files may leave the head out where it is the embedding, as transformers 5 makes and calls a plain T5.
+    tied = described.raw.get("tie_word_embeddings") is True
+    state = with_one_embedding(state, where, tied=tied)
     if described.first_version:
         # Not by transformers' `key_mapping`, which would move the gate back at every saving.
         state = {move_gate(name, 1): weight for name, weight in state.items()}
-    if weights.pickle is not None:
-        inside = f", under {weights.below!r}" if weights.below else ""
-        name = weights.pickle.name
-        logger.warning("%s: weights read from a pickle, %s%s; no code in it was run", where, name, inside)
-    if note is not None:
-        logger.warning("%s: %s", where, note)
-    own, defaults = described.fields, MrT5Config()
-    same = all(
-        own.get(name, getattr(defaults, name)) == getattr(config, name)
-        for name in ("deletion_type", "delete_gate_layer")
-    )
-    fresh_weights = _check_complete(where, config, state, may_be_fresh=not same)
+    _check_finite(state, where)
+    fresh_weights = _check_complete(where, described.fields, config, state)
     try:
         with quiet_transformers():  # `_check_complete` has judged what is missing
             model = MrT5ForConditionalGeneration.from_pretrained(
-                None,
-                state_dict=state,
-                config=config,
-                attn_implementation=attn_implementation,
-                dtype=getattr(torch, dtype),
+                None, state_dict=state, config=config, attn_implementation=attn_implementation, dtype=dtype
             )
             model.name_or_path = str(folder)
             if (folder / GENERATION_CONFIG_NAME).is_file():
@@ -116,33 +105,16 @@ def load(
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
-    """The name "float32" or "bfloat16", from a name or a torch dtype.
-
-    Raises:
-        CheckpointError: another one.
-    """
+    """The name "float32" or "bfloat16", from a name or a torch dtype; `CheckpointError` for another one."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        why = ": T5's activations overflow in it" if name == "float16" else ""
-        raise CheckpointError(f"dtype {name} is not offered{why}; expected {' or '.join(DTYPES)}")
+        raise CheckpointError(f"dtype {name} is not offered; expected {' or '.join(DTYPES)}")
     return name
 
 
-def _folder(path_or_hub_id: str | Path, **options: Any) -> Path:
-    """As `locate`, for callers who expect one kind of error."""
-    try:
-        return locate(path_or_hub_id, **options).folder
-    except UserError as error:
-        raise CheckpointError(f"{error.message}; {error.hint}" if error.hint else error.message) from error
-
-
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
-    """The `MrT5Config` of what `load` takes, whoever wrote it, with `overrides` applied.
-
-    Raises:
-        CheckpointError: as `load`, before any weight is read.
-    """
-    folder = _folder(path_or_hub_id, revision=revision, weights=False)
+    """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
+    folder = locate(path_or_hub_id, revision=revision, weights=False).folder
     return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
 
 
@@ -164,27 +136,24 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """What the checkpoint in a directory is; without weights, as far as config.json says.
-
-    Raises:
-        CheckpointError: it has no config.json, or one of another kind of model.
-    """
-    raw, where = raw_config(folder), hub_name(folder) or str(folder)
+    """What the checkpoint in a directory is; without weights, as far as config.json says."""
+    where = hub_name(folder) or str(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
+    raw = read_raw_config(folder / "config.json", where)
     names = weight_names(folder) if is_early(raw) else []
     return Description(raw, fields_of(raw, where, names), writer_of(raw, names), is_first_version(raw, names))
 
 
-def _config(own: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5Config:
-    fields = dict(own)
+def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> MrT5Config:
     shortener = SHORTENERS.get(overrides.get("deletion_type", ""), Shortener)
-    unknown = sorted(set(overrides) - set(MrT5Config().to_dict()) - set(fields) - set(shortener.own_fields))
+    unknown = overrides.keys() - MrT5Config().to_dict().keys() - fields.keys() - shortener.own_fields.keys()
     if unknown:
-        raise CheckpointError(f"{unknown[0]!r} is not a field of the model's configuration")
+        raise CheckpointError(f"{min(unknown)!r} is not a field of the model's configuration")
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {"deletion_threshold": None, **overrides}
-    fields |= overrides
-    return _made(fields, where)
+    return _made(fields | overrides, where)
 
 
 def _made(fields: dict[str, Any], where: str) -> MrT5Config:
@@ -203,9 +172,6 @@ def build(
     Args:
         vocab_size: only for models built from scratch.
         device: where to build; "meta" allocates nothing and needs no weights.
-
-    Raises:
-        CheckpointError: the start cannot be loaded.
     """
     fields = section.shortener.config_fields()
     fields |= {
@@ -215,17 +181,17 @@ def build(
     }
     if section.positions == "absolute":
         fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": section.max_positions}
-    on_meta = device is not None and torch.device(device).type == "meta"
+    device = torch.device(device or "cpu")
     if section.start == "scratch":
         shape = section.shape.model_dump() if section.shape is not None else {}
         config = _made({"vocab_size": vocab_size, **shape, **fields}, "model")
-    elif on_meta and section.start in BYT5_SHAPES:
+    elif device.type != "meta":
+        return load(section.start, revision=section.revision, **fields).train().to(device)
+    elif section.start in BYT5_SHAPES:
         config = MrT5Config(**{**BYT5_SHAPES[section.start], **fields})
-    elif on_meta:
-        config = read_config(section.start, revision=section.revision, **fields)
     else:
-        return load(section.start, revision=section.revision, **fields).train().to(device or "cpu")
-    with torch.device(device or "cpu"):
+        config = read_config(section.start, revision=section.revision, **fields)
+    with device:
         model = MrT5ForConditionalGeneration(config)
     if section.initialization == "depth_scaled":
         initialize_depth_scaled(model)
@@ -238,15 +204,14 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
     Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
     1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 /
-    sqrt(d_model). Shorteners keep their own initialisation, but for
-    their norms, which are scaled like all.
+    sqrt(d_model). Shorteners keep their own initialisation, except for their norms, which are scaled like
+    all.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):
         depth = len(stack.block)
-        inside = {
-            part for module in stack.modules() if isinstance(module, Shortener) for part in module.modules()
-        }
+        shorteners = (module for module in stack.modules() if isinstance(module, Shortener))
+        inside = {part for shortener in shorteners for part in shortener.modules()}
         for name, module in stack.named_modules():
             if isinstance(module, nn.Linear) and module not in inside:
                 nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5)
@@ -259,20 +224,13 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 
 
 def _check_complete(
-    where: str, config: MrT5Config, state: Mapping[str, Tensor], *, may_be_fresh: bool
+    where: str, fields: dict[str, Any], config: MrT5Config, state: Mapping[str, Tensor]
 ) -> list[str]:
-    """Exactly a new shortener may be missing; anything else means that these are not this model's weights.
+    """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
+    left over, means that these are not this model's weights.
 
-    Before anything is allocated: a configuration may ask for a model that fits into no memory.
-
-    Args:
-        where: the checkpoint, for people.
-        config: of the model.
-        state: the weights that are there.
-        may_be_fresh: whether the shortener is another one than the checkpoint's.
-
-    Returns:
-        The weights of a new shortener, which are all of it or none.
+    Before anything is allocated: a configuration may describe a model that fits into no memory. `fields` are
+    the checkpoint's own; `config` may have another shortener.
     """
     try:
         with torch.device("meta"):
@@ -281,7 +239,7 @@ def _check_complete(
         raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
     mismatched = sorted(
-        name for name in expected if name in state and expected[name].shape != state[name].shape
+        key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
     )
     if mismatched:
         key = mismatched[0]
@@ -289,32 +247,25 @@ def _check_complete(
             f"{where}: {len(mismatched)} weights have another shape, first {key}: {list(state[key].shape)} "
             f"in the file, {list(expected[key].shape)} in config.json"
         )
+    exchanged = any(
+        fields.get(name, getattr(MrT5Config, name)) != getattr(config, name)
+        for name in ("deletion_type", "delete_gate_layer")
+    )
     missing = expected.keys() - state.keys()
     whole = {key for key in expected if of_a_shortener(key)}
-    fresh = whole if may_be_fresh and whole <= missing else set()
-    lost = sorted(missing - fresh)
-    if lost == [HEAD]:
-        raise CheckpointError(
-            f"{where}: {HEAD} is missing, and by config.json (tie_word_embeddings is not true) the output "
-            "head is a weight of its own, which nothing else can stand for; get the whole checkpoint"
-        )
-    if lost:
-        decoder = {key for key in expected if key.startswith("decoder.block.")}
-        alone = decoder <= set(lost) and not any(key.startswith("encoder.") for key in lost)
-        part = " (an encoder alone?)" if alone else ""
-        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {lost[0]}{part}")
-    # A shortener that the caller has exchanged or left out stays behind, and no other.
-    # T5's own files have a weight that no layer of T5 uses.
+    fresh = whole if exchanged and whole <= missing else set()
+    # A shortener that the caller has exchanged or left out stays behind, and a weight that Google's own
+    # files have and no layer of T5 uses.
     unused = skeleton._keys_to_ignore_on_load_unexpected or ()
-    extra = sorted(
-        key
-        for key in state.keys() - expected.keys()
-        if not (may_be_fresh and of_a_shortener(key)) and not any(re.search(one, key) for one in unused)
-    )
+    extra = {key for key in state.keys() - expected.keys() if not any(re.search(one, key) for one in unused)}
+    if exchanged:
+        extra = {key for key in extra if not of_a_shortener(key)}
+    if lost := missing - fresh:
+        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {min(lost)}")
     if extra:
         raise CheckpointError(
             f"{where}: {len(extra)} weights belong to no part of the model that its config.json describes, "
-            f"first {extra[0]}"
+            f"first {min(extra)}"
         )
     return sorted(fresh)
 
@@ -322,11 +273,8 @@ def _check_complete(
 def _check_finite(state: dict[str, Tensor], where: str) -> None:
     """Refuse weights that are not numbers: every output of such a model is NaN, or worse, looks like one."""
     # The extremes of a tensor with a NaN are NaN; one pass, where `isfinite` makes a mask of it first.
-    broken = [
-        name
-        for name, weight in state.items()
-        if weight.numel() and not all(extreme.isfinite() for extreme in weight.aminmax())
-    ]
+    filled = [(name, weight) for name, weight in state.items() if weight.numel()]
+    broken = [name for name, weight in filled if not torch.stack(weight.aminmax()).isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{where}: there is NaN or infinity in {counted(len(broken), 'weight')}, first {broken[0]}; the "
@@ -337,19 +285,7 @@ def _check_finite(state: dict[str, Tensor], where: str) -> None:
 def of_a_shortener(key: str) -> bool:
     """Whether a weight belongs to what stands between two encoder blocks, whichever kind it is."""
     parts = {"down_ln", *(shortener.name for shortener in SHORTENERS.values())}
-    return any(f".{part}." in key for part in parts)
-
-
-def raw_config(folder: Path) -> dict[str, Any]:
-    """The content of a checkpoint directory's config.json.
-
-    Raises:
-        CheckpointError: there is none, or it is no JSON object, or it describes another kind of model.
-    """
-    where = hub_name(folder) or str(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
-    return read_raw_config(folder / "config.json", where)
+    return not parts.isdisjoint(key.split("."))
 
 
 @contextmanager

@@ -6,12 +6,13 @@ accident; the docstring says which.
 """
 
 # No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
-import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
-from transformers.activations import ACT2FN
+
+from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
+from mrt5cli.models.shorteners.base import ABOUT_DELETION
 
 BYT5_SHAPES = {
     f"google/byt5-{name}": dict(
@@ -27,19 +28,16 @@ BYT5_SHAPES = {
 
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
-MOST_LAYERS = 1_000
-"""No T5 has more than 100; a million would take minutes to build before anything could be said of it."""
-LARGEST = 2**31 - 1
-"""Above it, sizes of tensors leave the integers that kernels count in."""
-BOUNDS = {
-    "vocab_size": (LEAST_VOCABULARY, LARGEST),
-    **dict.fromkeys(
-        ("d_model", "d_kv", "d_ff", "num_heads", "relative_attention_num_buckets", "max_position_embeddings"),
-        (1, LARGEST),
-    ),
-    **dict.fromkeys(("num_layers", "num_decoder_layers"), (1, MOST_LAYERS)),
-}
-"""Least and most of every size."""
+SIZES = (
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_heads",
+    "num_layers",
+    "num_decoder_layers",
+    "relative_attention_num_buckets",
+    "max_position_embeddings",
+)
 
 
 @strict
@@ -92,14 +90,8 @@ class MrT5Config(T5Config):
     model_type = "mrt5"
     # A list, because trainers of transformers add to it.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
-        "past_key_values",
-        "encoder_last_hidden_state",
-        "encoder_attention_mask",
-        "delete_gate_output",
-        "delete_gate_logits",
-        "keep_mask",
-        "kept_lengths",
-        "boundary_logits",
+        *("past_key_values", "encoder_last_hidden_state", "encoder_attention_mask"),
+        *ABOUT_DELETION,
     ]
 
     vocab_size: int = 384
@@ -138,16 +130,10 @@ class MrT5Config(T5Config):
     relative_bias_per_layer: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        from mrt5cli.models.shorteners import SHORTENERS, Shortener  # which are made of configurations
-
-        scaled = kwargs.pop("scale_decoder_outputs", None)
         # transformers 5 reads `tie_word_embeddings` as "scale the decoder's output", which only T5 v1.0 does.
         kwargs.pop("tie_word_embeddings", None)
+        kwargs.pop("scale_decoder_outputs", None)
         super().__post_init__(tie_word_embeddings=False, **kwargs)
-        if scaled:
-            raise ValueError(
-                "T5 v1.0 checkpoints, which scale the decoder output, are not byte-level T5 models"
-            )
         shortener = SHORTENERS.get(self.deletion_type, Shortener)
         for name, value in shortener.own_fields.items():
             if not hasattr(self, name):
@@ -161,61 +147,32 @@ class MrT5Config(T5Config):
         return float(self.deletion_threshold or 0.0)
 
     def validate_numbers(self) -> None:
-        """Part of `@strict` validation.
-
-        Raises:
-            ValueError: a size that no model has, a number that is none, an id outside the vocabulary, or a
-                model that is no encoder-decoder.
-        """
-        for name, (least, most) in BOUNDS.items():
-            size = getattr(self, name)
-            if size is not None and not least <= size <= most:
-                expected = f"{least} or more" if size < least else f"{most:,} or less"
-                why = ": byte b is id b + 3" if name == "vocab_size" and size < least else ""
-                raise ValueError(f"{name} is {size}; expected {expected}{why}")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} is {value}; expected a finite number")
+        """Part of `@strict` validation: ValueError for a size below 1, or an id outside the vocabulary."""
+        for name in SIZES:
+            if (getattr(self, name) or 0) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.vocab_size < LEAST_VOCABULARY:
+            expected = f"{LEAST_VOCABULARY} or more: byte b is id b + 3"
+            raise ValueError(f"vocab_size is {self.vocab_size}; expected {expected}")
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-            ids = getattr(self, name)
-            for token in ids if isinstance(ids, list) else [ids]:
-                if not isinstance(token, int) or not 0 <= token < self.vocab_size:
-                    shown = "null" if token is None else repr(token)
-                    raise ValueError(
-                        f"{name} is {shown}; expected an id of the vocabulary, as ByT5's 0 and 1"
-                    )
-        if not isinstance(self.dense_act_fn, str) or self.dense_act_fn not in ACT2FN:
-            raise ValueError(f"dense_act_fn is {self.dense_act_fn!r}; expected the name of an activation")
-        if not self.is_encoder_decoder:
-            raise ValueError("is_encoder_decoder is false; expected a model with an encoder and a decoder")
+            token = getattr(self, name)
+            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                raise ValueError(f"{name} is {token}; expected an id of the vocabulary, as ByT5's 0 and 1")
 
     def validate_shortener(self) -> None:
-        """Part of `@strict` validation.
-
-        Raises:
-            ValueError: a shortener that is not known or could never run, or whose fields make no sense.
-        """
-        from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE
-
-        if self.deletion_type not in (*WITHOUT_MODULE, *SHORTENERS):
-            known = ", ".join((*WITHOUT_MODULE, *SHORTENERS))
-            raise ValueError(f"deletion_type {self.deletion_type!r} is not one of {known}")
-        if self.deletion_type in SHORTENERS and not 0 <= self.delete_gate_layer < self.num_layers:
-            raise ValueError(
-                f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
-            )
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
-            raise ValueError(
-                f"relative_attention_max_distance {self.relative_attention_max_distance} must be above half "
-                f"of relative_attention_num_buckets {self.relative_attention_num_buckets}"
-            )
+        """Part of `@strict` validation: ValueError for a shortener that is not known or could never run, or
+        whose fields make no sense."""
+        known = (*WITHOUT_MODULE, *SHORTENERS)
+        if self.deletion_type not in known:
+            raise ValueError(f"deletion_type {self.deletion_type!r} is not one of {', '.join(known)}")
         if self.sigmoid_mask_scale >= 0:
             raise ValueError(f"sigmoid_mask_scale must be below 0, not {self.sigmoid_mask_scale}")
-        if self.relative_bias_per_layer and self.has_absolute_position_embeddings:
-            raise ValueError("relative_bias_per_layer has no meaning with has_absolute_position_embeddings")
-        for shortener in dict.fromkeys(SHORTENERS.values()):
-            if all(hasattr(self, name) for name in shortener.own_fields):
-                shortener.check(self)
+        if self.deletion_type in SHORTENERS:
+            if not 0 <= self.delete_gate_layer < self.num_layers:
+                raise ValueError(
+                    f"delete_gate_layer {self.delete_gate_layer} is not below num_layers {self.num_layers}"
+                )
+            SHORTENERS[self.deletion_type].check(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """The configuration of one side, as transformers asks for it; the decoder's tells its own depth.

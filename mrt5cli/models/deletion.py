@@ -42,24 +42,24 @@ def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback:
     return torch.where(keep_BL.any(dim=1, keepdim=True), keep_BL, spare)
 
 
-def compact(keep_BL: Tensor, seen_BL: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, int]:
+def compact(keep_BL: Tensor, lengths_B: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, int]:
     """Left-align the survivors of every row.
 
     Args:
         keep_BL: bool, what survives.
-        seen_BL: bool, what is attended to, or None for everything.
+        lengths_B: int64, how many do.
+        mask_BL: 0 where nothing is attended to, or None for everything.
 
     Returns:
         positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted
-        ones); valid (B, K) bool; lengths (B) int64; how many survivors are seen. Reading that number and K,
-        the largest count of the batch, is the one device sync of a forward.
+        ones); valid (B, K) bool; how many survivors are attended to. Reading that number and K, the largest
+        count of the batch, is the one device sync of a forward.
     """
-    lengths = keep_BL.sum(dim=1)
-    seen = keep_BL if seen_BL is None else keep_BL & seen_BL
-    longest, seen_count = torch.stack([lengths.max(), seen.sum()]).tolist()
+    seen_BL = keep_BL if mask_BL is None else keep_BL & (mask_BL != 0)
+    longest, seen_count = torch.stack([lengths_B.max(), seen_BL.sum()]).tolist()
     positions = (~keep_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-    valid = torch.arange(longest, device=keep_BL.device)[None, :] < lengths[:, None]
-    return positions, valid, lengths, seen_count
+    valid = torch.arange(longest, device=keep_BL.device)[None, :] < lengths_B[:, None]
+    return positions, valid, seen_count
 
 
 def gather_rows(values: Tensor, positions_BK: Tensor) -> Tensor:

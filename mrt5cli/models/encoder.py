@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -19,18 +19,12 @@ from transformers.utils.output_capturing import capture_outputs
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import last_position
 from mrt5cli.models.fast.layouts import fast_layout
-from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
-from mrt5cli.models.outputs import MrT5EncoderOutput, PackedStates
+from mrt5cli.models.layout import Layout
+from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
-from mrt5cli.models.shorteners import (
-    SHORTENERS,
-    Sequences,
-    Shortener,
-    Shortening,
-    norm_in_float32,
-    refuse_threshold,
-    with_fillers_in_sight,
-)
+from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
+from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
+from mrt5cli.models.shorteners.gate import with_fillers_in_sight
 from mrt5cli.models.stack import MrT5Stack, self_attention, wants
 
 CAPTURED = ("output_attentions", "output_hidden_states")
@@ -70,52 +64,63 @@ class MrT5Encoder(MrT5Stack):
         real_bytes: int | None = None,
         **kwargs: Any,
     ) -> MrT5EncoderOutput:
-        """Encode.
+        """Encode; other arguments as of the whole model.
 
         Args:
-            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone tells padding.
-            attention_mask: (B, L); None means every position is attended to, padding too.
-            hard_delete: remove the bytes under the threshold instead of gating them.
-            deletion_threshold: replaces the configured one; soft gating has none and ignores it.
-            segment_ends: (B, L) bool, true at each segment's last byte; some boundary predictors learn it.
+            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone shows padding.
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
-            real_bytes: how many positions are no padding, if the mask hides just that; spares a GPU a wait.
         """
         source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
+        shortener = self.shortener
         if self.config.deletion_type == "source_removed":
-            source, keep_mask = self._lone_eos(source)
-            real_bytes = len(keep_mask)
-        source = replace(source, states=self.dropout(source.states))
-        shortener, shortening = self.shortener, _whole(source, keep_mask, score_penalty)
+            # The encoder sees a lone EOS, which stood at the end of the source.
+            keep_mask = last_position(~source.padding)
+            eos: Any = self.config.eos_token_id
+            ids = torch.full((len(keep_mask), 1), eos, device=keep_mask.device)
+            source, real_bytes = self._source(ids, None, None, None), len(ids)
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
+        if score_penalty is not None:
+            score_penalty.count_in(source.mask)
+        source = replace(source, states=self.dropout(source.states))
+        lengths, length = (~source.padding).sum(dim=1), source.padding.shape[1]
+        shortening = Shortening(source.states, source.mask, None, kept_lengths=lengths, keep_mask=keep_mask)
 
-        layout = self._layout(source, score_penalty, real_bytes, kwargs)
-        states, penalty = layout.lay_out(source.states), None
-        bias: BlockBias | None = None
+        weights, hidden_states = (wants(name, self.config, kwargs) for name in CAPTURED)
+        layout, penalty, rows = Layout(), None, None
+        if not weights and not hidden_states:
+            drops_weights = self.training and self_attention(self.block[0]).dropout > 0
+            layout = fast_layout(self.config, source, score_penalty, real_bytes, drops_weights)
+        states = layout.lay_out(source.states)
+        position_bias: Tensor | None = None
         for index, block in enumerate(self.block):
             if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
                 shortening = self._shorten(source, shortener, score_penalty, hard_delete, deletion_threshold)
                 layout = layout.after(shortening)
-                states, bias, penalty = layout.lay_out(shortening.states), None, score_penalty
-            if bias is None or self.config.relative_bias_per_layer:
-                bias = layout.bias(self._relative_bias(block, source), shortening)
+                states, position_bias, penalty = layout.lay_out(shortening.states), None, score_penalty
+            if position_bias is None or self.config.relative_bias_per_layer:
+                own = block if self.config.relative_bias_per_layer else self.block[0]
+                position_bias, rows = layout.bias(self_attention(own), length, shortening)
             states, _, _ = block(
                 states,
                 None,
-                bias.position_bias,
-                rows=bias.rows,
+                position_bias,
+                rows=rows,
                 key_gate=shortening.key_gate,
                 score_penalty=penalty,
-                need_weights=wants("output_attentions", self.config, kwargs),
+                need_weights=weights,
                 **kwargs,
             )
         states = self.dropout(self.final_layer_norm(states))
-        rows = bias.rows if keep_packed and bias is not None else None
-        packed = None if rows is None else PackedStates(states, rows.as_source())
-        return MrT5EncoderOutput.of(shortening, layout.restore(states), packed)
+        return MrT5EncoderOutput(
+            last_hidden_state=layout.restore(states),
+            attention_mask=shortening.mask,
+            key_gate=shortening.key_gate,
+            packed=(states, rows.as_source()) if keep_packed and rows is not None else None,
+            **shortening.deletion(),
+        )
 
     def _source(
         self,
@@ -124,10 +129,7 @@ class MrT5Encoder(MrT5Stack):
         inputs_embeds: Tensor | None,
         segment_ends: Tensor | None,
     ) -> Sequences:
-        """What the encoder is given, embedded.
-
-        Ids tell padding even where no mask is passed; a mask may also hide real bytes.
-        """
+        """The input, embedded. Ids show padding even without a mask; a mask may also hide real bytes."""
         states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
             padding = input_ids.eq(self.config.pad_token_id)  # type: ignore[arg-type]
@@ -137,33 +139,6 @@ class MrT5Encoder(MrT5Stack):
             padding = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
 
-    def _lone_eos(self, source: Sequences) -> tuple[Sequences, Tensor]:
-        """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood: at the
-        end of the source."""
-        ends = last_position(~source.padding)
-        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)  # type: ignore[arg-type]
-        return self._source(ids, None, None, None), ends
-
-    def _layout(
-        self,
-        source: Sequences,
-        score_penalty: ScorePenalty | None,
-        real_bytes: int | None,
-        arguments: dict[str, Any],
-    ) -> Layout:
-        """Of the input: padded, where every layer's scores or states are wanted in their places."""
-        layout = None
-        if not any(wants(name, self.config, arguments) for name in CAPTURED):
-            layout = fast_layout(
-                self.config,
-                source.mask,
-                source.padding,
-                score_penalty=score_penalty,
-                real_bytes=real_bytes,
-                drops_weights=self.training and self_attention(self.block[0]).dropout > 0,
-            )
-        return PaddedLayout() if layout is None else layout
-
     def _shorten(
         self,
         source: Sequences,
@@ -172,7 +147,7 @@ class MrT5Encoder(MrT5Stack):
         hard: bool,
         threshold: float | None,
     ) -> Shortening:
-        """What the shortener makes of the states that it finds, with what a rule of the reference counts."""
+        """What the shortener makes of the states that it finds."""
         if shortener.normalises:
             norm: Any = self.block[self.config.delete_gate_layer].down_ln
             source = replace(source, normed=norm_in_float32(norm, source.states))
@@ -180,26 +155,10 @@ class MrT5Encoder(MrT5Stack):
         if score_penalty is not None:
             if score_penalty.per == "batch":
                 shortening = with_fillers_in_sight(shortening, source)
-            score_penalty.look_at(shortening.mask)
-        if shortening.positions is not None and self.positions_start_afresh:
+            score_penalty.count_in(shortening.mask)
+        compacted = self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
+        if shortening.positions is not None and compacted:
+            # What is left counts as neighbours, as in the reference with its gate at layer 0.
             slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
             shortening = replace(shortening, positions=slots.expand_as(shortening.positions))
         return shortening
-
-    @property
-    def positions_start_afresh(self) -> bool:
-        """Whether what is left counts as neighbours, as in the reference with its gate at layer 0."""
-        return self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
-
-    def _relative_bias(self, block: nn.Module, source: Sequences) -> RelativeBias:
-        """Of a block, or of the first for all of them."""
-        own = self.config.relative_bias_per_layer
-        return RelativeBias(self_attention(block if own else self.block[0]), source.padding.shape[1])
-
-
-def _whole(source: Sequences, keep_mask: Tensor | None, score_penalty: ScorePenalty | None) -> Shortening:
-    """A sequence that nothing has shortened yet."""
-    if score_penalty is not None:
-        score_penalty.look_at(source.mask)
-    lengths = (~source.padding).sum(dim=1)
-    return Shortening(source.states, source.mask, None, kept_lengths=lengths, keep_mask=keep_mask)

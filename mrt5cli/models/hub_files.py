@@ -5,13 +5,12 @@ Face Hub, which is resolved to a commit and downloaded once. What reads checkpoi
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrt5cli.errors import CheckpointError, UserError
-from mrt5cli.hub import Limits, Repository
+from mrt5cli.hub import Repository
 from mrt5cli.models.layouts import hub_name, read_raw_config
 from mrt5cli.models.weights import (
     PICKLE,
@@ -23,6 +22,7 @@ from mrt5cli.models.weights import (
     shards_in,
 )
 from mrt5cli.rundir import resolve_model
+from mrt5cli.text import listed
 
 if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
@@ -38,13 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Located:
-    """A model on this machine.
-
-    Attributes:
-        folder: a checkpoint directory.
-        run: the run it belongs to, or None.
-        commit: of the Hub repository it comes from, or None.
-    """
+    """A checkpoint directory on this machine, with its run or its commit on the Hub where it has one."""
 
     folder: Path
     run: RunDir | None = None
@@ -63,13 +57,11 @@ def locate(
     Args:
         path_or_hub_id: a run stands for its finished model, or its latest checkpoint while there is none.
         revision: branch, tag or commit, of a Hub id only.
-        allow_pickle: False refuses a model whose weights are in pickles alone.
+        allow_pickle: False refuses a model whose weights are in pickles alone, before it is downloaded.
         weights: False leaves the weights of a Hub model where they are.
 
     Raises:
-        UserError: it is none of the three.
-        CheckpointError: the Hub model cannot be had, the revision is of a directory, or what is there are
-            pickles, and none may be read.
+        UserError: it is none of the three, or the Hub model cannot be had.
     """
     where, run = resolve_model(path_or_hub_id)
     found = Located(Path(where), run)
@@ -90,38 +82,21 @@ def snapshot(
     """A model of the Hub in the local cache, at the commit that a revision means now.
 
     Without a network, or with HF_HUB_OFFLINE, what it meant when it was last downloaded. Weights are taken
-    from safetensors files, or else from pickles; nothing else is looked for, and no service that converts
-    them.
-
-    Args:
-        hub_id: "owner/name".
-        revision: branch, tag or commit; None for main.
-        allow_pickle: False downloads no pickles, and refuses a model that has nothing else.
-        weights: as `locate`.
+    from safetensors files, or else from pickles. The arguments are those of `locate`.
 
     Raises:
         CheckpointError: there is no such model or revision, it may not be read, its files are not those of a
             model of ours, or neither Hub nor cache has it.
     """
-    repository = Repository(
-        "model",
-        hub_id,
-        revision,
-        absent="is neither a directory here nor",
-        check="check the name",
-        ways_out="connect to the network, or give a checkpoint directory",
-        tell=logger.warning,
-    )
+    repository = Repository("model", hub_id, revision, logger.warning)
     try:
-        config = repository.cached(CONFIG)
-        cached = _cached(config, weights)
-        commit = config.parent.name if config else ""
-        return repository.online_or_cached(
-            lambda limits: _downloaded(repository, limits, allow_pickle, weights),
-            cached,
-            commit,
-            partly=config is not None,
-        )
+        cached = _cached(repository.cached(CONFIG), weights)
+        info = repository.info(cached.commit if cached else None)
+        if info is None:
+            assert cached is not None
+            return cached
+        names = [file.rfilename for file in info.siblings or ()]
+        return _downloaded(repository, names, allow_pickle, weights)
     except UserError as error:
         raise CheckpointError("; ".join(filter(None, (error.message, error.hint)))) from error
 
@@ -138,15 +113,14 @@ def _cached(config: Path | None, weights: bool) -> Located | None:
     return Located(config.parent, commit=config.parent.name)
 
 
-def _downloaded(repository: Repository, limits: Limits, allow_pickle: bool, weights: bool) -> Located:
+def _downloaded(repository: Repository, names: list[str], allow_pickle: bool, weights: bool) -> Located:
     """The model as the Hub has it now, config.json first: another kind of model is refused before its weights
     are downloaded."""
-    names = [file.rfilename for file in repository.about(limits).siblings or ()]
     if CONFIG not in names:
         raise CheckpointError(
             f"{repository.name} is not a checkpoint: its repository on the Hub has no {CONFIG}"
         )
-    # Asked for by the name of the revision, so that the cache knows which commit that was.
+    # By the name of the revision, so that the cache knows which commit that is.
     config = repository.fetch(CONFIG)
     commit = config.parent.name
     read_raw_config(config, repository.name)
@@ -154,22 +128,15 @@ def _downloaded(repository: Repository, limits: Limits, allow_pickle: bool, weig
         if name in names:
             repository.fetch(name, commit)
     if weights:
-        single, index = _format_of(repository.name, names)
+        format = next(((one, index) for one, index in WEIGHTS if one in names or index in names), None)
+        if format is None:
+            raise CheckpointError(
+                f"{repository.name} has no weights that can be read, in {SAFE} or {PICKLE} or by an index of "
+                f"one: only {listed(names)}"
+            )
+        single, index = format
         if single == PICKLE and not allow_pickle:
             raise pickles_refused(repository.name)
-        files = [single] if single in names else shards_in(repository.fetch(index, commit))
-        for name in files:
+        for name in [single] if single in names else shards_in(repository.fetch(index, commit)):
             repository.fetch(name, commit)
     return Located(config.parent, commit=commit)
-
-
-def _format_of(hub_id: str, names: Sequence[str]) -> tuple[str, str]:
-    """The best of `WEIGHTS` that a repository has."""
-    for single, index in WEIGHTS:
-        if single in names or index in names:
-            return single, index
-    others = ", ".join(sorted(name for name in names if name.endswith((".h5", ".msgpack", ".bin", ".pt"))))
-    raise CheckpointError(
-        f"{hub_id} has no weights that can be read: neither {SAFE} nor {PICKLE} nor an index of one"
-        + (f", only {others}" if others else "")
-    )

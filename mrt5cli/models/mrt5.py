@@ -119,7 +119,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         Args:
             input_ids: (B, L) byte ids, 0 is padding.
-            attention_mask: (B, L), 1 where `input_ids` counts. None attends everywhere, padding included.
+            attention_mask: (B, L), 0 where nothing attends. None attends everywhere, padding included.
             decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
             labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
             hard_delete: remove bytes (inference) instead of gating them (training).
@@ -130,7 +130,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             score_loss_per: the mean is over each "row"'s own pairs of positions, in the source those that are
                 not hidden, in the target those that `decoder_attention_mask` or, without one, `labels` count;
                 or, as in the reference, over all that the "batch" has room for.
-            real_bytes: how many of `input_ids` are no padding, if the caller knows; see the encoder.
+            real_bytes: how many positions the mask leaves, if it hides just padding; spares a GPU a wait.
             num_items_in_batch: what to divide the summed loss by, in place of the number of labels that count
                 here: their number in all the batches of an optimizer step. transformers' trainers pass it.
         """
@@ -156,60 +156,50 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
-        packed = encoded.packed
-        source_mask = None if packed is not None else encoded.attention_mask
-        if source_mask is not None and hides_nothing(source_mask):
+        states, rows = encoded.packed or (encoded.last_hidden_state, None)
+        source_mask = encoded.attention_mask
+        if rows is not None or (source_mask is not None and hides_nothing(source_mask)):
             source_mask = None  # else every layer adds a tensor of zeros
-        decoder_outputs = self.decoder(
+        decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
-            encoder_hidden_states=encoded.last_hidden_state if packed is None else packed.states,
+            encoder_hidden_states=states,
             encoder_attention_mask=source_mask,
             use_cache=use_cache,
             encoder_key_gate=encoded.key_gate,
-            encoder_rows=None if packed is None else packed.rows,
+            encoder_rows=rows,
             score_penalty=penalty,
             need_weights=wants("output_attentions", self.config, kwargs),
             **kwargs,
         )
-        logits = self.lm_head(decoder_outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = F.cross_entropy(
-                logits.float().flatten(0, 1),
-                labels.flatten(),
-                ignore_index=IGNORED_LABEL,
-                reduction=reduction,
-            )
-            if num_items_in_batch is not None:
-                loss = loss / num_items_in_batch
-
+        logits = self.lm_head(decoded.last_hidden_state)
         mask = encoded.attention_mask
         if mask is None:
             mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=logits.device)
         return MrT5Output(
-            loss=loss,
+            loss=None if labels is None else _loss(logits, labels, num_items_in_batch),
             logits=logits,
-            past_key_values=decoder_outputs.past_key_values,
-            decoder_hidden_states=decoder_outputs.hidden_states,
-            decoder_attentions=decoder_outputs.attentions,
-            cross_attentions=decoder_outputs.cross_attentions,
+            past_key_values=decoded.past_key_values,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
             encoder_last_hidden_state=encoded.last_hidden_state,
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
             encoder_attention_mask=mask,
-            delete_gate_output=encoded.delete_gate_output,
-            delete_gate_logits=encoded.delete_gate_logits,
-            keep_mask=encoded.keep_mask,
-            kept_lengths=encoded.kept_lengths,
-            boundary_logits=encoded.boundary_logits,
             score_loss=None if penalty is None else penalty.mean(),
             score_loss_parts=None if penalty is None else penalty.parts(),
-            auxiliary_loss=encoded.auxiliary_loss,
+            **encoded.deletion(),
         )
+
+
+def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
+    """Mean cross-entropy over the labels that count, or their sum divided by `count`."""
+    how: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "reduction": "mean" if count is None else "sum"}
+    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), **how)
+    return loss if count is None else loss / count
 
 
 def _counted(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:

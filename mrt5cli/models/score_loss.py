@@ -1,4 +1,4 @@
-"""The score loss (paper, appendix D), collected layer by layer without keeping any score tensor.
+"""The score loss (paper, appendix D), collected layer by layer.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -35,15 +35,14 @@ class ScorePenalty:
     def __init__(self, per: Literal["row", "batch"], targets: Tensor | None = None) -> None:
         self.per, self.targets = per, targets if per == "row" else None
         self.source: Tensor | None = None
-        self._of_encoder: list[Tensor] = []
-        self._of_cross: list[Tensor] = []
+        self._means: dict[bool, list[Tensor]] = {False: [], True: []}  # by whether it is cross-attention
 
     @property
     def layer_means(self) -> list[Tensor]:
         """Each layer's mean, those of the encoder first."""
-        return self._of_encoder + self._of_cross
+        return self._means[False] + self._means[True]
 
-    def look_at(self, mask: Tensor | None) -> None:
+    def count_in(self, mask: Tensor | None) -> None:
         """Count pairs among what a mask (B, S) leaves of the encoder's positions from here on."""
         if self.per == "row":
             self.source = None if mask is None else mask != 0
@@ -51,6 +50,13 @@ class ScorePenalty:
     def queries(self, *, cross: bool) -> Tensor | None:
         """(B, Q) bool, the queries of a layer that count; None for all."""
         return self.targets if cross else self.source
+
+    def look_at(self, query: Tensor, key: Tensor, bias: Tensor | None, *, cross: bool) -> None:
+        """Add one layer, whose scores are computed from query, key and bias and are not kept."""
+        given = query.float(), key.float(), None if bias is None else bias.float()
+        with torch.autocast(query.device.type, enabled=False):
+            excess = _ScoreExcess.apply(*given, self.queries(cross=cross))
+        self.add(excess, query, key, cross=cross)
 
     def add(self, excess: Tensor, query: Tensor, key: Tensor, *, cross: bool) -> None:
         """Add one layer's sum of max(score - 5, 0) over the pairs of its (B, N, Q, H) and (B, N, K, H)."""
@@ -68,13 +74,13 @@ class ScorePenalty:
 
     def add_mean(self, mean: Tensor, *, cross: bool) -> None:
         """Add one layer's mean over its pairs."""
-        (self._of_cross if cross else self._of_encoder).append(mean)
+        self._means[cross].append(mean)
 
     def parts(self) -> Tensor:
         """(2,), what the encoder's layers and cross-attention's add to the mean over all: their pairs are of
         different numbers, and so are their shares in a mean over several batches."""
         nothing = torch.zeros_like(self.layer_means[0])
-        sums = [torch.stack([nothing, *means]).sum() for means in (self._of_encoder, self._of_cross)]
+        sums = [torch.stack([nothing, *means]).sum() for means in self._means.values()]
         return torch.stack(sums) / len(self.layer_means)
 
     def mean(self) -> Tensor:
@@ -101,16 +107,6 @@ class _ScoreExcess(torch.autograd.Function):
         above = exceeds.to(query.dtype) * grad
         bias_grad = above.sum_to_size(bias.shape) if bias is not None and ctx.needs_input_grad[2] else None
         return above @ key, above.transpose(-1, -2) @ query, bias_grad, None
-
-
-def score_excess(query: Tensor, key: Tensor, bias: Tensor | None, queries: Tensor | None) -> Tensor:
-    """The sum of max(score - 5, 0) over pairs whose query is among `queries` (B, Q), or over all, in float32;
-    its gradient makes the scores again."""
-    with torch.autocast(query.device.type, enabled=False):
-        excess: Tensor = _ScoreExcess.apply(
-            query.float(), key.float(), None if bias is None else bias.float(), queries
-        )
-    return excess
 
 
 def scores_of(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:

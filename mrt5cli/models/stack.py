@@ -20,7 +20,7 @@ from mrt5cli.models.shorteners import Shortener
 
 
 class LearnedPositions(nn.Embedding):
-    """One vector a position, added to the embeddings; the alternative to T5's relative bias."""
+    """One vector a position, the alternative to T5's relative bias."""
 
 
 class MrT5PreTrainedModel(T5PreTrainedModel):
@@ -31,17 +31,8 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     base_model_prefix = "model"
     _supports_flex_attn = False
 
-    def half(self, *_: Any) -> Self:
-        """Refuse: see `to`."""
-        return self.to(torch.float16)
-
     def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
-        """As PyTorch's.
-
-        Raises:
-            ValueError: to float16, in which T5's activations overflow.
-        """
-        _refuse_float16(torch._C._nn._parse_to(*args, **kwargs)[1])
+        """As PyTorch's; transformers' annotation hides its arguments."""
         return super().to(*args, **kwargs)
 
     @classmethod
@@ -53,16 +44,13 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *_: Any, **__: Any
     ) -> str:
-        if attn_implementation is None:
-            return IMPLEMENTATIONS["packed"]
-        if attn_implementation in IMPLEMENTATIONS.values():
-            return attn_implementation
-        if attn_implementation not in IMPLEMENTATIONS:
+        name = attn_implementation or "packed"
+        if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
             raise ValueError(
-                f"attn_implementation {attn_implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}: "
-                "no other kernel has T5's bias, the delete gate and softmax1"
+                f"attn_implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}: no other "
+                "kernel has T5's bias, the delete gate and softmax1"
             )
-        return IMPLEMENTATIONS[attn_implementation]
+        return IMPLEMENTATIONS.get(name, name)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -77,8 +65,6 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
     """T5's stack with optional learned positions; base of our encoder and our decoder."""
 
     def __init__(self, config: MrT5Config) -> None:
-        # `from_pretrained` builds a model in the dtype it is to have.
-        _refuse_float16(torch.get_default_dtype())
         super().__init__(config)
         self.absolute_pos_embed: LearnedPositions | None = None
         if config.has_absolute_position_embeddings:
@@ -101,10 +87,13 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        _refuse_float16(inputs_embeds.dtype)
         device = inputs_embeds.device.type
-        if torch.is_autocast_enabled(device):
-            _refuse_float16(torch.get_autocast_dtype(device))
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        if torch.float16 in (inputs_embeds.dtype, autocast):
+            raise ValueError(
+                "T5's activations overflow in float16, and this model would answer with nonsense; use "
+                "torch.bfloat16, which has the range, or torch.float32"
+            )
         if self.absolute_pos_embed is not None and self.config.learned_positions == "added":
             length = inputs_embeds.shape[1]
             if past + length > self.absolute_pos_embed.num_embeddings:
@@ -115,14 +104,6 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
         return inputs_embeds
-
-
-def _refuse_float16(dtype: torch.dtype | None) -> None:
-    if dtype == torch.float16:
-        raise ValueError(
-            "T5's activations overflow in float16, and this model would answer with NaN or with nonsense; "
-            "use torch.bfloat16, which has the range, or torch.float32"
-        )
 
 
 def self_attention(block: nn.Module) -> T5Attention:
@@ -152,24 +133,13 @@ class MrT5Decoder(MrT5Stack):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        return super().forward(
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            inputs_embeds=self._embed(input_ids, inputs_embeds, past),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
+        embedded = self._embed(input_ids, inputs_embeds, past)
+        return super().forward(inputs_embeds=embedded, past_key_values=past_key_values, **kwargs)
 
 
 def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:

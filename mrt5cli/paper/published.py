@@ -1,4 +1,9 @@
-"""The paper's numbers as data: `published.yaml` beside this file, and the one reader of it."""
+"""The paper's numbers as data: `published.yaml` beside this file, `unmatched.yaml`, and the readers of both.
+
+What a recipe is held against stands in its own `paper.rows`. The rest is in `unmatched.yaml`, so that nothing
+is left out unsaid: a number comes from an analysis of several runs or of none, or it is not reproduced, for a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -44,19 +49,44 @@ class Published:
 COLUMNS = ("subset", "metric", "value", "unit", "precision", "tolerance")
 
 
-@cache
-def published() -> Mapping[str, Published]:
-    """All numbers, by their ids, in the paper's order."""
+def read_yaml(name: str) -> Any:
+    """One of the YAML files beside this one."""
     import yaml
 
     # libyaml, where it is there, reads 2,400 rows in a third of a second instead of two.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = (resources.files("mrt5cli.paper") / "published.yaml").read_text(encoding="utf-8")
+    return yaml.load((resources.files("mrt5cli.paper") / name).read_text(encoding="utf-8"), Loader=loader)
+
+
+@cache
+def published() -> Mapping[str, Published]:
+    """All numbers, by their ids, in the paper's order."""
     rows: dict[str, Published] = {}
-    for group in yaml.load(text, Loader=loader):
+    for group in read_yaml("published.yaml"):
         of = {name: group[name] for name in ("version", "experiment", "model", "source")}
         of["setting"] = group["setting"] or {}
         for id_, row in group["rows"].items():
             # Only what was measured on a figure has a tolerance, the last column.
             rows[id_] = Published(id=id_, **of, **dict(zip(COLUMNS, row, strict=False)))
     return MappingProxyType(dict(sorted(rows.items())))
+
+
+@cache
+def unmatched() -> Mapping[str, list[dict[str, Any]]]:
+    """Numbers without a recipe, recipes without a number: the parts `analyses`, `without` and `recipes`."""
+    return MappingProxyType(read_yaml("unmatched.yaml"))
+
+
+def chosen(numbers: Mapping[str, Any]) -> list[str]:
+    """The ids of a part's numbers: those it lists, or all of a version's experiment."""
+    if "rows" in numbers:
+        return list(numbers["rows"])
+    wanted = (numbers["version"], numbers["experiment"])
+    return [number.id for number in published().values() if (number.version, number.experiment) == wanted]
+
+
+@cache
+def from_analyses() -> Mapping[str, str]:
+    """The experiment of the suite one of whose analyses gives a number, by the number's id."""
+    parts = unmatched()["analyses"]
+    return MappingProxyType({id_: part["experiment"] for part in parts for id_ in chosen(part["numbers"])})

@@ -14,17 +14,15 @@ three parts:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from functools import cache
-from importlib import resources
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, Better
-from mrt5cli.paper.published import Published, published
-
-Kind = Literal["relative", "absolute", "factor", "correlation", "exact"]
+from mrt5cli.paper.published import Published, published, read_yaml
 
 Z_95 = 1.96
 FINEST_DIGIT = 2
@@ -33,7 +31,15 @@ ENOUGH = 0.1
 """Share of the published test examples below which ours say too little: anything would be within."""
 DIAGNOSTIC_EXAMPLES = 32_000
 CORRELATED_SAMPLES = 1_000
+
 AVERAGES = ("15-language weighted average", "15-language average", "15-language total time / examples")
+LOSSES = ("test_cross_entropy", "bits_per_byte")
+REDUCTION = "seq_len_reduction"
+TIMES = ("runtime_per_example", "total_eval_time")
+"""Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
+DECREASE = "runtime_decrease_vs_byt5"
+PADDED = ("xnli", "spelling_correction_contextual", "word_search")
+"""Experiments whose examples are padded to their batch's or the task's length."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,16 @@ class Rule:
         allowance: for two runs, in that measure.
         reason: for it.
         sampled: whether the number is a share of test examples.
-        where: further condition on the row, one of `CONDITIONS`, or empty.
+        where: patterns of "experiment/model/subset/settings", one of which must match; empty for all.
     """
 
     name: str
     metrics: Sequence[str]
-    kind: Kind
+    kind: Literal["relative", "absolute", "factor", "correlation", "exact"]
     allowance: float
     reason: str
     sampled: bool = False
-    where: str = ""
+    where: Sequence[str] = ()
 
     @property
     def better(self) -> Better | None:
@@ -74,57 +80,22 @@ class Rule:
             "exact": "none",
         }[self.kind]
 
-    def is_for(self, row: Published) -> bool:
-        """Whether the row is one of those."""
-        metric = row.metric.partition("[")[0]
-        if metric in TIMES:
-            metric = DECREASE
-        return metric in self.metrics and CONDITIONS[self.where](row)
-
-
-ENGLISH = ("english_span_corruption", "gate_placement", "large_model_english")
-LANGUAGE_MODELS = (
-    *ENGLISH,
-    "span_corruption_multilingual",
-    "span_corruption_per_language_delta0.5",
-    "per_language_span_corruption",
-    "large_model",
-)
-LOSSES = ("test_cross_entropy", "bits_per_byte")
-REDUCTION = "seq_len_reduction"
-TIMES = ("runtime_per_example", "total_eval_time")
-"""Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
-DECREASE = "runtime_decrease_vs_byt5"
-
-
-def _one_language_of_many(row: Published) -> bool:
-    return row.experiment in LANGUAGE_MODELS and row.subset not in AVERAGES and row.experiment not in ENGLISH
-
-
-CONDITIONS: dict[str, Callable[[Published], bool]] = {
-    "": lambda row: True,
-    "diagnostic": lambda row: row.experiment.startswith("diagnostic"),
-    "one_language_of_many": _one_language_of_many,
-    "deletes_nothing": lambda row: row.model.startswith("ByT5"),
-    "deletes_a_set_share": lambda row: row.model in ("CP", "Random"),
-    "fixed": lambda row: row.model == "Fixed",
-    "constant_alpha": lambda row: "alpha" in row.setting,
-    "rate_not_held": lambda row: _one_language_of_many(row) or row.experiment not in LANGUAGE_MODELS,
-}
-"""What a rule may ask of a row besides its metric."""
-
 
 @cache
 def rules() -> tuple[Rule, ...]:
     """All of them, the first that is for a number counts."""
-    import yaml
-
-    text = (resources.files("mrt5cli.paper") / "tolerances.yaml").read_text(encoding="utf-8")
-    return tuple(Rule(**rule) for rule in yaml.safe_load(text))
+    return tuple(Rule(**rule) for rule in read_yaml("tolerances.yaml"))
 
 
-PADDED = ("xnli", "spelling_correction_contextual", "word_search")
-"""Experiments whose examples are padded to their batch's or the task's length."""
+def rule_of(row: Published) -> Rule | None:
+    """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
+    metric = DECREASE if row.metric in TIMES else row.metric.partition("[")[0]
+    said = row.experiment, row.model, str(row.subset), " ".join(row.setting)
+    for rule in rules():
+        matching = (all(map(fnmatchcase, said, pattern.split("/"))) for pattern in rule.where)
+        if metric in rule.metrics and (not rule.where or any(matching)):
+            return rule
+    return None
 
 
 def counts_padding(row: Published) -> bool:
@@ -135,26 +106,14 @@ def counts_padding(row: Published) -> bool:
     return row.metric == REDUCTION and row.model == "BP" and row.experiment in PADDED
 
 
-def rule_of(row: Published) -> Rule | None:
-    """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
-    return next((rule for rule in rules() if rule.is_for(row)), None)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Values that count as the published one.
-
-    Attributes:
-        low, high: ends, both inside.
-        parts: of the tolerance, in words and in the row's unit.
-    """
+class Band(NamedTuple):
+    """Values that count as the published one, both ends inside."""
 
     low: float
     high: float
-    parts: tuple[tuple[str, float], ...] = ()
 
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, float | int) and self.low <= value <= self.high
 
 
 def band(row: Published, rule: Rule, value: float, examples: int | None = None) -> Band:
@@ -166,48 +125,33 @@ def band(row: Published, rule: Rule, value: float, examples: int | None = None) 
         value: that is compared: the row's, or for times the decrease that follows from it.
         examples: our test examples, for what depends on their number; by default as many as published.
     """
+    reading = reading_error(row)
     if rule.kind == "exact":
         return Band(value, value)
-    reading = reading_error(row)
     if rule.kind == "factor":
-        return Band(
-            value / rule.allowance - reading, value * rule.allowance + reading, (("reading", reading),)
-        )
+        return Band(value / rule.allowance - reading, value * rule.allowance + reading)
     if rule.kind == "correlation":
-        return _correlation_band(rule, value, reading, examples)
+        ours = max(4, examples or CORRELATED_SAMPLES)
+        half = Z_95 * math.sqrt(1 / (CORRELATED_SAMPLES - 3) + 1 / (ours - 3)) + rule.allowance
+        middle = math.atanh(max(-0.999999, min(0.999999, value)))
+        return Band(math.tanh(middle - half) - reading, math.tanh(middle + half) + reading)
     runs = rule.allowance * abs(value) if rule.kind == "relative" else rule.allowance
-    sampling = _binomial(row, value, examples) if rule.sampled else 0.0
+    sampling = _binomial(value, examples_of(row) or examples, examples) if rule.sampled else 0.0
     width = reading + sampling + runs
-    parts = (("reading", reading), ("sampling", sampling), ("runs", runs))
-    return Band(value - width, value + width, tuple((name, part) for name, part in parts if part))
+    return Band(value - width, value + width)
 
 
-def _correlation_band(rule: Rule, value: float, reading: float, examples: int | None) -> Band:
-    ours = max(4, examples or CORRELATED_SAMPLES)
-    sampling = Z_95 * math.sqrt(1 / (CORRELATED_SAMPLES - 3) + 1 / (ours - 3))
-    half = sampling + rule.allowance
-    middle = math.atanh(max(-0.999999, min(0.999999, value)))
-    return Band(
-        math.tanh(middle - half) - reading,
-        math.tanh(middle + half) + reading,
-        (("reading", reading), ("sampling", sampling), ("runs", rule.allowance)),
-    )
-
-
-def _binomial(row: Published, value: float, examples: int | None) -> float:
+def _binomial(value: float, published: int | None, ours: int | None) -> float:
     """95 % of the difference of two shares, in points, when both test sets are drawn anew.
 
     The two are the same test set where the data are public, and then this is wide; but which rows a
     streamed or resplit set holds is not known to be the same.
     """
-    published_examples = examples_of(row) or examples
-    if not published_examples:
+    if not published:
         return 0.0
     # A share of 100 % of n has not the error 0: half an example is added on either side.
-    share = (value / 100 * published_examples + 0.5) / (published_examples + 1)
-    share = max(0.0, min(1.0, share))
-    trials = 1 / published_examples + 1 / (examples or published_examples)
-    return 100 * Z_95 * math.sqrt(share * (1 - share) * trials)
+    share = max(0.0, min(1.0, (value / 100 * published + 0.5) / (published + 1)))
+    return 100 * Z_95 * math.sqrt(share * (1 - share) * (1 / published + 1 / (ours or published)))
 
 
 def reading_error(row: Published) -> float:
@@ -217,8 +161,7 @@ def reading_error(row: Published) -> float:
     if row.metric in ("macs", "num_examples") or row.precision in ("claim", "rounded"):
         return 0.0
     exponent = Decimal(repr(float(row.value))).as_tuple().exponent
-    decimals = max(FINEST_DIGIT, -int(exponent))
-    return 0.5 * 10.0**-decimals
+    return 0.5 * 10.0 ** -max(FINEST_DIGIT, -int(exponent))
 
 
 def examples_of(row: Published) -> int | None:

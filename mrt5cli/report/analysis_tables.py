@@ -1,165 +1,97 @@
-"""What analyses found, as the report's tables and marked texts."""
+"""What analyses found, as tables and marked texts; which columns those have is in the YAML beside this."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from statistics import fmean
 from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.report.tables import MISSING, Table, interval, number, percent, tabulated
+from mrt5cli.report.results import short_name
+from mrt5cli.report.tables import MISSING, Table, interval, number, percent
 from mrt5cli.text import counted
 
 Line = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A text with what is deleted from it.
+@cache
+def _specified() -> Mapping[str, Json]:
+    import yaml
 
-    Attributes:
-        label: whose, and how much.
-        runs: (text, state), see `marked_text`.
-    """
-
-    label: str
-    runs: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def plain(self) -> str:
-        """With deleted characters in [-...-], on one line."""
-        parts = (f"[-{text}-]" if state == "deleted" else text for text, state in self.runs)
-        return "".join(parts).replace("\n", "")
+    text = (resources.files("mrt5cli.report") / "analysis_tables.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
 
 
 def analysis_tables(name: str, document: Json) -> list[Table]:
     """What an analysis found."""
-    return _ANALYSES[name](document)
+    if name == "softmax1":
+        document = document | {"losses": list(_losses(document))}
+    spec, lines = _specified()[name], document[_specified()[name]["lines"]]
+    rows = [tuple(_cell(line, *column) for column in spec["columns"].values()) for line in lines]
+    title = spec["title"].format(**document | {"threads": counted(document.get("threads") or 0, "thread")})
+    table = Table(tuple(spec["columns"]), rows + _means(name, document), title, **spec.get("how", {}))
+    return [table, *(_parts(document["models"]) if name == "deletion_patterns" else [])]
 
 
-def _of(key: str, show: Callable[..., str] = str, *how: Any) -> Callable[[Line], str]:
-    """A column: a line's value of that key, as it is shown."""
-    return lambda line: show(line[key], *how)
-
-
-_MODEL = {"model": _of("recipe"), "seed": _of("seed")}
-_DELETED = {"deleted, %": _of("deletion_rate", percent)}
-
-
-def _chance(p: float | None) -> str:
-    return "< 0.001" if p is not None and p < 0.001 else number(p, 3)
-
-
-def _per_sample(document: Json) -> list[Table]:
-    def r(model: Line) -> str:
-        ends = None if model["low"] is None else (model["low"], model["high"])
-        return number(model["r"], 3) + interval(ends, 3)
-
-    title = f"Pearson's r over {document['samples']:,} of {document['available']:,} samples"
-    columns = {**_MODEL, "r [95 %]": r, "p": _of("p_value", _chance)}
-    table = tabulated(document["models"], columns, title)
-    means = [
-        (f"mean of {family} (Fisher's z)", "", number(mean, 3), "")
-        for family, mean in document["families"].items()
-    ]
-    return [table.and_rows(means)]
-
-
-def _compute(document: Json) -> list[Table]:
-    columns = {
-        "deleted, %": _of("deletion_rate", percent, 0),
-        "the paper's formula, MACs": _of("paper_macs", "{:,}".format),
-        "of all, %": _of("paper_relative", percent, 2),
-        "exact, MACs": _of("macs", "{:,}".format),
-        "of all exact, %": _of("relative", percent, 2),
-    }
-    return [tabulated(document["curve"], columns, "Multiply-accumulates", folded=True, words=0)]
-
-
-def _runtime(document: Json) -> list[Table]:
-    columns = {
-        **_MODEL,
-        **_DELETED,
-        "ms an example": _of("ms_per_example", number, 2),
-        "less time, %": _of("decrease_percent", number, 1),
-        "fewer MACs, %": _of("macs_decrease_percent", number, 1),
-    }
-    title = (
-        f"Time on {document['device_name']}, {document['dtype']}, {counted(document['threads'], 'thread')}, "
-        f"batches of {document['batch_size']}"
+def _cell(line: Line, key: str, show: str = "", digits: int | None = None) -> str:
+    """A line's value of that key, as it is shown."""
+    value, decimals = line[key], {} if digits is None else {"digits": digits}
+    if show == "interval":
+        ends = None if line["low"] is None else (line["low"], line["high"])
+        return number(value, **decimals) + interval(ends, digits or 0)
+    if show == "chance":
+        return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+    if show == "count":
+        return f"{value:,}"
+    return (
+        percent(value, **decimals) if show == "percent" else number(value, **decimals) if show else str(value)
     )
-    return [tabulated(document["runs"], columns, title)]
 
 
-def _gate_placement(document: Json) -> list[Table]:
-    columns = {
-        "after layer": _of("after_layer"),
-        **_MODEL,
-        "loss, nats": _of("loss", number),
-        "bits per byte": _of("bits_per_byte", number),
-        **_DELETED,
-        "less time, %": _of("decrease_percent", number, 1),
-    }
-    return [tabulated(document["runs"], columns, "By the gate's layer", words=2)]
-
-
-def _softmax1(document: Json) -> list[Table]:
-    lines: list[dict[str, Any]] = []
-    gaps: dict[str, list[float]] = {}
+def _losses(document: Json) -> Iterable[Line]:
+    """Of each pair that differs in softmax1, the difference of its losses over all of the test."""
     for pair in document["pairs"]:
         whole = (TOTAL, pair["differences"][-1]["subset"])
+        deleted = " / ".join(percent(pair[one]["deletion_rate"]) for one in ("softmax1", "softmax"))
         for found in pair["differences"]:
             if found["measure"] == "loss" and found["subset"] in whole:
-                gaps.setdefault(pair["recipe"], []).append(found["difference"])
-                lines.append(pair | found)
-    columns: dict[str, Callable[[Line], str]] = {
-        "softmax1": _of("recipe"),
-        "softmax": _of("without"),
-        "seed": _of("seed"),
-        "loss": _of("first", number),
-        "loss without": _of("second", number),
-        "difference [95 %]": lambda line: (
-            number(line["difference"]) + interval((line["low"], line["high"]), 4)
-        ),
-        "p": _of("p_value", _chance),
-        "deleted, %": lambda line: " / ".join(
-            percent(line[one]["deletion_rate"]) for one in ("softmax1", "softmax")
-        ),
-    }
-    title = "Softmax1 minus softmax: intervals over test examples, the mean's over seeds"
-    means = [
+                yield pair | found | {"deleted": deleted}
+
+
+def _means(name: str, document: Json) -> list[tuple[str, ...]]:
+    """The rows below an analysis's lines: means over families of models, or over seeds."""
+    if name == "per_sample":
+        means = document["families"].items()
+        return [(f"mean of {family} (Fisher's z)", "", number(mean, 3), "") for family, mean in means]
+    gaps: dict[str, list[float]] = {}
+    for line in document.get("losses", ()):
+        gaps.setdefault(line["recipe"], []).append(line["difference"])
+    return [
         (
-            *(recipe, f"mean of {len(values)} seeds", "", "", ""),
-            number(statistics.fmean(values)) + interval(interval_of_mean(values), 4),
-            *("", ""),
+            recipe,
+            f"mean of {len(of)} seeds",
+            *[""] * 3,
+            number(fmean(of)) + interval(interval_of_mean(of), 4),
+            "",
+            "",
         )
-        for recipe, values in gaps.items()
-        if len(values) > 1
+        for recipe, of in gaps.items()
+        if len(of) > 1
     ]
-    return [tabulated(lines, columns, title, words=2).and_rows(means)]
 
 
-def _deletion_patterns(document: Json) -> list[Table]:
-    models = document["models"]
-    columns = {
-        **_MODEL,
-        "examples": _of("examples", "{:,}".format),
-        **_DELETED,
-        "gate precision": _of("gate_precision", number, 3),
-        "gate recall": _of("gate_recall", number, 3),
-    }
-    tables = [tabulated(models, columns, "What is deleted")]
-    for key, title in (("letters", "kind of letter"), ("kinds", "kind of byte")):
-        names: dict[str, tuple[str, ...]] = {
-            line["kind"]: (line["kind"].replace("_", " "),) for model in models for line in model[key]
-        }
-        tables += _by_part([model for model in models if model[key]], key, "kind", "rate", (title,), names)
+def _parts(models: Sequence[Line]) -> list[Table]:
+    """What is deleted of each kind of letter and of byte, and in each language."""
     several = [model for model in models if len(model["subsets"]) > 1]
-    names = {line["subset"]: _language(line["subset"]) for model in several for line in model["subsets"]}
-    return tables + _by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), names)
+    return [
+        *_by_part(models, "letters", "kind", "rate", ("kind of letter",), _kind),
+        *_by_part(models, "kinds", "kind", "rate", ("kind of byte",), _kind),
+        *_by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), _language),
+    ]
 
 
 def _by_part(
@@ -168,15 +100,21 @@ def _by_part(
     part: str,
     rate: str,
     headers: tuple[str, ...],
-    names: Mapping[str, tuple[str, ...]],
+    words: Callable[[str], tuple[str, ...]],
 ) -> list[Table]:
     """What each model deletes of each part of its examples: a row a part, a column a model."""
+    models = [model for model in models if model[key]]
     if not models:
         return []
     rates = [{line[part]: line[rate] for line in model[key]} for model in models]
-    lines = [(*words, *(percent(of.get(name)) for of in rates)) for name, words in names.items()]
+    parts = dict.fromkeys(name for of in rates for name in of)
+    lines = [(*words(name), *(percent(of.get(name)) for of in rates)) for name in parts]
     title = f"Deleted of each {headers[0]}, %"
     return [Table((*headers, *map(_labelled, models)), lines, title, folded=True, words=len(headers))]
+
+
+def _kind(name: str) -> tuple[str]:
+    return (name.replace("_", " "),)
 
 
 def _language(code: str) -> tuple[str, str]:
@@ -185,28 +123,16 @@ def _language(code: str) -> tuple[str, str]:
 
 
 def _labelled(model: Line) -> str:
-    return f"{model['recipe'].rpartition('/')[2]}, seed {model['seed']}"
+    return f"{short_name(model['recipe'])}, seed {model['seed']}"
 
 
-_ANALYSES: Mapping[str, Callable[[Json], list[Table]]] = {
-    "per_sample": _per_sample,
-    "compute": _compute,
-    "runtime": _runtime,
-    "gate_placement": _gate_placement,
-    "softmax1": _softmax1,
-    "deletion_patterns": _deletion_patterns,
-}
-
-
-def examples_of(document: Json) -> list[Example]:
-    """Texts of a deletion-pattern analysis, with what each model deletes from them."""
+def examples_of(document: Json) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Texts of a deletion-pattern analysis: whose, how much is deleted, and runs of (text, state)."""
     found = []
     for model in document["models"]:
         for shown in model["shown"]:
             where = f", {_language(shown['subset'])[0]}" if shown["subset"] else ""
-            deleted = (
-                f"{percent(shown['deletion_rate'])} % deleted{', the beginning' if shown['cut'] else ''}"
-            )
-            label = f"{_labelled(model)}{where}: {deleted}"
-            found.append(Example(label, [(text, state) for text, state in shown["runs"]]))
+            cut = ", the beginning" if shown["cut"] else ""
+            label = f"{_labelled(model)}{where}: {percent(shown['deletion_rate'])} % deleted{cut}"
+            found.append((label, shown["runs"]))
     return found

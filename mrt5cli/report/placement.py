@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
-from mrt5cli.paper.published import Published, published
-from mrt5cli.paper.unmatched import from_analyses
+from mrt5cli.paper.published import Published, from_analyses, published
 from mrt5cli.recipe import load
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.suite.jobs import Experiment
@@ -33,37 +31,29 @@ def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     A number goes to the experiment that is about it, else to the first one that evaluates its recipe, else
     to the first one that has the recipe at all. Numbers of recipes in no experiment are left out.
     """
+    recipe_of: dict[str, str] = {}
+    for name in dict.fromkeys(name for experiment in experiments for name in experiment.recipes):
+        for id_ in _rows_of(name):
+            recipe_of.setdefault(id_, name)
     rows: dict[str, list[Placed]] = {experiment.id: [] for experiment in experiments}
-    for number, recipe in _numbers(experiments):
-        holders = [experiment for experiment in experiments if recipe in experiment.recipes]
-        if recipe is None:
-            holders = [one for one in experiments if one.id == from_analyses()[number.id]]
-        if not holders:
-            continue
-        best = min(holders, key=partial(_distance, number))  # the first of the nearest
-        rows[best.id].append((number, recipe))
+    for number in published().values():
+        recipe, analysed = recipe_of.get(number.id), from_analyses().get(number.id)
+        holders = [
+            one for one in experiments if (one.id == analysed if recipe is None else recipe in one.recipes)
+        ]
+        if holders:
+            about = _ABOUT.get(number.experiment)
+            best = min(
+                holders,
+                key=lambda one: (about not in (*one.analyses, *one.figures), not one.evaluations),
+            )
+            rows[best.id].append((number, recipe))
     return rows
 
 
 @cache
-def _rows_of(recipe: Path) -> tuple[str, ...]:
-    """The ids a recipe names; read once, since resolving a hundred recipes takes seconds."""
-    paper = load(recipe).paper
+def _rows_of(recipe: str) -> tuple[str, ...]:
+    """The ids a shipped recipe names; read once, since resolving a hundred recipes takes seconds."""
+    path = shipped().get(recipe)
+    paper = load(path).paper if path else None
     return tuple(paper.rows) if paper else ()
-
-
-def _distance(number: Published, experiment: Experiment) -> tuple[bool, bool]:
-    shown = (*experiment.analyses, *experiment.figures)
-    return _ABOUT.get(number.experiment) not in shown, not experiment.evaluations
-
-
-def _numbers(experiments: Sequence[Experiment]) -> list[Placed]:
-    """Every number that one of the experiments' recipes names, once, and those of analyses."""
-    files = shipped()
-    of: dict[str, str | None] = {}
-    for name in dict.fromkeys(name for experiment in experiments for name in experiment.recipes):
-        for id_ in _rows_of(files[name]) if name in files else ():
-            of.setdefault(id_, name)
-    for id_ in from_analyses():
-        of.setdefault(id_, None)
-    return [(number, of[number.id]) for number in published().values() if number.id in of]

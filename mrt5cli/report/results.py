@@ -5,14 +5,19 @@ Nothing is computed anew but units, and the decrease of runtime against the base
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from mrt5cli.analysis.runs import HINT, ExperimentRun
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
@@ -36,7 +41,6 @@ PUBLISHED_DIAGNOSTICS = {
     "sequence_merge": "merge_ABC",
 }
 """Published names of the diagnostic tasks, which stand where other experiments name a language."""
-
 
 _CODES = {language.name: code for code, language in LANGUAGES.items()}
 
@@ -66,81 +70,30 @@ class Ours:
 
 
 class Missing(Exception):
-    """There is no number of ours; the message says why, in words."""
+    """There is no number of ours; the message says why."""
 
 
 @dataclass(frozen=True)
 class Ran(ExperimentRun):
-    """A run of an experiment, with the job that trains it."""
+    """A run of an experiment, with the job that trains it, and why some of its files cannot be read."""
 
     job: TrainJob = field(kw_only=True)
+    damaged: list[str] = field(default_factory=list, kw_only=True)
+
+    def read(self, path: Path) -> SavedEvaluation | None:
+        try:
+            return super().read(path)
+        except UserError as error:
+            self.damaged.append(error.message)
+            return None
 
     def why_missing(self) -> str:
-        """Why there are no results of it, in words."""
+        """Why there are no results of it."""
+        if self.damaged:
+            return self.damaged[0]
         if self.job.status in ("done", "changed"):
             return "not evaluated"
         return self.job.reason or {"missing": "not trained"}.get(self.job.status, self.job.status)
-
-
-@dataclass(frozen=True)
-class EvaluatedRun:
-    """One run and its evaluation on its own task, as claims see it.
-
-    Attributes:
-        recipe: shipped name.
-        seed: it was trained with.
-        kind: of its shortener, as recipes name it; "none" is ByT5.
-        task: kind of its task.
-        softmax1: whether its attention may attend to nothing.
-        target: deletion rate its controller aimed at, 0 to 1, or None.
-        rows: of the evaluation, one a subset, the total last when there are several.
-        config: of the model, as saved; empty when it is not there.
-    """
-
-    recipe: str
-    seed: int
-    kind: str
-    task: str
-    softmax1: bool
-    target: float | None
-    rows: Sequence[Row]
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, ran: Ran, rows: Sequence[Row]) -> EvaluatedRun:
-        """Of a run of the experiment."""
-        recipe, config = ran.recipe, ran.run.model / "config.json"
-        return cls(
-            recipe=ran.name,
-            seed=recipe.seed,
-            kind=recipe.model.shortener.kind,
-            task=recipe.task.kind,
-            softmax1=recipe.model.softmax1,
-            target=recipe.target_deletion_rate,
-            rows=rows,
-            config=read_object(config, HINT) if config.is_file() else {},
-        )
-
-    @property
-    def name(self) -> str:
-        """What to call it in a sentence: the recipe's name without its folder."""
-        return self.recipe.rpartition("/")[2]
-
-    @property
-    def total(self) -> Row:
-        """The total, or the only subset's row."""
-        return self.rows[-1]
-
-    @property
-    def rate(self) -> float:
-        """Share of non-pad positions that are gone, 0 to 1."""
-        return self.total.deletion_rate or 0.0
-
-    @property
-    def loss(self) -> float:
-        """Nats per target token."""
-        assert self.total.loss is not None  # what is not finite is not in files
-        return self.total.loss
 
 
 @dataclass(frozen=True)
@@ -148,47 +101,57 @@ class Evidence:
     """All that an experiment has to show for its claims so far.
 
     Attributes:
-        results: of the runs that are there and evaluated, in the experiment's order, by seed.
+        runs: see `evaluated_run`; in the experiment's order, by seed.
         missing: what is not there yet, in words.
         analyses: documents of the experiment's analyses that are there, by name.
     """
 
-    results: Sequence[EvaluatedRun]
+    runs: pd.DataFrame
     missing: Sequence[str] = ()
     analyses: Mapping[str, Json] = field(default_factory=dict)
 
-    def of_kind(self, *kinds: str) -> list[EvaluatedRun]:
-        """Results of these shorteners."""
-        return [result for result in self.results if result.kind in kinds]
+
+def evaluated_run(recipe: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+    """A line about a run and its evaluation on its own task, as claims see it.
+
+    Beside the numbers of the last row, the total or the only subset, which are NaN where there are none:
+
+    - `recipe`, its shipped name, and `model`, the same without its folder; `seed`; `task`, its kind;
+    - `kind` of its shortener, as recipes name it, where "none" is ByT5; `softmax1`, whether it has that;
+    - `target`, the deletion rate its controller aimed at, or NaN; `deleted`, the rate it came to;
+    - `rows`, one a subset; `config` of the model, as saved, or nothing.
+    """
+    line = {name: math.nan if value is None else value for name, value in (vars(rows[-1]) | more).items()}
+    deleted = rows[-1].deletion_rate or 0.0
+    return line | {"recipe": recipe, "model": short_name(recipe), "deleted": deleted, "rows": rows}
 
 
 class Results:
     """What an experiment's runs and analyses came to.
 
-    Args:
-        plan: whose runs are read.
-        experiment: of the plan.
+    Attributes:
+        runs: by recipe, in the experiment's order, by seed.
+        analyses: documents of those that are done, by name.
+        damaged: why files cannot be read, a sentence each; of those that have been read so far.
     """
 
     def __init__(self, plan: SuitePlan, experiment: Experiment) -> None:
         self.plan, self.experiment = plan, experiment
         self.runs: dict[str, list[Ran]] = {name: [] for name in experiment.recipes}
+        self.damaged: list[str] = []
         jobs = plan.runs(experiment).values()
         for run, job in zip(plan.experiment_runs(experiment).runs, jobs, strict=True):
             self.runs[run.name].append(Ran(run.name, run.recipe, run.run, run.outputs, run.shown, job=job))
-        self._analyses: dict[str, Json | None] = {}
+        found = {name: self._read(plan.analysis(experiment, name)) for name in experiment.analyses}
+        self.analyses = {name: document for name, document in found.items() if document}
 
-    def analysis(self, name: str) -> Json | None:
-        """The document of an analysis, or None while there is none."""
-        if name not in self._analyses:
-            path = self.plan.analysis(self.experiment, name)
-            self._analyses[name] = read_object(path, HINT) if path.is_file() else None
-        return self._analyses[name]
-
-    @property
-    def baseline(self) -> list[Ran]:
-        """The runs of the recipe that others are compared with."""
-        return self.runs.get(self.experiment.baseline or "", [])
+    def _read(self, path: Path) -> Json:
+        """The document in a file; empty without one that can be read."""
+        try:
+            return read_object(path, HINT) if path.is_file() else {}
+        except UserError as error:
+            self.damaged.append(error.message)
+            return {}
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -197,12 +160,15 @@ class Results:
         for ran in (ran for runs in self.runs.values() for ran in runs):
             own = ran.own("ms_per_example") or ran.own()
             if own is None:
-                missing.append(f"{ran.name} seed {ran.seed}")
-            else:
-                found.append(EvaluatedRun.of(ran, own[1].rows))
-        analyses = {name: self.analysis(name) for name in self.experiment.analyses}
-        missing += [f"analysis {name}" for name, document in analyses.items() if document is None]
-        return Evidence(found, missing, {name: one for name, one in analyses.items() if one})
+                missing.append(ran.title)
+                continue
+            recipe, model = ran.recipe, ran.recipe.model
+            said = {"task": recipe.task.kind, "target": recipe.target_deletion_rate, "seed": recipe.seed}
+            said |= {"kind": model.shortener.kind, "softmax1": model.softmax1}
+            config = self._read(ran.run.model / "config.json")
+            found.append(evaluated_run(ran.name, own[1].rows, config=config, **said))
+        missing += [f"analysis {name}" for name in self.experiment.analyses if name not in self.analyses]
+        return Evidence(pd.DataFrame(found), missing, self.analyses)
 
     def value(self, row: Published, recipe: str | None) -> Ours:
         """Our value of a published number, in its unit; of a time, its decrease in percent of the baseline's.
@@ -214,75 +180,59 @@ class Results:
         Raises:
             Missing: there is none.
         """
-        if row.experiment in ANALYSED:
-            return self._analysed(row, recipe)
-        if recipe is None:
-            raise Missing("no run makes it")
-        if row.metric in (*TIMES, DECREASE):
+        if row.experiment in _ANALYSED:
+            name, find = _ANALYSED[row.experiment]
+            if name not in self.analyses:
+                raise Missing("not analysed")
+            return find(row, recipe, self.analyses[name])
+        metric = BY_PUBLISHED_NAME.get(DECREASE if row.metric in TIMES else row.metric)
+        if recipe is not None and metric is BY_PUBLISHED_NAME[DECREASE]:
             return self._decrease(row, recipe)
-        metric = BY_PUBLISHED_NAME.get(row.metric)
-        if metric is None or metric.name not in METRICS:
+        if recipe is None or metric is None or metric.name not in METRICS:
             raise Missing("no run makes it")
         rows = self._rows(row, recipe, metric.name)
-        return Ours(
-            tuple(metric.factor * found.known(metric.name) for _, found, _ in rows),
-            tuple(ran.seed for ran, _, _ in rows),
-            rows[0][1].examples,
+        return _ours(
+            (ran.seed, metric.factor * found.known(metric.name), found.examples) for ran, found, _ in rows
         )
-
-    def _runs_of(self, recipe: str) -> list[Ran]:
-        runs = self.runs.get(recipe) or []
-        if not runs:
-            raise Missing("its run is not part of this plan")
-        return runs
 
     def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Ran, Row, SavedEvaluation]]:
         """Of each run that has the number: the run, the row and its document."""
+        if not self.runs.get(recipe):
+            raise Missing("its run is not part of this plan")
         found, reasons = [], []
-        for ran in self._runs_of(recipe):
+        for ran in self.runs[recipe]:
             try:
-                found.append((ran, *find_row(row, ran, number, smoke=self.plan.smoke)))
+                found.append((ran, *_find_row(row, ran, number, self.plan.smoke)))
             except Missing as missing:
-                reasons.append(str(missing))
+                reasons.append(missing)
         if not found:
-            raise Missing(reasons[0])
+            raise reasons[0]
         return found
 
     def _decrease(self, row: Published, recipe: str) -> Ours:
         rows = self._rows(row, recipe, "ms_per_example")
         if recipe == self.experiment.baseline:
-            return Ours(tuple(0.0 for _ in rows), tuple(ran.seed for ran, _, _ in rows))
+            return _ours((ran.seed, 0.0, None) for ran, _, _ in rows)
         if self.experiment.baseline is None:
             raise Missing("there is no baseline to compare times with")
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
-        conditions = {one.timed_on for _, _, one in (*rows, *base)}
-        if len(conditions) > 1:
+        if len({one.timed_on for _, _, one in (*rows, *base)}) > 1:
             raise Missing("it and the baseline were timed under different conditions")
         before = statistics.fmean(found.known("ms_per_example") for _, found, _ in base)
-        return Ours(
-            tuple(100 * (1 - found.known("ms_per_example") / before) for _, found, _ in rows),
-            tuple(ran.seed for ran, _, _ in rows),
-            rows[0][1].examples,
+        return _ours(
+            (ran.seed, 100 * (1 - found.known("ms_per_example") / before), found.examples)
+            for ran, found, _ in rows
         )
 
-    def _analysed(self, row: Published, recipe: str | None) -> Ours:
-        name = ANALYSED[row.experiment]
-        document = self.analysis(name)
-        if document is None:
-            raise Missing("not analysed")
-        return _FINDERS[name](row, recipe, document)
+
+def _ours(found: Iterable[tuple[int, float, int | None]]) -> Ours:
+    """Of seeds, values and numbers of examples, at least one each."""
+    seeds, values, examples = zip(*found, strict=True)
+    return Ours(values, seeds, examples[0])
 
 
-def find_row(row: Published, ran: Ran, number: str, *, smoke: bool = False) -> tuple[Row, SavedEvaluation]:
-    """The row of a run's results that a published number is about, and the evaluation it is of.
-
-    Args:
-        number: that the row must have.
-        smoke: take the only subset for a total: a smoke task has one language.
-
-    Raises:
-        Missing: there is none.
-    """
+def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, SavedEvaluation]:
+    """The row of a run's results that a published number is about, with that number, and its evaluation."""
     if not ran.evaluations:
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
@@ -308,7 +258,8 @@ def find_row(row: Published, ran: Ran, number: str, *, smoke: bool = False) -> t
 def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation, smoke: bool) -> bool:
     if published in AVERAGES or published == TOTAL:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
-        return whole and (ours == TOTAL or (smoke and len(one.rows) == 1))
+        only = smoke and len(one.rows) == 1  # a smoke task has one language
+        return whole and (ours == TOTAL or only)
     if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
     name = "English" if published and published.startswith("English") else published
@@ -317,28 +268,18 @@ def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation,
 
 # --- analyses --------------------------------------------------------------------------------------------
 
-ANALYSED = {
-    "per_sample": "per_sample",
-    "compute_savings": "compute",
-    "diagnostic_deletion_patterns": "deletion_patterns",
-}
-"""Published experiments whose numbers an analysis finds."""
-
 
 def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
-    models = document["models"]
     if row.metric == "fisher_average_r":
         mean = document["families"].get(row.model)
         if mean is None:
             raise Missing(f"no run of {row.model} was analysed")
-        of_family = [model for model in models if model["family"] == row.model]
-        return Ours((mean,), tuple(sorted({model["seed"] for model in of_family})), of_family[0]["samples"])
-    found = [model for model in models if model["recipe"] == recipe and model["r"] is not None]
-    if not found:
+        models = [model for model in document["models"] if model["family"] == row.model]
+        return Ours((mean,), tuple(sorted({model["seed"] for model in models})), models[0]["samples"])
+    models = [one for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
+    if not models:
         raise Missing("its run was not analysed, or does not vary")
-    return Ours(
-        tuple(model["r"] for model in found), tuple(model["seed"] for model in found), found[0]["samples"]
-    )
+    return _ours((model["seed"], model["r"], model["samples"]) for model in models)
 
 
 def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
@@ -352,7 +293,7 @@ def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
 def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ours:
     name = row.metric.partition("[")[2].rstrip("]")
     found = [
-        (model["seed"], model["examples"], kind["rate"])
+        (model["seed"], 100 * kind["rate"], model["examples"])
         for model in document["models"]
         if model["recipe"] == recipe
         for kind in model["letters"]
@@ -360,17 +301,17 @@ def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ou
     ]
     if not found:
         raise Missing("its run was not analysed")
-    return Ours(tuple(100 * rate for _, _, rate in found), tuple(seed for seed, _, _ in found), found[0][1])
+    return _ours(found)
 
 
-_FINDERS: Mapping[str, Callable[[Published, str | None, Json], Ours]] = {
-    "per_sample": _per_sample,
-    "compute": _compute,
-    "deletion_patterns": _deletion_patterns,
+_ANALYSED: Mapping[str, tuple[str, Callable[[Published, str | None, Json], Ours]]] = {
+    "per_sample": ("per_sample", _per_sample),
+    "compute_savings": ("compute", _compute),
+    "diagnostic_deletion_patterns": ("deletion_patterns", _deletion_patterns),
 }
+"""Published experiments whose numbers an analysis finds: which, and how."""
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of those there are."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+def short_name(recipe: str) -> str:
+    """What to call a run in a sentence or a figure: its recipe's name without the folder."""
+    return recipe.rpartition("/")[2]

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
-from mrt5cli.metrics.results import TOTAL, Row
+from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Band, Rule
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, Rule
 from mrt5cli.report.claims import Claim
-from mrt5cli.report.results import Ran, Results
+from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import VERDICTS, Compared, Verdict, count
 from mrt5cli.text import counted
+from mrt5cli.text import percent as plain_percent
 
 MISSING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 SHOWN = 80
 """Rows of comparison that stand open where no number is a whole test set's; more of them are folded."""
 
@@ -32,7 +32,7 @@ class Table:
         headers: of columns, as many as each row has cells.
         rows: cells; a verdict's cell begins with the verdict.
         title: of a folded table, or a heading's text; empty for none.
-        folded: shown when asked for.
+        folded: shown on demand.
         words: leading columns that are words, the others being numbers.
         prose: words are sentences, which may be broken into lines.
     """
@@ -44,7 +44,7 @@ class Table:
     words: int = 1
     prose: bool = False
 
-    def and_rows(self, rows: Sequence[tuple[str, ...]]) -> Table:
+    def and_rows(self, rows: Iterable[tuple[str, ...]]) -> Table:
         """The same with more below."""
         return replace(self, rows=[*self.rows, *rows])
 
@@ -55,12 +55,7 @@ Thing = TypeVar("Thing")
 def tabulated(
     things: Iterable[Thing], columns: Mapping[str, Callable[[Thing], str]], title: str = "", **how: Any
 ) -> Table:
-    """A row a thing, its cells what each column shows of it.
-
-    Args:
-        columns: by their headers.
-        how: more of a `Table`.
-    """
+    """A row a thing, its cells what each column, by its header, shows of it."""
     rows = [tuple(show(thing) for show in columns.values()) for thing in things]
     return Table(tuple(columns), rows, title, **how)
 
@@ -72,13 +67,13 @@ def number(value: float | None, digits: int = 4) -> str:
     """A number with a true minus sign; small ones in powers of ten."""
     if value is None or not math.isfinite(value):
         return MISSING
-    text = f"{value:.2e}" if 0 < abs(value) < 10.0**-digits * 50 and digits >= 4 else f"{value:,.{digits}f}"
-    return text.replace("-", MINUS)
+    shown = f"{value:.2e}" if 0 < abs(value) < 10.0**-digits * 50 and digits >= 4 else f"{value:,.{digits}f}"
+    return shown.replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 0 to 1, in percent, without the sign."""
-    return number(None if share is None else 100 * share, digits)
+    """A share of 0 to 1 as percentages are printed everywhere, but with the report's dash."""
+    return MISSING if share is None else plain_percent(share, digits)
 
 
 def interval(ends: tuple[float, float] | None, digits: int) -> str:
@@ -93,20 +88,6 @@ def in_unit(value: float, unit: str) -> str:
     """A value as its unit is printed; percentages with two decimals."""
     almost_all = unit == "percent" and 99 < value < 100
     return number(value, 4 if almost_all else _DIGITS.get(unit, 2))
-
-
-def _signed(value: float, unit: str) -> str:
-    text = in_unit(value, unit)
-    return text if value < 0 or set(text) <= set("0.,") else f"+{text}"
-
-
-def _tolerance(allowed: Band | None, value: float, unit: str) -> str:
-    if allowed is None:
-        return MISSING
-    up, down = allowed.high - value, value - allowed.low
-    if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12):
-        return "exact" if up == 0 else f"±{in_unit(up, unit)}"
-    return f"{in_unit(allowed.low, unit)} to {in_unit(allowed.high, unit)}"
 
 
 # --- published and ours ----------------------------------------------------------------------------------
@@ -140,34 +121,32 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
 
 
 def _line(one: Compared) -> tuple[str, ...]:
-    unit = one.unit
-    ours = MISSING
+    row, unit, allowed = one.row, one.unit, one.band
+    name, _, kind = row.metric.partition("[")
+    heading = BY_PUBLISHED_NAME[name].on(row.experiment).heading + kind.rstrip("]").replace("_", " ")
+    if unit != row.unit:  # a time, as what it is in percent less than ByT5's
+        heading = BY_PUBLISHED_NAME[DECREASE].heading
+    ours = difference = tolerance = MISSING
     if one.ours is not None:
         ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
-    name, _, kind = one.row.metric.partition("[")
-    metric = BY_PUBLISHED_NAME[name].heading + kind.rstrip("]").replace("_", " ")
-    if unit != one.row.unit:  # a time, as what it is in percent less than ByT5's
-        metric = BY_PUBLISHED_NAME[DECREASE].heading
-    difference = one.difference
+        off = one.ours.mean - one.value
+        difference = in_unit(off, unit)
+        if off >= 0 and not set(difference) <= set("0.,"):
+            difference = f"+{difference}"
+    if allowed is not None:
+        up, down = allowed.high - one.value, one.value - allowed.low
+        tolerance = f"{in_unit(allowed.low, unit)} to {in_unit(allowed.high, unit)}"
+        if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12):
+            tolerance = "exact" if up == 0 else f"±{in_unit(up, unit)}"
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
-    return (
-        _model_of(one),
-        (one.row.subset or MISSING).replace("_", " "),
-        metric,
-        in_unit(one.value, unit),
-        ours,
-        MISSING if difference is None else _signed(difference, unit),
-        _tolerance(one.band, one.value, unit),
-        verdict,
-    )
+    part = (row.subset or MISSING).replace("_", " ")
+    return _model_of(one), part, heading, in_unit(one.value, unit), ours, difference, tolerance, verdict
 
 
 _SETTINGS = {
     "alpha": "\N{GREEK SMALL LETTER ALPHA}",
     "delta": "δ",
     "target_deletion_rate": "δ",
-    "rate": "rate",
-    "prior": "prior",
     "gate_after_layer": "layer",
     "train_data": "trained on",
 }
@@ -177,12 +156,9 @@ def _model_of(one: Compared) -> str:
     """The model's name and what sets it apart, as the paper has it."""
     if one.row.experiment == "compute_savings":
         return f"{one.row.model}, δ {one.row.setting['delta']:g}"
-    settings = [
-        f"{_SETTINGS.get(key, key.replace('_', ' '))} {value}"
-        for key, value in one.row.setting.items()
-        if key != "seed"
-    ]
-    return ", ".join([one.row.model, *settings])
+    settings = {key: value for key, value in one.row.setting.items() if key != "seed"}
+    named = (f"{_SETTINGS.get(key, key.replace('_', ' '))} {value}" for key, value in settings.items())
+    return ", ".join([one.row.model, *named])
 
 
 def in_words(counts: Mapping[Verdict, int]) -> str:
@@ -190,11 +166,11 @@ def in_words(counts: Mapping[Verdict, int]) -> str:
     return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
-def summary(counts: Mapping[str, Mapping[Verdict, int]], titles: Mapping[str, str]) -> Table:
-    """How many numbers of each experiment are within, outside ..., and of all."""
+def summary(counts: Mapping[str, Mapping[Verdict, int]]) -> Table:
+    """How many numbers of each experiment, by its title, are within, outside ..., and of all."""
     lines = [
-        (titles[name], *(f"{of[verdict]:,}" if of[verdict] else MISSING for verdict in VERDICTS))
-        for name, of in counts.items()
+        (title, *(f"{of[verdict]:,}" if of[verdict] else MISSING for verdict in VERDICTS))
+        for title, of in counts.items()
         if sum(of.values())
     ]
     totals = tuple(f"{sum(of[verdict] for of in counts.values()):,}" for verdict in VERDICTS)
@@ -218,51 +194,50 @@ def rules() -> Table:
 
 def our_runs(results: Results) -> Table | None:
     """A line a recipe, means over seeds with intervals where there are several; None without any result."""
-    found: list[tuple[str, list[Ran], list[Row], str]] = []
-    for name, runs in results.runs.items():
-        done = [ran for ran in runs if ran.evaluations]
-        if done:
-            first = [ran.evaluations[0] for ran in done]
-            found.append((name, done, [one.rows[-1] for one in first], first[-1].task))
-    if not found:
+    runs = {name: [ran for ran in of if ran.evaluations] for name, of in results.runs.items()}
+    runs = {name: of for name, of in runs.items() if of}
+    if not runs:
         return None
+    kinds = {name: of[-1].evaluations[0].task for name, of in runs.items()}
+
+    def numbers(name: str, metric: Metric) -> list[float]:
+        found = (ran.evaluations[0].rows[-1].number(metric.name) for ran in runs[name])
+        return [metric.factor * value for value in found if value is not None]
+
     columns = [
         metric
         for metric in MEASURED
-        if any(
-            _is_shown(metric, kind) and row.number(metric.name) is not None
-            for *_, rows, kind in found
-            for row in rows
-        )
+        if any(_is_shown(metric, kind) and numbers(name, metric) for name, kind in kinds.items())
     ]
     lines = [
         (
             name,
-            ", ".join(str(ran.seed) for ran in runs),
-            *(_mean_of([row.number(metric.name) for row in rows], metric) for metric in columns),
+            ", ".join(str(ran.seed) for ran in of),
+            *(_mean(numbers(name, metric), metric) for metric in columns),
         )
-        for name, runs, rows, _ in found
+        for name, of in runs.items()
     ]
-    headers = ("recipe", "seeds", *(metric.heading for metric in columns))
-    return Table(headers, lines, "Our runs, on all of the test", words=2)
+    headings = (metric.on(next(iter(kinds.values()))).heading for metric in columns)
+    return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
 
 
 def _is_shown(metric: Metric, kind: str) -> bool:
     """Whether runs of a kind of task have a column of it: nobody spells a text's gaps right throughout."""
-    text = {"bits_per_byte": True, "token_accuracy": False, WHOLE_TARGETS: False}
-    apart = metric.in_cards or metric.unit == "ms"
-    return apart and text.get(metric.name, kind == "span_corruption") == (kind == "span_corruption")
+    if not metric.in_cards and metric.unit != "ms":
+        return False
+    of_text = {"bits_per_byte": True, "token_accuracy": False, WHOLE_TARGETS: False}
+    return metric.name not in of_text or of_text[metric.name] == (kind == "span_corruption")
 
 
-def _mean_of(values: Sequence[float | None], metric: Metric) -> str:
-    known = [metric.factor * value for value in values if value is not None]
-    if not known:
+def _mean(values: Sequence[float], metric: Metric) -> str:
+    if not values:
         return MISSING
-    return number(statistics.fmean(known), metric.digits) + interval(interval_of_mean(known), metric.digits)
+    digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
+    return number(statistics.fmean(values), digits) + interval(interval_of_mean(values), digits)
 
 
 def problems(results: Results) -> list[str]:
-    """What is missing of an experiment's runs, a sentence each."""
+    """What is missing of an experiment's runs and analyses, a sentence each."""
     found = []
     for name, runs in results.runs.items():
         if not runs:
@@ -270,36 +245,38 @@ def problems(results: Results) -> list[str]:
         for ran in runs:
             if not ran.evaluations and results.experiment.evaluations:
                 found.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
+    found += [
+        f"analysis {name}: not done" for name in results.experiment.analyses if name not in results.analyses
+    ]
+    for name, document in results.analyses.items():
+        found += [f"analysis {name}: without {run}" for run in document.get("missing", ())]
     return found
 
+
+# --- claims ----------------------------------------------------------------------------------------------
 
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}
 
 
-def claims_overview(claims: Sequence[tuple[str, Claim]]) -> Table:
-    """Each experiment's claims, and whether they hold here."""
-    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
-    return Table(("here", "experiment", "claim"), lines, "Claims", words=3, prose=True)
-
-
-def claims_table(claims: Sequence[Claim]) -> Table:
-    """Each claim, whether it holds here, and why."""
+def claims_table(claims: Iterable[Claim]) -> Table | None:
+    """Each claim, whether it holds here, and why; None without any."""
     lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
-    return Table(("here", "claim", "because"), lines, "Claims", words=3, prose=True)
+    headers = ("here", "claim", "because")
+    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
 
 
-def evidence_of(claim: Claim) -> Table | None:
+def claims_overview(claims: Iterable[tuple[str, Claim]]) -> Table | None:
+    """Each experiment's claims, and whether they hold here; None without any."""
+    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
+    headers = ("here", "experiment", "claim")
+    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
+
+
+def evidence_of(claim: Claim) -> Table:
     """The numbers a claim was judged by."""
-    if not claim.rows:
-        return None
     headers = tuple(key.replace("_", " ") for key in claim.rows[0])
-    lines = [tuple(_cell(value) for value in row.values()) for row in claim.rows]
+    lines = [
+        tuple(number(value) if isinstance(value, float | None) else str(value) for value in row.values())
+        for row in claim.rows
+    ]
     return Table(headers, lines, f"{claim.name.replace('_', ' ')}: the numbers", folded=True)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value, 4)
-    return MISSING if value is None else str(value)

@@ -53,21 +53,12 @@ class Compared:
     verdict: Verdict
     reason: str = ""
 
-    @property
-    def difference(self) -> float | None:
-        """Ours minus published, in the unit; a mean over seeds where there are several."""
-        return None if self.ours is None else self.ours.mean - self.value
-
 
 def judge(value: float, allowed: Band, rule: Rule) -> Verdict:
     """What a value of ours is: the rule's direction decides whether to be outside is to be better."""
     if value in allowed:
         return "within"
-    if rule.better == "lower" and value < allowed.low:
-        return "better"
-    if rule.better == "higher" and value > allowed.high:
-        return "better"
-    return "outside"
+    return "better" if rule.better == ("lower" if value < allowed.low else "higher") else "outside"
 
 
 def compare(results: Results, placed: Sequence[Placed]) -> list[Compared]:
@@ -77,30 +68,30 @@ def compare(results: Results, placed: Sequence[Placed]) -> list[Compared]:
 
 def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
     rule = rule_of(row)
-    value, unit = row.value, row.unit
+    found = Compared(row, recipe, row.value, row.unit, None, None, "not compared")
     if rule is None:
-        return Compared(row, recipe, value, unit, None, None, "not compared", "no run can produce it")
+        return replace(found, reason="no run can produce it")
     if row.metric in TIMES:
-        found = _decrease(row)
-        if isinstance(found, str):
-            return Compared(row, recipe, value, unit, None, None, "not compared", found)
-        value, unit = found, "% less than ByT5"
+        value = _decrease(row)
+        if isinstance(value, str):
+            return replace(found, reason=value)
+        found = replace(found, value=value, unit="% less than ByT5")
     elif row.metric == DECREASE and row.model.startswith("ByT5"):
-        reason = "0 by definition"
-        return Compared(row, recipe, value, unit, None, None, "not compared", reason)
+        return replace(found, reason="0 by definition")
     try:
         ours = results.value(row, recipe)
     except Missing as missing:
-        return Compared(row, recipe, value, unit, None, band(row, rule, value), "not run", str(missing))
-    allowed = band(row, rule, value, ours.examples)
+        allowed = band(row, rule, found.value)
+        return replace(found, band=allowed, verdict="not run", reason=str(missing))
+    found = replace(found, ours=ours)
     if counts_padding(row):
-        reason = "padding, too, is counted as deleted there"
-        return Compared(row, recipe, value, unit, ours, None, "not compared", reason)
+        return replace(found, reason="padding, too, is counted as deleted there")
     there = examples_of(row)
     if rule.sampled and there and ours.examples is not None and ours.examples < ENOUGH * there:
         few = f"on {ours.examples:,} test examples, where {there:,} were published"
-        return Compared(row, recipe, value, unit, ours, None, "not compared", few)
-    return Compared(row, recipe, value, unit, ours, allowed, judge(ours.mean, allowed, rule))
+        return replace(found, reason=few)
+    allowed = band(row, rule, found.value, ours.examples)
+    return replace(found, band=allowed, verdict=judge(ours.mean, allowed, rule))
 
 
 def settle(rows: Sequence[Compared]) -> list[Compared]:
@@ -109,20 +100,19 @@ def settle(rows: Sequence[Compared]) -> list[Compared]:
     A lower loss, or a higher accuracy, at a reduction that is below the published one's tolerance is another
     trade, not a better one: it is outside.
     """
-    reductions = {_run_and_subset(one): one for one in rows if one.row.metric == REDUCTION}
-    settled = []
-    for one in rows:
-        beside = reductions.get(_run_and_subset(one))
-        less = (
-            beside is not None
-            and beside.ours is not None
-            and beside.band is not None
-            and beside.ours.mean < beside.band.low
-        )
-        if one.verdict == "better" and less and one.row.metric != DECREASE and one.row.metric not in TIMES:
-            one = replace(one, verdict="outside", reason="better, but with less deleted")
-        settled.append(one)
-    return settled
+    deletes_less = {
+        _run_and_subset(one): one.ours.mean < one.band.low
+        for one in rows
+        if one.row.metric == REDUCTION and one.ours is not None and one.band is not None
+    }
+    return [
+        replace(one, verdict="outside", reason="better, but with less deleted")
+        if one.verdict == "better"
+        and one.row.metric not in (*TIMES, DECREASE)
+        and deletes_less.get(_run_and_subset(one))
+        else one
+        for one in rows
+    ]
 
 
 def _run_and_subset(one: Compared) -> tuple[object, ...]:
@@ -138,46 +128,36 @@ def count(rows: Iterable[Compared]) -> dict[Verdict, int]:
 
 # --- times -----------------------------------------------------------------------------------------------
 
+_ENGLISH = {"English", "English (10000 examples)"}
+
 
 def _decrease(row: Published) -> float | str:
     """What a published time is in percent less than ByT5's; or why there is nothing to compare, in words."""
     if row.model.startswith("ByT5"):
         return "time of another machine; what others' decrease is taken from"
-    if _has_decrease(row):
-        return "time of another machine; its decrease has a row of its own"
-    base = _byt5_times().get((row.version, row.experiment, row.metric, row.subset))
-    if base is None:
-        base = _byt5_times().get((row.version, "runtime", row.metric, row.subset))
+    byt5 = {}
+    for other in _times()[row.version]:
+        same_subset = other.subset == row.subset or {other.subset, row.subset} <= _ENGLISH
+        if other.metric == row.metric and other.subset == row.subset:
+            byt5[other.experiment] = other.value
+        elif (
+            other.metric == DECREASE
+            and (other.experiment, other.model) == (row.experiment, row.model)
+            and other.setting in (row.setting, {})
+            and same_subset
+        ):
+            return "time of another machine; its decrease has a row of its own"
+    base = byt5.get(row.experiment, byt5.get("runtime"))
     if base is None:
         return "time of another machine, and none of ByT5 on it"
     return 100 * (1 - row.value / base)
 
 
 @cache
-def _byt5_times() -> dict[tuple[str, str, str, str | None], float]:
-    return {
-        (row.version, row.experiment, row.metric, row.subset): row.value
-        for row in published().values()
-        if row.metric in TIMES and row.model.startswith("ByT5")
-    }
-
-
-@cache
-def _decreases() -> dict[tuple[str, str, str], list[Published]]:
-    found: dict[tuple[str, str, str], list[Published]] = {}
+def _times() -> dict[str, list[Published]]:
+    """Published times of ByT5, and decreases of any model, by version."""
+    found: dict[str, list[Published]] = {}
     for row in published().values():
-        if row.metric == DECREASE:
-            found.setdefault((row.version, row.experiment, row.model), []).append(row)
+        if row.metric == DECREASE or (row.metric in TIMES and row.model.startswith("ByT5")):
+            found.setdefault(row.version, []).append(row)
     return found
-
-
-def _has_decrease(row: Published) -> bool:
-    """Whether the decrease was published, too: of the same run, on the same subset by any of its names."""
-    return any(
-        (other.setting == row.setting or not other.setting)
-        and (other.subset == row.subset or {other.subset, row.subset} <= _ENGLISH)
-        for other in _decreases().get((row.version, row.experiment, row.model), ())
-    )
-
-
-_ENGLISH = {"English", "English (10000 examples)"}

@@ -9,16 +9,12 @@ time, loading and data are not counted, so small models come out too low.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mrt5cli.analysis.compute import Sizes, macs
-from mrt5cli.recipe import (
-    Recipe,
-    Shape,
-    SpanCorruptionTask,
-)
-from mrt5cli.recipe.tasks import TaskBase
+from mrt5cli.recipe import Recipe, Shape, SpanCorruptionTask
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"
@@ -40,9 +36,8 @@ ANSWER = 32  # most answers are far shorter than what may be generated
 PASSES = 6  # of a timed batch, beside the one that is measured
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Positions of one example: of the source, of what is left of it, of the target."""
+class Lengths(NamedTuple):
+    """Positions of one example, at most: of the source, of what is left of it, of the target."""
 
     source: int
     kept: int
@@ -71,19 +66,25 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
     """
     plan.machine = machine
     starts = {str(job.run.path): job.recipe for job in plan.trainings}
-
-    def hours(operations: float, precision: str) -> float:
-        speed = tflops * 1e12 if tflops else SUSTAINED[precision] if machine == "gpu" else CORE
-        return operations / speed / 3600
-
     for job in plan.jobs:
         if isinstance(job, TrainJob):
             sizes = sizes_of(job.recipe, shape_of(job.recipe, starts))
-            job.hours = hours(_training(job.recipe, sizes), job.recipe.training.precision)
+            training, precision = job.recipe.training, job.recipe.training.precision
+            one = _forward(sizes, lengths_of(job.recipe, job.recipe.task, hard=False))
+            # Forward, and twice that backward.
+            passes = 3 * one * training.batch_size * training.max_steps
             job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
         elif isinstance(job, EvaluateJob):
-            recipe = job.train.recipe
-            job.hours = hours(_evaluation(job, sizes_of(recipe, shape_of(recipe, starts))), "fp32")
+            recipe, precision = job.train.recipe, "fp32"
+            sizes = sizes_of(recipe, shape_of(recipe, starts))
+            lengths = lengths_of(recipe, job.task, hard=recipe.evaluation.hard_delete)
+            one = (1 + (PASSES if job.evaluation.runtime else 0)) * _forward(sizes, lengths)
+            one += _forward(sizes, Lengths(1, 1, lengths.target))
+            passes = one * (job.options.limit or 0) * max(1, len(getattr(job.task, "languages", [])))
+        else:
+            continue
+        speed = tflops * 1e12 if tflops else SUSTAINED[precision] if machine == "gpu" else CORE
+        job.hours = 2 * passes / speed / 3600  # two operations for each multiply-accumulate
 
 
 def assumption(machine: Machine, tflops: float | None = None) -> str:
@@ -112,9 +113,9 @@ def shape_of(recipe: Recipe, starts: Mapping[str, Recipe]) -> Shape:
     if start == "scratch":
         return recipe.model.shape or SHAPES["small"]
     path = Path(start)
-    maker = next((starts[str(place)] for place in [path, *path.parents] if str(place) in starts), None)
-    if maker is not None:
-        return shape_of(maker, starts)
+    for place in (path, *path.parents):
+        if str(place) in starts:
+            return shape_of(starts[str(place)], starts)
     return next((shape for name, shape in SHAPES.items() if start.endswith(name)), SHAPES["small"])
 
 
@@ -139,64 +140,42 @@ def parameters(sizes: Sizes) -> int:
 
 
 def disk(recipe: Recipe, weights: int) -> int:
-    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments.
-
-    Args:
-        weights: parameters of the model.
-    """
+    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments."""
     kept, one = recipe.training.keep_checkpoints, 4 * weights
-    # A kept checkpoint may ask for best weights of its own, without the moments.
+    # A kept checkpoint may come with best weights of its own, without the moments.
     best = 0 if recipe.training.best_metric is None else (1 + kept) * one
     return 3 * one * kept + one + best
 
 
-def lengths_of(recipe: Recipe, *, hard: bool) -> Lengths:
-    """Lengths of an example of a recipe's own task, at most.
+def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:
+    """Lengths of an example of a task, as a recipe's model shortens it.
 
     Args:
         hard: positions are deleted for real; pooling always does.
     """
-    return _shortened(recipe, task_lengths(recipe.task), hard=hard)
+    source, target = task_lengths(task)
+    shortener = recipe.model.shortener
+    if not shortener.reads_source:
+        return Lengths(1, 1, target)
+    rate = shortener.share_deleted(recipe.target_deletion_rate)
+    if not (hard or shortener.pools):
+        rate *= recipe.loss.hard_delete_probability
+    return Lengths(source, max(1, round(source * (1 - rate))), target)
 
 
-def task_lengths(section: TaskBase) -> Lengths:
-    """Lengths of an example at most, before anything is deleted."""
+def task_lengths(section: TaskSection) -> tuple[int, int]:
+    """Source and target positions of an example at most, before anything is deleted."""
     from mrt5cli.data.span_noise import plan_lengths
 
     if isinstance(section, SpanCorruptionTask):
         spans = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
-        return Lengths(spans.inputs, spans.inputs, spans.targets)
+        return spans.inputs, spans.targets
     target = section.longest_target
     if target is None:
         target = XNLI_TARGET
     elif hasattr(section, "answer_length"):
         target = min(ANSWER, target)
-    return Lengths(section.longest_source, section.longest_source, target)
-
-
-def _shortened(recipe: Recipe, lengths: Lengths, *, hard: bool) -> Lengths:
-    shortener = recipe.model.shortener
-    if not shortener.reads_source:
-        return Lengths(1, 1, lengths.target)
-    rate = shortener.share_deleted(recipe.target_deletion_rate)
-    if not (hard or shortener.pools):
-        rate *= recipe.loss.hard_delete_probability
-    return replace(lengths, kept=max(1, round(lengths.source * (1 - rate))))
-
-
-def _training(recipe: Recipe, sizes: Sizes) -> float:
-    """Floating-point operations: forward, and twice that backward; two for each multiply-accumulate."""
-    one = _forward(sizes, lengths_of(recipe, hard=False))
-    return 2 * 3 * one * recipe.training.batch_size * recipe.training.max_steps
-
-
-def _evaluation(job: EvaluateJob, sizes: Sizes) -> float:
-    recipe = job.train.recipe
-    lengths = _shortened(recipe, task_lengths(job.task), hard=recipe.evaluation.hard_delete)
-    bare = replace(lengths, source=1, kept=1)
-    passes = 1 + (PASSES if job.evaluation.runtime else 0)
-    one = passes * _forward(sizes, lengths) + _forward(sizes, bare)
-    return 2 * one * (job.options.limit or 0) * max(1, len(getattr(job.task, "languages", [])))
+    return section.longest_source, target
 
 
 def _forward(sizes: Sizes, lengths: Lengths) -> int:

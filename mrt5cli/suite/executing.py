@@ -6,24 +6,25 @@ but what the jobs themselves leave behind, so that stopping at any moment and st
 
 from __future__ import annotations
 
+import fcntl
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
 from pathlib import Path
 
-from mrt5cli.suite.display import PlainDisplay
+from mrt5cli.errors import UserError
+from mrt5cli.suite.display import Display
 from mrt5cli.suite.jobs import Job, SuitePlan
-from mrt5cli.suite.locking import LOGS
 from mrt5cli.suite.planning import state_of
 from mrt5cli.suite.processes import Fork, Forks
 from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
+LOGS = "logs"
 
 
 @dataclass(frozen=True)
@@ -54,76 +55,72 @@ class SuiteOutcome:
 @dataclass
 class _Slot:
     job: Job
-    running: Fork
-    log: Path
+    fork: Fork
     since: float
-    log_from: int
 
 
-class _Queue:
-    """The jobs of a plan that can be started: those whose needs are done, in the plan's order."""
+@contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Be the only `mrt5 reproduce` in a folder of runs; the lock of one that was killed is free.
 
-    def __init__(self, plan: SuitePlan) -> None:
-        self.plan = plan
-        self.sorter = TopologicalSorter({job.id: job.needs for job in plan.jobs})
-        self.sorter.prepare()
-        self.waiting: set[str] = set()
-        self._add()
+    Jobs that a killed one has left behind save and end by themselves, and a run is held by who trains it.
 
-    def _add(self) -> None:
-        while ready := self.sorter.get_ready():
-            for job in map(self.plan.job, ready):
-                if job.status == "done":
-                    self.sorter.done(job.id)
-                elif job.to_do:
-                    self.waiting.add(job.id)
-
-    def take(self) -> Job:
-        """The first of them."""
-        job = next(job for job in self.plan.jobs if job.id in self.waiting)
-        self.waiting.remove(job.id)
-        return job
-
-    def done(self, job: Job) -> None:
-        """What needs this one may be ready now."""
-        self.sorter.done(job.id)
-        self._add()
+    Raises:
+        UserError: another process holds the folder, or it cannot be written to.
+    """
+    path = root / LOGS / "reproduce.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {root}: {error.strerror}",
+            "choose another folder with --runs, or --report-only for a report of what is there",
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another `mrt5 reproduce` works in {root}",
+                "wait for it or stop it, or give this one another folder with --runs",
+            ) from None
+        yield
 
 
-def execute(plan: SuitePlan, launcher: Forks, display: PlainDisplay, *, device: str) -> SuiteOutcome:
+def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
     """Do every job of a plan that is to be done; the statuses of its jobs follow.
 
     The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
     all at once.
-
-    Args:
-        device: as `--device`, for the jobs.
     """
     outcome = SuiteOutcome()
     begin = time.monotonic()
-    queue = _Queue(plan)
     slots: dict[int, _Slot] = {}
+    started: set[str] = set()
     with _signals() as signals:
         heeded = 0
-        while slots or (queue.waiting and not signals):
+        while True:
             if len(signals) > heeded:
                 heeded = len(signals)
                 if heeded == 1:
                     display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
                 for slot in slots.values():
-                    slot.running.stop() if heeded == 1 else slot.running.kill()
-            for place in range(launcher.slots):
-                if place not in slots and queue.waiting and not signals:
-                    job = queue.take()
-                    slots[place] = _start(plan, job, launcher, place, device)
-                    display.started(job, slots[place].log)
+                    slot.fork.stop() if heeded == 1 else slot.fork.kill()
+            for place in set(range(launcher.slots)) - slots.keys():
+                job = None if signals else _ready(plan, started)
+                if job is None:
+                    break
+                started.add(job.id)
+                slots[place] = _Slot(job, _start(plan, job, launcher, place), time.monotonic())
+                display.started(job)
+            if not slots:
+                break
             for place, slot in list(slots.items()):
-                code = slot.running.poll()
+                code = slot.fork.poll()
                 if code is not None:
                     del slots[place]
-                    error = _settle(plan, slot, code, outcome, stopping=bool(signals))
-                    if error is None:
-                        queue.done(slot.job)
+                    error = _settle(plan, slot.job, code, outcome, stopping=bool(signals))
                     display.ended(slot.job, time.monotonic() - slot.since, error)
             display.tick()
             time.sleep(POLL_SECONDS)
@@ -137,31 +134,36 @@ def log_of(plan: SuitePlan, job: Job) -> Path:
     return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
 
 
-def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int, device: str) -> _Slot:
+def _ready(plan: SuitePlan, started: Set[str]) -> Job | None:
+    """The first job in the plan's order that can be started and was not."""
+    done = {job.id for job in plan.jobs if job.status == "done"}
+    return next(
+        (job for job in plan.jobs if job.to_do and job.id not in started and done.issuperset(job.needs)), None
+    )
+
+
+def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int) -> Fork:
     log = log_of(plan, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
-    size = log.stat().st_size
-    order = JobOrder(plan, job.id, device, overwrite=job.status == "changed")
-    return _Slot(job, launcher.start(order, place, log), log, time.monotonic(), size)
+    return launcher.start(JobOrder(plan, job.id, overwrite=job.status == "changed"), place, log)
 
 
-def _settle(plan: SuitePlan, slot: _Slot, code: int, outcome: SuiteOutcome, *, stopping: bool) -> str | None:
+def _settle(plan: SuitePlan, job: Job, code: int, outcome: SuiteOutcome, *, stopping: bool) -> str | None:
     """Give a job that has ended its status, and those that need it; returns what went wrong."""
-    job = slot.job
-    if code == 0:
-        # Seen with our own eyes; by other code than ours if files were edited meanwhile.
+    if code == 0 or stopping:
+        # What it left counts, though by other code than ours if files were edited meanwhile.
         job.status, job.reason = state_of(plan, job, keep_changed=True)
-        if job.status == "done":
-            outcome.done.append(job.id)
-            return None
-    elif stopping:
-        job.status, job.reason = state_of(plan, job, keep_changed=True)
+    if code == 0 and job.status == "done":
+        outcome.done.append(job.id)
+        return None
+    if code and stopping:
         return "interrupted"
-    error = _error(slot, code) if code else f"it ended well, and is {job.status}: {job.reason}"
+    log = log_of(plan, job)
+    error = _error(log, code) if code else f"it ended well, and is {job.status}: {job.reason}"
     job.status, job.reason = "failed", error
-    outcome.failures.append(Failure(job.id, error, slot.log, tuple(_block(plan, job))))
+    outcome.failures.append(Failure(job.id, error, log, tuple(_block(plan, job))))
     return error
 
 
@@ -175,19 +177,14 @@ def _block(plan: SuitePlan, failed: Job) -> list[str]:
     return [job.id for job in plan.jobs if job.id in gone - {failed.id}]
 
 
-def _error(slot: _Slot, code: int) -> str:
+def _error(log: Path, code: int) -> str:
     """What the log says last of why a job failed, or how it was ended."""
-    with slot.log.open("rb") as file:
-        file.seek(slot.log_from)
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    said = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
-    if said and code > 0:
-        return said[-1]
     if code < 0:
         name = signal.Signals(-code).name
-        why = ", by hand or because memory ran out" if name == "SIGKILL" else ""
-        return f"killed by {name}{why}"
-    return f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+        return f"killed by {name}{', by hand or because memory ran out' if name == 'SIGKILL' else ''}"
+    _, *lines = log.read_text(encoding="utf-8", errors="replace").rpartition("== ")[2].splitlines()
+    errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
+    return errors[-1] if errors else f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
 
 
 @contextmanager

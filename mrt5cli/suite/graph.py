@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrt5cli import recipe as recipes
-from mrt5cli.errors import RecipeError
+from mrt5cli.errors import UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
-from mrt5cli.recipe.words import nearest
 from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Evaluation, Experiment, Job, SuitePlan, TrainJob
 
@@ -31,29 +30,18 @@ def build_plan(
     needs the recipe of that name, in whatever folder the runs are.
 
     Args:
-        shipped: recipes by their names.
+        shipped: recipes by their names; no two train into one directory.
         root: folder of the runs.
         smoke: shrink every recipe; then all start from nothing, and none needs another.
 
     Raises:
-        RecipeError: starts that no recipe makes, circles of starts, and recipes that share a run directory.
+        UserError: a recipe starts from a run that no recipe makes.
     """
     graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), shipped)
     for experiment in experiments:
         graph.add(experiment)
-    if graph.problems:
-        raise RecipeError(f"suite {suite}", graph.problems, "`mrt5 recipe list` shows the shipped recipes")
+    graph.plan.jobs = list(graph.jobs.values())
     return graph.plan
-
-
-def evaluation_label(evaluation: Evaluation) -> str:
-    """What sets an evaluation's file apart from that of `mrt5 evaluate RUN`; empty where it is the same."""
-    parts = [
-        "" if evaluation.task is None else evaluation.task.replace("/", "."),
-        "runtime" if evaluation.runtime else "",
-        "" if evaluation.limit is None else f"first-{evaluation.limit}",
-    ]
-    return "-".join(part for part in parts if part)
 
 
 def shrunk(recipe: Recipe) -> Recipe:
@@ -76,21 +64,18 @@ class _Graph:
         self.shipped = shipped
         self.by_own_name = {recipe.name: name for name, recipe in shipped.items()}
         self.jobs: dict[str, Job] = {}
-        self.directories: dict[Path, str] = {}
-        self.problems: list[tuple[str, str]] = []
 
     def add(self, experiment: Experiment) -> None:
         shown: list[Job] = []
         for name in experiment.recipes:
             for seed in experiment.seeds or (self.shipped[name].seed,):
                 train = self._train(name, seed)
-                if train is not None:
-                    shown += [train, *(self._evaluate(train, one) for one in experiment.evaluations)]
+                shown += [train, *(self._evaluate(train, one) for one in experiment.evaluations)]
         for job in shown:
             job.experiments = tuple(dict.fromkeys((*job.experiments, experiment.id)))
         for analysis in experiment.analyses:
             name = f"{experiment.id}:{analysis}"
-            job = AnalyseJob(
+            self.jobs[f"analyse {name}"] = AnalyseJob(
                 id=f"analyse {name}",
                 name=name,
                 needs=tuple(job.id for job in shown),
@@ -99,22 +84,13 @@ class _Graph:
                 experiment=experiment,
                 analysis=analysis,
             )
-            self._put(job)
 
-    def _train(self, name: str, seed: int, above: tuple[str, ...] = ()) -> TrainJob | None:
-        """The job that trains a recipe, after what it starts from; None where there can be none.
-
-        Args:
-            above: what starts from it, one from the next.
-        """
+    def _train(self, name: str, seed: int) -> TrainJob:
+        """The job that trains a recipe, after what it starts from."""
         id_ = f"train {name} seed {seed}"
         there = self.jobs.get(id_)
         if isinstance(there, TrainJob):
             return there
-        if id_ in above:
-            circle = " -> ".join(one.removeprefix("train ") for one in (*above, id_))
-            self.problems.append((name, f"the starts go in a circle: {circle}"))
-            return None
         shipped = self.shipped[name]
         recipe = shipped.model_copy(update={"seed": seed})
         start = Path(shipped.model.start)
@@ -122,56 +98,42 @@ class _Graph:
         if self.plan.smoke:
             recipe = shrunk(recipe)
         elif start.parts[0] == DEFAULT_FOLDER:
-            maker = self._start(name, start, (*above, id_))
-            if maker is None:
-                return None
-            needs = (maker.id,)
+            needs = (self._maker(name, start).id,)
             moved = str(self.plan.root.joinpath(*start.parts[1:]))
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
         run = RunDir(self.plan.root / default_directory(recipe).name)
-        other = self.directories.setdefault(run.path, name)
-        if other != name:
-            self.problems.append((name, f"trains into {run.path}, as {other} does"))
-            return None
         own = seed == shipped.seed
         job = TrainJob(
             id=id_, name=name, needs=needs, output=run.meta_path, recipe=recipe, run=run, own_seed=own
         )
-        self._put(job)
+        self.jobs[id_] = job
         return job
 
-    def _start(self, name: str, start: Path, above: tuple[str, ...]) -> TrainJob | None:
+    def _maker(self, name: str, start: Path) -> TrainJob:
         """The job that makes a start below `runs/`."""
-        folder = start.parts[1] if len(start.parts) > 1 else ""
-        match = RUN_NAME.fullmatch(folder)
-        maker = self.by_own_name.get(match["name"]) if match else None
-        if match is not None and maker is not None:
-            return self._train(maker, int(match["seed"]), above)
-        near = nearest(folder, [f"{own}-seed{self.shipped[of].seed}" for own, of in self.by_own_name.items()])
-        hint = f"; did you mean {DEFAULT_FOLDER}/{near}?" if near else ""
-        self.problems.append((name, f"model.start {start}: no shipped recipe makes it{hint}"))
-        return None
+        match = RUN_NAME.fullmatch(start.parts[1]) if len(start.parts) > 1 else None
+        if match is None or match["name"] not in self.by_own_name:
+            raise UserError(f"recipe {name} starts from {start}, which no shipped recipe makes")
+        return self._train(self.by_own_name[match["name"]], int(match["seed"]))
 
     def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
         """The job that evaluates a run."""
-        settings = train.recipe.evaluation
-        task = train.recipe.task
+        settings, task = train.recipe.evaluation, train.recipe.task
+        limit = evaluation.limit or settings.examples
         if evaluation.task is not None:
             other = self.shipped[evaluation.task]
             task = (shrunk(other) if self.plan.smoke else other).task
-        limit = evaluation.limit or settings.examples
-        limit = min(limit, settings.examples) if self.plan.smoke else limit
         options = EvaluationOptions(
             batch_size=settings.batch_size,
-            limit=limit,
+            limit=min(limit, settings.examples) if self.plan.smoke else limit,
             hard_delete=settings.hard_delete,
             constrained=evaluation.constrained,
             runtime=evaluation.runtime,
         )
-        label = evaluation_label(evaluation)
-        stem = options.result_name(task.kind, label=label)
+        stem = options.result_name(task.kind, label=evaluation.label)
+        id_ = f"evaluate {train.name} seed {train.recipe.seed} {stem}"
         job = EvaluateJob(
-            id=f"evaluate {train.name} seed {train.recipe.seed} {stem}",
+            id=id_,
             name=train.name,
             needs=(train.id,),
             output=train.run.eval(stem),
@@ -179,13 +141,5 @@ class _Graph:
             evaluation=evaluation,
             task=task,
             options=options,
-            label=label,
         )
-        return self._put(job)
-
-    def _put(self, job: Job) -> Job:
-        """The job of that id: this one, where there is none yet."""
-        if job.id not in self.jobs:
-            self.jobs[job.id] = job
-            self.plan.jobs.append(job)
-        return self.jobs[job.id]
+        return self.jobs.setdefault(id_, job)

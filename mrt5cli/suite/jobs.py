@@ -26,7 +26,6 @@ Status = Literal["done", "half done", "missing", "changed", "failed", "blocked",
 """Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
 "left out": not asked for, or beyond the budget."""
 TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
-"""The states of jobs that are still to be done."""
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -50,6 +49,13 @@ class Evaluation:
     constrained: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def label(self) -> str:
+        """What sets its results' file apart from that of `mrt5 evaluate RUN`; empty where it is the same."""
+        task = self.task and self.task.replace("/", ".")
+        parts = [task, self.runtime and "runtime", self.limit and f"first-{self.limit}"]
+        return "-".join(part for part in parts if part)
+
 
 @checked(frozen=True, config=CLOSED)
 class Experiment:
@@ -65,7 +71,7 @@ class Experiment:
         baseline: the recipe that losses are compared with (ByT5's), or None.
         evaluations: of each run.
         analyses: names in `across_runs.ANALYSES`, of all runs together.
-        figures: names in `figure_data.FIGURES`.
+        figures: names in `report.figures.FIGURES`.
         claims: names in `claims.CLAIMS`; what must come out for the paper to be right, in miniature.
         machine: what it is made for; None is the suite's, and then a GPU.
     """
@@ -93,9 +99,10 @@ class Job:
         name: the shipped recipe, or for an analysis "experiment:analysis".
         output: the file that says it is done.
         needs: ids of the jobs that must be done before.
-        experiments: ids of those that show it; none where other jobs need it and nobody shows it.
+        experiments: ids of those that show it; none where only other jobs need it.
         reason: why it is not done, in words; None when it is.
-        hours, gigabytes: estimates of what it will take, of the plan's machine, and leave on disk.
+        hours: of the plan's machine that it will take, an estimate.
+        gigabytes: that it will leave on disk, an estimate.
     """
 
     kind: ClassVar[Kind]
@@ -120,7 +127,6 @@ class TrainJob(Job):
 
     Attributes:
         recipe: as it is trained: shrunk for smoke, its start in the plan's folder.
-        run: where.
         own_seed: the seed is the shipped recipe's, not one that an experiment repeats it with.
     """
 
@@ -137,8 +143,6 @@ class EvaluateJob(Job):
     Attributes:
         train: the job that makes it.
         task: recipe section of the task that is measured.
-        options: of the measuring.
-        label: what sets its results' file apart from that of `mrt5 evaluate RUN`; empty where it is the same.
     """
 
     kind = "evaluate"
@@ -146,7 +150,6 @@ class EvaluateJob(Job):
     evaluation: Evaluation
     task: TaskSection
     options: EvaluationOptions
-    label: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -176,11 +179,8 @@ class SuitePlan:
     machine: Machine = "gpu"
 
     def job(self, id_: str) -> Job:
-        """The job of that id; a KeyError when there is none."""
-        for job in self.jobs:
-            if job.id == id_:
-                return job
-        raise KeyError(id_)
+        """The job of that id, which the plan must have."""
+        return next(job for job in self.jobs if job.id == id_)
 
     @property
     def trainings(self) -> list[TrainJob]:
@@ -188,28 +188,24 @@ class SuitePlan:
 
     def runs(self, experiment: Experiment) -> dict[tuple[str, int], TrainJob]:
         """The training jobs of an experiment's runs, by (recipe, seed), in its order."""
-        place = {name: place for place, name in enumerate(experiment.recipes)}
         found = [
             job
             for job in self.trainings
-            if job.name in place
+            if job.name in experiment.recipes
             and (job.recipe.seed in experiment.seeds if experiment.seeds else job.own_seed)
         ]
-        found.sort(key=lambda job: (place[job.name], job.recipe.seed))
+        found.sort(key=lambda job: (experiment.recipes.index(job.name), job.recipe.seed))
         return {(job.name, job.recipe.seed): job for job in found}
 
-    def evaluations(self, experiment: Experiment, train: TrainJob) -> list[EvaluateJob]:
-        """The evaluations of a run, those first that the experiment shows."""
-        found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train.id == train.id]
-        return sorted(found, key=lambda job: job.evaluation not in experiment.evaluations)
-
     def experiment_runs(self, experiment: Experiment) -> ExperimentRuns:
-        """What analyses are given of an experiment."""
+        """What analyses are given of an experiment: each run, with the evaluations first that it shows."""
         runs = []
-        for (name, _), job in self.runs(experiment).items():
-            found = self.evaluations(experiment, job)
-            shown = sum(one.evaluation in experiment.evaluations for one in found)
-            runs.append(ExperimentRun(name, job.recipe, job.run, tuple(one.output for one in found), shown))
+        for (name, _), train in self.runs(experiment).items():
+            found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train.id == train.id]
+            found.sort(key=lambda job: job.evaluation not in experiment.evaluations)
+            shown = sum(job.evaluation in experiment.evaluations for job in found)
+            outputs = tuple(job.output for job in found)
+            runs.append(ExperimentRun(name, train.recipe, train.run, outputs, shown))
         return ExperimentRuns(
             experiment.id, tuple(runs), experiment.baseline, experiment.version, smoke=self.smoke
         )

@@ -10,17 +10,15 @@ import fnmatch
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
 from mrt5cli.json_files import read_object
-from mrt5cli.metrics.results import SavedEvaluation
+from mrt5cli.metrics.results import Json, SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.recipe.strict_yaml import inline
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, Status, SuitePlan, TrainJob
@@ -52,11 +50,17 @@ def make_plan(
         known: recipes by name; by default the shipped ones.
 
     Raises:
-        UserError: a glob matches nothing, or the suite's recipes do not fit together.
+        UserError: a glob matches nothing, or a recipe starts from what no recipe makes.
     """
     plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
-    survey(plan, keep_changed=keep_changed)
-    leave_out(plan, wanted(plan, only), NOT_ASKED_FOR if only else NOT_NEEDED)
+    for job in plan.jobs:
+        job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
+    wanted = _wanted(plan, only)
+    needed: set[str] = set()
+    for job in reversed(plan.jobs):
+        if (job.id in wanted or job.id in needed) and job.to_do:
+            needed |= {job.id, *job.needs}
+    _leave_out(plan, needed, NOT_ASKED_FOR if only else NOT_NEEDED)
     return plan
 
 
@@ -65,40 +69,30 @@ def shipped_recipes() -> dict[str, Recipe]:
     return {name: recipes.load(path) for name, path in shipped().items()}
 
 
-def wanted(plan: SuitePlan, only: Sequence[str]) -> set[str]:
-    """Ids of the jobs that are asked for by name, without what they need.
-
-    Raises:
-        UserError: a glob matches neither an experiment nor a recipe.
-    """
+def _wanted(plan: SuitePlan, only: Sequence[str]) -> set[str]:
+    """Ids of the jobs that are asked for by name, without what they need."""
     if not only:
         return {job.id for job in plan.jobs if job.experiments}
     names = {experiment.id for experiment in plan.experiments} | {job.name for job in plan.jobs}
-    unknown = [glob for glob in only if not fnmatch.filter(names, glob)]
-    if unknown:
-        near = nearest(unknown[0], names)
-        raise UserError(
-            f"--only {unknown[0]} matches no experiment and no recipe of suite {plan.suite}",
-            f"did you mean {near}?" if near else f"experiments: {', '.join(e.id for e in plan.experiments)}",
-        )
+    for glob in only:
+        if not fnmatch.filter(names, glob):
+            near = nearest(glob, names)
+            raise UserError(
+                f"--only {glob} matches no experiment and no recipe of suite {plan.suite}",
+                f"did you mean {near}?"
+                if near
+                else f"experiments: {', '.join(e.id for e in plan.experiments)}",
+            )
     return {
-        job.id
-        for job in plan.jobs
-        for glob in only
-        if fnmatch.fnmatchcase(job.name, glob) or fnmatch.filter(job.experiments, glob)
+        job.id for job in plan.jobs for glob in only if fnmatch.filter([job.name, *job.experiments], glob)
     }
 
 
-def leave_out(plan: SuitePlan, wanted: set[str], reason: str) -> None:
-    """Mark what is to be done, and is neither wanted nor needed by what is."""
-    jobs = {job.id: job for job in plan.jobs}
-    needed: set[str] = set()
-    for job in reversed(plan.jobs):
-        if (job.id in wanted or job.id in needed) and job.to_do:
-            needed |= {job.id, *job.needs}
-    for job in jobs.values():
-        if job.id not in needed and job.to_do:
-            job.status, job.reason = "left out", reason
+def _leave_out(plan: SuitePlan, chosen: set[str], reason: str) -> list[Job]:
+    out = [job for job in plan.jobs if job.to_do and job.id not in chosen]
+    for job in out:
+        job.status, job.reason = "left out", reason
+    return out
 
 
 def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
@@ -108,34 +102,18 @@ def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
     """
     jobs = {job.id: job for job in plan.jobs}
     chosen: set[str] = set()
-    left = hours
     for job in plan.jobs:
-        if not job.experiments or not job.to_do:
-            continue
-        more = closure(jobs, job) - chosen
-        cost = sum(jobs[id_].hours for id_ in more)
-        if cost <= left:
-            chosen |= more
-            left -= cost
-    out = [job for job in plan.jobs if job.to_do and job.id not in chosen]
-    for job in out:
-        job.status, job.reason = "left out", f"beyond the budget of {hours:g} {plan.machine.upper()} hours"
-    return out
+        if job.experiments and job.to_do:
+            more = closure(jobs, job) - chosen
+            cost = sum(jobs[id_].hours for id_ in more)
+            if cost <= hours - sum(jobs[id_].hours for id_ in chosen):
+                chosen |= more
+    return _leave_out(plan, chosen, f"beyond the budget of {hours:g} {plan.machine.upper()} hours")
 
 
 def closure(jobs: Mapping[str, Job], job: Job) -> set[str]:
     """Ids of a job and of everything still to be done for it."""
-    found = {job.id}
-    for id_ in job.needs:
-        if jobs[id_].to_do:
-            found |= closure(jobs, jobs[id_])
-    return found
-
-
-def survey(plan: SuitePlan, *, keep_changed: bool = False) -> None:
-    """Give every job the status that the disk shows."""
-    for job in plan.jobs:
-        job.status, job.reason = state_of(plan, job, keep_changed=keep_changed)
+    return {job.id}.union(*(closure(jobs, jobs[id_]) for id_ in job.needs if jobs[id_].to_do))
 
 
 def state_of(plan: SuitePlan, job: Job, *, keep_changed: bool = False) -> State:
@@ -151,18 +129,15 @@ def state_of(plan: SuitePlan, job: Job, *, keep_changed: bool = False) -> State:
 
 
 def identity(job: Job) -> str | None:
-    """What tells what a job made from what the same job makes later; None while there is nothing."""
+    """What distinguishes what a job made from what the same job makes later; None while there is nothing."""
     if isinstance(job, TrainJob):
         return job.run.meta().get("ended")
     return hashlib.sha256(job.output.read_bytes()).hexdigest()[:16] if job.output.is_file() else None
 
 
-def made_of(needs: Iterable[Job]) -> dict[str, Any]:
+def made_of(needs: Iterable[Job]) -> Json:
     """What an analysis says of how it was made."""
     return {"code": code_version("analyse"), "from": {job.id: identity(job) for job in needs}}
-
-
-# --- one job ------------------------------------------------------------------------------------------------
 
 
 def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
@@ -173,26 +148,19 @@ def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
         before, meta = run.recipe(), run.meta()
     except UserError as error:  # of another version of the toolkit, say
         return "changed", f"the run cannot be read: {first_line(error)}"
-    changed = {
-        key: text for key, text in differences(before, job.recipe).items() if decides_numbers(key, job.recipe)
-    }
+    changed = [
+        f"{key}: {text}"
+        for key, text in differences(before, job.recipe).items()
+        if decides_numbers(key, job.recipe)
+    ]
     if changed:
-        key, text = next(iter(changed.items()))
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return "changed", f"another recipe: {key}: {text}{more}"
+        return "changed", f"another recipe: {changed[0]}{more}"
     finished = meta.get("status") == "finished" and (run.model / "config.json").is_file()
     if not (finished and keep_changed):
-        codes = {session.get("code") for session in meta.get("sessions", [{}])}
-        now = code_version("train")
-        if codes != {now}:
-            of = ", ".join(sorted(code or "unknown" for code in codes - {now}))
-            return "changed", f"trained by other code ({of}; now {now})"
-        for start in needs:
-            ended = identity(start)
-            if start.status != "done":
-                return "changed", f"what it starts from is {start.status}: {start.name}"
-            if ended is not None and ended > meta.get("started", ""):
-                return "changed", f"what it starts from was trained anew: {start.name}"
+        stale = _stale(meta, needs)
+        if stale:
+            return "changed", stale
     if finished:
         return "done", None
     steps = run.saved_steps()
@@ -200,6 +168,21 @@ def _run_state(job: TrainJob, needs: list[Job], keep_changed: bool) -> State:
     if meta.get("status") == "failed":
         return "failed", f"{meta.get('error', 'no reason given')}; {where}"
     return "half done", where
+
+
+def _stale(meta: Json, needs: list[Job]) -> str | None:
+    """Why a run of this recipe is not what training it now would make, or None."""
+    codes = {session.get("code") for session in meta.get("sessions", [{}])}
+    now = code_version("train")
+    if codes != {now}:
+        of = ", ".join(sorted(code or "unknown" for code in codes - {now}))
+        return f"trained by other code ({of}; now {now})"
+    for start in needs:
+        if start.status != "done":
+            return f"what it starts from is {start.status}: {start.name}"
+        if (identity(start) or "") > meta.get("started", ""):
+            return f"what it starts from was trained anew: {start.name}"
+    return None
 
 
 def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
@@ -223,22 +206,21 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
     }
     for what, (before, now) in settings.items():
         if before != now:
-            shown = "" if isinstance(now, dict) else f": {inline(before)} then, {inline(now)} now"
-            return "changed", f"another {what}{shown}"
+            return "changed", f"another {what}" + ("" if what == "task" else f": {before} then, {now} now")
     if job.options.runtime and any(row.ms_per_example is None for row in model.rows):
         return "changed", "not timed"
-    now = code_version("evaluate")
-    if found.code != now and not keep_changed:
-        return "changed", f"evaluated by other code ({found.code}; now {now})"
+    code = code_version("evaluate")
+    if found.code != code and not keep_changed:
+        return "changed", f"evaluated by other code ({found.code}; now {code})"
     return "done", None
 
 
 def _analysis_state(job: Job, needs: list[Job], keep_changed: bool) -> State:
     if not job.output.is_file():
         return "missing", "not analysed yet"
-    unlike = next((need for need in needs if need.status != "done"), None)
-    if unlike is not None:
-        return "changed", f"{unlike.id} is {unlike.status}"
+    for need in needs:
+        if need.status != "done":
+            return "changed", f"{need.id} is {need.status}"
     try:
         before = read_object(job.output).get(MADE)
     except UserError:

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mrt5cli import runtime
+from mrt5cli import own_code, runtime
 from mrt5cli.errors import UserError
 from mrt5cli.suite.jobs import SuitePlan, TrainJob
-from mrt5cli.suite.work import INTERRUPTED, JobOrder, begin, carry_out
+from mrt5cli.suite.work import INTERRUPTED, JobOrder, carry_out
 from mrt5cli.text import counted
 
 MOST_SMOKE_JOBS = 8
 """Jobs at a time by default for smoke runs, each with one thread and some hundred MB of its own."""
-PRELOAD = "mrt5cli.suite.preload"
 SHUTDOWN_SECONDS = 24 * 3600
 """How long torchrun lets the processes of a group save: the second Ctrl-C ends them, not a clock."""
 
@@ -37,42 +37,75 @@ def visible_gpus() -> list[str]:
     return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
+@dataclass
+class Fork:
+    """A process that does a job."""
+
+    process: BaseProcess
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self.process.exitcode
+
+    def stop(self) -> None:
+        """Have it end in its own time: a training saves first."""
+        self._signal(os.kill, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the process and those it has started, or it alone while it has no group yet."""
+        self._signal(os.killpg, signal.SIGKILL)
+        self._signal(os.kill, signal.SIGKILL)
+
+    def _signal(self, send: Callable[[int, int], None], number: signal.Signals) -> None:
+        if self.poll() is None and self.process.pid is not None:
+            with suppress(ProcessLookupError):  # it has just ended
+                send(self.process.pid, number)
+
+
+@dataclass(frozen=True)
 class Forks:
     """Starts jobs, each in a fork of a process that has imported torch and all that jobs need.
 
-    Args:
+    Attributes:
         slots: jobs at a time.
         threads: of each; None leaves them to torch.
-        gpus: in place of the CPU: job i takes the i-th, modulo their number.
+        gpus: in place of the CPU: the job in slot i takes the i-th.
         together: a training takes all of them.
+        device: that jobs are given.
     """
 
-    def __init__(
-        self, slots: int, threads: int | None, gpus: Sequence[str] = (), *, together: bool = False
-    ) -> None:
-        self.slots = slots
-        self.threads = threads
-        self.gpus = list(gpus)
-        self.together = together
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([PRELOAD])
+    slots: int
+    threads: int | None
+    gpus: Sequence[str] = ()
+    together: bool = False
+    device: str = "cpu"
 
     def start(self, order: JobOrder, slot: int, log: Path) -> Fork:
-        """Start a job in one of the slots, numbered from 0."""
-        gpus = self.gpus[slot % len(self.gpus) :][:1] if self.gpus else []
+        """Start a job in one of the slots, numbered from 0; its output goes to the end of the log."""
+        order = replace(order, device=self.device)
+        gpus = self.gpus[slot : slot + 1]
         if self.together and isinstance(order.plan.job(order.job), TrainJob):
             gpus, order = self.gpus, replace(order, processes=len(self.gpus))
-        theirs, ours = self.context.Pipe(duplex=False)
-        process = self.context.Process(
-            target=_forked, args=(order, log, self.threads, gpus, theirs), name=order.job
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mrt5cli.suite.preload"])
+        process = context.Process(
+            target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job
         )
         process.start()
-        theirs.close()
-        return Fork(process, ours)
+        return Fork(process)
+
+    def __str__(self) -> str:
+        """How many jobs run where."""
+        if not self.gpus:
+            jobs = f"{counted(self.slots, 'job')} at a time"
+            return f"on the CPU, {jobs}, {counted(self.threads or 1, 'thread')} each"
+        if self.together:
+            return f"one training at a time on {len(self.gpus)} GPUs"
+        return f"{counted(self.slots, 'job')} at a time, one GPU each"
 
 
-def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Forks, str, str]:
-    """What starts a plan's jobs on this machine, that in words, and the device that jobs are given.
+def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
+    """What starts a plan's jobs on this machine.
 
     Args:
         device, jobs: as the command line has them.
@@ -80,62 +113,45 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> tuple[Forks,
     Raises:
         UserError: a device that is not there, or more jobs than GPUs.
     """
-    kind = runtime.device(device).type
-    if kind != "cuda":
+    if runtime.device(device).type != "cuda":
         cores = runtime.usable_cpus()
         number = jobs or (min(cores, MOST_SMOKE_JOBS) if plan.smoke else 1)
-        threads = 1 if plan.smoke else max(1, cores // number)
-        of = f"{counted(number, 'job')} at a time, {counted(threads, 'thread')} each"
-        return Forks(number, threads), f"on the CPU, {of}", "cpu"
+        return Forks(number, 1 if plan.smoke else max(1, cores // number))
     gpus = visible_gpus()
     if ":" in device:
-        if jobs is not None and jobs > 1:
-            raise UserError(f"--jobs {jobs} on the one GPU {device}", "leave out --jobs or the GPU's number")
         gpus = [gpus[int(device.split(":")[1])]]
     number = jobs or len(gpus)
     if number > len(gpus):
-        raise UserError(f"--jobs {number}: there are {len(gpus)} GPUs, and a job takes one", "lower --jobs")
-    if plan.smoke:
-        return Forks(number, 1, gpus), f"on {len(gpus)} GPUs, {number} jobs at a time", "cuda"
+        raise UserError(f"--jobs {number}: a job takes a GPU, and there are {len(gpus)}", "lower --jobs")
     if number == 1 and len(gpus) > 1:
-        launcher = Forks(1, None, gpus, together=True)
-        return launcher, f"one training at a time on {len(gpus)} GPUs", "cuda"
-    return Forks(number, None, gpus[:number]), f"{counted(number, 'job')} at a time, one GPU each", "cuda"
+        return Forks(1, None, gpus, together=True, device="cuda")
+    return Forks(number, None, gpus[:number], device="cuda")
 
 
-@dataclass
-class Fork:
-    """A job that is being done."""
-
-    process: BaseProcess
-    life: Connection
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        code = self.process.exitcode
-        if code is not None:
-            self.life.close()
-        return code
-
-    def stop(self) -> None:
-        """Ask it to end: a training saves first."""
-        if self.process.exitcode is None and self.process.pid is not None:
-            with suppress(ProcessLookupError):  # it has just ended
-                os.kill(self.process.pid, signal.SIGINT)
-
-    def kill(self) -> None:
-        """End the process and those it has started, or it alone while it has no group yet."""
-        pid = self.process.pid
-        if self.process.exitcode is None and pid is not None:
-            with suppress(ProcessLookupError):
-                if os.getpgid(pid) == pid:
-                    os.killpg(pid, signal.SIGKILL)
-                else:
-                    os.kill(pid, signal.SIGKILL)
+Packed = tuple[list[Path], bytes]
+"""The user's own files, which must be imported first, and a pickled order, whose recipes may need them."""
 
 
-def _forked(order: JobOrder, log: Path, threads: int | None, gpus: list[str], life: Connection) -> None:
-    begin(life.fileno(), log)
+def _packed(order: JobOrder) -> Packed:
+    return own_code.files(), pickle.dumps(order)
+
+
+def _unpacked(packed: Packed) -> JobOrder:
+    files, pickled = packed
+    for file in files:
+        own_code.import_file(file)
+    order: JobOrder = pickle.loads(pickled)
+    return order
+
+
+def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str]) -> None:
+    """Do a job in this process, or in a group of processes that it starts."""
+    os.setsid()  # Ctrl-C is for who started us, who passes it on, once
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for descriptor in (1, 2):
+        os.dup2(target, descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     if threads is not None:
@@ -143,10 +159,19 @@ def _forked(order: JobOrder, log: Path, threads: int | None, gpus: list[str], li
 
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+    order = _unpacked(packed)
     code = carry_out(order) if order.processes == 1 else _together(order)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, then stop as a termination signal does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _together(order: JobOrder) -> int:
@@ -167,10 +192,10 @@ def _together(order: JobOrder) -> int:
         max_restarts=0,
     )
     job = order.plan.job(order.job)
-    # Decided before the group starts: what its first process begins is no run for a slower one to go on with.
+    # Decided before the group starts: a slower process must not resume what the first one has just begun.
     there = isinstance(job, TrainJob) and job.run.is_run and not order.overwrite
     try:
-        elastic_launch(config, _rank)(replace(order, resume=there))
+        elastic_launch(config, _rank)(_packed(replace(order, resume=there)))
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
     except SignalException:
@@ -178,8 +203,8 @@ def _together(order: JobOrder) -> int:
     return 0
 
 
-def _rank(order: JobOrder) -> None:
+def _rank(packed: Packed) -> None:
     """One process of a group."""
-    code = carry_out(order)
+    code = carry_out(_unpacked(packed))
     if code:
         sys.exit(code)

@@ -30,12 +30,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def make_batch(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Batch:
-    """A batch of arrays.
-
-    Args:
-        input_ids: (B, L), padded with 0.
-        labels: (B, T), padded with -100.
-    """
+    """A batch of ids (B, L), padded with 0, and labels (B, T), padded with -100."""
     inputs = torch.from_numpy(np.ascontiguousarray(input_ids))
     return {
         "input_ids": inputs,
@@ -70,7 +65,7 @@ class BatchStream(IterableDataset[Batch], ABC):
             yield batch
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to go on, as numbers and strings.
+        """Where to resume, as numbers and strings.
 
         Args:
             consumed: batches the training loop has used. Needed with loader workers, and wherever a
@@ -118,10 +113,9 @@ class SeekableStream(BatchStream):
         size = self._batch_size
         numbers = count(self.start_batch + worker, workers)
         while True:
-            firsts = [
-                (number * self._world_size + self._rank) * size for number in islice(numbers, self._group)
-            ]
-            examples = self._read(np.concatenate([np.arange(first, first + size) for first in firsts]))
+            together = np.array(list(islice(numbers, self._group)), dtype=np.int64)
+            firsts = (together * self._world_size + self._rank) * size
+            examples = self._read((firsts[:, None] + np.arange(size)).reshape(-1))
             yield from batches_of(examples, size)
 
 
@@ -269,7 +263,7 @@ def check_held_out(
 ) -> None:
     """Look whether every subset has examples, before time is spent on the first.
 
-    Streams of the Hub are not asked: there this takes a request for each language.
+    Streams of the Hub are spared: there this takes a request for each language.
 
     Args:
         section: what the task was built from.
@@ -287,11 +281,3 @@ def check_held_out(
     for subset in names:
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
             raise UserError(f"there are no {split} examples for {subset!r}")
-
-
-def subset_of(task: Task, split: str, subset: str) -> str:
-    """`subset`, if the task has it."""
-    names: Sequence[str] = task.subsets(split)
-    if subset not in names:
-        raise ValueError(f"{task.name} has no subset {subset!r} in {split}, only {', '.join(names)}")
-    return subset

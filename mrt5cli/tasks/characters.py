@@ -95,5 +95,5 @@ class Characters(TableTask):
 
     def _read(self, split: str, part: str) -> pa.Table:
         if self.files is not None:
-            return self.files.part(split, None if part == ALL else part)
+            return self.files.table(split, None if part == ALL else part)
         return super()._read(split, part)

@@ -31,7 +31,6 @@ from mrt5cli.tasks.base import (
     batches_of,
     make_batch,
     register,
-    subset_of,
 )
 
 START = int(encode("#")[0])
@@ -87,12 +86,10 @@ def target_of(kind: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
     T is the longest of the rows.
     """
+    kept = ~unneeded(kind, ids) & (ids != PAD)
     if kind == "merge_ABC":
-        starts = np.zeros(ids.shape, dtype=np.bool_)
-        starts[:, :-2] = _starts_of_abc(ids)
-        kept, ids = ~unneeded(kind, ids) & (ids != PAD), np.where(starts, MERGED, ids)
-    else:
-        kept = ~unneeded(kind, ids) & (ids != PAD)
+        starts = np.pad(_starts_of_abc(ids), ((0, 0), (0, 2)))
+        ids = np.where(starts, MERGED, ids)
     lengths = kept.sum(axis=1)
     labels = np.full((len(ids), lengths.max()), IGNORED_LABEL, dtype=np.int64)
     labels[np.arange(labels.shape[1]) < lengths[:, None]] = ids[kept]
@@ -239,7 +236,6 @@ class Diagnostic(Task):
         self._mean_insertions = section.mean_insertions or proportional
 
     def subsets(self, split: str) -> list[str]:
-        """Just "all"."""
         return ["all"]
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
@@ -250,8 +246,6 @@ class Diagnostic(Task):
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
-        """Batches of "validation" or "test"; see `Task`."""
-        subset_of(self, split, subset)
         count = self._section.eval_examples if limit is None else min(limit, self._section.eval_examples)
         group = batch_size * max(1, AT_ONCE // batch_size)
         for start in range(0, count, group):
@@ -263,7 +257,6 @@ class Diagnostic(Task):
         return unneeded(self.name, np.asarray(input_ids, dtype=np.int64))
 
     def describe(self) -> str:
-        """One line: task, sizes."""
         section = self._section
         planted = f", {self._mean_insertions:g} pieces planted" if self.name in PIECE_LENGTHS else ""
         return (
@@ -272,7 +265,6 @@ class Diagnostic(Task):
         )
 
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first string."""
         batch = self._batch(split, np.arange(1), HELD_OUT_SEED)
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 

@@ -19,7 +19,6 @@ class QuestionAnswering(TableTask):
 
     section: TyDiQATask | XQuADTask
     measures = ("exact_match", "f1")
-    target_key = "task.input_length"
     columns = (
         text_column("id", unique=True),
         text_column("question"),
@@ -35,7 +34,6 @@ class QuestionAnswering(TableTask):
 
     @property
     def answer_length(self) -> int:
-        """The recipe's."""
         return self.section.answer_length
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
@@ -50,12 +48,8 @@ class QuestionAnswering(TableTask):
         answer = gap.join(passage[start : start + draw.randint(2, 3)])
         before = gap.join(passage[:start]) + gap
         return {
-            "id": self.generated_id(part, number),
+            "id": f"{part}-{number}",
             "question": f"{passage[start - 1]}?",
             "context": gap.join(passage),
             "answers": {"text": [answer], "answer_start": [len(before)]},
         }
-
-    def generated_id(self, part: str, number: int) -> str:
-        """The id of a generated row."""
-        return f"{part}-{number}"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans
 from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
-from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, make_batch, register, subset_of
+from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, make_batch, register
 from mrt5cli.text import say_nothing, say_on_stderr
 
 HELD_OUT_SEED = 20241028
@@ -69,12 +69,13 @@ class Noise:
 
 
 @lru_cache(maxsize=64)
-def _language_block(languages: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _language_block(languages: int, seed: int, block: int) -> NDArray[np.int64]:
+    """Language and running number of the examples of a block, (2, languages * 64)."""
     generator = np.random.default_rng((seed, LANGUAGES_DRAW, block))
     drawn = generator.permutation(np.repeat(np.arange(languages), LANGUAGE_BLOCK))
     place = np.empty_like(drawn)
     place[np.argsort(drawn, kind="stable")] = np.tile(np.arange(LANGUAGE_BLOCK), languages)
-    return drawn, block * LANGUAGE_BLOCK + place
+    return np.stack([drawn, block * LANGUAGE_BLOCK + place])
 
 
 def draw_languages(
@@ -91,49 +92,51 @@ def draw_languages(
     if languages == 1:
         return np.zeros_like(indices), indices
     blocks, places = np.divmod(indices, languages * LANGUAGE_BLOCK)
-    drawn, numbers = np.empty_like(indices), np.empty_like(indices)
+    found = np.empty((2, len(indices)), dtype=np.int64)
     for block in np.unique(blocks):
-        rows = np.flatnonzero(blocks == block)
-        of_block, numbers_of_block = _language_block(languages, seed, int(block))
-        drawn[rows], numbers[rows] = of_block[places[rows]], numbers_of_block[places[rows]]
-    return drawn, numbers
+        rows = blocks == block
+        found[:, rows] = _language_block(languages, seed, int(block))[:, places[rows]]
+    return found[0], found[1]
+
+
+def read_rows(
+    readers: Sequence[Callable[[NDArray[np.int64]], NDArray[np.uint8]]],
+    size: int,
+    seed: int,
+    indices: NDArray[np.int64],
+) -> NDArray[np.uint8]:
+    """Raw rows (B, size) of examples (B,).
+
+    Args:
+        readers: of each language; from the running numbers (P,) of its examples to their rows (P, size).
+    """
+    raw = np.empty((len(indices), size), dtype=np.uint8)
+    drawn, numbers = draw_languages(len(readers), seed, indices)
+    for language in np.unique(drawn):
+        rows = np.flatnonzero(drawn == language)
+        raw[rows] = readers[language](numbers[rows])
+    return raw
 
 
 class MemoryExamples:
-    """Training examples of text in memory: indices (B,) to a batch.
+    """Training examples of text in memory: indices (B,) to a batch."""
 
-    Args:
-        text: of which languages.
-        lengths, seed: as in `Task.train_stream`.
-        scattered: draw the order of examples, not just of documents.
-    """
-
-    def __init__(
-        self,
-        text: MemoryText,
-        languages: Sequence[str],
-        lengths: SpanLengths,
-        seed: int,
-        *,
-        scattered: bool = False,
-    ) -> None:
-        self._lengths, self._seed, self._noise = lengths, seed, Noise(seed)
+    def __init__(self, task: SpanCorruption, text: MemoryText, seed: int) -> None:
+        self._lengths, self._seed, self._noise = task.lengths, seed, Noise(seed)
+        size = task.lengths.raw
         self._chunks = [
             Chunks(
-                text.corpus(language, "train", lengths.raw),
-                lengths.raw,
+                text.corpus(language, "train", size),
+                size,
                 (seed, DOCUMENTS_DRAW, number),
-                scattered=scattered,
+                scattered=task.shuffle == "examples",
             )
-            for number, language in enumerate(languages)
+            for number, language in enumerate(task.languages)
         ]
 
     def __call__(self, indices: NDArray[np.int64]) -> Batch:
-        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
-        drawn, numbers = draw_languages(len(self._chunks), self._seed, indices)
-        for language in np.unique(drawn):
-            rows = np.flatnonzero(drawn == language)
-            raw[rows] = self._chunks[language].read(numbers[rows])
+        readers = [chunks.read for chunks in self._chunks]
+        raw = read_rows(readers, self._lengths.raw, self._seed, indices)
         return self._noise.batch(raw, indices, self._lengths)
 
 
@@ -141,31 +144,18 @@ class StreamedExamples(BatchStream):
     """Training batches of text that is read in order.
 
     Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
-    share, so batches depend on the number of workers, and resuming reads again what was read before. Of a Hub
-    that is away the first worker of the first rank tells, on behalf of all.
-
-    Args:
-        text: of which languages.
-        lengths, seed, batch_size, rank, world_size: as in `Task.train_stream`.
+    share, so batches depend on the number of workers, and resuming reads again what was read before. Notes on
+    a Hub that is away come from the first worker of the first rank, on behalf of all.
     """
 
     may_fail = True
 
     def __init__(
-        self,
-        text: StreamedText,
-        languages: Sequence[str],
-        *,
-        lengths: SpanLengths,
-        seed: int,
-        batch_size: int,
-        rank: int,
-        world_size: int,
+        self, task: SpanCorruption, text: StreamedText, seed: int, batch_size: int, rank: int, world_size: int
     ) -> None:
         super().__init__()
-        self._text, self._languages, self._lengths, self._seed = text, list(languages), lengths, seed
-        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._shard = [rank, world_size]
+        self._text, self._languages, self._lengths, self._seed = text, task.languages, task.lengths, seed
+        self._batch_size, self._shard = batch_size, [rank, world_size]
         # (batches before, states of the readers, what they had left out), oldest first.
         self._marks: deque[tuple[int, list[dict[str, Any]], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
         # Lines and files left out, counted by all workers.
@@ -173,49 +163,52 @@ class StreamedExamples(BatchStream):
         self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        """Batches from start_batch on; see `BatchStream`."""
-        noise = Noise(self._seed)
-        # Batch b belongs to share b % workers, whichever worker the loader asks for it after a resume.
+        noise, size, (rank, world_size) = Noise(self._seed), self._lengths.raw, self._shard
+        # Batch b belongs to share b % workers, whichever worker the loader has make it after a resume.
         share = (self.start_batch + worker) % workers
         streams = [
             self._text.train(
                 language,
                 key=(self._seed, FILES_DRAW, index),
-                shard=self._rank * workers + share,
-                shards=self._world_size * workers,
+                shard=rank * workers + share,
+                shards=world_size * workers,
                 counts=self._left_out,
-                tell=say_on_stderr if self._rank == worker == 0 else say_nothing,
+                tell=say_on_stderr if rank == worker == 0 else say_nothing,
             )
             for index, language in enumerate(self._languages)
         ]
-        number = share
-        if workers == 1:
-            behind = [mark for mark in self._marks if mark[0] <= self.start_batch]
-            self._marks.clear()
-            self._left_out.zero_()
-            if behind:
-                number, states, left_out = behind[-1]
-                self._left_out += torch.tensor(left_out)
-                for stream, state in zip(streams, states, strict=True):
-                    stream.load_state_dict(state)
-        for batch in itertools.count(number, workers):
+        first = share if workers > 1 else self._restore(streams)
+        readers = [partial(_next_rows, stream, size) for stream in streams]
+        for batch in itertools.count(first, workers):
             if workers == 1:
                 states = [stream.state_dict() for stream in streams]
                 self._marks.append((batch, states, self._left_out.tolist()))
-            first = (batch * self._world_size + self._rank) * self._batch_size
-            indices = np.arange(first, first + self._batch_size)
-            raw = self._read(streams, indices)
+            example = (batch * world_size + rank) * self._batch_size
+            indices = np.arange(example, example + self._batch_size)
+            raw = read_rows(readers, size, self._seed, indices)
             if batch >= self.start_batch:
                 yield noise.batch(raw, indices, self._lengths)
 
+    def _restore(self, streams: Sequence[DocumentStream]) -> int:
+        """Set the readers to the last mark before `start_batch`; returns the batch that they come to next."""
+        before = [mark for mark in self._marks if mark[0] <= self.start_batch]
+        self._marks.clear()
+        self._left_out.zero_()
+        if not before:
+            return 0
+        batch, states, left_out = before[-1]
+        self._left_out += torch.tensor(left_out)
+        for stream, state in zip(streams, states, strict=True):
+            stream.load_state_dict(state)
+        return batch
+
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to go on, with the readers' states at the beginning of a batch just before."""
+        """Where to resume, with the readers' states at the beginning of a batch just before."""
         state = super().state_dict(consumed)
-        behind = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
-        return {**state, "shard": self._shard, "mark": behind[-1] if behind else None}
+        before = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
+        return {**state, "shard": self._shard, "mark": before[-1] if before else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration where `state_dict` was taken."""
         super().load_state_dict(state)
         self._marks.clear()
         # Another rank's positions, or those of another number of ranks, say nothing about this one's; nor do
@@ -225,16 +218,11 @@ class StreamedExamples(BatchStream):
             self._marks.append((batch, states, left_out))
 
     def remarks(self) -> list[str]:
-        """What could not be read and was left out."""
         return LeftOut(self._left_out).sentences()
 
-    def _read(self, streams: Sequence[DocumentStream], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
-        drawn, _ = draw_languages(len(streams), self._seed, indices)
-        for language in np.unique(drawn):
-            rows = np.flatnonzero(drawn == language)
-            raw[rows] = streams[language].take(raw[rows].size).reshape(len(rows), -1)
-        return raw
+
+def _next_rows(stream: DocumentStream, size: int, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return stream.take(len(numbers) * size).reshape(-1, size)
 
 
 # --- task ---------------------------------------------------------------------------------------------------
@@ -268,25 +256,13 @@ class SpanCorruption(Task):
         self.text = open_source(section.source, self.languages)
 
     def subsets(self, split: str) -> list[str]:
-        """The recipe's languages."""
         return list(self.languages)
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        """Training batches; see `Task`. With text in memory any batch can be the first."""
-        if isinstance(self.text, MemoryText):
-            examples = MemoryExamples(
-                self.text, self.languages, self.lengths, seed, scattered=self.shuffle == "examples"
-            )
-            return SeekableStream(examples, batch_size=batch_size, rank=rank, world_size=world_size)
-        return StreamedExamples(
-            self.text,
-            self.languages,
-            lengths=self.lengths,
-            seed=seed,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
+        if isinstance(self.text, StreamedText):
+            return StreamedExamples(self, self.text, seed, batch_size, rank, world_size)
+        examples = MemoryExamples(self, self.text, seed)
+        return SeekableStream(examples, batch_size=batch_size, rank=rank, world_size=world_size)
 
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
@@ -295,9 +271,9 @@ class SpanCorruption(Task):
         size = self.lengths.raw
         source: Order | DocumentStream
         if isinstance(self.text, MemoryText):
-            source = Order(self.text.corpus(subset_of(self, split, subset), split, at_least=size))
+            source = Order(self.text.corpus(subset, split, at_least=size))
         else:
-            source = self.text.held_out(subset_of(self, split, subset), split, size)
+            source = self.text.held_out(subset, split, size)
         noise = Noise(HELD_OUT_SEED)
         first = 0
         while limit is None or first < limit:
@@ -317,7 +293,6 @@ class SpanCorruption(Task):
             first += wanted
 
     def remarks(self) -> list[str]:
-        """What is left out of the text and why, and what is suspicious in it."""
         return self.text.remarks()
 
     def splits(self) -> list[str]:
@@ -328,7 +303,6 @@ class SpanCorruption(Task):
         return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
 
     def describe(self) -> str:
-        """One line: task, text, languages, lengths."""
         first = LANGUAGES[self.languages[0]].name if self.languages[0] in LANGUAGES else self.languages[0]
         languages = first if len(self.languages) == 1 else f"{len(self.languages)} languages"
         lengths = f"{self.lengths.inputs} -> {self.lengths.targets} byte tokens"

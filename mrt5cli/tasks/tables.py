@@ -9,10 +9,11 @@ Letters: B rows, L byte tokens of the longest source, T of the longest target.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from random import Random
 from string import Formatter
 from typing import Any, ClassVar, NamedTuple
@@ -27,7 +28,7 @@ from mrt5cli.data.characters import shown
 from mrt5cli.data.columns import Column, Row, collect, empty_texts, language_column
 from mrt5cli.data.generated import generator
 from mrt5cli.data.hub_datasets import HubDataset
-from mrt5cli.data.tables import HUB_WAYS_OUT, RowFolder, hub_tables
+from mrt5cli.data.tables import RowFolder, hub_tables
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     AddedTask,
@@ -39,16 +40,12 @@ from mrt5cli.recipe.tasks import (
     XQuADTask,
 )
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
-from mrt5cli.tasks.base import subset_of as checked
-from mrt5cli.text import counted
+from mrt5cli.text import counted, listed
 
 # What the order of training rows is drawn for, beside the seed.
 ORDER = 0
 # Rows encoded at a time, about.
 AT_ONCE = 64
-# The share of texts that are cut from which on it is worth a word, and the share that a better length keeps.
-MUCH, WHOLE = 0.2, 0.95
-
 
 RowsSection = XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
 
@@ -85,48 +82,29 @@ class Encoding:
 
     def batch(self, table: pa.Table) -> Batch:
         """The rows of a table, each padded to the longest."""
+        sources, targets = self._texts(table)
         return make_batch(
-            token_ids(self._sources(table), self.input_length, PAD),
-            token_ids(self._targets(table), self.target_length, IGNORED_LABEL),
+            token_ids(sources, self.input_length, PAD),
+            token_ids(targets, self.target_length, IGNORED_LABEL),
         )
 
-    def source_lengths(self, table: pa.Table) -> NDArray[np.int64]:
-        """Byte tokens (B,) of whole sources, EOS included."""
-        literal = sum(len(text.encode()) for text, _ in self._pieces())
-        lengths = np.full(len(table), literal + 1, dtype=np.int64)
-        for _, column in self._pieces():
-            if column is not None:
-                lengths += pc.binary_length(table[column]).to_numpy()
-        return lengths
+    def cut(self, table: pa.Table) -> tuple[int, int]:
+        """How many sources and how many targets are longer than they may be."""
+        sources, targets = (pc.binary_length(texts).to_numpy() for texts in self._texts(table))
+        # EOS takes a place.
+        return int((sources >= self.input_length).sum()), int((targets >= self.target_length).sum())
 
-    def target_lengths(self, table: pa.Table) -> NDArray[np.int64]:
-        """Byte tokens (B,) of whole targets, EOS included."""
-        return pc.binary_length(self._targets(table)).to_numpy().astype(np.int64) + 1
-
-    def sources_cut(self, table: pa.Table) -> int:
-        """How many sources are longer than `input_length`."""
-        return int((self.source_lengths(table) > self.input_length).sum())
-
-    def targets_cut(self, table: pa.Table) -> int:
-        """How many targets are longer than `target_length`."""
-        return int((self.target_lengths(table) > self.target_length).sum())
-
-    def _pieces(self) -> Iterator[tuple[str, str | None]]:
-        for literal, column, _, _ in Formatter().parse(self.prompt):
-            yield literal, column
-
-    def _sources(self, table: pa.Table) -> pa.LargeStringArray:
+    def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
+        """Whole sources and targets."""
         text = pa.large_string()
         pieces: list[Any] = []
-        for literal, column in self._pieces():
+        for literal, column, _, _ in Formatter().parse(self.prompt):
             pieces.append(pa.scalar(literal, text))
             if column is not None:
                 pieces.append(table[column])
-        return pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
-
-    def _targets(self, table: pa.Table) -> pa.LargeStringArray:
-        column = table[self.target].combine_chunks()
-        return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
+        sources = pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
+        targets = table[self.target].combine_chunks()
+        return sources, pc.list_element(targets, 0) if pa.types.is_list(targets.type) else targets
 
 
 def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np.int64]:
@@ -151,40 +129,18 @@ def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(rows)
 
 
-class Shuffled:
-    """Training examples: indices (B,) to a batch. Each pass over the rows has an order of its own."""
-
-    def __init__(self, table: pa.Table, encoding: Encoding, seed: int) -> None:
-        self._table, self._encoding, self._seed = table, encoding, seed
-
-    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which row each example (B,) is."""
-        epochs, places = np.divmod(indices, len(self._table))
-        rows = np.empty_like(indices)
-        for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            rows[of_epoch] = _order(len(self._table), self._seed, int(epoch))[places[of_epoch]]
-        return rows
-
-    def __call__(self, indices: NDArray[np.int64]) -> Batch:
-        return self._encoding.batch(self._table.take(self.rows(indices)))
+def shuffled(rows: int, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of so many rows each training example (B,) is; each pass over them has an order of its own."""
+    epochs, places = np.divmod(indices, rows)
+    drawn = np.empty_like(indices)
+    for epoch in np.unique(epochs):
+        of_epoch = epochs == epoch
+        drawn[of_epoch] = _order(rows, seed, int(epoch))[places[of_epoch]]
+    return drawn
 
 
-def _much_is_cut(split: str, texts: str, lengths: NDArray[np.int64], key: str, limit: int) -> list[str]:
-    """A sentence where many of the texts of a split are longer than the recipe's key lets them be.
-
-    Args:
-        lengths: byte tokens (B,) of whole texts.
-    """
-    cut = int((lengths > limit).sum())
-    if cut < MUCH * len(lengths):
-        return []
-    enough = int(np.quantile(lengths, WHOLE, method="higher"))
-    share, whole = f"{100 * cut / len(lengths):.0f} %", f"{100 * WHOLE:.0f} %"
-    return [
-        f"{share} of the {split} {texts} ({cut:,} of {len(lengths):,}) are longer than {key}, {limit} byte "
-        f"tokens, and lose their end; {key}: {enough} would leave {whole} whole"
-    ]
+def _training_batch(table: pa.Table, encoding: Encoding, seed: int, indices: NDArray[np.int64]) -> Batch:
+    return encoding.batch(table.take(shuffled(len(table), seed, indices)))
 
 
 # --- task ---------------------------------------------------------------------------------------------------
@@ -200,19 +156,19 @@ class TableTask(Task):
     Attributes:
         columns: what a row must have.
         languages: that the published dataset has.
+        trained_on: the one language of training and validation; None where those have the recipe's languages.
         header: whether CSV and TSV files must begin with the columns' names.
         by_language: parts of splits are languages.
-        target_key: the recipe's key that says where targets are cut.
 
     Raises:
-        UserError: the folder or a language is not there. Rows are read when they are asked for.
+        UserError: the folder or a language is not there. Rows are read when they are needed.
     """
 
     columns: ClassVar[tuple[Column, ...]]
     languages: ClassVar[tuple[str, ...]] = ()
+    trained_on: ClassVar[str | None] = None
     header: ClassVar[bool] = True
     by_language: ClassVar[bool] = True
-    target_key: ClassVar[str] = "task.target_length"
 
     def __init__(self, section: RowsSection, encoding: Encoding) -> None:
         self.name = section.kind
@@ -228,9 +184,15 @@ class TableTask(Task):
                 language_of=self.row_language if self.by_language else None,
                 own_name=self.own_file_name,
                 part_of=None if self.by_language else self.part_of_file,
+                parts=self.parts if self.by_language else None,
             )
-        elif section.source.kind == "hub" and section.source.name is None and self.by_language:
-            self._check_languages(languages)
+        published = section.source.kind == "hub" and section.source.name is None
+        others = sorted(set(languages) - set(self.languages)) if published and self.languages else []
+        if others:
+            raise UserError(
+                f"{self._origin()} has no language {others[0]!r}; it has {', '.join(self.languages)}",
+                "see task.languages",
+            )
         self._tables: dict[tuple[str, str], pa.Table] = {}
         self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
@@ -242,32 +204,21 @@ class TableTask(Task):
         """Languages or subsets of "train", "validation" or "test": the recipe's languages, or just "all"."""
         if not self.by_language or isinstance(self.section, CharacterTask):
             return ["all"]
-        return list(self.section.languages)
+        return [self.trained_on] if self.trained_on and split != "test" else list(self.section.languages)
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """Where the Hub has the rows of a part: by default the recipe's dataset, in a split of the same name.
 
         Parts may share a place: `row_language` tells them apart.
         """
-        source = self.section.source
-        name = source.name if isinstance(source, HubRows) else None
-        if name is None:
-            raise UserError(
-                f"{self.name} has no dataset of its own on the Hub",
-                "name one of the same columns: --set task.source.name=OWNER/NAME",
-            )
-        return HubSplit(name, None, split)
+        return HubSplit(self.dataset_name(), None, split)
 
     @abstractmethod
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """A random row in the task's columns."""
 
     def row_language(self, row: Row) -> str | None:
-        """The language a row says it is in.
-
-        Raises:
-            ValueError: it names one that cannot be.
-        """
+        """The language a row says it is in; a `ValueError` says that it names one that cannot be."""
         return language_column(row)
 
     def own_file_name(self, name: str) -> str | None:
@@ -275,8 +226,23 @@ class TableTask(Task):
         return name
 
     def part_of_file(self, split: str, name: str) -> str | None:
-        """The part of a split that a file of this own name is; only asked where parts are no languages."""
+        """The part of a split that a file of this own name is; for tasks whose parts are no languages."""
         return None
+
+    def dataset_name(self, published: str | None = None) -> str:
+        """The Hub dataset that the recipe names, or the published one.
+
+        Raises:
+            UserError: there is neither.
+        """
+        source = self.section.source
+        name = (source.name if isinstance(source, HubRows) else None) or published
+        if name is None:
+            raise UserError(
+                f"{self.name} has no dataset of its own on the Hub",
+                "name one of the same columns: --set task.source.name=OWNER/NAME",
+            )
+        return name
 
     # What training and evaluation use.
 
@@ -287,73 +253,56 @@ class TableTask(Task):
         return subset if self.by_language else None
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        """Training batches; see `Task`. Any batch can be the first."""
-        read = Shuffled(self._training(), self.encoding, seed)
+        tables = [self.rows("train", part) for part in self.parts("train")]
+        table = pa.concat_tables(tables).combine_chunks()
+        read = partial(_training_batch, table, self.encoding, seed)
         return SeekableStream(read, batch_size=batch_size, rank=rank, world_size=world_size, at_once=AT_ONCE)
 
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
-    ) -> Iterable[Batch]:
-        """Batches in the order of the rows; see `Task`."""
-        return self._batches(self.rows(split, subset, limit), batch_size)
+    ) -> Iterator[Batch]:
+        table, group = self.rows(split, subset, limit), batch_size * max(1, AT_ONCE // batch_size)
+        groups = (table.slice(start, group) for start in range(0, len(table), group))
+        return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
 
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
-        return self.encoding.sources_cut(self.rows(split, subset, limit))
+        return self.encoding.cut(self.rows(split, subset, limit))[0]
 
     def remarks(self) -> list[str]:
-        """How many of the rows read so far have an empty text, and whether many are cut."""
-        counts = Counter[str]()
-        lengths: dict[tuple[str, str], list[NDArray[np.int64]]] = defaultdict(list)
-        for (split, _), table in self._tables.items():
-            counts[split] += empty_texts(table)
-            lengths[split, "sources"].append(self.encoding.source_lengths(table))
-            lengths[split, "targets"].append(self.encoding.target_lengths(table))
-        found = [f"{count:,} of {split}" for split, count in counts.items() if count]
-        remarks = [] if self.files is None else self.files.remarks(self.parts if self.by_language else None)
+        """How many rows are left out, and how many of those read so far have an empty text."""
+        remarks = [] if self.files is None else self.files.remarks()
         remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
-        if found:
+        empty = Counter[str]()
+        for (split, _), table in self._tables.items():
+            empty[split] += empty_texts(table)
+        if found := [f"{count:,} of {split}" for split, count in empty.items() if count]:
             remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
-        if self.section.source.kind == "generated":
-            return remarks
-        limits = {
-            "sources": ("task.input_length", self.encoding.input_length),
-            "targets": (self.target_key, self.encoding.target_length),
-        }
-        for (split, texts), parts in lengths.items():
-            remarks += _much_is_cut(split, texts, np.concatenate(parts), *limits[texts])
         return remarks
 
     def splits(self) -> list[str]:
-        return [] if self.files is None else self.files.splits(self.parts if self.by_language else None)
+        return [] if self.files is None else self.files.splits
 
     def commits(self) -> dict[str, str]:
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def describe(self) -> str:
-        """One line: task, source, rows of training and validation, languages, lengths, what is cut."""
-        tables = {}
-        if self._has("train"):
-            tables["training"] = self._training()
-        if self._has("validation"):
-            tables["validation"] = pa.concat_tables(
-                [self.rows("validation", part) for part in self.parts("validation")]
-            )
-        counts = " and ".join(f"{len(table):,} {name}" for name, table in tables.items())
-        facts = [self.name, self._origin(), f"{counts} rows{self._places('train')}" if counts else ""]
+        counts, sources, targets = [], 0, 0
+        for split, name in (("train", "training"), ("validation", "validation")):
+            tables = [self.rows(split, part) for part in self.parts(split)] if self._has(split) else []
+            counts += [f"{sum(map(len, tables)):,} {name}"] if tables else []
+            for cut in map(self.encoding.cut, tables):
+                sources, targets = sources + cut[0], targets + cut[1]
+        facts = [self.name, self._origin(), *([f"{' and '.join(counts)} rows"] if counts else [])]
         if self._has("test") and self.parts("test") != self.parts("train"):
-            facts.append(f"test{self._places('test')}")
+            facts.append(f"test of {listed(self.parts('test'), 3)}")
         longest_target = self.answer_length or self.encoding.target_length
-        lengths = f"{self.encoding.input_length} -> {longest_target} byte tokens at most"
-        counters = {"source": self.encoding.sources_cut, "target": self.encoding.targets_cut}
-        cut = [
-            counted(number, what)
-            for what, count in counters.items()
-            if (number := sum(map(count, tables.values())))
+        facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
+        cuts = [
+            counted(number, noun) for number, noun in ((sources, "source"), (targets, "target")) if number
         ]
-        return ", ".join(filter(None, [*facts, lengths])) + (f" ({', '.join(cut)} cut)" if cut else "")
+        return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
 
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first row, as cut."""
         batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
@@ -363,7 +312,7 @@ class TableTask(Task):
         Raises:
             UserError: they cannot be had, or one is not as expected.
         """
-        key = split, checked(self, split, part)
+        key = split, part
         if key not in self._tables:
             table = self._read(split, part)
             if not len(table):
@@ -380,7 +329,7 @@ class TableTask(Task):
         source = self.section.source
         if isinstance(source, GeneratedRows):
             rows = (
-                (f"generated {split}, row", number, self.generate(draw, part, number))
+                (f"generated {split}, row {number}", self.generate(draw, part, number))
                 for number in range(source.examples)
                 for draw in [generator(self.name, split, part, number)]
             )
@@ -393,7 +342,7 @@ class TableTask(Task):
                 place.configuration,
                 place.split,
                 self.columns,
-                language_of=self.row_language if shared else None,
+                language_of=self.row_language if shared else lambda row: None,
                 left_out=self._left_out,
             )
         return self._hub[place].get(part if shared else None, pa.table({}))
@@ -402,33 +351,11 @@ class TableTask(Task):
         if place.name not in self._datasets:
             source = self.section.source
             revision = source.revision if isinstance(source, HubRows) and place.pinned else None
-            self._datasets[place.name] = HubDataset(place.name, revision, ways_out=HUB_WAYS_OUT, cached=True)
+            self._datasets[place.name] = HubDataset(place.name, revision, cached=True)
         return self._datasets[place.name]
-
-    def dataset_name(self, published: str) -> str:
-        """The Hub dataset that the recipe names, or the published one."""
-        source = self.section.source
-        return (source.name if isinstance(source, HubRows) else None) or published
-
-    def _check_languages(self, wanted: list[str]) -> None:
-        for language in wanted:
-            if language not in self.languages:
-                raise UserError(
-                    f"{self._origin()} has no language {language!r}; it has {', '.join(self.languages)}",
-                    "see task.languages",
-                )
 
     def _has(self, split: str) -> bool:
         return self.files is None or self.files.has(split)
-
-    def _training(self) -> pa.Table:
-        tables = [self.rows("train", part) for part in self.parts("train")]
-        return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
-
-    def _batches(self, table: pa.Table, batch_size: int) -> Iterator[Batch]:
-        group = batch_size * max(1, AT_ONCE // batch_size)
-        for start in range(0, len(table), group):
-            yield from batches_of(self.encoding.batch(table.slice(start, group)), batch_size)
 
     def _origin(self) -> str:
         if self.files is not None:
@@ -436,9 +363,3 @@ class TableTask(Task):
         if self.section.source.kind == "generated":
             return "generated rows"
         return f"{self.hub_split('train', self.parts('train')[0]).name} from the Hub"
-
-    def _places(self, split: str) -> str:
-        parts = self.parts(split)
-        if not self.by_language:
-            return "" if parts == ["all"] else f" of {counted(len(parts), 'part')}"
-        return f" in {parts[0]}" if len(parts) == 1 else f" in {len(parts)} languages"

@@ -60,11 +60,6 @@ class TyDiQA(QuestionAnswering):
             f"with one of {', '.join(f'{name}-' for name in LANGUAGE_NAMES)}, or a column 'language'"
         )
 
-    def generated_id(self, part: str, number: int) -> str:
-        """As in the dataset."""
-        name = next((name for name, code in LANGUAGE_NAMES.items() if code == part), part)
-        return f"{name}-{number}-0"
-
     def _read(self, split: str, part: str) -> pa.Table:
         if split == "test" or not self._held_out_of_training():
             return super()._read(split, part)

@@ -15,7 +15,6 @@ from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, HubSplit, TableTask
 
 LABELS = ("entailment", "neutral", "contradiction")
-TRAINED_ON = "en"
 
 
 @register("xnli")
@@ -27,7 +26,7 @@ class Xnli(TableTask):
     measures = ("sequence_accuracy",)
     experiment = "xnli"
     choices = ("0", "1", "2")
-    languages = tuple(XNLI_LANGUAGES)
+    languages, trained_on = tuple(XNLI_LANGUAGES), "en"
     # Other names are those of XNLI's and MultiNLI's own files.
     columns = (
         text_column("premise", "sentence1"),
@@ -39,10 +38,6 @@ class Xnli(TableTask):
         prompt = "Premise: {premise} Hypothesis: {hypothesis}"
         # A digit and EOS.
         super().__init__(section, Encoding(prompt, "label", section.input_length, target_length=2))
-
-    def parts(self, split: str) -> list[str]:
-        """English, and for the test the recipe's languages."""
-        return list(self.section.languages) if split == "test" else [TRAINED_ON]
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """A configuration a language."""

@@ -11,18 +11,12 @@ from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit
 
-TRAINED_ON = "en"
-
 
 @register("xquad")
 class XQuAD(QuestionAnswering):
     section: XQuADTask
     version = 1
-    languages = tuple(XQUAD_LANGUAGES)
-
-    def parts(self, split: str) -> list[str]:
-        """English, and for the test the recipe's languages."""
-        return list(self.section.languages) if split == "test" else [TRAINED_ON]
+    languages, trained_on = tuple(XQUAD_LANGUAGES), "en"
 
     def hub_split(self, split: str, part: str) -> HubSplit:
         """SQuAD's own splits; the test is XQuAD's, which calls it validation, a configuration a language."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir, remove_directory
 
@@ -35,17 +32,14 @@ class Best:
         """Take note of an evaluation; returns whether it is the best so far. Of equals, the first stays.
 
         Args:
-            step: optimizer steps done.
-            value: not finite means that there is none; that is never better.
+            value: not finite where there is none, which is never better.
         """
-        if math.isfinite(value) and (self.value is None or self._better(value, self.value)):
+        sign = -1 if METRICS[self.metric].better == "lower" else 1
+        if math.isfinite(value) and (self.value is None or sign * value > sign * self.value):
             self.value, self.step, self.waited = value, step, 0
             return True
         self.waited += 1
         return False
-
-    def _better(self, value: float, other: float) -> bool:
-        return value < other if METRICS[self.metric].better == "lower" else value > other
 
     @property
     def exhausted(self) -> bool:
@@ -54,69 +48,30 @@ class Best:
 
     def document(self) -> dict[str, Any]:
         """What meta.json says."""
-        return {
-            "metric": self.metric,
-            "value": self.value,
-            "step": self.step,
-            "stopped_early": self.exhausted,
-        }
+        early = self.exhausted
+        return {"metric": self.metric, "value": self.value, "step": self.step, "stopped_early": early}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds. Metric and patience are the recipe's, which a resume must not change."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from `state_dict`."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
-def keep_needed(run: RunDir, best: Best, state_name: str) -> None:
-    """Delete weights that neither this run nor a resume from one of its checkpoints can still call the best.
-
-    Args:
-        state_name: the file in a checkpoint whose entry "best" is a `Best.state_dict`.
-    """
-    needed = {best.step}
-    needed |= {_best_step(run.checkpoint(step) / state_name) for step in run.saved_steps()}
-    for step in run.best_steps():
+def keep_needed(run: RunDir) -> None:
+    """Delete best weights that neither this run nor a resume from one of its checkpoints needs: for each of
+    them, the last ones that were kept before it."""
+    kept = run.best_steps()
+    needed = {max((best for best in kept if best <= step), default=None) for step in run.saved_steps()}
+    for step in kept[:-1]:
         if step not in needed:
             remove_directory(run.best_weights(step))
 
 
-def _best_step(state: Path) -> int | None:
-    """The step whose weights a checkpoint calls the best; None where nobody can resume from it anyway."""
-    try:
-        best = parse(state.read_bytes())["best"]
-        return None if best is None else best["step"]
-    except (OSError, ValueError, LookupError, TypeError):  # of other processes, or damaged since
-        return None
-
-
-def go_back_to(run: RunDir, best: Best, step: int) -> None:
-    """Delete what a dead branch of the run left: the best weights of later steps than the one to resume from.
-
-    Raises:
-        UserError: the weights that are the best up to that step are not there any more.
-    """
+def go_back_to(run: RunDir, step: int) -> None:
+    """Delete what a dead branch of the run left: best weights of later steps than the one to resume from."""
     for later in run.best_steps():
         if later > step:
             remove_directory(run.best_weights(later))
-    check_kept(run, best)
-
-
-def check_kept(run: RunDir, best: Best) -> Path | None:
-    """The directory of the best weights; None where nothing was measured yet.
-
-    Raises:
-        UserError: it is gone.
-    """
-    if best.step is None:
-        return None
-    folder = run.best_weights(best.step)
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{run.path} has lost its best weights: they were measured at step {best.step}, and {folder} is "
-            "not there any more",
-            "restore it, or train again elsewhere with --out",
-        )
-    return folder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,25 +16,20 @@ from torch.nn.utils.rnn import pad_sequence
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, load
 from mrt5cli.errors import UserError
-from mrt5cli.rundir import RunDir
-from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Batch, BatchStream, Task
 from mrt5cli.text import Tell, duration
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe.shorteners import BoundaryPredictor, ShortenerSection
+    from mrt5cli.recipe.shorteners import BoundaryPredictor
 
-# Of the pass over training examples that labels are fitted to: the same whatever the seed of the run, because
-# where segments end is a matter of the data.
 FITTING_SEED = 20230704
+"""Of the pass over training examples that labels are fitted to: whatever the seed of the run, because where
+segments end is a matter of the data."""
 READ_AT_ONCE = 50
 
 
 class LabelledStream(BatchStream):
-    """A stream whose batches also hold `segment_ends`, (B, L) bool, True at the last byte of each segment.
-
-    Where the stream is, and where it begins again, is the inner stream's affair.
-    """
+    """A stream whose batches also hold `segment_ends`, (B, L) bool, True at the last byte of each segment."""
 
     def __init__(self, stream: BatchStream, labeller: BoundaryLabeller) -> None:
         super().__init__()
@@ -41,58 +37,46 @@ class LabelledStream(BatchStream):
         self.may_fail = stream.may_fail
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        """See `BatchStream`."""
         for batch in self.stream.batches(worker, workers):
             labels = self.labeller.label(batch["input_ids"].numpy())
             yield {**batch, "segment_ends": torch.from_numpy(labels)}
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """See `BatchStream`."""
         return self.stream.state_dict(self._consumed(consumed))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `BatchStream`."""
         self.stream.load_state_dict(state)
         self.start_batch = self.stream.start_batch
 
     def remarks(self) -> list[str]:
-        """See `BatchStream`."""
         return self.stream.remarks()
 
 
 def with_labels(
-    stream: BatchStream,
-    task: Task,
-    shortener: ShortenerSection,
-    run: RunDir,
-    *,
-    fresh: bool,
-    runtime: Runtime,
-    say: Tell,
+    stream: BatchStream, task: Task, shortener: BoundaryPredictor, path: Path, may_fit: bool, say: Tell
 ) -> BatchStream:
-    """The stream with the labels that the recipe's shortener learns from, or as it is where there are none.
+    """The stream with the labels that a shortener learns from.
 
     The leading process fits them to training examples once in the life of a run and leaves them in its
     directory, where all processes and every resume read them.
 
     Args:
-        fresh: the run begins at step 0: labels that are not there yet may be made.
-        say: tells the user.
+        path: where labels are kept.
+        may_fit: labels that are missing may be made, because this process leads and the run begins at step 0.
 
     Raises:
-        UserError: a run that goes on has lost its labels.
+        UserError: a run that is resumed has lost its labels.
     """
-    kind = shortener.labels
-    if kind is None:
-        return stream
-    if runtime.leads and fresh and not run.boundaries.is_file():
-        _fit(kind, task, cast("BoundaryPredictor", shortener), say).save(run.boundaries)
-    if runtime.world_size > 1:
+    if may_fit and not path.is_file():
+        _fit(task, shortener, say).save(path)
+    if dist.is_initialized():
         dist.barrier()
-    return LabelledStream(stream, load(run.boundaries))
+    return LabelledStream(stream, load(path))
 
 
-def _fit(kind: str, task: Task, shortener: BoundaryPredictor, say: Tell) -> BoundaryLabeller:
+def _fit(task: Task, shortener: BoundaryPredictor, say: Tell) -> BoundaryLabeller:
+    kind = shortener.labels
+    assert kind is not None, "only what learns from labels is fitted"
     say(f"fitting {kind} boundaries to {shortener.label_examples:,} training examples ...")
     started = time.monotonic()
     rows = source_rows(task, shortener.label_examples)

@@ -8,6 +8,7 @@ Legend: e error = target - rate, fractions of non-pad bytes; p, i the proportion
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ def build_controller(section: ControllerSection, number: Callable[[float], Numbe
     """The controller of a recipe's `controller` section.
 
     Args:
-        section: one of `recipe`'s controller sections, chosen by its `kind`.
         number: makes the state from Python floats; the trainer passes one that makes tensors on its device.
     """
     return CONTROLLERS[section.kind](section, number)
@@ -34,33 +34,27 @@ class Controller:
     """Base of the formulas, and the one that never moves.
 
     Attributes:
-        section: of the recipe, with the gains.
         alpha: the coefficient of the gate loss in force now.
-        every_steps: alpha is set at optimizer steps that are multiples of it, counted from 0.
+        target: deletion rate, or None where alpha stays.
+        per_micro_batch: alpha is set after every micro-batch, as in the reference, instead of every step.
     """
 
     state_names: tuple[str, ...] = ("alpha",)
     alpha: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Number] = float) -> None:
+    def __init__(self, section: Any, number: Callable[[float], Number]) -> None:
         self.section = section
         self.number = number
         self.target: float | None = getattr(section, "target_deletion_rate", None)
-        self.every_steps: int = getattr(section, "every_steps", 1)
         self.per_micro_batch: bool = getattr(section, "update_per", "optimizer_step") == "micro_batch"
         for name in self.state_names:
             setattr(self, name, number(0.0))
         # Of a controller that moves, what is in force until its first update.
         self.alpha = number(getattr(section, "alpha", getattr(section, "alpha_start", 0.0)))
 
-    @property
-    def moves(self) -> bool:
-        """Whether `update` does anything; if not, nobody needs to measure the rate for it."""
-        return self.target is not None
-
     def due(self, step: int) -> bool:
         """Whether alpha is set at this optimizer step, the first one being 0."""
-        return self.moves and step % self.every_steps == 0
+        return self.target is not None and step % self.section.every_steps == 0
 
     def error(self, rate: Number) -> Number:
         """What the rate lacks to the target."""
@@ -75,15 +69,7 @@ class Controller:
         return {"kind": self.section.kind} | {name: float(getattr(self, name)) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from `state_dict`'s numbers.
-
-        Raises:
-            ValueError: the state is another formula's.
-        """
-        if state["kind"] != self.section.kind:
-            raise ValueError(
-                f"the state is a {state['kind']!r} controller's, this one is {self.section.kind!r}"
-            )
+        """Resume from `state_dict`'s numbers."""
         for name in self.state_names:
             setattr(self, name, self.number(state[name]))
 
@@ -97,7 +83,7 @@ class ProportionalController(Controller):
     section: recipe.PController
 
     def update(self, rate: Number) -> None:
-        self.alpha = _at_least_0(self.alpha + self.section.k_p * self.error(rate))
+        self.alpha = _between(self.alpha + self.section.k_p * self.error(rate), 0.0, math.inf)
 
 
 class PIController(Controller):
@@ -117,7 +103,7 @@ class PIController(Controller):
         error = self.error(rate)
         self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
         self.i = self.i + self.section.k_i * error
-        self.alpha = _at_least_0(self.p + self.i)
+        self.alpha = _between(self.p + self.i, 0.0, math.inf)
 
 
 class TwoSidedPIController(Controller):
@@ -127,21 +113,13 @@ class TwoSidedPIController(Controller):
     deletion, as it does in small models, nothing pushes back and the rate runs away with alpha at 0.
 
     Anti-windup: while p + i is beyond a bound, errors that would take it further are not integrated, errors
-    that bring it back are. Conditional integration was chosen over the usual alternative, feeding the
-    overshoot back into the integral, because it adds no gain to tune and leaves the formula exactly PI as
-    long as no bound is reached; the integral then answers to the first error of the other sign.
+    that bring it back are: no gain to tune, and exactly PI as long as no bound is reached.
 
     Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
-    smoothed twice over 5 updates. Alpha does not set the rate, it moves it: its gradient goes to weights that
-    all gates share, Adam makes a speed of it, and where the cross-entropy hardly minds what is deleted,
-    nothing holds the gates anywhere. So they integrate alpha, some 20 updates late: 10 are Adam's momentum
-    and 10 the running mean in p. PI on an integrator with a delay swings unless its gain is very low. In
-    `local_text` k_p 0.5 drove alpha between -0.1 and 0.23; at a scale of -30, 0.1 pays 3 nats for deleting
-    everything, several times what the source is worth. Adam, which still divided by the small gradients of
-    the steps before, moved the gates at five times the learning rate, from logits of 4 to -10 in 15 steps.
-    There the sigmoid is flat, so alpha went on rising for 80 steps without effect, until the first gates gave
-    way and all followed. The slope takes the push back while the rate is still on its way; 20 times k_p makes
-    up for the delay.
+    smoothed twice over 5 updates. Where the cross-entropy hardly minds what is deleted, the gates integrate
+    alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
+    integrator with a delay swings unless its gain is very low. The slope takes the push back while the rate
+    is still on its way; 20 times k_p makes up for the delay.
     """
 
     section: recipe.TwoSidedPIController
@@ -152,7 +130,7 @@ class TwoSidedPIController(Controller):
     slope: Number
     seen: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Number] = float) -> None:
+    def __init__(self, section: Any, number: Callable[[float], Number]) -> None:
         if section.k_d:
             self.state_names = (*self.state_names, "smoothed", "slope", "seen")
         super().__init__(section, number)
@@ -161,8 +139,7 @@ class TwoSidedPIController(Controller):
         error, bound, k_d = self.error(rate), self.section.alpha_max, self.section.k_d
         self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
         pushed = self.p - k_d * self._slope(rate) if k_d else self.p
-        integrated = self.i + self.section.k_i * error
-        wanted = pushed + integrated
+        wanted = pushed + (self.i + self.section.k_i * error)
         # | and &, not `or` and `and`: the same line has to work on tensors without reading them.
         free = (wanted <= bound) & (wanted >= -bound) | (wanted * error < 0)
         self.i = self.i + (self.section.k_i * error) * free
@@ -184,10 +161,6 @@ CONTROLLERS: dict[str, type[Controller]] = {
     "pi": PIController,
     "pi_two_sided": TwoSidedPIController,
 }
-
-
-def _at_least_0(value: Number) -> Number:
-    return value.clamp(min=0.0) if isinstance(value, Tensor) else max(0.0, value)
 
 
 def _between(value: Number, low: float, high: float) -> Number:

@@ -29,10 +29,9 @@ class Interruption(TrainerCallback):
     same step, they agree on it when they meet anyway, at logging steps.
 
     Attributes:
-        waiting: says whether the training is waiting for data, which it may do for long: then the first
-            signal raises KeyboardInterrupt, and the trainer saves what it has.
-        requested: a signal has come.
-        stopped: the callback has ended the training because of it.
+        waiting: says whether the training has been waiting for data: then the first signal raises
+            KeyboardInterrupt, and the trainer saves what it has.
+        stopped: the callback has ended the training because of a signal.
     """
 
     def __init__(self) -> None:

@@ -3,13 +3,13 @@
 
 Each part is a mean over things of its own kind, which `counts` counts: cross-entropy over target tokens, the
 gate loss over source positions, and so on. With `loss.average_per: optimizer_step`, it is one mean over all
-micro-batches of the step on all processes: the mean of each micro-batch weighs what there is in it. So
-neither `training.device_batch_size` nor the number of processes changes the loss. With `micro_batch`, the
-reference's, all micro-batches weigh the same, and a token of a short one weighs more.
+micro-batches of the step on all processes, so neither `training.device_batch_size` nor the number of
+processes changes the loss. With `micro_batch`, the reference's, all micro-batches weigh the same, and a token
+of a short one weighs more.
 
 Three parts still depend on how a step is divided: the gate's variance, which is that within a micro-batch;
 the entropy terms, which include the padding of a micro-batch; and the score loss after hard deletion or
-pooling, because pairs are counted before the step, when nothing is gone yet.
+pooling, because pairs are counted before the step, when nothing has been deleted yet.
 
 Everything stays on the device: no value is read, and masks are multiplied in instead of indexed with, because
 both would make a GPU step wait.
@@ -20,7 +20,7 @@ positions are those whose input id is not padding, EOS and sentinels included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,11 +43,9 @@ class LossTerms:
     """The loss of one micro-batch taken alone, and what it is made of.
 
     Attributes:
-        parts: (6,), what each of `PARTS` adds to the loss, coefficients included, with gradients. Gate loss
-            and entropy terms are 0 during the delay.
-        deleted: number of counted positions (of B * L) whose gate is below the threshold, or that were pooled
-            away; 0-dim.
-        counted: number of counted positions; 0-dim.
+        parts: (6,), what each of `PARTS` adds to the loss, coefficients included, with gradients.
+        deleted: number of counted positions whose gate is below the threshold, or that were pooled away.
+        counted: number of counted positions, both 0-dim.
     """
 
     parts: Tensor
@@ -56,33 +54,13 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The loss of this micro-batch; 0-dim, with gradients."""
         return self.parts.sum()
-
-
-def named(parts: Tensor, score_coefficient: float) -> dict[str, Tensor]:
-    """What a line of metrics calls the parts (6,) of a loss, or of means of such: 0-dim tensors.
-
-    Returns:
-        `loss`, their sum; `cross_entropy`, nats a target token; `gate_loss`, what gate loss and entropy terms
-        add; `score_loss`, before its coefficient.
-    """
-    cross_entropy, gate, entropy, *scores, _ = parts
-    score = sum(scores) / score_coefficient if score_coefficient else torch.zeros_like(cross_entropy)
-    return {
-        "loss": parts.sum(),
-        "cross_entropy": cross_entropy,
-        "gate_loss": gate + entropy,
-        "score_loss": score,
-    }
 
 
 def counts(batch: Batch, settings: LossSection, *, labelled: bool) -> Tensor:
     """(6,) float64, of how many things each part of a batch's loss is a mean; on the device of the batch.
 
     Args:
-        batch: see `tasks.base`.
-        settings: `recipe.LossSection`.
         labelled: the auxiliary loss is that of a boundary predictor that learns from labels: one for each
             source position. Else it is one for each row.
     """
@@ -113,9 +91,7 @@ def total_loss(
     """The training loss of a model's output for one micro-batch.
 
     Args:
-        output: a model's output with `loss`, and gates or None.
         input_ids: (B, L).
-        settings: `recipe.LossSection`.
         alpha: coefficient of the gate loss in force at this step.
         threshold: the model configuration's deletion threshold, a gate value.
         regularized: False during the delay: no gate loss and no entropy terms, but the score loss (as in the
@@ -130,7 +106,7 @@ def total_loss(
 
     # A gate without logits is not learned (random deletion): its loss would have no gradient.
     if regularized and gate_BL is not None and logits_BL is not None:
-        gate = alpha * GATE_LOSSES[settings.gate_loss](gate_BL, logits_BL, counted_BL, threshold)
+        gate = alpha * gate_loss(settings.gate_loss, gate_BL, logits_BL, counted_BL, threshold)
         if settings.entropy_coefficient_1 or settings.entropy_coefficient_2:
             each, overall = gate_entropies(gate_BL)
             entropy = settings.entropy_coefficient_1 * each.mean()
@@ -139,60 +115,34 @@ def total_loss(
         scores = settings.score_coefficient * output.score_loss_parts
     auxiliary = nothing if output.auxiliary_loss is None else output.auxiliary_loss
     if gate_BL is not None:
-        deleted = deleted_positions(gate_BL, counted_BL, threshold)
+        # Hard deletion removes a gate exactly at the threshold too; not counting it is the published rule.
+        deleted = ((gate_BL < threshold) & counted_BL).sum()
     elif output.keep_mask is not None:
-        deleted = (counted_BL & ~output.keep_mask).sum().to(torch.float32)
+        deleted = (counted_BL & ~output.keep_mask).sum()
     parts = (output.loss, gate, entropy, *scores, auxiliary)
-    return LossTerms(
-        parts=torch.stack([part.float() for part in parts]),
-        deleted=deleted,
-        counted=counted_BL.sum().to(torch.float32),
-    )
+    return LossTerms(torch.stack([part.float() for part in parts]), deleted.float(), counted_BL.sum().float())
 
 
-def deleted_positions(gate_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Number of counted positions whose gate is strictly below the threshold, a 0-dim float tensor.
+def gate_loss(kind: str, gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
+    """What alpha weighs, 0-dim: a mean over counted positions, or minus a variance.
 
-    Hard deletion removes what is not strictly above it, so a gate exactly at the threshold goes uncounted:
-    the published rule.
+    Args:
+        kind: `loss.gate_loss` of the recipe; `gate_mean` is the paper's.
     """
-    return ((gate_BL < threshold) & counted_BL).sum().to(torch.float32)
-
-
-def gate_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Mean gate value over counted positions, `scale` to 0: the paper's regulariser."""
-    return _mean(gate_BL, counted_BL)
-
-
-def clamped_logits_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Mean gate logit over counted positions, logits below twice the threshold counted as that much.
-
-    The threshold is a gate value although it bounds logits: the reference's rule.
-    """
-    return _mean(logits_BL.clamp(min=2.0 * threshold), counted_BL)
-
-
-def logits_mean(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Mean gate logit over counted positions."""
-    return _mean(logits_BL, counted_BL)
-
-
-def gate_variance(gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
-    """Minus the unbiased variance of the gate over counted positions: it drives gates to both ends.
-
-    A variance over a whole step would need the step's mean before the first backward pass. So this is that
-    within the micro-batch; those of a step are weighted by their positions, like means.
-    """
-    deviation_BL = (gate_BL - _mean(gate_BL, counted_BL)) * counted_BL
-    return -deviation_BL.square().sum() / (counted_BL.sum() - 1).clamp(min=1)
-
-
-GATE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "gate_mean": gate_mean,
-    "clamped_logits_mean": clamped_logits_mean,
-    "logits_mean": logits_mean,
-    "gate_variance": gate_variance,
-}
+    match kind:
+        case "gate_mean":
+            return _mean(gate_BL, counted_BL)
+        case "logits_mean":
+            return _mean(logits_BL, counted_BL)
+        case "clamped_logits_mean":
+            # The threshold is a gate value although it bounds logits: the reference's rule.
+            return _mean(logits_BL.clamp(min=2.0 * threshold), counted_BL)
+        case "gate_variance":
+            # Drives gates to both ends. It is that within the micro-batch, because a variance over a whole
+            # step would need the step's mean before the first backward pass.
+            deviation_BL = (gate_BL - _mean(gate_BL, counted_BL)) * counted_BL
+            return -deviation_BL.square().sum() / (counted_BL.sum() - 1).clamp(min=1)
+    raise ValueError(f"no gate loss {kind!r}")
 
 
 def gate_entropies(gate_BL: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
@@ -28,17 +28,23 @@ class ProgressDisplay(TrainerCallback):
     def __init__(self, console: Console | None = None, plain_seconds: float = PLAIN_SECONDS) -> None:
         self.console = console or Console(stderr=True)
         self.plain_seconds = plain_seconds
-        self.bar: Progress | None = None
-        self.task: TaskID | None = None
         self.first_step = 0
         self.started = self.shown = time.monotonic()
-        self.facts = ""
+        self.facts = "starting"
+        self.bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}", table_column=one_line_if_wide(self.console)),
+            console=self.console,
+            refresh_per_second=4,
+            disable=not self.console.is_terminal,
+        )
 
     def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
+        if self.console.is_terminal:  # elsewhere it would print an empty line
             self.bar.stop()
 
     def on_train_begin(
@@ -46,27 +52,16 @@ class ProgressDisplay(TrainerCallback):
     ) -> None:
         self.first_step = state.global_step
         self.started = self.shown = time.monotonic()
-        if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[facts]}", table_column=one_line_if_wide(self.console)),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            self.task = self.bar.add_task(
-                "", total=state.max_steps, completed=self.first_step, facts="starting"
-            )
-            self.bar.start()
+        self.task = self.bar.add_task(
+            "", total=state.max_steps, completed=state.global_step, facts=self.facts
+        )
+        self.bar.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.bar is None or self.task is None or time.monotonic() - self.shown < LIVE_SECONDS:
-            return
-        self.shown = time.monotonic()
-        facts = (self.facts + self.time_left(state.global_step, state.max_steps)).strip()
-        self.bar.update(self.task, completed=state.global_step, facts=facts)
+        if self.console.is_terminal and time.monotonic() - self.shown >= LIVE_SECONDS:
+            self._show(state)
 
     def on_log(
         self,
@@ -77,23 +72,21 @@ class ProgressDisplay(TrainerCallback):
         **_: Any,
     ) -> None:
         self.facts = facts_of(logs)
-        last = state.global_step >= state.max_steps
-        if self.bar is not None and self.task is not None:
-            if last:
-                self.bar.update(self.task, completed=state.global_step, facts=self.facts)
-        elif last or time.monotonic() - self.shown >= self.plain_seconds:
-            self.shown = time.monotonic()
-            left = self.time_left(state.global_step, state.max_steps)
-            line = f"step {state.global_step}/{state.max_steps}  {self.facts}{left}"
-            fitted = wrapped(line, columns(self.console.file))
-            self.console.print(fitted, highlight=False, soft_wrap=True)
+        plain = not self.console.is_terminal and time.monotonic() - self.shown >= self.plain_seconds
+        if plain or state.global_step >= state.max_steps:
+            self._show(state)
 
-    def time_left(self, step: int, steps: int) -> str:
-        """ "  3 min left", from this session's mean time a step; empty where there is nothing left to do."""
-        done = step - self.first_step
-        if done <= 0 or step >= steps:
-            return ""
-        return f"  {duration((time.monotonic() - self.started) / done * (steps - step))} left"
+    def _show(self, state: TrainerState) -> None:
+        self.shown = time.monotonic()
+        step, steps = state.global_step, state.max_steps
+        facts, done = self.facts, step - self.first_step
+        if done > 0 and step < steps:
+            facts += f"  {duration((self.shown - self.started) / done * (steps - step))} left"
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=step, facts=facts)
+        else:
+            line = wrapped(f"step {step}/{steps}  {facts}", columns(self.console.file))
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def facts_of(row: dict[str, Any]) -> str:

@@ -1,85 +1,150 @@
-"""What meta.json says of a run: with what it was made, when, and how it ended."""
+"""What a run's directory says of it: with what it was made, when, how it ended and what it came to."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import mrt5cli
+from mrt5cli import own_code
 from mrt5cli.fingerprint import code_version
-from mrt5cli.rundir import write_json
+from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.rundir import RunDir, write_json
+from mrt5cli.text import duration
 from mrt5cli.training.choose import Prepared, TrainingPlan
 
-DECIDES_NUMBERS = False  # what meta.json says
+DECIDES_NUMBERS = False  # words
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
+ON_TARGET = 0.03
+"""How far from its target a deletion rate may be at the end of a run without a word about it."""
 
 
 def begin(plan: TrainingPlan, prepared: Prepared) -> None:
-    """Write that a run has begun, or goes on."""
-    before, now = plan.run.meta(), _now()
+    """Write that a run has begun, or continues."""
+    before, now = plan.meta, _now()
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
     session = {"started": now, "from_step": plan.resume_step or 0, "code": code_version("train")}
+    own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     write_json(
         plan.run.meta_path,
         {
             "status": "running",
             "name": plan.recipe.name,
             "seed": plan.recipe.seed,
-            "parameters": prepared.parameters,
+            "parameters": prepared.start.model.num_parameters(),
             "data": prepared.task.commits(),
             "command": sys.argv,
             "started": before.get("started", now),
             "ended": None,
             **plan.runtime.describe(),
-            "versions": versions(),
-            "commit": commit(),
+            "versions": own | {name: metadata.version(name) for name in LIBRARIES},
+            "commit": _commit(Path(mrt5cli.__file__).parent),
             "hub_commits": commits,
             "sessions": [*before.get("sessions", []), session],
         },
     )
 
 
-def end(plan: TrainingPlan, status: str, **more: Any) -> None:
-    """Write how the run has ended, from the leading process."""
-    if not plan.runtime.leads:
-        return
-    meta, rows = plan.run.meta(), plan.run.metrics()
+def end(run: RunDir, status: str, **more: Any) -> None:
+    """Write how a run has ended."""
+    meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}
     meta["sessions"][-1] |= ended
-    write_json(plan.run.meta_path, {**meta, **ended, "step": rows[-1]["step"] if rows else 0, **more})
+    write_json(run.meta_path, {**meta, **ended, "step": rows[-1]["step"] if rows else 0, **more})
 
 
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
-    return own | {name: metadata.version(name) for name in LIBRARIES}
+def outcome(run: RunDir) -> dict[str, Any]:
+    """What a finished run came to, for scripts."""
+    meta, rows = run.meta(), _logged(run)
+    kept = ("name", "seed", "parameters", "device", "precision", "started", "ended")
+    return {
+        "run": str(run.path),
+        "status": meta["status"],
+        "model": str(run.model),
+        "metrics": rows[-1],
+        "deletion_rate_at_end": rate_at_end(rows)[0],
+        "best": meta.get("best"),
+        **{key: meta[key] for key in kept},
+    }
 
 
-def commit() -> str | None:
+def summary(run: RunDir) -> str:
+    """What a finished run came to, a line each; the last says so if it ended off its target."""
+    rows = _logged(run)
+    last, (rate, steps) = rows[-1], rate_at_end(rows)
+    target = last["target"]
+    parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
+    if target is not None or rate > 0:
+        aim = "" if target is None else f" (target {100 * target:g} %)"
+        gates = "by soft gates " if run.recipe().model.shortener.gates else ""
+        over = f"over the last {steps:,} steps" if steps > 1 else "in the last step"
+        parts.append(f"deleted {100 * rate:.1f} %{aim}, {gates}on training data {over}")
+    best = run.meta().get("best")
+    lines = [
+        f"done: {last['step']:,} steps in {duration(last['seconds'])}",
+        f"last logged: {', '.join(parts)}",
+        *([_best(best)] if best else []),
+        f"model: {run.model}",
+        " ".join(["next: mrt5 evaluate", str(run.path), *own_code.as_options()]),
+    ]
+    if target is not None and round(abs(rate - target), 6) > ON_TARGET:
+        side = "above" if rate > target else "below"
+        lines.append(
+            f"off target: {100 * rate:.1f} % deleted at the end, {100 * abs(rate - target):.1f} points "
+            f"{side} the {100 * target:g} % that the controller aims at"
+        )
+    return "\n".join(lines)
+
+
+def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """The deletion rate at the end of a run, and over how many steps it was taken.
+
+    One line of metrics may cover a single step, and so few bytes that their rate says little; so as many
+    lines count as it takes to cover the last tenth of the run.
+    """
+    spans = [after - before for before, after in pairwise([0, *(row["step"] for row in rows)])]
+    deleted, steps = 0.0, 0
+    for row, span in zip(reversed(rows), reversed(spans), strict=True):
+        deleted, steps = deleted + row["deletion_rate"] * span, steps + span
+        if 10 * steps >= rows[-1]["step"]:
+            break
+    return deleted / steps, steps
+
+
+def _logged(run: RunDir) -> list[dict[str, Any]]:
+    """The metrics of logging steps, without those of validation."""
+    return [row for row in run.metrics() if "loss" in row]
+
+
+def _best(best: Mapping[str, Any]) -> str:
+    name = METRICS[best["metric"]].title
+    if best["step"] is None:
+        return f"no {name} could be measured on validation data: the model is that of the last step"
+    early = "; stopped early, nothing better came" if best["stopped_early"] else ""
+    return f"best: {name} {best['value']:.4f} on validation data at step {best['step']:,}{early}"
+
+
+def _commit(folder: Path) -> str | None:
     """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
-    folder = Path(mrt5cli.__file__).parent
 
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-    # An installed package may lie inside somebody else's repository.
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # may lie inside somebody else's repository
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
+    except (OSError, subprocess.SubprocessError):
         return None
-    head = git("rev-parse", "HEAD")
-    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
 
 
 def _now() -> str:

@@ -1,12 +1,12 @@
-"""One training, whole: plan, train, leave a run directory that says what happened."""
+"""Executes a plan: trains, and leaves a run directory that says what happened."""
 
 from __future__ import annotations
 
 import gc
 import shutil
-import time
+import traceback
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from typing import cast
 
 import torch.distributed as dist
 from transformers import TrainerCallback
@@ -15,47 +15,29 @@ from transformers.utils import logging
 from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir, whole_directory, write_text
+from mrt5cli.recipe.shorteners import BoundaryPredictor
+from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_text
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
-from mrt5cli.training.best import Best, check_kept
+from mrt5cli.training.best import Best
 from mrt5cli.training.boundaries import with_labels
-from mrt5cli.training.choose import Prepared, TrainingPlan, choose
+from mrt5cli.training.choose import Prepared, TrainingPlan
 from mrt5cli.training.interruption import Interruption
-from mrt5cli.training.outcome import summary
-from mrt5cli.training.plan_text import text_of
 from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
 
-# A step's batches take longer than this only where they come from a Hub that is slow or away.
-LONG_WAIT_SECONDS = 1.0
 
-
-def pretrain(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    device: str | None = None,
-    overwrite: bool = False,
-) -> RunDir:
-    """Train a recipe into a run directory, telling stderr about it; arguments as `choose`'s.
+def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
+    """Do what a plan says, and say on stderr what is done.
 
     Raises:
         UserError: the run cannot start.
-        RunFailed: it started, and could not go on.
+        RunFailed: it started, and could not continue.
         KeyboardInterrupt: it was interrupted, and after the first Ctrl-C it has saved where it stood.
     """
-    plan = choose(recipe, out, resume=resume, device=device, overwrite=overwrite)
-    return execute(plan, overwrite=overwrite)
-
-
-def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
-    """Do what a plan says; see `pretrain`."""
     say = text.say_on_stderr if plan.runtime.leads else text.say_nothing
-    say(text_of(plan))
+    say(plan.text)
     if plan.prepared is not None:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -63,7 +45,7 @@ def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
             if plan.runtime.leads:
                 _open_directory(plan, overwrite, held)
                 record.begin(plan, plan.prepared)
-            _train_and_tell(plan, plan.prepared, say)
+            _train_and_record(plan, plan.prepared, say)
     return plan.run
 
 
@@ -73,18 +55,18 @@ def _open_directory(plan: TrainingPlan, overwrite: bool, held: ExitStack) -> Non
     held.enter_context(run.hold())
     if not overwrite and run.state() != plan.found:
         raise UserError(
-            f"another process has trained in {run.path} since this one looked",
-            "see what is there, and give the command again, or choose another directory with --out",
+            f"another process has trained in {run.path} in the meantime",
+            "give the command again, or choose another directory with --out",
         )
     if overwrite and run.is_run:
-        run.remove()
+        remove_directory(run.path)
         held.enter_context(run.hold())  # another directory of that name
     RunDir.create(run.path)
     run.keep_metrics_until(plan.resume_step or 0)
     write_text(run.recipe_path, recipes.dump(plan.recipe))
 
 
-def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
+def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
     """Train in the run's directory, which is open, and leave it saying what happened."""
     training, run = plan.recipe.training, plan.run
     best = None if training.best_metric is None else Best(training.best_metric, training.patience)
@@ -92,31 +74,31 @@ def _train_and_tell(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> N
         finished = _train(plan, prepared, best, say)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        with suppress(OSError):  # the disk that ended the training may refuse this as well
-            if interrupted:
-                record.end(plan, "interrupted")
-            else:
-                record.end(plan, "failed", error=f"{type(error).__name__}: {error}")
+        if plan.runtime.leads:
+            with suppress(OSError):  # the disk that ended the training may refuse this as well
+                why = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+                record.end(run, "interrupted" if interrupted else "failed", **why)
         steps = run.saved_steps()
         kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        if interrupted:
-            say(f"stopped without saving; {kept}\n{_to_go_on(plan)}")
-        elif isinstance(error, OSError):
-            say(f"stopped; {kept}\n{_to_go_on(plan)}")
-        elif isinstance(error, DataLost):
-            say(f"stopped; {kept}")
-            error.hint = _to_go_on(plan) if error.passes else error.hint
+        say(f"stopped; {kept}")
+        if isinstance(error, DataLost) and error.passes:
+            error.hint = _how_to_resume(plan)
+        elif interrupted or isinstance(error, OSError):
+            say(_how_to_resume(plan))
+        traceback.clear_frames(error.__traceback__)  # they hold the trainer
+        leave_group()
         raise
-    _leave_group()
+    leave_group()
+    if plan.runtime.leads:
+        more = {"best": None if best is None else best.document()} if finished else {}
+        record.end(run, "finished" if finished else "interrupted", **more)
     if not finished:
-        record.end(plan, "interrupted")
-        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_to_go_on(plan)}")
+        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
         raise KeyboardInterrupt
-    record.end(plan, "finished", best=None if best is None else best.document())
-    say(summary(run))
+    say(record.summary(run))
 
 
-def _to_go_on(plan: TrainingPlan) -> str:
+def _how_to_resume(plan: TrainingPlan) -> str:
     number = plan.runtime.world_size
     launched = f", launched as {number} processes again" if number > 1 else ""
     return f"to go on{launched}: {plan.run.resume_command}"
@@ -127,27 +109,23 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
     arguments = training_arguments(recipe, runtime, prepared.micro_batches, run.checkpoints)
-    stream = with_labels(
-        prepared.task.train_stream(
-            batch_size=recipe.training.device_batch_size,
-            seed=recipe.seed,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-        ),
-        prepared.task,
-        recipe.model.shortener,
-        run,
-        fresh=plan.resume_step is None,
-        runtime=runtime,
-        say=say,
+    stream = prepared.task.train_stream(
+        batch_size=recipe.training.device_batch_size,
+        seed=recipe.seed,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
     )
+    if recipe.model.shortener.labels is not None:
+        shortener = cast(BoundaryPredictor, recipe.model.shortener)
+        may_fit = runtime.leads and plan.resume_step is None
+        stream = with_labels(stream, prepared.task, shortener, run.boundaries, may_fit, say)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         callbacks: list[TrainerCallback] = [interruption]
         if runtime.leads:
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
-            prepared.model,
+            prepared.start.model,
             arguments,
             stream,
             loss=recipe.loss,
@@ -161,7 +139,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
         )
         if recipe.training.eval_steps:
             trainer.add_callback(Validation(prepared.task, recipe, run if runtime.leads else None, trainer))
-        interruption.waiting = lambda: _waits_long(trainer)
+        interruption.waiting = trainer.waits_long
         try:
             trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
         except KeyboardInterrupt:
@@ -176,29 +154,23 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
     return finished
 
 
-def _leave_group() -> None:
-    """End the threads of a group of processes, which may abort where they outlive the interpreter.
+def leave_group() -> None:
+    """End the threads of a group of processes, which must not outlive the interpreter.
 
-    What the trainer has wrapped the model in holds them too, in circles.
+    What the trainer wraps the model in refers to the group, in circles, and is freed first.
     """
     if dist.is_initialized():
-        dist.destroy_process_group()
         gc.collect()
-
-
-def _waits_long(trainer: DeletionTrainer) -> bool:
-    since = trainer.fetching_since
-    return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
+        dist.destroy_process_group()
 
 
 def _save_model(plan: TrainingPlan, trainer: DeletionTrainer, best: Best | None) -> None:
     """The run's model: the best weights where they are kept, else the last ones."""
-    kept = None if best is None else check_kept(plan.run, best)
     leads = plan.runtime.leads
     with whole_directory(plan.run.model, leader=leads) as folder:
-        if kept is None:
+        if best is None or best.step is None:
             trainer.save_model(str(folder))
         elif leads:
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
+            shutil.copytree(plan.run.best_weights(best.step), folder, dirs_exist_ok=True)
         if leads:
             write_text(folder / "recipe.yaml", recipes.dump(plan.recipe))

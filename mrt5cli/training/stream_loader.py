@@ -43,11 +43,9 @@ class _Loader(DataLoader[Any]):
 def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
     """A loader that hands on a stream's whole batches.
 
-    It is not passed through accelerate, which would deal out batches to processes again: the stream has
-    already.
+    It is not passed through accelerate, which would deal out batches to processes again.
 
     Args:
-        stream: a `tasks.BatchStream`.
         workers: processes that prepare batches beside this one.
         pin: put batches into pinned memory, for copies to a GPU that do not wait.
     """

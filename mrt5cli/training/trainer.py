@@ -4,10 +4,9 @@ What the base class does stays there: the loop, precision, accumulation, distrib
 schedule. Nothing on the path of a step reads a tensor; sums wait on the device until a logging step.
 
 The loss of an optimizer step is that of all its examples at once, however they are accumulated and
-distributed: each part of it is one mean over the target tokens, source positions, rows or pairs of all
-micro-batches on all processes (`losses.counts`). They are counted before the first forward pass, and each
-micro-batch adds its share. With `loss.average_per: micro_batch`, the reference's mean of means, all shares
-are the same.
+distributed (see `losses`): what each part of it is a mean over is counted in all micro-batches on all
+processes before the first forward pass, and each micro-batch adds its share. With `loss.average_per:
+micro_batch`, the reference's mean of means, all shares are the same.
 
 A line of the metrics, one a logging step, holds
     step, loss, cross_entropy   means since the line before, each part of the loss over its own counts, by the
@@ -39,7 +38,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
-from mrt5cli.convert.export import write_tokenizer
+from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir, remove_directory, whole_directory, write_json
@@ -48,7 +47,7 @@ from mrt5cli.training.best import Best, go_back_to, keep_needed
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import OwnState, own_state_name, read_own_state, states_fit
+from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
 from mrt5cli.training.window import Window
 
 if TYPE_CHECKING:
@@ -59,28 +58,24 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import LossSection
     from mrt5cli.recipe.schema import Controller as ControllerSection
 
-# What may become of the batches of a step, from good to bad.
-GOES_ON, MAY_PASS, FOR_GOOD = range(3)
+LONG_WAIT_SECONDS = 1.0
+"""A step's batches take longer than this only where they come from a Hub that is slow or away."""
 
 
 class DeletionTrainer(Trainer):
     """Trains a model of ours on a stream of ready batches.
 
     Args:
-        model: from `mrt5cli.models`; where a checkpoint is resumed, with its weights.
+        model: where a checkpoint is resumed, with its weights.
         args: see `arguments.training_arguments`.
-        stream: a `tasks.BatchStream`; it gives every process its own batches.
-        loss: `recipe.LossSection`.
-        controller: one of the recipe's controller sections.
+        stream: gives every process its own batches.
         seed: of the draws that decide which batches are deleted hard; the same on all processes.
         run: where metrics and checkpoints go; None writes neither.
         keep_checkpoints: older ones are deleted.
         data_workers: processes that prepare batches.
         best: which weights to keep beside the checkpoints, see `offer`; None keeps none.
-        callbacks, optimizers: as the base class.
 
     Attributes:
-        fetching_since: when it began to wait for the batches of a step, while it does.
         stopped_between_steps: it has saved the last step because there were no batches for another.
     """
 
@@ -151,27 +146,33 @@ class DeletionTrainer(Trainer):
             lost = error
         finally:
             self.fetching_since = None
-        here = DataLost.because_of(lost) if isinstance(lost, UserError) else lost
-        worst = self._worst(here)
-        if worst == GOES_ON:
+        if not self._lost_by_any(lost is not None):
             self.of_step = self._weigh(found[0])
             return found
-        self._save_between_steps()
-        if here is None:
-            here = DataLost("another process could not read its training data", passes=worst == MAY_PASS)
-        raise here from lost
+        step = self.state.global_step
+        if self.run is not None and step > 0:
+            self.stopped_between_steps = True
+            if step not in self.run.saved_steps():
+                self._save_checkpoint(self.model)
+        if lost is None:
+            raise DataLost("another process could not read its training data", passes=True)
+        raise DataLost.because_of(lost) if isinstance(lost, UserError) else lost
 
-    def _worst(self, lost: BaseException | None) -> int:
-        """What keeps this process, or another of the group, from going on."""
-        here = GOES_ON if lost is None else FOR_GOOD if getattr(lost, "passes", True) is False else MAY_PASS
+    def waits_long(self) -> bool:
+        """Whether it has been waiting for the batches of a step."""
+        since = self.fetching_since
+        return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
+
+    def _lost_by_any(self, lost: bool) -> bool:
+        """Whether this process, or another of the group, has no batches for the next step."""
         if self.args.world_size == 1 or not self.stream.may_fail:
-            return here
+            return lost
         if self._talk is None:
             # On the CPU, so that nobody waits for a GPU; a process may wait long for its data.
             self._talk = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        worst = torch.tensor(here)
-        dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self._talk)
-        return int(worst.item())
+        flag = torch.tensor(int(lost))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._talk)
+        return bool(flag.item())
 
     def _weigh(self, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each micro-batch of a step on this process, for how much each part of its loss counts, (6,),
@@ -191,19 +192,8 @@ class DeletionTrainer(Trainer):
         shares = (weights / whole.clamp(min=1)).float()
         return zip(weights.unbind(), shares.unbind(), strict=True)
 
-    def _save_between_steps(self) -> None:
-        """A checkpoint of the last step that was taken, if it has none yet."""
-        step = self.state.global_step
-        self.stopped_between_steps = step > 0 and self.run is not None
-        if self.run is not None and step > 0 and step not in self.run.saved_steps():
-            self._save_checkpoint(self.model)
-
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one micro-batch taken alone; its parts stay in `self.terms`."""
         probability = self.loss_settings.hard_delete_probability
@@ -218,7 +208,7 @@ class DeletionTrainer(Trainer):
             use_cache=False,
         )
         self.alpha_used = self.controller.alpha
-        terms = total_loss(
+        self.terms = total_loss(
             output,
             inputs["input_ids"],
             self.loss_settings,
@@ -226,8 +216,7 @@ class DeletionTrainer(Trainer):
             threshold=self.threshold,
             regularized=self.regularized,
         )
-        self.terms = terms
-        return (terms.total, output) if return_outputs else terms.total
+        return (self.terms.total, output) if return_outputs else self.terms.total
 
     @property
     def regularized(self) -> bool:
@@ -282,9 +271,11 @@ class DeletionTrainer(Trainer):
             return
         row = self._metrics(logs["learning_rate"], logs.get("grad_norm"))
         if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
+            unrounded = ", or training.precision: fp32" if self.args.bf16 else ""
             raise RunFailed(
                 f"the loss or its gradient stopped being finite at or before step {row['step']}",
-                against_overflow(self.accelerator.mixed_precision, self.args.learning_rate),
+                f"lower training.learning_rate, {self.args.learning_rate:g} now, or raise "
+                f"training.warmup_steps{unrounded}",
             )
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
@@ -323,15 +314,13 @@ class DeletionTrainer(Trainer):
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
-        if self.best is not None and self.run is not None:
-            if self.args.should_save:
-                go_back_to(self.run, self.best, step)
-            self._wait()
-        if checkpoint is not None:
-            # The base class would take a step beyond the end, or beyond the end of patience.
-            if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
-                return
-        elif self.args.world_size > 1:
+        if self.run is not None and self.args.should_save:
+            go_back_to(self.run, step)
+        self._wait()
+        # The base class would take a step beyond the end, or beyond the end of patience.
+        if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
+            return
+        if checkpoint is None and self.args.world_size > 1:
             # Processes agree on the weights already; on dropout they must not.
             torch.manual_seed(self.args.seed + self.args.process_index)
         self.started = self.window.opened = time.perf_counter()
@@ -343,13 +332,13 @@ class DeletionTrainer(Trainer):
         with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
-            write_json(folder / self._own_state_name, vars(self._own_state()))
+            write_json(folder / own_state_name(self.args.process_index), self._own_state())
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.args.should_save:
             for step in self.run.saved_steps()[: -self.keep_checkpoints]:
                 remove_directory(self.run.checkpoint(step))
-            self._drop_former_bests()
+            keep_needed(self.run)
         self._wait()
 
     @contextmanager
@@ -362,9 +351,9 @@ class DeletionTrainer(Trainer):
             self._wait()
 
     def offer(self, value: float) -> bool:
-        """Tell what validation says of the weights as they are; the best so far are kept with the run.
+        """Take what validation says of the weights as they are; the best so far are kept with the run.
 
-        All processes call it at the same step; what the leading one says is what all go by.
+        All processes call it at the same step, and the value of the leading one counts.
 
         Args:
             value: of `best.metric`.
@@ -382,70 +371,53 @@ class DeletionTrainer(Trainer):
             with self._saved_weights(self.run.best_weights(self.state.global_step)):
                 pass
             if self.args.should_save:
-                self._drop_former_bests()
+                keep_needed(self.run)
             self._wait()
         return better
-
-    def _drop_former_bests(self) -> None:
-        if self.best is not None and self.run is not None:
-            keep_needed(self.run, self.best, self._own_state_name)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         if output_dir is not None and self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             model.save_pretrained(output_dir, state_dict=state_dict)
-            write_tokenizer(model.config.vocab_size, Path(output_dir))
+            write_tokenizer(model.config, Path(output_dir))
 
     def _wait(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
 
-    @property
-    def _own_state_name(self) -> str:
-        return own_state_name(self.args.process_index)
-
-    def _own_state(self) -> OwnState:
-        return OwnState(
-            processes=self.args.world_size,
-            controller=self.controller.state_dict(),
-            hard_delete_draws=self.draws.bit_generator.state,
-            batches_taken=self.batches_taken,
-            stream=self.stream.state_dict(self.batches_taken),
-            window=self.window.state(),
-            seconds=self.seconds(),
-            best=None if self.best is None else self.best.state_dict(),
-        )
+    def _own_state(self) -> dict[str, Any]:
+        """What this process needs to resume, beside what the base class saves."""
+        return {
+            "processes": self.args.world_size,
+            "controller": self.controller.state_dict(),
+            "hard_delete_draws": self.draws.bit_generator.state,
+            "batches_taken": self.batches_taken,
+            "stream": self.stream.state_dict(self.batches_taken),
+            "window": self.window.state(),
+            "seconds": self.seconds(),
+            "best": None if self.best is None else self.best.state_dict(),
+        }
 
     def _load_own_state(self, checkpoint: Path) -> None:
-        state = read_own_state(checkpoint, self.args.process_index, self.args.world_size)
-        with states_fit(checkpoint, self._own_state_name):
-            self.controller.load_state_dict(state.controller)
-            self.draws.bit_generator.state = state.hard_delete_draws
-            self.batches_taken = state.batches_taken
-            self.stream.load_state_dict(state.stream)
-            self.window = Window(self.args.device, state.window)
-            self.seconds_before = state.seconds
+        rank = self.args.process_index
+        state = read_own_state(checkpoint, rank, self.args.world_size)
+        with broken_by(checkpoint, f"{own_state_name(rank)} does not fit this model and recipe"):
+            self.controller.load_state_dict(state["controller"])
+            self.draws.bit_generator.state = state["hard_delete_draws"]
+            self.batches_taken = state["batches_taken"]
+            self.stream.load_state_dict(state["stream"])
+            self.window = Window(self.args.device, state["window"])
+            self.seconds_before = state["seconds"]
             if self.best is not None:
-                self.best.load_state_dict(state.best or {})
+                self.best.load_state_dict(state["best"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the model was made from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with states_fit(checkpoint, f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"):
+        if checkpoint is None:
+            return
+        files = f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"
+        with broken_by(Path(checkpoint), f"{files} does not fit this model and recipe"):
             super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def against_overflow(precision: str, learning_rate: float) -> str:
-    """What to try where a loss was not finite.
-
-    Args:
-        precision: what is computed in: "bf16", "fp16", or "no", as accelerate calls fp32.
-    """
-    rate = f"lower training.learning_rate, {learning_rate:g} now, or raise training.warmup_steps"
-    if precision == "fp16":
-        return "T5's activations overflow in fp16: set training.precision to bf16 or fp32"
-    if precision == "bf16":
-        return f"{rate}, or train without the rounding of bf16: training.precision: fp32"
-    return f"{rate}; the precision is fp32 already"

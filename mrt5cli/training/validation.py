@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -11,15 +11,10 @@ from mrt5cli.errors import DataLost, UserError
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.metrics.results import Row
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Task
-from mrt5cli.training.best import Best
 from mrt5cli.training.trainer import DeletionTrainer
-
-if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
@@ -29,22 +24,25 @@ class Validation(TrainerCallback):
 
     With a `training.best_metric`, the last step is measured too, the metric is among the numbers of each row,
     and the line says what came of it: `best`, an object with the metric, its value over all subsets weighted
-    by examples, whether it is the best so far, and the evaluations since the best.
+    by examples, whether it is the best so far, and the evaluations since the best. The trainer keeps the best
+    weights; training stops when patience is at its end.
 
     Args:
-        task: a `tasks.Task`.
         recipe: its evaluation section says how many examples and whether to delete hard.
         run: where the line goes; None in all processes but the leading one, which wait.
-        trainer: keeps the best weights, where the recipe has a `training.best_metric`.
     """
 
     def __init__(self, task: Task, recipe: Recipe, run: RunDir | None, trainer: DeletionTrainer) -> None:
-        self.task = task
-        self.settings = recipe.evaluation
+        self.task, self.run, self.trainer, self.best = task, run, trainer, trainer.best
         self.every = recipe.training.eval_steps
-        self.run = run
-        self.trainer = trainer
-        self.best = trainer.best
+        self.options = EvaluationOptions(
+            split="validation",
+            batch_size=recipe.evaluation.batch_size,
+            limit=recipe.evaluation.examples,
+            hard_delete=recipe.evaluation.hard_delete,
+            source_removed=False,
+            generate=self.best is not None and bool(METRICS[self.best.metric].answers),
+        )
 
     def on_step_end(
         self,
@@ -54,42 +52,25 @@ class Validation(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
+        best = self.best
         last = state.global_step >= state.max_steps
-        if state.global_step % self.every and not (last and self.best is not None):
+        if state.global_step % self.every and not (last and best is not None):
             return
         try:
-            rows = [] if self.run is None else self._rows(model)
+            rows = [] if self.run is None else measure(model, self.task, self.options).rows
         except UserError as error:
             raise DataLost.because_of(error) from error
-        line = {"step": state.global_step, "validation": {row.subset: self._numbers(row) for row in rows}}
-        if self.best is not None:
-            line["best"] = self._choose(self.best, rows, control)
+        names = dict.fromkeys(MEASURED if best is None else (*MEASURED, best.metric))
+        numbers = {row.subset: {name: getattr(row, name) for name in names} for row in rows}
+        line: dict[str, Any] = {"step": state.global_step, "validation": numbers}
+        if best is not None:
+            # The last row is the total where there are several.
+            measured = getattr(rows[-1], best.metric) if rows else None
+            better = self.trainer.offer(float("nan") if measured is None else measured)
+            line["best"] = {"metric": best.metric, "value": measured, "better": better, "waited": best.waited}
+            if best.exhausted:
+                control.should_log = control.should_save = control.should_training_stop = True
         elif args.world_size > 1:
             dist.barrier()
         if self.run is not None:
             self.run.add_metrics(line)
-
-    def _rows(self, model: MrT5ForConditionalGeneration) -> list[Row]:
-        options = EvaluationOptions(
-            split="validation",
-            batch_size=self.settings.batch_size,
-            limit=self.settings.examples,
-            hard_delete=self.settings.hard_delete,
-            source_removed=False,
-            generate=self.best is not None and bool(METRICS[self.best.metric].answers),
-        )
-        return measure(model, self.task, options).rows
-
-    def _numbers(self, row: Row) -> dict[str, float | None]:
-        names = dict.fromkeys(MEASURED if self.best is None else (*MEASURED, self.best.metric))
-        return {name: getattr(row, name) for name in names}
-
-    def _choose(self, best: Best, rows: list[Row], control: TrainerControl) -> dict[str, Any]:
-        """Have the weights kept if they are the best, and training stopped if patience is at its end."""
-        # The last row is the total where there are several.
-        measured = getattr(rows[-1], best.metric) if rows else None
-        value = float("nan") if measured is None else float(measured)
-        better = self.trainer.offer(value)
-        if best.exhausted:
-            control.should_log = control.should_save = control.should_training_stop = True
-        return {"metric": best.metric, "value": measured, "better": better, "waited": best.waited}

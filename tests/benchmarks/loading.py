@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from mrt5cli.benchmark.inputs import Shapes
-from mrt5cli.benchmark.models import ours
-from mrt5cli.benchmark.rounds import Ratio, wait
+from mrt5cli.benchmark.models import Shapes, ours
 from mrt5cli.benchmark.run import Measured, Result
+from mrt5cli.benchmark.suite import Ratio, wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe import EmbeddedSource, SpanCorruptionTask
 from mrt5cli.tasks.base import build_task

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrt5cli.benchmark.cases import Case, Parity, Suite
-from mrt5cli.benchmark.inputs import Shapes
-from mrt5cli.benchmark.models import ours
+from mrt5cli.benchmark.models import Shapes, ours
+from mrt5cli.benchmark.suite import Case, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 BOTH_WAYS = "forward and backward"

@@ -17,21 +17,20 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from mrt5cli.analysis.compute import macs
 from mrt5cli.benchmark.attention import LARGEST, attention, implementations
-from mrt5cli.benchmark.cases import Case, Parity, Suite
-from mrt5cli.benchmark.inputs import Shapes, batch
-from mrt5cli.benchmark.models import ours, sizes_of
+from mrt5cli.benchmark.models import Shapes, Variant, ours
+from mrt5cli.benchmark.suite import Case, Parity, Suite
 from mrt5cli.benchmark.training_step import (
     SCORE_COEFFICIENT,
     gradient_parity,
     gradients,
+    scored,
     soft_loss,
     step,
     train,
 )
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.fast.parts import use_plain
+from mrt5cli.models.fast.parts import FAST
 from mrt5cli.models.score_loss import SCORE_CEILING
 
 NAME = "mrt5_bench_written_out"
@@ -88,7 +87,9 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
     """A model of the same weights that computes so."""
     model = ours(base, "eager", **fields)
-    use_plain(model)
+    plain = {twin: own for own, twin in FAST.items()}
+    for module in model.modules():
+        module.__class__ = plain.get(type(module), type(module))
     for config in (model.config, model.encoder.config, model.decoder.config):
         config._attn_implementation = NAME
     return model
@@ -117,33 +118,27 @@ def attention_beside_reference(base: MrT5ForConditionalGeneration, shapes: Shape
 def train_beside_reference(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """The suite of `mrt5 bench --what train`, and a step that returns the scores of all layers to compute the
     score loss, as the authors' does."""
-    ids, mask, labels = batch(base, shapes)
     suite, model = train(base, shapes), reference_like(base, dropout_rate=0.0)
 
-    def returned_scores(model: Any) -> Tensor:
-        out = model(ids, attention_mask=mask, labels=labels, use_cache=False, output_attentions=True)
+    def returned_scores(variant: Variant) -> Tensor:
+        out = variant(output_attentions=True)
         layers = (*out.encoder_attentions[base.config.delete_gate_layer :], *out.cross_attentions)
         excess = [scores.clamp(min=SCORE_CEILING).mean() - SCORE_CEILING for scores in layers]
         return soft_loss(out) + SCORE_COEFFICIENT * torch.stack(excess).mean()
 
-    full, targets = [shapes.length] * shapes.batch, [shapes.target] * shapes.batch
-    work = macs(sizes_of(base), full, full, targets)
-    cases = {REFERENCE: step(model, returned_scores, shapes, macs=work)}
+    cases = {REFERENCE: step(Variant(model, shapes), returned_scores)}
     if shapes.bf16:
-        cases[f"{REFERENCE} bf16"] = step(model, returned_scores, shapes, [REFERENCE], work, half=True)
+        half = Variant(model, shapes, half=True)
+        cases[f"{REFERENCE} bf16"] = step(half, returned_scores, [REFERENCE])
     for name, case in suite.cases.items():
         other = f"{REFERENCE} bf16" if name.endswith("bf16") else REFERENCE
         cases[name] = replace(case, against=[*case.against, other])
     suite.cases, checks = cases, suite.checks
 
-    def collected(model: Any) -> Tensor:
-        out = model(ids, attention_mask=mask, labels=labels, use_cache=False, output_score_loss=True)
-        return soft_loss(out) + SCORE_COEFFICIENT * out.score_loss
-
     def with_reference() -> Iterator[tuple[str, Parity]]:
         yield from checks()
         eager = ours(base, "eager", dropout_rate=0.0)
-        mine = gradients(eager, step(eager, collected, shapes))
+        mine = gradients(eager, step(Variant(eager, shapes), scored))
         yield f"gradients of {REFERENCE}", gradient_parity(mine, gradients(model, cases[REFERENCE]))
 
     suite.checks = with_reference

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from mrt5cli.benchmark.cases import Case, Suite
 from mrt5cli.benchmark.models import base_model
+from mrt5cli.benchmark.suite import Case, Suite
 from mrt5cli.errors import RunFailed
 
 HELP, FIRST_STEP = "mrt5 --help", "command to first training step"

@@ -23,10 +23,10 @@ from reference import REFERENCE, attention_beside_reference, train_beside_refere
 from startup import FIRST_STEP, HELP, startup
 
 from mrt5cli import runtime
-from mrt5cli.benchmark.cases import Builder, Suite
 from mrt5cli.benchmark.forward import EAGER, forward
-from mrt5cli.benchmark.inputs import Shapes
+from mrt5cli.benchmark.models import Shapes
 from mrt5cli.benchmark.run import Benchmark, Measured, Report, default_threads
+from mrt5cli.benchmark.suite import Builder, Suite
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.tables import print_table
 from mrt5cli.text import number, say

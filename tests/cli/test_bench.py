@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from mrt5cli.benchmark import cases
+from mrt5cli.benchmark import suite
 from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.cli import app
 from mrt5cli.commands.bench import KINDS, Lines
@@ -35,6 +35,7 @@ def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
     for found in document["suites"]:
         assert all(len(case["rounds"]) == 2 for case in found["cases"])
         assert found["parity"] and all(parity["holds"] for parity in found["parity"].values())
+        assert all(parity["size"] > 0.1 for parity in found["parity"].values())
     forward, train, _, attention = (
         {case["name"]: case for case in suite["cases"]} for suite in document["suites"]
     )
@@ -59,6 +60,7 @@ def test_the_ideal_is_the_arithmetic(tmp_path: Path):
     assert found["ideal"] == cases["dense"]["macs"] / cases["packed 50 % even"]["macs"] > 1
     assert found["share_of_ideal"] == pytest.approx(found["median"] / found["ideal"])
     assert found["least"] <= found["median"] <= found["most"]
+    assert ratio("dense", "transformers eager")["ideal"] == 1
     # Rows of 20 and 80 % hold as many bytes as two of 50 %, but padded each is 80 % long.
     assert cases["packed 50 % wide"]["macs"] == pytest.approx(cases["packed 50 % even"]["macs"], rel=0.01)
     assert ratio("packed 50 % wide", "padded 50 % wide")["ideal"] > 1.05
@@ -77,7 +79,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
 
 @pytest.mark.usefixtures("fast")
 def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
-    monkeypatch.setattr(cases, "LOGIT_TOLERANCE", 0.0)
+    monkeypatch.setattr(suite, "LOGIT_TOLERANCE", 0.0)
     result = bench(*SMALL, "--rates", "0.5")
     assert result.exit_code == 1
     assert "a fast path does not compute what the plain one does: forward, " in result.stderr
@@ -124,10 +126,10 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--what", "forward,speed"], "'speed' is nothing to time"),
-        (["--what", ","], "--what names nothing"),
-        (["--rates", "50"], "is not a share of positions"),
-        (["--rows", "odd"], "'odd' is nothing about rows"),
+        (["--what", "forward,speed"], "--what 'forward,speed': expected words of forward, train"),
+        (["--what", ","], "--what ',': expected words of"),
+        (["--rates", "50"], "expected shares of positions"),
+        (["--rows", "odd"], "expected words of even, wide"),
         (["--rows", "wide", "--batch", "1"], "one row cannot be longer than another"),
         (["--size", "huge"], "--size huge is not known"),
         (["nowhere/at/all"], "does not exist"),
@@ -159,7 +161,7 @@ def test_a_model_without_a_recipe_has_no_data_to_be_precise_on(tmp_path: Path):
     (run / "model").rename(tmp_path / "bare")
     result = bench(tmp_path / "bare", "--what", "precision", *HERE)
     assert result.exit_code == 2
-    assert "comes without a recipe" in result.stderr
+    assert "needs a trained run, with its recipe" in result.stderr
 
 
 def test_the_command_itself():
@@ -212,4 +214,4 @@ def test_the_development_benchmarks_run(tmp_path: Path):
 
 
 def test_every_kind_is_one_that_runs():
-    assert {*BUILDERS, "precision", "compile"} == set(KINDS)
+    assert {*BUILDERS, "precision"} == set(KINDS)

@@ -246,9 +246,14 @@ def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    carried = {path.relative_to(site / "mrt5cli") for path in (site / "mrt5cli").rglob("*.yaml")}
-    recipes = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")}
-    data = {path.relative_to(ROOT / "mrt5cli") for path in (ROOT / "mrt5cli").rglob("*.yaml")}
+
+    def data_below(folder: Path, root: Path) -> set[Path]:
+        kinds = (".yaml", ".j2", ".css", ".mplstyle")
+        return {path.relative_to(root) for path in folder.rglob("*") if path.suffix in kinds}
+
+    carried = data_below(site / "mrt5cli", site / "mrt5cli")
+    recipes = data_below(ROOT / "recipes", ROOT)
+    data = data_below(ROOT / "mrt5cli", ROOT / "mrt5cli")
     assert carried == recipes | data
     assert {
         Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")

@@ -12,7 +12,6 @@ from data_sources import WORDS, dictionary_file, package, rows, text_file
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.data.builders import writing
 
 KINDS = ("spelling", "word-search", "udhr")
 
@@ -119,18 +118,3 @@ def test_a_wrong_input_is_one_sentence(tmp_path: Path, arguments: list[str], exp
     assert code == 2 and shown == ""
     assert expected in " ".join(said.split()) and "Traceback" not in said
     assert not (tmp_path / "out").exists()
-
-
-def test_progress_is_told_after_two_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 1.0, 2.5, 3.0, 5.0])
-    monkeypatch.setattr(writing.time, "monotonic", lambda: next(clock))
-    assert list(writing.with_progress("abcd", "making examples", 9000)) == list("abcd")
-    clock = iter([0.0, 2.5])
-    assert list(writing.with_progress("a", "reading sentences")) == ["a"]
-    assert capsys.readouterr().err.splitlines() == [
-        "making examples 1/9,000",
-        "making examples 3/9,000",
-        "reading sentences 0",
-    ]

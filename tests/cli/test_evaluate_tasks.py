@@ -68,7 +68,6 @@ def test_a_line_a_language_and_a_total(runs: dict[str, Path]) -> None:
     assert labels == ["en", "sw", "total"]
     assert cells(text, "total")[1] == "6"
     assert "source removed" not in text
-    assert "cut: 6 of 6 sources were longer than the task takes (64 byte tokens)" in text
     (row, *_) = document(runs["xnli"], "--languages", "en", "--limit", 3)["models"][0]["rows"]
     low, high = row["sequence_accuracy_95"]
     assert cells(text, "en")[2:6] == [
@@ -95,7 +94,6 @@ def test_choices(runs: dict[str, Path]) -> None:
     assert (folder / "xnli-constrained-en+fr.json").is_file()
     assert (folder / "xnli-en+fr.json").is_file()
     text = printed(runs["xnli"], "--constrained", "--languages", "en")
-    assert "constr.: the likeliest of the possible targets" in text
     assert cells(text, "en")[2] == f"{100 * rows[0]['constrained_accuracy']:.2f}"
 
 
@@ -242,10 +240,10 @@ def test_without_a_run_the_newest_of_the_task(runs: dict[str, Path], monkeypatch
     monkeypatch.chdir(runs["spelling"].parents[1])
 
     text = printed("--task", "spelling_correction_contextual")
-    assert text.splitlines()[0] == "newest finished run of spelling_correction_contextual: spelling-seed3"
+    assert text.splitlines()[0] == "newest finished run: spelling-seed3"
     result = evaluate("--task", "spelling_correction_contextual", "--json")
     assert json.loads(result.stdout)["models"][0]["name"] == "spelling-seed3"
-    assert "newest finished run of spelling_correction_contextual: spelling-seed3" in result.stderr
+    assert "newest finished run: spelling-seed3" in result.stderr
 
 
 def test_all_of_xnlis_languages_from_files_in_the_hubs_schema(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -304,18 +302,13 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
     ("arguments", "sentence"),
     [
         (["{xnli}", "--languages", "en,xx,yy"], "the test split of xnli has no xx, yy, only en, fr, es"),
-        (["{xnli}", "--languages", " , "], "--languages names none"),
         (["{vowels}", "--languages", "en"], "the test split of vowel_removal has no en, only all"),
-        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare sets one run beside one other, and 2 come"),
+        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare sets one run beside one other"),
         (
             ["{tydi}", "--constrained"],
             "--constrained chooses among the possible targets, and those of tydiqa",
         ),
         (["{lm}", "--constrained"], "those of span_corruption are not few"),
-        (
-            ["{xnli}", "--normalization", "squad"],
-            "--normalization is of generated answers, and xnli has none",
-        ),
         (["{xnli}", "--normalization", "bleu"], "'bleu' is not one of 'squad', 'multilingual'"),
         (
             ["{vowels}", "--data", "."],

@@ -167,7 +167,8 @@ def export_all(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from mrt5cli.convert import export
+    from mrt5cli.convert.export import write_hub
+    from mrt5cli.convert.files import Job
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
     from mrt5cli.rundir import RunDir
 
@@ -188,16 +189,9 @@ def export_all(folder: Path) -> None:
                 torch.nn.init.normal_(parameter)
         target = folder / "models" / name
         target.mkdir(parents=True)
-        export.export_hub(
-            model,
-            None,
-            None,
-            target,
-            dtype="bfloat16" if name == "gate-bf16" else None,
-            shard_size="100KB" if name == "gate-sharded" else export.SHARD_SIZE,
-        )
         if name == "gate-bf16":
-            model = load(target, dtype="bfloat16")
+            model = model.to(torch.bfloat16)
+        write_hub(Job(model, shard_size="100KB" if name == "gate-sharded" else "5GB"), target)
         expected = {}
         for kind, hard in (("soft", False), ("hard", True)):
             with torch.inference_mode():
@@ -215,7 +209,7 @@ def export_all(folder: Path) -> None:
     for name, repository in zip(CARDS, (None, REPOSITORY), strict=True):
         target = folder / "models" / name
         target.mkdir()
-        export.export_hub(trained, run.recipe(), run, target, repo_id=repository)
+        write_hub(Job(trained, run.recipe(), run, repo_id=repository), target)
     # As `huggingface_hub` would have downloaded it.
     cached = folder / "hf" / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
     (cached / "snapshots").mkdir(parents=True)

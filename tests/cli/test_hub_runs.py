@@ -268,7 +268,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert f"stopped; the last checkpoint is step {step}\n" in result.stderr
     assert run.meta()["status"] == "failed"
     error = re.search(
-        r"error: the Hub has not given owner/plain, en.jsonl for \d s: it answers 503 .*\nhint: (.*)", told
+        r"error: owner/plain, en.jsonl is not available from .*: it answers 503 .*\nhint: (.*)", told
     )
     assert error is not None, told
     command = re.fullmatch(r"to go on: mrt5 (.*)", error[1])
@@ -276,7 +276,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     hub.clear()
     hub.fault("GET /api/", "status", code=503, times=10_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "OPENING", hub_module.Limits(busy=0.2, away=0.2, asked=0.2))
+        patch.setattr(hub_module, "PATIENCE", 0.2)
         result = mrt5(*shlex.split(command[1]), "--device", "cpu")
     assert result.exit_code == 1, result.output
     assert f"hint: the checkpoint of step {step} is kept; to go on later: mrt5 pretrain" in result.stderr
@@ -317,7 +317,7 @@ def test_evaluate_says_nothing_of_resuming(hub: HubServer, unbroken: Unbroken) -
         patch.setattr(sources, "seconds_of", lambda _: 0.2)
         result = mrt5("evaluate", str(unbroken.run.path), "--limit", "4", "--device", "cpu")
     assert result.exit_code == 1, result.output
-    assert "error: the Hub has not given owner/plain, held.jsonl" in result.stderr
+    assert "error: owner/plain, held.jsonl is not available from the Hugging Face Hub" in result.stderr
     assert "--resume" not in result.stderr
 
 
@@ -462,7 +462,7 @@ def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp
     assert {"mrt5_state_0.json", "mrt5_state_1.json"} <= files
     assert f"stopped; the last checkpoint is step {step}" in done.stderr
     assert "another process could not read its training data" in done.stderr
-    assert "the Hub has not given owner/pieces" in done.stderr
+    assert "is not available from the Hugging Face Hub: it answers 503" in done.stderr
     hub.clear()
     done = train("broken", "--resume")
     assert done.returncode == 0, done.stderr

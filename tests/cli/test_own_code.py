@@ -111,6 +111,8 @@ def test_trained_saved_and_loaded_again():
         "models"
     ][0]["rows"]
     assert row["deletion_rate"] == pytest.approx(2 / 3, abs=0.01)  # 8 of 12 bytes
+    timed = mrt5("bench", "run", "--what", "precision", "--limit", "8", "--code", "nth.py", "--json")
+    assert json.loads(timed.stdout)["suites"][0]["rows"][0]["deletion_rate"] == row["deletion_rate"]
     converted = mrt5("convert", "run", "copy", "--to", "mrt5", "--code", "nth.py").stdout
     assert "all but every 3th byte deleted before encoder block 1" in converted
     why = mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3", code=2)
@@ -170,3 +172,15 @@ def test_two_of_one_name_are_refused():
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
     with pytest.raises(ValueError, match="'random' already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
+
+
+def test_a_suite_trains_it_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    Path("recipes").mkdir()
+    Path("own.yaml").rename("recipes/own.yaml")
+    monkeypatch.setattr("mrt5cli.recipe.loading.shipped_directory", lambda: Path("recipes"))
+    Path("mine.yaml").write_text("experiments:\n- {id: all, title: All, recipes: [own]}\n")
+    done = mrt5("reproduce", "mine.yaml", "--code", "nth.py", "--device", "cpu", "--json")
+    assert {job["id"]: job["status"] for job in json.loads(done.stdout)["jobs"]} == {
+        "train own seed 42": "done",
+        "evaluate own seed 42 vowel_removal": "done",
+    }

@@ -326,7 +326,7 @@ def test_an_unfinished_run_that_cannot_be_written_to_is_not_resumed(
     # Permissions do not bind root, who runs tests in containers.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run.path or mode == os.R_OK)
     told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", "--dry-run")
-    assert f"cannot write to {run.path}: no permission" in told and "resume the copy" in told
+    assert f"cannot write to {run.path}: no permission" in told
 
 
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):

@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import GOLDEN, golden_cases, labelled, read_case
 
+from mrt5cli.byte_tokens import EOS
 from mrt5cli.models import MrT5Config, load
-from mrt5cli.models.shorteners import FixedGate, RandomGate
-from mrt5cli.models.shorteners.random import delete_over_batch
+from mrt5cli.models.shorteners.fixed import SEPARATORS, FixedGate
+from mrt5cli.models.shorteners.random import RandomGate, delete_over_batch
 
 STATES = {"atol": 2e-5, "rtol": 1e-4}
 LOSS = {"atol": 1e-5, "rtol": 0.0}
@@ -79,9 +80,7 @@ def test_fixed_masks(case: dict, per: str):
 
 
 def test_separators():
-    gate = FixedGate(MrT5Config())
-    found = gate._separators(torch.arange(384)[None])[0].nonzero()[:, 0].tolist()
-    assert found == sorted(MASKS["separator_ids"])
+    assert sorted([EOS, *SEPARATORS]) == sorted(MASKS["separator_ids"])
 
 
 @pytest.mark.parametrize("law", LAWS["rows"], ids=lambda law: str(law["numpy_seed"]))

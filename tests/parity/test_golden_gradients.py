@@ -9,7 +9,7 @@ import torch
 from conftest import GOLDEN, golden_cases, labelled, read_case
 
 from mrt5cli.models import load
-from mrt5cli.training.losses import GATE_LOSSES
+from mrt5cli.training.losses import gate_loss
 
 CASES = [case for case in golden_cases("gradients") if "bpt5" not in case.id]
 
@@ -28,7 +28,8 @@ def test_gradients(path: Path, attention: str):
         output_score_loss=True,
         score_loss_per="batch",
     )
-    gate = GATE_LOSSES[loss["function"]](
+    gate = gate_loss(
+        loss["function"],
         out.delete_gate_output,
         out.delete_gate_logits,
         tensors["in.input_ids"] != 0,

@@ -17,8 +17,8 @@ from torch.utils.data import IterableDataset
 from mrt5cli.models import load
 from mrt5cli.recipe import ConstantController, LossSection, PIController
 from mrt5cli.training.arguments import OneDeviceArguments
-from mrt5cli.training.losses import named
 from mrt5cli.training.trainer import DeletionTrainer
+from mrt5cli.training.window import named
 
 RUNS = json.loads((GOLDEN / "cases/training/trajectories.json").read_text())["runs"]
 TENSORS = load_file(GOLDEN / "cases/training/trajectories.safetensors")
@@ -57,11 +57,11 @@ class RecordingTrainer(DeletionTrainer):
                 "alpha_after": float(self.controller.alpha),
                 "p_acc": float(getattr(self.controller, "p", 0.0)),
                 "i_acc": float(getattr(self.controller, "i", 0.0)),
-                "cross_entropy": found["cross_entropy"].item(),
-                "gate": found["gate_loss"].item(),
+                "cross_entropy": found["cross_entropy"],
+                "gate": found["gate_loss"],
                 "total_loss": terms.total.item(),
                 "percent_nonpad_deleted": 100.0 * (terms.deleted / terms.counted).item(),
-                "scores_loss": found["score_loss"].item(),
+                "scores_loss": found["score_loss"],
             }
         )
         return loss

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mrt5cli.convert.conversion import convert
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.layouts import fields_of, is_first_version, move_gate
-from mrt5cli.models.shorteners import FixedGate
+from mrt5cli.models.shorteners.fixed import FixedGate
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 V1 = sorted((FIXTURES / "golden" / "v1").iterdir())

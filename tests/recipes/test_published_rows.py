@@ -7,8 +7,7 @@ import json
 from collections import Counter
 from dataclasses import astuple
 
-from mrt5cli.paper.published import published
-from mrt5cli.paper.unmatched import chosen, from_analyses, unmatched
+from mrt5cli.paper.published import chosen, from_analyses, published, unmatched
 from mrt5cli.recipe import load
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.report.placement import place

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from mrt5cli.paper.published import Published, published
-from mrt5cli.paper.unmatched import unmatched
+from mrt5cli.paper.published import Published, published, unmatched
 from mrt5cli.recipe import LossSection, Recipe, dump, find, load, smoke
 from mrt5cli.recipe.loading import read, shipped
 from mrt5cli.recipe.tasks import TaskSection

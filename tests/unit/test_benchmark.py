@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.benchmark import attention, forward, generation, training_step
-from mrt5cli.benchmark.cases import Parity
 from mrt5cli.benchmark.compiling import LENGTHS, compiling_costs
-from mrt5cli.benchmark.inputs import Shapes, kept_lengths
-from mrt5cli.benchmark.memory import Gauge, MemoryRequest, measure
-from mrt5cli.benchmark.models import base_model, ours, plain, steer
-from mrt5cli.benchmark.rounds import interleave, speedup
-from mrt5cli.benchmark.run import BUILDERS
-from mrt5cli.errors import RunFailed
+from mrt5cli.benchmark.memory import Gauge, measure
+from mrt5cli.benchmark.models import Shapes, Variant, base_model, kept_lengths, ours, plain
+from mrt5cli.benchmark.suite import Parity, Ratio, interleave
 from mrt5cli.models.compiling import compile_blocks
 
 CPU = torch.device("cpu")
@@ -44,7 +42,7 @@ def test_every_round_begins_with_another_case():
 
 
 def test_ratios_are_taken_within_rounds():
-    ratio = speedup("slow", [4.0, 40.0, 6.0], [2.0, 10.0, 1.0], ideal=8.0)
+    ratio = Ratio.of("slow", [4.0, 40.0, 6.0], [2.0, 10.0, 1.0], ideal=8.0)
     assert (ratio.median, ratio.least, ratio.most, ratio.fastest) == (4.0, 2.0, 6.0, 4.0)
     assert ratio.share_of_ideal == 0.5
 
@@ -79,26 +77,14 @@ def test_models_share_the_weights(base: Any):
         assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
 
 
-@pytest.mark.drawn
-def test_a_steered_gate_keeps_as_many_as_it_is_told(base: Any):
+def test_a_steered_gate_keeps_as_many_as_it_should(base: Any):
     model = ours(base, "packed")
-    ids = torch.randint(3, 259, (2, 24))
     for kept in ([5, 19], [1, 24], [12, 12]):
-        steer(model, kept, 24)
         with torch.inference_mode():
-            out = model(ids, attention_mask=torch.ones_like(ids), labels=ids[:, :3], hard_delete=True)
-        assert out.kept_lengths.tolist() == kept
+            assert Variant(model, SMALL, kept)().kept_lengths.tolist() == kept
 
 
 # --- checks -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", BUILDERS)
-def test_all_fast_paths_equal_their_oracles(base: Any, kind: str):
-    checks = dict(BUILDERS[kind](base, SMALL).checks())
-    assert checks
-    assert {name: found for name, found in checks.items() if not found.holds} == {}
-    assert all(found.size > 0.1 for found in checks.values())
 
 
 def test_a_difference_beyond_rounding_is_seen():
@@ -132,13 +118,11 @@ def test_a_step_whose_score_loss_is_lost_is_seen(base: Any, monkeypatch):
 
 
 def test_a_wrong_token_is_seen(base: Any):
-    oracle = ours(base, "eager", deletion_type="none")
-    ids = torch.randint(3, 259, (2, 24), generator=torch.Generator().manual_seed(3))
-    mask = torch.ones_like(ids)
-    tokens = oracle.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=6, max_new_tokens=6)
-    assert generation.greedy_parity(oracle, ids, mask, tokens).holds
+    oracle = Variant(ours(base, "eager", deletion_type="none"), SMALL)
+    tokens = generation.greedy(oracle)
+    assert generation.greedy_parity(oracle, tokens).holds
     tokens[1, 4] = 3 + (int(tokens[1, 4]) + 50) % 256
-    assert not generation.greedy_parity(oracle, ids, mask, tokens).holds
+    assert not generation.greedy_parity(oracle, tokens).holds
 
 
 def test_every_step_frees_its_gradients(base: Any, monkeypatch):
@@ -175,7 +159,7 @@ def test_a_gauge_tells_what_is_held_and_what_was():
 def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
     shapes = Shapes(batch=2, length=600, target=20, rates=())
     cases = [attention.LARGEST, "eager forward", "fused forward", "no such case"]
-    found = dict(measure(MemoryRequest(attention.attention, cases, None, "tiny", shapes, CPU, threads=1)))
+    found = dict(measure(attention.attention, partial(base_model, None, "tiny", CPU), shapes, cases, 1))
     assert list(found) == cases
     scores = 4 * 2 * 4 * 600 * 600  # bytes of 600 x 600 scores, 4 heads, 2 rows
     assert scores <= found["eager forward"].peak < 6 * scores
@@ -184,9 +168,15 @@ def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
     assert "KeyError" in str(found["no such case"].problem)
 
 
+def dying() -> Any:
+    os._exit(3)
+
+
+@linux
 def test_a_measuring_process_that_dies_is_no_silence():
-    with pytest.raises(RunFailed, match="the process that measures memory ended with 1"):
-        list(measure(MemoryRequest(forward.forward, ["x"], None, "huge", SMALL, CPU, threads=1)))
+    [(name, memory)] = measure(forward.forward, dying, SMALL, ["dense"], 1)
+    assert name == "dense" and memory.peak is None
+    assert "terminated abruptly" in str(memory.problem)
 
 
 # --- compiled -----------------------------------------------------------------------------------------------
@@ -218,13 +208,9 @@ def test_compiled_blocks_serve_every_length(base: Any, hard: bool):
 
     def call(length: int) -> torch.Tensor:
         seen.append(length)
-        ids = torch.randint(3, 259, (2, length), generator=torch.Generator().manual_seed(length))
-        outputs = []
-        for each in (model, other):
-            steer(each, kept_lengths(2, length, 0.5, "wide"), length)
-            with torch.inference_mode():
-                given = {"attention_mask": torch.ones_like(ids), "labels": ids[:, :5], "hard_delete": hard}
-                outputs.append(each(ids, **given).logits)
+        shapes = Shapes(2, length, 5)
+        kept = kept_lengths(2, length, 0.5, "wide") if hard else None
+        outputs = [forward.logits(Variant(each, shapes, kept)) for each in (model, other)]
         torch.testing.assert_close(*outputs)
         return outputs[0]
 
@@ -232,15 +218,3 @@ def test_compiled_blocks_serve_every_length(base: Any, hard: bool):
     assert costs.graphs >= 1
     assert costs.recompiled == 0
     assert len(set(seen)) == LENGTHS + 1
-
-
-# --- the arithmetic -----------------------------------------------------------------------------------------
-
-
-def test_what_the_forward_suite_multiplies(base: Any):
-    suite = forward.forward(base, SMALL)
-    assert suite.ideal("dense", forward.EAGER) == 1.0
-    packed, padded = suite.cases["packed 50 % wide"].macs, suite.cases["padded 50 % wide"].macs
-    dense = suite.cases["dense"].macs
-    assert packed is not None and padded is not None and dense is not None
-    assert packed < padded < dense

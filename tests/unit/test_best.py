@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mrt5cli.errors import UserError
 from mrt5cli.rundir import RunDir, write_json
-from mrt5cli.training.best import Best, check_kept, go_back_to, keep_needed
-
-STATE = "mrt5_state_0.json"
+from mrt5cli.training.best import Best, go_back_to, keep_needed
 
 
 def offered(best: Best, *values: float) -> list[bool]:
@@ -71,54 +68,39 @@ def test_goes_on_from_its_state():
 # --- on disk ----------------------------------------------------------------------------------------------
 
 
-def run_with(folder: Path, *, weights: list[int], checkpoints: dict[int, int | None]) -> RunDir:
-    """A run that keeps weights of some steps, and checkpoints that each call one of them the best."""
+def run_with(folder: Path, *, weights: list[int], checkpoints: list[int]) -> RunDir:
+    """A run that keeps weights of some steps as the best of their time, and checkpoints."""
     run = RunDir.create(folder / "run")
     for step in weights:
         write_json(run.best_weights(step) / "config.json", {})
-    for step, best in checkpoints.items():
-        write_json(run.checkpoint(step) / STATE, {"best": {"value": 1.0, "step": best, "waited": 0}})
+    for step in checkpoints:
+        run.checkpoint(step).mkdir()
     return run
 
 
 def test_weights_stay_as_long_as_a_checkpoint_may_need_them(tmp_path: Path):
-    run = run_with(tmp_path, weights=[5, 10, 15, 20, 25], checkpoints={12: 10, 18: 15})
-    keep_needed(run, Best("loss", step=25), STATE)
+    run = run_with(tmp_path, weights=[5, 10, 15, 20, 25], checkpoints=[3, 12, 18])
+    keep_needed(run)
     assert run.best_steps() == [10, 15, 25]
     assert sorted(path.name for path in run.best.iterdir()) == [f"step-000000{step}" for step in (10, 15, 25)]
 
 
-def test_checkpoints_from_before_the_first_evaluation_need_none(tmp_path: Path):
-    run = run_with(tmp_path, weights=[5, 10], checkpoints={3: None})
-    write_json(run.checkpoint(4) / STATE, {"best": None})
-    run.checkpoint(6).mkdir()  # of another number of processes, say: no state of this name
-    run.checkpoint(7).mkdir()
-    (run.checkpoint(7) / STATE).write_text('{"best": {"val')  # nobody can go on from this one
-    keep_needed(run, Best("loss", step=10), STATE)
-    assert run.best_steps() == [10]
+def test_weights_of_a_checkpoints_own_step_are_its_best(tmp_path: Path):
+    run = run_with(tmp_path, weights=[5, 10, 15], checkpoints=[10])
+    keep_needed(run)
+    assert run.best_steps() == [10, 15]
 
 
 def test_going_back_leaves_no_weights_of_later_steps(tmp_path: Path):
-    run = run_with(tmp_path, weights=[10, 15, 20], checkpoints={})
-    go_back_to(run, Best("loss", value=1.0, step=10), 15)
+    run = run_with(tmp_path, weights=[10, 15, 20], checkpoints=[])
+    go_back_to(run, 15)
     assert run.best_steps() == [10, 15]
-    go_back_to(run, Best("loss"), 0)
+    go_back_to(run, 0)
     assert run.best_steps() == []
 
 
-def test_lost_weights_are_noticed(tmp_path: Path):
-    run = run_with(tmp_path, weights=[10], checkpoints={})
-    best = Best("loss", value=1.0, step=15)
-    with pytest.raises(UserError, match=r"has lost its best weights: they were measured at step 15"):
-        go_back_to(run, best, 20)
-    with pytest.raises(UserError, match="has lost its best weights"):
-        check_kept(run, best)
-    assert check_kept(run, Best("loss", value=1.0, step=10)) == run.best_weights(10)
-    assert check_kept(run, Best("loss")) is None
-
-
 def test_half_written_weights_are_cleared_away(tmp_path: Path):
-    run = run_with(tmp_path, weights=[10], checkpoints={})
+    run = run_with(tmp_path, weights=[10], checkpoints=[])
     run.recipe_path.write_text("name: x\n")
     write_json(run.meta_path, {})
     (run.best / ".tmp-step-00000020").mkdir()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from mrt5cli.data.boundary_labels import LABELLERS, BoundaryLabeller, EntropyLab
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.recipe.shorteners import BoundaryPredictor, NoShortener
-from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import build_task
 from mrt5cli.training.boundaries import LabelledStream, source_rows, with_labels
 
@@ -161,6 +158,11 @@ def test_a_segment_is_a_word(kind: str) -> None:
 # --- unigram ------------------------------------------------------------------------------------------------
 
 
+def pieces(labeller: UnigramLabeller) -> list[str]:
+    text, ends = labeller.bytes.tobytes().decode("latin-1"), np.cumsum(labeller.lengths).tolist()
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def test_a_token_has_its_space_in_front_and_nothing_behind(unigram: UnigramLabeller) -> None:
     assert segments(unigram, "abcd efgh") == ["abcd", " efgh"]
     assert segments(unigram, "abcd,  efgh\nijkl") == ["abcd", ",", " ", " efgh", "\nijkl"]
@@ -185,7 +187,7 @@ def test_sentinels_and_ends_of_documents_stand_alone(unigram: UnigramLabeller) -
 
 def test_tokens_are_the_likeliest(unigram: UnigramLabeller) -> None:
     """Against every way to cut a word, by brute force."""
-    score = dict(unigram.pieces)
+    score = dict(zip(pieces(unigram), unigram.scores.tolist(), strict=True))
     for word in ["abcd", "efabgh", "cdef", " mnop", "qrstuv", "\x80\x81ab"]:
         ids = encode(word.encode("latin-1"))[None]
         ends = np.flatnonzero(unigram.label(ids)[0]) + 1
@@ -200,10 +202,10 @@ def test_tokens_are_the_likeliest(unigram: UnigramLabeller) -> None:
 
 def test_vocabulary_counts_the_single_bytes(texts: np.ndarray[Any, Any]) -> None:
     for vocabulary in (257, 280, 300):
-        pieces = [piece for piece, _ in UnigramLabeller.fit(texts, vocabulary=vocabulary).pieces]
-        assert len(pieces) == len(set(pieces)) <= vocabulary
-        assert {chr(byte) for byte in range(256)} <= set(pieces)
-    assert len(pieces) > 270, "no longer tokens were learned"
+        found = pieces(UnigramLabeller.fit(texts, vocabulary=vocabulary))
+        assert len(found) == len(set(found)) <= vocabulary
+        assert {chr(byte) for byte in range(256)} <= set(found)
+    assert len(found) > 270, "no longer tokens were learned"
     with pytest.raises(ValueError, match="256"):
         UnigramLabeller.fit(texts, vocabulary=256)
 
@@ -225,18 +227,6 @@ def test_what_is_remembered_changes_nothing(
     assert (labeller.label(texts) == first).all()
     assert (labeller.label(texts) == first).all()
     assert len(labeller._remembered) <= 3
-
-
-@pytest.mark.parametrize("before", [None, "true"])
-def test_the_environment_is_left_as_it_was(
-    texts: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, before: str | None
-) -> None:
-    name = "TOKENIZERS_PARALLELISM"
-    monkeypatch.delenv(name, raising=False)
-    if before:
-        monkeypatch.setenv(name, before)
-    UnigramLabeller.fit(texts, vocabulary=300)
-    assert os.environ.get(name) == before
 
 
 def test_white_space_at_the_end_of_a_row_is_the_same_before_padding(texts: np.ndarray[Any, Any]) -> None:
@@ -340,9 +330,6 @@ def taught(kind: str) -> BoundaryPredictor:
     return BoundaryPredictor.model_validate({"kind": "boundary_predictor", "type": kind, **settings})
 
 
-ONE_PROCESS = SimpleNamespace(leads=True, world_size=1)
-
-
 def no_word(text: str) -> None:
     raise AssertionError(f"said: {text}")
 
@@ -352,15 +339,6 @@ def test_which_shorteners_are_taught() -> None:
     assert taught("unigram").labels == "unigram"
     assert taught("gumbel").labels is None
     assert NoShortener(kind="none").labels is None
-
-
-def test_a_stream_without_labels_stays_what_it_is(tmp_path: Path) -> None:
-    task = vowels()
-    stream = task.train_stream(batch_size=2, seed=1)
-    run = RunDir(tmp_path)
-    same = with_labels(stream, task, taught("gumbel"), run, fresh=True, runtime=ONE_PROCESS, say=no_word)
-    assert same is stream
-    assert not list(tmp_path.iterdir())
 
 
 def first_ids(stream: Any, number: int) -> list[list[list[int]]]:
@@ -377,11 +355,9 @@ def test_fitting_does_not_move_the_training_stream(kind: str, data: str, tmp_pat
     plain = first_ids(task().train_stream(batch_size=3, seed=5), 8)
     told: list[str] = []
     one = task()
-    run = RunDir(tmp_path / "run")
-    run.path.mkdir()
     stream = one.train_stream(batch_size=3, seed=5)
     random = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    labelled = with_labels(stream, one, taught(kind), run, fresh=True, runtime=ONE_PROCESS, say=told.append)
+    labelled = with_labels(stream, one, taught(kind), tmp_path / "boundaries.npz", True, told.append)
     assert torch.equal(torch.get_rng_state(), random[0])
     assert np.random.get_state()[1].tolist() == random[1]
     assert first_ids(labelled, 8) == plain
@@ -392,15 +368,14 @@ def test_fitting_does_not_move_the_training_stream(kind: str, data: str, tmp_pat
 def test_labels_are_fitted_once_and_read_ever_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = vowels()
 
-    def begin(*, fresh: bool, leads: bool = True, say: Any = no_word) -> LabelledStream:
+    def begin(*, fresh: bool, say: Any = no_word) -> LabelledStream:
         stream = with_labels(
             task.train_stream(batch_size=4, seed=1),
             task,
             taught("unigram"),
-            RunDir(tmp_path),
-            fresh=fresh,
-            runtime=SimpleNamespace(leads=leads, world_size=1),
-            say=say,
+            tmp_path / "boundaries.npz",
+            fresh,
+            say,
         )
         assert isinstance(stream, LabelledStream)
         return stream
@@ -409,7 +384,7 @@ def test_labels_are_fitted_once_and_read_ever_after(tmp_path: Path, monkeypatch:
         begin(fresh=False)
     first = next(iter(begin(fresh=True, say=lambda _: None)))
     before = (tmp_path / "boundaries.npz").read_bytes()
-    for again in (begin(fresh=True), begin(fresh=False), begin(fresh=False, leads=False)):
+    for again in (begin(fresh=True), begin(fresh=False)):
         batch = next(iter(again))
         assert all(torch.equal(batch[name], first[name]) for name in first)
     assert (tmp_path / "boundaries.npz").read_bytes() == before

@@ -84,8 +84,8 @@ def test_parts_of_ones_own(tmp_path: Path) -> None:
     assert (task.measures, task.experiment) == (("sequence_accuracy",), "word_search")
     assert task.answer_length is None and task.references("test", "test") is None and task.choices is None
     assert task.describe() == (
-        f"word_search, rows of {tmp_path}, 1 training and 1 validation rows, test of 3 parts, "
-        "128 -> 16 byte tokens at most"
+        f"word_search, rows of {tmp_path}, 1 training and 1 validation rows, test of "
+        "test_oov, test, test-hard, 128 -> 16 byte tokens at most"
     )
 
 

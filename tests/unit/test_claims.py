@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from types import MappingProxyType
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +13,9 @@ from tiny_plans import document
 from mrt5cli import recipe as recipes
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.metrics.results import Row
+from mrt5cli.report import results
 from mrt5cli.report.claims import CLAIMS, TARGET_TOLERANCE, judge
-from mrt5cli.report.results import EvaluatedRun, Evidence, Results
+from mrt5cli.report.results import Results, evaluated_run
 from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan, TrainJob
 from mrt5cli.suite.suites import load_suite
@@ -34,16 +37,19 @@ def result(recipe, kind, *, rate=0.0, loss=1.0, seed=42, target=None, softmax1=T
     task = row.pop("task", "span_corruption")
     lengths = {"target_tokens": 220, "input_length": 96.0, "kept_length": 96.0, "source_removed_loss": 3.0}
     last = Row("en", 10, **lengths | {"deletion_rate": rate, "loss": loss} | row)
-    return EvaluatedRun(
-        f"miniature/{recipe}",
-        seed,
-        kind,
-        task=task,
-        softmax1=softmax1,
-        target=target,
-        rows=[last] if rows is None else rows,
-        config=CONFIG,
-    )
+    more = {
+        "seed": seed,
+        "kind": kind,
+        "task": task,
+        "softmax1": softmax1,
+        "target": target,
+        "config": CONFIG,
+    }
+    return evaluated_run(f"miniature/{recipe}", [last] if rows is None else rows, **more)
+
+
+def Evidence(runs, missing=(), analyses=MappingProxyType({})):
+    return results.Evidence(pd.DataFrame(runs), missing, analyses)
 
 
 def tradeoff(random_loss, seed=42, random_rate=0.4):
@@ -301,7 +307,7 @@ class TestPaper:
             for place, r in enumerate(rs):
                 runs.append(result(f"{kind}_{place}", kind, rate=0.5))
                 models.append(
-                    {"recipe": runs[-1].recipe, "seed": 42, "samples": 1000, "r": r, "p_value": 0.0}
+                    {"recipe": runs[-1]["recipe"], "seed": 42, "samples": 1000, "r": r, "p_value": 0.0}
                 )
         claim = judge("rate_does_not_tell_loss", Evidence(runs, analyses={"per_sample": {"models": models}}))
         assert claim.holds is True

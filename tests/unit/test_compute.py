@@ -9,7 +9,7 @@ import torch
 from conftest import GOLDEN
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrt5cli.analysis.compute import Sizes, macs, paper_layer_macs, paper_macs
+from mrt5cli.analysis.compute import Sizes, macs, paper_macs
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 
 REFERENCE = json.loads((GOLDEN / "macs/macs.json").read_text())
@@ -28,7 +28,8 @@ def test_the_papers_formula():
         count = paper_macs(sizes, row["encoder_seq_length"], row["decoder_seq_length"], row["keep_ratio"])
         assert count == row["macs"], row
     for row in REFERENCE["layer_rows"]:
-        assert paper_layer_macs(row["seq_len"], row["d_model"], row["d_ff"]) == row["macs"]
+        layer = Sizes(row["d_model"], row["d_ff"], encoder_layers=1, decoder_layers=0, gate_layer=1)
+        assert paper_macs(layer, row["seq_len"], 0, 1.0) == row["macs"]
 
 
 def test_the_papers_curve():

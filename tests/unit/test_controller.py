@@ -96,13 +96,6 @@ def test_a_restored_controller_goes_on_exactly(
     assert restored.state_dict() == unbroken.state_dict()
 
 
-def test_the_state_of_another_formula_is_refused():
-    p = build_controller(PController(kind="p", target_deletion_rate=0.4))
-    pi = build_controller(PIController(kind="pi", target_deletion_rate=0.4))
-    with pytest.raises(ValueError, match="'p' controller"):
-        pi.load_state_dict(p.state_dict())
-
-
 def test_constant_stays_and_is_never_due():
     controller = build_controller(ConstantController(kind="constant", alpha=0.03))
     controller.update(0.9)

@@ -367,7 +367,7 @@ def test_places_that_are_refused(tmp_path: Path):
     for place, words in (
         (source, "lies in the source"),
         (source / "inside", "lies in the source"),
-        (tmp_path, "holds the source"),
+        (tmp_path, "or holds it"),
         (file, "is a file"),
     ):
         with pytest.raises(UserError, match=words):
@@ -397,9 +397,8 @@ def test_the_source_under_another_name_is_never_replaced(tmp_path: Path):
 def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = saved(tmp_path / "ours")
     (tmp_path / "file").write_text("x")
-    for place in (tmp_path / "file" / "out", tmp_path / ("n" * 300)):
-        with pytest.raises(UserError, match="cannot be written"):
-            convert(str(source), place, "mrt5")
+    with pytest.raises(UserError, match="cannot be written"):
+        convert(str(source), tmp_path / "file" / "out", "mrt5")
 
     def full(job, folder):
         (folder / "half").write_text("x")
@@ -409,15 +408,6 @@ def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="No space left on device; nothing is left of it"):
         convert(str(source), tmp_path / "out", "mrt5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ours"]
-
-
-def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source = saved(tmp_path / "ours")
-    usage = (1000, 990, 10)
-    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
-    with pytest.raises(UserError, match=r"needs [0-9.]+ kB, and 10 B are free"):
-        convert(str(source), tmp_path / "new" / "out", "mrt5")
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_pickle(tmp_path: Path):

@@ -14,15 +14,14 @@ from variants import batch_of, random_rows, shared
 
 from mrt5cli.analysis.deletions import (
     InspectedRow,
+    Segments,
     inspect_batch,
     inspect_text,
     kind_table,
     pieces,
-    segment_lengths,
-    starts_inside_characters,
     total_rate,
 )
-from mrt5cli.analysis.marked_text import coloured, legend, plain, runs, segment_runs
+from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
 from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
 from mrt5cli.models import MrT5Config
 
@@ -274,13 +273,13 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     starts = [True, *flags_for(data, len(ids) - 1)]
     row = pooled_row(ids, starts)
 
-    assert read_segments_back(plain(segment_runs(row.characters(), row.starts.tolist()))) == (
+    assert read_segments_back(plain(runs(row.characters(), row.starts.tolist(), pooled=True))) == (
         ids,
         np.flatnonzero(starts).tolist(),
     )
     assert row.segments is not None
     assert [i for start, length in row.segments for i in ids[start : start + length]] == ids
-    assert sum(length * count for length, count in segment_lengths([row]).items()) == len(ids)
+    assert sum(length * count for length, count in Segments.of([row]).lengths.items()) == len(ids)
     assert row.rate.total == len(ids) - len(row.segments)
 
 
@@ -301,12 +300,12 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
 def test_plain_form_of_segments(text: str, starts: list[int], shown: str) -> None:
     ids = ids_of(text.encode())
 
-    assert plain(segment_runs(characters(ids), [i in starts for i in range(len(ids))])) == shown
+    assert plain(runs(characters(ids), [i in starts for i in range(len(ids))], pooled=True)) == shown
 
 
 def test_neighbouring_segments_have_different_colours() -> None:
     ids = ids_of("ab cdж".encode())
-    row = segment_runs(characters(ids), [i in (0, 2, 3, 6) for i in range(len(ids))])
+    row = runs(characters(ids), [i in (0, 2, 3, 6) for i in range(len(ids))], pooled=True)
 
     text = coloured(row)
 
@@ -323,8 +322,8 @@ def test_segments_that_start_inside_a_character() -> None:
     ids = ids_of("aжb中".encode())
 
     starts = [i in (0, 1, 3, 5, 6) for i in range(len(ids))]
-    assert starts_inside_characters([pooled_row(ids, starts)]) == 2
-    assert starts_inside_characters([pooled_row(ids, [i in (0, 1, 3) for i in range(len(ids))])]) == 0
+    assert Segments.of([pooled_row(ids, starts)]).inside_characters == 2
+    assert Segments.of([pooled_row(ids, [i in (0, 1, 3) for i in range(len(ids))])]).inside_characters == 0
 
 
 def test_a_dropped_tail_is_in_no_segment() -> None:
@@ -332,7 +331,7 @@ def test_a_dropped_tail_is_in_no_segment() -> None:
 
     assert row.segments == [(0, 4), (4, 4)]
     assert row.dropped == 2
-    assert plain(segment_runs(row.characters(), row.starts.tolist())) == "abcd|efgh|i⟨EOS⟩"
+    assert plain(runs(row.characters(), row.starts.tolist(), pooled=True)) == "abcd|efgh|i⟨EOS⟩"
     assert row.rate.value == 0.8
 
 

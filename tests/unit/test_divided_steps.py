@@ -15,9 +15,6 @@ import torch
 from conftest import labelled
 from divided_steps import CASES, DIVIDED_ALIKE, SCORES, STEP, WITHOUT_TARGET, Case, rows, train
 
-from mrt5cli.errors import UserError
-from mrt5cli.training.window import Window
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES_OF_TWO = (4, 2)
@@ -134,8 +131,3 @@ def test_a_line_of_several_steps_is_over_all_their_counts() -> None:
     assert line["loss"] == pytest.approx(
         line["cross_entropy"] + line["gate_loss"] + 0.5 * line["score_loss"], rel=1e-6
     )
-
-
-def test_sums_of_an_earlier_version_are_refused() -> None:
-    with pytest.raises(UserError, match="earlier version"):
-        Window(torch.device("cpu"), {"sums": [0.0] * 6, "batches": 3, "seconds": 1.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from types import SimpleNamespace as Namespace
 
 import matplotlib
 import numpy as np
@@ -12,86 +13,154 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt5cli.report.figures.against_reduction import loss_against_reduction, macs, runtime
-from mrt5cli.report.figures.deletion_patterns import Pattern, deletion_patterns
-from mrt5cli.report.figures.gate_placement import gate_placement
-from mrt5cli.report.figures.per_language import Model, per_language
-from mrt5cli.report.figures.per_sample import Scatter, per_sample
-from mrt5cli.report.figures.style import INK, LOOKS, PAPER, Drawing, Point, look_of, styled
+from mrt5cli.metrics.results import Row
+from mrt5cli.report.figures import FIGURES, draw
+from mrt5cli.report.figures.style import LOOKS, Drawing, look_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 OKABE_ITO = {
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", INK, PAPER, "#8a8a8a", "none"
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
+    "#000000", "#ffffff", "#8a8a8a", "none",
 }  # fmt: skip
 RNG = np.random.default_rng(0)
-
-WITH_PUBLISHED = [
-    Point("ByT5", 0.0, 1.0),
-    Point("MrT5", 30.0, 1.1, (1.05, 1.15)),
-    Point("MrT5", 50.0, 1.2, published=True),
-    Point("Random", 50.0, 1.5),
-    Point("something new", 40.0, 1.4),
-]
 LONG = "a_recipe_with_quite_a_long_name_for_a_legend"
-DRAWINGS: dict[str, Callable[[], Drawing]] = {
-    "loss": lambda: loss_against_reduction(WITH_PUBLISHED, unit="bits per byte", name="loss", caption="c"),
-    "languages": lambda: per_language(
+
+
+def published(model: str, metric: str, value: float, *, subset="total", recipe=None, **setting) -> Namespace:
+    """A published number, compared, as far as figures look at it."""
+    row = Namespace(
+        model=model, metric=metric, value=value, subset=subset, setting=setting, version="v3", experiment="x"
+    )
+    return Namespace(row=row, recipe=recipe, value=value, verdict="within")
+
+
+def run(family: str, *rows: Row) -> Namespace:
+    """A run whose evaluation came to these rows."""
+    return Namespace(
+        family=family, own=lambda number: (rows[-1], None), evaluations=[Namespace(rows=rows)] if rows else []
+    )
+
+
+def drawings(figure: str, runs=None, compared=(), **analyses) -> list[Drawing]:
+    experiment = Namespace(id="x", baseline="byt5", seeds=())
+    return draw(figure, Namespace(runs=runs or {}, analyses=analyses, experiment=experiment), compared)
+
+
+def losses(points: list[tuple[str, float, float, bool]]) -> list[Drawing]:
+    """The main figure of (family, percent deleted, loss, published)."""
+    ours = {
+        f"{place}": [run(family, Row("all", 9, bits_per_byte=loss, deletion_rate=rate / 100))]
+        for place, (family, rate, loss, theirs) in enumerate(points)
+        if not theirs
+    }
+    theirs = [
+        published(family, metric, value, place=place)
+        for place, (family, rate, loss, of_paper) in enumerate(points)
+        if of_paper
+        for metric, value in (("seq_len_reduction", rate), ("bits_per_byte", loss))
+    ]
+    return drawings("loss_against_reduction", ours, theirs)
+
+
+def languages(count: int) -> list[Drawing]:
+    rows = [Row(f"l{n}", 9, bits_per_byte=1.0, deletion_rate=n / 200) for n in range(count)]
+    nothing = Row("a language of which nothing is known", 9)
+    known = [
+        published("MrT5", "bits_per_byte", 1.3, subset="l0", recipe=LONG),
+        published("MrT5", "seq_len_reduction", 51.0, subset="l1", recipe=LONG),
+    ]
+    return drawings(
+        "per_language", {"a/byt5": [run("ByT5", *rows[:2])], LONG: [run("MrT5", *rows, nothing)]}, known
+    )
+
+
+def samples(recipe: str, family: str, x: list[float], y: list[float], r: float | None) -> dict[str, object]:
+    return {
+        "recipe": recipe,
+        "seed": 1,
+        "family": family,
+        "r": r,
+        "deleted_percent": x,
+        "loss_increase_percent": y,
+    }
+
+
+def pattern(recipe: str, rates: dict[str, float], runs: list[tuple[str, str]]) -> dict[str, object]:
+    letters = [{"kind": kind, "rate": rate, "count": 9} for kind, rate in rates.items()]
+    shown = [{"runs": runs}] if runs else []
+    return {"recipe": recipe, "seed": 1, "task": "t", "examples": 9, "letters": letters, "shown": shown}
+
+
+def patterns(*models: dict[str, object]) -> list[Drawing]:
+    known = [published("MrT5", "deletion_rate[vowel]", 99.0, recipe="gate")]
+    return drawings("deletion_patterns", compared=known, deletion_patterns={"models": models})
+
+
+def saved(family: str, rate: float) -> dict[str, object]:
+    """A line of the analyses of time and arithmetic."""
+    return {
+        "recipe": "r", "family": family, "deletion_rate": rate, "relative": 0.7, "decrease_percent": 30.0,
+        "macs_decrease_percent": 38.0, "after_layer": 1, "bits_per_byte": 1.0,
+    }  # fmt: skip
+
+
+SIZES = {"d_model": 64, "encoder_layers": 3, "decoder_layers": 2, "gate_layer": 1}
+CURVE = [
+    {"deletion_rate": 0.0, "paper_relative": 1.0, "relative": 1.0},
+    {"deletion_rate": 1.0, "paper_relative": 0.28, "relative": 0.29},
+]
+TIMES = {"device_name": "a machine", "batch_size": 8, "runs": [saved("MrT5", 0.5)]}
+DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
+    "loss": lambda: losses(
         [
-            Model("byt5", "ByT5", {"Thai": 1.0, "English": 1.1}, {"Thai": 0.0}, {"Thai": 1.05}),
-            Model(LONG, "MrT5", {"Thai": 1.2}, {"Thai": 50.0}, {"English": 1.3}, {"Thai": 51.0}),
-        ],
-        ["Thai", "English", "a language of which nothing is known"],
-        unit="bits per byte",
-        name="languages",
-        caption="c",
+            ("ByT5", 0.0, 1.0, False), ("MrT5", 30.0, 1.1, False), ("MrT5", 50.0, 1.2, True),
+            ("Random", 50.0, 1.5, False), ("something new", 40.0, 1.4, False),
+        ]
     ),
-    "many-languages": lambda: per_language(
-        [Model("m", "MrT5", {f"l{n}": 1.0 for n in range(107)}, {f"l{n}": n / 2 for n in range(107)})],
-        [f"l{n}" for n in range(107)],
-        unit="bits per byte",
-        name="many-languages",
-        caption="c",
+    "languages": lambda: languages(3),
+    "many-languages": lambda: languages(107),
+    "gates": lambda: drawings(
+        "gate_placement", compared=[published("MrT5", "bits_per_byte", 1.1, gate_after_layer=3)],
+        gate_placement={"runs": [saved("MrT5", 0.5)]},
     ),
-    "gates": lambda: gate_placement(
-        [Point("", 1, 1.0), Point("", 3, 1.1, published=True)], [Point("", 1, 30.0)],
-        unit="loss", other="less time than ByT5 (%)", name="gates", caption="c",
+    "macs": lambda: drawings(
+        "macs", compared=[published("MrT5", "macs_relative_to_byt5", 0.62, delta="0.5")],
+        compute={"runs": [saved("MrT5", 0.4)], "curve": CURVE, "sizes": SIZES, "source": 1024, "target": 189},
     ),
-    "macs": lambda: macs(
-        paper=[(0, 100), (100, 28)], exact=[(0, 100), (100, 29)], published=[(50, 62)],
-        runs={"MrT5": [(40.0, 70.0)]}, name="macs", caption="c",
+    "samples": lambda: drawings(
+        "per_sample", compared=[published("MrT5", "pearson_r", 0.2, recipe="one")],
+        per_sample={
+            "samples": 30,
+            "models": [
+                samples("one", "MrT5", list(RNG.normal(50, 5, 30)), list(RNG.normal(5, 5, 30)), 0.1),
+                samples("flat", "CP", [50.0, 50.0, 50.0], [1.0, 2.0, 3.0], None),
+                *(samples(f"r{n}", "Random", [1.0, 2.0], [1.0, n], 1.0) for n in range(7)),
+            ],
+        },
     ),
-    "samples": lambda: per_sample(
-        [
-            Scatter("one", "MrT5", RNG.normal(50, 5, 30), RNG.normal(5, 5, 30), 0.1, 0.2),
-            Scatter("flat", "CP", [50.0, 50.0, 50.0], [1.0, 2.0, 3.0], None),
-            *(Scatter(f"r{n}", "Random", [1.0, 2.0], [1.0, n], 1.0) for n in range(7)),
-        ],
-        name="samples", caption="c",
+    "patterns": lambda: patterns(
+        pattern("gate", {"vowel": 1.0, "consonant": 0.0}, [("a", "deleted"), ("$", "kept")]),
+        pattern(LONG, {"vowel": 0.5}, [("some", "kept"), (" text" * 40, "deleted")]),
     ),
-    "patterns": lambda: deletion_patterns(
-        [
-            Pattern("gate", {"vowel": 100.0, "consonant": 0.0}, {"vowel": 99.0}, [("a", True), ("$", False)]),
-            Pattern(LONG, {"vowel": 50.0}, text=[(c, c in "aeiou") for c in "some text " * 30]),
-        ],
-        name="patterns", caption="c",
-    ),
-    "patterns-without-text": lambda: deletion_patterns(
-        [Pattern("gate", {"vowel": 100.0})], name="patterns-without-text", caption="c"
-    ),
-    "time": lambda: runtime(
-        [Point("MrT5", 50.0, 30.0), Point("MrT5", 49.5, 32.3, published=True)], [(50.0, 38.0)],
-        name="time", caption="c",
-    ),
+    "patterns-without-text": lambda: patterns(pattern("gate", {"vowel": 1.0}, [])),
+    "time": lambda: drawings("runtime", runtime=TIMES),
 }  # fmt: skip
+
+
+def test_every_figure_is_drawn_here_and_without_numbers_there_is_none() -> None:
+    assert {name for name in FIGURES if drawings(name)} == set()
+    drawn = {drawing.name.removeprefix("x-") for make in DRAWINGS.values() for drawing in make()}
+    assert {name.removesuffix("-t") for name in drawn} == set(FIGURES)
 
 
 @pytest.fixture(scope="module", params=DRAWINGS)
 def drawing(request: pytest.FixtureRequest) -> Drawing:
-    return DRAWINGS[request.param]()
+    [found] = DRAWINGS[request.param]()
+    return found
 
 
 def test_a_drawing_is_one_svg_that_needs_nothing_else(drawing: Drawing) -> None:
-    for text in (drawing.file, drawing.inline):
+    for text in (drawing.svg, drawing.inline):
         root = ET.fromstring(text)
         assert root.tag == f"{SVG}svg"
         assert "viewBox" in root.attrib
@@ -116,29 +185,23 @@ def test_colours_are_okabe_and_itos(drawing: Drawing) -> None:
     assert found - {one.lower() for one in OKABE_ITO} == set()
 
 
-def test_a_page_lends_its_colours_and_a_file_is_black_on_white(drawing: Drawing) -> None:
-    assert "currentColor" in drawing.inline
-    assert INK not in drawing.inline
-    assert PAPER not in drawing.inline
-    assert drawing.inline.startswith('<svg role="img" aria-label="c"')
-    assert "currentColor" not in drawing.file
-    assert drawing.file.count('fill="#ffffff"') == 1
+def test_in_a_page_it_is_an_image_with_a_caption(drawing: Drawing) -> None:
+    assert drawing.inline.startswith('<svg role="img" aria-label="')
+    assert drawing.svg.startswith("<?xml")
 
 
 def test_text_stays_text(drawing: Drawing) -> None:
-    words = " ".join(
-        "".join(element.itertext()) for element in ET.fromstring(drawing.file).iter(f"{SVG}text")
-    )
+    words = " ".join("".join(element.itertext()) for element in ET.fromstring(drawing.svg).iter(f"{SVG}text"))
     assert re.search(r"[a-z]{4}", words)
 
 
 def test_the_same_numbers_are_the_same_drawing() -> None:
-    assert DRAWINGS["loss"]().svg == DRAWINGS["loss"]().svg
-    assert "<dc:date>" not in DRAWINGS["loss"]().svg
+    assert DRAWINGS["loss"]() == DRAWINGS["loss"]()
+    assert "<dc:date>" not in DRAWINGS["loss"]()[0].svg
 
 
 def test_captions_are_escaped() -> None:
-    found = runtime([Point("MrT5", 1.0, 2.0)], name="n", caption='a < b & "c"').inline
+    found = Drawing("n", 'a < b & "c"', DRAWINGS["loss"]()[0].svg).inline
     assert ET.fromstring(found).attrib["aria-label"] == 'a < b & "c"'
 
 
@@ -149,11 +212,9 @@ def test_every_family_has_a_colour_and_a_marker_of_its_own() -> None:
 
 
 def test_settings_of_the_caller_come_back() -> None:
-    before = matplotlib.rcParams["font.size"]
-    with styled():
-        assert matplotlib.rcParams["svg.fonttype"] == "none"
-    assert matplotlib.rcParams["font.size"] == before
-    assert matplotlib.rcParams["svg.fonttype"] != "none"
+    before = dict(matplotlib.rcParams)
+    DRAWINGS["loss"]()
+    assert dict(matplotlib.rcParams) == before
 
 
 def marks(svg: str, path: str) -> list[tuple[float, float]]:
@@ -165,12 +226,12 @@ def marks(svg: str, path: str) -> list[tuple[float, float]]:
 
 def test_marks_lie_where_the_numbers_are() -> None:
     """Places of marks are a straight line of the numbers: the axes are linear and nothing is swapped."""
-    points = [Point("MrT5", x, y) for x, y in ((10.0, 1.0), (20.0, 3.0), (40.0, 2.0))]
-    svg = loss_against_reduction(points, unit="u", name="n", caption="c").svg
+    [drawing] = losses([("MrT5", x, y, True) for x, y in ((10.0, 1.0), (20.0, 3.0), (40.0, 2.0))])
+    svg = drawing.svg
     found = [
         marks(svg, f"line2d_{number}")
         for number in range(1, 60)
-        if f'id="n-line2d_{number}"' in svg and len(marks(svg, f"line2d_{number}")) == 3
+        if f'id="{drawing.name}-line2d_{number}"' in svg and len(marks(svg, f"line2d_{number}")) == 3
     ]
     [placed] = found
     x, y = np.array(placed).T
@@ -181,25 +242,18 @@ def test_marks_lie_where_the_numbers_are() -> None:
 @settings(max_examples=8, deadline=None)
 @given(
     st.lists(
-        st.builds(
-            Point,
-            st.sampled_from([*LOOKS, "other"]),
-            st.floats(0, 100),
-            st.floats(1e-5, 1e3),
-            st.none(),
-            st.booleans(),
-        ),
+        st.tuples(st.sampled_from([*LOOKS, "other"]), st.floats(0, 100), st.floats(1e-5, 1e3), st.booleans()),
         min_size=1,
         max_size=30,
     )
 )
-def test_any_points_can_be_drawn(points: list[Point]) -> None:
-    drawing = loss_against_reduction(points, unit="u", name="n", caption="c")
-    ET.fromstring(drawing.file)
+def test_any_points_can_be_drawn(points: list[tuple[str, float, float, bool]]) -> None:
+    [drawing] = losses(points)
+    ET.fromstring(drawing.svg)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20))
 @settings(max_examples=8, deadline=None)
 def test_any_text_can_be_drawn(text: str) -> None:
-    pattern = Pattern(text, {"all": 1.0}, text=[(character, True) for character in text])
-    ET.fromstring(deletion_patterns([pattern], name="n", caption=text).inline)
+    [drawing] = patterns(pattern(text, {"all": 0.01}, [(text, "deleted")]))
+    ET.fromstring(drawing.inline)

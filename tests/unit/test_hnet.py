@@ -26,7 +26,7 @@ def test_a_boundary_is_where_neighbours_point_elsewhere():
     root = 0.5**0.5
     probability = torch.tensor([1, 0, (1 - root) / 2, 0.5, (1 + root) / 2])
     found = shorten(model, states)
-    torch.testing.assert_close(found.gate_values[0], -30 * (1 - probability))
+    torch.testing.assert_close(found.delete_gate_output[0], -30 * (1 - probability))
     # The cosine of the fourth is 0, and a half is no boundary.
     assert found.keep_mask[0].tolist() == [True, False, False, False, True]
     assert found.kept_lengths.tolist() == [2]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.metrics.catalog import ANSWERED, BY_PUBLISHED_NAME, MEASURED, METRICS
+from mrt5cli.metrics.catalog import ANSWERED, BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.counts import (
     Ratio,
     below_threshold,
@@ -216,14 +216,14 @@ def test_every_published_metric_is_in_the_catalog() -> None:
     assert {row.metric.partition("[")[0] for row in published().values()} <= set(BY_PUBLISHED_NAME)
 
 
-def test_the_catalogs_classes_and_functions_are_there() -> None:
-    import evaluate
-
-    made = {metric.name: metric.load() for metric in MEASURED if metric.implementation}
-    assert set(made) >= {metric.name for metric in MEASURED if metric.chooses} - {"loss"}
-    for name, metric in made.items():
-        assert issubclass(metric, evaluate.Metric) and metric.keys[0] == name
+def test_answers_are_scored_by_the_function_of_the_metrics_name() -> None:
     assert [metric.score("x b", ("b",)) for metric in ANSWERED] == [0.0, pytest.approx(2 / 3)]
+
+
+def test_labels_are_right_as_a_whole() -> None:
+    accuracy = METRICS["sequence_accuracy"]
+    assert (accuracy.on("xnli").heading, accuracy.on("xnli").column) == ("accuracy, %", "acc.\n%")
+    assert accuracy.on("word_search") == accuracy
 
 
 @pytest.mark.parametrize(

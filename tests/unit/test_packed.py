@@ -17,6 +17,7 @@ from mrt5cli.models.fast import fused as fused_module
 from mrt5cli.models.fast import packed_rows
 from mrt5cli.models.fast.fused import _tiles, fused, has_fused
 from mrt5cli.models.fast.packed_rows import PackedLayout
+from mrt5cli.models.score_loss import ScorePenalty
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
@@ -155,7 +156,9 @@ def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
     assert has_fused(ours[0])
     *others, gate = ours
     output, above = fused(*others, one, gate=gate, ceiling=5.0 if excess else None)
-    expected, _, expected_above = eager(*theirs, AttentionOptions(one, excess=excess))
+    penalty = ScorePenalty("batch") if excess else None
+    expected, _ = eager(*theirs, AttentionOptions(one, penalty=penalty))
+    expected_above = penalty.mean() * batch * heads * queries * keys if penalty else torch.zeros(())
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(above, expected_above)
     weight = torch.randn_like(output)

@@ -14,7 +14,6 @@ from mrt5cli.analysis.per_sample import (
     draw_samples,
     fisher_interval,
     fisher_mean,
-    loss_increase,
 )
 from mrt5cli.metrics.student_t import critical_t, interval_of_mean, two_sided_p
 
@@ -116,7 +115,7 @@ def test_a_correlation_that_is_not_there() -> None:
     assert correlation([5, 5, 5], [1, 2, 3]).r is None
     assert correlation([1, 2, 3], [2, 4, 6]).r == 1.0
     assert correlation([1, 2, 3], [2, 4, 6]).p_value == 0.0
-    with pytest.raises(ValueError, match="as many x as y"):
+    with pytest.raises(ValueError):
         correlation([1, 2, 3], [1, 2])
 
 
@@ -178,7 +177,3 @@ def test_samples_are_drawn_once_each_by_the_papers_seeds(version: str | None, se
 @given(st.integers(0, 1000))
 def test_where_there_are_few_samples_all_are_taken(available: int) -> None:
     assert draw_samples(available, "v3").tolist() == list(range(available))
-
-
-def test_a_rise_of_loss_is_in_percent_of_the_baselines() -> None:
-    assert loss_increase([1.1, 0.9, 2.0], [1.0, 1.0, 1.0]) == pytest.approx([10, -10, 100])

@@ -150,7 +150,7 @@ def test_it_can_be_switched_off_and_leaves_autocast_and_narrow_weights_alone(
         patch.setattr(torch.backends.mkldnn, "enabled", False)
         assert not suits_onednn(states, weight)
     with monkeypatch.context() as patch:
-        patch.setattr(products, "multiplies_by_mkl", lambda: False)
+        patch.setattr(torch.backends.mkl, "is_available", lambda: False)
         assert not suits_onednn(states, weight)
     assert suits_onednn(states, weight)
     monkeypatch.setattr(products, "WIDE", 21)

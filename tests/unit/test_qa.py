@@ -98,7 +98,7 @@ EXPECTED = 'expected answers such as {"text": ["..."], "answer_start": [0]}'
             "column 'answers' holds \"{'text': []}\": not JSON: Expecting",
         ),
         ({"question": 7}, "column 'question' holds 7, expected text"),
-        ({"id": "english-0-0"}, "column 'id' holds 'english-0-0', which FILE, line 1 has already, expected"),
+        ({"id": "english-0-0"}, "column 'id' holds 'english-0-0', which FILE, line 1 has already"),
     ],
 )
 @pytest.mark.parametrize("kind", SECTIONS)
@@ -191,7 +191,7 @@ def test_tydiqa_on_the_hub(hub: HubServer) -> None:
     assert training + validation == dict.fromkeys(LANGUAGE_NAMES, 60)
     assert min(validation.values()) > 0
     assert {len(ids(task, "test", language)) for language in TYDIQA_LANGUAGES} == {20}
-    assert "training and" in task.describe() and "in 9 languages" in task.describe()
+    assert "training and" in task.describe()
     stream = iter(task.train_stream(batch_size=9, seed=1))
     assert len({decode(next(stream)["input_ids"]) for _ in range(3)}) == 3
     downloads = [line.rpartition("/")[2] for line in hub.requests("200 GET") if line.endswith(".parquet")]
@@ -207,7 +207,7 @@ def test_xquad_on_the_hub(hub: HubServer) -> None:
     hub.provide("datasets/rajpurkar/squad", "datasets/google/xquad")
     task = qa("xquad", {"kind": "hub"})
     assert task.subsets("validation") == ["en"] and task.subsets("test") == XQUAD_LANGUAGES
-    assert "800 training and 100 validation rows in en, test in 12 languages" in task.describe()
+    assert "800 training and 100 validation rows, test of ar, de, el and 9 more" in task.describe()
     for language in task.subsets("test"):
         assert len(task.references("test", language) or []) == 40
     assert set(task.commits()) == {"rajpurkar/squad", "google/xquad"}

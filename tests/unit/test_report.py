@@ -327,6 +327,23 @@ def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
         write_report(plan, tmp_path / "report")
 
 
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_reported(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "runs", PAPER[1:2], smoke=False)
+    pretend(plan)
+    names = ("eval/damaged.json", "meta.json")
+    paths = [job.run.path / name for job, name in zip(plan.trainings, names, strict=False)]
+    for path in paths:
+        path.write_text("{")
+    notes: list[str] = []
+    for text in pages(write_report(plan, tmp_path / "report", notes.append)):
+        for path in paths:
+            assert f"{path} cannot be read" in text.replace("\\", "")
+    assert len(notes) == len(paths)
+    for path in paths:
+        path.unlink()
+    assert text.count("within |") == pages(write_report(plan, tmp_path / "report"))[1].count("within |") > 0
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     plan = make_plan(tmp_path / "runs", [])

@@ -6,13 +6,12 @@ import json
 from io import StringIO
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reproduction import FAMILY, experiment
 from rich.console import Console
 
-from mrt5cli.suite.display import LiveDisplay, PlainDisplay, last_metrics, progress_of
+from mrt5cli.suite.display import Display, last_metrics
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.suite.planning import make_plan
 
@@ -34,12 +33,12 @@ def row(step: int, **more: object) -> str:
 
 def test_a_line_for_each_start_and_end(tmp_path: Path) -> None:
     plan, out = planned(tmp_path), StringIO()
-    display = PlainDisplay(plan, Console(file=out), plain_seconds=0)
+    display = Display(plan, Console(file=out), seconds=0)
     train, evaluate = plan.jobs
-    display.started(with_metrics(train, row(1) + row(2)), tmp_path / "log")
+    display.started(with_metrics(train, row(1) + row(2)))
     display.tick()
     display.ended(train, 12.0, None)
-    display.started(evaluate, tmp_path / "log")
+    display.started(evaluate)
     display.tick()
     display.ended(evaluate, 3.0, "no such file")
     assert out.getvalue().splitlines() == [
@@ -54,19 +53,18 @@ def test_a_line_for_each_start_and_end(tmp_path: Path) -> None:
 
 def test_between_ticks_nothing_is_said(tmp_path: Path) -> None:
     plan, out = planned(tmp_path), StringIO()
-    display = PlainDisplay(plan, Console(file=out))
-    display.started(plan.jobs[0], tmp_path)
+    display = Display(plan, Console(file=out))
+    display.started(plan.jobs[0])
     display.tick()
     display.ended(plan.jobs[0], 1.0, "interrupted")
     assert out.getvalue().splitlines()[1:] == ["stopped  train other seed 1 in 1 s  [1/2]"]
 
 
-def test_bars_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrt5cli.suite.display.LIVE_SECONDS", 0)
+def test_bars_on_a_terminal(tmp_path: Path) -> None:
     plan, out = planned(tmp_path), StringIO()
-    display = LiveDisplay(plan, Console(file=out, force_terminal=True, width=120))
+    display = Display(plan, Console(file=out, force_terminal=True, width=120), seconds=0)
     with display.bars:
-        display.started(with_metrics(plan.jobs[0], row(3)), tmp_path / "log")
+        display.started(with_metrics(plan.jobs[0], row(3)))
         display.tick()
         display.bars.refresh()
         bar = display.bars.tasks[-1]
@@ -87,11 +85,9 @@ def test_the_newest_whole_line_however_long_the_file(rows: int, cut: int) -> Non
         job = with_metrics(planned(Path(folder)).jobs[0], kept)
         whole = kept.count("\n")
         assert last_metrics(job).get("step", 0) == whole
-        assert bool(progress_of(job)) == bool(whole)
 
 
 def test_what_has_no_steps_has_no_metrics(tmp_path: Path) -> None:
     train, evaluate = planned(tmp_path).jobs
     assert last_metrics(train) == last_metrics(evaluate) == {}
-    assert progress_of(train) == ""
     assert last_metrics(with_metrics(train, "no json\n")) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,9 +21,8 @@ from reproduction import FAMILY, experiment, leave_done, recipe
 
 from mrt5cli.errors import UserError
 from mrt5cli.suite import executing, processes
-from mrt5cli.suite.executing import SuiteOutcome, execute, log_of
+from mrt5cli.suite.executing import SuiteOutcome, execute, log_of, only_one
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
-from mrt5cli.suite.locking import JOBS_LOCK, LOCK, only_one, open_lock
 from mrt5cli.suite.planning import make_plan
 from mrt5cli.suite.processes import Fork, Forks
 from mrt5cli.suite.work import JobOrder
@@ -39,7 +37,7 @@ class Silent:
         self.said: list[str] = []
         self.errors: dict[str, str | None] = {}
 
-    def started(self, job: Job, log: Path) -> None:
+    def started(self, job: Job) -> None:
         self.said.append(job.id)
 
     def ended(self, job: Job, seconds: float, error: str | None) -> None:
@@ -112,7 +110,7 @@ def family(root: Path, **fields: object) -> SuitePlan:
 
 
 def run(plan: SuitePlan, launcher: FakeLauncher, display: Silent | None = None) -> SuiteOutcome:
-    return execute(plan, launcher, display or Silent(), device="cpu")
+    return execute(plan, launcher, display or Silent())
 
 
 def test_everything_once_and_in_order(tmp_path: Path) -> None:
@@ -237,45 +235,28 @@ def test_a_first_signal_stops_and_a_second_kills(tmp_path: Path, number: signal.
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
-    with only_one(tmp_path, print):
-        with pytest.raises(UserError) as caught, only_one(tmp_path, print):
-            pass
-        assert f"(process {os.getpid()})" in caught.value.message
-    with only_one(tmp_path, print):
+    with only_one(tmp_path), pytest.raises(UserError, match="another `mrt5 reproduce`"), only_one(tmp_path):
+        pass
+    with only_one(tmp_path):
         pass
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from mrt5cli.suite.locking import only_one\n"
-        "with only_one(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from mrt5cli.suite.executing import only_one\n"
+        "with only_one(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {holder.pid}"), only_one(tmp_path, print):
+        with pytest.raises(UserError, match="another"), only_one(tmp_path):
             pass
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    assert (tmp_path / "logs" / LOCK).read_text() == str(holder.pid)
-    with only_one(tmp_path, print):
-        assert (tmp_path / "logs" / LOCK).read_text() == str(os.getpid())
-
-
-def test_jobs_left_behind_are_waited_for(tmp_path: Path) -> None:
-    said: list[str] = []
-    with open_lock(tmp_path, JOBS_LOCK) as job:
-        fcntl.flock(job, fcntl.LOCK_SH)
-        with (
-            pytest.raises(UserError, match="still being done"),
-            only_one(tmp_path, said.append, patience=0.3),
-        ):
-            pass
-    assert len(said) == 1
-    with only_one(tmp_path, said.append, 0):
+    with only_one(tmp_path):
         pass
 
 
@@ -302,9 +283,9 @@ def ended(job: object, seconds: float = 60.0) -> int:
         ("cuda", 3, 2, False, (2, None, ["0", "1"], False, "2 jobs at a time, one GPU each")),
         ("cuda", 3, 1, False, (1, None, ["0", "1", "2"], True, "one training at a time on 3 GPUs")),
         ("cuda:1", 3, None, False, (1, None, ["1"], False, "1 job at a time, one GPU each")),
-        ("cuda", 2, None, True, (2, 1, ["0", "1"], False, "on 2 GPUs, 2 jobs at a time")),
-        ("cuda", 2, 3, False, "there are 2 GPUs, and a job takes one"),
-        ("cuda:1", 2, 2, False, "--jobs 2 on the one GPU cuda:1"),
+        ("cuda", 2, None, True, (2, None, ["0", "1"], False, "2 jobs at a time, one GPU each")),
+        ("cuda", 2, 3, False, "a job takes a GPU, and there are 2"),
+        ("cuda:1", 2, 2, False, "a job takes a GPU, and there are 1"),
     ],
 )
 def test_what_a_machine_starts_jobs_with(
@@ -320,9 +301,9 @@ def test_what_a_machine_starts_jobs_with(
             processes.launcher_for(plan, device, jobs)
         assert expected in caught.value.message
         return
-    found, words, of_jobs = processes.launcher_for(plan, device, jobs)
-    assert (found.slots, found.threads, found.gpus, found.together, words) == expected
-    assert of_jobs == ("cuda" if gpus else "cpu")
+    found = processes.launcher_for(plan, device, jobs)
+    assert (found.slots, found.threads, list(found.gpus), found.together, str(found)) == expected
+    assert found.device == ("cuda" if gpus else "cpu")
 
 
 def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
@@ -332,10 +313,10 @@ def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     assert isinstance(job, TrainJob)
     job.recipe = recipe("lost", str(tmp_path / "nowhere"))
     log = tmp_path / "log"
-    running = Forks(1, 1).start(JobOrder(plan, OTHER, "cpu"), 0, log)
+    running = Forks(1, 1).start(JobOrder(plan, OTHER), 0, log)
     assert ended(running) == 2
     assert "error:" in log.read_text() and "nowhere" in log.read_text()
-    running = Forks(1, 1).start(JobOrder(plan, OTHER, "cpu"), 0, log)
+    running = Forks(1, 1).start(JobOrder(plan, OTHER), 0, log)
     running.kill()
     assert ended(running) == -signal.SIGKILL
     running.stop()  # of one that has ended is nothing
@@ -355,21 +336,9 @@ def test_what_is_forked_has_touched_no_gpu() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_a_job_ends_with_who_started_it(tmp_path: Path) -> None:
-    code = (
-        "import os, sys, time; from mrt5cli.suite.work import begin\n"
-        "begin(int(sys.argv[1])); print(os.getpgrp() == os.getpid(), flush=True); time.sleep(60)"
-    )
-    theirs, ours = os.pipe()
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, str(theirs)], pass_fds=[theirs], stdout=subprocess.PIPE, text=True
-    )
-    os.close(theirs)
-    assert job.stdout is not None and job.stdout.readline() == "True\n"
-    assert job.poll() is None
-    os.close(ours)
-    assert job.wait(timeout=20) == -signal.SIGTERM
-    job.stdout.close()
+def orphan(job: Fork) -> None:
+    """Let a job find that whoever started it is gone."""
+    job.process._popen.finalizer()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -386,7 +355,7 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
 
     def started() -> Fork:
         before = lines()
-        running = launcher.start(JobOrder(plan, job.id, "cpu"), 0, tmp_path / "log")
+        running = launcher.start(JobOrder(plan, job.id), 0, tmp_path / "log")
         until = time.monotonic() + 120
         while lines() < before + 2:
             assert time.monotonic() < until and running.poll() is None, (tmp_path / "log").read_text()
@@ -408,10 +377,9 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     assert lines() == before  # no process of the group trains on
 
     running = started()
-    running.life.close()  # as if whoever started it were gone
+    orphan(running)
     until = time.monotonic() + 60
-    while running.process.exitcode is None:
+    while job.run.meta()["status"] != "interrupted":
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert job.run.meta()["status"] == "interrupted"
     assert job.run.saved_steps()[-1] > meta["step"]

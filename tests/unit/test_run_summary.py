@@ -10,7 +10,7 @@ import pytest
 
 from mrt5cli import recipe as recipes
 from mrt5cli.rundir import RunDir, write_json, write_text
-from mrt5cli.training.outcome import outcome, rate_at_end, summary
+from mrt5cli.training.record import outcome, rate_at_end, summary
 
 P = {"kind": "p", "target_deletion_rate": 0.4}
 PI = {"kind": "pi", "target_deletion_rate": 0.4}

@@ -65,12 +65,6 @@ def test_create_refuses_a_directory_of_other_things(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_create_says_why_it_cannot_write(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
-        RunDir.create(tmp_path / "file" / "run")
-
-
 def test_create_clears_what_a_kill_left_and_keeps_the_rest(tmp_path: Path):
     run = make_run(tmp_path / "mine")
     make_checkpoint(run.checkpoint(3))
@@ -179,12 +173,6 @@ def test_removing_takes_the_name_away_first(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)
     remove_directory(tmp_path / "step-1")
     assert not (tmp_path / "step-1").exists()
-
-
-def test_only_runs_are_removed(tmp_path: Path):
-    with pytest.raises(ValueError, match="is not a run"):
-        RunDir(tmp_path).remove()
-    assert tmp_path.is_dir()
 
 
 # --- resolve_model ----------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def test_folders_of_languages(tmp_path: Path) -> None:
     assert everything(text, "sw") == ["sw one", "sw three", "sw two"]
     assert everything(open_files(tmp_path, ["en"])) == ["en one", "en three", "en two"]
     message = refusal(tmp_path, ["en", "fr"])
-    assert "folder for en" in message and "none for fr" in message
+    assert "folders for en" in message and "none for fr" in message
     assert "folders for en, sw, but none for fr" in refusal(tmp_path, ["fr"])
 
 
@@ -222,7 +222,7 @@ def test_several_languages_without_a_way_to_tell(tmp_path: Path) -> None:
     assert "does not say which language" in refusal(tmp_path, ["en", "fr"])
     (tmp_path / "a.txt").unlink()
     write_rows(tmp_path / "a.jsonl", [{"text": "x"}])
-    assert "no column 'language'" in refusal(tmp_path, ["en", "fr"])
+    assert "no rows in en, fr (1 in 'no language')" in refusal(tmp_path, ["en", "fr"])
 
 
 # --- refusals
@@ -263,7 +263,7 @@ def test_not_utf8(tmp_path: Path, name: str, where: str) -> None:
     [
         ('{"text": "a"}\n{"text": oops}\n', "line 2: not JSON: Expecting value at column 10"),
         ('{"text": "a"}\n\n["b"]\n', "line 3: a row must be an object"),
-        ('["a"]\n["b"]\n', "line 1: a row must be an object"),
+        ('["a"]\n["b"]\n', "line 1: not JSON: Extra data"),
         ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no column 'text'; it has txt"),
     ],
 )

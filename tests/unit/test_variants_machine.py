@@ -106,8 +106,8 @@ def test_what_is_kept_is_decided_in_float32(variant, how):
     assert torch.equal(found.keep_mask, expected.keep_mask)
     if expected.boundary_logits is not None:
         assert torch.equal(found.boundary_logits, expected.boundary_logits)
-    if expected.gate_logits is not None:
-        assert torch.equal(found.delete_gate_logits, expected.gate_logits)
+    if expected.delete_gate_logits is not None:
+        assert torch.equal(found.delete_gate_logits, expected.delete_gate_logits)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_plans import document, make_plan, pretend
 
-from mrt5cli.errors import UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import (
@@ -325,17 +324,20 @@ def test_a_number_that_an_evaluation_lacks_is_missing(tmp_path: Path) -> None:
         results.value(published()["r0394"], RECIPE)
 
 
-def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     results = one_run(tmp_path, LINE, ALL)
-    results.runs[RECIPE][0].run.eval("span_corruption").write_text("{")
-    with pytest.raises(UserError, match=r"span_corruption\.json cannot be read"):
-        results.value(AVERAGE, RECIPE)
+    run = results.runs[RECIPE][0].run
+    run.eval("damaged").write_text("{")
+    assert results.value(AVERAGE, RECIPE).mean == 1.1
+    run.eval("span_corruption").write_text("{")
+    with pytest.raises(Missing, match=r"damaged\.json cannot be read"):
+        Results(results.plan, results.experiment).value(AVERAGE, RECIPE)
 
 
 def test_times_of_different_machines_or_batches_are_not_compared(tmp_path: Path) -> None:
     timed = ALL | {"ms_per_example": 6.0}
     results = one_run(tmp_path, LINE, timed)
-    base = results.baseline[0]
+    [base] = results.runs[results.experiment.baseline or ""]
     settings = base.recipe.task.model_dump(mode="json")
     write_json(base.run.eval("span_corruption"), document(settings, [LINE, timed | {"ms_per_example": 10.0}]))
     decrease = published()["r0394"]

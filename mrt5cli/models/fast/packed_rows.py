@@ -11,11 +11,11 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import AttentionOptions, sdpa
+from mrt5cli.models.attention import AttentionOptions, Rows, sdpa
 from mrt5cli.models.deletion import distance_bias
-from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
-from mrt5cli.models.score_loss import ScorePenalty
+from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.shorteners.base import Shortening
 
 SCORES_AT_ONCE = 2**18
@@ -26,13 +26,10 @@ longer than the scores of a little padding."""
 class Group:
     """Neighbouring rows of a packed batch that attention goes through at once, padded to the longest of them.
 
-    Args:
-        rows: of the batch.
-        place: their positions in the packed batch.
-        counts: positions of each row.
-
     Attributes:
-        longest: n, in the shapes below; r is the number of rows.
+        rows: of the batch, r in the shapes below.
+        place: their positions in the packed batch.
+        counts: positions of each row; `longest`, n, is the largest.
         valid: (r, n) bool, what is no padding; None where nothing is.
     """
 
@@ -68,11 +65,11 @@ class Group:
 
 
 @dataclass
-class GroupedRows:
+class GroupedRows(Rows):
     """Where the rows of a packed batch lie, and what is added to their attention scores.
 
     Attributes:
-        groups: of rows that are gone through at once, r rows of at most n positions each.
+        groups: of rows, r rows of at most n positions each.
         biases: of each group (1 or r, 1 or N, 1 or n, n): position bias, and what hides padding; or None.
         gates: of each group (r, n) key gate; or None after hard deletion.
     """
@@ -82,21 +79,10 @@ class GroupedRows:
     gates: list[Tensor] | None = None
 
     def as_source(self) -> GroupedRows:
-        """The same rows for cross-attention, which has no position bias."""
         return GroupedRows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: AttentionOptions,
-        penalty: ScorePenalty | None,
-        *,
-        cross: bool,
-    ) -> Tensor:
-        """Attention within each row; see `Rows`. There is no score loss: nothing is packed with one."""
-        outputs = []
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        outputs, cross = [], options.cross  # and no score loss: nothing is packed with one
         for number, group in enumerate(self.groups):
             if group.longest == 0:  # of whose rows nothing is left, attends to nothing
                 nothing = query[group.rows] if cross else query[0, :, group.place]
@@ -106,13 +92,13 @@ class GroupedRows:
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             gate = self.gates[number] if self.gates is not None else None
-            output = sdpa(q, k, v, self.biases[number], gate, options).output.transpose(1, 2)
+            output = sdpa(q, k, v, self.biases[number], gate, options)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
 
 
-class PackedLayout:
+class PackedLayout(Layout):
     """Rows of a padded batch laid end to end, without the padding: (B, S, ...) <-> (1, positions, ...).
 
     Args:
@@ -137,9 +123,8 @@ class PackedLayout:
     def after(self, shortening: Shortening) -> Layout:
         return self if shortening.positions is None else _of_survivors(shortening)
 
-    def bias(self, relative: RelativeBias, shortening: Shortening) -> BlockBias:
-        by_distance = relative.by_distance()
-        groups = self.groups(relative.attention.n_heads)
+    def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, GroupedRows]:
+        by_distance, groups = relative_bias(attention, length), self.groups(attention.n_heads)
         gates = None
         if shortening.key_gate is not None:
             flat = shortening.key_gate[self.valid]
@@ -152,17 +137,20 @@ class PackedLayout:
         biases: list[Tensor | None] = []
         of_length: dict[int, Tensor] = {}
         for group in groups:
-            count, bias = group.longest, None
-            if by_distance is not None and positions is not None and count:
-                bias = distance_bias(by_distance, group.pad(positions), relative.length)
-            elif by_distance is not None and count:
+            count = group.longest
+            if by_distance is None or not count:
+                biases.append(group.hidden(torch.float32))
+                continue
+            if positions is not None:
+                bias = distance_bias(by_distance, group.pad(positions), length)
+            else:
                 if count not in of_length:
-                    window = by_distance[:, relative.length - count : relative.length + count - 1]
+                    window = by_distance[:, length - count : length + count - 1]
                     of_length[count] = distance_bias(window, None, count)
                 bias = of_length[count]
-            hidden = group.hidden(torch.float32 if bias is None else bias.dtype)
-            biases.append(hidden if bias is None else bias if hidden is None else bias + hidden)
-        return BlockBias(shortening.states.new_zeros(1), GroupedRows(groups, biases, gates))
+            hidden = group.hidden(bias.dtype)
+            biases.append(bias if hidden is None else bias + hidden)
+        return shortening.states.new_zeros(1), GroupedRows(groups, biases, gates)
 
     def _has_gaps(self) -> bool:
         """Whether something is left out between positions of a row, not only before or after them."""
@@ -178,33 +166,29 @@ class PackedLayout:
             if row > starts[-1] and (row + 1 - starts[-1]) * heads * longest**2 > SCORES_AT_ONCE:
                 starts.append(row)
                 longest = count
+        bounds, device = self.bounds, self.valid.device
         return [
-            Group(
-                slice(first, end),
-                slice(self.bounds[first], self.bounds[end]),
-                counts[first:end],
-                self.valid.device,
-            )
+            Group(slice(first, end), slice(bounds[first], bounds[end]), counts[first:end], device)
             for first, end in pairwise([*starts, len(counts)])
         ]
 
 
-class FullLayout(PaddedLayout):
+class FullLayout(Layout):
     """A batch without padding to leave out; what a shortener leaves of it is packed."""
 
     def after(self, shortening: Shortening) -> Layout:
         return self if shortening.positions is None else _of_survivors(shortening)
 
 
-def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout | None:
-    """The layout of an input (B, S); None where its mask hides something else than just the padding."""
+def packed_layout(attention_mask: Tensor | None, padding: Tensor) -> Layout:
+    """The layout of an input (B, S); the padded one where its mask hides something else than the padding."""
     if padding.any() if attention_mask is None else not torch.equal(attention_mask != 0, ~padding):
-        return None
+        return Layout()
     return PackedLayout(~padding) if padding.any() else FullLayout()
 
 
 def _of_survivors(shortening: Shortening) -> Layout:
     # A rule of the reference lets rows see each other's slots: then all of them stay.
     if shortening.self_mask is not None or shortening.mask is None:
-        return PaddedLayout()
+        return Layout()
     return PackedLayout(shortening.mask != 0)

@@ -29,13 +29,6 @@ def use_fast(model: nn.Module) -> None:
             module.__class__ = twin
 
 
-def use_plain(model: nn.Module) -> None:
-    """Give a model the parts back that `use_fast` replaced."""
-    plain = {twin: own for own, twin in FAST.items()}
-    for module in model.modules():
-        module.__class__ = plain.get(type(module), type(module))
-
-
 def _suits(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return module.bias is None

@@ -54,14 +54,9 @@ def linear(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated_product(states: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
-    """gelu(states @ gate.T) * (states @ weight.T), with tanh's approximation; has no gradient.
+    """gelu(states @ gate.T) * (states @ weight.T), (R, E), with tanh's approximation; has no gradient.
 
-    Args:
-        states: (R, D) in float32 or bfloat16.
-        gate, weight: (E, D) in the same dtype; see `suits_onednn`.
-
-    Returns:
-        (R, E). In bfloat16 both are rounded once, and not between product and activation.
+    In bfloat16 both factors are rounded once, and not between product and activation.
     """
     active = torch.ops.mkldnn._linear_pointwise(states, gate, None, "gelu", [], "tanh")
     product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, active, weight, None, "mul")
@@ -108,15 +103,9 @@ def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...]
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
-        and multiplies_by_mkl()
+        and torch.backends.mkl.is_available()  # elsewhere PyTorch's own products are oneDNN's, or as good
         and works(weight.dtype)
     )
-
-
-@cache
-def multiplies_by_mkl() -> bool:
-    """Whether PyTorch's own products are MKL's: elsewhere they are oneDNN's, or as good, already."""
-    return bool(torch.backends.mkl.is_available())
 
 
 @cache

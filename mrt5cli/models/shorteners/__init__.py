@@ -5,21 +5,16 @@ README.md says how to add one.
 
 from __future__ import annotations
 
-from mrt5cli.models.shorteners.base import (
-    Reference,
-    Sequences,
-    Shortener,
-    Shortening,
-    norm_in_float32,
-    refuse_threshold,
-)
+from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening
 from mrt5cli.models.shorteners.boundary_predictor import BoundaryPredictor
 from mrt5cli.models.shorteners.convolution import Convolution
 from mrt5cli.models.shorteners.delete_gate import DeleteGate
 from mrt5cli.models.shorteners.fixed import FixedGate
-from mrt5cli.models.shorteners.gate import Gate, with_fillers_in_sight
+from mrt5cli.models.shorteners.gate import Gate
 from mrt5cli.models.shorteners.hnet import Router
 from mrt5cli.models.shorteners.random import RandomGate
+
+__all__ = ["SHORTENERS", "WITHOUT_MODULE", "Gate", "Reference", "Sequences", "Shortener", "Shortening"]
 
 SHORTENERS: dict[str, type[Shortener]] = {}
 """`deletion_type` and the shortener it means."""
@@ -40,28 +35,5 @@ def register(shortener: type[Shortener]) -> type[Shortener]:
     return shortener
 
 
-register(DeleteGate)
-register(RandomGate)
-register(FixedGate)
-register(BoundaryPredictor)
-register(Convolution)
-register(Router)
-
-__all__ = [
-    "SHORTENERS",
-    "WITHOUT_MODULE",
-    "BoundaryPredictor",
-    "Convolution",
-    "DeleteGate",
-    "FixedGate",
-    "Gate",
-    "RandomGate",
-    "Reference",
-    "Sequences",
-    "Shortener",
-    "Shortening",
-    "norm_in_float32",
-    "refuse_threshold",
-    "register",
-    "with_fillers_in_sight",
-]
+for _shortener in (DeleteGate, RandomGate, FixedGate, BoundaryPredictor, Convolution, Router):
+    register(_shortener)

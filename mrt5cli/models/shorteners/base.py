@@ -1,4 +1,4 @@
-"""What every shortener takes and gives. The encoder goes on with a `Shortening` and never asks who made it.
+"""What every shortener takes and gives. The encoder continues with a `Shortening`, whoever made it.
 
 Legend: B batch, L input bytes, S positions after shortening, D model width.
 """
@@ -6,14 +6,14 @@ Legend: B batch, L input bytes, S positions after shortening, D model width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrt5cli.models.config import MrT5Config
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
 @dataclass
@@ -42,38 +42,56 @@ class Sequences:
         return ~self.padding if self.mask is None else ~self.padding & (self.mask != 0)
 
 
+@dataclass(kw_only=True)
+class Deletion:
+    """What is known about a deletion, from the shortener to the output of the model.
+
+    Attributes:
+        delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
+        delete_gate_logits: (B, L) or None.
+        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where
+            bytes are pooled, the first of those that became one.
+        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
+            would keep.
+        boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
+        auxiliary_loss: scalar a shortener adds to the training loss, or None.
+    """
+
+    delete_gate_output: Tensor | None = None
+    delete_gate_logits: Tensor | None = None
+    keep_mask: Tensor | None = None
+    kept_lengths: Tensor | None = None
+    boundary_logits: Tensor | None = None
+    auxiliary_loss: Tensor | None = None
+
+    def deletion(self) -> dict[str, Any]:
+        """These fields alone."""
+        return {name: getattr(self, name) for name in ABOUT_DELETION}
+
+
+# Read once: torch.compile cannot look fields up.
+ABOUT_DELETION = tuple(field.name for field in fields(Deletion))
+
+
 @dataclass
-class Shortening:
+class Shortening(Deletion):
     """The sequence after the shortener.
 
     Attributes:
         states: (B, S, D).
         mask: (B, S), 1 where a position holds something, or None when all do.
-        mask_count: how many 1s `mask` has, if the host knows without asking the device.
         positions: (B, S) original positions, or None when nothing moved.
-        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
-            would keep.
         self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in the
             reference's ways that mix rows.
         key_gate: (B, S) to add to the attention scores of each key from here on, or None.
-        gate_values: (B, L) from `scale` (delete) to 0 (keep), or None for shorteners without a gate.
-        gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, one byte for each position that is left, or None when nothing shortens.
-        boundary_logits: (B, L), positive where a segment ends, or None.
-        auxiliary_loss: scalar to add to the training loss, or None.
+        mask_count: how many 1s `mask` has, if the host knows without asking the device.
     """
 
     states: Tensor
     mask: Tensor | None
     positions: Tensor | None
-    kept_lengths: Tensor
     self_mask: Tensor | None = None
     key_gate: Tensor | None = None
-    gate_values: Tensor | None = None
-    gate_logits: Tensor | None = None
-    keep_mask: Tensor | None = None
-    boundary_logits: Tensor | None = None
-    auxiliary_loss: Tensor | None = None
     mask_count: int | None = None
 
 
@@ -100,8 +118,8 @@ class Shortener(nn.Module):
     """A module between two encoder blocks that leaves fewer positions, or marks those to ignore.
 
     Attributes:
-        deletion_types: what a configuration calls it, in its field of that name.
-        name: what the module is called in its block; weights carry this name in checkpoints.
+        deletion_types: what a configuration calls it, in `deletion_type`.
+        name: of the module in its block; weights carry this name in checkpoints.
         normalises: whether its block has a norm `down_ln` for it, beside it, as the reference's do.
         own_fields: of the configuration, which are there for this shortener alone, with their defaults. Those
             of the published checkpoints are declared in `MrT5Config` and stand in every config.json.
@@ -130,29 +148,45 @@ class Shortener(nn.Module):
         """Shorten.
 
         Args:
-            given: the sequences.
             hard: really remove positions (inference), or only gate them (training). Pooling always removes.
             threshold: replaces the configured deletion threshold in hard deletion.
 
         Raises:
             ValueError: the shortener has no threshold, or needs something it was not given.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it shortens")
+        raise NotImplementedError
 
 
-def hidden_once(config: MrT5Config) -> bool:
-    """Whether later encoder blocks see pooled positions by what was hidden before they were pooled, as in the
-    reference, which masks its position bias in the first block and hands it on. A shortener before that
-    block comes first, and learned positions leave no bias to hand on.
+class Pooling(Shortener):
+    """Base of the poolings, which make one position of several: subclasses say how in `pool`.
+
+    Attributes:
+        per_row: see `shortening_per` of the configuration.
+        hidden_once: later encoder blocks see pooled positions by what was hidden before they were pooled, as
+            in the reference, which masks its position bias in the first block and hands it on. A shortener
+            before that block comes first, and learned positions leave no bias to hand on.
     """
-    mixes = config.shortening_per == "batch"
-    return mixes and config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
 
+    normalises = True
 
-def mark(positions: Tensor, valid: Tensor, length: int) -> Tensor:
-    """(B, L) bool, True at the `positions` (B, S) of slots that are `valid` (B, S)."""
-    marked = torch.zeros(positions.shape[0], length, dtype=torch.long, device=positions.device)
-    return marked.scatter_add(1, positions, valid.long()).bool()
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__()
+        self.per_row = config.shortening_per == "row"
+        inherits_bias = config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
+        self.hidden_once = inherits_bias and not self.per_row
+
+    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """States (B, S, D), positions (B, S) of the first byte of what each slot holds, slots that hold
+        something (B, S) bool, and further fields of a `Shortening`; from states after the norm (B, L, D)."""
+        raise NotImplementedError
+
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+        refuse_threshold(threshold, f"a {self.deletion_types[0].replace('_', ' ')}")
+        assert given.normed is not None  # this class normalises
+        states, positions, valid, more = self.pool(given, given.normed)
+        mask, length = valid.long(), given.padding.shape[1]
+        kept = mask.new_zeros(len(mask), length).scatter_add(1, positions, mask).bool()
+        return Shortening(states, mask, positions, kept_lengths=valid.sum(dim=1), keep_mask=kept, **more)
 
 
 def refuse_threshold(threshold: float | None, what: str) -> None:
@@ -169,9 +203,8 @@ def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
     states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
     if isinstance(norm, nn.LayerNorm):
         return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
-    epsilon = (
-        norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    )  # apex's has the latter
+    # apex's norm calls it as PyTorch's does.
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return F.rms_norm(states, shape, weight, epsilon)
 
 

@@ -8,28 +8,21 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import last_position
-from mrt5cli.models.shorteners.base import (
-    Reference,
-    Sequences,
-    Shortener,
-    Shortening,
-    check_share,
-    hidden_once,
-    mark,
-    refuse_threshold,
-)
+from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, check_share
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
-class BoundaryPredictor(Shortener):
+class BoundaryPredictor(Pooling):
     """Linear, GELU, linear on normed states: the logit that a segment ends at a byte.
 
     "gumbel" draws boundaries from a relaxed Bernoulli, passes gradients straight through the draw, and is
@@ -41,7 +34,6 @@ class BoundaryPredictor(Shortener):
 
     deletion_types = ("boundary_predictor",)
     name = "boundary_predictor"
-    normalises = True
     reference = Reference(
         "BPT5ForConditionalGeneration",
         "t5",
@@ -58,18 +50,14 @@ class BoundaryPredictor(Shortener):
             raise ValueError(f"boundary_temperature must be above 0, not {config.boundary_temperature}")
 
     def __init__(self, config: MrT5Config) -> None:
-        super().__init__()
+        super().__init__(config)
         self.boundary_predictor = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff), nn.GELU(), nn.Linear(config.d_ff, 1)
         )
-        self.supervision = (
-            None if config.boundary_predictor_type == "gumbel" else config.boundary_predictor_type
-        )
+        self.kind = config.boundary_predictor_type
         self.prior = float(config.prior)
         self.temperature = float(config.boundary_temperature)
         self.always_draw = config.boundary_sampling == "always"
-        self.per_row = config.shortening_per == "row"
-        self.hidden_once = hidden_once(config)
 
     def initialise(self, config: MrT5Config) -> None:
         layers: Any = self.boundary_predictor
@@ -77,30 +65,21 @@ class BoundaryPredictor(Shortener):
             init.xavier_uniform_(linear.weight)
             init.constant_(linear.bias, -1.0)
 
-    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
-        refuse_threshold(threshold, "a boundary predictor")
+    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         real_BL = given.real
         if not self.per_row:
             real_BL = torch.ones_like(given.padding) if given.mask is None else given.mask != 0
         # Where segments end must not depend on the precision the rest of the network runs in.
         with torch.autocast(given.states.device.type, enabled=False):
-            logits_BL = self._logits(given.normed)
+            logits_BL = self._logits(normed)
             ends_BL, loss = self._ends(logits_BL, real_BL, given.segment_ends)
-            states, positions, valid = self._pool(given.states, ends_BL, real_BL)
-        return Shortening(
-            states=states,
-            mask=valid.long(),
-            positions=positions,
-            kept_lengths=valid.sum(dim=1),
-            # Before it is pooled, the reference hides no slot from later blocks.
-            self_mask=torch.ones_like(valid) if self.hidden_once else None,
-            keep_mask=mark(positions, valid, real_BL.shape[1]),
-            boundary_logits=logits_BL,
-            auxiliary_loss=loss,
-        )
+            states, positions, valid = self._mean(given.states, ends_BL, real_BL)
+        # Before it is pooled, the reference hides no slot from later blocks.
+        self_mask = torch.ones_like(valid) if self.hidden_once else None
+        more = {"self_mask": self_mask, "boundary_logits": logits_BL, "auxiliary_loss": loss}
+        return states, positions, valid, more
 
-    def _logits(self, normed: Tensor | None) -> Tensor:
-        assert normed is not None  # this class normalises
+    def _logits(self, normed: Tensor) -> Tensor:
         layers: Any = self.boundary_predictor
         first, activation, last = layers
         hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
@@ -110,15 +89,15 @@ class BoundaryPredictor(Shortener):
         self, logits_BL: Tensor, real_BL: Tensor, labels_BL: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """1.0 where a segment ends, with straight-through gradients where there is a draw; training loss."""
-        if self.supervision is not None and self.training:
+        if self.kind != "gumbel" and self.training:
             if labels_BL is None:
                 raise ValueError(
-                    f"a boundary predictor of type {self.supervision!r} learns from segment_ends: give "
-                    "them in training, (batch, length), true at the last byte of each segment"
+                    f"a boundary predictor of type {self.kind!r} learns from segment_ends: give them in "
+                    "training, (batch, length), true at the last byte of each segment"
                 )
             ends_BL = _close_rows(labels_BL.to(logits_BL.dtype), real_BL)
             return ends_BL, F.binary_cross_entropy_with_logits(logits_BL[real_BL], ends_BL[real_BL])
-        if self.supervision is not None or not (self.training or self.always_draw):
+        if self.kind != "gumbel" or not (self.training or self.always_draw):
             return _close_rows((logits_BL > 0).to(logits_BL.dtype), real_BL), None
         tiny = torch.finfo(logits_BL.dtype).eps
         uniform = torch.rand(logits_BL.shape, device=logits_BL.device).clamp(tiny, 1 - tiny)
@@ -129,9 +108,7 @@ class BoundaryPredictor(Shortener):
 
     def _binomial_loss(self, ends_BL: Tensor, real_BL: Tensor) -> Tensor:
         """Mean over rows of -log Binomial(number of boundaries; length, prior) / length."""
-        length = (
-            real_BL.sum(dim=1).to(ends_BL.dtype) if self.per_row else real_BL.shape[1] * ends_BL.new_ones(())
-        )
+        length = (real_BL if self.per_row else torch.ones_like(real_BL)).sum(dim=1).to(ends_BL.dtype)
         ends = ends_BL.sum(dim=1)
         prior = ends.new_tensor(self.prior)
         log_likelihood = (
@@ -143,7 +120,7 @@ class BoundaryPredictor(Shortener):
         )
         return -(log_likelihood / length.clamp(min=1)).mean()
 
-    def _pool(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mean(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled states (B, S, D), segment starts (B, S), slots that hold a segment (B, S) bool."""
         hard_BL = ends_BL.detach().round().long()
         counts = hard_BL.sum(dim=1)

@@ -5,24 +5,20 @@ Legend: B batch, L input bytes, S windows, D model width, R the stride.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import (
-    Reference,
-    Sequences,
-    Shortener,
-    Shortening,
-    hidden_once,
-    mark,
-    refuse_threshold,
-)
+from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
-class Convolution(Shortener):
+class Convolution(Pooling):
     """Every R positions become one: norm, convolution of width and stride R, GELU.
 
     Per row, what is not a real byte counts as zero and the last window may be part empty: a row keeps
@@ -32,7 +28,6 @@ class Convolution(Shortener):
 
     deletion_types = ("convolution",)
     name = "downsampling_module"
-    normalises = True
     reference = Reference(
         "CanineT5ForConditionalGeneration",
         "t5",
@@ -47,10 +42,8 @@ class Convolution(Shortener):
             raise ValueError(f"downsampling_rate {config.downsampling_rate} shortens nothing; 2 is the least")
 
     def __init__(self, config: MrT5Config) -> None:
-        super().__init__()
+        super().__init__(config)
         self.rate = config.downsampling_rate
-        self.per_row = config.shortening_per == "row"
-        self.hidden_once = hidden_once(config)
         self.conv = nn.Conv1d(config.d_model, config.d_model, self.rate, stride=self.rate)
 
     def initialise(self, config: MrT5Config) -> None:
@@ -60,11 +53,8 @@ class Convolution(Shortener):
         assert self.conv.bias is not None
         init.uniform_(self.conv.bias, -bound, bound)
 
-    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
-        refuse_threshold(threshold, "a convolution")
-        assert given.normed is not None  # this class normalises
-        states, real_BL = given.normed, given.real
-        length = states.shape[1]
+    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        states, real_BL, length = normed, given.real, normed.shape[1]
         if self.per_row:
             states = states * real_BL[..., None]
             states = F.pad(states, (0, 0, 0, -length % self.rate))
@@ -73,26 +63,19 @@ class Convolution(Shortener):
             states = F.pad(states, (0, 0, 0, self.rate - length))
         # Autocast computes the convolution in half precision; the residual stream must stay in its own.
         convolved = self.conv(states.transpose(1, 2).to(self.conv.weight.dtype))
-        pooled = F.gelu(convolved.to(given.states.dtype)).transpose(1, 2)
-        positions = torch.arange(0, length, self.rate, device=states.device)[: pooled.shape[1]]
-        positions = positions.expand(pooled.shape[0], -1)
+        states = F.gelu(convolved.to(given.states.dtype)).transpose(1, 2)
+        positions = torch.arange(0, length, self.rate, device=states.device)[: states.shape[1]]
+        positions = positions.expand(states.shape[0], -1)
         self_mask = None
         if self.per_row:
             valid = self._any_in_window(real_BL)
         elif given.mask is None:
             valid = torch.ones_like(positions, dtype=torch.bool)
         else:
-            valid = self._any_in_window(given.mask != 0)[:, : pooled.shape[1]]
+            valid = self._any_in_window(given.mask != 0)[:, : states.shape[1]]
             if self.hidden_once:  # of a window, by its first byte
                 self_mask = given.mask.gather(1, positions)
-        return Shortening(
-            states=pooled,
-            mask=valid.long(),
-            positions=positions,
-            kept_lengths=valid.sum(dim=1),
-            self_mask=self_mask,
-            keep_mask=mark(positions, valid, length),
-        )
+        return states, positions, valid, {"self_mask": self_mask}
 
     def _any_in_window(self, real_BL: Tensor) -> Tensor:
         """(B, S) bool, with a part-filled last window counting."""

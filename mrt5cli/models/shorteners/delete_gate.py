@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.shorteners.base import norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
 class DeleteGate(Gate):

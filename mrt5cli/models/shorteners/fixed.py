@@ -6,23 +6,22 @@ Legend: B batch, L input bytes.
 from __future__ import annotations
 
 import string
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import check_share
-from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+from mrt5cli.byte_tokens import OFFSET
+from mrt5cli.models.shorteners.gate import WeightlessGate
 
-BYTE_OFFSET = 3
-"""Byte b is token b + 3; not from `byte_tokens`, which an exported model does not have."""
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
-SEPARATORS = ("\t\n " + string.punctuation).encode()
-"""Bytes at which the fixed gate starts a word."""
+SEPARATORS = tuple(byte + OFFSET for byte in ("\t\n " + string.punctuation).encode())
+"""Ids of the bytes at which the fixed gate starts a word."""
 
 
-class FixedGate(Gate):
+class FixedGate(WeightlessGate):
     """Deletes the end of every word: of its bytes the first ceil((1 - amount) * length) stay.
 
     A word starts at a separator (tab, newline, space, ASCII punctuation, EOS) and at the start of a row. Per
@@ -32,34 +31,22 @@ class FixedGate(Gate):
     """
 
     deletion_types = ("fixed",)
-    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
-
-    @classmethod
-    def check(cls, config: MrT5Config) -> None:
-        check_share(config, "fixed_deletion_amount")
+    share = "fixed_deletion_amount"
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
         # In float32, as the reference multiplies: the ceiling of a product near an integer depends on it.
         self.kept_share = 1 - float(config.fixed_deletion_amount)
-        self.per_row = config.shortening_per == "row"
-        self.spares_padding = not self.per_row
         self.eos = config.eos_token_id
 
-    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+    def deleted(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
         if input_ids is None:
             raise ValueError("fixed deletion looks for words in input_ids; it cannot run on inputs_embeds")
-        separators = self._separators(input_ids)
+        separators = torch.tensor([self.eos, *SEPARATORS], device=input_ids.device)
+        starts = torch.isin(input_ids, separators)
         if self.per_row:
-            kept = self._keep_by_row(separators, ~padding)
-        else:
-            kept = self._keep_over_batch(separators).expand_as(padding)
-        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
-        return values.masked_fill(~kept | padding, self.scale), None
-
-    def _separators(self, ids: Tensor) -> Tensor:
-        separators = [self.eos, *(byte + BYTE_OFFSET for byte in SEPARATORS)]
-        return torch.isin(ids, torch.tensor(separators, device=ids.device))
+            return ~self._keep_by_row(starts, ~padding)
+        return ~self._keep_over_batch(starts).expand_as(padding)
 
     def _keep_by_row(self, starts: Tensor, real_BL: Tensor) -> Tensor:
         starts[:, 0] = True

@@ -7,14 +7,16 @@ Legend: B batch, L input bytes, K kept slots, D model width.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import compact, gather_rows, survivors
-from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening
+from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening, check_share
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 HIDDEN = -1e9
 """Gate value that hides a slot, whatever its score."""
@@ -55,7 +57,7 @@ class Gate(Shortener):
         self, states: Tensor, padding: Tensor, input_ids: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Gate values (B, L) in float32, from `scale` (delete) to 0 (keep), and logits (B, L) or None."""
-        raise TypeError(f"{type(self).__name__} does not say how it scores")
+        raise NotImplementedError
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         states, mask, padding = given.states, given.mask, given.padding
@@ -66,28 +68,42 @@ class Gate(Shortener):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.threshold if threshold is None else threshold
         keep_BL = survivors((gate_BL > limit) & ~padding, gate_BL, ~padding, self.fallback)
-        common: dict[str, Any] = {"gate_values": gate_BL, "gate_logits": logits_BL}
+        known: dict[str, Any] = {"delete_gate_output": gate_BL, "delete_gate_logits": logits_BL}
+        known |= {"keep_mask": keep_BL, "kept_lengths": keep_BL.sum(dim=1)}
         if not hard:
-            return Shortening(
-                states=states,
-                mask=mask,
-                positions=None,
-                kept_lengths=keep_BL.sum(dim=1),
-                key_gate=gate_BL.to(states.dtype),
-                keep_mask=keep_BL,
-                **common,
-            )
-        positions_BK, valid_BK, lengths_B, count = compact(keep_BL, None if mask is None else mask != 0)
-        kept_mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
-        return Shortening(
-            states=gather_rows(states, positions_BK),
-            mask=kept_mask,
-            mask_count=count,
-            positions=positions_BK,
-            kept_lengths=lengths_B,
-            keep_mask=keep_BL,
-            **common,
-        )
+            return Shortening(states, mask, None, key_gate=gate_BL.to(states.dtype), **known)
+        positions_BK, valid_BK, count = compact(keep_BL, known["kept_lengths"], mask)
+        mask = valid_BK.long() if mask is None else gather_rows(mask, positions_BK) * valid_BK
+        return Shortening(gather_rows(states, positions_BK), mask, positions_BK, mask_count=count, **known)
+
+
+class WeightlessGate(Gate):
+    """Base of the gates without weights, baselines of the paper: subclasses say in `deleted` what goes.
+
+    Attributes:
+        share: the configuration's field that says how much goes.
+        per_row: see `shortening_per` of the configuration.
+    """
+
+    share: ClassVar[str]
+    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
+
+    @classmethod
+    def check(cls, config: MrT5Config) -> None:
+        check_share(config, cls.share)
+
+    def __init__(self, config: MrT5Config) -> None:
+        super().__init__(config)
+        self.per_row = config.shortening_per == "row"
+        self.spares_padding = not self.per_row
+
+    def deleted(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
+        """(B, L) bool, the bytes that go."""
+        raise NotImplementedError
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
+        return values.masked_fill(self.deleted(padding, input_ids) | padding, self.scale), None
 
 
 def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortening:
@@ -97,8 +113,9 @@ def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortenin
     gate alone. Outputs are the same, but its score loss, which looks before the gate, counts them. Anything
     else than a hard deletion is given back as it is.
     """
-    if shortening.positions is None or shortening.gate_values is None:
+    if shortening.positions is None or shortening.delete_gate_output is None:
         return shortening
+    assert shortening.kept_lengths is not None  # a gate's
     slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
     valid_BK = slots < shortening.kept_lengths[:, None]
     positions_BK = shortening.positions * valid_BK

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.gate import Gate
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 
 class Router(Gate):
@@ -72,7 +74,7 @@ class Router(Gate):
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         shortening = super().forward(given, hard=hard, threshold=threshold)
-        values_BL, keep_BL = shortening.gate_values, shortening.keep_mask
+        values_BL, keep_BL = shortening.delete_gate_output, shortening.keep_mask
         assert values_BL is not None and keep_BL is not None  # a gate's
         loss = self._ratio_loss(values_BL, keep_BL, ~given.padding) if self.training else None
         key_gate = shortening.key_gate

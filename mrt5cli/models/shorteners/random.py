@@ -5,20 +5,21 @@ Legend: B batch, L input bytes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.shorteners.base import check_share
-from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
+from mrt5cli.models.shorteners.gate import WeightlessGate
+
+if TYPE_CHECKING:  # a configuration knows its shorteners
+    from mrt5cli.models.config import MrT5Config
 
 RATE_SPREAD = 0.05
 """Standard deviation of the deletion rate that is drawn around the configured one."""
 
 
-class RandomGate(Gate):
+class RandomGate(WeightlessGate):
     """Deletes random bytes, in training and in evaluation.
 
     Per row, each row's rate is drawn around the configured one and applies to its non-pad bytes. In
@@ -28,31 +29,21 @@ class RandomGate(Gate):
     """
 
     deletion_types = ("random",)
-    reference = replace(GATE_OF_THE_REFERENCE, fixed=frozenset(("shortening_per", "hard_delete_positions")))
-
-    @classmethod
-    def check(cls, config: MrT5Config) -> None:
-        check_share(config, "random_deletion_probability")
+    share = "random_deletion_probability"
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
         self.rate = float(config.random_deletion_probability)
-        self.per_row = config.shortening_per == "row"
-        self.spares_padding = not self.per_row
 
-    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
+    def deleted(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
         if not self.per_row:
-            draw = self.rate + RATE_SPREAD * torch.randn(()).item()
-            deleted = delete_over_batch(draw, padding)
-        else:
-            if input_ids is None and not self.training:
-                raise ValueError(
-                    "random deletion in evaluation draws from input_ids, so that results repeat themselves; "
-                    "it cannot run on inputs_embeds"
-                )
-            deleted = self._delete_by_row(padding, None if self.training else input_ids)
-        values = torch.zeros(padding.shape, dtype=torch.float32, device=padding.device)
-        return values.masked_fill(deleted | padding, self.scale), None
+            return delete_over_batch(self.rate + RATE_SPREAD * torch.randn(()).item(), padding)
+        if input_ids is None and not self.training:
+            raise ValueError(
+                "random deletion in evaluation draws from input_ids, so that results repeat themselves; "
+                "it cannot run on inputs_embeds"
+            )
+        return self._delete_by_row(padding, None if self.training else input_ids)
 
     def _delete_by_row(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
         if input_ids is None:

@@ -1,18 +1,41 @@
-"""Figures, drawn with matplotlib, which is an extra: a module here is imported only where it is there.
+"""Figures, drawn with matplotlib, which is an extra: this package is imported only where it is installed.
 
-Each module draws one kind of figure from plain numbers and knows nothing of runs. `style` is the one look of
-all of them, and how a drawing becomes SVG.
+A figure is a function of an experiment's results and its compared numbers; `style` is the look of all.
 """
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+
+from mrt5cli.errors import UserError
+from mrt5cli.report.figures.against_reduction import gate_placement, loss_against_reduction, macs, runtime
+from mrt5cli.report.figures.deletion_patterns import deletion_patterns
+from mrt5cli.report.figures.per_language import per_language
+from mrt5cli.report.figures.per_sample import per_sample
+from mrt5cli.report.figures.style import Drawing
+from mrt5cli.report.results import Results
+from mrt5cli.report.verdicts import Compared
+
+FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]]] = {
+    figure.__name__: figure
+    for figure in (
+        loss_against_reduction,
+        per_language,
+        gate_placement,
+        macs,
+        per_sample,
+        deletion_patterns,
+        runtime,
+    )
+}
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+def draw(name: str, results: Results, compared: Sequence[Compared]) -> list[Drawing]:
+    """The drawings of one of `FIGURES` from an experiment's results; none where there is nothing to draw yet.
 
-
-HOW_TO_DRAW = "pip install 'mrt5cli[plots]'"
-"""What to type where it is not."""
+    Raises:
+        UserError: there is no such figure.
+    """
+    if name not in FIGURES:
+        raise UserError(f"no figure is called {name!r}", f"there are: {', '.join(FIGURES)}")
+    return FIGURES[name](results, compared, f"{results.experiment.id}-{name}")

@@ -1,108 +1,212 @@
-"""Against the share of bytes that is gone: the loss (the paper's main figure), time and arithmetic saved."""
+"""Against the share of bytes that is gone: the loss (the paper's main figure), time and arithmetic saved.
+
+Or against the layer that a gate follows: loss and time saved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
+from mrt5cli.metrics.results import TOTAL
+from mrt5cli.metrics.student_t import interval_of_mean
+from mrt5cli.paper.published import Published, published
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
 from mrt5cli.report.figures.style import (
     FAINT,
+    HOLLOW,
     INK,
     Drawing,
+    Look,
     Point,
     draw,
-    entry,
     hollow,
-    hollow_entry,
     legend_beside,
     look_of,
     plot_families,
+    plot_line,
 )
+from mrt5cli.report.results import Results
+from mrt5cli.report.verdicts import Compared
 
-REDUCTION = "reduction of the sequence length (%)"
-DOTTED = (0, (1, 3))
+DELETED = "deleted (%)"
+SAVED = "less time than ByT5 (%)"
+DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
+WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
+"""Published subsets that stand for all of a test set."""
 
-Curve = Sequence[tuple[float, float]]
-"""Percent deleted, and a percentage."""
+
+def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
+    """The loss that the paper gives here, or bits per byte: its metric, in words, and our number."""
+    metrics = {one.row.metric for one in compared if one.row.metric in LOSSES}
+    if metrics == {"test_cross_entropy"}:
+        return "test_cross_entropy", "cross-entropy (nats per token)", "loss"
+    return "bits_per_byte", "bits per byte", "bits_per_byte"
 
 
-def loss_against_reduction(points: Sequence[Point], *, unit: str, name: str, caption: str) -> Drawing:
-    """A line a family of models.
-
-    Args:
-        points: at least one: percent of positions that are gone, and the loss.
-        unit: of the losses, in words.
-    """
+def loss_against_reduction(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """A line a family of models, ours and published."""
+    metric, unit, number = loss_of(compared)
+    points = []
+    for runs in results.runs.values():
+        rows = [found[0] for ran in runs if (found := ran.own(number)) is not None]
+        if rows:
+            losses = [row.known(number) for row in rows]
+            gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
+            interval = interval_of_mean(losses)
+            points.append(Point(runs[0].family, gone, statistics.fmean(losses), interval))
+    averaged = any(one.row.subset in (*AVERAGES, TOTAL) for one in compared)
+    wanted = (*AVERAGES, TOTAL) if averaged else WHOLE  # English is a part where there is an average
+    known: dict[tuple[str, str], dict[str, float]] = {}
+    for row in (one.row for one in compared if one.row.subset in wanted):
+        known.setdefault((row.model, str(row.setting)), {})[row.metric] = row.value
+    for (model, _), values in known.items():
+        if metric in values:
+            points.append(Point(model, values.get(REDUCTION, 0.0), values[metric], published=True))
+    if not points:
+        return []
 
     def paint(figure: Any, axes: Any) -> None:
-        entries = plot_families(axes, points)
-        base = [point for point in points if point.family == "ByT5"]
+        plot_families(axes, points)
+        base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
         if base:
-            level = next((point.y for point in base if not point.published), base[0].y)
-            axes.axhline(level, color=look_of("ByT5").colour, linestyle=DOTTED, linewidth=0.8, zorder=0)
-        axes.set(xlabel=REDUCTION, ylabel=unit)
+            axes.axhline(base[0].y, color=look_of("ByT5").colour, zorder=0, **DOTTED)
+        axes.set(xlabel=DELETED, ylabel=unit)
         axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
-        legend_beside(axes, entries)
 
-    return draw(paint, name, caption)
+    theirs = hollow(any(point.published for point in points))
+    caption = f"{unit.capitalize()} against the share deleted, a point a model{theirs}."
+    if any(point.interval for point in points):
+        caption += " Bars: 95 % over seeds."
+    return [draw(paint, name, caption)]
 
 
-def runtime(points: Sequence[Point], promised: Curve = (), *, name: str, caption: str) -> Drawing:
-    """Time saved, beside what the multiply-accumulates promise.
-
-    Args:
-        points: at least one: percent of positions that are gone, and percent less time than ByT5.
-        promised: percent of positions that are gone, and percent fewer multiply-accumulates.
-    """
+def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Time saved, beside what the multiply-accumulates promise."""
+    document = results.analyses.get("runtime", {"runs": []})
+    points, promised = [], []
+    for line in document["runs"]:
+        if line["recipe"] != results.experiment.baseline:
+            gone = 100 * (line["deletion_rate"] or 0.0)
+            points.append(Point(line["family"], gone, line["decrease_percent"]))
+            promised.append((gone, line["macs_decrease_percent"]))
+    for one in compared:
+        reduction = _published_reduction(one.row)
+        if one.row.metric == DECREASE and one.verdict != "not compared" and reduction is not None:
+            points.append(Point(one.row.model, reduction, one.value, published=True))
+    if not points:
+        return []
 
     def paint(figure: Any, axes: Any) -> None:
-        entries = plot_families(axes, points)
-        marks: dict[str, Any] = {"marker": "_", "linestyle": ""}
-        axes.plot(*_columns(sorted(promised)), color=INK, **marks)
-        if promised:
-            entries.append(entry("multiply-accumulates saved", **marks))
+        _plot(axes, sorted(promised), "multiply-accumulates saved", INK, marker="_", linestyle="")
+        plot_families(axes, points)
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set(xlabel=REDUCTION, ylabel="less time than ByT5 (%)")
-        legend_beside(axes, entries)
+        axes.set(xlabel=DELETED, ylabel=SAVED)
 
-    return draw(paint, name, caption, height=3.6)
+    theirs = hollow(any(point.published for point in points))
+    caption = f"Time of a forward pass, percent less than ByT5's{theirs}."
+    if document["runs"]:
+        caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
+    return [draw(paint, name, caption, height=3.6)]
 
 
-def macs(
-    *, paper: Curve, exact: Curve, published: Curve, runs: Mapping[str, Curve], name: str, caption: str
-) -> Drawing:
-    """Multiply-accumulates left, in percent.
+def _published_reduction(row: Published) -> float | None:
+    """What the model of a published number deletes, wherever that was published."""
+    run = row.version, row.model, row.setting
+    for other in published().values():
+        whole = other.metric == REDUCTION and other.subset in WHOLE
+        if whole and (other.version, other.model, other.setting) == run:
+            return other.value
+    return None
 
-    Args:
-        paper: by the paper's formula.
-        exact: as the matrices multiply.
-        published: the paper's values.
-        runs: where evaluated runs lie, by family.
-    """
+
+def _plot(axes: Any, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
+    if curve:
+        axes.plot(*zip(*curve, strict=True), color=colour, label=label, **style)
+
+
+def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Multiply-accumulates left, in percent: by the paper's formula, exact, published, and where runs lie."""
+    document = results.analyses.get("compute")
+    if document is None:
+        return []
     blue = look_of("MrT5").colour
+    known = [
+        (100 * float(one.row.setting["delta"]), 100 * one.value)
+        for one in compared
+        if one.row.metric == "macs_relative_to_byt5"
+    ]
 
     def paint(figure: Any, axes: Any) -> None:
-        entries = []
-        for label, curve, colour, style in (
-            ("the paper's formula", paper, blue, {}),
-            ("exact", exact, INK, {"linestyle": "--"}),
-            ("in proportion", [(0, 100), (100, 0)], FAINT, {"linestyle": DOTTED, "linewidth": 0.8}),
-        ):
-            axes.plot(*_columns(curve), color=colour, **style)
-            entries.append(entry(label, colour, **style))
-        axes.plot(*_columns(published), color=blue, **hollow("o"), linestyle="")
-        if published:
-            entries.append(hollow_entry("published", line=""))
-        for family, points in runs.items():
-            look = look_of(family)
-            axes.plot(*_columns(points), color=look.colour, marker=look.marker, linestyle="")
-            entries.append(entry(f"runs of {family}", look.colour, marker=look.marker, linestyle=""))
+        paper, exact = (
+            [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
+            for which in ("paper_relative", "relative")
+        )
+        _plot(axes, paper, "the paper's formula", blue)
+        _plot(axes, exact, "exact", INK, linestyle="--")
+        _plot(axes, [(0, 100), (100, 0)], "in proportion", FAINT, **DOTTED)
+        _plot(axes, known, "published", blue, marker="o", linestyle="", **HOLLOW)
+        runs = [line for line in document["runs"] if line["deletion_rate"]]
+        for family in dict.fromkeys(line["family"] for line in runs):
+            look, of = look_of(family), [line for line in runs if line["family"] == family]
+            places = [(100 * line["deletion_rate"], 100 * line["relative"]) for line in of]
+            _plot(axes, places, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
         axes.set(xlim=(-2, 102), ylim=(0, 104))
-        axes.set(xlabel="bytes deleted (%)", ylabel="multiply-accumulates left (%)")
-        legend_beside(axes, entries)
+        axes.set(xlabel=DELETED, ylabel="multiply-accumulates left (%)")
+        legend_beside(axes)
 
-    return draw(paint, name, caption, height=3.6)
+    sizes = document["sizes"]
+    caption = (
+        f"Multiply-accumulates of a forward pass, {document['source']:,} positions in and "
+        f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
+        f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
+    )
+    return [draw(paint, name, caption, height=3.6)]
 
 
-def _columns(points: Curve) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Loss on the left axis, time saved or else bytes deleted on the right, over the gate's layers."""
+    metric, unit, number = loss_of(compared)
+    columns = ["after_layer", number, "decrease_percent", "deletion_rate"]
+    runs = results.analyses.get("gate_placement", {"runs": []})["runs"]
+    ours = pd.DataFrame(runs, columns=columns, dtype=float).groupby("after_layer", sort=False).mean()
+    known: dict[int, dict[str, float]] = {}
+    for one in compared:
+        layer = one.row.setting.get("gate_after_layer")
+        if layer is not None:
+            what = DECREASE if one.row.metric in TIMES else one.row.metric
+            known.setdefault(int(layer), {})[what] = one.value
+    timed = ours.decrease_percent.notna().any() or any(DECREASE in values for values in known.values())
+
+    def points(column: str, factor: float, published: str) -> list[Point]:
+        found = [Point("", layer, factor * value) for layer, value in ours[column].dropna().items()]
+        of = {layer: values[published] for layer, values in known.items() if published in values}
+        return found + [Point("", layer, value, published=True) for layer, value in of.items()]
+
+    losses = points(number, 1, metric)
+    others = points("decrease_percent", 1, DECREASE) if timed else points("deletion_rate", 100, REDUCTION)
+    other = SAVED if timed else DELETED
+    if not losses and not others:
+        return []
+
+    def paint(figure: Any, left: Any) -> None:
+        right = left.twinx()
+        right.spines["right"].set_visible(True)
+        right.grid(visible=False)
+        for axes, points, look, label, side, linestyle in (
+            (left, losses, Look("#0072B2", "o"), unit, "left", "-"),
+            (right, others, Look("#D55E00", "s"), other, "right", "--"),
+        ):
+            plot_line(axes, points, look, f"{label} ({side})", linestyle)
+            axes.set_ylabel(label, color=look.colour)
+            axes.tick_params(axis="y", labelcolor=look.colour)
+        left.set_xticks(sorted({point.x for point in (*losses, *others)}))
+        left.set_xlabel("gate after layer")
+        figure.legend(loc="outside upper center", ncols=3)
+
+    axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
+    caption = f"{axes} against the gate's layer{hollow(bool(known))}."
+    return [draw(paint, name, caption, height=3.4)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mrt5cli.report.figures.style import FAINT, INK, Drawing, Look, draw, entry, look_of
+from mrt5cli.metrics.results import Json
+from mrt5cli.report.figures.against_reduction import DELETED
+from mrt5cli.report.figures.style import FAINT, Drawing, draw, hollow, looks_of
+from mrt5cli.report.results import Results, short_name
+from mrt5cli.report.verdicts import Compared
 
 COLUMNS = 84
 """Characters a line of text."""
@@ -17,112 +19,134 @@ LINES = 2
 """Of text a model at most."""
 LINE, GAP = 0.165, 0.5
 """Inches a line of text, and lines between two models' texts."""
+RARE = 0.005
+"""Kinds of byte with a smaller share of the text are left out of a figure, not of the table."""
 GONE = "#D55E00"
-_LOOKS = (
-    look_of("MrT5"), look_of("Random"), look_of("Fixed"), look_of("BP"), look_of("CP"),
-    Look("#56B4E9", "P"), Look(FAINT, "X"), Look(INK, "*"),
-)  # fmt: skip
+
+Rates = Mapping[str, float]
+"""Percent deleted of each kind."""
+Text = Sequence[tuple[str, bool]]
+"""Characters of an example, in printable ASCII, each with whether it is deleted."""
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One model.
-
-    Attributes:
-        label: in legends and beside its text.
-        rates: percent deleted of each kind.
-        published: the same, published, by the same names.
-        text: characters of an example, in printable ASCII, with whether each is deleted; empty for none.
-    """
-
-    label: str
-    rates: Mapping[str, float]
-    published: Mapping[str, float] = field(default_factory=dict)
-    text: Sequence[tuple[str, bool]] = ()
+def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """A drawing a task of the analysed models."""
+    tasks: dict[str, list[Json]] = {}
+    for model in results.analyses.get("deletion_patterns", {"models": ()})["models"]:
+        tasks.setdefault(model["task"], []).append(model)
+    return [_of_task(task, models, compared, f"{name}-{task}") for task, models in tasks.items()]
 
 
-def deletion_patterns(patterns: Sequence[Pattern], *, name: str, caption: str) -> Drawing:
-    """Draw it.
-
-    Args:
-        patterns: at least one.
-    """
-    kinds = list(dict.fromkeys(kind for pattern in patterns for kind in (*pattern.rates, *pattern.published)))
-    texts = [pattern for pattern in patterns if pattern.text]
-    lines = sum(1 + _lines(pattern) + GAP for pattern in texts)
+def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], name: str) -> Drawing:
+    letters = any(model["letters"] for model in models)
+    recipes = [model["recipe"] for model in models]
+    labels = [
+        short_name(model["recipe"])
+        + (f", seed {model['seed']}" if recipes.count(model["recipe"]) > 1 else "")
+        for model in models
+    ]
+    ours = [_kinds(model, letters) for model in models]
+    known = [_published(recipe, compared) if letters else {} for recipe in recipes]
+    kinds = list(dict.fromkeys(kind for rates in (*ours, *known) for kind in rates))
+    texts = [(label, text) for label, model in zip(labels, models, strict=True) if (text := _text(model))]
+    lines = sum(1 + _lines(text) + GAP for _, text in texts)
     heights = [LINE * lines] if texts else []
-    heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(patterns))))
-    explained = len(patterns) > 1 or any(pattern.published for pattern in patterns) or not texts
-    below = 0.19 * -(-(len(patterns) + 1) // 2) if explained else 0.0
+    heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(models))))
+    legend = len(models) > 1 or not texts
 
     def paint(figure: Any, grid: Any) -> None:
-        *top, [rates] = grid
-        for [axes] in top:
-            _texts(axes, texts, lines)
-        entries = _rates(rates, patterns, kinds)
-        if explained:
-            figure.legend(handles=entries, loc="outside lower center", ncols=2)
+        if texts:
+            _texts(grid[0][0], texts, lines)
+        _rates(grid[-1][0], kinds, labels, ours, known)
+        if legend:
+            figure.legend(loc="outside lower center", ncols=2)
 
+    what = "kind of letter" if letters else "kind of byte"
+    shown = ", and one of them, deleted bytes marked (¶ is its end)" if texts else ""
+    examples = f"{models[0]['examples']:,} test examples"
+    caption = f"{task}: what is deleted, by {what}, of {examples}{shown}{hollow(any(known))}."
+    below = 0.19 * -(-(len(models) + 1) // 2) if legend else 0.0
     return draw(
         paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
         squeeze=False,
     )  # fmt: skip
 
 
-def _lines(pattern: Pattern) -> int:
-    return min(LINES, -(-len(pattern.text) // COLUMNS))
+def _lines(text: Text) -> int:
+    return min(LINES, -(-len(text) // COLUMNS))
 
 
-def _texts(axes: Any, patterns: Sequence[Pattern], lines: float) -> None:
+def _texts(axes: Any, texts: Sequence[tuple[str, Text]], lines: float) -> None:
     """A cell a character: deleted ones stand on colour, struck out."""
     axes.set_axis_off()
     axes.set_xlim(0, COLUMNS)
     axes.set_ylim(lines, 0)
-    line = 0.0
-    for pattern in patterns:
-        axes.text(0, line + 0.8, pattern.label, fontsize=7.5, color=INK, va="baseline")
-        for start in range(0, min(len(pattern.text), LINES * COLUMNS), COLUMNS):
-            line += 1
-            for place, (character, gone) in enumerate(pattern.text[start : start + COLUMNS]):
-                if gone:
-                    cell = Rectangle((place, line + 0.06), 1, 0.88, facecolor=GONE, alpha=0.25, linewidth=0)
-                    axes.add_patch(cell)
-                    axes.hlines(line + 0.5, place, place + 1, color=GONE, linewidth=0.6)
-                if character != " ":
-                    axes.text(
-                        place + 0.5, line + 0.75, character,
-                        fontsize=7.5, family="DejaVu Sans Mono", ha="center", va="baseline",
-                        color=INK,
-                    )  # fmt: skip
-        line += 1 + GAP
+    top = 0.0
+    for label, text in texts:
+        axes.text(0, top + 0.8, label, fontsize=7.5, va="baseline")
+        for place, (character, gone) in enumerate(text[: LINES * COLUMNS]):
+            line, column = top + 1 + place // COLUMNS, place % COLUMNS
+            if gone:
+                cell = Rectangle((column, line + 0.06), 1, 0.88, facecolor=GONE, alpha=0.25, linewidth=0)
+                axes.add_patch(cell)
+                axes.hlines(line + 0.5, column, column + 1, color=GONE, linewidth=0.6)
+            if character != " ":
+                style = {"fontsize": 7.5, "family": "DejaVu Sans Mono", "ha": "center", "va": "baseline"}
+                axes.text(column + 0.5, line + 0.75, character, **style)
+        top += _lines(text) + 1 + GAP
 
 
-def _rates(axes: Any, patterns: Sequence[Pattern], kinds: Sequence[str]) -> list[Line2D]:
-    """A line a kind, a mark a model. Returns the entries of a legend."""
-    places = {kind: place for place, kind in enumerate(kinds)}
+def _rates(
+    axes: Any, kinds: Sequence[str], labels: Sequence[str], ours: Sequence[Rates], known: Sequence[Rates]
+) -> None:
+    """A line a kind, a mark a model; hollow ones around it are published."""
     for place in range(0, len(kinds), 2):
         axes.axhspan(place - 0.5, place + 0.5, facecolor=FAINT, alpha=0.12, linewidth=0)
     axes.grid(axis="y", visible=False)
-    step = 0.62 / max(1, len(patterns) - 1)
-    entries = []
-    for number, pattern in enumerate(patterns):
-        look = _LOOKS[number % len(_LOOKS)]
-        offset = number * step - 0.31 if len(patterns) > 1 else 0.0
-        style: dict[str, Any] = {"marker": look.marker, "linestyle": "", "color": look.colour}
-        for values, more in (
-            (pattern.published, {"markerfacecolor": "none", "markersize": 8.5}),
-            (pattern.rates, {"markersize": 4.5}),
+    step = 0.62 / max(1, len(labels) - 1)
+    for number, look in enumerate(looks_of(["MrT5"] * len(labels))):
+        offset = number * step - 0.31 if len(labels) > 1 else 0.0
+        style: dict[str, Any] = {
+            "marker": look.marker,
+            "linestyle": "",
+            "color": look.colour,
+            "clip_on": False,
+        }
+        for rates, more in (
+            (known[number], {"markerfacecolor": "none", "markersize": 8.5}),
+            (ours[number], {"markersize": 4.5, "label": labels[number]}),
         ):
-            if values:  # a line without marks would have a place all the same, and be made room for
-                y = [places[kind] + offset for kind in values]
-                axes.plot(list(values.values()), y, clip_on=False, **style, **more)
-        entries.append(entry(pattern.label, look.colour, marker=look.marker, linestyle="", markersize=4.5))
-    if any(pattern.published for pattern in patterns):
-        around: dict[str, Any] = {"markerfacecolor": "none", "markersize": 8.5}
-        entries.append(entry("hollow, around: published", marker="o", linestyle="", **around))
+            if rates:  # a line without marks would have a place all the same, and be made room for
+                axes.plot(
+                    list(rates.values()), [kinds.index(kind) + offset for kind in rates], **style, **more
+                )
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("deleted (%)")
+    axes.set_xlabel(DELETED)
     axes.tick_params(axis="y", length=0)
-    return entries
+
+
+def _kinds(model: Json, letters: bool) -> dict[str, float]:
+    lines = model["letters"] if letters else model["kinds"]
+    rare = 0 if letters else RARE * model["positions"]
+    return {line["kind"].replace("_", " "): 100 * line["rate"] for line in lines if line["count"] > rare}
+
+
+def _published(recipe: str, compared: Sequence[Compared]) -> dict[str, float]:
+    return {
+        one.row.metric.partition("[")[2].rstrip("]").replace("_", " "): one.value
+        for one in compared
+        if one.recipe == recipe and one.row.metric.startswith("deletion_rate[")
+    }
+
+
+def _text(model: Json) -> list[tuple[str, bool]]:
+    """The first example as characters with their fate; nothing where a cell a character cannot show it."""
+    cells: list[tuple[str, bool]] = []
+    for text, state in model["shown"][0]["runs"] if model["shown"] else ():
+        if state not in ("kept", "deleted"):
+            return []
+        cells += [(character, state == "deleted") for character in text.replace("⟨EOS⟩", "¶").strip("\n")]
+    drawable = all(character.isascii() or character in "¶␣⏎⇥⟨⟩" for character, _ in cells)
+    return cells if drawable else []

@@ -2,112 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.patches import Patch
+import pandas as pd
 
-from mrt5cli.report.figures.style import (
-    FAINT,
-    INK,
-    OTHER_LOOKS,
-    Drawing,
-    Look,
-    draw,
-    hollow,
-    hollow_entry,
-    look_of,
-)
+from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.metrics.results import TOTAL
+from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
+from mrt5cli.report.figures.against_reduction import DELETED, loss_of
+from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of
+from mrt5cli.report.results import Ran, Results, short_name
+from mrt5cli.report.verdicts import Compared
 
 MOST = 20
 """Languages that keep their order; more of them are sorted by how much goes."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """One model's numbers by language; a language may lack any.
-
-    Attributes:
-        label: in the legend.
-        family: as the paper calls it.
-        loss, reduction: ours, in the figure's unit and percent.
-        published_loss, published_reduction: the same, published.
-    """
-
-    label: str
-    family: str
-    loss: Mapping[str, float] = field(default_factory=dict)
-    reduction: Mapping[str, float] = field(default_factory=dict)
-    published_loss: Mapping[str, float] = field(default_factory=dict)
-    published_reduction: Mapping[str, float] = field(default_factory=dict)
-
-
-def per_language(
-    models: Sequence[Model], languages: Sequence[str], *, unit: str, name: str, caption: str
-) -> Drawing:
-    """Draw it.
-
-    Args:
-        models: at least one.
-        languages: from top to bottom.
-        unit: of the losses, in words.
-    """
+def per_language(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """Losses on the left, in the paper's unit, and percent deleted on the right."""
+    metric, unit, number = loss_of(compared)
+    names = [short_name(recipe) for recipe in results.runs]
+    ours, known, families = {}, {}, []
+    for recipe, runs in results.runs.items():
+        label = short_name(recipe) if names.count(short_name(recipe)) == 1 else recipe
+        mine = _by_language(runs, number)
+        theirs = _published(recipe, metric, compared)
+        if mine.loss.notna().any() or theirs.loss.notna().any():
+            ours[label], known[label] = mine, theirs
+            families.append(runs[0].family if runs else "MrT5")
+    if not ours:
+        return []
+    listed = [(ours[label] if len(ours[label]) else known[label]).index for label in ours]
+    languages = list(dict.fromkeys(language for of in listed for language in of))
     if len(languages) > MOST:
-        most = models[-1].reduction or models[-1].published_reduction
-        languages = sorted(languages, key=lambda language: -most.get(language, 0.0))
-    looks = _looks(models)
-    gone = [model for model in models if any({**model.published_reduction, **model.reduction}.values())]
-    thickness = 0.8 / len(models)
+        last = list(ours)[-1]
+        gone = ours[last].deleted.combine_first(known[last].deleted)
+        languages.sort(key=lambda language: -gone.get(language, 0.0))
+    colours = [FAINT if look.colour == INK else look.colour for look in looks_of(families)]
+    thickness = 0.8 / len(ours)
 
     def paint(figure: Any, both: Any) -> None:
-        left, right = both
-        for axes, shown, which in ((left, models, "loss"), (right, gone, "reduction")):
-            for model in shown:
-                place = list(models).index(model)
-                offset = (place - (len(models) - 1) / 2) * thickness
-                _bars(axes, model, languages, which, offset, thickness, looks[place])
+        for axes, column, words in zip(both, ("loss", "deleted"), (unit, DELETED), strict=True):
+            for place, (label, colour) in enumerate(zip(ours, colours, strict=True)):
+                mine, theirs = (of[label][column].reindex(languages) for of in (ours, known))
+                if column == "deleted" and not (mine.any() or theirs.any()):
+                    continue  # ByT5
+                lines = [line + (place - (len(ours) - 1) / 2) * thickness for line in range(len(languages))]
+                axes.barh(lines, mine.fillna(0), height=thickness, color=colour, label=label)
+                mark = INK if mine.notna().any() else colour
+                axes.plot(theirs, lines, "o", color=mark, markersize=3.5, zorder=3, **HOLLOW)
+            axes.set_xlabel(words)
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
-        left.set_yticks(range(len(languages)), languages)
-        left.set_ylim(len(languages) - 0.4, -0.6)
-        left.set_xlabel(unit)
-        right.set_xlabel("reduction of the sequence length (%)")
-        entries: list[object] = [
-            Patch(facecolor=look.colour, label=model.label) for model, look in zip(models, looks, strict=True)
-        ]
-        if any(model.published_loss or model.published_reduction for model in models):
-            entries.append(hollow_entry("published", line=""))
-        figure.legend(handles=entries, loc="outside upper center", ncols=min(5, len(entries)))
+        both[0].set_yticks(range(len(languages)), languages)
+        both[0].set_ylim(len(languages) - 0.4, -0.6)
+        handles, labels = both[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
 
-    height = 1.1 + len(languages) * max(0.17, 0.1 * len(models))
-    return draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
+    theirs = hollow(any(len(of) for of in known.values()))
+    caption = f"{unit.capitalize()} and percent deleted by language{theirs}."
+    height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
+    return [draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
 
 
-def _looks(models: Sequence[Model]) -> list[Look]:
-    """A look a model; a second model of one family gets another colour."""
-    looks: list[Look] = []
-    spare = [Look("#E69F00", "v"), OTHER_LOOKS[0], Look("#009E73", "s"), Look("#CC79A7", "D")]
-    for model in models:
-        look = Look(FAINT, "*") if model.family == "ByT5" else look_of(model.family)
-        looks.append(spare.pop(0) if look in looks and spare else look)
-    return looks
+def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:
+    """`loss` and percent `deleted` by language, means over runs.
+
+    Of each run it is the first evaluation that has several languages, else its first.
+    """
+    lines = []
+    for ran in runs:
+        several = [one for one in ran.evaluations if len(one.rows) > 1]
+        for row in (row for one in [*several, *ran.evaluations][:1] for row in one.rows):
+            language = LANGUAGES[row.subset].name if row.subset in LANGUAGES else row.subset
+            if row.subset != TOTAL:
+                deleted = None if row.deletion_rate is None else 100 * row.deletion_rate
+                lines.append((language, row.number(number), deleted))
+    frame = pd.DataFrame(lines, columns=["language", "loss", "deleted"])
+    return frame.astype({"loss": float, "deleted": float}).groupby("language", sort=False).mean()
 
 
-def _bars(
-    axes: Any,
-    model: Model,
-    languages: Sequence[str],
-    which: str,
-    offset: float,
-    thickness: float,
-    look: Look,
-) -> None:
-    ours: Mapping[str, float] = getattr(model, which)
-    known: Mapping[str, float] = getattr(model, f"published_{which}")
-    places = {language: place + offset for place, language in enumerate(languages)}
-    mine = {places[language]: ours[language] for language in languages if language in ours}
-    theirs = {places[language]: known[language] for language in languages if language in known}
-    axes.barh(list(mine), list(mine.values()), height=thickness, color=look.colour)
-    settings = hollow("o") | {"markersize": 3.5, "linestyle": "", "zorder": 3}
-    axes.plot(list(theirs.values()), list(theirs), color=INK if mine else look.colour, **settings)
+def _published(recipe: str, metric: str, compared: Sequence[Compared]) -> pd.DataFrame:
+    """The same of a recipe, published."""
+    rows = [one.row for one in compared if one.recipe == recipe and one.row.subset]
+    values = {
+        column: {
+            row.subset: row.value for row in rows if row.metric == of and row.subset not in (*AVERAGES, TOTAL)
+        }
+        for column, of in (("loss", metric), ("deleted", REDUCTION))
+    }
+    return pd.DataFrame(values, columns=["loss", "deleted"], dtype=float)

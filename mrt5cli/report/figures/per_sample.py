@@ -4,84 +4,71 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, look_of
+from mrt5cli.report.results import Results, short_name
+from mrt5cli.report.tables import number
+from mrt5cli.report.verdicts import Compared
 
 COLUMNS = 5
-MINUS = "\N{MINUS SIGN}"
 
 
-@dataclass(frozen=True)
-class Scatter:
-    """One model.
-
-    Attributes:
-        label: of its panel.
-        family: as the paper calls it.
-        deleted, increase: of each sample, in percent.
-        r: Pearson's, or None where it has none.
-        published_r: the paper's, or None.
-    """
-
-    label: str
-    family: str
-    deleted: Sequence[float]
-    increase: Sequence[float]
-    r: float | None
-    published_r: float | None = None
-
-
-def per_sample(scatters: Sequence[Scatter], *, name: str, caption: str) -> Drawing:
-    """Draw it: a family a row, or more where it has many models; axes are shared, so that panels compare.
-
-    Args:
-        scatters: at least one, those of a family next to each other.
-    """
-    families = list(dict.fromkeys(scatter.family for scatter in scatters))
-    of = {family: [scatter for scatter in scatters if scatter.family == family] for family in families}
-    columns = min(COLUMNS, max(len(line) for line in of.values()))
-    lines = [line[start : start + columns] for line in of.values() for start in range(0, len(line), columns)]
+def per_sample(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
+    """A family a row, or more where it has many models; axes are shared, so that panels compare."""
+    document = results.analyses.get("per_sample", {"models": []})
+    families: dict[str, list[Json]] = {}
+    for model in document["models"]:
+        families.setdefault(model["family"], []).append(model)
+    if not families:
+        return []
+    known = {one.recipe: one.value for one in compared if one.row.metric == "pearson_r"}
+    seeds = len({model["seed"] for model in document["models"]}) > 1 and bool(results.experiment.seeds)
+    columns = min(COLUMNS, max(map(len, families.values())))
+    lines = [of[start : start + columns] for of in families.values() for start in range(0, len(of), columns)]
 
     def paint(figure: Any, grid: Any) -> None:
         for axes in grid.flat:
             axes.set_visible(False)
         for row, line in zip(grid, lines, strict=True):
-            for axes, scatter in zip(row, line, strict=False):
+            for axes, model in zip(row, line, strict=False):
                 axes.set_visible(True)
-                _panel(axes, scatter)
+                title = short_name(model["recipe"]) + (f", seed {model['seed']}" if seeds else "")
+                title += f"\nr = {'none' if model['r'] is None else number(model['r'], 2)}"
+                if model["recipe"] in known:
+                    title += f"\npublished {number(known[model['recipe']], 2)}"
+                axes.set_title(title, fontsize=7.5)
+                _panel(axes, model)
         for column in range(columns):
             if column >= len(lines[-1]) and len(lines) > 1:  # nothing below: the panel above has the ticks
                 grid[-2][column].tick_params(labelbottom=True)
         figure.supxlabel("deleted from the sample (%)", fontsize=9)
         figure.supylabel("rise of its loss over ByT5's (%)", fontsize=9)
 
-    return draw(
-        paint, name, caption, width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
-        nrows=len(lines), ncols=columns, squeeze=False, sharex=True, sharey=True,
-    )  # fmt: skip
+    caption = (
+        f"{document['samples']:,} samples, batch size 1: rise of each sample's loss over ByT5's against the "
+        "share deleted from it, with the line of least squares."
+    )
+    return [
+        draw(
+            paint, name, caption, width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
+            nrows=len(lines), ncols=columns, squeeze=False, sharex=True, sharey=True,
+        )
+    ]  # fmt: skip
 
 
-def _panel(axes: Any, scatter: Scatter) -> None:
-    look = look_of(scatter.family)
-    x, y = np.asarray(scatter.deleted, float), np.asarray(scatter.increase, float)
+def _panel(axes: Any, model: Json) -> None:
+    x, y = np.array(model["deleted_percent"], float), np.array(model["loss_increase_percent"], float)
     # A dot a sample as one path, each a stroke too short to see but for its round ends: a tenth of the file
     # that as many markers make.
     dots = [list(chain.from_iterable((value, value, math.nan) for value in column)) for column in (x, y)]
-    axes.plot(*dots, color=look.colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
-    if scatter.r is not None:
+    colour = look_of(model["family"]).colour
+    axes.plot(*dots, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
+    if model["r"] is not None:
         slope, level = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + level, color=INK, linewidth=1.1)
-    title = f"{scatter.label}\nr = {_signed(scatter.r)}"
-    if scatter.published_r is not None:
-        title += f"\npublished {_signed(scatter.published_r)}"
-    axes.set_title(title, fontsize=7.5)
-
-
-def _signed(r: float | None) -> str:
-    return "none" if r is None else f"{r:.2f}".replace("-", MINUS)

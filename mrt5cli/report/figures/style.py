@@ -3,34 +3,33 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
 own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
 
-Ink and paper are two stand-in colours until a drawing is written: in a page they become its text colour and
-its background, so that a dark page has light axes, and in a file of its own black on white. Text stays text.
+Figures are black on white; a dark page turns that over (`report.css`). Text stays text.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("agg")  # no window, whatever the user's own settings are
 
+import matplotlib.style
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-INK, PAPER = "#010203", "#fdfeff"
-FAINT = "#8a8a8a"
-WIDTH = 7.2
-"""Inches: a page of text."""
+INK, FAINT = "#000000", "#8a8a8a"
+STYLE = Path(__file__).with_name("report.mplstyle")
+HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
+"""Of markers of published values."""
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Colour and marker of a family of models."""
 
     colour: str
@@ -47,67 +46,23 @@ LOOKS = {
 }
 OTHER_LOOKS = (Look("#56B4E9", "P"), Look(FAINT, "X"))
 
-SETTINGS: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 6.0,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "path.simplify": False,
-}
-
-_FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif"
-_MONOSPACED = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
-
 
 def look_of(family: str) -> Look:
     """The look of a family; families that the paper has not share what is left."""
     return LOOKS.get(family) or OTHER_LOOKS[sum(map(ord, family)) % len(OTHER_LOOKS)]
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Within, figures look like this package's; the caller's own settings come back."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        yield
+def looks_of(families: Sequence[str]) -> list[Look]:
+    """A look a model: its family's, or one that is free where an earlier model has that."""
+    looks: list[Look] = []
+    for family in families:
+        free = (look for look in (look_of(family), *LOOKS.values(), *OTHER_LOOKS) if look not in looks)
+        looks.append(next(free, look_of(family)))
+    return looks
 
 
-@dataclass(frozen=True)
-class Point:
-    """One model in a figure whose axes are numbers.
-
-    Attributes:
-        family: as the paper calls it.
-        x, y: in the axes' units.
-        interval: of y, over seeds; None with one.
-        published: or ours.
-    """
+class Point(NamedTuple):
+    """One model of a family in a figure whose axes are numbers; the interval is of y, over seeds."""
 
     family: str
     x: float
@@ -116,51 +71,38 @@ class Point:
     published: bool = False
 
 
-def plot_line(axes: Any, points: Sequence[Point], look: Look, **more: Any) -> None:
+def plot_line(axes: Any, points: Sequence[Point], look: Look, label: str, linestyle: str = "-") -> None:
     """A line from left to right of one look: filled where ours, hollow and dotted where published."""
-    for published in (True, False):
+    for published, style in (
+        (False, {"linestyle": linestyle, "zorder": 3}),
+        (True, {"linestyle": ":", **HOLLOW}),
+    ):
         line = sorted((one for one in points if one.published is published), key=lambda one: one.x)
-        style: dict[str, Any] = {"marker": look.marker, "zorder": 3, **more}
-        if published:
-            style = {"linestyle": ":", "zorder": 2, **hollow(look.marker)}
-        axes.plot([one.x for one in line], [one.y for one in line], color=look.colour, **style)
+        if not line:
+            continue
+        x, y = [one.x for one in line], [one.y for one in line]
+        axes.plot(x, y, color=look.colour, marker=look.marker, label=label, **style)
+        label = ""  # of ours, where there are both
         for one in line:
             if one.interval is not None:
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
-def plot_families(axes: Any, points: Sequence[Point]) -> list[Line2D]:
-    """A line a family. Returns the entries of a legend: families, and what filled and hollow mean."""
-    entries = []
+def hollow(published: bool) -> str:
+    """The end of a caption's sentence."""
+    return "; hollow marks are published" if published else ""
+
+
+def plot_families(axes: Any, points: Sequence[Point]) -> None:
+    """A line a family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
-        look = look_of(family)
-        plot_line(axes, [point for point in points if point.family == family], look)
-        entries.append(entry(family, look.colour, marker=look.marker, linestyle=""))
-    if any(point.published for point in points):
-        if not all(point.published for point in points):
-            entries.append(entry("filled: ours", marker="o"))
-        entries.append(hollow_entry("hollow: published"))
-    return entries
+        plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
+    legend_beside(axes)
 
 
-def entry(label: str, colour: str = INK, **style: Any) -> Line2D:
-    """A legend entry that is no line of the figure."""
-    return Line2D([], [], color=colour, label=label, **style)
-
-
-def hollow_entry(label: str, line: Any = ":") -> Line2D:
-    """A legend entry for published values, on a line of that style."""
-    return entry(label, linestyle=line, **hollow("o"))
-
-
-def legend_beside(axes: Any, entries: Sequence[Line2D]) -> None:
-    """A legend to the right of the axes."""
-    axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def hollow(marker: str) -> dict[str, Any]:
-    """Marker settings of published values."""
-    return {"marker": marker, "markerfacecolor": PAPER, "markeredgewidth": 1.1, "linewidth": 1.0}
+def legend_beside(axes: Any) -> None:
+    """A legend to the right of the axes, of all that has a label there."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 @dataclass(frozen=True)
@@ -170,7 +112,7 @@ class Drawing:
     Attributes:
         name: for files and ids.
         caption: what it shows, a sentence or two.
-        svg: the drawing, in stand-in colours.
+        svg: a file of its own.
     """
 
     name: str
@@ -178,19 +120,9 @@ class Drawing:
     svg: str
 
     @property
-    def file(self) -> str:
-        """A file of its own: black on white."""
-        background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-        text = self.svg.replace(INK, "#000000").replace(PAPER, "#ffffff")
-        return re.sub(r"(<svg\b[^>]*>)", rf"\1{background}", text, count=1)
-
-    @property
     def inline(self) -> str:
-        """Part of a page, in its colours: `currentColor`, and the variable --paper."""
-        text = self.svg[self.svg.index("<svg") :]
-        text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
-        caption = self.caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        return text.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+        """Part of a page."""
+        return f'<svg role="img" aria-label="{escape(self.caption)}"{self.svg.partition("<svg")[2]}'
 
 
 def draw(
@@ -198,7 +130,7 @@ def draw(
     name: str,
     caption: str,
     *,
-    width: float = WIDTH,
+    width: float = 7.2,
     height: float = 4.0,
     **grid: Any,
 ) -> Drawing:
@@ -206,17 +138,17 @@ def draw(
 
     Args:
         paint: fills a figure that belongs to no window, and its axes.
-        width, height: inches.
+        width, height: inches; the default is a page of text wide.
         grid: of axes, as `Figure.subplots` takes it.
     """
     buffer = io.StringIO()
-    with styled():
+    with matplotlib.style.context([STYLE, {"svg.hashsalt": name}], after_reset=True):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure, figure.subplots(**grid))
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = text.replace("'DejaVu Sans Mono'", _MONOSPACED).replace("'DejaVu Sans'", _FONTS)
+    text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
     return Drawing(name, caption, text)

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import AttentionOptions
+from mrt5cli.models.attention import AttentionOptions, Rows
 from mrt5cli.models.fast.kernels import Packed, grid
-from mrt5cli.models.layout import BlockBias, Layout, PaddedLayout, RelativeBias
+from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
 from mrt5cli.models.shorteners.base import Shortening
 
 
 @dataclass(frozen=True)
-class DeviceRows:
+class DeviceRows(Rows):
     """Where the rows of a packed batch lie on a device, and what is added to their attention scores.
 
     Attributes:
@@ -38,20 +39,9 @@ class DeviceRows:
     gate: Tensor | None = None
 
     def as_source(self) -> DeviceRows:
-        """The same rows for cross-attention."""
         return replace(self, rel=None)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: AttentionOptions,
-        penalty: ScorePenalty | None,
-        *,
-        cross: bool,
-    ) -> Tensor:
-        """Attention within each row by one kernel; see `Rows`."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
 
         batch, heads, count, width = query.shape
@@ -59,21 +49,22 @@ class DeviceRows:
             query.transpose(1, 2).reshape(batch * count, heads, width),
             key[0].transpose(0, 1),
             value[0].transpose(0, 1),
-            queries=grid(batch, count, query.device) if cross else self.packed,
+            queries=grid(batch, count, query.device) if options.cross else self.packed,
             keys=self.packed,
             rel=self.rel,
             gate=self.gate,
             softmax1=options.softmax1,
-            score_ceiling=SCORE_CEILING if options.excess else None,
+            score_ceiling=None if options.penalty is None else SCORE_CEILING,
         )
-        if excess is not None and penalty is not None:
+        if excess is not None and options.penalty is not None:
             # The batch is full: all its rows are as long as it is wide.
             rows, longest = len(self.packed.bounds) - 1, self.packed.longest
-            penalty.add_mean(excess / (heads * rows * (count if cross else longest) * longest), cross=cross)
+            pairs = rows * (count if options.cross else longest) * longest
+            options.penalty.add_mean(excess / (heads * pairs), cross=options.cross)
         return output.view(batch, count, heads, width)
 
 
-class DeviceLayout:
+class DeviceLayout(Layout):
     """(B, S, ...) <-> (1, n, ...).
 
     Args:
@@ -81,14 +72,24 @@ class DeviceLayout:
         total: n, the number of True in `valid`; None reads it, one device sync.
         positions: (B, S) ascending original positions, or None where slots are positions.
 
+        scored: the score loss is wanted, which looks at padding: there is none, but what a shortener leaves
+            has some, and is not packed.
+
     Attributes:
         index: (n) int64, the slot among B * S that each position comes from.
         packed: where rows lie, for the kernels.
         total: n.
     """
 
-    def __init__(self, valid: Tensor, total: int | None = None, positions: Tensor | None = None) -> None:
-        self.shape = valid.shape
+    def __init__(
+        self,
+        valid: Tensor,
+        total: int | None = None,
+        positions: Tensor | None = None,
+        *,
+        scored: bool = False,
+    ) -> None:
+        self.shape, self.scored = valid.shape, scored
         lengths = valid.sum(dim=1)
         self.total = int(lengths.sum()) if total is None else total
         # Boolean indexing and nonzero would wait for the device to tell the size of their result. A scatter
@@ -101,11 +102,6 @@ class DeviceLayout:
         bounds = F.pad(lengths.cumsum(dim=0), (1, 0)).to(torch.int32)
         self.packed = Packed(bounds, self.shape[1], places.to(torch.int32))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no padding at all."""
-        return self.total == self.shape.numel()
-
     def lay_out(self, padded: Tensor) -> Tensor:
         return padded.flatten(0, 1).index_select(0, self.index)[None]
 
@@ -113,28 +109,20 @@ class DeviceLayout:
         padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
         return padded.index_copy_(0, self.index, states[0]).unflatten(0, self.shape)
 
-    def bias(self, relative: RelativeBias, shortening: Shortening) -> BlockBias:
+    def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, DeviceRows]:
         # The kernels look biases up; from max_distance on all distances share a bucket.
-        far = min(relative.length - 1, relative.attention.relative_attention_max_distance)
+        far = min(length - 1, attention.relative_attention_max_distance)
         gate = None if shortening.key_gate is None else self.lay_out(shortening.key_gate)[0]
-        rows = DeviceRows(self.packed, relative.by_distance(far + 1), gate)
-        return BlockBias(shortening.states.new_zeros(1), rows)
+        rows = DeviceRows(self.packed, relative_bias(attention, far + 1), gate)
+        return shortening.states.new_zeros(1), rows
 
     def after(self, shortening: Shortening) -> Layout:
         if shortening.positions is None:
             return self
         # A rule of the reference lets rows see each other's slots: then all of them stay.
-        if shortening.self_mask is not None or shortening.mask is None:
-            return PaddedLayout()
+        if self.scored or shortening.self_mask is not None or shortening.mask is None:
+            return Layout()
         return DeviceLayout(shortening.mask != 0, shortening.mask_count, shortening.positions)
-
-
-class ScoredDeviceLayout(DeviceLayout):
-    """A batch that is packed although its score loss is wanted, having no padding, which that loss looks at;
-    what a shortener leaves has some."""
-
-    def after(self, shortening: Shortening) -> Layout:
-        return self if shortening.positions is None else PaddedLayout()
 
 
 def device_layout(
@@ -142,17 +130,17 @@ def device_layout(
     padding: Tensor,
     score_penalty: ScorePenalty | None,
     real_bytes: int | None,
-) -> Layout | None:
-    """The layout of an input (B, S), full batches too, because the kernels need no L x L bias; None where its
-    mask hides something else than just the padding, or a score loss looks at some of its pairs only."""
+) -> Layout:
+    """The layout of an input (B, S), full batches too, because the kernels need no L x L bias; the padded one
+    where its mask hides something else than the padding, or a score loss looks at some of its pairs only."""
     if real_bytes is None:
         attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
         # Both numbers in one answer. Waiting for it and, later, for the number of survivors are all the
         # times a forward waits for the device: neither layouts nor the kernels' launches ask it anything.
         real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
         if differing:
-            return None
+            return Layout()
     if score_penalty is None:
         return DeviceLayout(~padding, real_bytes)
-    layout = ScoredDeviceLayout(~padding, real_bytes)
-    return layout if layout.is_full and score_penalty.targets is None else None
+    full = real_bytes == padding.numel() and score_penalty.targets is None
+    return DeviceLayout(~padding, real_bytes, scored=True) if full else Layout()

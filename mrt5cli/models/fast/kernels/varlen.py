@@ -8,14 +8,13 @@ Legend: n positions of all rows laid end to end, B rows, N heads, H head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import WIDEST_HEAD, Packed
+from mrt5cli.models.fast.kernels import Packed
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -24,15 +23,9 @@ REPLICAS = 16
 """Copies of the bias gradient that programs add to, summed at the end."""
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How a program is cut.
-
-    Attributes:
-        queries, keys: rows of a tile, powers of 2, at least 16.
-        warps: of a program.
-        stages: of the loop over tiles, loads ahead included.
-    """
+class Tiles(NamedTuple):
+    """How a program is cut: rows of a tile, powers of 2 from 16 on; warps of a program; stages of the loop
+    over tiles, loads ahead included."""
 
     queries: int
     keys: int
@@ -90,45 +83,12 @@ def attend(
     Returns:
         Output (n_q, N, H), zeros in rows without keys; and the sum of max(score - ceiling, 0), a float32
         scalar, or None.
-
-    Raises:
-        ValueError: shapes, types or strides the kernels do not take.
     """
-    _check(query, key, value, queries, keys, rel, gate)
+    assert query.dtype == key.dtype == value.dtype and query.dtype in DTYPES
     rel = None if rel is None else rel.float().contiguous()
     gate = None if gate is None else gate.float().contiguous()
     cut = cut or tiles_for(query.shape[-1], query.dtype)
     return _Attend.apply(query, key, value, rel, gate, queries, keys, softmax1, score_ceiling, cut)
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    queries: Packed,
-    keys: Packed,
-    rel: Tensor | None,
-    gate: Tensor | None,
-) -> None:
-    if not query.dtype == key.dtype == value.dtype or query.dtype not in DTYPES:
-        raise ValueError("query, key and value must be all float32, all bfloat16 or all float16")
-    if key.shape != value.shape or query.shape[1:] != key.shape[1:]:
-        raise ValueError(f"shapes {query.shape}, {key.shape} and {value.shape} do not fit together")
-    if query.shape[-1] > WIDEST_HEAD:
-        raise ValueError(f"heads of width {query.shape[-1]} are wider than {WIDEST_HEAD}")
-    if any(tensor.stride(-1) != 1 for tensor in (query, key, value)):
-        raise ValueError("the numbers of one head must lie side by side")
-    if queries.bounds.shape != keys.bounds.shape:
-        raise ValueError("queries and keys must have the same rows")
-    if any(packed.bounds.dtype != torch.int32 for packed in (queries, keys)):
-        raise ValueError("bounds must be int32")
-    if rel is not None:
-        if queries.positions is None or keys.positions is None:
-            raise ValueError("a position bias needs positions")
-        if rel.shape[0] != query.shape[1] or rel.shape[1] % 2 == 0:
-            raise ValueError(f"a position bias of shape {tuple(rel.shape)} is not (N, 2 far + 1)")
-    if gate is not None and gate.shape != key.shape[:1]:
-        raise ValueError("a gate needs one value a key")
 
 
 class _Attend(torch.autograd.Function):

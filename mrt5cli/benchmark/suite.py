@@ -1,0 +1,157 @@
+"""What a benchmark is made of: cases to time against each other, and checks that their results agree.
+
+A machine is slower one minute and faster the next. Cases are therefore timed in turn, in a rotated order, and
+ratios are taken within rounds, whose cases share their minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mrt5cli.benchmark.models import Shapes
+from mrt5cli.models import MrT5ForConditionalGeneration
+
+if TYPE_CHECKING:
+    from mrt5cli.benchmark.compiling import Costs
+
+LOGIT_TOLERANCE = 2e-4
+"""Largest absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
+GRADIENT_TOLERANCE = 1e-3
+"""The same of gradients, relative to the largest entry of each weight's."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a fast path's result is from the oracle's.
+
+    Attributes:
+        difference: the largest absolute one.
+        size: the oracle's largest absolute value.
+        allowed: the largest difference that is rounding.
+        holds: False for a NaN, too.
+    """
+
+    difference: float
+    size: float
+    allowed: float
+    holds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", self.difference <= self.allowed)
+
+    @classmethod
+    def of(cls, oracle: Tensor, other: Tensor) -> Parity:
+        """Of two results in float32; rounding grows with their size."""
+        size = float(oracle.abs().max())
+        return cls(float((oracle - other).abs().max()), size, LOGIT_TOLERANCE * max(1.0, size / 5))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+        call: does it once.
+        against: names of the cases it is compared with.
+        macs: multiply-accumulates of a forward pass, or None where they say nothing.
+        operations: floating-point operations of the call that count, or None.
+        loss: of a training step, the forward pass alone, whose graph is kept for the backward pass.
+        compiling: of a compiled case, what compiling it cost.
+    """
+
+    call: Callable[[], Any]
+    against: Sequence[str] = ()
+    macs: int | None = None
+    operations: int | None = None
+    loss: Callable[[], Tensor] | None = None
+    compiling: Costs | None = None
+
+
+@dataclass
+class Suite:
+    """Cases to time against each other, by name.
+
+    Attributes:
+        checks: runs fast paths and oracles, and gives the parity of each fast path.
+    """
+
+    what: str
+    cases: dict[str, Case] = field(default_factory=dict)
+    checks: Callable[[], Iterator[tuple[str, Parity]]] = lambda: iter(())
+
+
+Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than a baseline, round by round.
+
+    Attributes:
+        median, least, most: of the rounds' ratios.
+        fastest: the ratio of both sides' fastest rounds. Where it and the median disagree about something,
+            that is open.
+        ideal: what the arithmetic that is saved would give, or None where it is not counted.
+        share_of_ideal: the median's.
+    """
+
+    baseline: str
+    median: float
+    least: float
+    most: float
+    fastest: float
+    ideal: float | None = None
+    share_of_ideal: float | None = None
+
+    @classmethod
+    def of(cls, baseline: str, slow: Sequence[float], fast: Sequence[float], ideal: float | None) -> Ratio:
+        """By the seconds that the baseline and the faster one took in each round."""
+        ratios = [theirs / ours for theirs, ours in zip(slow, fast, strict=True)]
+        middle = median(ratios)
+        share = None if ideal is None else middle / ideal
+        return cls(baseline, middle, min(ratios), max(ratios), min(slow) / min(fast), ideal, share)
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    device: torch.device,
+    done: Callable[[int, int], None] = lambda finished, total: None,
+) -> dict[str, list[float]]:
+    """Time every call once a round, each round beginning with another one; a first round warms up.
+
+    Args:
+        rounds: that count, at least 1.
+        device: waited for before a clock is read.
+        done: called after each call with the number of those that are done, and of all.
+
+    Returns:
+        The seconds of each, a round each.
+    """
+    names = list(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        turn = number % len(names)
+        for place, name in enumerate(names[turn:] + names[:turn], 1):
+            wait(device)
+            start = time.perf_counter()
+            calls[name]()
+            wait(device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+            done(number * len(names) + place, (rounds + 1) * len(names))
+    return seconds
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

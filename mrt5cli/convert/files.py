@@ -1,0 +1,78 @@
+"""What every layout writes: weights, ByT5's tokenizer, a recipe without local paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import ByT5Tokenizer
+
+from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
+from mrt5cli.convert.published import published
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models.checkpoint import quiet_transformers
+from mrt5cli.recipe import Recipe
+from mrt5cli.rundir import RunDir, write_text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is written, and how.
+
+    Attributes:
+        model: from `mrt5cli.models`; left as it is.
+        recipe, run: what the model comes from, or None.
+        shard_size: weights above it go into several files.
+        repo_id: the Hub repository it is meant for, "owner/name", or None.
+    """
+
+    model: MrT5ForConditionalGeneration
+    recipe: Recipe | None = None
+    run: RunDir | None = None
+    shard_size: str = "5GB"
+    repo_id: str | None = None
+
+    @property
+    def config(self) -> MrT5Config:
+        return self.model.config
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights: "float32" or "bfloat16"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+
+def has_byte_vocabulary(config: MrT5Config) -> bool:
+    """Whether ids can be those of ByT5's tokenizer: 3 special ones, 256 bytes, up to 125 unused."""
+    return LAST_BYTE_ID < config.vocab_size <= VOCAB_SIZE
+
+
+def write_weights(job: Job, folder: Path, rename: Callable[[str], str] = str) -> None:
+    """Write weights, config.json and generation_config.json as `save_pretrained` does.
+
+    Args:
+        rename: what a weight of the model is called in the files.
+    """
+    state = {rename(name): tensor for name, tensor in job.model.state_dict().items()}
+    with quiet_transformers():  # its remarks are on fields that are rewritten right after it
+        job.model.save_pretrained(folder, state_dict=state, max_shard_size=job.shard_size)
+
+
+def write_tokenizer(config: MrT5Config, folder: Path) -> None:
+    """Write the files of ByT5's tokenizer, if the vocabulary can be one of bytes."""
+    if has_byte_vocabulary(config):
+        ByT5Tokenizer(extra_ids=config.vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
+
+
+def write_recipe(job: Job, folder: Path) -> list[str]:
+    """Write recipe.yaml, by which `mrt5 evaluate` finds a checkpoint's task, if there is a recipe.
+
+    Returns:
+        A note for the user, or none.
+    """
+    if job.recipe is None:
+        return []
+    _, text, replaced = published(job.recipe)
+    write_text(folder / "recipe.yaml", text)
+    return [f"recipe.yaml has placeholders for local paths: {', '.join(replaced)}"] if replaced else []
