@@ -117,7 +117,7 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, model_type="llama"), "'llama' model"),
         (lambda d: edit_config(d, model_type=["mrt5"]), "mrt5'. model; expected"),
         (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "belong to no part"),
-        (lambda d: (d / "config.json").write_text("[" * 100_000), "cannot be read: it is nested too deeply"),
+        (lambda d: (d / "config.json").write_text("[" * 100_000), "not JSON: it is nested too deeply"),
         (lambda d: (d / "config.json").write_text(f'{{"d_ff": {"9" * 5000}}}'), "Exceeds the limit"),
         (lambda d: edit_config(d, num_layers=10**30), f"num_layers is {10**30}; expected 1,000 or less"),
         (lambda d: edit_config(d, d_kv=1e300), r"d_kv. expected int, got float"),
