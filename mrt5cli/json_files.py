@@ -36,8 +36,7 @@ def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint) from error
     except ValueError as error:
-        instead = but(path).removeprefix(" but ")
-        raise UserError(f"{path} cannot be read: {f'it is {instead}' if instead else error}", hint) from error
+        raise UserError(f"{path} cannot be read: it is not JSON{but(path) or f': {error}'}", hint) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object", hint)
     return content

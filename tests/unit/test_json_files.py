@@ -15,12 +15,12 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (POINTER, "meta.json cannot be read: it is a Git LFS pointer"),
-        ("<!DOCTYPE html><html>", "meta.json cannot be read: it is a web page"),
-        ("[" * 100_000, "meta.json cannot be read: it is nested too deeply"),
+        (POINTER, "meta.json cannot be read: it is not JSON but a Git LFS pointer"),
+        ("<!DOCTYPE html><html>", "meta.json cannot be read: it is not JSON but a web page"),
+        ("[" * 100_000, "meta.json cannot be read: it is not JSON: it is nested too deeply"),
         (
             '{"seed": ' + "9" * 5000 + "}",
-            "cannot be read: Exceeds the limit (4300 digits)",
+            "it is not JSON: Exceeds the limit (4300 digits)",
         ),
         ("[1]", "meta.json is not a JSON object"),
     ],
