@@ -369,7 +369,7 @@ def make_other(kind: str, folder: Path) -> None:
         ("bert", "some/bert holds a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
         ("no config", "some/no-config is not a checkpoint: its repository on the Hub has no config.json"),
         ("no weights", r"has no weights that can be read.* only .*flax_model.msgpack.*tf_model.h5"),
-        ("broken", "some/broken: config.json is not JSON"),
+        ("broken", "some--broken.*/config.json cannot be read: it is not JSON"),
     ],
 )
 def test_repositories_that_are_no_use(kind: str, told: str, hub: HubServer) -> None:
