@@ -12,8 +12,6 @@ from pathlib import Path
 
 from mrt5cli.errors import UserError
 
-NOT_UTF8 = "a name that is not UTF-8 cannot stand in a recipe; give it another, or a link to it that has one"
-
 
 def place(text: str) -> str:
     """A path, a recipe's name or a Hub id, with a `~` or `~user` at its start replaced by the home directory.

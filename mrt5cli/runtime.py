@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,24 +130,6 @@ def device(requested: str | None = None) -> torch.device:
             f"--device {name} names one GPU for several processes", "use --device cuda; each takes its own"
         )
     return torch.device("cuda", index)
-
-
-def check_compiler(device: torch.device, asked_by: str) -> None:
-    """Refuse to compile for a CPU without a C++ compiler.
-
-    Args:
-        asked_by: the setting that wants it, for the message.
-
-    Raises:
-        UserError: there is none.
-    """
-    if device.type == "cpu" and not any(
-        map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "c++"))
-    ):
-        raise UserError(
-            f"{asked_by}: torch.compile needs a C++ compiler on a CPU, and there is none",
-            "install one, or name one with the variable CXX",
-        )
 
 
 def processes() -> tuple[int, int]:

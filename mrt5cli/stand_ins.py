@@ -10,20 +10,17 @@ from pathlib import Path
 
 HEAD = 512
 """Bytes of a file that are looked at."""
-PACKED = {
-    b"\x1f\x8b": (".gz", "a gzip archive"),
-    b"\x28\xb5\x2f\xfd": (".zst", "a Zstandard archive"),
-    b"BZh": (".bz2", "a bzip2 archive"),
-    b"\xfd7zXZ\x00": (".xz", "an xz archive"),
-}
-"""What is packed, by its first bytes: the suffix of such files, and what they are."""
-_PAGE = "a web page (HTML); download it again, and look at what the server answers"
 _POINTER = "what it points to was never fetched"
-_INSTEAD = {
+_PAGE = "a web page (HTML); download it again, and look at what the server answers"
+_NO_DATA = {
     b"version https://git-lfs.github.com/spec/": f"a Git LFS pointer; {_POINTER}: git lfs pull",
     b"/annex/objects/": f"a git-annex pointer; {_POINTER}: git annex get",
     b"<!doctype": _PAGE,
     b"<html": _PAGE,
+}
+_PACKED = {
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it",
 }
 
 
@@ -34,7 +31,7 @@ def pointer_or_page(head: bytes) -> str | None:
         head: the first bytes of a file, `HEAD` of them or more.
     """
     text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").strip().lower()
-    return next((what for start, what in _INSTEAD.items() if text.startswith(start)), None)
+    return next((what for start, what in _NO_DATA.items() if text.startswith(start)), None)
 
 
 def but(file: Path) -> str:
@@ -45,6 +42,6 @@ def but(file: Path) -> str:
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
-    packed = (f"{what}; unpack it" for start, (_, what) in PACKED.items() if head.startswith(start))
-    what = pointer_or_page(head) or next(packed, None)
+    packed = next((what for start, what in _PACKED.items() if head.startswith(start)), None)
+    what = pointer_or_page(head) or packed
     return f" but {what}" if what else ""

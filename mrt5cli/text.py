@@ -19,8 +19,6 @@ LEAST = 20
 """Columns below which nothing is made narrower."""
 WIDE = 80
 """Columns that a line of progress fits into."""
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-"""What is no character and cannot be UTF-8; Python has it in file names that are not UTF-8."""
 MISSING = "-"
 """In a cell of a terminal's table that has no value."""
 LONGEST = 40

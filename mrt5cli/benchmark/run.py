@@ -22,7 +22,7 @@ from mrt5cli.benchmark.suite import Builder, Parity, Ratio, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.runtime import check_compiler, device_name, usable_cpus
+from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size
 
@@ -137,8 +137,6 @@ class Benchmark:
                 "--what precision needs a trained run, with its recipe",
                 "name its directory: mrt5 bench runs/NAME --what precision",
             )
-        if "compile" in kinds:
-            check_compiler(self.device, "--what compile")
 
     def measured(self, kind: str) -> Measured:
         if kind == "precision":

@@ -51,14 +51,12 @@ def finetune(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision, from_), smoke=smoke)
+    assigned = training.assignments(overrides, revision, from_)
+    chosen = load(recipe, assigned, smoke=smoke)
     if chosen.model.start == "scratch":
         raise UserError(
             f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
-    notes = []
-    if from_ is not None and smoke:
-        notes.append(f"a smoke run starts from a tiny random model, not from {from_}")
-    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
-    training.train(chosen, given, notes)
+    given = training.TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    training.train(chosen, given)

@@ -34,11 +34,12 @@ def pretrain(
     """
     from mrt5cli.recipe import load
 
-    chosen = load(recipe, overrides or (), training.set_by_options(overrides, revision), smoke=smoke)
+    assigned = training.assignments(overrides, revision)
+    chosen = load(recipe, assigned, smoke=smoke)
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
             f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
         )
-    given = training.TrainingOptions(overrides, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    given = training.TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)
     training.train(chosen, given)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
@@ -15,34 +13,26 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
 
-def set_by_options(
-    overrides: list[str] | None, revision: str | None, start: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """What --revision, and --from where a command has it, set in a recipe; as `recipe.load` takes it.
+def assignments(
+    overrides: list[str] | None, revision: str | None = None, start: str | None = None
+) -> list[str]:
+    """What --set sets, and behind it what --revision and --from set."""
+    from mrt5cli.recipe.strict_yaml import inline
 
-    Raises:
-        UserError: --set gives the same.
-    """
-    chosen: dict[str, dict[str, Any]] = {}
+    keys: dict[str, str | None] = {}
     if start is not None:
         # Not what describes a model that is built from nothing, nor a revision of another one.
-        model = {"start": start, "revision": None, "shape": None, "initialization": "t5"}
-        chosen["--from"] = {f"model.{key}": value for key, value in model.items()}
+        keys = {"start": start, "revision": None, "shape": None, "initialization": "t5"}
     if revision is not None:
-        chosen["--revision"] = {"model.revision": revision}
-    given = {item.partition("=")[0].strip() for item in overrides or ()}
-    for option, keys in chosen.items():
-        if both := given & keys.keys():
-            hint = "give one of them; --revision goes with --from"
-            raise UserError(f"{option} and --set both give {min(both)}", hint)
-    return chosen
+        keys["revision"] = revision
+    return [*(overrides or ()), *(f"model.{key}={inline(value)}" for key, value in keys.items())]
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """What was typed, by the names of the options."""
 
-    overrides: list[str] | None
+    overrides: list[str]
     out: Path | None
     resume: bool
     smoke: bool
@@ -52,11 +42,8 @@ class TrainingOptions:
     as_json: bool
 
 
-def train(recipe: Recipe, options: TrainingOptions, notes: Sequence[str] = ()) -> None:
+def train(recipe: Recipe, options: TrainingOptions) -> None:
     """Train a recipe, or say what would be done.
-
-    Args:
-        notes: for the user, beside those of the plan.
 
     Raises:
         UserError: the run cannot start.
@@ -70,10 +57,11 @@ def train(recipe: Recipe, options: TrainingOptions, notes: Sequence[str] = ()) -
     from mrt5cli.training.run import execute
 
     usual = default_directory(recipe)
+    notes: list[str] = []
     if options.smoke:
-        full, given = recipe, recipes.parse_overrides(options.overrides or ())
+        full, given = recipe, recipes.parse_overrides(options.overrides)
         recipe = recipes.smoke(full, given)
-        notes = (*notes, *recipes.left_out_of_smoke(full, given))
+        notes = recipes.left_out_of_smoke(full, given)
         usual = usual.parent / "smoke" / default_directory(recipe).name
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = options.smoke and options.out is None and not options.resume

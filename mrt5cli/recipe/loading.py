@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,12 @@ class Whole(Tree):
     """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
 
 
-def load(
-    source: str | Path,
-    overrides: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, object]] | None = None,
-    *,
-    smoke: bool = False,
-) -> Recipe:
+def load(source: str | Path, overrides: Sequence[str] = (), *, smoke: bool = False) -> Recipe:
     """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
 
     Args:
         source: the file, or the name of a shipped recipe.
         overrides: assignments "a.b=c", as of `--set`.
-        options: what other options of a command set, as values by dotted key, by the option's name.
         smoke: it will be made small, so that steps given with `--set` need not fit a recipe of full size.
 
     Raises:
@@ -52,16 +45,11 @@ def load(
         tree = merge(tree, document.tree)
         prefix = "" if file == path else f"{shown(file)}, "
         origins |= {keys: f"{prefix}line {line}" for keys, line in document.lines.items()}
-    typed = {OVERRIDE: parse_overrides(overrides)}
-    for option, values in (options or {}).items():
-        typed[option] = {}
-        for key, value in values.items():
-            _put(typed[option], key.split("."), value)
+    given = parse_overrides(overrides)
     if smoke and "max_steps" in tree.get("training", {}):
-        typed[OVERRIDE].get("training", {}).pop("max_steps", None)
-    for option, given in typed.items():
-        tree = merge(tree, given)
-        origins |= dict.fromkeys(_paths(given), option)
+        given.get("training", {}).pop("max_steps", None)
+    tree = merge(tree, given)
+    origins |= dict.fromkeys(_paths(given), OVERRIDE)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -156,7 +144,7 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         elif key == "extends":
             problems.append((key, "cannot be set; it names the file's base"))
         elif any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in given):
-            problems.append((key, "set twice"))
+            problems.append((key, "set twice; --from and --revision set keys of model, too"))
         else:
             given.append(key)
             try:

@@ -162,44 +162,42 @@ class ConstantController(Section):
     alpha: Coefficient = Field(0.0, description="weight of the gate loss")
 
 
-TargetRate = Annotated[Rate, Field(examples=[0.5], description="fraction of non-pad bytes to delete")]
-EverySteps = Annotated[Steps, Field(description="optimizer steps between updates")]
-UpdatePer = Annotated[
-    Literal["optimizer_step", "micro_batch"],
-    Field(description="'micro_batch' is the reference's: the gain then grows with gradient accumulation"),
-]
+class SteeringController(Section):
+    """A controller that moves alpha until the share of deleted bytes is what it should be."""
+
+    kind: str
+    target_deletion_rate: Rate = Field(description="fraction of non-pad bytes to delete")
+    every_steps: Steps = Field(1, description="optimizer steps between updates")
+    update_per: Literal["optimizer_step", "micro_batch"] = Field(
+        "optimizer_step",
+        description="'micro_batch' is the reference's: the gain then grows with gradient accumulation",
+    )
 
 
-class PController(Section):
+class PController(SteeringController):
     """v1 of the paper: alpha <- max(0, alpha + k_p * error), every few steps."""
 
     kind: Literal["p"]
-    target_deletion_rate: TargetRate
+    every_steps: Steps = Field(10, description="optimizer steps between updates")
     k_p: NonNegative = Field(1e-6, description="gain")
     alpha_start: NonNegative = Field(0.0, description="alpha before the first update")
-    every_steps: EverySteps = 10
-    update_per: UpdatePer = "optimizer_step"
 
 
-class PIController(Section):
+class PIController(SteeringController):
     """Camera-ready: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i)."""
 
     kind: Literal["pi"]
-    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_start: Coefficient = Field(
         0.0, description="used until the first update, then forgotten, as in the reference"
     )
-    every_steps: EverySteps = 1
-    update_per: UpdatePer = "optimizer_step"
 
 
-class TwoSidedPIController(Section):
+class TwoSidedPIController(SteeringController):
     """PI whose alpha may turn negative, which pushes back when too much is deleted, with anti-windup."""
 
     kind: Literal["pi_two_sided"]
-    target_deletion_rate: TargetRate
     k_p: NonNegative = Field(0.5, description="proportional gain")
     k_i: NonNegative = Field(1e-5, description="integral gain")
     alpha_max: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(
@@ -210,8 +208,6 @@ class TwoSidedPIController(Section):
         description="derivative gain: takes k_d times what the rate rises an update from alpha; 20 times k_p "
         "damps a rate that swings",
     )
-    every_steps: EverySteps = 1
-    update_per: UpdatePer = "optimizer_step"
 
 
 Controller = Annotated[

@@ -60,7 +60,7 @@ def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
     return [
         f"{section}.{key} is left out: a smoke run reads no Hub and starts from a tiny random model"
         for section, key in _replaced(recipe)
-        if key in given.get(section, {})
+        if given.get(section, {}).get(key) is not None
     ]
 
 
@@ -71,7 +71,9 @@ def _replaced(recipe: Recipe) -> list[tuple[str, str]]:
         keys = [("task", "source")]
         if not isinstance(recipe.task, RowTask):
             keys.append(("task", "languages"))
-    return keys + [("model", "start"), ("model", "revision")] * (recipe.model.start != "scratch")
+    if recipe.model.start != "scratch":
+        keys += [("model", "start"), ("model", "revision"), ("model", "shape")]
+    return keys
 
 
 def _without(tree: Tree, paths: list[tuple[str, ...]], above: tuple[str, ...] = ()) -> Tree:

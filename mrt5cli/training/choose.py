@@ -177,8 +177,6 @@ def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
     recipe, run, runtime, step = plan.recipe, plan.run, plan.runtime, plan.resume_step
     training = recipe.training
     micro_batches = _micro_batches(training, runtime.world_size)
-    if training.compile:
-        machine.check_compiler(runtime.device, "training.compile")
     if step is not None:
         check_whole(run.checkpoint(step), runtime.world_size)
     else:

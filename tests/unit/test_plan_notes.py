@@ -129,22 +129,6 @@ def test_what_a_smoke_run_replaces_all_the_same_is_told() -> None:
     assert left_out_of_smoke(load("quickstart_byt5", ["seed=3"]), {"seed": 3}) == []
 
 
-# --- what other options set is told by their names ----------------------------------------------------------
-
-
-def test_a_problem_is_told_by_the_option_that_was_typed() -> None:
-    typed = {"--revision": {"model.revision": "abc"}}
-    with pytest.raises(RecipeError, match=r"model.revision  is only for a Hub model; .* \(--revision\)\n"):
-        load("quickstart_byt5", [], typed)
-    with pytest.raises(RecipeError, match=r"should have at least 1 character \(--revision\)\n"):
-        load("pctrl40", ["seed=3"], {"--revision": {"model.revision": ""}})
-    with pytest.raises(RecipeError, match=r"model.start  String should match pattern .* \(--from\)\n"):
-        load("pctrl40", [], {"--from": {"model.start": "a\x07", "model.shape": None}})
-    with pytest.raises(RecipeError, match="--from") as told:
-        load("pctrl40", [], {"--from": {"model.start": "a\udcff"}})
-    assert told.value.problems[0][0] == "model.start"
-
-
 # --- JSON ---------------------------------------------------------------------------------------------------
 
 

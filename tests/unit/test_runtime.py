@@ -125,11 +125,3 @@ def test_what_is_told():
     assert here.describe()["processes"] == 1
     assert here.sentence().startswith("cpu (")
     assert here.sentence().endswith("), fp32")
-
-
-def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"training\.compile: .* needs a C\+\+ compiler"):
-        runtime.check_compiler(torch.device("cpu"), "training.compile")
-    runtime.check_compiler(torch.device("cuda"), "training.compile")
