@@ -160,6 +160,15 @@ def usable_cpus() -> int:
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
+def memory(device: torch.device) -> int:
+    """Bytes of memory that a GPU has, or this machine for its CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
     import platform

@@ -202,6 +202,12 @@ def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
             "attention weights are dropped in training, which no fused kernel does on a CPU; "
             "model.attention_dropout: 0 trains faster, and not quite as the paper does"
         )
+    needed, memory = 4 * 4 * start.model.num_parameters(), machine.memory(runtime.device)
+    if needed > memory:
+        plan.notes.append(
+            f"weights, gradients and Adam's moments alone take {byte_size(needed)}; {runtime.device} has "
+            f"{byte_size(memory)}"
+        )
     return Prepared(task, start, micro_batches, told)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mrt5cli import json_files
+from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
 from mrt5cli.training.choose import TrainingPlan, choose
@@ -20,6 +20,13 @@ SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 
 def test_checkpoints_that_a_run_cannot_make_need_no_room(tmp_path: Path) -> None:
     recipe = load("quickstart_byt5", [SMALL, "training.keep_checkpoints=1000000"])
     assert choose(recipe, tmp_path / "run", device="cpu").notes == []
+
+
+def test_weights_that_do_not_fit_are_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "memory", lambda device: 100_000)
+    [note] = choose(load("quickstart_byt5", [SMALL]), tmp_path / "run", device="cpu").notes
+    assert note.startswith("weights, gradients and Adam's moments alone take")
+    assert note.endswith("; cpu has 100 kB")
 
 
 # --- what is cut --------------------------------------------------------------------------------------------
