@@ -131,6 +131,12 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
         return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
     text = " ".join(str(error).split())
+    if "InvalidCxxCompiler" in text:
+        return (
+            "torch.compile needs a C++ compiler on a CPU, and finds none",
+            "install g++ or clang++, or name another one with the variable CXX",
+            UserError.exit_code,
+        )
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
         return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:

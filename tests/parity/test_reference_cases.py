@@ -183,9 +183,9 @@ def test_a_gate_elsewhere_than_config_says_is_an_error(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"deletion_type": "none"}, "delete gates and nothing else"),
-        ({"deletion_type": "convolution"}, "delete gates and nothing else"),
-        ({"delete_gate_layer": 0}, "this one stands before the first"),
+        ({"deletion_type": "none"}, "it knows delete gates only"),
+        ({"deletion_type": "convolution"}, "it knows delete gates only"),
+        ({"delete_gate_layer": 0}, "this one before the first"),
         ({"gate_layer_norm_type": "rms"}, "this one has neither"),
     ],
 )
