@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from mrt5cli.commands.tables import print_table
-from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.text import byte_size, counted, number, percent, say
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ PRECISE: Columns[PrecisionRow] = {
     **{
         metric.column: lambda row, metric=metric: metric.text(getattr(row, metric.name))  # type: ignore[misc]
         for name, metric in METRICS.items()
-        if name in ("loss", "token_accuracy", "sequence_accuracy", "deletion_rate")
+        if name in ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
     },
     "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
     "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),

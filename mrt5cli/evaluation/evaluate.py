@@ -19,7 +19,7 @@ from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_
 from mrt5cli.evaluation.generation import choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
-from mrt5cli.metrics.catalog import ANSWERED
+from mrt5cli.metrics.catalog import ANSWERED, WHOLE_TARGETS
 from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
@@ -137,7 +137,7 @@ class _Subset:
         more: dict[str, Any] = {}
         if removed:
             bare_row = row_of(self.subset, Outcomes.joined(removed), Tally())
-            numbers = ("loss", "token_accuracy", "sequence_accuracy")
+            numbers = ("loss", "token_accuracy", WHOLE_TARGETS)
             more |= {f"source_removed_{name}": bare_row.number(name) for name in numbers}
         if self.watch is not None:
             more["ms_per_example"] = self.watch.ms_per_example
