@@ -45,6 +45,9 @@ class Boundary(TyperGroup):
         try:
             _check_place()
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.replace("Value error, ", "")  # pydantic's, which checks for typer
+            raise
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -140,7 +143,7 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
         return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
-        code = UserError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        code = UserError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) else 1
         return *of_the_system(error), code
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     own = own_code.place_in(error)

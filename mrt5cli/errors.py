@@ -66,6 +66,7 @@ _HELP = {
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may use, or change its permissions"
     ),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "look for a slip in the name, or choose another place"),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 

@@ -147,7 +147,7 @@ def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[
 
 def column_of_texts(name: str) -> Column:
     """The column of rows with the text."""
-    return text_column(name, hint="--set task.source.text_column=NAME")
+    return text_column(name, hint="rename it, or name it in the recipe: task.source.text_column")
 
 
 def text_of(where: str, row: Row, column: Column) -> bytes:

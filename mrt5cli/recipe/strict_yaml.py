@@ -88,7 +88,12 @@ def parse(text: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{_at(mark)}: " if mark else ""
         context = f"{error.context}: " if error.context else ""
-        raise YamlProblem(f"{where}{context}{error.problem}") from error
+        said = f"{context}{error.problem}"
+        if "'\\t'" in said:
+            said = "a tab; indent with spaces"
+        elif "constructor for the tag" in said:
+            said = "a tag (!), which recipes do not use"
+        raise YamlProblem(f"{where}{said}") from error
     except yaml.reader.ReaderError as error:
         line, found = text.count("\n", 0, error.position) + 1, ord(text[error.position])
         raise YamlProblem(f"line {line}: the character U+{found:04X} is not allowed") from error

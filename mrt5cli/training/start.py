@@ -49,7 +49,8 @@ def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
     try:
         return Start(load(checkpoint).train(), f"checkpoint of step {step}")
     except UserError as error:
-        raise not_whole(checkpoint, error.message.removeprefix(f"{checkpoint}: ")) from error
+        why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
+        raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}: ")) from error
 
 
 def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start:

@@ -355,7 +355,7 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
         (
             '{"words": "a"}',
             "line 21: no column 'text'; it has words",
-            "--set task.source.text_column=NAME",
+            "task.source.text_column",
         ),
     ],
     ids=["type", "no JSON", "no column"],

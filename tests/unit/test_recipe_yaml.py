@@ -94,11 +94,7 @@ def test_an_empty_file_is_an_empty_document() -> None:
         ("1: x", "line 1, column 1: a key must be text; put 1 in quotes"),
         ("ok: 1\ntrue: x", "line 2, column 1: a key must be text; put True in quotes"),
         ("? [a]\n: 1", "line 1, column 3: a key must be text; put ['a'] in quotes"),
-        (
-            "a:\n\tb: 1",
-            "line 2, column 1: while scanning for the next token: "
-            "found character '\\t' that cannot start any token",
-        ),
+        ("a:\n\tb: 1", "line 2, column 1: a tab; indent with spaces"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("a: 1\nb\nc: 1", "line 3, column 1: while scanning a simple key: could not find expected ':'"),
         (
@@ -115,11 +111,7 @@ def test_an_empty_file_is_an_empty_document() -> None:
             "line 1, column 4: anchors and aliases (& and *) are not used in recipes; "
             "write the value again, or put text that starts with one of them in quotes",
         ),
-        (
-            "a: !!python/object:os.system x",
-            "line 1, column 4: could not determine a constructor for the tag "
-            "'tag:yaml.org,2002:python/object:os.system'",
-        ),
+        ("a: !!python/object:os.system x", "line 1, column 4: a tag (!), which recipes do not use"),
         (
             "a: @x",
             "line 1, column 4: while scanning for the next token: "

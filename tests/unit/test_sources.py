@@ -121,7 +121,7 @@ def test_another_column_and_one_that_is_not_there(tmp_path: Path, name: str) -> 
     assert everything(open_files(tmp_path, text_column="title")) == ["two"]
     message = refusal(tmp_path)
     assert name in message and "no column 'text'; it has body, title" in message
-    assert "--set task.source.text_column=" in message
+    assert "task.source.text_column" in message
 
 
 @pytest.mark.parametrize(
