@@ -34,12 +34,20 @@ from mrt5cli.runtime import leads
 from mrt5cli.text import columns, say, wrapped
 
 INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
 NO_MEMORY = "can't allocate memory"
 """In torch's error for a CPU, which is a RuntimeError like others."""
 
 
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)  # prints --help and --version
+        except BrokenPipeError:
+            raise _closed_pipe() from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -51,6 +59,8 @@ class Boundary(TyperGroup):
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            raise _closed_pipe() from None
         except KeyboardInterrupt:
             _report("interrupted")
             raise
@@ -116,9 +126,8 @@ def main() -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `mrt5 recipe list | head`
-        lead_nowhere(sys.stdout)
-        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(_closed_pipe().exit_code)
     except Exception as error:
         message, hint, code = _unexpected(error)
         _report(message, hint)
@@ -150,6 +159,12 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if own is not None:
         return f"{own}: {what}", "MRT5_DEBUG=1 shows how it got there", 1
     return what, "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened", 1
+
+
+def _closed_pipe() -> typer.Exit:
+    """The end when nobody reads on."""
+    lead_nowhere(sys.stdout)
+    return typer.Exit(CLOSED_PIPE)
 
 
 def _check_place() -> None:

@@ -81,6 +81,12 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
         own = _by_language(folder, said, languages)
         found = {language: _by_split(folder, own.get(language, said)) for language in languages}
         apart, remarks = bool(own), folder.remarks()
+        named = {of.language for of in said.values()}
+        if not apart and None not in named:
+            remarks.append(
+                f"the names of the files speak of {listed(sorted(map(str, named)))}, and all are read as "
+                f"{listed(languages)}: task.languages names the languages of the text"
+            )
     else:
         top, found = path.parent, {language: {"train": [path.name]} for language in languages}
     names = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}

@@ -206,7 +206,7 @@ def test_a_closed_pipe_is_quiet(arguments: list[str], unbuffered: str) -> None:
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=120), errors) == (1, b"")
+    assert (process.wait(timeout=120), errors) == (141, b"")
 
 
 # --- packaging ----------------------------------------------------------------------------------------------

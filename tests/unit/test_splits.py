@@ -282,6 +282,8 @@ def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
     fill(tmp_path / "c", "train-de.txt", "test-de.txt")
     with pytest.raises(UserError, match="has files for de, but none for en"):
         found(tmp_path / "c", "de", "en")
+    [remark] = found(tmp_path / "c", "en").remarks
+    assert remark.startswith("the names of the files speak of de, and all are read as en: ")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
