@@ -115,7 +115,8 @@ app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, ex
 def main() -> None:
     """The console command.
 
-    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
+    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, or a model or data that cannot be had at
+    the start, 130 interrupted.
     """
     prepare()
     find_home()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import HubAway, UserError
 from mrt5cli.text import Tell, announced, duration, first_line, say_on_stderr
 
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
 """What an earlier push may have left in a repository and a loader would still find."""
 Result = TypeVar("Result")
-
-
-class HubAway(RunFailed):
-    """The Hub did not answer in time; the same request may succeed later."""
 
 
 def trouble(error: BaseException) -> tuple[str, bool]:

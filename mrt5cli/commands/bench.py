@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
+from mrt5cli.commands.options import AsJson, Code, Device, Document, NoPickle, Revision
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
@@ -48,9 +47,6 @@ Limit = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
-]
-Document = Annotated[
-    Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ import typer
 
 from mrt5cli import bounds, places
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import Code, Device, NoPickle, Revision
+from mrt5cli.commands.options import Code, Device, Document, NoPickle, Revision
 from mrt5cli.commands.progress import examples_done
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -95,9 +94,7 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
-    ] = None,
+    out: Document = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
@@ -124,8 +121,6 @@ def evaluate(
     from mrt5cli.recipe import EvaluationSection
     from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
-    if out is not None:
-        _check_writable(out)
     rates = [] if deletion_rate is None else _rates(deletion_rate)
     subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
@@ -190,18 +185,6 @@ def _named(runs: list[str], compare_with: str | None) -> list[str]:
     if len(runs) > 1:
         raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
     return [*runs, compare_with]
-
-
-def _check_writable(out: Path) -> None:
-    """Say before measuring, not after, that there is nowhere to write."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error.strerror}", "choose another file for --out"
-        ) from error
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out} cannot be written", "choose another file for --out")
 
 
 def _rates(listed: str) -> list[float]:

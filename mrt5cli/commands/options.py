@@ -34,6 +34,9 @@ Out = Annotated[
         show_default=False,
     ),
 ]
+Document = Annotated[
+    Path | None, typer.Option(parser=places.new_file, help="Also write the JSON document to this file.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")

@@ -15,7 +15,7 @@ from mrt5cli import bounds, places
 from mrt5cli.commands.options import AsJson, Code, Device
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
-from mrt5cli.places import room
+from mrt5cli.places import check_writable, room
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ def reproduce(
     experiments, known = load_suite(suite), shipped_recipes()
 
     works = not (dry_run or report_only)
+    pages = out / (f"{name}-{SMOKE}" if smoke else name)
+    if not dry_run:
+        check_writable(pages, "folder")
     with only_one(root) if works else nullcontext():
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
@@ -132,7 +135,7 @@ def reproduce(
     from mrt5cli.report.page import write_report
 
     try:
-        written = write_report(plan, out / (f"{name}-{SMOKE}" if smoke else name), say_on_stderr)
+        written = write_report(plan, pages, say_on_stderr)
     except UserError as error:
         if not as_json:
             raise

@@ -19,6 +19,7 @@ from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
+from mrt5cli.places import check_writable
 from mrt5cli.recipe import shorteners
 from mrt5cli.rundir import resolve_model
 from mrt5cli.subject import find_subjects
@@ -165,6 +166,7 @@ def _check_place(source: Path, destination: Path, overwrite: bool) -> None:
                 f"{destination} is not a checkpoint (no config.json), so it is not replaced",
                 "name another directory",
             )
+    check_writable(destination.parent, "folder")
 
 
 def _changes(described: Description, where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import HubAway, RunFailed, UserError
 from mrt5cli.evaluation.calibration import Calibration, calibrate
 from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
@@ -241,8 +241,11 @@ def compare(
                 )
                 results[-1] = replace(result, rows=measured.rows, outcomes=measured.outcomes)
     except BaseException as error:
-        if unfinished is not None and any(result.rows for result in results):
-            unfinished(comparison(first_line(error)))
+        if any(result.rows for result in results):
+            if unfinished is not None:
+                unfinished(comparison(first_line(error)))
+            if isinstance(error, HubAway):  # in the middle of the work, no longer at its start
+                raise RunFailed(error.message, error.hint) from error
         raise
     published: list[PublishedRow] = []
     if task.measures and options.split == "test":

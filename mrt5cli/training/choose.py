@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mrt5cli import runtime as machine
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics.catalog import MEASURED, METRICS
-from mrt5cli.places import room
+from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
@@ -124,7 +123,8 @@ def choose(
     elif meta and not saved:
         notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
     if judged and not finished:
-        _check_writable(run)
+        run.check_not_foreign()
+        check_writable(run.path, "folder")
     notes += recipe.remarks()
     runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
     step = saved[-1] if saved and not finished else None
@@ -154,15 +154,6 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
             f"go on with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
-
-
-def _check_writable(run: RunDir) -> None:
-    """Refuse a place where the run cannot be written, before time is spent on anything else."""
-    run.check_not_foreign()
-    nearest = next(place for place in [run.path, *run.path.absolute().parents] if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "no permission" if nearest.is_dir() else f"{nearest} is a file"
-        raise UserError(f"cannot write to {run.path}: {why}", "choose another directory with --out")
 
 
 # --- what is trained ----------------------------------------------------------------------------------------
@@ -221,12 +212,12 @@ def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
             example = task.example("train")
         _check_validation(plan.recipe.training, section, task)
     except UserError as error:
-        if plan.resume_step is None or not isinstance(error, RunFailed):
+        if plan.resume_step is None or not isinstance(error, HubAway):
             raise
         later = (
             f"the checkpoint of step {plan.resume_step} is kept; to go on later: {plan.run.resume_command}"
         )
-        raise RunFailed(error.message, later) from error
+        raise UserError(error.message, later) from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             raise UserError(
