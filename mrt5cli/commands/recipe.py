@@ -118,7 +118,7 @@ def check(
 
       mrt5 recipe check recipes/ --no-build
     """
-    checked = [_check(path, set_ or ()) for path in _files(paths)]
+    checked = _check_all(paths, set_ or ())
     # Building imports torch, which takes seconds: a recipe with a typing mistake is answered before that.
     if build and not any(item.problems for item in checked):
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
@@ -261,19 +261,26 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 # --- check --------------------------------------------------------------------------------------------------
 
 
-def _files(paths: Sequence[str]) -> list[Path]:
-    """The recipe files meant by files, directories and names, each once."""
+def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
+    """What is found out about the recipes meant by files, directories and names, each of them once."""
     from mrt5cli.recipe import find
 
-    files: dict[Path, Path] = {}
+    checked: dict[Path, Checked] = {}
     for text in paths:
-        path = Path(text)
-        if not path.is_dir():
-            found = [find(text)]
-        elif not (found := sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))):
-            raise UserError(f"{text} holds no recipes (.yaml files)")
-        files |= {file.resolve(): file for file in found if file.resolve() not in files}
-    return list(files.values())
+        folder = Path(text)
+        try:
+            if not folder.is_dir():
+                files = [find(text)]
+            elif not (
+                files := sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml"))
+            ):
+                raise UserError(f"{text} holds no recipes (.yaml files)")
+        except UserError as error:
+            problem = "; ".join(filter(None, (error.message, error.hint)))
+            checked[folder] = Checked(text, problems=[("", problem)])
+            continue
+        checked |= {key: _check(file, overrides) for file in files if (key := file.resolve()) not in checked}
+    return list(checked.values())
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:

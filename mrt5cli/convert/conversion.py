@@ -182,6 +182,12 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
             f"{where} has a shortener of its own ({has}{at}); a conversion does not exchange it",
             f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
         )
+    depth, layer = own.get("num_layers", MrT5Config.num_layers), fields.get("delete_gate_layer", 0)
+    if layer >= depth:
+        raise UserError(
+            f"--layer {layer}, or that of --recipe: {where} has {depth} encoder blocks, counted from 0",
+            f"give a --layer from 0 to {depth - 1}",
+        )
     if layout == "byt5" and fields.get("deletion_type", "none") != "none":
         raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
