@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.options import AsJson, Code, Device, Document, NoPickle, Revision
+from mrt5cli.commands.options import (
+    AsJson,
+    Code,
+    Device,
+    Document,
+    NoPickle,
+    Revision,
+    amount,
+    argument,
+    shares,
+)
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import duration, shortened
+from mrt5cli.text import shortened
 
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
 
-Model = Annotated[
-    str | None,
-    typer.Argument(parser=places.place, metavar="[MODEL]", help="A run, checkpoint directory or Hub id."),
-]
+Model = Annotated[str | None, argument("A run, checkpoint directory or Hub id.", "[MODEL]")]
 Size = Annotated[
     str,
     typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
@@ -33,21 +37,16 @@ Rates = Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to belo
 Rows = Annotated[
     str, typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
 ]
-Batch = Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="Rows a batch.")]
-Length = Annotated[int, typer.Option(min=8, max=bounds.LENGTH, help="Source positions of a row.")]
-Target = Annotated[int, typer.Option(min=2, max=bounds.LENGTH, help="Target positions of a row.")]
-Rounds = Annotated[int, typer.Option(min=1, max=bounds.ROUNDS, help="Rounds that count; one more warms up.")]
+Batch = Annotated[int, amount("Rows a batch.", bounds.BATCH)]
+Length = Annotated[int, amount("Source positions of a row.", bounds.LENGTH, 8)]
+Target = Annotated[int, amount("Target positions of a row.", bounds.LENGTH, 2)]
+Rounds = Annotated[int, amount("Rounds that count; one more warms up.", bounds.ROUNDS)]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")]
 Memory = Annotated[
     bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
 ]
-Limit = Annotated[
-    int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
-]
+Limit = Annotated[int, amount("Precision: held-out examples a subset.", bounds.EXAMPLES)]
+Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
 
 
 def bench(
@@ -92,12 +91,13 @@ def bench(
     from mrt5cli.writing import write_json
 
     kinds = _words("--what", what, KINDS)
-    shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS), bf16)
+    shapes = Shapes(
+        batch, length, target, shares("--rates", rates, or_none=True), _words("--rows", rows, SPREADS), bf16
+    )
     chosen = machine.device(device)
     subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
     subject, threads = subjects[0] if subjects else None, threads or default_threads()
-    # A bar when stderr is a terminal, else lines.
-    with bars() if sys.stderr.isatty() else nullcontext(Lines()) as done:
+    with bars("timing") as done:
         benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, done)
         report = benchmark.run(kinds)
     if out is not None:
@@ -121,37 +121,3 @@ def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
             f"{option} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
         )
     return words
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [-1.0]
-    if not all(0 <= rate < 1 for rate in rates):
-        raise UserError(
-            f"--rates '{shortened(text)}': expected shares of positions, 0 to below 1",
-            "for example --rates 0.3,0.5,0.7",
-        )
-    return rates
-
-
-class Lines:
-    """Progress for a log: what is being timed, how much of it is done, and what is left."""
-
-    EVERY = 30.0
-
-    def __init__(self) -> None:
-        self.begun = self.said = time.monotonic()
-        self.kind, self.after = "", 0
-
-    def __call__(self, kind: str, finished: int, total: int) -> None:
-        now = time.monotonic()
-        if kind != self.kind:
-            self.kind, self.after, self.said, self.begun = kind, finished, now, now
-            print(f"timing {kind}", file=sys.stderr, flush=True)
-        elif now - self.said >= self.EVERY:
-            self.said = now
-            left = (now - self.begun) / (finished - self.after) * (total - finished)
-            rest = f" of {total}, about {duration(left)} left" if total else ""
-            print(f"{kind}: {finished}{rest}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision
+from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision, amount, argument, named
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -33,28 +33,15 @@ def _shard_size(text: str) -> str:
     return text
 
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="SOURCE",
-        help="A run, a checkpoint directory or a Hub id, whoever made it.",
-    ),
-]
-Destination = Annotated[
-    Path, typer.Argument(parser=places.path, metavar="DEST", help="A directory that is not there yet.")
-]
+Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, whoever made it.", "SOURCE")]
+Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
     Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
     typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        max=bounds.LAYERS - 1,
-        help="A new delete gate sits before this 0-based encoder block. Default: 3.",
-    ),
+    amount("A new delete gate sits before this 0-based encoder block. Default: 3.", bounds.LAYERS - 1, 0),
 ]
 Gate = Annotated[
     Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
@@ -67,12 +54,9 @@ Softmax1 = Annotated[
     ),
 ]
 RecipeOfGate = Annotated[
-    str | None,
-    typer.Option(
-        parser=places.place, metavar="RECIPE", help="Take a new shortener, and softmax1, from this recipe."
-    ),
+    str | None, named("Take a new shortener, and softmax1, from this recipe.", metavar="RECIPE")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Of a new shortener's weights.")]
+Seed = Annotated[int, amount("Of a new shortener's weights.", bounds.SEED, 0)]
 Dtype = Annotated[
     Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
 ]

@@ -11,89 +11,92 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import Code, Device, Document, NoPickle, Revision
-from mrt5cli.commands.progress import examples_done
+from mrt5cli.commands.options import (
+    Code,
+    Device,
+    Document,
+    NoPickle,
+    Revision,
+    amount,
+    argument,
+    named,
+    path,
+    shares,
+)
+from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say, shortened
+from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
     from mrt5cli.subject import Subject
 
 
+Runs = Annotated[
+    list[str] | None,
+    argument("Run directories, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
+]
+Task = Annotated[
+    str | None,
+    named("A kind of task, or a recipe whose task to use. Default: the first run's own.", metavar="TASK"),
+]
+Split = Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")]
+Languages = Annotated[
+    str | None, typer.Option(metavar="A,B", help="Only these languages, or parts of the test. Default: all.")
+]
+Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
+Hard = Annotated[
+    bool | None,
+    typer.Option(
+        "--hard/--soft", help="Delete for real, or gate softly as in training. Default: the recipe's."
+    ),
+]
+Constrained = Annotated[
+    bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
+]
+Rule = Annotated[
+    Literal["squad", "multilingual"] | None,
+    typer.Option(help="How answers are compared. Default: squad, as published."),
+]
+Other = Annotated[
+    str | None,
+    named("Set this one beside the run, and test whether they differ.", "--compare", metavar="RUN"),
+]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE,...",
+        help="Also run it at these deletion rates, by a threshold found on validation data, untrained.",
+    ),
+]
+Runtime = Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")]
+Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
+BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+
 def evaluate(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            parser=places.place,
-            metavar="RUN",
-            help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
-        ),
-    ] = None,
+    runs: Runs = None,
     revision: Revision = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="TASK",
-            help="A kind of task, or a recipe whose task to use. Default: the first run's own.",
-        ),
-    ] = None,
-    split: Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")] = "test",
-    languages: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Only these languages, or parts of the test. Default: all."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(parser=places.path, help="Examples in local files, in place of the task's own source."),
-    ] = None,
-    hard: Annotated[
-        bool | None,
-        typer.Option(
-            "--hard/--soft", help="Delete for real, or gate softly as in training. Default: the recipe's."
-        ),
-    ] = None,
-    constrained: Annotated[
-        bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
-    ] = False,
-    normalization: Annotated[
-        Literal["squad", "multilingual"] | None,
-        typer.Option(help="How answers are compared. Default: squad, as published."),
-    ] = None,
-    compare_with: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            parser=places.place,
-            metavar="RUN",
-            help="Set this one beside the run, and test whether they differ.",
-        ),
-    ] = None,
-    deletion_rate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RATE,...",
-            help="Also run it at these deletion rates, by a threshold found on validation data, untrained.",
-        ),
-    ] = None,
-    runtime: Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, max=bounds.EXAMPLES, help="Examples a language. Default: the recipe's."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
-    ] = None,
+    task: Task = None,
+    split: Split = "test",
+    languages: Languages = None,
+    data: Data = None,
+    hard: Hard = None,
+    constrained: Constrained = False,
+    normalization: Rule = None,
+    compare_with: Other = None,
+    deletion_rate: Rates = None,
+    runtime: Runtime = False,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
-    ] = False,
+    as_json: AsJson = False,
     out: Document = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
@@ -121,7 +124,7 @@ def evaluate(
     from mrt5cli.recipe import EvaluationSection
     from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
-    rates = [] if deletion_rate is None else _rates(deletion_rate)
+    rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate)
     subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
         subjects.insert(0, newest_subject(task))
@@ -147,14 +150,14 @@ def evaluate(
     )
     if rates and not options.hard_delete:
         raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
-    with ExitStack() as last, examples_done(limit or settings.examples) as progress:
+    with ExitStack() as last, bars("evaluating") as bar:
         comparison = compare(
             subjects,
             section,
             options,
             test_difference=compare_with is not None,
             device=machine.device(device),
-            progress=progress,
+            progress=lambda name, subset, done: bar(f"{name}, {subset}", done, options.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
     _show(comparison, out, as_json)
@@ -185,20 +188,6 @@ def _named(runs: list[str], compare_with: str | None) -> list[str]:
     if len(runs) > 1:
         raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
     return [*runs, compare_with]
-
-
-def _rates(listed: str) -> list[float]:
-    """Shares of positions, 0 to 1, in the order given."""
-    try:
-        rates = [float(part) for part in listed.split(",")]
-    except ValueError:
-        rates = [-1.0]
-    if not all(0 < rate < 1 for rate in rates):
-        raise UserError(
-            f"--deletion-rate '{shortened(listed)}': a rate is a share of positions, above 0 and below 1",
-            "for example --deletion-rate 0.3,0.5,0.7",
-        )
-    return rates
 
 
 def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:

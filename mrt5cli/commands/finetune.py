@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from mrt5cli import places
 from mrt5cli.commands import options, training
 from mrt5cli.errors import UserError
 
@@ -15,11 +12,10 @@ def finetune(
     recipe: options.RecipeName,
     from_: Annotated[
         str | None,
-        typer.Option(
-            "--from",
-            parser=places.place,
+        options.named(
+            "The model to start from; as --set model.start=. Default: the recipe's.",
+            *("--from",),
             metavar="RUN|DIR|HUB_ID",
-            help="The model to start from; as --set model.start=. Default: the recipe's.",
         ),
     ] = None,
     revision: options.Revision = None,

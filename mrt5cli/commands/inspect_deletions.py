@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
+from mrt5cli import bounds
+from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision, amount, argument, named, path
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -26,40 +26,33 @@ PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 
 
+Run = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "RUN")]
+Text = Annotated[str | None, typer.Option(help="Inspect this text.")]
+File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
+Task = Annotated[
+    str | None,
+    named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK"),
+]
+Limit = Annotated[
+    int | None, amount(f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES}).", bounds.EXAMPLES)
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one. Default: the model's own threshold.",
+        *(bounds.COEFFICIENT, -bounds.COEFFICIENT),
+    ),
+]
+
+
 def inspect_deletions(
-    run: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
-        ),
-    ],
+    run: Run,
     revision: Revision = None,
-    text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="TASK",
-            help="Inspect test examples of this kind of task, or of this recipe's.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=bounds.EXAMPLES, help=f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES})."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=-bounds.COEFFICIENT,
-            max=bounds.COEFFICIENT,
-            help="Delete gate values up to this one. Default: the model's own threshold.",
-        ),
-    ] = None,
+    text: Text = None,
+    file: File = None,
+    task: Task = None,
+    limit: Limit = None,
+    threshold: Threshold = None,
     device: Device = "auto",
     no_pickle: NoPickle = False,
     code: Code = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName
+from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName, argument
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json
@@ -96,11 +96,7 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
 def check(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            parser=places.place,
-            metavar="PATH...",
-            help="Recipe files, directories, or shipped names.",
-        ),
+        argument("Recipe files, directories, or shipped names.", "PATH..."),
     ],
     set_: Overrides = None,
     build: Annotated[
@@ -146,11 +142,7 @@ def copy(
     name: RecipeName,
     destination: Annotated[
         Path,
-        typer.Argument(
-            parser=places.path,
-            metavar="DEST",
-            help="A new file, or a directory to put it in.",
-        ),
+        argument("A new file, or a directory to put it in.", "DEST", places.path),
     ],
     code: Code = None,
 ) -> None:
@@ -269,11 +261,9 @@ def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
     for text in paths:
         folder = Path(text)
         try:
-            if not folder.is_dir():
-                files = [find(text)]
-            elif not (
-                files := sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml"))
-            ):
+            inside = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
+            files = inside if folder.is_dir() else [find(text)]
+            if not files:
                 raise UserError(f"{text} holds no recipes (.yaml files)")
         except UserError as error:
             problem = "; ".join(filter(None, (error.message, error.hint)))

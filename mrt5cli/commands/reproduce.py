@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, Device
+from mrt5cli import bounds
+from mrt5cli.commands.options import AsJson, Code, Device, amount, argument, path
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
@@ -29,63 +29,60 @@ SHOWN = ("id", "kind", "status", "reason", "experiments", "needs", "gigabytes")
 """Of a job, in the JSON document."""
 
 
+Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "[SUITE]")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="GLOB",
+        help="Only these experiments and recipes, and what they need; may be repeated.",
+    ),
+]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Shrink every recipe to seconds on a CPU, to see that all works.")
+]
+Jobs = Annotated[
+    int | None,
+    amount("Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.", bounds.WORKERS),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1e9,
+        metavar="HOURS",
+        help="Leave out what does not fit into so many of the hours that the plan estimates.",
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."),
+]
+KeepChanged = Annotated[
+    bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
+]
+Runs = Annotated[Path | None, path("Folder of the runs. [default: runs, or inside it]")]
+Reports = Annotated[Path, path("Folder of the reports.")]
+ReportOnly = Annotated[
+    bool, typer.Option("--report-only", help="Train nothing; report on the results that exist.")
+]
+
+
 def reproduce(
-    suite: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place, metavar="[SUITE]", help="paper, miniature, or a file like theirs."
-        ),
-    ] = PAPER,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="GLOB",
-            help="Only these experiments and recipes, and what they need; may be repeated.",
-        ),
-    ] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Shrink every recipe to seconds on a CPU, to see that all works.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=bounds.WORKERS,
-            help="Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1e9,
-            metavar="HOURS",
-            help="Leave out what does not fit into so many of the hours that the plan estimates.",
-        ),
-    ] = None,
-    gpu_tflops: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."
-        ),
-    ] = None,
-    keep_changed: Annotated[
-        bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
-    ] = False,
-    runs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path, help="Folder of the runs. [default: runs, or inside it]", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
+    suite: Suite = PAPER,
+    only: Only = None,
+    smoke: Smoke = False,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    budget: Budget = None,
+    gpu_tflops: Speed = None,
+    keep_changed: KeepChanged = False,
+    runs: Runs = None,
+    out: Reports = Path("reports"),
     device: Device = "auto",
     code: Code = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Train nothing; report on the results that exist.")
-    ] = False,
+    report_only: ReportOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
