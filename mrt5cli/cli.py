@@ -16,22 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__, own_code
-from mrt5cli.commands import (
-    bench,
-    convert,
-    data,
-    evaluate,
-    finetune,
-    inspect_deletions,
-    pretrain,
-    recipe,
-    reproduce,
-)
+from mrt5cli.commands import bench, convert, data, evaluate, inspect_deletions, recipe, reproduce, training
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
-from mrt5cli.text import columns, say, wrapped
+from mrt5cli.text import columns, say_on_stderr, wrapped
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -71,7 +61,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if leads():
-            say(f"note: {record.getMessage()}", sys.stderr)
+            say_on_stderr(f"note: {record.getMessage()}")
 
 
 app = typer.Typer(
@@ -101,8 +91,8 @@ def _mrt5(
         ours.addHandler(Notes(logging.WARNING))
 
 
-app.command(short_help="Train a model as its recipe says.")(pretrain.pretrain)
-app.command(short_help="Train a model that is there already on a task.")(finetune.finetune)
+app.command(short_help="Train a model as its recipe says.")(training.pretrain)
+app.command(short_help="Train a model that is there already on a task.")(training.finetune)
 app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.command(short_help="Write a checkpoint in another layout.")(convert.convert)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIAGNOSTIC_KINDS = DiagnosticTask.kinds()
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,7 +27,7 @@ from mrt5cli.commands.options import (
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
@@ -128,10 +127,11 @@ def evaluate(
     subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
         subjects.insert(0, newest_subject(task))
-        say(f"newest finished run: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
+        (say_on_stderr if as_json else say)(f"newest finished run: {subjects[0].name}")
     if rates and len(subjects) > 1:
         raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
-    section = choose_task(task, subjects[0], None if data is None else str(data))
+    local = None if data is None else str(data)
+    section = choose_task(task, subjects[0], local)
     if task is None:
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
@@ -146,7 +146,7 @@ def evaluate(
         normalization=normalization,
         runtime=runtime,
         deletion_rates=rates,
-        data=None if data is None else str(data),
+        data=local,
     )
     if rates and not options.hard_delete:
         raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
@@ -168,7 +168,7 @@ def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
     from mrt5cli.writing import write_json
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
-        say(line, sys.stderr)
+        say_on_stderr(line)
     if as_json:
         print_json(comparison.document())
     elif comparison.unfinished is None:

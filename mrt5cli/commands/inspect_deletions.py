@@ -14,7 +14,7 @@ from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision, a
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import number, percent, say
+from mrt5cli.text import number, percent, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow, Inspection
@@ -134,21 +134,20 @@ def _text_rows(
     model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTIC_KINDS
+    from mrt5cli.recipe import DiagnosticTask
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task.longest_source
-    if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
-        say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
+    if isinstance(task, DiagnosticTask) and not content.startswith(b"#"):
+        say_on_stderr("this model was trained on strings that begin with '#'; this text does not")
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)
     rows = inspect_text(model, content, length, limit=limit, threshold=threshold)
     shown = sum(len(row.ids) - 1 for row in rows)  # each piece ends with an EOS that the text does not have
     if shown < len(content):
-        say(
+        say_on_stderr(
             f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
-            f"of {length} byte tokens than {limit}",
-            sys.stderr,
+            f"of {length} byte tokens than {limit}"
         )
     return rows
 

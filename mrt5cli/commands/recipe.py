@@ -172,7 +172,7 @@ def copy(
         except OSError as error:
             raise UserError(f"{target} cannot be written: {error.strerror}") from None
         print(target)
-    say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
+    say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from mrt5cli import bounds
 from mrt5cli.commands.options import AsJson, Code, Device, amount, argument, path
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import RunFailed
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
@@ -121,28 +120,21 @@ def reproduce(
         beyond = [] if budget is None else keep_to_budget(plan, budget)
         summary = _summary(plan, beyond, gpu_tflops)
         if works and not as_json:
-            say(summary, sys.stderr)
+            say_on_stderr(summary)
         outcome = _execute(plan, device, jobs) if works else None
     if dry_run:
         print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
     if outcome is not None and outcome.interrupted:
-        say("to resume: the same command again; for a report on what there is: --report-only", sys.stderr)
+        say_on_stderr("to resume: the same command again; for a report on what there is: --report-only")
         raise KeyboardInterrupt
     from mrt5cli.report.page import write_report
 
-    try:
-        written = write_report(plan, pages, say_on_stderr)
-    except UserError as error:
-        if not as_json:
-            raise
-        say(f"note: {error.message}", sys.stderr)  # the document says what was done all the same
-        written = []
+    written = write_report(plan, pages, say_on_stderr)
     if as_json:
         print_json(_document(plan, outcome, written))
     else:
-        for path in written:
-            print(path)
+        print(*written, sep="\n")
     if outcome is not None and outcome.failures:
         raise _failed(outcome)
 
@@ -155,14 +147,14 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
 
     to_do = [job for job in plan.jobs if job.to_do]
     if not to_do:
-        say("nothing left to do", sys.stderr)
+        say_on_stderr("nothing left to do")
         return SuiteOutcome()
     launcher = launcher_for(plan, device, jobs)
-    say(f"{launcher}; runs and logs in {plan.root}", sys.stderr)
+    say_on_stderr(f"{launcher}; runs and logs in {plan.root}")
     needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
     if free < needed:
         sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
-        say(f"note: {sizes}", sys.stderr)
+        say_on_stderr(f"note: {sizes}")
     display = Display(plan)
     with display.bars:
         return execute(plan, launcher, display)
