@@ -26,8 +26,6 @@ from mrt5cli.text import columns, say_on_stderr, wrapped
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
-NO_MEMORY = "can't allocate memory"
-"""In torch's error for a CPU, which is a RuntimeError like others."""
 
 
 class Boundary(TyperGroup):
@@ -140,7 +138,9 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
             "install g++ or clang++, or name another one with the variable CXX",
             UserError.exit_code,
         )
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
+    # On a CPU torch raises a RuntimeError like others.
+    full = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text
+    if full or isinstance(error, MemoryError):
         return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) else 1

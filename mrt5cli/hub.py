@@ -247,8 +247,9 @@ def _is_whole(path: Path) -> bool:
 # --- a push -------------------------------------------------------------------------------------------------
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot name a repository of somebody's."""
+def check_can_push(repo_id: str) -> None:
+    """Refuse a push that has no chance, before any work is done for it."""
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -259,13 +260,6 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
-
-
-def check_can_push(repo_id: str) -> None:
-    """Refuse a push that has no chance, before any work is done for it."""
-    from huggingface_hub import HfApi
-
-    check_repo_id(repo_id)
     try:
         Repository("model", repo_id).request(HfApi(library_name="mrt5cli").whoami, repo_id)
     except (UserError, OSError) as error:  # the latter where there is no token

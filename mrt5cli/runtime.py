@@ -81,8 +81,9 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     from transformers import set_seed
 
     rank, world_size = processes()
-    if world_size == 1:
-        _forget_launchers()
+    if world_size == 1:  # alone, whatever a launcher has left behind for libraries to read
+        for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+            del os.environ[name]
     chosen = device(requested)
     if (
         precision == "bf16"
@@ -142,12 +143,6 @@ def processes() -> tuple[int, int]:
 def leads() -> bool:
     """Whether this process speaks for its group; one that knows of no group does."""
     return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
-
-
-def _forget_launchers() -> None:
-    """Take out of the environment of a process that trains alone what libraries would take for a group."""
-    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
-        del os.environ[name]
 
 
 def usable_cpus() -> int:

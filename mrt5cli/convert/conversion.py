@@ -183,7 +183,7 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
             f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
         )
     depth, layer = own.get("num_layers", MrT5Config.num_layers), fields.get("delete_gate_layer", 0)
-    if layer >= depth:
+    if isinstance(depth, int) and layer >= depth:
         raise UserError(
             f"--layer {layer}, or that of --recipe: {where} has {depth} encoder blocks, counted from 0",
             f"give a --layer from 0 to {depth - 1}",
