@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from mrt5cli import bounds
 from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.options import (
@@ -17,6 +15,7 @@ from mrt5cli.commands.options import (
     Revision,
     amount,
     argument,
+    option,
     shares,
 )
 from mrt5cli.commands.progress import bars
@@ -29,22 +28,19 @@ SPREADS = ("even", "wide")
 
 Model = Annotated[str | None, argument("A run, checkpoint directory or Hub id.", "[MODEL]")]
 Size = Annotated[
-    str,
-    typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
+    str, option("Without MODEL: random weights of this size: byt5-small, -base, -large or tiny.")
 ]
-What = Annotated[str, typer.Option(help=f"Which of {', '.join(KINDS)}, with commas.")]
-Rates = Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to below 1.")]
+What = Annotated[str, option(f"Which of {', '.join(KINDS)}, with commas.")]
+Rates = Annotated[str, option("Deletion rates, with commas, 0 to below 1.")]
 Rows = Annotated[
-    str, typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
+    str, option("Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
 ]
 Batch = Annotated[int, amount("Rows a batch.", bounds.BATCH)]
 Length = Annotated[int, amount("Source positions of a row.", bounds.LENGTH, 8)]
 Target = Annotated[int, amount("Target positions of a row.", bounds.LENGTH, 2)]
 Rounds = Annotated[int, amount("Rounds that count; one more warms up.", bounds.ROUNDS)]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")]
-Memory = Annotated[
-    bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
-]
+Bf16 = Annotated[bool, option("Forward and train: also under bfloat16 autocast.", "--bf16")]
+Memory = Annotated[bool, option("Also the memory of each case, in a process of its own.", "--memory")]
 Limit = Annotated[int, amount("Precision: held-out examples a subset.", bounds.EXAMPLES)]
 Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision, amount, argument, named
+from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision, amount, argument, named, option
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -37,7 +37,7 @@ Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, who
 Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
     Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
-    typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
+    option("; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[
     int | None,
@@ -45,32 +45,25 @@ Layer = Annotated[
 ]
 Gate = Annotated[
     Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
-    typer.Option(help="A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
+    option("A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
 ]
 Softmax1 = Annotated[
     bool | None,
-    typer.Option(
-        "--softmax1/--softmax", help="Attention. Default: the source's; softmax1 for an MrT5 start."
-    ),
+    option("Attention. Default: the source's; softmax1 for an MrT5 start.", "--softmax1/--softmax"),
 ]
 RecipeOfGate = Annotated[
     str | None, named("Take a new shortener, and softmax1, from this recipe.", metavar="RECIPE")
 ]
 Seed = Annotated[int, amount("Of a new shortener's weights.", bounds.SEED, 0)]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")]
+Dtype = Annotated[Literal["float32", "bfloat16"] | None, option("Of the weights. Default: the source's.")]
+Overwrite = Annotated[bool, option("Replace a checkpoint at DEST.", "--overwrite")]
 ShardSize = Annotated[
     str, typer.Option(parser=_shard_size, metavar="SIZE", help="Weights above it go into several files.")
 ]
 Push = Annotated[
-    str | None,
-    typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
+    str | None, option("With --to hub: upload too; a new repository is public.", metavar="OWNER/NAME")
 ]
-Private = Annotated[
-    bool, typer.Option("--private", help="With --push: a new repository is seen by its owner only.")
-]
+Private = Annotated[bool, option("With --push: a new repository is seen by its owner only.", "--private")]
 
 
 def convert(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import amount, argument, path
+from mrt5cli.commands.options import amount, argument, option, path
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
@@ -23,20 +23,18 @@ app.add_typer(build, name="build", short_help="Make a data set without a data hu
 
 Out = Annotated[Path, argument("The folder to make.", "OUT", places.path)]
 Seed = Annotated[int, amount("Of every draw: the same seed and sources, the same bytes.", bounds.SEED, 0)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that was made before.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
+Overwrite = Annotated[bool, option("Replace a data set that was made before.", "--overwrite")]
+AsJson = Annotated[bool, option("Print the manifest as one JSON document.", "--json")]
 Examples = Annotated[int, amount("Examples at most.", bounds.HELD_EXAMPLES)]
 Text = Annotated[
-    Path | None,
-    path("English sentences, a file or folder. [default: the documentation inside Python]"),
+    Path | None, path("English sentences, a file or folder. [default: the documentation inside Python]")
 ]
 Misspellings = Annotated[
     Path | None, path("A file of lines `wrong->right`. [default: codespell's dictionary]")
 ]
 Window = Annotated[int, amount("Bytes of a source or target, at most; 62 fits 64 tokens.", 62, 16)]
 Common = Annotated[
-    int | None,
-    amount("Misspell only so many of the most common words. [default: all]", bounds.HELD_EXAMPLES),
+    int | None, amount("Misspell only so many of the most common words. [default: all]", bounds.HELD_EXAMPLES)
 ]
 PerPair = Annotated[
     int, amount("Training examples of one misspelling of one word, at most.", bounds.HELD_EXAMPLES)

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from mrt5cli import bounds
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.options import (
@@ -21,6 +19,7 @@ from mrt5cli.commands.options import (
     amount,
     argument,
     named,
+    option,
     path,
     shares,
 )
@@ -42,23 +41,20 @@ Task = Annotated[
     str | None,
     named("A kind of task, or a recipe whose task to use. Default: the first run's own.", metavar="TASK"),
 ]
-Split = Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")]
+Split = Annotated[Literal["validation", "test"], option("Which held-out split.")]
 Languages = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Only these languages, or parts of the test. Default: all.")
+    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="A,B")
 ]
 Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
 Hard = Annotated[
     bool | None,
-    typer.Option(
-        "--hard/--soft", help="Delete for real, or gate softly as in training. Default: the recipe's."
-    ),
+    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
 ]
 Constrained = Annotated[
-    bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
+    bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
 Rule = Annotated[
-    Literal["squad", "multilingual"] | None,
-    typer.Option(help="How answers are compared. Default: squad, as published."),
+    Literal["squad", "multilingual"] | None, option("How answers are compared. Default: squad, as published.")
 ]
 Other = Annotated[
     str | None,
@@ -66,15 +62,15 @@ Other = Annotated[
 ]
 Rates = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Also run it at these deletion rates, by a threshold found on validation data, untrained.",
         metavar="RATE,...",
-        help="Also run it at these deletion rates, by a threshold found on validation data, untrained.",
     ),
 ]
-Runtime = Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")]
+Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
 Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
 BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "--json")]
 
 
 def evaluate(

@@ -7,10 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from mrt5cli import bounds
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision, amount, argument, named, path
+from mrt5cli.commands.options import (
+    AsJson,
+    Code,
+    Device,
+    NoPickle,
+    Revision,
+    amount,
+    argument,
+    named,
+    option,
+    path,
+)
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -27,11 +36,10 @@ LENGTH_WITHOUT_RECIPE = 1024
 
 
 Run = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "RUN")]
-Text = Annotated[str | None, typer.Option(help="Inspect this text.")]
+Text = Annotated[str | None, option("Inspect this text.")]
 File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
 Task = Annotated[
-    str | None,
-    named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK"),
+    str | None, named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK")
 ]
 Limit = Annotated[
     int | None, amount(f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES}).", bounds.EXAMPLES)
@@ -40,7 +48,8 @@ Threshold = Annotated[
     float | None,
     amount(
         "Delete gate values up to this one. Default: the model's own threshold.",
-        *(bounds.COEFFICIENT, -bounds.COEFFICIENT),
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
     ),
 ]
 

@@ -18,6 +18,11 @@ def argument(text: str, metavar: str, parser: Callable[[str], str | Path] = plac
     return typer.Argument(parser=parser, metavar=metavar, help=text)
 
 
+def option(text: str, *names: str, metavar: str | None = None) -> Any:
+    """An option that is taken as it is typed, or a flag."""
+    return typer.Option(*names, metavar=metavar, help=text)
+
+
 def named(text: str, *names: str, metavar: str) -> Any:
     """An option that names a run, a model, a task or a recipe."""
     return typer.Option(*names, parser=places.place, metavar=metavar, help=text)
@@ -36,31 +41,25 @@ def amount(text: str, most: float, least: float = 1) -> Any:
 RecipeName = Annotated[str, argument("A recipe file, or the name of a shipped recipe.", "RECIPE")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
+        "place of all that stood there. May be repeated.",
         "--set",
         metavar="KEY=VALUE",
-        help="Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
-        "place of all that stood there. May be repeated.",
     ),
 ]
 Out = Annotated[Path | None, path("The run directory. [default: runs/NAME-seedSEED]")]
 Document = Annotated[
     Path | None, typer.Option(parser=places.new_file, help="Also write the JSON document to this file.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
-Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a Hub model. [default: main]", show_default=False)
-]
+Resume = Annotated[bool, option("Go on from the latest checkpoint.", "--resume")]
+Smoke = Annotated[bool, option("Shrink the recipe to seconds on a CPU, to see that it runs.", "--smoke")]
+DryRun = Annotated[bool, option("Check everything, say what would run, and stop.", "--dry-run")]
+Device = Annotated[str, option("cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")]
+AsJson = Annotated[bool, option("Print one JSON document on stdout instead.", "--json")]
+Revision = Annotated[str | None, option("Branch, tag or commit of a Hub model. [default: main]")]
 NoPickle = Annotated[
-    bool, typer.Option("--no-pickle", help="Refuse pickled weights, though no code in them is ever run.")
+    bool, option("Refuse pickled weights, though no code in them is ever run.", "--no-pickle")
 ]
 
 

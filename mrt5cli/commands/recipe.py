@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName, argument
+from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName, argument, option
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json
@@ -101,7 +101,7 @@ def check(
     set_: Overrides = None,
     build: Annotated[
         bool,
-        typer.Option("--build/--no-build", help="Also build each model, without its weights."),
+        option("Also build each model, without its weights.", "--build/--no-build"),
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
@@ -181,7 +181,7 @@ def schema(
         str | None,
         typer.Argument(metavar="KEY", help="Only this key or section, e.g. training or model.shortener."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema instead.")] = False,
+    as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,
 ) -> None:
     """Explain every key of a recipe: what it may be, its default, what it means.

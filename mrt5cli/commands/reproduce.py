@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds
-from mrt5cli.commands.options import AsJson, Code, Device, amount, argument, path
+from mrt5cli.commands.options import AsJson, Code, Device, amount, argument, option, path
 from mrt5cli.errors import RunFailed
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
@@ -31,20 +31,16 @@ SHOWN = ("id", "kind", "status", "reason", "experiments", "needs", "gigabytes")
 Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "[SUITE]")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(
-        "--only",
-        metavar="GLOB",
-        help="Only these experiments and recipes, and what they need; may be repeated.",
+    option(
+        "Only these experiments and recipes, and what they need; may be repeated.", "--only", metavar="GLOB"
     ),
 ]
-Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Shrink every recipe to seconds on a CPU, to see that all works.")
-]
+Smoke = Annotated[bool, option("Shrink every recipe to seconds on a CPU, to see that all works.", "--smoke")]
 Jobs = Annotated[
     int | None,
     amount("Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.", bounds.WORKERS),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")]
+DryRun = Annotated[bool, option("Print the plan, and stop.", "--dry-run")]
 Budget = Annotated[
     float | None,
     typer.Option(
@@ -59,13 +55,11 @@ Speed = Annotated[
     typer.Option(min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."),
 ]
 KeepChanged = Annotated[
-    bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
+    bool, option("Let finished runs and results of changed code stand.", "--keep-changed")
 ]
 Runs = Annotated[Path | None, path("Folder of the runs. [default: runs, or inside it]")]
 Reports = Annotated[Path, path("Folder of the reports.")]
-ReportOnly = Annotated[
-    bool, typer.Option("--report-only", help="Train nothing; report on the results that exist.")
-]
+ReportOnly = Annotated[bool, option("Train nothing; report on the results that exist.", "--report-only")]
 
 
 def reproduce(
