@@ -62,10 +62,10 @@ def weights_are(model: MrT5ForConditionalGeneration, expected: dict[str, torch.T
 
 
 def refused(hub_id: str, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(UserError) as error:
         load(hub_id, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    assert "\n" not in error.value.message
+    return "; ".join(filter(None, (error.value.message, error.value.hint)))
 
 
 # --- as the Hub is ------------------------------------------------------------------------------------------
