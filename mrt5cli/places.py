@@ -81,7 +81,7 @@ def check_writable(path: Path, kind: Literal["file", "folder"]) -> None:
         if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
             raise UserError(f"{path} cannot be written: it is no {kind}", "give another name")
         with tempfile.TemporaryFile(dir=_nearest(path if kind == "folder" else path.parent)):
-            pass  # only this tells of every file system: /proc grants root whatever it asks for
+            pass  # permissions do not say it: root has them all in /proc, which takes no files
     except OSError as error:
         _, hint = of_the_system(error)
         raise UserError(f"{path} cannot be written: {error.strerror}", hint) from error
@@ -95,5 +95,5 @@ def new_file(text: str | Path) -> Path:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or what there is of the folders that it will be in."""
+    """The path, or the innermost of the folders above it that exists."""
     return next(one for one in [path.absolute(), *path.absolute().parents] if one.exists())

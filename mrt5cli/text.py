@@ -50,14 +50,14 @@ def say_nothing(text: str) -> None:
 
 @contextmanager
 def announced(text: str | None, tell: Tell, after: float = 2.0) -> Iterator[Tell]:
-    """Tell what is done, if it takes longer than a moment and nothing has been told of it by then.
+    """Announce work that takes longer than a moment, unless something else is said about it by then.
 
     Args:
-        text: what is done; None tells nothing.
+        text: the work; None announces nothing.
         after: seconds.
 
     Returns:
-        What to tell anything else by meanwhile.
+        The function to say anything else with meanwhile.
     """
     timer = Timer(after, tell if text else say_nothing, [text])
     timer.daemon = True

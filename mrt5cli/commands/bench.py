@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from mrt5cli import bounds
-from mrt5cli.commands.bench_tables import present
 from mrt5cli.commands.options import (
     AsJson,
     Code,
@@ -19,9 +19,16 @@ from mrt5cli.commands.options import (
     shares,
 )
 from mrt5cli.commands.progress import bars
+from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.output import print_json
-from mrt5cli.text import shortened
+from mrt5cli.text import byte_size, counted, number, percent, say, shortened
+
+if TYPE_CHECKING:
+    from mrt5cli.benchmark.precision import PrecisionRow
+    from mrt5cli.benchmark.run import Report, Result
+    from mrt5cli.benchmark.suite import Ratio
 
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
@@ -109,11 +116,83 @@ def bench(
         )
 
 
-def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """The words of an option, each once."""
+def _words(name: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """The words that an option lists, each once."""
     words = list(dict.fromkeys(word.strip() for word in text.split(",")))
     if not set(words) <= set(known):
         raise UserError(
-            f"{option} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
+            f"{name} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
         )
     return words
+
+
+# --- what is printed ----------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+Columns = Mapping[str, Callable[[T], str]]
+
+TIMED: Columns[Result] = {
+    "": lambda case: case.name,
+    "median": lambda case: (
+        f"{1000 * case.seconds:,.1f} ms" if case.seconds < 10 else f"{case.seconds:,.2f} s"
+    ),
+    "GFLOP/s": lambda case: f"{case.operations_per_second / 1e9:,.1f}" if case.operations_per_second else "",
+    "peak\nmemory": lambda case: byte_size(case.memory.peak if case.memory else None),
+    "live\nmemory": lambda case: byte_size(case.memory.live if case.memory else None),
+}
+COMPARED: Columns[Ratio] = {
+    "times\nfaster": lambda ratio: number(ratio.median, 2),
+    "range": lambda ratio: f"{ratio.least:.2f}-{ratio.most:.2f}",
+    "fastest\nrounds": lambda ratio: number(ratio.fastest, 2),
+    "ideal": lambda ratio: "" if ratio.ideal is None else number(ratio.ideal, 2),
+    "% of\nideal": lambda ratio: "" if ratio.ideal is None else percent(ratio.share_of_ideal, 0),
+    "than": lambda ratio: ratio.baseline,
+}
+PRECISE: Columns[PrecisionRow] = {
+    "": lambda row: row.precision,
+    **{
+        metric.column: lambda row, metric=metric: metric.text(getattr(row, metric.name))  # type: ignore[misc]
+        for name, metric in METRICS.items()
+        if name in ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
+    },
+    "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
+    "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),
+    "logits off\nat most": lambda row: number(row.logits, 3),
+}
+
+
+def present(report: Report) -> None:
+    """Print a table for each kind of thing that was measured."""
+    setting = report.setting
+    size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
+    say(
+        f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
+        f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
+        f"{setting['torch']}; {setting['rounds']} rounds\n"
+    )
+    for suite in report.suites:
+        say(suite.what)
+        if suite.rows:
+            print_table(list(PRECISE), [_cells(PRECISE, row) for row in suite.rows])
+        else:
+            _print_timings(suite.cases)
+        for name, found in suite.parity.items():
+            what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
+            say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
+        for note in suite.notes:
+            say(note)
+        say()
+
+
+def _print_timings(cases: Sequence[Result]) -> None:
+    """A line a case and baseline; columns that no case has anything for are left out."""
+    lines = []
+    for case in cases:
+        own = _cells(TIMED, case)
+        compared = [_cells(COMPARED, ratio) for ratio in case.ratios] or [[""] * len(COMPARED)]
+        lines += [[*own, *compared[0]], *([*[""] * len(own), *cells] for cells in compared[1:])]
+    print_table([*TIMED, *COMPARED], lines, only_filled=True)
+
+
+def _cells(columns: Columns[T], row: T) -> list[str]:
+    return [cell(row) for cell in columns.values()]

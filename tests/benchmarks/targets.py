@@ -27,7 +27,7 @@ from mrt5cli.benchmark.forward import EAGER, forward
 from mrt5cli.benchmark.models import Shapes
 from mrt5cli.benchmark.run import Benchmark, Measured, Report, default_threads
 from mrt5cli.benchmark.suite import Builder, Suite
-from mrt5cli.commands.bench_tables import present
+from mrt5cli.commands.bench import present
 from mrt5cli.commands.tables import print_table
 from mrt5cli.text import number, say
 
