@@ -96,8 +96,10 @@ def listed(names: Sequence[object], at_most: int = 8) -> str:
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
-def duration(seconds: float) -> str:
-    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min."""
+def duration(seconds: float | None) -> str:
+    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min; or a dash."""
+    if seconds is None:
+        return MISSING
     if round(seconds) < 120:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

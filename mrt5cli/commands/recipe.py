@@ -94,14 +94,10 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
 
 @app.command()
 def check(
-    paths: Annotated[
-        list[str],
-        argument("Recipe files, directories, or shipped names.", "PATH..."),
-    ],
+    paths: Annotated[list[str], argument("Recipe files, directories, or shipped names.", "PATH...")],
     set_: Overrides = None,
     build: Annotated[
-        bool,
-        option("Also build each model, without its weights.", "--build/--no-build"),
+        bool, option("Also build each model, without its weights.", "--build/--no-build")
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
@@ -140,10 +136,7 @@ def check(
 @app.command()
 def copy(
     name: RecipeName,
-    destination: Annotated[
-        Path,
-        argument("A new file, or a directory to put it in.", "DEST", places.path),
-    ],
+    destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
     code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
