@@ -78,9 +78,12 @@ def check_writable(path: Path, kind: Literal["file", "folder"]) -> None:
         UserError: something else has that name, or its folder takes nothing new.
     """
     try:
-        if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
-            raise UserError(f"{path} cannot be written: it is no {kind}", "give another name")
-        with tempfile.TemporaryFile(dir=_nearest(path if kind == "folder" else path.parent)):
+        nearest = _nearest(path if kind == "folder" else path.parent)
+        if kind == "file" and path.exists() and not path.is_file():
+            raise UserError(f"{path} cannot be written: it is not a file", "give another name")
+        if not nearest.is_dir():
+            raise UserError(f"{path} cannot be written: {nearest} is not a folder", "give another name")
+        with tempfile.TemporaryFile(dir=nearest):
             pass  # permissions do not say it: root has them all in /proc, which takes no files
     except OSError as error:
         _, hint = of_the_system(error)
@@ -96,4 +99,4 @@ def new_file(text: str | Path) -> Path:
 
 def _nearest(path: Path) -> Path:
     """The path, or the innermost of the folders above it that exists."""
-    return next(one for one in [path.absolute(), *path.absolute().parents] if one.exists())
+    return next(one for one in [path, *path.parents] if one.exists())

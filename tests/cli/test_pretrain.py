@@ -400,7 +400,7 @@ def test_resuming_nothing_starts(recipe: str):
 
 
 def test_a_place_that_cannot_be_written(recipe: str):
-    assert "tiny.yaml is a file" in refused(recipe, "--out", "tiny.yaml/run")
+    assert "tiny.yaml is not a folder" in refused(recipe, "--out", "tiny.yaml/run")
 
 
 def test_a_place_with_other_things(recipe: str):
