@@ -6,18 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from mrt5cli import bounds
-from mrt5cli.commands.options import (
-    AsJson,
-    Code,
-    Device,
-    Document,
-    NoPickle,
-    Revision,
-    amount,
-    argument,
-    option,
-    shares,
-)
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, option, shares
 from mrt5cli.commands.progress import bars
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RunFailed, UserError
@@ -54,7 +44,7 @@ Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as 
 
 def bench(
     model: Model = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     size: Size = "byt5-small",
     what: What = "forward",
     rates: Rates = "0.3,0.5,0.7",
@@ -66,12 +56,12 @@ def bench(
     bf16: Bf16 = False,
     memory: Memory = False,
     limit: Limit = 1000,
-    device: Device = "auto",
+    device: options.Device = "auto",
     threads: Threads = None,
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: AsJson = False,
-    out: Document = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
+    out: options.Document = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision, amount, argument, named, option
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, named, option
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -70,20 +71,20 @@ def convert(
     source: Source,
     destination: Destination,
     to: Layout,
-    revision: Revision = None,
+    revision: options.Revision = None,
     layer: Layer = None,
     gate: Gate = None,
     softmax1: Softmax1 = None,
     recipe: RecipeOfGate = None,
     seed: Seed = 42,
     dtype: Dtype = None,
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     overwrite: Overwrite = False,
     max_shard_size: ShardSize = "5GB",
     push: Push = None,
     private: Private = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
 

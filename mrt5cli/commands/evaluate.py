@@ -9,20 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mrt5cli import bounds
+from mrt5cli.commands import options
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import (
-    Code,
-    Device,
-    Document,
-    NoPickle,
-    Revision,
-    amount,
-    argument,
-    named,
-    option,
-    path,
-    shares,
-)
+from mrt5cli.commands.options import amount, argument, named, option, path, shares
 from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -75,7 +64,7 @@ AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "
 
 def evaluate(
     runs: Runs = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     task: Task = None,
     split: Split = "test",
     languages: Languages = None,
@@ -88,11 +77,11 @@ def evaluate(
     runtime: Runtime = False,
     limit: Limit = None,
     batch_size: BatchSize = None,
-    device: Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     as_json: AsJson = False,
-    out: Document = None,
+    out: options.Document = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
@@ -132,7 +121,7 @@ def evaluate(
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationSection() if recipe is None else recipe.evaluation
-    options = EvaluationOptions(
+    evaluation = EvaluationOptions(
         split=split,
         subsets=None if languages is None else [name.strip() for name in languages.split(",")],
         batch_size=batch_size or settings.batch_size,
@@ -144,16 +133,16 @@ def evaluate(
         deletion_rates=rates,
         data=local,
     )
-    if rates and not options.hard_delete:
+    if rates and not evaluation.hard_delete:
         raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
     with ExitStack() as last, bars("evaluating") as bar:
         comparison = compare(
             subjects,
             section,
-            options,
+            evaluation,
             test_difference=compare_with is not None,
             device=machine.device(device),
-            progress=lambda name, subset, done: bar(f"{name}, {subset}", done, options.limit or 0),
+            progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
     _show(comparison, out, as_json)

@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli import bounds
-from mrt5cli.commands.options import (
-    AsJson,
-    Code,
-    Device,
-    NoPickle,
-    Revision,
-    amount,
-    argument,
-    named,
-    option,
-    path,
-)
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, named, option, path
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -56,16 +46,16 @@ Threshold = Annotated[
 
 def inspect_deletions(
     run: Run,
-    revision: Revision = None,
+    revision: options.Revision = None,
     text: Text = None,
     file: File = None,
     task: Task = None,
     limit: Limit = None,
     threshold: Threshold = None,
-    device: Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 

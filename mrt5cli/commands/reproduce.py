@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds
-from mrt5cli.commands.options import AsJson, Code, Device, amount, argument, option, path
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, option, path
 from mrt5cli.errors import RunFailed
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
@@ -73,10 +74,10 @@ def reproduce(
     keep_changed: KeepChanged = False,
     runs: Runs = None,
     out: Reports = Path("reports"),
-    device: Device = "auto",
-    code: Code = None,
+    device: options.Device = "auto",
+    code: options.Code = None,
     report_only: ReportOnly = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
