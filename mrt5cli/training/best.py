@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.rundir import RunDir
-from mrt5cli.writing import remove_directory
 
 
 @dataclass
@@ -59,20 +57,3 @@ class Best:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from `state_dict`."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
-
-
-def keep_needed(run: RunDir) -> None:
-    """Delete best weights that neither this run nor a resume from one of its checkpoints needs: for each of
-    them, the last ones that were kept before it."""
-    kept = run.best_steps()
-    needed = {max((best for best in kept if best <= step), default=None) for step in run.saved_steps()}
-    for step in kept[:-1]:
-        if step not in needed:
-            remove_directory(run.best_weights(step))
-
-
-def go_back_to(run: RunDir, step: int) -> None:
-    """Delete what a dead branch of the run left: best weights of later steps than the one to resume from."""
-    for later in run.best_steps():
-        if later > step:
-            remove_directory(run.best_weights(later))

@@ -16,8 +16,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mrt5cli.runtime import leads
 
-DECIDES_NUMBERS = False  # a run that was stopped comes to the same numbers
-
 NOTICE = "\nstopping after this step; Ctrl-C again stops at once, without saving\n"
 
 

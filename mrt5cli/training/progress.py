@@ -11,8 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
 
-DECIDES_NUMBERS = False  # words
-
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
 

@@ -43,21 +43,19 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.training.best import Best, go_back_to, keep_needed
+from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
-from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
+from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
-from mrt5cli.training.window import Window
-from mrt5cli.writing import remove_directory, whole_directory, write_json
+from mrt5cli.writing import whole_directory, write_json
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
 
     from mrt5cli.models import MrT5ForConditionalGeneration
-    from mrt5cli.recipe import LossSection
-    from mrt5cli.recipe.schema import Controller as ControllerSection
+    from mrt5cli.recipe import Recipe
 
 LONG_WAIT_SECONDS = 1.0
 """A step's batches take longer than this only where they come from a Hub that is slow or away."""
@@ -70,13 +68,11 @@ class DeletionTrainer(Trainer):
         model: where a checkpoint is resumed, with its weights.
         args: see `arguments.training_arguments`.
         stream: gives every process its own batches.
-        seed: of the draws that decide which batches are deleted hard; the same on all processes.
+        recipe: its loss, controller and seed, and the settings of its training that `args` has no place for.
         run: where metrics and checkpoints go; None writes neither.
-        keep_checkpoints: older ones are deleted.
-        data_workers: processes that prepare batches.
-        best: which weights to keep beside the checkpoints, see `offer`; None keeps none.
 
     Attributes:
+        best: which weights are kept beside the checkpoints, see `offer`; None where none are.
         stopped_between_steps: it has saved the last step because there were no batches for another.
     """
 
@@ -85,23 +81,17 @@ class DeletionTrainer(Trainer):
         model: MrT5ForConditionalGeneration,
         args: TrainingArguments,
         stream: BatchStream,
+        recipe: Recipe,
         *,
-        loss: LossSection,
-        controller: ControllerSection,
-        seed: int,
         run: RunDir | None = None,
-        keep_checkpoints: int = 2,
-        data_workers: int = 0,
-        best: Best | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
     ) -> None:
         self.stream = stream
         self.run = run
-        self.keep_checkpoints = keep_checkpoints
-        self.data_workers = data_workers
-        self.best = best
-        self.loss_settings = loss
+        self.loss_settings = recipe.loss
+        self.settings = settings = recipe.training
+        self.best = Best(settings.best_metric, settings.patience) if settings.best_metric else None
         self.threshold = model.config.threshold
         self.labelled = model.config.boundary_predictor_type != "gumbel"
         super().__init__(
@@ -112,9 +102,10 @@ class DeletionTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.controller = build_controller(
-            controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
+            recipe.controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
         )
-        self.draws = np.random.default_rng(seed)
+        # Of which batches are deleted hard; the same on all processes.
+        self.draws = np.random.default_rng(recipe.seed)
         self.window = Window(args.device)
         self.of_step: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.step_counts = torch.zeros(2, device=args.device)
@@ -127,7 +118,7 @@ class DeletionTrainer(Trainer):
     # --- a step -------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        return stream_loader(self.stream, self.data_workers, pin=self.args.device.type == "cuda")
+        return stream_loader(self.stream, self.settings.data_workers, pin=self.args.device.type == "cuda")
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """All batches of one optimizer step, before anything is computed.
@@ -315,9 +306,6 @@ class DeletionTrainer(Trainer):
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
-        if self.run is not None and self.args.should_save:
-            go_back_to(self.run, step)
-        self._wait()
         # The base class would take a step beyond the end, or beyond the end of patience.
         if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
             return
@@ -337,9 +325,7 @@ class DeletionTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.args.should_save:
-            for step in self.run.saved_steps()[: -self.keep_checkpoints]:
-                remove_directory(self.run.checkpoint(step))
-            keep_needed(self.run)
+            self.run.prune(self.settings.keep_checkpoints)
         self._wait()
 
     @contextmanager
@@ -372,7 +358,7 @@ class DeletionTrainer(Trainer):
             with self._saved_weights(self.run.best_weights(self.state.global_step)):
                 pass
             if self.args.should_save:
-                keep_needed(self.run)
+                self.run.prune(self.settings.keep_checkpoints)
             self._wait()
         return better
 
