@@ -143,14 +143,10 @@ class RunDir:
         return RunState(self.saved_steps(), self.meta()) if self.is_run else RunState()
 
     @property
-    def command(self) -> str:
-        """The `mrt5` command that trains this run's recipe."""
-        return "finetune" if self.recipe().is_finetuning else "pretrain"
-
-    @property
     def resume_command(self) -> str:
         """The command that resumes this run."""
-        words = ["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"]
+        command = "finetune" if self.recipe().is_finetuning else "pretrain"
+        words = ["mrt5", command, str(self.recipe_path), "--out", str(self.path), "--resume"]
         return shlex.join([*words, *own_code.as_options()])
 
     def metrics(self) -> list[dict[str, Any]]:

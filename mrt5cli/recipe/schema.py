@@ -354,7 +354,7 @@ class Recipe(Section):
             )
         if self.model.positions == "absolute":
             own = "length" if isinstance(self.task, DiagnosticTask) else "input_length"
-            lengths = {own: self.input_length} | {
+            lengths = {own: self.task.longest_source} | {
                 key: getattr(self.task, key, None) or 0 for key in ("answer_length", "target_length")
             }
             for key, length in lengths.items():
@@ -386,11 +386,6 @@ class Recipe(Section):
     def is_finetuning(self) -> bool:
         """Whether a model that is there already is trained on a downstream task."""
         return isinstance(self.task, RowTask) and self.model.start != "scratch"
-
-    @property
-    def input_length(self) -> int:
-        """Encoder input of the task, in byte tokens."""
-        return self.task.longest_source
 
 
 @when_kinds_are_added

@@ -86,8 +86,8 @@ class TaskBase(Section):
 
     @property
     def longest_source(self) -> int:
-        """Byte tokens of a source at most."""
-        raise TypeError(f"{type(self).__name__} does not say how long its sources are")
+        """Byte tokens of a source at most; 0 where no setting says so."""
+        return getattr(self, "input_length", None) or 0
 
     @property
     def longest_target(self) -> int | None:
@@ -118,10 +118,6 @@ class SpanCorruptionTask(TaskBase):
         description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
         "other, and a batch shows one or two; 'examples' needs the text in memory",
     )
-
-    @property
-    def longest_source(self) -> int:
-        return self.input_length
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
@@ -209,13 +205,6 @@ XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "
 
 class RowTask(TaskBase):
     """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
-
-    if TYPE_CHECKING:
-        input_length: int | None
-
-    @property
-    def longest_source(self) -> int:
-        return self.input_length or 0
 
 
 class XnliTask(RowTask):

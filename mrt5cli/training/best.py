@@ -45,12 +45,12 @@ class Best:
         """Whether patience is at its end."""
         return self.patience is not None and self.waited >= self.patience
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, str | float | int | bool | None]:
         """What meta.json says."""
         early = self.exhausted
         return {"metric": self.metric, "value": self.value, "step": self.step, "stopped_early": early}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int | None]:
         """What a checkpoint holds. Metric and patience are the recipe's, which a resume must not change."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
 
-    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
     from mrt5cli.recipe import Recipe
 
 LONG_WAIT_SECONDS = 1.0
@@ -111,7 +111,7 @@ class DeletionTrainer(Trainer):
         self.step_counts = torch.zeros(2, device=args.device)
         self.batches_taken = 0
         self.seconds_before = 0.0
-        self.fetching_since: float | None = None
+        self.fetching_since = math.inf
         self.stopped_between_steps = False
         self._talk: dist.ProcessGroup | None = None
 
@@ -120,7 +120,9 @@ class DeletionTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         return stream_loader(self.stream, self.settings.data_workers, pin=self.args.device.type == "cuda")
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
         """All batches of one optimizer step, before anything is computed.
 
         Where they cannot be had, or nobody wants to wait for them any more, the run is saved as it stands.
@@ -130,17 +132,18 @@ class DeletionTrainer(Trainer):
             KeyboardInterrupt: a signal came meanwhile.
         """
         self.fetching_since = time.monotonic()
-        found: Any = None
+        batches: list[Batch] = []
+        items: Tensor | int | None = None
         lost: BaseException | None = None
         try:
-            found = super().get_batch_samples(epoch_iterator, num_batches, device)
+            batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except (UserError, KeyboardInterrupt) as error:
             lost = error
         finally:
-            self.fetching_since = None
+            self.fetching_since = math.inf
         if not self._lost_by_any(lost is not None):
-            self.of_step = self._weigh(found[0])
-            return found
+            self.of_step = self._weigh(batches)
+            return batches, items
         step = self.state.global_step
         if self.run is not None and step > 0:
             self.stopped_between_steps = True
@@ -152,8 +155,7 @@ class DeletionTrainer(Trainer):
 
     def waits_long(self) -> bool:
         """Whether it has been waiting for the batches of a step."""
-        since = self.fetching_since
-        return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
+        return time.monotonic() - self.fetching_since > LONG_WAIT_SECONDS
 
     def _lost_by_any(self, lost: bool) -> bool:
         """Whether this process, or another of the group, has no batches for the next step."""
@@ -185,8 +187,12 @@ class DeletionTrainer(Trainer):
         return zip(weights.unbind(), shares.unbind(), strict=True)
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, MrT5Output]:
         """The loss of one micro-batch taken alone; its parts stay in `self.terms`."""
         probability = self.loss_settings.hard_delete_probability
         hard = probability > 0 and model.training and bool(self.draws.random() < probability)
@@ -215,7 +221,9 @@ class DeletionTrainer(Trainer):
         """Whether the delay is over: before, there is no gate loss and the controller rests."""
         return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
 
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Forward and backward of one micro-batch; then the controller sees its deletion rate.
 
         In place of the base class's, which walks over all modules each time to put them in training mode, and
@@ -247,11 +255,11 @@ class DeletionTrainer(Trainer):
             dist.all_reduce(counts)
         self.controller.update(counts[0] / counts[1])
 
-    def _clip_grad_norm(self, model: Any) -> Any:
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # The base class walks over all modules for the parameters, at every step.
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, inputs: Batch) -> int:
         # To estimate this, the base class walks over all parameters at every micro-batch.
         return 0
 
@@ -261,7 +269,7 @@ class DeletionTrainer(Trainer):
         """Write one line of metrics. The base class's own summary at the end is left out."""
         if "loss" not in logs:
             return
-        row = self._metrics(logs["learning_rate"], logs.get("grad_norm"))
+        row = self._metrics(logs["learning_rate"], logs.get("grad_norm", 0.0))
         if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
             unrounded = ", or training.precision: fp32" if self.args.bf16 else ""
             raise RunFailed(
@@ -279,7 +287,7 @@ class DeletionTrainer(Trainer):
             self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _metrics(self, learning_rate: float, grad_norm: float | None) -> dict[str, Any]:
+    def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
         seconds, since = self.seconds(), self.window.seconds()
         self.window = Window(self.args.device)
@@ -289,7 +297,7 @@ class DeletionTrainer(Trainer):
             "alpha": float(self.alpha_used),
             "target": self.controller.target,
             "learning_rate": learning_rate,
-            "grad_norm": 0.0 if grad_norm is None else float(grad_norm),
+            "grad_norm": float(grad_norm),
             "bytes_per_second": round(counted / since, 1),
             "seconds": round(seconds, 3),
         }
@@ -315,7 +323,7 @@ class DeletionTrainer(Trainer):
         self.started = self.window.opened = time.perf_counter()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+    def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
             return
         with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
@@ -362,7 +370,7 @@ class DeletionTrainer(Trainer):
             self._wait()
         return better
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         if output_dir is not None and self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -399,7 +407,7 @@ class DeletionTrainer(Trainer):
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the model was made from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
