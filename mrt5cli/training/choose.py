@@ -17,6 +17,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
+from mrt5cli.recipe.words import either
 from mrt5cli.rundir import FINISHED, RunDir, RunState
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, build_task, check_held_out
@@ -149,23 +150,20 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     """Notes on a run that is to be continued; refuses one that may not be."""
     if not before.meta:
         return [f"nothing to resume in {run.path}; starting at step 0"] if resume else []
+    finished = before.meta.get("status") == FINISHED
     if not resume:
-        raise _not_resumed(run, before)
+        away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
+        if finished:
+            raise UserError(f"{run.path} holds a finished run", away)
+        last = f"saved at step {before.saved[-1]}" if before.saved else "stopped before its first checkpoint"
+        hint = f"to resume: {run.resume_command}\n      or {away}"
+        raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
     notes = _changes(run, recipe)
-    if before.meta.get("status") == FINISHED:
+    if finished:
         notes.append(f"{run.path} is finished; nothing to do")
     elif not before.saved:
         notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
     return notes
-
-
-def _not_resumed(run: RunDir, before: RunState) -> UserError:
-    away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
-    if before.meta.get("status") == FINISHED:
-        return UserError(f"{run.path} holds a finished run", away)
-    last = f"saved at step {before.saved[-1]}" if before.saved else "stopped before its first checkpoint"
-    hint = f"to go on: {run.resume_command}\n      or {away}"
-    return UserError(f"{run.path} holds an unfinished run, {last}", hint)
 
 
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
@@ -175,7 +173,7 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     if fixed:
         raise UserError(
             "\n".join([f"{run.path} was started with another recipe", *fixed]),
-            f"go on with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
+            f"resume it with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
 
@@ -247,10 +245,8 @@ def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
     except UserError as error:
         if plan.resume_step is None or not isinstance(error, RunFailed):
             raise
-        later = (
-            f"the checkpoint of step {plan.resume_step} is kept; to go on later: {plan.run.resume_command}"
-        )
-        raise RunFailed(error.message, later) from error
+        kept = f"the checkpoint of step {plan.resume_step} is kept"
+        raise RunFailed(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             raise UserError(
@@ -286,11 +282,11 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
     """Refuse a validation that could not be made, before hours go into training."""
     metric = training.best_metric
     if metric is not None and METRICS[metric].answers and task.answer_length is None:
-        *others, last = (each.name for each in MEASURED if each.chooses and not each.answers)
+        others = either(each.name for each in MEASURED if each.chooses and not each.answers)
         raise UserError(
             f"training.best_metric: {metric} is measured on generated answers, and in {section.kind} nothing "
             "is generated",
-            f"use {', '.join(others)} or {last}",
+            f"use {others}",
         )
     if training.eval_steps:
         check_held_out(task, section, "validation")

@@ -93,7 +93,7 @@ def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) ->
 def _how_to_resume(plan: TrainingPlan) -> str:
     number = plan.runtime.world_size
     launched = f", launched as {number} processes again" if number > 1 else ""
-    return f"to go on{launched}: {plan.run.resume_command}"
+    return f"to resume{launched}: {plan.run.resume_command}"
 
 
 def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, Any] | None:

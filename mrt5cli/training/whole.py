@@ -91,7 +91,7 @@ def not_whole(checkpoint: Path, why: str) -> UserError:
     run = RunDir(checkpoint.parents[1])
     earlier = [run.checkpoint(step) for step in run.saved_steps() if run.checkpoint(step) < checkpoint]
     if earlier:
-        hint = f"delete it, and --resume goes on from the one before it, {earlier[-1].name}"
+        hint = f"delete it, and --resume continues from the one before it, {earlier[-1].name}"
     else:
         hint = "there is none before it: bring it back from a copy, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"

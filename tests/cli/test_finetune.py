@@ -382,7 +382,7 @@ def test_ctrl_c_says_how_to_go_on(place: Path):
     os.killpg(process.pid, signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130, stderr
-    assert "to go on: mrt5 finetune runs/tuned-seed7/recipe.yaml --out runs/tuned-seed7 --resume" in stderr
+    assert "to resume: mrt5 finetune runs/tuned-seed7/recipe.yaml --out runs/tuned-seed7 --resume" in stderr
 
 
 # --- refusals ---------------------------------------------------------------------------------------------
