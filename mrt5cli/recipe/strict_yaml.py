@@ -46,9 +46,9 @@ class Document(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """Scalars of YAML 1.2; no anchors."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor:
             raise YamlProblem(
                 f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
                 "write the value again, or put text that starts with one of them in quotes"
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.1 *or* 1.2 readers would take for something else; lists stay on one line."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

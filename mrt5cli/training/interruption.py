@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,7 +62,7 @@ class Interruption(TrainerCallback):
         self.requested = True
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         stop = self.requested
         if not self.alone:

@@ -46,7 +46,7 @@ class ProgressDisplay(TrainerCallback):
             self.bar.stop()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self.first_step = state.global_step
         self.started = self.shown = time.monotonic()
@@ -56,7 +56,7 @@ class ProgressDisplay(TrainerCallback):
         self.bar.start()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         if self.console.is_terminal and time.monotonic() - self.shown >= LIVE_SECONDS:
             self._show(state)
@@ -67,7 +67,7 @@ class ProgressDisplay(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: Any = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         self.facts = facts_of(logs)
         plain = not self.console.is_terminal and time.monotonic() - self.shown >= self.plain_seconds

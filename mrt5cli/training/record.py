@@ -50,7 +50,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def end(run: RunDir, status: str, **more: Any) -> None:
+def end(run: RunDir, status: str, **more: object) -> None:
     """Write how a run has ended."""
     meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}

@@ -49,7 +49,7 @@ def check_whole(checkpoint: Path, processes: int) -> None:
     Raises:
         UserError: it names the file.
     """
-    _check_exists(checkpoint / CONFIG_NAME)
+    _read(checkpoint / CONFIG_NAME)
     for rank in range(processes):
         read_own_state(checkpoint, rank, processes)
     step = RunDir.step_of(checkpoint)
@@ -111,14 +111,10 @@ def broken_by(
         raise not_whole(checkpoint, f"{problem} ({first_line(error)})") from error
 
 
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise not_whole(path.parent, f"it has no {path.name}")
-
-
 def _read(path: Path) -> Any:
     """A JSON file's value; or the content of an archive of torch, whose checksums all hold."""
-    _check_exists(path)
+    if not path.is_file():
+        raise not_whole(path.parent, f"it has no {path.name}")
     with broken_by(path.parent, f"{path.name} is cut off or damaged", (Exception,)):
         if path.suffix == ".json":
             return json.loads(path.read_bytes())
