@@ -154,7 +154,7 @@ def leads() -> bool:
 
 
 def ignored_launchers() -> list[str]:
-    """A note where a launcher speaks of several processes and this one trains alone; `start` forgets them."""
+    """A note where a launcher names several processes and this one trains alone; read before `start`."""
     if processes()[1] > 1:
         return []
     sizes = [f"{name}={size}" for name in SIZES if (size := os.environ.get(name, "1")) not in ("", "0", "1")]

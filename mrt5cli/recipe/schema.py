@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.metrics.catalog import BestMetric
-from mrt5cli.recipe import shorteners, tasks
+from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
     BatchSize,
     Coefficient,
@@ -34,9 +34,10 @@ from mrt5cli.recipe.section import (
     TargetLength,
     Text,
     Width,
+    union_of,
     when_kinds_are_added,
 )
-from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
+from mrt5cli.recipe.shorteners import SHORTENERS, NoShortener, ShortenerSection
 from mrt5cli.recipe.tasks import DiagnosticTask, RowTask, TaskSection
 from mrt5cli.text import listed
 
@@ -46,7 +47,7 @@ from mrt5cli.text import listed
 if TYPE_CHECKING:
     Shortener = ShortenerSection
 else:
-    Shortener = Annotated[shorteners.union(), Field(discriminator="kind")]
+    Shortener = Annotated[union_of(SHORTENERS), Field(discriminator="kind")]
 
 
 class Shape(Section):
@@ -391,7 +392,7 @@ class Recipe(Section):
 @when_kinds_are_added
 def _with_added_kinds() -> None:
     """Let recipes have every kind of shortener and task that is registered by now."""
-    ModelSection.model_fields["shortener"].annotation = shorteners.union()
-    Recipe.model_fields["task"].annotation = tasks.union()
+    ModelSection.model_fields["shortener"].annotation = union_of(SHORTENERS)
+    Recipe.model_fields["task"].annotation = union_of(tasks.SECTIONS)
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -21,6 +21,7 @@ from mrt5cli.recipe.section import (
     Section,
     TargetLength,
     take_in_added_kinds,
+    union_of,
 )
 from mrt5cli.text import listed
 
@@ -307,14 +308,9 @@ def register(kind: str, section: type[TaskBase] | None = None) -> None:
     take_in_added_kinds()
 
 
-def union() -> Any:
-    """The type of a recipe's `task`: any of them, told apart by `kind`."""
-    return Union[tuple(SECTIONS)]  # noqa: UP007 - of a list that grows
-
-
 if TYPE_CHECKING:
     TaskSection = (
         SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
     )
 else:
-    TaskSection = Annotated[union(), Field(discriminator="kind")]
+    TaskSection = Annotated[union_of(SECTIONS), Field(discriminator="kind")]

@@ -138,7 +138,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         return plan
     prepared = _prepare(plan)
     plan = replace(plan, prepared=prepared, facts=facts(plan, prepared))
-    # The task's remarks speak of what its description has read.
+    # The task's remarks are on what its description has read.
     notes += [*prepared.task.remarks(), *prepared.start.notes, *_on_machine(prepared.start.model, runtime)]
     return plan
 
@@ -202,9 +202,9 @@ def _prepare(plan: TrainingPlan) -> Prepared:
         check_start(model.start)
     else:
         check_whole(plan.checkpoint, runtime.world_size)
-    tell = say_on_stderr if runtime.leads else say_nothing
-    task, example = _task(plan, tell)
-    with announced("loading the model ...", tell):
+    say = say_on_stderr if runtime.leads else say_nothing
+    task, example = _task(plan, say)
+    with announced("loading the model ...", say):
         if plan.checkpoint is None:
             start = model_to_start(model, allow_pickle=plan.options.allow_pickle)
         else:
@@ -233,13 +233,13 @@ def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterat
         )
 
 
-def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
+def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     """The task, with the data that the run began with, and a training example of it."""
     section = plan.recipe.task
     commits = {} if plan.resume_step is None else plan.before.meta.get("data", {})
     try:
         task = build_task(_at_commit(section, commits))
-        with announced("reading the first training example ...", tell):
+        with announced("reading the first training example ...", say):
             example = task.example("train")
         _check_validation(plan.recipe.training, section, task)
     except UserError as error:

@@ -118,8 +118,8 @@ class TwoSidedPIController(Controller):
     that bring it back are: no gain to tune, and exactly PI as long as no bound is reached.
 
     Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
-    smoothed twice over 5 updates. Where the cross-entropy hardly minds what is deleted, the gates integrate
-    alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
+    smoothed twice over 5 updates. Where the deletion rate hardly changes the cross-entropy, the gates
+    integrate alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
     integrator with a delay swings unless its gain is very low. The slope takes the push back while the rate
     is still on its way; 20 times k_p makes up for the delay.
     """
