@@ -51,6 +51,10 @@ class RunState:
     saved: list[int] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def finished(self) -> bool:
+        return bool(self.meta.get("status") == FINISHED)
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -136,7 +140,7 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        return self.meta().get("status") == FINISHED
+        return self.state().finished
 
     def state(self) -> RunState:
         """How far the run is."""

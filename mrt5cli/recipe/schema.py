@@ -323,30 +323,8 @@ class Recipe(Section):
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        shortener, training = self.model.shortener, self.training
-        gated = shortener.steered
-        steered = self.controller != ConstantController(kind="constant")
-        delay = self.loss.regularizer_delay
-        if steered and not gated:
-            yield (
-                "controller",
-                f"{self.controller.kind!r} has nothing to control: model.shortener is "
-                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
-            )
-        if steered and gated and delay >= training.max_steps:
-            yield (
-                "loss.regularizer_delay",
-                f"{delay} is not below training.max_steps {training.max_steps}; the gate would never be "
-                "trained to delete",
-            )
-        if not gated:
-            about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
-            for key in about_gates:
-                if not self.loss.is_default(key):
-                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
-        if self.loss.hard_delete_probability and not shortener.gates:
-            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
-            yield "loss.hard_delete_probability", text
+        yield from self._misfits_of_gates()
+        training = self.training
         if training.batch_size % training.device_batch_size:
             yield (
                 "training.batch_size",
@@ -361,6 +339,29 @@ class Recipe(Section):
             for key, length in lengths.items():
                 if length > self.model.max_positions:
                     yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
+
+    def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
+        """Settings about a delete gate that the shortener is not, or that never come to act on it."""
+        shortener, delay, steps = self.model.shortener, self.loss.regularizer_delay, self.training.max_steps
+        steering = self.controller != ConstantController(kind="constant")
+        if steering and not shortener.steered:
+            yield (
+                "controller",
+                f"{self.controller.kind!r} has nothing to control: model.shortener is "
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
+            )
+        if steering and shortener.steered and delay >= steps:
+            yield (
+                "loss.regularizer_delay",
+                f"{delay} is not below training.max_steps {steps}; the gate would never be trained to delete",
+            )
+        if not shortener.steered:
+            for key in ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay"):
+                if not self.loss.is_default(key):
+                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
+        if self.loss.hard_delete_probability and not shortener.gates:
+            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
+            yield "loss.hard_delete_probability", text
 
     def remarks(self) -> list[str]:
         """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""

@@ -18,7 +18,7 @@ from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
-from mrt5cli.rundir import FINISHED, RunDir, RunState
+from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
@@ -127,14 +127,13 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     judges = options.resume or machine.leads()
     before = run.state() if judges and not options.overwrite else RunState()
     notes = _continued(run, recipe, before, options.resume)
-    finished = before.meta.get("status") == FINISHED
-    if judges and not finished:
+    if judges and not before.finished:
         _check_writable(run)
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
     runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
-    step = before.saved[-1] if before.saved and not finished else None
+    step = before.saved[-1] if before.saved and not before.finished else None
     plan = TrainingPlan(recipe, options, runtime, before, step, notes)
-    if finished:
+    if before.finished:
         return plan
     prepared = _prepare(plan)
     plan = replace(plan, prepared=prepared, facts=facts(plan, prepared))
@@ -150,16 +149,15 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     """Notes on a run that is to be continued; refuses one that may not be."""
     if not before.meta:
         return [f"nothing to resume in {run.path}; starting at step 0"] if resume else []
-    finished = before.meta.get("status") == FINISHED
     if not resume:
         away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
-        if finished:
+        if before.finished:
             raise UserError(f"{run.path} holds a finished run", away)
         last = f"saved at step {before.saved[-1]}" if before.saved else "stopped before its first checkpoint"
         hint = f"to resume: {run.resume_command}\n      or {away}"
         raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
     notes = _changes(run, recipe)
-    if finished:
+    if before.finished:
         notes.append(f"{run.path} is finished; nothing to do")
     elif not before.saved:
         notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
