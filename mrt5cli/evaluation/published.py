@@ -12,8 +12,6 @@ from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.published import Published, published
 from mrt5cli.tasks.base import Task
 
-DECIDES_NUMBERS = False  # the paper's numbers beside ours
-
 
 @dataclass(frozen=True)
 class PublishedRow:

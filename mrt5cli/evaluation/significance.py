@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DECIDES_NUMBERS = False  # of a second run, which no work asks for
-
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
 

@@ -15,8 +15,6 @@ import evaluate
 from mrt5cli.metrics.answers import Normalization, exact_match, f1
 from mrt5cli.metrics.counts import Ratio, deleted_bytes, sequences_right, tokens_right
 
-DECIDES_NUMBERS = False  # evaluation counts without it
-
 _IDS = datasets.Sequence(datasets.Value("int64"))
 _TEXT = datasets.Value("string")
 

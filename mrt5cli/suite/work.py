@@ -61,12 +61,12 @@ def carry_out(order: JobOrder) -> int:
 
 
 def _train(order: JobOrder, job: TrainJob) -> None:
-    from mrt5cli.training.choose import choose
+    from mrt5cli.training.choose import RunOptions, choose
     from mrt5cli.training.run import execute
 
     overwrite = order.overwrite and job.run.is_run
-    plan = choose(job.recipe, job.run.path, resume=order.resume, device=order.device, overwrite=overwrite)
-    execute(plan, overwrite=overwrite)
+    options = RunOptions(job.run.path, resume=order.resume, overwrite=overwrite, device=order.device)
+    execute(choose(job.recipe, options))
 
 
 def _evaluate(order: JobOrder, job: EvaluateJob) -> None:

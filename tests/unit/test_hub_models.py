@@ -26,7 +26,7 @@ from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, load, 
 from mrt5cli.models.hub_files import locate, snapshot
 from mrt5cli.recipe import ModelSection, smoke
 from mrt5cli.subject import find_subject, find_subjects
-from mrt5cli.training.choose import choose
+from mrt5cli.training.choose import RunOptions, choose
 from mrt5cli.training.run import execute
 from mrt5cli.training.start import model_to_start
 
@@ -440,7 +440,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     run = re.search(r'run = "(.*)"', block)
     assert run is not None
     monkeypatch.chdir(tmp_path)
-    trained = execute(choose(smoke(recipes.load("quickstart")), run[1], device="cpu"))
+    trained = execute(choose(smoke(recipes.load("quickstart")), RunOptions(Path(run[1]), device="cpu")))
     assert trained.is_finished
     capsys.readouterr()
     names: dict[str, Any] = {}
