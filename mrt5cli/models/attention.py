@@ -11,7 +11,7 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -194,15 +194,16 @@ def attend(
     """
     cross = module.is_cross_attention
     penalty = None if module.is_decoder and not cross else score_penalty
-    options = AttentionOptions(module.config.use_softmax1, dropout, need_weights, penalty, cross)
+    bias, gate = position_bias, encoder_key_gate if cross else key_gate
+    if attention_mask is not None:
+        bias = attention_mask if bias is None else bias + attention_mask
+    options = AttentionOptions(
+        module.config.use_softmax1, dropout, need_weights, penalty, cross, bias=bias, gate=gate
+    )
     packed = encoder_rows if cross else rows
     if packed is not None:
         return packed.attend(query, key, value, options), None
-    bias = position_bias
-    if attention_mask is not None:
-        bias = attention_mask if bias is None else bias + attention_mask
-    gate = encoder_key_gate if cross else key_gate
-    output, weights = core(query, key, value, replace(options, bias=bias, gate=gate))
+    output, weights = core(query, key, value, options)
     return output.transpose(1, 2).contiguous(), weights
 
 

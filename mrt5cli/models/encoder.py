@@ -25,10 +25,7 @@ from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
 from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
 from mrt5cli.models.shorteners.gate import with_fillers_in_sight
-from mrt5cli.models.stack import MrT5Stack, self_attention, wants
-
-CAPTURED = ("output_attentions", "output_hidden_states")
-"""Requests that transformers answers by watching every layer, whose states must then be in their places."""
+from mrt5cli.models.stack import MrT5Stack, captures, self_attention, wants
 
 
 class MrT5Encoder(MrT5Stack):
@@ -84,9 +81,8 @@ class MrT5Encoder(MrT5Stack):
         lengths, length = (~source.padding).sum(dim=1), source.padding.shape[1]
         shortening = Shortening(source.states, source.mask, None, kept_lengths=lengths, keep_mask=keep_mask)
 
-        weights, hidden_states = (wants(name, self.config, kwargs) for name in CAPTURED)
         layout, penalty, rows = Layout(), None, None
-        if not weights and not hidden_states:
+        if not captures(self.config, kwargs):
             drops_weights = self.training and self_attention(self.block[0]).dropout > 0
             layout = fast_layout(self.config, source, score_penalty, real_bytes, drops_weights)
         states = layout.lay_out(source.states)
@@ -107,7 +103,7 @@ class MrT5Encoder(MrT5Stack):
                 rows=rows,
                 key_gate=shortening.key_gate,
                 score_penalty=penalty,
-                need_weights=weights,
+                need_weights=wants("output_attentions", self.config, kwargs),
                 **kwargs,
             )
         states = self.dropout(self.final_layer_norm(states))

@@ -5,17 +5,19 @@ Legend: B batch, T target bytes, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.fast.decoder_step import is_step, step
 from mrt5cli.models.shorteners import Shortener
 
 
@@ -136,13 +138,20 @@ class MrT5Decoder(MrT5Stack):
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        embedded = self._embed(input_ids, inputs_embeds, past)
-        return super().forward(inputs_embeds=embedded, past_key_values=past_key_values, **kwargs)
+        states = self._embed(input_ids, inputs_embeds, past)
+        if not captures(self.config, kwargs) and is_step(self, states, past_key_values, **kwargs):
+            return step(self, states, past_key_values, **kwargs)
+        return super().forward(inputs_embeds=states, past_key_values=past_key_values, **kwargs)
 
 
-def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
+def captures(config: MrT5Config, arguments: Mapping[str, Any]) -> bool:
+    """Whether transformers watches every layer of a call, whose states must then be in their places."""
+    return wants("output_attentions", config, arguments) or wants("output_hidden_states", config, arguments)
+
+
+def wants(name: str, config: MrT5Config, arguments: Mapping[str, Any]) -> bool:
     """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
     value = arguments.get(name)
     return bool(getattr(config, name, False) if value is None else value)

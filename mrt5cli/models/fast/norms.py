@@ -18,9 +18,9 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.rsqrt(states.float().pow(2).mean(-1, keepdim=True) + epsilon)
+        output, inverse = _normalized(states, weight, epsilon)
         ctx.save_for_backward(states, inverse, weight)
-        return _divided(states, inverse, weight).mul_(weight)
+        return output
 
     @staticmethod
     @once_differentiable
@@ -37,6 +37,12 @@ class _Normalize(torch.autograd.Function):
         return to_states.to(states.dtype), to_weight, None
 
 
+def _normalized(states: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """weight * x / rms(x), and 1 / rms(x)."""
+    inverse = torch.rsqrt(states.float().pow(2).mean(-1, keepdim=True) + epsilon)
+    return _divided(states, inverse, weight).mul_(weight), inverse
+
+
 def _divided(states: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
     """x / rms(x) in float32, rounded where the weight is half as wide."""
     divided = states * inverse
@@ -50,4 +56,6 @@ class RMSNorm(T5LayerNorm):
         if torch.compiler.is_compiling() or not fast_paths_are_on():  # a compiler fuses the passes itself
             output: Tensor = super().forward(hidden_states)
             return output
+        if not torch.is_grad_enabled():
+            return _normalized(hidden_states, self.weight, self.variance_epsilon)[0]
         return _Normalize.apply(hidden_states, self.weight, self.variance_epsilon)
