@@ -173,8 +173,7 @@ def attend(
     score_penalty: ScorePenalty | None = None,
     rows: Rows | None = None,
     encoder_rows: Rows | None = None,
-    need_weights: bool = False,
-    **_: Any,
+    **given: object,
 ) -> Attended:
     """What transformers calls: T5 attention, unscaled, with softmax1 where the configuration has it.
 
@@ -198,7 +197,13 @@ def attend(
     if attention_mask is not None:
         bias = attention_mask if bias is None else bias + attention_mask
     options = AttentionOptions(
-        module.config.use_softmax1, dropout, need_weights, penalty, cross, bias=bias, gate=gate
+        softmax1=module.config.use_softmax1,
+        dropout=dropout,
+        weights=module.config.wants("output_attentions", given),
+        penalty=penalty,
+        cross=cross,
+        bias=bias,
+        gate=gate,
     )
     packed = encoder_rows if cross else rows
     if packed is not None:

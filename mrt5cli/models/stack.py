@@ -5,8 +5,7 @@ Legend: B batch, T target bytes, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         return False
 
     def _check_and_adjust_attn_implementation(
-        self, attn_implementation: str | None, *_: Any, **__: Any
+        self, attn_implementation: str | None, *_: object, **__: object
     ) -> str:
         name = attn_implementation or "packed"
         if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
@@ -110,9 +109,7 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
 
 def self_attention(block: nn.Module) -> T5Attention:
     """The self-attention of a block."""
-    layers: Any = block.layer
-    attention: T5Attention = layers[0].SelfAttention
-    return attention
+    return cast(T5Attention, block.get_submodule("layer.0.SelfAttention"))
 
 
 def _own_relative_bias(attention: T5Attention) -> None:
@@ -141,17 +138,6 @@ class MrT5Decoder(MrT5Stack):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         states = self._embed(input_ids, inputs_embeds, past)
-        if not captures(self.config, kwargs) and is_step(self, states, past_key_values, **kwargs):
+        if not self.config.watches_layers(kwargs) and is_step(self, states, past_key_values, **kwargs):
             return step(self, states, past_key_values, **kwargs)
         return super().forward(inputs_embeds=states, past_key_values=past_key_values, **kwargs)
-
-
-def captures(config: MrT5Config, arguments: Mapping[str, Any]) -> bool:
-    """Whether transformers watches every layer of a call, whose states must then be in their places."""
-    return wants("output_attentions", config, arguments) or wants("output_hidden_states", config, arguments)
-
-
-def wants(name: str, config: MrT5Config, arguments: Mapping[str, Any]) -> bool:
-    """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
-    value = arguments.get(name)
-    return bool(getattr(config, name, False) if value is None else value)

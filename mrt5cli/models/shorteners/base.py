@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
     from mrt5cli.models.config import MrT5Config
@@ -195,7 +196,7 @@ def refuse_threshold(threshold: float | None, what: str) -> None:
         raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")
 
 
-def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
+def norm_in_float32(norm: T5LayerNorm | nn.LayerNorm, states: Tensor) -> Tensor:
     """`norm(states)` (B, L, D) in float32, whatever the weights are: T5's own norm rounds to their precision.
 
     What is deleted, and where segments end, follows from it.
@@ -203,9 +204,7 @@ def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
     states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
     if isinstance(norm, nn.LayerNorm):
         return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
-    # apex's norm calls it as PyTorch's does.
-    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return F.rms_norm(states, shape, weight, epsilon)
+    return F.rms_norm(states, shape, weight, norm.variance_epsilon)
 
 
 def check_share(config: MrT5Config, name: str) -> None:

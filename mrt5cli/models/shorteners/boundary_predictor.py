@@ -8,7 +8,7 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,7 @@ class BoundaryPredictor(Pooling):
         self.always_draw = config.boundary_sampling == "always"
 
     def initialise(self, config: MrT5Config) -> None:
-        layers: Any = self.boundary_predictor
-        for linear in (layers[0], layers[2]):
+        for linear in self._linears():
             init.xavier_uniform_(linear.weight)
             init.constant_(linear.bias, -1.0)
 
@@ -79,10 +78,13 @@ class BoundaryPredictor(Pooling):
         more = {"self_mask": self_mask, "boundary_logits": logits_BL, "auxiliary_loss": loss}
         return states, positions, valid, more
 
+    def _linears(self) -> tuple[nn.Linear, nn.Linear]:
+        first, _, last = self.boundary_predictor
+        return cast(nn.Linear, first), cast(nn.Linear, last)
+
     def _logits(self, normed: Tensor) -> Tensor:
-        layers: Any = self.boundary_predictor
-        first, activation, last = layers
-        hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
+        first, last = self._linears()
+        hidden = F.gelu(F.linear(normed, first.weight.float(), first.bias.float()))
         return F.linear(hidden, last.weight.float(), last.bias.float()).squeeze(-1)
 
     def _ends(
