@@ -84,9 +84,6 @@ class AttentionOptions:
 class Rows(Protocol):
     """Where the rows of a packed batch lie, with all that is added to their attention scores."""
 
-    def as_source(self) -> Rows:
-        """The same rows for cross-attention, which has no position bias."""
-
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Attention within each row; queries of cross-attention are not packed.
 

@@ -22,11 +22,11 @@ from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     fields_of,
-    hub_name,
     is_early,
     is_first_version,
     move_gate,
     read_raw_config,
+    shown,
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
@@ -73,7 +73,7 @@ def load(
         CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape.
     """
     folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype_name(dtype))
@@ -115,7 +115,7 @@ def dtype_name(dtype: str | torch.dtype) -> str:
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
     """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
     folder = locate(path_or_hub_id, revision=revision, weights=False).folder
-    return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
+    return _config(describe(folder).fields, shown(folder), overrides)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Description:
 
 def describe(folder: Path) -> Description:
     """What the checkpoint in a directory is; without weights, as far as config.json says."""
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
     raw = read_raw_config(folder / "config.json", where)

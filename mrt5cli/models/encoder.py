@@ -96,7 +96,7 @@ class MrT5Encoder(MrT5Stack):
             last_hidden_state=layout.restore(states),
             attention_mask=shortening.mask,
             key_gate=shortening.key_gate,
-            packed=(states, rows.as_source()) if keep_packed and rows is not None else None,
+            packed=(states, rows) if keep_packed and rows is not None else None,
             **shortening.deletion(),
         )
 

@@ -3,7 +3,7 @@
 A small decoder spends as much time on that as in its layers: on masks that hide nothing from a single query,
 and on watching for outputs that nobody wants.
 
-Legend: B batch, T target positions, S encoder output positions, D model width.
+Legend: B batch, T new target positions, S encoder output positions, D model width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from mrt5cli.models.deletion import hiding
 from mrt5cli.models.fast.switch import fast_paths_are_on
 
 
@@ -24,12 +25,7 @@ def is_step(
     attention_mask: Tensor | None = None,
     **_: object,
 ) -> bool:
-    """Whether `step` serves a call: one new position a row, which sees all that are in a growing cache.
-
-    Args:
-        states: (B, T, D), embedded.
-        attention_mask: of the target.
-    """
+    """Whether `step` serves a call on states (B, T, D): a new position that sees all in a growing cache."""
     return (
         fast_paths_are_on()
         and states.shape[1] == 1
@@ -61,10 +57,9 @@ def step(
         encoder_attention_mask: (B, S), 0 where nothing is, or None.
         **options: of the attention function.
     """
-    position_bias, source_bias = None, states.new_zeros(1, 1, 1, 1)
-    if encoder_attention_mask is not None:
-        hidden = encoder_attention_mask[:, None, None] == 0
-        source_bias = source_bias.expand(hidden.shape).masked_fill(hidden, torch.finfo(states.dtype).min)
+    mask = encoder_attention_mask
+    source_bias = states.new_zeros(1, 1, 1, 1) if mask is None else hiding(mask, states.dtype)
+    position_bias = None
     for block in decoder.block:
         states, position_bias, _ = block(
             states,

@@ -8,7 +8,8 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from mrt5cli.models.deletion import last_position
-from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, check_share
+from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, check_share, pooled
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
     from mrt5cli.models.config import MrT5Config
@@ -64,7 +65,7 @@ class BoundaryPredictor(Pooling):
             init.xavier_uniform_(linear.weight)
             init.constant_(linear.bias, -1.0)
 
-    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    def pool(self, given: Sequences, normed: Tensor) -> Shortening:
         real_BL = given.real
         if not self.per_row:
             real_BL = torch.ones_like(given.padding) if given.mask is None else given.mask != 0
@@ -75,8 +76,8 @@ class BoundaryPredictor(Pooling):
             states, positions, valid = self._mean(given.states, ends_BL, real_BL)
         # Before it is pooled, the reference hides no slot from later blocks.
         self_mask = torch.ones_like(valid) if self.hidden_once else None
-        more = {"self_mask": self_mask, "boundary_logits": logits_BL, "auxiliary_loss": loss}
-        return states, positions, valid, more
+        shortening = pooled(given, states, positions, valid, self_mask)
+        return replace(shortening, boundary_logits=logits_BL, auxiliary_loss=loss)
 
     def _linears(self) -> tuple[nn.Linear, nn.Linear]:
         first, _, last = self.boundary_predictor
