@@ -174,10 +174,7 @@ class MrT5Config(T5Config):
             SHORTENERS[self.deletion_type].check(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The configuration of one side, as transformers asks for it; the decoder's tells its own depth.
-
-        transformers sizes the caches of `generate` by it, and `num_layers` is the encoder's depth.
-        """
+        """The configuration of one side; the decoder's has its own depth, which sizes `generate`'s caches."""
         config = super().get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder and self.is_encoder_decoder:
             config.num_layers = self.num_decoder_layers

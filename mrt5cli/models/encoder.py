@@ -68,7 +68,8 @@ class MrT5Encoder(MrT5Stack):
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
         """
-        source, shortening = self._begin(input_ids, attention_mask, inputs_embeds, segment_ends, real_bytes)
+        source = self._source(input_ids, attention_mask, inputs_embeds, segment_ends)
+        source, shortening = self._begin(source, real_bytes)
         shortener, length = self.shortener, source.padding.shape[1]
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
@@ -100,25 +101,6 @@ class MrT5Encoder(MrT5Stack):
             **shortening.deletion(),
         )
 
-    def _begin(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        inputs_embeds: Tensor | None,
-        segment_ends: Tensor | None,
-        real_bytes: int | None,
-    ) -> tuple[Sequences, Shortening]:
-        """The input, embedded, or a lone EOS; and what is known of it before anything shortens it."""
-        source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
-        if self.config.deletion_type == "source_removed":
-            keep_mask = last_position(~source.padding)
-            real_bytes, eos = len(keep_mask), self.config.eos_token_id
-            ids = torch.full((real_bytes, 1), eos, device=keep_mask.device)  # type: ignore[arg-type]
-            source = self._source(ids, None, None, None)
-        source = replace(source, states=self.dropout(source.states))
-        nothing = Shortening(source.states, source.mask, None, mask_count=real_bytes)
-        return source, replace(nothing, kept_lengths=(~source.padding).sum(dim=1), keep_mask=keep_mask)
-
     def _source(
         self,
         input_ids: Tensor | None,
@@ -135,6 +117,18 @@ class MrT5Encoder(MrT5Stack):
         else:
             padding = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
+
+    def _begin(self, source: Sequences, real_bytes: int | None) -> tuple[Sequences, Shortening]:
+        """The source, or a lone EOS in its place; and what is known of it before anything shortens it."""
+        keep_mask = None
+        if self.config.deletion_type == "source_removed":
+            keep_mask = last_position(~source.padding)
+            real_bytes, eos = len(keep_mask), self.config.eos_token_id
+            ids = torch.full((real_bytes, 1), eos, device=keep_mask.device)  # type: ignore[arg-type]
+            source = self._source(ids, None, None, None)
+        source = replace(source, states=self.dropout(source.states))
+        nothing = Shortening(source.states, source.mask, None, mask_count=real_bytes)
+        return source, replace(nothing, kept_lengths=(~source.padding).sum(dim=1), keep_mask=keep_mask)
 
     def _shorten(
         self,

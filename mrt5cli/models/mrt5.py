@@ -85,8 +85,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             init.normal_(self.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And when
-        # it is asked for attentions, transformers leaves an empty `cross_attentions` beside the fields.
+        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And where
+        # attentions are wanted, transformers leaves an empty `cross_attentions` beside the fields.
         encoded = kwargs.get("encoder_outputs")
         if isinstance(encoded, MrT5EncoderOutput):
             rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}

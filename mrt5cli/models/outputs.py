@@ -62,7 +62,7 @@ class MrT5Output(Deletion, Seq2SeqLMOutput):
         logits: (B, T, V).
         encoder_last_hidden_state: (B, S, D).
         encoder_attention_mask: (B, S), 1 where it holds something.
-        score_loss: scalar, when `output_score_loss` asks for it.
+        score_loss: scalar, with `output_score_loss`.
         score_loss_parts: (2,), what of it comes from the encoder and what from cross-attention.
     """
 

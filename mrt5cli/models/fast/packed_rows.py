@@ -50,7 +50,7 @@ class Group:
         if min(counts) < self.longest:
             slots = torch.arange(self.longest, device=device)
             self.valid = slots < torch.tensor(counts, device=device)[:, None]
-            # Known before a compiled block asks: how many there are is no shape for a graph to find out.
+            # Found here, because their number depends on data, and a compiled block could not find it.
             self._slots = self.valid.flatten().nonzero()[:, 0]
 
     def hidden(self, dtype: torch.dtype) -> Tensor | None:
@@ -187,7 +187,7 @@ def fast_layout(
     # The rules of the reference look at padding.
     if not fast_paths_are_on() or torch.compiler.is_compiling() or config.shortening_per == "batch":
         return Layout()
-    # On a GPU our kernels are for who asks for them, until they have been timed on one.
+    # On a GPU our kernels run by their name only, until they have been timed on one.
     if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
         if drops_weights:
             return Layout()

@@ -108,7 +108,7 @@ class GatedFeedForward(T5DenseGatedActDense):
     """wo(dropout(gelu(wi_0(x)) * wi_1(x))) on (..., D); parameters are those of transformers' class.
 
     Its own forward computes `gelu_new` in eight passes over (..., d_ff); this is the same function in two,
-    or, where no gradient is asked for and oneDNN multiplies, within the products.
+    or, where no gradient is needed and oneDNN multiplies, within the products.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class BoundaryPredictor(Pooling):
     "gumbel" draws boundaries from a relaxed Bernoulli, passes gradients straight through the draw, and is
     pulled towards a rate by the binomial likelihood of the number of boundaries. "entropy" and "unigram" are
     taught by labels: in training segments end where the labels say, and the predictor learns to say the
-    same. In evaluation a segment ends where the logit is positive, whatever the type, unless draws are asked
-    for. The last byte of a row always ends a segment.
+    same. In evaluation a segment ends where the logit is positive, whatever the type, unless
+    `boundary_sampling` is "always". The last byte of a row always ends a segment.
     """
 
     deletion_types = ("boundary_predictor",)
