@@ -225,16 +225,9 @@ def _check_complete(
     where: str, fields: dict[str, Any], config: MrT5Config, state: Mapping[str, Tensor]
 ) -> list[str]:
     """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
-    left over, means that these are not this model's weights.
-
-    Before anything is allocated: a configuration may describe a model that fits into no memory. `fields` are
-    the checkpoint's own; `config` may have another shortener.
-    """
-    try:
-        with torch.device("meta"):
-            skeleton = MrT5ForConditionalGeneration(config)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
+    left over, means that these are not this model's weights. `fields` are the checkpoint's own; `config` may
+    have another shortener."""
+    skeleton = _skeleton(config, where)
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
     mismatched = sorted(
         key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
@@ -266,6 +259,15 @@ def _check_complete(
             f"first {min(extra)}"
         )
     return sorted(fresh)
+
+
+def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
+    """The model without its weights: a configuration may describe one that fits into no memory."""
+    try:
+        with torch.device("meta"):
+            return MrT5ForConditionalGeneration(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
 
 
 def _check_finite(state: dict[str, Tensor], where: str) -> None:
