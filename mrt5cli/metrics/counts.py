@@ -1,8 +1,5 @@
 """What the metrics count, in numpy alone: sums and counts apart, one division at the end.
 
-The `evaluate.Metric` classes in `evaluate_metrics` wrap these functions; evaluation itself uses them
-directly, because importing `evaluate` costs seconds.
-
 Shapes: B rows, T target positions, L input positions.
 """
 
