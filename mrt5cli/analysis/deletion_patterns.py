@@ -6,7 +6,7 @@ positions of a string, which may overlap ("all" holds every position).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -14,12 +14,20 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.analysis.deletions import InspectedRow, KindRow, agreement, inspect_task, kind_table, total_rate
+from mrt5cli.analysis.deletions import (
+    InspectedRow,
+    agreement,
+    inspect_task,
+    kind_lines,
+    kind_table,
+    total_rate,
+)
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.byte_tokens import EOS, encode
 from mrt5cli.data.characters import CERTAIN_SENTINELS
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.counts import Ratio
 from mrt5cli.metrics.results import Json
 
 EXAMPLES = 1000
@@ -55,7 +63,7 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
     rate, (precision, recall) = total_rate(rows), agreement(rows)
     first = [(subset, part[0]) for subset, part in by_subset.items()]
     shown = first if len(first) > 1 else [("", row) for row in rows]
-    letters = letter_table(kind, rows) if kind in LETTER_TASKS else []
+    letters = letter_table(kind, rows) if kind in LETTER_TASKS else {}
     return {
         **run.line(),
         "task": kind,
@@ -64,8 +72,8 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
         "deletion_rate": rate.value,
         "gate_precision": precision,
         "gate_recall": recall,
-        "letters": [line.to_json() for line in letters],
-        "kinds": [line.to_json() for line in kind_table(rows, sentinels=sentinels)],
+        "letters": kind_lines(letters),
+        "kinds": kind_lines(kind_table(rows, sentinels=sentinels)),
         "subsets": [
             {
                 "subset": subset,
@@ -136,12 +144,10 @@ def _shifted(mask: NDArray[np.bool_], places: int) -> NDArray[np.bool_]:
     return np.concatenate([np.zeros(places, dtype=np.bool_), mask[:-places]])
 
 
-def letter_table(task: str, rows: Iterable[InspectedRow]) -> list[KindRow]:
-    """Positions and deletions of each kind of letter, of the kinds that occur."""
-    count: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
+def letter_table(task: str, rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
+    """Deleted positions of all positions, by kind of letter."""
+    found: defaultdict[str, Ratio] = defaultdict(Ratio)
     for row in rows:
         for kind, mask in letter_kinds(task, row.ids).items():
-            count[kind] += int(mask.sum())
-            gone[kind] += int((mask & row.deleted).sum())
-    return [KindRow(kind, count[kind], gone[kind]) for kind in count if count[kind]]
+            found[kind] += Ratio(int((mask & row.deleted).sum()), int(mask.sum()))
+    return found

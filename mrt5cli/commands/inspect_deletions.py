@@ -17,7 +17,8 @@ from mrt5cli.output import print_json
 from mrt5cli.text import number, percent, say
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletions import InspectedRow, Inspection
+    from mrt5cli.analysis.deletions import InspectedRow
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
@@ -80,7 +81,7 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
-    from mrt5cli.analysis.deletions import Inspection
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
@@ -224,12 +225,15 @@ def _present_deletion(found: Inspection) -> None:
     say()
     print_table(
         ["kind of byte", "count", "deleted", "%"],
-        [[one.kind, f"{one.count:,}", f"{one.deleted:,}", percent(one.rate, 1)] for one in found.kinds],
+        [
+            [kind, f"{of.count:,}", f"{of.total:,.0f}", percent(of.value, 1)]
+            for kind, of in found.kinds.items()
+        ],
     )
 
 
 def _present_pooling(found: Inspection) -> None:
-    from mrt5cli.analysis.deletions import Segments
+    from mrt5cli.analysis.inspection import Segments
 
     segments = Segments.of(found.rows)
     say(
@@ -254,7 +258,7 @@ def _present_pooling(found: Inspection) -> None:
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [
-            [one.kind, f"{one.count:,}", f"{one.count - one.deleted:,}", percent(1 - one.rate, 1)]
-            for one in found.kinds
+            [kind, f"{of.count:,}", f"{of.count - of.total:,.0f}", percent(1 - of.total / of.count, 1)]
+            for kind, of in found.kinds.items()
         ],
     )

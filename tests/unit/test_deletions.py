@@ -14,13 +14,13 @@ from variants import batch_of, random_rows, shared
 
 from mrt5cli.analysis.deletions import (
     InspectedRow,
-    Segments,
     inspect_batch,
     inspect_text,
     kind_table,
     pieces,
     total_rate,
 )
+from mrt5cli.analysis.inspection import Segments
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
 from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
 from mrt5cli.models import MrT5Config
@@ -387,8 +387,8 @@ def test_pieces_hold_the_text_and_the_table_counts_every_byte_once(
     assert kept == [byte + 3 for byte in text if byte + 3 not in doomed]
 
     table = kind_table(rows)
-    assert sum(kind.count for kind in table) == sum(len(row.ids) for row in rows)
-    assert sum(kind.deleted for kind in table) == total_rate(rows).total
+    assert sum(kind.count for kind in table.values()) == sum(len(row.ids) for row in rows)
+    assert sum(kind.total for kind in table.values()) == total_rate(rows).total
 
 
 @given(text=texts, length=st.integers(5, 12))
