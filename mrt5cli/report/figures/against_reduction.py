@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
@@ -69,7 +71,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
     if not points:
         return []
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         plot_families(axes, points)
         base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
         if base:
@@ -100,7 +102,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
     if not points:
         return []
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         _plot(axes, sorted(promised), "multiply-accumulates saved", INK, marker="_", linestyle="")
         plot_families(axes, points)
         axes.axhline(0, color=INK, linewidth=0.6)
@@ -123,7 +125,7 @@ def _published_reduction(row: Published) -> float | None:
     return None
 
 
-def _plot(axes: Any, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
+def _plot(axes: Axes, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
     if curve:
         axes.plot(*zip(*curve, strict=True), color=colour, label=label, **style)
 
@@ -140,7 +142,7 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
         if one.row.metric == "macs_relative_to_byt5"
     ]
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         paper, exact = (
             [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
             for which in ("paper_relative", "relative")
@@ -192,7 +194,7 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
     if not losses and not others:
         return []
 
-    def paint(figure: Any, left: Any) -> None:
+    def paint(figure: Figure, left: Axes) -> None:
         right = left.twinx()
         right.spines["right"].set_visible(True)
         right.grid(visible=False)
