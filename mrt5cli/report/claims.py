@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 
@@ -20,6 +19,7 @@ from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.analysis.per_sample import fisher_mean
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
+from mrt5cli.metrics.results import Json, Row
 from mrt5cli.recipe.shorteners import SHORTENERS
 from mrt5cli.report.results import Evidence, short_name
 
@@ -60,7 +60,7 @@ class Claim:
     statement: str
     holds: bool | None
     sentence: str
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Json]
 
 
 Find = Callable[[pd.DataFrame, Evidence], Finding]
@@ -316,34 +316,24 @@ def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Findin
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     timed = runs.rename(columns={"median_ms_per_example": "ms"}).dropna(subset="ms")
     plain = {run.seed: run for run in timed[timed.kind == "none"].itertuples()}
-    lines: list[dict[str, Any]] = []
+    lines = []
     for run in timed[timed.kind.isin(["delete_gate", "random"]) & timed.seed.isin(plain)].itertuples():
-        base = plain[run.seed]
-        if not run.config:
-            continue
-        measured, predicted = run.ms / base.ms, _macs(run, run.config) / _macs(base, run.config)
-        lines.append(
-            {
-                "model": run.model,
-                "seed": run.seed,
-                "deleted": run.deleted,
-                "ms": run.ms,
-                "byt5_ms": base.ms,
-                "time_ratio": measured,
-                "macs_ratio": predicted,
-                "share_of_saving": (1 - measured) / (1 - predicted) if predicted < 1 else None,
-            }
-        )
-    rows = pd.DataFrame(lines)
-    known = [line for line in lines if line["share_of_saving"] is not None]
-    known.sort(key=lambda line: line["deleted"])
-    if not known:
+        if run.config:
+            base = plain[run.seed]
+            time = run.ms / base.ms
+            work = _macs(run.config, run.rows[-1]) / _macs(base.config, base.rows[-1])
+            share = (1 - time) / (1 - work) if work < 1 else None
+            lines.append((run.model, run.seed, run.deleted, run.ms, base.ms, time, work, share))
+    names = ["model", "seed", "deleted", "ms", "byt5_ms", "time_ratio", "macs_ratio", "share_of_saving"]
+    rows = pd.DataFrame(lines, columns=names)
+    known = rows.dropna(subset="share_of_saving").sort_values("deleted", kind="stable")
+    if known.empty:
         return None, "nothing that deletes was timed beside a ByT5 of its seed", rows
-    falls = all(a["time_ratio"] > b["time_ratio"] for a, b in itertools.pairwise(known))
-    least = min(line["share_of_saving"] for line in known)
+    falls = bool((known.time_ratio.diff().dropna() < 0).all())
+    least = known.share_of_saving.min()
     each = ", ".join(
-        f"{line['time_ratio']:.2f} at {line['deleted']:.0%} (arithmetic {line['macs_ratio']:.2f})"
-        for line in known
+        f"{run.time_ratio:.2f} at {run.deleted:.0%} (arithmetic {run.macs_ratio:.2f})"
+        for run in known.itertuples()
     )
     sentence = f"time over ByT5's: {each}; the least share of the predicted saving is {least:.0%}"
     if not falls:
@@ -351,10 +341,10 @@ def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Findin
     return falls and least >= RUNTIME_SHARE, sentence, rows
 
 
-def _macs(run: Any, config: dict[str, Any]) -> int:
+def _macs(config: Json, row: Row) -> int:
     """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
     gated = str(config["feed_forward_proj"]).startswith("gated")
     sizes = Sizes.of(SimpleNamespace(**{"is_gated_act": gated, **config}))
-    source = round(run.input_length)
-    kept = source if run.kind == "none" else round(run.kept_length)
-    return macs(sizes, [source], [kept], [round(run.target_tokens / run.examples)])
+    source = round(row.known("input_length"))
+    kept = round(row.known("kept_length")) if row.deletion_rate else source
+    return macs(sizes, [source], [kept], [round(row.target_tokens / row.examples)])
