@@ -132,7 +132,6 @@ def compute(runs: ExperimentRuns) -> Json:
             {**run.line(), "deletion_rate": row.deletion_rate, "relative": relative_macs(run.config(), row)}
             for run, row in counted
         ],
-        "missing": runs.missing(),
     }
 
 

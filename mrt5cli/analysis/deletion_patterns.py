@@ -52,7 +52,7 @@ def deletion_patterns(runs: ExperimentRuns) -> Json:
     shortening = [run for run in runs.trained if run.family not in ("ByT5", "no source")]
     if not shortening:
         raise UserError(f"no finished run of {runs.experiment} deletes anything")
-    return {"models": [_pattern(runs, run) for run in shortening], "missing": runs.missing()}
+    return {"models": [_pattern(runs, run) for run in shortening]}
 
 
 def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
@@ -98,7 +98,7 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     shares = dict.fromkeys(subsets, max(1, most // len(subsets)))
     model = run.load(runs.device)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
-    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.report, run.title))
+    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.progress, run.title))
 
 
 def _shown(subset: str, row: InspectedRow, sentinels: int) -> Json:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -99,7 +100,6 @@ def per_sample(runs: ExperimentRuns) -> Json:
         "drawn": "without replacement",
         "models": models,
         "families": {family: fisher_mean(rs) for family, rs in families.items()},
-        "missing": runs.missing(),
     }
 
 
@@ -137,7 +137,7 @@ def measured(
             source_removed=False,
             generate=False,
         ),
-        progress=lambda subset, done: runs.report(run.title, subset, done),
+        progress=partial(runs.progress, run.title),
     )
     outcomes = found.outcomes[samples.subset]
     return outcomes.nats / outcomes.tokens, 1 - outcomes.kept / outcomes.positions

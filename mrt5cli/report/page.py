@@ -95,7 +95,9 @@ def _report(plan: SuitePlan) -> dict[str, Any]:
         "judged": counted(len(claims), "claim") if claims else "",
         "held": [sum(claim.holds is verdict for _, claim in claims) for verdict in (True, False, None)],
         "summary": tables.summary({section["title"]: section["counts"] for section in sections}),
-        "claims": tables.claims_overview(claims),
+        "claims": tables.claims_table(
+            "experiment", "claim", ((claim, title, claim.statement) for title, claim in claims)
+        ),
         "sections": sections,
         "rules": tables.rules(),
         "facts": _facts(plan, list(metas.values())),
@@ -132,7 +134,9 @@ def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
         "damaged": results.damaged
         + [one for runs in results.runs.values() for run in runs for one in run.damaged],
         "judged": claims,
-        "claims": tables.claims_table(claims),
+        "claims": tables.claims_table(
+            "claim", "because", ((claim, claim.statement, claim.sentence) for claim in claims)
+        ),
         "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],
         "runs": tables.our_runs(results),
         "comparisons": tables.comparisons(compared),

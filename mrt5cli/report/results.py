@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from mrt5cli.analysis.runs import HINT, ExperimentRun
+from mrt5cli.analysis.runtime import time_saved
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
@@ -214,9 +215,8 @@ class Results:
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
         if len({one.timed_on for _, one in (*rows, *base)}) > 1:
             raise Missing("it and the baseline were timed under different conditions")
-        before = statistics.fmean(found.known("ms_per_example") for found, _ in base)
-        values = tuple(100 * (1 - found.known("ms_per_example") / before) for found, _ in rows)
-        return Ours(values, rows[0][0].examples)
+        before = [found for found, _ in base]
+        return Ours(tuple(time_saved(found, before) for found, _ in rows), rows[0][0].examples)
 
 
 def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, SavedEvaluation]:

@@ -240,18 +240,10 @@ def problems(results: Results) -> list[str]:
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}
 
 
-def claims_table(claims: Iterable[Claim]) -> Table | None:
-    """Each claim, whether it holds here, and why; None without any."""
-    lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
-    headers = ("here", "claim", "because")
-    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
-
-
-def claims_overview(claims: Iterable[tuple[str, Claim]]) -> Table | None:
-    """Each experiment's claims, and whether they hold here; None without any."""
-    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
-    headers = ("here", "experiment", "claim")
-    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
+def claims_table(first: str, second: str, claims: Iterable[tuple[Claim, str, str]]) -> Table | None:
+    """Whether each claim holds here, and two columns of words about it; None without any claim."""
+    lines = [(_HOLDS[claim.holds], *words) for claim, *words in claims]
+    return Table(("here", first, second), lines, "Claims", words=3, prose=True) if lines else None
 
 
 def evidence_of(claim: Claim) -> Table:
