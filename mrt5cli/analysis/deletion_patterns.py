@@ -24,7 +24,6 @@ from mrt5cli.analysis.deletions import (
 )
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.byte_tokens import EOS, encode
-from mrt5cli.data.characters import CERTAIN_SENTINELS
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio
@@ -57,7 +56,6 @@ def deletion_patterns(runs: ExperimentRuns) -> Json:
 
 def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
     kind = run.recipe.task.kind
-    sentinels = CERTAIN_SENTINELS if kind == "span_corruption" else 0
     by_subset = _inspected(runs, run)
     rows = [row for part in by_subset.values() for row in part]
     rate, (precision, recall) = total_rate(rows), agreement(rows)
@@ -73,7 +71,7 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
         "gate_precision": precision,
         "gate_recall": recall,
         "letters": kind_lines(letters),
-        "kinds": kind_lines(kind_table(rows, sentinels=sentinels)),
+        "kinds": kind_lines(kind_table(rows)),
         "subsets": [
             {
                 "subset": subset,
@@ -83,7 +81,7 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
             }
             for subset, part in by_subset.items()
         ],
-        "shown": [_shown(subset, row, sentinels) for subset, row in shown[:SHOWN]],
+        "shown": [_shown(subset, row) for subset, row in shown[:SHOWN]],
     }
 
 
@@ -101,15 +99,15 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.progress, run.title))
 
 
-def _shown(subset: str, row: InspectedRow, sentinels: int) -> Json:
+def _shown(subset: str, row: InspectedRow) -> Json:
     """The beginning of an example as runs of text, each with its state (see `marked_text`)."""
     cut = slice(SHOWN_POSITIONS)
-    marked = replace(row, ids=row.ids[cut], deleted=row.deleted[cut]).marked(sentinels=sentinels)
+    beginning = replace(row, ids=row.ids[cut], deleted=row.deleted[cut])
     return {
         "subset": subset,
         "deletion_rate": row.rate.value,
         "cut": len(row.ids) > SHOWN_POSITIONS,
-        "runs": [tuple(run) for run in marked],
+        "runs": [tuple(run) for run in beginning.marked],
     }
 
 

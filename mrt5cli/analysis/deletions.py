@@ -43,6 +43,7 @@ class InspectedRow:
         target: ids of the task's target, or None for free text.
         label: what to call the row, e.g. "piece 2".
         window: the most positions a pooled segment can have; None where there is no limit.
+        sentinels: ids, from the last byte's down, that stand for a missing span.
     """
 
     ids: NDArray[np.int64]
@@ -52,6 +53,7 @@ class InspectedRow:
     target: NDArray[np.int64] | None = None
     label: str = ""
     window: int | None = None
+    sentinels: int = 0
 
     @property
     def rate(self) -> Ratio:
@@ -83,15 +85,17 @@ class InspectedRow:
             starts[-self.dropped] = True
         return starts
 
-    def characters(self, *, sentinels: int = 0) -> list[Character]:
+    @property
+    def characters(self) -> list[Character]:
         """The row's ids as characters."""
-        return characters(self.ids.tolist(), sentinels=sentinels)
+        return characters(self.ids.tolist(), sentinels=self.sentinels)
 
-    def marked(self, *, sentinels: int = 0) -> list[Run]:
+    @property
+    def marked(self) -> list[Run]:
         """The row's text with deleted bytes, or pooled segments, marked."""
         pooled = self.gate is None
         flags = self.starts if pooled else self.deleted
-        return runs(self.characters(sentinels=sentinels), flags.tolist(), pooled=pooled)
+        return runs(self.characters, flags.tolist(), pooled=pooled)
 
 
 def inspect_batch(
@@ -99,6 +103,7 @@ def inspect_batch(
     batch: Batch,
     threshold: float | None = None,
     deletable: ArrayLike | None = None,
+    sentinels: int = 0,
 ) -> list[InspectedRow]:
     """What the model deletes from each row of a batch; only the encoder is run.
 
@@ -106,7 +111,7 @@ def inspect_batch(
         model: an MrT5 that shortens its source, in eval mode.
         batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
         threshold: a gate value that replaces the configured threshold.
-        deletable: (B, L), what `Task.deletable` says of the inputs.
+        deletable, sentinels: (B, L) and the number, what a task says of its inputs.
     """
     import torch
 
@@ -134,6 +139,7 @@ def inspect_batch(
                 deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
                 target=None if target is None else target[target > PAD],
                 window=window,
+                sentinels=sentinels,
             )
         )
     return rows
@@ -161,7 +167,8 @@ def inspect_task(
     for subset, share in shares.items():
         found[subset] = rows = []
         for batch in task.held_out("test", subset, batch_size=min(share, batch_size), limit=share):
-            rows += inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+            deletable = task.deletable(batch["input_ids"])
+            rows += inspect_batch(model, batch, threshold, deletable, task.sentinels)
             if progress is not None:
                 progress(subset, len(rows))
         if not rows:
@@ -206,12 +213,12 @@ def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> dict[str, Ratio]:
+def kind_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
     """Deleted bytes of all bytes, by kind; every position is in exactly one kind."""
     count: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     for row in rows:
-        kinds = [kind for character in row.characters(sentinels=sentinels) for kind in byte_kinds(character)]
+        kinds = [kind for character in row.characters for kind in byte_kinds(character)]
         count.update(kinds)
         gone.update(compress(kinds, row.deleted))
     return {kind: Ratio(gone[kind], count[kind]) for kind in KINDS if count[kind]}

@@ -37,7 +37,7 @@ class Segments:
             inside_characters=sum(
                 int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
                 for row in rows
-                for character in row.characters()
+                for character in row.characters
             ),
             dropped_positions=sum(row.dropped for row in rows),
             lengths=dict(sorted(lengths.items())),
@@ -51,14 +51,12 @@ class Inspection:
     Attributes:
         name: of the model.
         threshold: of its gate values.
-        sentinels: ids that stand for a missing span in the rows.
     """
 
     name: str
     deletion_type: str
     threshold: float
     rows: Sequence[InspectedRow]
-    sentinels: int = 0
 
     @property
     def pools(self) -> bool:
@@ -70,7 +68,7 @@ class Inspection:
 
     @property
     def kinds(self) -> dict[str, Ratio]:
-        return kind_table(self.rows, sentinels=self.sentinels)
+        return kind_table(self.rows)
 
     @property
     def agreement(self) -> tuple[float | None, float | None] | None:
@@ -99,7 +97,7 @@ class Inspection:
         document["rows"] = [
             {
                 "label": row.label,
-                "marked": plain(row.marked(sentinels=self.sentinels)),
+                "marked": plain(row.marked),
                 "ids": row.ids.tolist(),
                 "deleted": row.deleted.astype(int).tolist(),
                 "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],

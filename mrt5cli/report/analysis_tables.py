@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from statistics import fmean
-from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
@@ -14,8 +13,6 @@ from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.report.results import short_name
 from mrt5cli.report.tables import MISSING, Table, interval, number, percent
 from mrt5cli.text import counted
-
-Line = Mapping[str, Any]
 
 
 @cache
@@ -37,7 +34,7 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     return [table, *(_parts(document["models"]) if name == "deletion_patterns" else [])]
 
 
-def _cell(line: Line, key: str, show: str = "", digits: int | None = None) -> str:
+def _cell(line: Json, key: str, show: str = "", digits: int | None = None) -> str:
     """A line's value of that key, as it is shown."""
     value, decimals = line[key], {} if digits is None else {"digits": digits}
     if show == "interval":
@@ -52,7 +49,7 @@ def _cell(line: Line, key: str, show: str = "", digits: int | None = None) -> st
     )
 
 
-def _losses(document: Json) -> Iterable[Line]:
+def _losses(document: Json) -> Iterable[Json]:
     """Of each pair that differs in softmax1, the difference of its losses over all of the test."""
     for pair in document["pairs"]:
         whole = (TOTAL, pair["differences"][-1]["subset"])
@@ -84,7 +81,7 @@ def _means(name: str, document: Json) -> list[tuple[str, ...]]:
     ]
 
 
-def _parts(models: Sequence[Line]) -> list[Table]:
+def _parts(models: Sequence[Json]) -> list[Table]:
     """What is deleted of each kind of letter and of byte, and in each language."""
     several = [model for model in models if len(model["subsets"]) > 1]
     return [
@@ -95,7 +92,7 @@ def _parts(models: Sequence[Line]) -> list[Table]:
 
 
 def _by_part(
-    models: Sequence[Line],
+    models: Sequence[Json],
     key: str,
     part: str,
     rate: str,
@@ -122,7 +119,7 @@ def _language(code: str) -> tuple[str, str]:
     return (LANGUAGES[code].name, LANGUAGES[code].script) if code in LANGUAGES else (code, MISSING)
 
 
-def _labelled(model: Line) -> str:
+def _labelled(model: Json) -> str:
     return f"{short_name(model['recipe'])}, seed {model['seed']}"
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -110,7 +109,7 @@ class Evidence:
     analyses: Mapping[str, Json] = field(default_factory=dict)
 
 
-def evaluated_run(recipe: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+def evaluated_run(recipe: str, rows: Sequence[Row], **more: object) -> Json:
     """A line about a run and its evaluation on its own task, as claims see it.
 
     Beside the numbers of the last row, the total or the only subset, which are NaN where there are none:

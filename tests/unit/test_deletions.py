@@ -273,7 +273,7 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     starts = [True, *flags_for(data, len(ids) - 1)]
     row = pooled_row(ids, starts)
 
-    assert read_segments_back(plain(runs(row.characters(), row.starts.tolist(), pooled=True))) == (
+    assert read_segments_back(plain(runs(row.characters, row.starts.tolist(), pooled=True))) == (
         ids,
         np.flatnonzero(starts).tolist(),
     )
@@ -331,7 +331,7 @@ def test_a_dropped_tail_is_in_no_segment() -> None:
 
     assert row.segments == [(0, 4), (4, 4)]
     assert row.dropped == 2
-    assert plain(runs(row.characters(), row.starts.tolist(), pooled=True)) == "abcd|efgh|i⟨EOS⟩"
+    assert plain(runs(row.characters, row.starts.tolist(), pooled=True)) == "abcd|efgh|i⟨EOS⟩"
     assert row.rate.value == 0.8
 
 
