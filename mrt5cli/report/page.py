@@ -208,14 +208,10 @@ def _runs(plan: SuitePlan, metas: Mapping[str, Json]) -> Table:
         meta = metas[job.id]
         sessions, seconds = meta.get("sessions") or [{}], _seconds(meta)
         status = job.status + (f": {job.reason}" if job.reason and job.status != "done" else "")
-        made = (
-            sessions[-1].get("code"),
-            meta.get("commit"),
-            (meta.get("started") or "")[:16].replace("T", " "),
-        )
-        trained_for = duration(seconds) if seconds else MISSING
+        started = (meta.get("started") or "")[:16].replace("T", " ")
         run = job.name, str(job.recipe.seed), recipe_hash(job.recipe), status
-        lines.append((*run, *(str(value or MISSING) for value in made), trained_for))
+        made = sessions[-1].get("code"), meta.get("commit"), started, duration(seconds) if seconds else ""
+        lines.append((*run, *(value or MISSING for value in made)))
     return Table(headers, lines, "All runs", folded=True, words=7)
 
 
