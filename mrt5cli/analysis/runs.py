@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
@@ -16,7 +17,7 @@ from mrt5cli.rundir import RunDir
 if TYPE_CHECKING:
     import torch
 
-    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
 HINT = "delete it, and reproduce makes it anew"
@@ -73,11 +74,10 @@ class ExperimentRun:
 
         return load_model(self.subject(), device)
 
-    def config(self) -> MrT5Config:
+    @property
+    def config(self) -> Json:
         """The configuration of its finished model."""
-        from mrt5cli.models import MrT5Config
-
-        return MrT5Config.from_pretrained(self.run.model)
+        return read_object(self.run.model / "config.json", HINT)
 
     def read(self, path: Path) -> SavedEvaluation | None:
         """One of its evaluations; None where it is to be left out."""

@@ -36,7 +36,7 @@ def runtime(runs: ExperimentRuns) -> Json:
                 "deletion_rate": row.deletion_rate,
                 "ms_per_example": row.known("ms_per_example"),
                 "decrease_percent": time_saved(row, before),
-                "macs_decrease_percent": 100 * (1 - relative_macs(run.config(), row)),
+                "macs_decrease_percent": 100 * (1 - relative_macs(run.config, row)),
             }
             for run, row in alike
         ],

@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pandas as pd
 
@@ -343,8 +342,6 @@ def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Findin
 
 def _macs(config: Json, row: Row) -> int:
     """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
-    gated = str(config["feed_forward_proj"]).startswith("gated")
-    sizes = Sizes.of(SimpleNamespace(**{"is_gated_act": gated, **config}))
-    source = round(row.known("input_length"))
+    sizes, source = Sizes.of(config), round(row.known("input_length"))
     kept = round(row.known("kept_length")) if row.deletion_rate else source
     return macs(sizes, [source], [kept], [round(row.target_tokens / row.examples)])
