@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.results import Json
 from mrt5cli.metrics.student_t import two_sided_p
 
@@ -32,8 +33,6 @@ POOL = 10_000
 SAMPLES = 1_000
 DRAW_SEEDS = {"v3": 86, "v1": 34}
 """Of the generator that draws samples from the pool, by the paper's version."""
-
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)

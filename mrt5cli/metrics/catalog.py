@@ -117,15 +117,16 @@ class Metric:
 
 
 _share = partial(Metric, unit="share", better="higher")
+_not_in_cards = partial(Metric, in_cards=False)
 
 MEASURED = (
-    Metric("examples", "test examples", "examples", "count", 0, published="num_examples", in_cards=False),
+    _not_in_cards("examples", "test examples", "examples", "count", 0, published="num_examples"),
     Metric("deletion_rate", "deleted", "deleted", "share", 1, published="seq_len_reduction"),
     Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
     Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
     Metric("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
-    Metric("kept_length", "kept length", "kept\nmean", digits=1, in_cards=False),
-    Metric("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len", in_cards=False),
+    _not_in_cards("kept_length", "kept length", "kept\nmean", digits=1),
+    _not_in_cards("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len"),
     _share("token_accuracy", "token accuracy", "token\nacc.", published="token_accuracy", chooses=True),
     _share(
         "sequence_accuracy", "sequence accuracy", "seq.\nacc.", published="sequence_accuracy", chooses=True
@@ -135,15 +136,8 @@ MEASURED = (
     _share("f1", "F1", "F1", published="f1", chooses=True, answers=True, graded=True),
     Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
     Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
-    Metric(
-        "ms_per_example",
-        "ms an example",
-        "ms per\nexample",
-        "ms",
-        2,
-        "lower",
-        "runtime_per_example",
-        in_cards=False,
+    _not_in_cards(
+        "ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"
     ),
 )
 """What an evaluation measures, in the order of columns."""

@@ -21,10 +21,10 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal, NamedTuple
 
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, Better
 from mrt5cli.paper.published import Published, published, read_yaml
 
-Z_95 = 1.96
 FINEST_DIGIT = 2
 """Decimals that anything printed has at least: 0.7 is 0.70 in the notebooks."""
 ENOUGH = 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from statistics import fmean
@@ -81,37 +81,31 @@ def _means(name: str, document: Json) -> list[tuple[str, ...]]:
     ]
 
 
+Rates = Sequence[dict[tuple[str, ...], float]]
+"""Of each model, the share deleted of each part of its examples, by the part's name or names."""
+
+
 def _parts(models: Sequence[Json]) -> list[Table]:
-    """What is deleted of each kind of letter and of byte, and in each language."""
-    several = [model for model in models if len(model["subsets"]) > 1]
-    return [
-        *_by_part(models, "letters", "kind", "rate", ("kind of letter",), _kind),
-        *_by_part(models, "kinds", "kind", "rate", ("kind of byte",), _kind),
-        *_by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), _language),
+    """What each model deletes of each kind of letter and of byte, and in each language: a column a model."""
+
+    def of_kinds(key: str) -> Rates:
+        return [{(line["kind"].replace("_", " "),): line["rate"] for line in model[key]} for model in models]
+
+    languages: Rates = [
+        {_language(line["subset"]): line["deletion_rate"] for line in model["subsets"]} for model in models
     ]
-
-
-def _by_part(
-    models: Sequence[Json],
-    key: str,
-    part: str,
-    rate: str,
-    headers: tuple[str, ...],
-    words: Callable[[str], tuple[str, ...]],
-) -> list[Table]:
-    """What each model deletes of each part of its examples: a row a part, a column a model."""
-    models = [model for model in models if model[key]]
-    if not models:
-        return []
-    rates = [{line[part]: line[rate] for line in model[key]} for model in models]
-    parts = dict.fromkeys(name for of in rates for name in of)
-    lines = [(*words(name), *(percent(of.get(name)) for of in rates)) for name in parts]
-    title = f"Deleted of each {headers[0]}, %"
-    return [Table((*headers, *map(_labelled, models)), lines, title, folded=True, words=len(headers))]
-
-
-def _kind(name: str) -> tuple[str]:
-    return (name.replace("_", " "),)
+    tables = []
+    for headers, rates in (
+        (("kind of letter",), of_kinds("letters")),
+        (("kind of byte",), of_kinds("kinds")),
+        (("language", "script"), [of if len(of) > 1 else {} for of in languages]),
+    ):
+        parts = dict.fromkeys(part for of in rates for part in of)
+        lines = [(*part, *(percent(of.get(part)) for of in rates if of)) for part in parts]
+        labels = [_labelled(model) for model, of in zip(models, rates, strict=True) if of]
+        title = f"Deleted of each {headers[0]}, %"
+        tables.append(Table((*headers, *labels), lines, title, folded=True, words=len(headers)))
+    return [table for table in tables if table.rows]
 
 
 def _language(code: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ import pandas as pd
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.analysis.per_sample import fisher_mean
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
 from mrt5cli.metrics.results import Json, Row
 from mrt5cli.recipe.shorteners import SHORTENERS
@@ -272,7 +273,7 @@ def rate_does_not_tell_loss(runs: pd.DataFrame, evidence: Evidence) -> Finding:
         f"mean r is {ours:.3f} for MrT5 ({len(learned)} models) and {theirs:.3f} for random deletion "
         f"({len(random)}), {apart:.1f} standard errors apart (the paper: 0.10 and 0.30)"
     )
-    return apart > 1.96, sentence, rows
+    return apart > Z_95, sentence, rows
 
 
 @_claim("Deletion costs no more with softmax1 than with softmax (our own ablation).")

@@ -253,9 +253,6 @@ def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation,
     return ours == _CODES.get(name or "", name)
 
 
-# --- analyses --------------------------------------------------------------------------------------------
-
-
 def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
     if row.metric == "fisher_average_r":
         mean = document["families"].get(row.model)

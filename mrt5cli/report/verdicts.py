@@ -126,8 +126,6 @@ def count(rows: Iterable[Compared]) -> dict[Verdict, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-# --- times -----------------------------------------------------------------------------------------------
-
 _ENGLISH = {"English", "English (10000 examples)"}
 
 
