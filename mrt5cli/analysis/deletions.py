@@ -16,7 +16,7 @@ from itertools import compress, islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mrt5cli.analysis.marked_text import Run, runs
 from mrt5cli.byte_tokens import PAD, encode
@@ -102,8 +102,7 @@ def inspect_batch(
     model: MrT5ForConditionalGeneration,
     batch: Batch,
     threshold: float | None = None,
-    deletable: ArrayLike | None = None,
-    sentinels: int = 0,
+    task: Task | None = None,
 ) -> list[InspectedRow]:
     """What the model deletes from each row of a batch; only the encoder is run.
 
@@ -111,7 +110,7 @@ def inspect_batch(
         model: an MrT5 that shortens its source, in eval mode.
         batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
         threshold: a gate value that replaces the configured threshold.
-        deletable, sentinels: (B, L) and the number, what a task says of its inputs.
+        task: that the batch is of.
     """
     import torch
 
@@ -125,24 +124,23 @@ def inspect_batch(
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
     gate = None if gate is None else gate.float().cpu().numpy()
-    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
+    ids = batch["input_ids"].cpu().numpy()
+    labels = batch["labels"].cpu().numpy() if "labels" in batch else None
+    deletable = None if task is None else task.deletable(ids)
     # Only per batch, as in the reference, a tail is left out of all windows.
     window = of_config(model.config).window
-    rows = []
-    for row, real in enumerate(ids != PAD):
-        target = None if labels is None else labels[row].cpu().numpy()
-        rows.append(
-            InspectedRow(
-                ids=ids[row][real],
-                deleted=~keep[row][real],
-                gate=None if gate is None else gate[row][real],
-                deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
-                target=None if target is None else target[target > PAD],
-                window=window,
-                sentinels=sentinels,
-            )
+    return [
+        InspectedRow(
+            ids=ids[row][real],
+            deleted=~keep[row][real],
+            gate=None if gate is None else gate[row][real],
+            deletable=None if deletable is None else deletable[row][real],
+            target=None if labels is None else labels[row][labels[row] > PAD],
+            window=window,
+            sentinels=0 if task is None else task.sentinels,
         )
-    return rows
+        for row, real in enumerate(ids != PAD)
+    ]
 
 
 def inspect_task(
@@ -167,8 +165,7 @@ def inspect_task(
     for subset, share in shares.items():
         found[subset] = rows = []
         for batch in task.held_out("test", subset, batch_size=min(share, batch_size), limit=share):
-            deletable = task.deletable(batch["input_ids"])
-            rows += inspect_batch(model, batch, threshold, deletable, task.sentinels)
+            rows += inspect_batch(model, batch, threshold, task)
             if progress is not None:
                 progress(subset, len(rows))
         if not rows:
