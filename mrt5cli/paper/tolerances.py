@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 
 from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, Better
+from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.published import Published, published, read_yaml
 
 FINEST_DIGIT = 2
@@ -32,7 +33,11 @@ ENOUGH = 0.1
 DIAGNOSTIC_EXAMPLES = 32_000
 CORRELATED_SAMPLES = 1_000
 
-AVERAGES = ("15-language weighted average", "15-language average", "15-language total time / examples")
+AVERAGES = (
+    "15-language weighted average", "15-language average", "15-language total time / examples", TOTAL,
+)  # fmt: skip
+ENGLISH = ("English", "English (10000 examples)")
+"""Published subsets: of several languages together, and of the one that has several names."""
 LOSSES = ("test_cross_entropy", "bits_per_byte")
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")

@@ -23,7 +23,7 @@ from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, TIMES
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, TIMES
 from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 ALL_LANGUAGES = 15
@@ -243,13 +243,13 @@ def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, 
 
 
 def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation, smoke: bool) -> bool:
-    if published in AVERAGES or published == TOTAL:
+    if published in AVERAGES:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
         only = smoke and len(one.rows) == 1  # a smoke task has one language
         return whole and (ours == TOTAL or only)
     if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
-    name = "English" if published and published.startswith("English") else published
+    name = "English" if published in ENGLISH else published
     return ours == _CODES.get(name or "", name)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
-from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE
@@ -88,7 +87,7 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     model, are the rest; and apart, what is not compared.
     """
     judged = [one for one in rows if one.verdict != "not compared"]
-    whole = [one for one in judged if one.row.subset in (*AVERAGES, TOTAL)]
+    whole = [one for one in judged if one.row.subset in AVERAGES]
     if not whole and len(judged) <= SHOWN:
         whole = judged
     parts: dict[str, list[Compared]] = {}

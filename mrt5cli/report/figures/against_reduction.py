@@ -13,10 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, LOSSES, REDUCTION, TIMES
 from mrt5cli.report.figures.style import (
     FAINT,
     HOLLOW,
@@ -37,7 +36,7 @@ from mrt5cli.report.verdicts import Compared
 DELETED = "deleted (%)"
 SAVED = "less time than ByT5 (%)"
 DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
-WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
+WHOLE = (*AVERAGES, *ENGLISH)
 """Published subsets that stand for all of a test set."""
 
 
@@ -60,8 +59,8 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
             gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
             interval = interval_of_mean(losses)
             points.append(Point(runs[0].family, gone, statistics.fmean(losses), interval))
-    averaged = any(one.row.subset in (*AVERAGES, TOTAL) for one in compared)
-    wanted = (*AVERAGES, TOTAL) if averaged else WHOLE  # English is a part where there is an average
+    averaged = any(one.row.subset in AVERAGES for one in compared)
+    wanted = AVERAGES if averaged else WHOLE  # English is a part where there is an average
     known: dict[tuple[str, str], dict[str, float]] = {}
     for row in (one.row for one in compared if one.row.subset in wanted):
         known.setdefault((row.model, str(row.setting)), {})[row.metric] = row.value

@@ -88,9 +88,7 @@ def _published(recipe: str, metric: str, compared: Sequence[Compared]) -> pd.Dat
     """The same of a recipe, published."""
     rows = [one.row for one in compared if one.recipe == recipe and one.row.subset]
     values = {
-        column: {
-            row.subset: row.value for row in rows if row.metric == of and row.subset not in (*AVERAGES, TOTAL)
-        }
+        column: {row.subset: row.value for row in rows if row.metric == of and row.subset not in AVERAGES}
         for column, of in (("loss", metric), ("deleted", REDUCTION))
     }
     return pd.DataFrame(values, columns=["loss", "deleted"], dtype=float)
