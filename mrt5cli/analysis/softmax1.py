@@ -29,7 +29,7 @@ def softmax1(runs: ExperimentRuns) -> Json:
             f"no two finished runs of {runs.experiment} differ in model.softmax1 alone",
             "a pair has the same task, model, controller and seed",
         )
-    return {"pairs": [_compared(runs, one, other) for one, other in pairs], "missing": runs.missing()}
+    return {"pairs": [_compared(runs, one, other) for one, other in pairs]}
 
 
 def _rest(run: ExperimentRun) -> Json:

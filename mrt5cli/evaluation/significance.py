@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mrt5cli.metrics import Z_95
+
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
-
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)
