@@ -62,12 +62,12 @@ def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequenc
     return [max(1, round(length * share)) for share in shares]
 
 
-def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
-    """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
+def base_model(model: str | None, size: str) -> MrT5ForConditionalGeneration:
+    """The weights to run, on the CPU: a checkpoint's, or random ones of a size; with a gate to steer."""
     if model is None:
         torch.manual_seed(0)
         fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
-        return MrT5ForConditionalGeneration(MrT5Config(**fields)).to(device)
+        return MrT5ForConditionalGeneration(MrT5Config(**fields))
     kind = read_config(model).deletion_type
     if kind not in (MrT5Config.deletion_type, "none"):
         raise UserError(
@@ -75,7 +75,7 @@ def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForCon
             "give a ByT5 or an MrT5, or leave the model out",
         )
     gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
-    return load(model, **(gate if kind == "none" else {})).to(device)
+    return load(model, **(gate if kind == "none" else {}))
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
