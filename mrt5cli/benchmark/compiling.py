@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mrt5cli.benchmark.forward import logits
 from mrt5cli.benchmark.models import Shapes, Variant, kept_lengths, ours
-from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Costs, Parity, Suite, wait
+from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Costs, Parity, Suite
 from mrt5cli.benchmark.training_step import scored
+from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.compiling import compile_blocks
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mrt5cli.benchmark.models import Shapes
 from mrt5cli.benchmark.precision import PrecisionRow
+from mrt5cli.evaluation.timing import wait
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration
 
@@ -230,9 +231,3 @@ def interleave(
                 seconds[name].append(time.perf_counter() - start)
             done(number * len(names) + place, (rounds + 1) * len(names))
     return seconds
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -148,6 +148,7 @@ def evaluate(
         normalization=normalization,
         runtime=runtime,
         deletion_rates=rates,
+        test_difference=compare_with is not None,
         data=None if data is None else str(data),
     )
     if rates and not options.hard_delete:
@@ -157,7 +158,6 @@ def evaluate(
             subjects,
             section,
             options,
-            test_difference=compare_with is not None,
             device=machine.device(device),
             progress=progress,
             unfinished=lambda part: last.callback(_show, part, out, as_json),

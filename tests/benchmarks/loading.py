@@ -7,7 +7,8 @@ from collections.abc import Callable
 from statistics import median
 
 from mrt5cli.benchmark.models import Shapes, ours
-from mrt5cli.benchmark.suite import Case, Ratio, Suite, wait
+from mrt5cli.benchmark.suite import Case, Ratio, Suite
+from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe import EmbeddedSource, SpanCorruptionTask
 from mrt5cli.tasks.base import build_task

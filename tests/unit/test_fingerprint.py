@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,16 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_house import imported
 
 import mrt5cli
 from mrt5cli import recipe as recipes
-from mrt5cli.fingerprint import (
-    DECIDES,
-    SHARED,
-    code_version,
-    recipe_hash,
-    source_hash,
-)
+from mrt5cli.fingerprint import DECIDES, SHARED, VALIDATION, code_version, recipe_hash, source_hash
 
 PACKAGE = Path(mrt5cli.__file__).parent
 
@@ -31,7 +27,8 @@ FILES = {
     "training/losses.py": {"train"},
     "training/choose.py": {"train"},  # how a step is divided into batches
     "evaluation/counting.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
-    "evaluation/calibration.py": {"train", "evaluate", "analyse"},
+    "evaluation/calibration.py": {"evaluate", "analyse"},  # another threshold for a model that is trained
+    "evaluation/compare.py": {"evaluate", "analyse"},
     "analysis/deletions.py": {"analyse"},
     "data/builders/spelling.py": set(),
     "training/progress.py": set(),
@@ -100,6 +97,18 @@ def test_values_count(one: int, other: int) -> None:
 def test_every_pattern_is_of_something() -> None:
     for pattern in (*SHARED, *(pattern for patterns in DECIDES.values() for pattern in patterns)):
         assert any(PACKAGE.glob(pattern)), pattern
+
+
+def test_a_run_depends_on_the_evaluation_code_that_training_imports() -> None:
+    found: set[str] = set()
+    waiting = sorted((PACKAGE / "training").glob("*.py"))
+    while waiting:
+        for module in imported(ast.parse(waiting.pop().read_text())):
+            file = f"{module.removeprefix('mrt5cli.').replace('.', '/')}.py"
+            if file.startswith("evaluation/") and file not in found:
+                found.add(file)
+                waiting.append(PACKAGE / file)
+    assert found == set(VALIDATION)
 
 
 def test_a_module_may_say_that_it_decides_nothing(package: Path) -> None:
