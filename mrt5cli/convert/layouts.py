@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from mrt5cli.convert.export import write_hub
 from mrt5cli.convert.files import Job, write_recipe, write_tokenizer, write_weights
 from mrt5cli.convert.reference import deviations, first_version_config, plain_config, reference_config
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.layouts import move_gate
 from mrt5cli.writing import write_json
@@ -77,7 +77,7 @@ LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
 """Layout and its writer, which returns notes for the user."""
 
 
-def _write_configurations(written: dict[str, Any], config: MrT5Config, folder: Path) -> None:
+def _write_configurations(written: Json, config: MrT5Config, folder: Path) -> None:
     names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
     generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
     write_json(folder / "config.json", written)
