@@ -78,7 +78,7 @@ class _Graph:
             self.jobs[f"analyse {name}"] = AnalyseJob(
                 id=f"analyse {name}",
                 name=name,
-                needs=tuple(job.id for job in shown),
+                needs=tuple(shown),
                 experiments=(experiment.id,),
                 output=self.plan.analysis(experiment, analysis),
                 experiment=experiment,
@@ -94,11 +94,11 @@ class _Graph:
         shipped = self.shipped[name]
         recipe = shipped.model_copy(update={"seed": seed})
         start = Path(shipped.model.start)
-        needs: tuple[str, ...] = ()
+        needs: tuple[Job, ...] = ()
         if self.plan.smoke:
             recipe = shrunk(recipe)
         elif start.parts[0] == DEFAULT_FOLDER:
-            needs = (self._maker(name, start).id,)
+            needs = (self._maker(name, start),)
             moved = str(self.plan.root.joinpath(*start.parts[1:]))
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
         run = RunDir(self.plan.root / default_directory(recipe).name)
@@ -136,7 +136,7 @@ class _Graph:
         job = EvaluateJob(
             id=id_,
             name=train.name,
-            needs=(train.id,),
+            needs=(train,),
             output=train.run.eval(stem),
             train=train,
             evaluation=evaluation,

@@ -90,7 +90,7 @@ class Experiment:
     machine: Machine | None = None
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Job:
     """One thing to do.
 
@@ -98,7 +98,7 @@ class Job:
         id: e.g. "train multilingual_v3/mrt5_50 seed 40", unique in a plan.
         name: the shipped recipe, or for an analysis "experiment:analysis".
         output: the file that says it is done.
-        needs: ids of the jobs that must be done before.
+        needs: the jobs that must be done before.
         experiments: ids of those that show it; none where only other jobs need it.
         reason: why it is not done, in words; None when it is.
         hours: of the plan's machine that it will take, an estimate.
@@ -109,7 +109,7 @@ class Job:
     id: str
     name: str
     output: Path
-    needs: tuple[str, ...] = ()
+    needs: tuple[Job, ...] = ()
     experiments: tuple[str, ...] = ()
     status: Status = "missing"
     reason: str | None = None
@@ -121,7 +121,7 @@ class Job:
         return self.status in TO_DO
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class TrainJob(Job):
     """Train a recipe.
 
@@ -136,7 +136,7 @@ class TrainJob(Job):
     own_seed: bool = True
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class EvaluateJob(Job):
     """Evaluate a run.
 
@@ -152,7 +152,7 @@ class EvaluateJob(Job):
     options: EvaluationOptions
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class AnalyseJob(Job):
     """Look at all runs of an experiment."""
 
@@ -201,7 +201,7 @@ class SuitePlan:
         """What analyses are given of an experiment: each run, with the evaluations first that it shows."""
         runs = []
         for (name, _), train in self.runs(experiment).items():
-            found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train.id == train.id]
+            found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train is train]
             found.sort(key=lambda job: job.evaluation not in experiment.evaluations)
             shown = sum(job.evaluation in experiment.evaluations for job in found)
             outputs = tuple(job.output for job in found)

@@ -70,12 +70,12 @@ class Forks:
         """
         order = replace(order, device=self.device)
         gpus = self.gpus[slot : slot + 1]
-        if self.together and isinstance(order.plan.job(order.job), TrainJob):
+        if self.together and isinstance(order.job, TrainJob):
             gpus, order = self.gpus, replace(order, processes=len(self.gpus))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mrt5cli.suite.preload"])
         process = context.Process(
-            target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job
+            target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job.id
         )
         process.start()
         return process
@@ -178,7 +178,7 @@ def _together(order: JobOrder) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
-    job = order.plan.job(order.job)
+    job = order.job
     # Decided before the group starts: a slower process must not resume what the first one has just begun.
     there = isinstance(job, TrainJob) and job.run.is_run and not order.overwrite
     try:
