@@ -37,16 +37,16 @@ class Parity:
         difference: the largest absolute one.
         size: the oracle's largest absolute value.
         allowed: the largest difference that is rounding.
-        holds: False for a NaN, too.
     """
 
     difference: float
     size: float
     allowed: float
-    holds: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "holds", self.difference <= self.allowed)
+    @property
+    def holds(self) -> bool:
+        """Whether it is no more than rounding; False for a NaN, too."""
+        return self.difference <= self.allowed
 
     @classmethod
     def of(cls, oracle: Tensor, other: Tensor) -> Parity:
@@ -192,7 +192,7 @@ class Suite:
         return {
             "what": self.what,
             "cases": [{"name": name, **case.to_json()} for name, case in self.cases.items()],
-            "parity": {name: asdict(found) for name, found in self.parity.items()},
+            "parity": {name: {**asdict(one), "holds": one.holds} for name, one in self.parity.items()},
             "notes": self.notes,
             "rows": [asdict(row) for row in self.rows],
         }
@@ -202,7 +202,7 @@ Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
     device: torch.device,

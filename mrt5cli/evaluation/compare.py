@@ -17,11 +17,10 @@ from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.published import PublishedRow, published_rows
-from mrt5cli.evaluation.significance import Difference, compare_means, compare_right
+from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
-from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
-from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
+from mrt5cli.metrics.results import VERSION, Json, Row, finite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
@@ -220,7 +219,8 @@ def compare(
         raise
     comparison = _comparison(results, section, task, options)
     if options.test_difference:
-        tested = differences(results[0], results[1], section.kind, comparison.measures)
+        both = results[0].outcomes, results[1].outcomes
+        tested = differences(*both, section.kind, comparison.measures)
         comparison = replace(comparison, differences=tested)
     if task.measures and options.split == "test":
         comparison = replace(comparison, published=_published(subjects, task, options))
@@ -304,24 +304,3 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),
         normalization=None if task.answer_length is None else options.normalization or "squad",
     )
-
-
-def differences(first: Result, second: Result, kind: str, measures: Sequence[str]) -> list[Difference]:
-    """Each measure and the loss of two results on the same examples, a subset each and all together."""
-    names = list(first.outcomes)
-    groups = [(name, [name]) for name in names] + ([(TOTAL, names)] if len(names) > 1 else [])
-    if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
-        measures = (WHOLE_TARGETS,)
-    found = []
-    for name in (*measures, "loss"):
-        for subset, parts in groups:
-            one, other = ([result.outcomes[part] for part in parts] for result in (first, second))
-            if name == "loss":
-                tokens = [outcomes.tokens for outcomes in one]
-                nats, others = ([outcomes.nats for outcomes in side] for side in (one, other))
-                found.append(compare_means(subset, name, nats, others, tokens))
-            else:
-                test = compare_means if METRICS[name].graded else compare_right
-                scores = ([outcomes.scores[name] for outcomes in side] for side in (one, other))
-                found.append(test(subset, name, *scores))
-    return found

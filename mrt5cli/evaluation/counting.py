@@ -80,10 +80,8 @@ class Outcomes:
     @classmethod
     def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
         """The outcomes of batches, one after the other."""
-        names = ("nats", "tokens", "tokens_right", "positions", "kept")
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-        }
+        names = [one.name for one in fields(cls) if one.name != "scores"]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
         return cls(**arrays, scores=scores)
 

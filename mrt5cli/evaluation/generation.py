@@ -27,7 +27,7 @@ def generate_answers(
     *,
     answer_length: int,
     batch_size: int,
-    deletion: dict[str, Any],
+    deletion: dict[str, bool | float],
     watch: Stopwatch | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:

@@ -47,13 +47,11 @@ def build_plan(
 def shrunk(recipe: Recipe) -> Recipe:
     """A recipe for smoke: as `mrt5 pretrain --smoke` has it, and text that is not there yet stands in too."""
     small = recipes.smoke(recipe)
-    task = small.task
-    if not isinstance(task, SpanCorruptionTask) or not isinstance(task.source, FilesSource):
-        return small
-    if Path(task.source.path).exists():
-        return small
-    stand_in = {"source": EmbeddedSource(kind="embedded"), "languages": ["en"]}
-    return small.model_copy(update={"task": task.model_copy(update=stand_in)})
+    match small.task:
+        case SpanCorruptionTask(source=FilesSource(path=path)) as task if not Path(path).exists():
+            stand_in = {"source": EmbeddedSource(kind="embedded"), "languages": ["en"]}
+            return small.model_copy(update={"task": task.model_copy(update=stand_in)})
+    return small
 
 
 class _Graph:

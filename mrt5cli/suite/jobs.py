@@ -21,11 +21,9 @@ from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]
-Kind = Literal["train", "evaluate", "analyse"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
 """Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
 "left out": not asked for, or beyond the budget."""
-TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -105,7 +103,7 @@ class Job:
         gigabytes: that it will leave on disk, an estimate.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[Literal["train", "evaluate", "analyse"]]
     id: str
     name: str
     output: Path
@@ -118,7 +116,7 @@ class Job:
 
     @property
     def to_do(self) -> bool:
-        return self.status in TO_DO
+        return self.status in ("missing", "half done", "changed", "failed")
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
