@@ -155,9 +155,10 @@ class Benchmark:
     def setting(self) -> Json:
         """What the numbers depend on."""
         built = self.base if "base" in self.__dict__ else None
+        fields = {} if built is None else built.config.to_dict()
         return {
             "model": self.size if self.subject is None else self.subject.name,
-            "shape": None if built is None else next(filter(partial(_has_size, built), SIZES), None),
+            "shape": next((name for name in SIZES if SIZES[name].items() <= fields.items()), None),
             "parameters": None if built is None else built.num_parameters(),
             "batch": self.shapes.batch,
             "length": self.shapes.length,
@@ -178,7 +179,3 @@ def default_threads() -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
     return min(torch.get_num_threads(), usable_cpus())
-
-
-def _has_size(model: MrT5ForConditionalGeneration, name: str) -> bool:
-    return SIZES[name].items() <= model.config.to_dict().items()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Job, SuitePlan, TrainJob
+from mrt5cli.suite.states import MADE, made_of
 from mrt5cli.writing import write_json
 
 INTERRUPTED = 130
@@ -84,7 +85,6 @@ def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
 def _analyse(order: JobOrder, job: AnalyseJob) -> None:
     from mrt5cli import runtime
     from mrt5cli.analysis.across_runs import run_analysis
-    from mrt5cli.suite.states import MADE, made_of
 
     before = made_of(job)
     runs = order.plan.experiment_runs(job.experiment)

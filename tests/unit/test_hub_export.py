@@ -27,8 +27,8 @@ from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
 from mrt5cli.convert import card, modules
 from mrt5cli.convert.conversion import ConversionOptions, convert
-from mrt5cli.convert.export import write_hub
 from mrt5cli.convert.files import Job
+from mrt5cli.convert.layouts import write_hub
 from mrt5cli.convert.published import published
 from mrt5cli.errors import UserError
 from mrt5cli.hub import check_can_push, push
