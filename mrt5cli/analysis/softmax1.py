@@ -57,7 +57,7 @@ def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) ->
         one.recipe.task,
         options,
         device=runs.device,
-        progress=runs.progress,
+        progress=runs.report,
     ).document()
     first, second = ({name: model["rows"][-1][name] for name in SUMMARY} for model in document["models"])
     return {

@@ -30,7 +30,7 @@ from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import first_line
 from mrt5cli.writing import write_json
 
-Progress = Callable[[str, str, int], None]
+Progress = Callable[[str, str, int], object]
 
 
 @dataclass
@@ -184,8 +184,8 @@ def compare(
     options: EvaluationOptions,
     *,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
-    unfinished: Callable[[Comparison], object] | None = None,
+    progress: Progress = lambda name, subset, done: None,
+    unfinished: Callable[[Comparison], object] = lambda comparison: None,
 ) -> Comparison:
     """Evaluate each subject on the task, one after the other.
 
@@ -213,8 +213,7 @@ def compare(
                 results.append(result)
                 _measure(result, model, task, options, progress)
     except BaseException as error:
-        if unfinished is not None and any(result.rows for result in results):
-            measured = [result for result in results if result.rows]
+        if measured := [result for result in results if result.rows]:
             unfinished(_comparison(measured, section, task, options, unfinished=first_line(error)))
         raise
     comparison = _comparison(results, section, task, options)
@@ -223,7 +222,10 @@ def compare(
         tested = differences(*both, section.kind, comparison.measures)
         comparison = replace(comparison, differences=tested)
     if task.measures and options.split == "test":
-        comparison = replace(comparison, published=_published(subjects, task, options))
+        papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
+        named = {row for paper in papers if paper is not None for row in paper.rows}
+        published = published_rows(task, options.subsets or task.subsets("test"), named)
+        comparison = replace(comparison, published=published)
     return comparison
 
 
@@ -246,7 +248,7 @@ def _measure(
     model: MrT5ForConditionalGeneration,
     task: Task,
     options: EvaluationOptions,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Fill in a result, of which the rows that are done stay where a later subset fails."""
     if result.calibration is not None:
@@ -255,7 +257,7 @@ def _measure(
         model,
         task,
         options,
-        progress=None if progress is None else partial(progress, result.label),
+        progress=partial(progress, result.label),
         finished=result.rows.append,
     )
     result.rows, result.outcomes = measured.rows, measured.outcomes
@@ -277,12 +279,6 @@ def _comparison(
     }
     measures = (*(["constrained_accuracy"] if options.constrained else []), *task.measures)
     return Comparison(described, options, results, measures, remarks=task.remarks(), unfinished=unfinished)
-
-
-def _published(subjects: Sequence[Subject], task: Task, options: EvaluationOptions) -> list[PublishedRow]:
-    papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
-    named = {row for paper in papers if paper is not None for row in paper.rows}
-    return published_rows(task, options.subsets or task.subsets("test"), named)
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:

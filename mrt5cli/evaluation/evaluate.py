@@ -27,7 +27,7 @@ from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Task
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int], object]
 DEFAULT = EvaluationOptions()
 
 
@@ -49,8 +49,8 @@ def measure(
     task: Task,
     options: EvaluationOptions = DEFAULT,
     *,
-    progress: Progress | None = None,
-    finished: Callable[[Row], None] | None = None,
+    progress: Progress = lambda what, done: None,
+    finished: Callable[[Row], object] = lambda row: None,
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
@@ -77,8 +77,7 @@ def measure(
             for subset in task.subsets(options.split) if options.subsets is None else options.subsets:
                 row, outcomes[subset] = _Subset(model, task, subset, options, progress).measure()
                 rows.append(row)
-                if finished is not None:
-                    finished(row)
+                finished(row)
     finally:
         model.train(was_training)
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)
@@ -93,10 +92,10 @@ class _Subset:
         task: Task,
         subset: str,
         options: EvaluationOptions,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.model, self.task, self.subset, self.options = model, task, subset, options
-        self.report: Progress = progress or (lambda what, done: None)
+        self.progress = progress
         self.device = next(model.parameters()).device
         self.watch = Stopwatch(self.device) if options.runtime else None
         self.deletion: dict[str, bool | float] = {"hard_delete": options.hard_delete}
@@ -128,7 +127,7 @@ class _Subset:
             if options.source_removed:
                 bare = without_source(batch)
                 removed.append(teacher_forced(self._forward(bare), bare))
-            self.report(self.subset, lost.new_length.count)
+            self.progress(self.subset, lost.new_length.count)
         if not parts:
             raise UserError(f"there are no {options.split} examples for {self.subset!r}")
         outcomes = Outcomes.joined(parts)
@@ -173,7 +172,7 @@ class _Subset:
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
-            progress=lambda done: self.report(f"{self.subset}, answers", done),
+            progress=lambda done: self.progress(f"{self.subset}, answers", done),
         )
         how = self.options.normalization or "squad", self.task.language_of(self.subset)
         pairs = list(zip(answers, references, strict=True))

@@ -29,7 +29,7 @@ def generate_answers(
     batch_size: int,
     deletion: dict[str, bool | float],
     watch: Stopwatch | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[str]:
     """The model's greedy answer to each source, in the order given.
 
@@ -60,8 +60,7 @@ def generate_answers(
             forward = partial(model, **given, labels=generated.masked_fill(generated == PAD, IGNORED_LABEL))
             forward()
             watch.time(forward, len(places))
-        if progress is not None:
-            progress(start + len(places))
+        progress(start + len(places))
     return answers
 
 

@@ -52,16 +52,19 @@ class Forks:
     Attributes:
         slots: jobs at a time.
         threads: of each; None leaves them to torch.
-        gpus: in place of the CPU: the job in slot i takes the i-th.
-        together: a training takes all of them.
+        gpus: in place of the CPU: the job in slot i takes the i-th; in a single slot, a training takes all.
         device: that jobs are given.
     """
 
     slots: int
     threads: int | None
     gpus: Sequence[str] = ()
-    together: bool = False
     device: str = "cpu"
+
+    @property
+    def together(self) -> bool:
+        """Whether a training takes several GPUs."""
+        return self.slots == 1 and len(self.gpus) > 1
 
     def start(self, order: JobOrder, slot: int, log: Path) -> BaseProcess:
         """Start a job in one of the slots, numbered from 0; its output goes to the end of the log.
@@ -109,9 +112,7 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
     number = jobs or len(gpus)
     if number > len(gpus):
         raise UserError(f"--jobs {number}: a job takes a GPU, and there are {len(gpus)}", "lower --jobs")
-    if number == 1 and len(gpus) > 1:
-        return Forks(1, None, gpus, together=True, device="cuda")
-    return Forks(number, None, gpus[:number], device="cuda")
+    return Forks(number, None, gpus if number == 1 else gpus[:number], device="cuda")
 
 
 Packed = tuple[list[Path], bytes]

@@ -354,7 +354,7 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     known = {"long": recipe("long", training=steps)}
     plan = make_plan("mine", [experiment("a", "long", evaluations=())], tmp_path / "runs", known=known)
     [job] = plan.trainings
-    launcher = Forks(1, 1, ["0", "1"], together=True)
+    launcher = Forks(1, 1, ["0", "1"])
 
     def lines() -> int:
         return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
