@@ -6,9 +6,6 @@ that there and back again nothing is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from mrt5cli.convert.files import has_byte_vocabulary
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
@@ -23,49 +20,20 @@ SHARED_FIELDS = """
     vocab_size
 """.split()  # noqa: SIM905 (a list of 21 strings is 21 lines)
 """Fields of every one of their configurations."""
-
-
-class Deviation(NamedTuple):
-    """A field of ours that their code has not.
-
-    Attributes:
-        value: that it computes with.
-        phrase: what it does so.
-        matters: whether it does in this model, in the first version of their code or the later one.
-    """
-
-    value: str
-    phrase: str
-    matters: Callable[[MrT5Config, bool], bool] = lambda config, first_version: True
-
-
-DEVIATIONS: dict[str, Deviation] = {
-    "boundary_sampling": Deviation("always", "draws boundaries in evaluation too"),
-    "gate_layer_norm_type": Deviation(
+NOT_THEIRS: dict[str, tuple[object, str]] = {
+    "boundary_sampling": ("always", "draws boundaries in evaluation too"),
+    "gate_layer_norm_type": (
         "rms",
         "normalises the gate's input without a mean and a bias (its first version, --to reference-v1, with "
         "both)",
-        lambda config, first_version: not first_version,
     ),
-    "gumbel_noise_law": Deviation(
-        "single",
-        "draws gate noise with a mean of 0.58",
-        lambda config, first_version: config.use_gumbel_noise and not first_version,
-    ),
-    "hard_delete_positions": Deviation(
-        "compacted",
-        "counts survivors anew when the gate is at layer 0",
-        lambda config, first_version: config.delete_gate_layer == 0,
-    ),
-    "learned_positions": Deviation(
-        "unused",
-        "adds no learned positions where it pools",
-        lambda config, first_version: config.has_absolute_position_embeddings,
-    ),
-    "row_without_survivors": Deviation("first", "keeps the first byte of a row that would lose all"),
-    "shortening_per": Deviation("batch", "mixes the rows of a batch in its baselines"),
+    "gumbel_noise_law": ("single", "draws gate noise with a mean of 0.58"),
+    "hard_delete_positions": ("compacted", "counts survivors anew when the gate is at layer 0"),
+    "learned_positions": ("unused", "adds no learned positions where it pools"),
+    "row_without_survivors": ("first", "keeps the first byte of a row that would lose all"),
+    "shortening_per": ("batch", "mixes the rows of a batch in its baselines"),
 }
-"""By the names of the fields."""
+"""Fields of ours that their code has not: the value that it computes with, and what it does so."""
 
 
 def reference_config(config: MrT5Config, dtype: str) -> Json:
@@ -141,11 +109,16 @@ def plain_config(config: MrT5Config, dtype: str) -> Json:
 def deviations(config: MrT5Config, *, first_version: bool = False) -> list[str]:
     """What the authors' code, or its first version, does otherwise than this model, a phrase each."""
     layout = _layout_of(config)
+    without = {
+        "learned_positions": not config.has_absolute_position_embeddings,
+        "hard_delete_positions": config.delete_gate_layer > 0,
+        "gumbel_noise_law": not config.use_gumbel_noise or first_version,
+        "gate_layer_norm_type": first_version,
+    }
     phrases = [
-        found.phrase
-        for name, found in DEVIATIONS.items()
-        if layout and name in layout.fixed
-        if found.matters(config, first_version) and getattr(config, name) != found.value
+        phrase
+        for name, (theirs, phrase) in NOT_THEIRS.items()
+        if layout and name in layout.fixed and not without.get(name) and getattr(config, name) != theirs
     ]
     return [*phrases, "draws no gate noise"] if first_version and config.use_gumbel_noise else phrases
 
