@@ -218,8 +218,8 @@ def compare(
         raise
     comparison = _comparison(results, section, task, options)
     if options.test_difference:
-        both = results[0].outcomes, results[1].outcomes
-        tested = differences(*both, section.kind, comparison.measures)
+        first, second = (result.outcomes for result in results)
+        tested = differences(first, second, section.kind, comparison.measures)
         comparison = replace(comparison, differences=tested)
     if task.measures and options.split == "test":
         papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
@@ -253,13 +253,8 @@ def _measure(
     """Fill in a result, of which the rows that are done stay where a later subset fails."""
     if result.calibration is not None:
         options = replace(options, threshold=result.calibration.threshold)
-    measured = measure(
-        model,
-        task,
-        options,
-        progress=partial(progress, result.label),
-        finished=result.rows.append,
-    )
+    report = partial(progress, result.label)
+    measured = measure(model, task, options, progress=report, finished=result.rows.append)
     result.rows, result.outcomes = measured.rows, measured.outcomes
 
 

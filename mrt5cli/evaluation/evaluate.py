@@ -74,7 +74,7 @@ def measure(
         # Random deletion over a batch draws from torch's generator: fix it, and leave the caller's alone.
         with torch.random.fork_rng([where] if where.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(0)
-            for subset in task.subsets(options.split) if options.subsets is None else options.subsets:
+            for subset in options.subsets or task.subsets(options.split):
                 row, outcomes[subset] = _Subset(model, task, subset, options, progress).measure()
                 rows.append(row)
                 finished(row)

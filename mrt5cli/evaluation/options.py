@@ -27,7 +27,7 @@ class EvaluationOptions:
         runtime: also time forward passes, five a batch.
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
-        test_difference: also test whether the first two models differ.
+        test_difference: also test whether the two models differ.
         data: what replaces the task's own source, for the record.
         label: sets apart, by the name of their files, results whose other settings would share one.
     """
