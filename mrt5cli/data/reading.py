@@ -25,10 +25,13 @@ from mrt5cli.data.formats import (
     not_utf8,
     supported,
 )
-from mrt5cli.data.paragraphs import paragraphs
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, first_line
 
+# Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
+PIECE_BYTES = 4096
+# A character of UTF-8 has so many bytes at most.
+_CHARACTER_BYTES = 4
 # Rows of Parquet that are decoded at a time.
 ROWS_AT_ONCE = 64
 # Longer than any passage; csv's own limit is 128 KiB.
@@ -84,7 +87,7 @@ def rows_of(
             yield from _json_rows(stream, columns, first)
         else:
             lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines)
+            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines.read())
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
@@ -109,11 +112,50 @@ def usable_rows(
         raise UserError(f"{file.name} cannot be read{how}: {error}", hint) from error
 
 
+# --- plain text ---------------------------------------------------------------------------------------------
+
+
 def _text_row(name: str, text: bytes) -> Row | BadRow:
     try:
         return {name: text.decode("utf-8")}
     except UnicodeDecodeError as error:
         return not_utf8(error)
+
+
+def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Documents of a text, in order, none empty; no more is held than a line and a piece of a paragraph.
+
+    Args:
+        lines: of UTF-8, with their "\n" or "\r\n".
+    """
+    held, after_blank = b"", False
+    for line in lines:
+        if line.isspace():
+            yield from _cut(held.removesuffix(b"\n"), len(held))[0]
+            held, after_blank = b"", True
+            continue
+        held += (line.lstrip() if after_blank else line).replace(b"\r\n", b"\n")
+        after_blank = False
+        # White space at the end may not belong to the paragraph, so its last piece is not certain yet.
+        pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
+        yield from pieces
+    yield from _cut(held.removesuffix(b"\n"), len(held))[0]
+
+
+def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
+    """Pieces of a text that begin before `until`, cut after a space where there is one; and the rest."""
+    pieces, start = [], 0
+    while start < min(until, len(text)):
+        stop = start + PIECE_BYTES
+        if stop < len(text):
+            middle = start + PIECE_BYTES // 2
+            stop = max(text.rfind(b" ", middle, stop), text.rfind(b"\n", middle, stop)) + 1 or stop
+            # A byte 10xxxxxx continues the character before it.
+            while stop < len(text) and text[stop] & 0xC0 == 0x80:
+                stop += 1
+        pieces.append(text[start:stop])
+        start = stop
+    return pieces, text[start:]
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -203,15 +245,16 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
         ) from error
 
 
-def _tsv_cells(text: Iterable[str]) -> Cells:
+def _tsv_cells(text: str) -> Cells:
     """Most writers of TSV quote nothing; those that do are known by what would make no sense else."""
-    lines = list(text)
-    plain = [
-        (n, line.rstrip("\r\n").split("\t")) for n, line in enumerate(lines, start=1) if line.strip("\r\n")
-    ]
+    lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
+    rows = ((number, line.split("\t")) for number, line in lines if line)
+    if '"' not in text:
+        return rows  # one at a time
+    plain = list(rows)
     if _may_quote([cells for _, cells in plain]):
         try:
-            quoted = list(_csv_cells(lines, "\t"))
+            quoted = list(_csv_cells(io.StringIO(text, newline=""), "\t"))
             if len({len(cells) for _, cells in quoted}) == 1:
                 return quoted
         except Damaged:

@@ -70,7 +70,7 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
     splits = {str(match.lastgroup) for part in decisive for match in _SPLIT.finditer(_plain(part))}
     if len(splits) > 1 and "train" not in splits:
         splits.discard("eval")  # as in eval/dev.txt
-    codes = [*wanted, *LANGUAGES]
+    codes = (*wanted, *LANGUAGES)
     folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
     named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
@@ -93,7 +93,7 @@ def _plain(name: str) -> str:
     return _CAPITAL.sub("_", _PIECE.sub("", name)).lower()
 
 
-def _language_in(name: str, codes: Sequence[str]) -> str | None:
+def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
     """The last language in a name, with its region where that is asked for."""
     words = _WORD.findall(_PIECE.sub("", name))
     pairs = ("-".join(words[place : place + 2]) for place in reversed(range(len(words))))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from mrt5cli.data.columns import Row, language_column
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
+from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import rows_of
-from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, meant_by, text_of
+from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
@@ -228,7 +229,7 @@ class DocumentStream:
 
     def _is_mine(self, said: str | None, content: bytes) -> bool:
         """Whether a document is in the language of this stream and of its split."""
-        if self.language is None or said is None or meant_by(said, (self.language,)):
+        if self.language is None or said is None or language_meant(said, (self.language,)):
             return self.keep is None or self.keep(content)
         if self._other is None:
             self._other = said

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
@@ -31,7 +30,6 @@ from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
-meant_by = lru_cache(maxsize=1024)(language_meant)
 OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 # --- finding ------------------------------------------------------------------------------------------------
@@ -195,7 +193,7 @@ def read_documents(
     for file in text_files([DataFile.local(path) for path in files]):
         for where, row in usable_rows(file, [texts]):
             said, content = language_column(row), text_of(where, row, texts)
-            meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
+            meant = language_meant(said, tuple(languages)) if said else None if several else languages[0]
             if meant is None:
                 others[said or "no language"] += 1
             elif content:
