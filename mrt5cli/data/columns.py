@@ -1,27 +1,21 @@
-"""The columns of a task's rows: what each holds, how a value is read, and checked rows as Arrow tables.
-
-Rows with an empty text are taken, as the authors take them, and counted.
-"""
+"""The columns of a task's rows: what each holds, and how a value is read."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from mrt5cli.data.formats import BadRow, json_value, not_utf8
 from mrt5cli.errors import UserError
 from mrt5cli.text import listed, shortened
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 LANGUAGE_COLUMN = "language"
 # Columns of a row that an error names.
 SHOWN_COLUMNS = 12
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
+# What is kept of a cell: a text, or several.
+Value = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Column:
 
     name: str
     expected: str
-    read: Callable[[Any], Any]
+    read: Callable[[object], Value]
     many: bool = False
     others: tuple[str, ...] = ()
     hint: str | None = None
@@ -142,7 +136,7 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     )
 
 
-def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) -> Any:
+def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) -> Value:
     """The value of one of a row's columns as its `Column` reads it.
 
     Raises:
@@ -160,48 +154,3 @@ def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) ->
 def language_column(row: Row) -> str | None:
     """The language in a row's language column; None in rows that say none."""
     return str(row.get(LANGUAGE_COLUMN) or "").strip() or None
-
-
-def collect(
-    rows: Iterable[tuple[str, Row]],
-    columns: Sequence[Column],
-    language_of: Callable[[Row], str | None],
-    left_out: Counter[str],
-) -> dict[str | None, pa.Table]:
-    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
-
-    Args:
-        rows: where each is ("train.csv, line 7"), and its values.
-        left_out: counts rows that are of no use, by the reason.
-
-    Raises:
-        UserError: the first row that is not as expected.
-    """
-    import pyarrow as pa
-
-    groups: dict[str | None, list[Row]] = {}
-    for where, row in rows:
-        try:
-            group = groups.setdefault(language_of(row), [])
-            group.append({column.name: value_of(where, column, row, columns) for column in columns})
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        except Unusable as reason:
-            left_out[str(reason)] += 1
-    text = pa.large_string()
-    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
-    return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}
-
-
-def empty_texts(table: pa.Table) -> int:
-    """Rows of which a text, or the first of several, is empty or blank."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    empty = np.zeros(len(table), dtype=np.bool_)
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        texts = pc.list_element(column, 0) if pa.types.is_list(column.type) else column
-        empty |= pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0).to_numpy(zero_copy_only=False)
-    return int(empty.sum())

@@ -186,7 +186,7 @@ def not_utf8(error: UnicodeDecodeError) -> BadRow:
     return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
 
 
-def json_value(text: bytes) -> Any:
+def json_value(text: bytes) -> object:
     """What a text of JSON stands for, or a `BadRow`."""
     try:
         return parse(text)

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, our_names
 from mrt5cli.data.formats import (
@@ -164,7 +164,7 @@ def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
 def _json_rows(stream: BinaryIO, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
     """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
     head = stream.readline()
-    values: Iterator[tuple[int, Any]]
+    values: Iterator[tuple[int, object]]
     if head.lstrip().startswith(b"["):
         listed = json_value(head + stream.read())
         values = iter(enumerate(listed if isinstance(listed, list) else [listed], start=1))

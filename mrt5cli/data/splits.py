@@ -47,6 +47,7 @@ class ParsedName:
     """What the path of a file says.
 
     Attributes:
+        path: of the file, as far as it was read.
         splits: "train", "validation", "test", "eval"; several where they contradict each other.
         language: one of those asked for, or another as it is written; None where it says none.
         folder: whether a folder says the language.
@@ -54,6 +55,7 @@ class ParsedName:
         numbered: whether there is such a number.
     """
 
+    path: PurePath
     splits: frozenset[str]
     language: str | None
     folder: bool
@@ -75,6 +77,7 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
     named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
     return ParsedName(
+        path=path,
         splits=frozenset(splits),
         language=folders[0] if folders else next(named, None),
         folder=bool(folders),

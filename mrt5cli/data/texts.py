@@ -161,9 +161,10 @@ def text_of(where: str, row: Row, column: Column) -> bytes:
         UserError: the column is not there, or holds something else.
     """
     value = row.get(column.name)
-    if not isinstance(value, str):
-        value = "" if value is None and column.name in row else value_of(where, column, row, [column])
-    content: bytes = value.encode("utf-8", errors="replace")
+    if value is None and column.name in row:
+        return b""
+    text = value if isinstance(value, str) else str(value_of(where, column, row, [column]))
+    content = text.encode("utf-8", errors="replace")
     return b"" if content.isspace() else content
 
 
