@@ -87,7 +87,7 @@ class Chunks:
         scattered: also draw the order of the pieces; else those of a document follow each other.
     """
 
-    def __init__(self, corpus: Corpus, size: int, key: Sequence[int], *, scattered: bool = False) -> None:
+    def __init__(self, corpus: Corpus, size: int, key: Sequence[int], scattered: bool = False) -> None:
         self.per_epoch = len(corpus.buffer) // size
         self._corpus, self._size, self._key, self._scattered = corpus, size, tuple(key), scattered
         self._epoch = -1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrt5cli.data.corpus import Corpus, hold_out, split_of
+from mrt5cli.data.corpus import Corpus, Order, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.hub_datasets import HubDataset
@@ -76,6 +76,10 @@ class MemoryText:
                 f"add text, add a file named {split}.*, or lower task.input_length",
             )
         return corpus
+
+    def held_out(self, language: str, split: str, example_bytes: int) -> Order:
+        """The documents of a split, as they came."""
+        return Order(self.corpus(language, split, example_bytes))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,13 @@ class LeftOut:
         parts = [f"{counted(lines, 'line')} that are no rows"] * (lines > 0)
         parts += [f"what was left of {counted(files, 'damaged file')}"] * (files > 0)
         return [f"left out of the data: {' and '.join(parts)}"] if parts else []
+
+
+class StreamState(TypedDict):
+    """Where a stream is: pass, file, row and bytes taken of it; and whether this pass has found text yet."""
+
+    at: list[int]
+    found: bool
 
 
 class _Document(NamedTuple):
@@ -131,12 +138,12 @@ class DocumentStream:
                 self._taken = 0
         return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """Where the stream is, in numbers only."""
         place = self._documents[0].place if self._documents else self._place
         return {"at": [*place, self._taken], "found": self._found}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StreamState) -> None:
         """Resume where `state_dict` was taken."""
         number, at, row, taken = state["at"]
         self._start((number, at, row), found=state["found"])

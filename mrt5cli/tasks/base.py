@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.recipe import tasks as sections
@@ -25,6 +26,8 @@ from mrt5cli.recipe import tasks as sections
 if TYPE_CHECKING:
     from mrt5cli.recipe.tasks import TaskBase, TaskSection
 
+# What held-out examples are drawn for.
+HELD_OUT_SEED = 20241028
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]
 
@@ -214,9 +217,14 @@ class Task(ABC):
     def describe(self) -> str:
         """One line: the task, its data and its sizes."""
 
-    @abstractmethod
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target text of the first example of "train", "validation" or "test"."""
+        """The first source and target of "train", "validation" or "test" as people are shown them."""
+        if split == "train":
+            batch = next(iter(self.train_stream(batch_size=1, seed=HELD_OUT_SEED)))
+        else:
+            batch = next(iter(self.held_out(split, self.subsets(split)[0], batch_size=1, limit=1)))
+        source, target = (batch[name][0].tolist() for name in ("input_ids", "labels"))
+        return shown(source, sentinels=self.sentinels), shown(target, sentinels=self.sentinels)
 
 
 _TASKS: dict[str, Callable[..., Task]] = {}
