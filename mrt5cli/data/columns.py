@@ -10,8 +10,6 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import listed, shortened
 
 LANGUAGE_COLUMN = "language"
-# Columns of a row that an error names.
-SHOWN_COLUMNS = 12
 
 Row = Mapping[str, object]
 # What is kept of a cell: a text, or several.
@@ -23,7 +21,6 @@ class Column:
     """A column of a task's rows.
 
     Attributes:
-        name: of the column.
         expected: what it holds, in words.
         read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
             that says what was found, or `Unusable`.
@@ -80,11 +77,7 @@ def answers_column(name: str) -> Column:
 
 
 def read_text(value: object) -> str:
-    """The text in a cell.
-
-    Raises:
-        ValueError: it holds another thing; the message says what.
-    """
+    """The text in a cell; a `ValueError` says what else it holds."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -131,7 +124,7 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
     return UserError(
-        f"{where}: no column {name!r}; it has {listed(list(there), SHOWN_COLUMNS) or 'none'}",
+        f"{where}: no column {name!r}; it has {listed(list(there), 12) or 'none'}",
         hint or "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
     )
 

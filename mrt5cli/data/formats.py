@@ -97,14 +97,8 @@ class DataFile:
 
     @property
     def suffix(self) -> str:
-        """The format that its name says.
-
-        Raises:
-            UserError: it is none that is read.
-        """
-        if suffix := suffix_of(self.name):
-            return suffix
-        raise UserError(f"{self.name} is of a format that is not read", supported())
+        """The format that its name says."""
+        return suffix_of(self.name)
 
     @property
     def unit(self) -> str:

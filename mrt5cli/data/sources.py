@@ -61,11 +61,7 @@ class MemoryText:
         return list(self.notes)
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
-        """Documents of a language and split that fill at least one example of `at_least` bytes.
-
-        Raises:
-            UserError: there is too little text.
-        """
+        """The documents of a split; a `UserError` where they do not fill an example of `at_least` bytes."""
         corpus = self.corpora[language].get(split)
         if corpus is None:
             raise UserError(f"{self.name} has no {split} text", f"add a file named {split}.*")
@@ -96,11 +92,7 @@ class HubFiles:
     seconds: float
 
     def configuration(self, language: str) -> str:
-        """The configuration of a language.
-
-        Raises:
-            UserError: the dataset does not have it.
-        """
+        """The configuration of a language; a `UserError` where the dataset does not have it."""
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.data.columns import Column, Row, language_column
-from mrt5cli.data.generated import generator
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.tables import RowFolder, collect, hub_tables
 from mrt5cli.errors import UserError
@@ -339,7 +338,7 @@ class TableTask(Task):
             rows = (
                 (f"generated {split}, row {number}", self.generate(draw, part, number))
                 for number in range(source.examples)
-                for draw in [generator(self.name, split, part, number)]
+                for draw in [Random(f"{self.name}/{split}/{part}/{number}")]
             )
             return collect(rows, self.columns, lambda row: None, self._left_out)[None]
         place = self.hub_split(split, part)
