@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -197,7 +197,7 @@ class UnigramLabeller(BoundaryLabeller):
         return ends
 
 
-def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
+def _codes(letters: NDArray[np.integer]) -> NDArray[np.uint16]:
     """(259,) the characters of ids for the tokenizer; the most frequent of bytes (N,) are those of ASCII.
 
     It works on UTF-8, and twice as fast on characters of one byte. U+0000, which is padding, would end its
@@ -336,7 +336,7 @@ def _contexts(ids: Ids) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[n
     return one, two, two + SYMBOLS**2 * padded[:, :-3]
 
 
-def _counts(contexts: NDArray[Any], symbols: Ids, number: int) -> Floats:
+def _counts(contexts: NDArray[np.integer], symbols: Ids, number: int) -> Floats:
     """(C, V) how often each symbol follows each of `number` contexts."""
     flat = np.bincount(contexts * SYMBOLS + symbols, minlength=number * SYMBOLS)
     return flat.reshape(number, SYMBOLS).astype(np.float32)

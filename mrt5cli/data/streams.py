@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 # The number of a pass, that of a file in its order, and rows before.
 Place = tuple[int, int, int]
 END = bytes([END_OF_DOCUMENT])
-SKIP_HINT = (
-    "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
-    "key in its recipe.yaml"
-)
 
 
 class LeftOut:

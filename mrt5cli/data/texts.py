@@ -155,11 +155,7 @@ def column_of_texts(name: str) -> Column:
 
 
 def text_of(where: str, row: Row, column: Column) -> bytes:
-    """The text of a row; empty where there is none.
-
-    Raises:
-        UserError: the column is not there, or holds something else.
-    """
+    """The text of a row; empty where there is none. Raises `UserError` as `value_of` does."""
     value = row.get(column.name)
     if value is None and column.name in row:
         return b""

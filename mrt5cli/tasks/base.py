@@ -171,10 +171,9 @@ class Task(ABC):
         """Batches of "validation" or "test": the same examples every time, whatever the batch size.
 
         Args:
-            split: "validation" or "test".
             subset: one of `subsets(split)`.
             batch_size: examples a batch; the last may be smaller.
-            limit: examples at most. Where there are fewer, all of them come.
+            limit: examples at most.
         """
 
     @property

@@ -54,7 +54,7 @@ class Noise:
         key = np.random.SeedSequence((seed, NOISE_DRAW)).generate_state(2, np.uint64)
         self._bits = np.random.Philox(key=key)
         self._generator = np.random.Generator(self._bits)
-        self._fresh: Any = self._bits.state
+        self._fresh = self._bits.state
 
     def generators(self, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
         """Generators of these examples; each is valid until the next is taken."""

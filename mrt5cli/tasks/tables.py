@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import PurePath
 from random import Random
 from string import Formatter
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +99,7 @@ class Encoding:
     def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """Whole sources and targets."""
         text = pa.large_string()
-        pieces: list[Any] = []
+        pieces: list[pa.Scalar | pa.ChunkedArray] = []
         for literal, column, _, _ in Formatter().parse(self.prompt):
             pieces.append(pa.scalar(literal, text))
             if column is not None:
