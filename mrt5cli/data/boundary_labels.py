@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -139,8 +140,7 @@ class UnigramLabeller(BoundaryLabeller):
         self._codes = _codes(bytes)
         self._words = _pattern(self._codes)
         letters = _text(OFFSET + bytes.astype(np.int64)[None], self._codes)
-        ends = np.cumsum(lengths).tolist()
-        tokens = [letters[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        tokens = [letters[start:end] for start, end in pairwise([0, *np.cumsum(lengths).tolist()])]
         self._model = Unigram(list(zip(tokens, scores.tolist(), strict=True)))
         # Text says the same words again and again, and to look one up is twenty times as fast as its tokens.
         self._remembered = {}

@@ -129,19 +129,22 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     )
 
 
-def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) -> Value:
-    """The value of one of a row's columns as its `Column` reads it.
+def values_of(where: str, row: Row, columns: Sequence[Column]) -> dict[str, Value]:
+    """The values of a row's columns as each `Column` reads them.
 
     Raises:
-        UserError: the column is not there, or holds something else.
+        UserError: a column is not there, or holds something else.
         Unusable: the row is of no use.
     """
-    try:
-        return column.read(row[column.name])
-    except KeyError:
-        raise missing_column(where, column.name, row, columns) from None
-    except ValueError as found:
-        raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
+    values = {}
+    for column in columns:
+        try:
+            values[column.name] = column.read(row[column.name])
+        except KeyError:
+            raise missing_column(where, column.name, row, columns) from None
+        except ValueError as found:
+            raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
+    return values
 
 
 def language_column(row: Row) -> str | None:

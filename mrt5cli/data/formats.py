@@ -158,21 +158,19 @@ class DataFile:
             yield stream
 
 
-def read_text(file: Path) -> bytes:
-    """The content of a local text file as UTF-8 without a mark, unpacked.
+def read_text(file: Path) -> str:
+    """The content of a local text file, unpacked.
 
     Raises:
         UserError: it cannot be read, or is in another encoding.
     """
     try:
         with DataFile.local(file).utf8() as stream:
-            content = stream.read()
-        content.decode("utf-8")
+            return stream.read().decode("utf-8")
     except Damaged as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is {not_utf8(error).reason}", CONVERT) from error
-    return content
 
 
 def not_utf8(error: UnicodeDecodeError) -> BadRow:

@@ -200,13 +200,13 @@ def _rows_of_cells(lines: Cells, place: str, columns: Sequence[Column], header: 
     else:
         lines = chain([first], lines)
     # Without a head, the first row says how many cells there are at most; more than the columns are not read.
+    fewest, most = len(names), len(cells)
     for count, (number, row) in enumerate(lines, start=1):
-        if not len(names) <= len(row) <= len(cells):
-            found = f"{counted(len(row), 'cell')}, expected {len(names)} ({', '.join(names)})"
-            yield FileRow(count, number, BadRow(found, BREAKS))
+        if fewest <= len(row) <= most:
+            yield FileRow(count, number, _not_utf8(row) or dict(zip(names, row, strict=False)))
         else:
-            values = dict(zip(names, row, strict=False))
-            yield FileRow(count, number, _not_utf8(row) or values)
+            found = f"{counted(len(row), 'cell')}, expected {fewest} ({', '.join(names)})"
+            yield FileRow(count, number, BadRow(found, BREAKS))
 
 
 def _not_utf8(cells: Sequence[str]) -> BadRow | None:

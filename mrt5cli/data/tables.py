@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, Unusable, Value, language_column, value_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, Unusable, Value, language_column, values_of
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported
 from mrt5cli.data.hub_datasets import HubDataset
@@ -47,7 +47,7 @@ def collect(
     for where, row in rows:
         try:
             group = groups.setdefault(language_of(row), [])
-            group.append({column.name: value_of(where, column, row, columns) for column in columns})
+            group.append(values_of(where, row, columns))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         except Unusable as reason:

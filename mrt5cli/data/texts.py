@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, values_of
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import language_meant
@@ -155,11 +155,11 @@ def column_of_texts(name: str) -> Column:
 
 
 def text_of(where: str, row: Row, column: Column) -> bytes:
-    """The text of a row; empty where there is none. Raises `UserError` as `value_of` does."""
+    """The text of a row; empty where there is none. Raises `UserError` as `values_of` does."""
     value = row.get(column.name)
     if value is None and column.name in row:
         return b""
-    text = value if isinstance(value, str) else str(value_of(where, column, row, [column]))
+    text = value if isinstance(value, str) else str(values_of(where, row, [column])[column.name])
     content = text.encode("utf-8", errors="replace")
     return b"" if content.isspace() else content
 

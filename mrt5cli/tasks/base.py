@@ -68,11 +68,9 @@ class BatchStream(IterableDataset[Batch], ABC):
             yield batch
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to resume, as numbers and strings.
+        """Where to resume, as numbers and strings: after the batches that the training loop has `consumed`.
 
-        Args:
-            consumed: batches the training loop has used. Needed with loader workers, and wherever a
-                loader reads ahead; by default, the batches this object has handed out itself.
+        Needed with loader workers, and wherever a loader reads ahead; by default, what was handed out here.
         """
         return {"start_batch": self._consumed(consumed)}
 
@@ -271,10 +269,6 @@ def check_held_out(
     """Look whether every subset has examples, before time is spent on the first.
 
     Streams of the Hub are spared: there this takes a request for each language.
-
-    Args:
-        section: what the task was built from.
-        subsets: by default all.
 
     Raises:
         UserError: one has none, or they cannot be read.

@@ -81,13 +81,10 @@ def _language_block(languages: int, seed: int, block: int) -> NDArray[np.int64]:
 def draw_languages(
     languages: int, seed: int, indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The language of examples (B,), and which of that language's examples each is.
+    """(B,) the language of each example by its index, and (B,) its running number within the language.
 
     Languages are drawn uniformly without replacement from blocks with 64 examples of each, so that any
     example can be found at once; the shares are then equal after every block.
-
-    Returns:
-        (B,) index of the language, and (B,) running number within the language.
     """
     if languages == 1:
         return np.zeros_like(indices), indices
@@ -217,9 +214,6 @@ def _next_rows(stream: DocumentStream, size: int, numbers: NDArray[np.int64]) ->
 @register("span_corruption")
 class SpanCorruption(Task):
     """Spans of bytes are replaced by sentinels, and the target spells them out.
-
-    Args:
-        section: of the recipe.
 
     Raises:
         UserError: the text cannot be had, or the spans outnumber the sentinels.

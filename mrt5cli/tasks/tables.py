@@ -155,10 +155,6 @@ def _training_batch(table: pa.Table, encoding: Encoding, seed: int, indices: NDA
 class TableTask(Task):
     """A task whose examples are rows of local files, of a Hub dataset, or generated.
 
-    Args:
-        section: of the recipe.
-        encoding: of a row.
-
     Attributes:
         columns: what a row must have.
         languages: that the published dataset has.

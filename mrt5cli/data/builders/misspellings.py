@@ -25,16 +25,10 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 @dataclass(frozen=True)
 class Misspellings:
-    """Of each misspelling, in lower case, one word or several, in the order of a file; and that file, for a
-    manifest."""
+    """The words that each misspelling, in lower case, may stand for; and their file, for a manifest."""
 
     corrections: Mapping[str, tuple[str, ...]]
     source: dict[str, str]
-
-    @property
-    def words(self) -> list[str]:
-        """Every right word once, in order."""
-        return sorted({right for rights in self.corrections.values() for right in rights})
 
 
 def open_misspellings(file: Path | None) -> Misspellings:
@@ -75,7 +69,7 @@ def parse(file: Path) -> dict[str, tuple[str, ...]]:
     """
     expected = "expected lines such as `wrong->right`, or `wrong->right, right,` where several are possible"
     entries: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_text(file).decode().split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         wrong, _, rest = line.partition("->")
