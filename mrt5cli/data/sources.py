@@ -240,8 +240,8 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
     corpora: dict[str, dict[str, Corpus]] = {}
     for group in [[language] for language in languages] if found.apart else [list(languages)]:
         documents = {
-            split: read_documents(files, source.text_column, group, remarks.append)
-            for split, files in found.languages[group[0]].items()
+            split: read_documents(found.files(group[0], split), source.text_column, group, remarks.append)
+            for split in found.splits(group[0])
         }
         for language in group:
             own = {split: of_split[language] for split, of_split in documents.items()}
