@@ -149,4 +149,5 @@ def values_of(where: str, row: Row, columns: Sequence[Column]) -> dict[str, Valu
 
 def language_column(row: Row) -> str | None:
     """The language in a row's language column; None in rows that say none."""
-    return str(row.get(LANGUAGE_COLUMN) or "").strip() or None
+    said = row.get(LANGUAGE_COLUMN)
+    return (str(said).strip() or None) if said else None

@@ -1,6 +1,6 @@
 """The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has.
 
-And the one rule by which a folder, a file or a row that names a language is matched with those asked for.
+And the one rule by which a folder, a file or a row that names a language is matched with the requested ones.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _CODES = {other: code for code, known in LANGUAGES.items() for other in (known.n
 
 @lru_cache(maxsize=1024)
 def language_meant(said: str, wanted: tuple[str, ...]) -> str | None:
-    """Which of the languages asked for a name stands for; None where it is none of them.
+    """Which of the wanted languages a name stands for; None where it is none of them.
 
     "EN", "en_US", "eng_Latn" and "English" all stand for "en", and "zh_tw" stands for "zh-TW" where that is
-    asked for, else for "zh". A name without a region does not stand for a language with one: "zh" is not
+    wanted, else for "zh". A name without a region does not stand for a language with one: "zh" is not
     "zh-TW".
     """
     known = {_tag(code): code for code in reversed(wanted)}

@@ -82,7 +82,10 @@ def rows_of(
         if suffix in TEXT:
             whole = [stream.read().replace(b"\r\n", b"\n").strip()] if file.whole else None
             for number, text in islice(enumerate(whole or paragraphs(stream), start=1), first, None):
-                yield FileRow(number, number, _text_row(columns[0].name, text))
+                try:
+                    yield FileRow(number, number, {columns[0].name: text.decode("utf-8")})
+                except UnicodeDecodeError as error:
+                    yield FileRow(number, number, not_utf8(error))
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
@@ -115,13 +118,6 @@ def usable_rows(
 # --- plain text ---------------------------------------------------------------------------------------------
 
 
-def _text_row(name: str, text: bytes) -> Row | BadRow:
-    try:
-        return {name: text.decode("utf-8")}
-    except UnicodeDecodeError as error:
-        return not_utf8(error)
-
-
 def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
     r"""Documents of a text, in order, none empty; no more is held than a line and a piece of a paragraph.
 
@@ -136,16 +132,17 @@ def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
             continue
         held += (line.lstrip() if after_blank else line).replace(b"\r\n", b"\n")
         after_blank = False
-        # White space at the end may not belong to the paragraph, so its last piece is not certain yet.
-        pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
-        yield from pieces
+        if len(held) > PIECE_BYTES:
+            # White space at the end may not belong to the paragraph, so its last piece is not certain yet.
+            pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
+            yield from pieces
     yield from _cut(held.removesuffix(b"\n"), len(held))[0]
 
 
 def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
     """Pieces of a text that begin before `until`, cut after a space where there is one; and the rest."""
-    pieces, start = [], 0
-    while start < min(until, len(text)):
+    pieces, start, until = [], 0, min(until, len(text))
+    while start < until:
         stop = start + PIECE_BYTES
         if stop < len(text):
             middle = start + PIECE_BYTES // 2

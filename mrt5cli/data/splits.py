@@ -49,7 +49,7 @@ class ParsedName:
     Attributes:
         path: of the file, as far as it was read.
         splits: "train", "validation", "test", "eval"; several where they contradict each other.
-        language: one of those asked for, or another as it is written; None where it says none.
+        language: one of those wanted, or another as it is written; None where it says none.
         folder: whether a folder says the language.
         base: the path without the number at its end, which the pieces of one set have in common.
         numbered: whether there is such a number.
@@ -64,7 +64,7 @@ class ParsedName:
 
 
 def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
-    """What a path says, relative to the folder that was asked for, without the suffix of its format.
+    """What a path says, relative to the folder that is searched, without the suffix of its format.
 
     Languages that are looked for are those wanted and the paper's.
     """
@@ -97,7 +97,7 @@ def _plain(name: str) -> str:
 
 
 def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
-    """The last language in a name, with its region where that is asked for."""
+    """The last language in a name, with its region where that is wanted."""
     words = _WORD.findall(_PIECE.sub("", name))
     pairs = ("-".join(words[place : place + 2]) for place in reversed(range(len(words))))
     return next((of for pair in pairs if (of := language_meant(pair, codes))), None)
@@ -106,7 +106,7 @@ def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
 def with_twins(said: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
     """What paths say, and the codes of languages that are known by a twin alone.
 
-    "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is asked for, it does.
+    "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is wanted, it does.
     """
     bases = {of.base for of in said.values() if of.language in wanted}
     twins = {

@@ -1,4 +1,4 @@
-"""Text that is read again and again instead of held in memory: Hub datasets, and local files when asked.
+"""Text that is read again and again instead of held in memory: Hub datasets, and local files on request.
 
 A `DocumentStream` is one language and split as a run of bytes, dealt out to ranks and loader workers. Four
 numbers say where it is: the pass over the files, the file, the row in it and the byte in that.

@@ -110,7 +110,7 @@ def _by_language(
 ) -> dict[str, dict[str, ParsedName]]:
     """What the files of each language say; empty where names say nothing of languages.
 
-    Names of files do where all of them have a language, and one that is asked for is among these.
+    Names of files do where all of them have a language, and a wanted one is among these.
     """
     named = [of.language for of in said.values()]
     apart = {name: of for name, of in said.items() if of.folder}
@@ -161,10 +161,11 @@ def column_of_texts(name: str) -> Column:
 def text_of(where: str, row: Row, column: Column) -> bytes:
     """The text of a row; empty where there is none. Raises `UserError` as `values_of` does."""
     value = row.get(column.name)
-    if value is None and column.name in row:
-        return b""
-    text = value if isinstance(value, str) else str(values_of(where, row, [column])[column.name])
-    content = text.encode("utf-8", errors="replace")
+    if not isinstance(value, str):
+        if value is None and column.name in row:
+            return b""
+        value = str(values_of(where, row, [column])[column.name])
+    content = value.encode("utf-8", errors="replace")
     return b"" if content.isspace() else content
 
 
