@@ -1,4 +1,4 @@
-"""The columns of a task's rows: what each holds, and how a value is read."""
+"""The columns of rows: what each holds, and how a value is read; a text is a row with one column."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import listed, shortened
 
 LANGUAGE_COLUMN = "language"
+OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 Row = Mapping[str, object]
 # What is kept of a cell: a text, or several.
@@ -151,3 +152,19 @@ def language_column(row: Row) -> str | None:
     """The language in a row's language column; None in rows that say none."""
     said = row.get(LANGUAGE_COLUMN)
     return (str(said).strip() or None) if said else None
+
+
+def column_of_texts(name: str) -> Column:
+    """The column of rows that holds the text."""
+    return text_column(name, hint="rename it, or name it in the recipe: task.source.text_column")
+
+
+def text_of(where: str, row: Row, column: Column) -> bytes:
+    """The text of a row; empty where there is none. Raises `UserError` as `values_of` does."""
+    value = row.get(column.name)
+    if not isinstance(value, str):
+        if value is None and column.name in row:
+            return b""
+        value = str(values_of(where, row, [column])[column.name])
+    content = value.encode("utf-8", errors="replace")
+    return b"" if content.isspace() else content

@@ -1,12 +1,9 @@
 """What the names of files and folders say: which split, which language, and which piece of how many.
 
-One rule for texts and for rows. A split is a word of a name, whatever stands between the words and however
-they are capitalised:
-
-    train/a.txt   Train.txt   wiki_train.txt   wiki.train.en.txt   train-00000-of-00002.txt   trainData2.txt
-
-A folder or file whose name is nothing but the split ("train", "Dev_2") decides; other names only count where
-none is. `eval` is the validation split, or the test where there is another validation and no other test.
+One rule for texts and for rows; README.md has examples. A split is a word of a name, whatever stands between
+the words and however they are capitalised. A folder or file whose name is nothing but the split ("train",
+"Dev_2") decides; other names only count where none is. `eval` is the validation split, or the test where
+there is another validation and no other test.
 """
 
 from __future__ import annotations

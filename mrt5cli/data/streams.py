@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.columns import Row, language_column
+from mrt5cli.data.columns import OTHER_LANGUAGES, Row, column_of_texts, language_column, text_of
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import rows_of
-from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 

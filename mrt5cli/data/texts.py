@@ -1,13 +1,4 @@
-"""Local text: finding the files of each language and split, and reading their documents.
-
-What is recognised below `path`:
-
-- a file: one text, or one row a document;
-- a folder, searched to the bottom;
-- languages: folders (`de/`, `German/`), files that all name one (`wiki.de.txt`), or rows with a `language`
-  column;
-- splits, by the names of folders and files, see `splits`. Those without files are held out from the training
-  documents.
+"""Local text: finding the files of each language and split, and reading their documents; see README.md.
 
 What is left out is said: `Found.remarks`.
 """
@@ -19,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, values_of
+from mrt5cli.data.columns import (
+    LANGUAGE_COLUMN,
+    OTHER_LANGUAGES,
+    column_of_texts,
+    language_column,
+    text_of,
+)
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import language_meant
@@ -30,7 +27,6 @@ from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
-OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 # --- finding ------------------------------------------------------------------------------------------------
 
@@ -151,22 +147,6 @@ def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[
 
 
 # --- reading ------------------------------------------------------------------------------------------------
-
-
-def column_of_texts(name: str) -> Column:
-    """The column of rows with the text."""
-    return text_column(name, hint="rename it, or name it in the recipe: task.source.text_column")
-
-
-def text_of(where: str, row: Row, column: Column) -> bytes:
-    """The text of a row; empty where there is none. Raises `UserError` as `values_of` does."""
-    value = row.get(column.name)
-    if not isinstance(value, str):
-        if value is None and column.name in row:
-            return b""
-        value = str(values_of(where, row, [column])[column.name])
-    content = value.encode("utf-8", errors="replace")
-    return b"" if content.isspace() else content
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
