@@ -158,12 +158,14 @@ class DataFile:
             yield stream
 
 
-def read_text(file: Path) -> str:
-    """The content of a local text file, unpacked.
+def read_text(file: Path, hint: str) -> str:
+    """The content of a local text file, unpacked; `hint` says which file is expected.
 
     Raises:
         UserError: it cannot be read, or is in another encoding.
     """
+    if not file.is_file():
+        raise UserError(f"{file} is not a file", hint)
     try:
         with DataFile.local(file).utf8() as stream:
             return stream.read().decode("utf-8")

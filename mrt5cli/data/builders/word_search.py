@@ -151,10 +151,8 @@ def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
         source = {"name": str(SYSTEM_WORDS), "licence": "the package's own"}
         if file is not None:
             source = {"name": file.name, "licence": "the file's own"}
-        file = file or SYSTEM_WORDS
-        if not file.is_file():
-            raise UserError(f"{file} is not a file", f"give --words FILE with a word a line, or `{INSTALL}`")
-        found = read_text(file).split()
+        hint = f"give --words FILE with a word a line, or `{INSTALL}`"
+        found = read_text(file or SYSTEM_WORDS, hint).split()
     words = sorted({word for word in found if _WORD.fullmatch(word)})
     if len(words) < FEWEST_WORDS:
         raise UserError(
