@@ -144,10 +144,12 @@ class Task(ABC):
             loss and bits per byte are what counts.
         experiment: the task's name in the published results; None where it has no rows there.
         choices: every target there is, where they are few enough to choose among; else None.
+        answer_length: byte tokens to generate at most, EOS included; None where nothing is generated.
         sentinels: ids that stand for a missing span in its examples, from the last byte's down.
     """
 
     name: str
+    answer_length: int | None = None
     sentinels: int = 0
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[str, ...]] = ()
@@ -173,11 +175,6 @@ class Task(ABC):
             batch_size: examples a batch; the last may be smaller.
             limit: examples at most.
         """
-
-    @property
-    def answer_length(self) -> int | None:
-        """Byte tokens to generate at most, EOS included; None where nothing is generated."""
-        return None
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
         """The accepted answers of each held-out example, in the order of `held_out`, at least one each.

@@ -34,7 +34,6 @@ class Characters(TableTask):
     """Parts of the test are its files, by their names; see `TableTask`."""
 
     section: CharacterTask
-    version = 1
     measures = ("sequence_accuracy",)
     columns = (text_column("input"), text_column("output"))
     header = False

@@ -226,8 +226,6 @@ def draw_strings(
 class Diagnostic(Task):
     """A diagnostic task: every source fills its length, every target has its exact answer."""
 
-    version = 1
-
     def __init__(self, section: DiagnosticTask) -> None:
         self.name: str = section.kind
         self._section = section

@@ -220,7 +220,6 @@ class SpanCorruption(Task):
     """
 
     name = "span_corruption"
-    version = 1
 
     def __init__(self, section: SpanCorruptionTask) -> None:
         self.languages = list(section.languages)
