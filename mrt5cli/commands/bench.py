@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from mrt5cli import bounds
@@ -17,8 +17,8 @@ from mrt5cli.text import byte_size, counted, number, percent, say, shortened
 
 if TYPE_CHECKING:
     from mrt5cli.benchmark.precision import PrecisionRow
-    from mrt5cli.benchmark.run import Report, Result
-    from mrt5cli.benchmark.suite import Ratio
+    from mrt5cli.benchmark.run import Report
+    from mrt5cli.benchmark.suite import Case, Ratio
 
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
@@ -121,8 +121,7 @@ def _words(name: str, text: str, known: tuple[str, ...]) -> list[str]:
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
 
-TIMED: Columns[Result] = {
-    "": lambda case: case.name,
+TIMED: Columns[Case] = {
     "median": lambda case: (
         f"{1000 * case.seconds:,.1f} ms" if case.seconds < 10 else f"{case.seconds:,.2f} s"
     ),
@@ -174,14 +173,14 @@ def present(report: Report) -> None:
         say()
 
 
-def _print_timings(cases: Sequence[Result]) -> None:
+def _print_timings(cases: Mapping[str, Case]) -> None:
     """A line a case and baseline; columns that no case has anything for are left out."""
     lines = []
-    for case in cases:
-        own = _cells(TIMED, case)
+    for name, case in cases.items():
+        own = [name, *_cells(TIMED, case)]
         compared = [_cells(COMPARED, ratio) for ratio in case.ratios] or [[""] * len(COMPARED)]
         lines += [[*own, *compared[0]], *([*[""] * len(own), *cells] for cells in compared[1:])]
-    print_table([*TIMED, *COMPARED], lines, only_filled=True)
+    print_table(["", *TIMED, *COMPARED], lines, only_filled=True)
 
 
 def _cells(columns: Columns[T], row: T) -> list[str]:

@@ -105,11 +105,10 @@ def convert(
     from rich.console import Console
     from rich.text import Text
 
+    from mrt5cli.convert.conversion import ConversionOptions
     from mrt5cli.convert.conversion import convert as run
 
-    outcome = run(
-        source,
-        destination,
+    options = ConversionOptions(
         to,
         revision=revision,
         fields=fields,
@@ -120,9 +119,10 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
-        # Shown on a terminal only: reading and writing gigabytes takes a while.
-        busy=Console(stderr=True).status(Text(f"converting {source}"), spinner="line"),
     )
+    # Shown on a terminal only: reading and writing gigabytes takes a while.
+    spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")
+    outcome = run(source, destination, options, spinner)
     if as_json:
         print_json(asdict(outcome))
     else:

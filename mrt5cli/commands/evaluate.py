@@ -131,6 +131,7 @@ def evaluate(
         normalization=normalization,
         runtime=runtime,
         deletion_rates=rates,
+        test_difference=compare_with is not None,
         data=local,
     )
     if rates and not evaluation.hard_delete:
@@ -140,7 +141,6 @@ def evaluate(
             subjects,
             section,
             evaluation,
-            test_difference=compare_with is not None,
             device=machine.device(device),
             progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),

@@ -16,7 +16,8 @@ from mrt5cli.output import print_json
 from mrt5cli.text import number, percent, say, say_on_stderr
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletions import InspectedRow, Inspection
+    from mrt5cli.analysis.deletions import InspectedRow
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
@@ -72,7 +73,7 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
-    from mrt5cli.analysis.deletions import Inspection
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
@@ -90,12 +91,12 @@ def inspect_deletions(
     _check_shortens(model, subject, threshold)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
     if content is None:
-        rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
+        rows = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
-        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
+        rows = _text_rows(model, subject, content, limit or PIECES, threshold)
     config = model.config
     in_force = config.threshold if threshold is None else threshold
-    inspection = Inspection(subject.name, config.deletion_type, in_force, rows, sentinels)
+    inspection = Inspection(subject.name, config.deletion_type, in_force, rows)
     if as_json:
         print_json(inspection.document())
     else:
@@ -157,8 +158,8 @@ def _task_rows(
     option: str | None,
     limit: int,
     threshold: float | None,
-) -> tuple[list[InspectedRow], int]:
-    """Rows of a task's test examples, and how many sentinels there are in them."""
+) -> list[InspectedRow]:
+    """Rows of a task's test examples."""
     from mrt5cli.analysis.deletions import inspect_task
     from mrt5cli.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
@@ -176,7 +177,7 @@ def _task_rows(
     for subset, part in found.items():
         of = f" ({subset})" if len(subsets) > 1 else ""
         rows += [replace(row, label=f"example {n}{of}") for n, row in enumerate(part, len(rows) + 1)]
-    return rows, task.sentinels
+    return rows
 
 
 def _present(found: Inspection) -> None:
@@ -188,13 +189,13 @@ def _present(found: Inspection) -> None:
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     colour = console.color_system is not None and not console.no_color
-    marked = [row.marked(sentinels=found.sentinels) for row in found.rows]
+    marked = [row.marked for row in found.rows]
     for row, text in zip(found.rows, marked, strict=True):
         if len(found.rows) > 1:
             gone = "pooled away" if found.pools else "deleted"
             say(f"{row.label}, {percent(row.rate.value, 1)} % {gone}")
         console.print(coloured(text), soft_wrap=True) if colour else print(plain(text))
-        if row.target is not None and not found.sentinels:
+        if row.target is not None and not row.sentinels:
             say(f"target: {''.join(one.visible for one in characters(row.target.tolist()))}")
     explained = legend(marked, colour=colour)
     say(f"\n{explained}\n" if explained else "")
@@ -215,12 +216,15 @@ def _present_deletion(found: Inspection) -> None:
     say()
     print_table(
         ["kind of byte", "count", "deleted", "%"],
-        [[one.kind, f"{one.count:,}", f"{one.deleted:,}", percent(one.rate, 1)] for one in found.kinds],
+        [
+            [kind, f"{of.count:,}", f"{of.total:,.0f}", percent(of.value, 1)]
+            for kind, of in found.kinds.items()
+        ],
     )
 
 
 def _present_pooling(found: Inspection) -> None:
-    from mrt5cli.analysis.deletions import Segments
+    from mrt5cli.analysis.inspection import Segments
 
     segments = Segments.of(found.rows)
     say(
@@ -245,7 +249,7 @@ def _present_pooling(found: Inspection) -> None:
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [
-            [one.kind, f"{one.count:,}", f"{one.count - one.deleted:,}", percent(1 - one.rate, 1)]
-            for one in found.kinds
+            [kind, f"{of.count:,}", f"{of.count - of.total:,.0f}", percent(1 - of.total / of.count, 1)]
+            for kind, of in found.kinds.items()
         ],
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PAPER = "paper"
 SMOKE = "smoke"
-SHOWN = ("id", "kind", "status", "reason", "experiments", "needs", "gigabytes")
+SHOWN = ("id", "kind", "status", "reason", "experiments", "gigabytes")
 """Of a job, in the JSON document."""
 
 
@@ -230,6 +230,7 @@ def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]
         "jobs": [
             {
                 **{name: getattr(job, name) for name in SHOWN},
+                "needs": [need.id for need in job.needs],
                 "output": str(job.output),
                 f"{plan.machine}_hours": job.hours,
             }

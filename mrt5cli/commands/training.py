@@ -145,7 +145,7 @@ def train(recipe: Recipe, options: TrainingOptions) -> None:
     """
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
-    from mrt5cli.training.choose import choose
+    from mrt5cli.training.choose import RunOptions, choose
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 
@@ -158,17 +158,17 @@ def train(recipe: Recipe, options: TrainingOptions) -> None:
         usual = usual.parent / "smoke" / default_directory(recipe).name
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = options.smoke and options.out is None and not options.resume
-    plan = choose(
-        recipe,
+    how = RunOptions(
         options.out or usual,
         resume=options.resume,
-        device=options.device,
         overwrite=overwrite,
+        device=options.device,
         allow_pickle=not options.no_pickle,
     )
+    plan = choose(recipe, how)
     plan.notes.extend(notes)
     if not options.dry_run:
-        run = execute(plan, overwrite=overwrite)
+        run = execute(plan)
         if options.as_json and plan.runtime.leads:
             print_json(outcome(run))
     elif options.as_json:

@@ -24,11 +24,11 @@ from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     fields_of,
-    hub_name,
     is_early,
     is_first_version,
     move_gate,
     read_raw_config,
+    shown,
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
@@ -82,7 +82,7 @@ def load(
         CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape.
     """
     folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype_name(dtype))
@@ -124,7 +124,7 @@ def dtype_name(dtype: str | torch.dtype) -> str:
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
     """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
     folder = locate(path_or_hub_id, revision=revision, weights=False).folder
-    return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
+    return _config(describe(folder).fields, shown(folder), overrides)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Description:
 
 def describe(folder: Path) -> Description:
     """What the checkpoint in a directory is; without weights, as far as config.json says."""
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
     raw = read_raw_config(folder / "config.json", where)
@@ -253,21 +253,14 @@ def _check_complete(
     where: str, fields: dict[str, Any], config: MrT5Config, state: Mapping[str, Tensor]
 ) -> list[str]:
     """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
-    left over, means that these are not this model's weights.
-
-    Before anything is allocated: a configuration may describe a model that fits into no memory. `fields` are
-    the checkpoint's own; `config` may have another shortener.
-    """
+    left over, means that these are not this model's weights. `fields` are the checkpoint's own; `config` may
+    have another shortener."""
     layers = config.num_layers + (config.num_decoder_layers or 0)
-    if layers > len(state):
+    if layers > len(state):  # before the skeleton is built, layer by layer
         raise CheckpointError(
             f"{where}: config.json describes {layers:,} layers, and the files hold {len(state)} weights"
         )
-    try:
-        with torch.device("meta"):
-            skeleton = MrT5ForConditionalGeneration(config)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
+    skeleton = _skeleton(config, where)
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
     mismatched = sorted(
         key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
@@ -315,6 +308,15 @@ def _positions(names: Iterable[str]) -> str | None:
     """The kind of positions, by the words of recipes, that weights of these names are for."""
     kinds = {"absolute_pos_embed": "absolute", "relative_attention_bias": "relative"}
     return next((kind for part, kind in kinds.items() if any(part in name for name in names)), None)
+
+
+def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
+    """The model without its weights: a configuration may describe one that fits into no memory."""
+    try:
+        with torch.device("meta"):
+            return MrT5ForConditionalGeneration(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
 
 
 def _check_finite(state: dict[str, Tensor], where: str) -> None:

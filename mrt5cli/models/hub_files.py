@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mrt5cli.errors import CheckpointError
 from mrt5cli.hub import Repository
-from mrt5cli.models.layouts import hub_name, read_raw_config
+from mrt5cli.models.layouts import read_raw_config, shown
 from mrt5cli.models.weights import (
     PICKLE,
     PICKLE_INDEX,
@@ -72,7 +72,7 @@ def locate(
             f"{path_or_hub_id} is a directory here, and has no revision {revision!r}: only Hub models do"
         )
     if not allow_pickle and check_files(found.folder):
-        raise pickles_refused(hub_name(found.folder) or where)
+        raise pickles_refused(shown(found.folder))
     return found
 
 

@@ -82,6 +82,10 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         ([GOLDEN / "models/mrt5_g1", "out", "--to", "mrt5", "--gate", "log_sigmoid"], "shortener of its own"),
         ([GOLDEN / "models", "out", "--to", "mrt5"], "neither a run"),
+        (
+            [GOLDEN / "models/t5", "out", "--dtype", "float16"],
+            "'float16' is not one of 'float32', 'bfloat16'",
+        ),
     ],
 )
 def test_wrong_words(words: list, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

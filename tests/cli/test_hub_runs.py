@@ -271,7 +271,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
         r"error: owner/plain, en.jsonl is not available from .*: it answers 503 .*\nhint: (.*)", told
     )
     assert error is not None, told
-    command = re.fullmatch(r"to go on: mrt5 (.*)", error[1])
+    command = re.fullmatch(r"to resume: mrt5 (.*)", error[1])
     assert command is not None
     hub.clear()
     hub.fault("GET /api/", "status", code=503, times=10_000)
@@ -279,7 +279,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
         patch.setattr(hub_module, "PATIENCE", 0.2)
         result = mrt5(*shlex.split(command[1]), "--device", "cpu")
     assert result.exit_code == 2, result.output
-    assert f"hint: the checkpoint of step {step} is kept; to go on later: mrt5 pretrain" in result.stderr
+    assert f"hint: the checkpoint of step {step} is kept; to resume later: mrt5 pretrain" in result.stderr
     hub.clear()
     result = mrt5(*shlex.split(command[1]), "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -303,7 +303,7 @@ def test_ctrl_c_while_the_hub_is_away_saves(hub: HubServer, unbroken: Unbroken, 
     thread.join()
     assert result.exit_code == 130 or isinstance(result.exception, KeyboardInterrupt), result.output
     [step] = run.saved_steps()
-    assert f"stopped and saved at step {step}\nto go on: mrt5 pretrain" in result.stderr
+    assert f"stopped and saved at step {step}\nto resume: mrt5 pretrain" in result.stderr
     hub.clear()
     result = small("pretrain", "pctrl40", run.path, "--resume", **on(PLAIN))
     assert result.exit_code == 0, result.output

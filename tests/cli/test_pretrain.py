@@ -232,7 +232,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "stopping after this step" in stderr
-    saved = re.search(r"stopped and saved at step (\d+)\nto go on: mrt5 pretrain (.*)", stderr)
+    saved = re.search(r"stopped and saved at step (\d+)\nto resume: mrt5 pretrain (.*)", stderr)
     assert saved, stderr
     assert run.saved_steps()[-1] == int(saved[1])
     assert run.meta()["status"] == "interrupted"
@@ -317,7 +317,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_touched(
     for more in ([], ["--dry-run"]):
         told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", *more)
         assert f"it has no {lost}" in told
-        assert f"goes on from the one before it, step-{before:08d}: rm -r {run.checkpoint(last)}" in told
+        assert f"continues from the one before it, step-{before:08d}: rm -r {run.checkpoint(last)}" in told
     assert (run.meta_path.read_bytes(), run.metrics_path.read_bytes()) == kept
 
 
