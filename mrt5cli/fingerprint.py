@@ -23,8 +23,12 @@ SHARED = (
     "recipe/shorteners/*.py",  # which turn settings into what a model is built by
 )
 """What every kind of work computes with."""
+VALIDATION = tuple(
+    f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")
+)
+"""What training imports of evaluations: validation chooses the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
-    "train": ("training/*.py", "evaluation/*.py"),  # validation chooses the best weights
+    "train": ("training/*.py", *VALIDATION),
     "evaluate": ("evaluation/*.py",),
     "analyse": ("analysis/*.py", "evaluation/*.py"),
 }

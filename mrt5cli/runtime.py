@@ -83,8 +83,9 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     from transformers import set_seed
 
     rank, world_size = processes()
-    if world_size == 1:
-        _forget_launchers()
+    if world_size == 1:  # alone, whatever a launcher has left behind for libraries to read
+        for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+            del os.environ[name]
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
     if launched not in ("no", precision):
         raise UserError(
@@ -162,12 +163,6 @@ def ignored_launchers() -> list[str]:
         return []
     together = "torchrun or accelerate launch starts several that train together"
     return [f"{', '.join(sizes)}: ignored, this process trains alone; {together}"]
-
-
-def _forget_launchers() -> None:
-    """Take out of the environment of a process that trains alone what libraries would take for a group."""
-    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
-        del os.environ[name]
 
 
 def usable_cpus() -> int:

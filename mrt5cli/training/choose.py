@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics.catalog import MEASURED, METRICS
-from mrt5cli.places import room
+from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
@@ -128,7 +127,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     before = run.state() if judges and not options.overwrite else RunState()
     notes = _continued(run, recipe, before, options.resume)
     if judges and not before.finished:
-        _check_writable(run)
+        run.check_not_foreign()
+        check_writable(run.path, "folder")
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
     runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
     step = before.saved[-1] if before.saved and not before.finished else None
@@ -174,15 +174,6 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
             f"resume it with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
-
-
-def _check_writable(run: RunDir) -> None:
-    """Refuse a place where the run cannot be written, before time is spent on anything else."""
-    run.check_not_foreign()
-    nearest = next(place for place in [run.path, *run.path.absolute().parents] if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "no permission" if nearest.is_dir() else f"{nearest} is a file"
-        raise UserError(f"cannot write to {run.path}: {why}", "choose another directory with --out")
 
 
 # --- what is trained ----------------------------------------------------------------------------------------
@@ -241,10 +232,10 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
             example = task.example("train")
         _check_validation(plan.recipe.training, section, task)
     except UserError as error:
-        if plan.resume_step is None or not isinstance(error, RunFailed):
+        if plan.resume_step is None or not isinstance(error, HubAway):
             raise
         kept = f"the checkpoint of step {plan.resume_step} is kept"
-        raise RunFailed(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
+        raise UserError(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             raise UserError(

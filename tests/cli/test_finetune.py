@@ -489,10 +489,9 @@ def test_what_chooses_the_weights_may_not_change_on_the_way():
 
 
 def test_both_commands_have_the_same_options():
-    from mrt5cli.commands import finetune as finetuning
-    from mrt5cli.commands import pretrain as pretraining
+    from mrt5cli.commands import training
 
-    here = inspect.signature(finetuning.finetune).parameters
-    there = inspect.signature(pretraining.pretrain).parameters
+    here = inspect.signature(training.finetune).parameters
+    there = inspect.signature(training.pretrain).parameters
     assert set(here) - set(there) == {"from_"}
     assert all(str(here[name]) == str(there[name]) for name in there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -324,10 +326,14 @@ def test_an_unfinished_run_that_cannot_be_written_to_is_not_resumed(
 ):
     run = RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
     write_json(run.meta_path, {**run.meta(), "status": "interrupted"})
-    # Permissions do not bind root, who runs tests in containers.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run.path or mode == os.R_OK)
+
+    def refusing(dir: Path) -> None:  # permissions do not bind root, who runs tests in containers
+        assert dir == run.path
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
     told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", "--dry-run")
-    assert f"cannot write to {run.path}: no permission" in told
+    assert f"{run.path} cannot be written: Permission denied" in told
 
 
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):
@@ -394,7 +400,7 @@ def test_resuming_nothing_starts(recipe: str):
 
 
 def test_a_place_that_cannot_be_written(recipe: str):
-    assert "tiny.yaml is a file" in refused(recipe, "--out", "tiny.yaml/run")
+    assert "tiny.yaml is not a folder" in refused(recipe, "--out", "tiny.yaml/run")
 
 
 def test_a_place_with_other_things(recipe: str):
