@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import datasets
 import evaluate
 
-from mrt5cli.metrics.answers import Normalization
 from mrt5cli.metrics.catalog import ANSWERED, METRICS
 from mrt5cli.metrics.counts import Ratio, deleted_bytes, sequences_right, tokens_right
 
@@ -23,14 +21,8 @@ _GATE = datasets.Sequence(datasets.Value("float32"))
 _TEXT = datasets.Value("string")
 
 
-def _answer(
-    name: str,
-    answer: str,
-    accepted: Sequence[str],
-    rule: Normalization = "squad",
-    language: str | None = None,
-) -> Ratio:
-    return Ratio(METRICS[name].score(answer, accepted, rule, language), 1)
+def _scored(score: Callable[..., float]) -> Callable[..., Ratio]:
+    return lambda *pair, **options: Ratio(score(*pair, **options), 1)
 
 
 def _bits(nats: float, tokens: int) -> Ratio:
@@ -42,7 +34,7 @@ COUNTED: Mapping[str, tuple[Callable[..., Ratio], object, object]] = {
     "sequence_accuracy": (sequences_right, _IDS, _IDS),
     "bits_per_byte": (_bits, datasets.Value("float64"), datasets.Value("int64")),
     "deletion_rate": (deleted_bytes, _GATE, _IDS),
-    **{one.name: (partial(_answer, one.name), _TEXT, datasets.Sequence(_TEXT)) for one in ANSWERED},
+    **{one.name: (_scored(one.score), _TEXT, datasets.Sequence(_TEXT)) for one in ANSWERED},
 }
 """What counts a pair, and what its prediction and its reference are; see `catalog.Metric.load`."""
 
