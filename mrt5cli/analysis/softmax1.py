@@ -47,13 +47,15 @@ def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) ->
 
     settings = one.recipe.evaluation
     options = EvaluationOptions(
-        batch_size=settings.batch_size, limit=settings.examples, hard_delete=settings.hard_delete
+        batch_size=settings.batch_size,
+        limit=settings.examples,
+        hard_delete=settings.hard_delete,
+        test_difference=True,
     )
     document = compare(
         [one.subject(), other.subject()],
         one.recipe.task,
         options,
-        test_difference=True,
         device=runs.device,
         progress=runs.progress,
     ).document()

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
+from mrt5cli import bounds
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, named, option, path
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import number, percent, say
+from mrt5cli.text import number, percent, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.analysis.deletions import InspectedRow
@@ -27,44 +26,37 @@ PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 
 
+Run = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "RUN")]
+Text = Annotated[str | None, option("Inspect this text.")]
+File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
+Task = Annotated[
+    str | None, named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK")
+]
+Limit = Annotated[
+    int | None, amount(f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES}).", bounds.EXAMPLES)
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one. Default: the model's own threshold.",
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
+    ),
+]
+
+
 def inspect_deletions(
-    run: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
-        ),
-    ],
-    revision: Revision = None,
-    text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="TASK",
-            help="Inspect test examples of this kind of task, or of this recipe's.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=bounds.EXAMPLES, help=f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES})."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=-bounds.COEFFICIENT,
-            max=bounds.COEFFICIENT,
-            help="Delete gate values up to this one. Default: the model's own threshold.",
-        ),
-    ] = None,
-    device: Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: AsJson = False,
+    run: Run,
+    revision: options.Revision = None,
+    text: Text = None,
+    file: File = None,
+    task: Task = None,
+    limit: Limit = None,
+    threshold: Threshold = None,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 
@@ -142,21 +134,20 @@ def _text_rows(
     model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTIC_KINDS
+    from mrt5cli.recipe import DiagnosticTask
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task.longest_source
-    if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
-        say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
+    if isinstance(task, DiagnosticTask) and not content.startswith(b"#"):
+        say_on_stderr("this model was trained on strings that begin with '#'; this text does not")
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)
     rows = inspect_text(model, content, length, limit=limit, threshold=threshold)
     shown = sum(len(row.ids) - 1 for row in rows)  # each piece ends with an EOS that the text does not have
     if shown < len(content):
-        say(
+        say_on_stderr(
             f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
-            f"of {length} byte tokens than {limit}",
-            sys.stderr,
+            f"of {length} byte tokens than {limit}"
         )
     return rows
 

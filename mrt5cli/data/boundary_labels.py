@@ -23,8 +23,9 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,8 +140,7 @@ class UnigramLabeller(BoundaryLabeller):
         self._codes = _codes(bytes)
         self._words = _pattern(self._codes)
         letters = _text(OFFSET + bytes.astype(np.int64)[None], self._codes)
-        ends = np.cumsum(lengths).tolist()
-        tokens = [letters[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        tokens = [letters[start:end] for start, end in pairwise([0, *np.cumsum(lengths).tolist()])]
         self._model = Unigram(list(zip(tokens, scores.tolist(), strict=True)))
         # Text says the same words again and again, and to look one up is twenty times as fast as its tokens.
         self._remembered = {}
@@ -197,7 +197,7 @@ class UnigramLabeller(BoundaryLabeller):
         return ends
 
 
-def _codes(letters: NDArray[Any]) -> NDArray[np.uint16]:
+def _codes(letters: NDArray[np.integer]) -> NDArray[np.uint16]:
     """(259,) the characters of ids for the tokenizer; the most frequent of bytes (N,) are those of ASCII.
 
     It works on UTF-8, and twice as fast on characters of one byte. U+0000, which is padding, would end its
@@ -336,7 +336,7 @@ def _contexts(ids: Ids) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[n
     return one, two, two + SYMBOLS**2 * padded[:, :-3]
 
 
-def _counts(contexts: NDArray[Any], symbols: Ids, number: int) -> Floats:
+def _counts(contexts: NDArray[np.integer], symbols: Ids, number: int) -> Floats:
     """(C, V) how often each symbol follows each of `number` contexts."""
     flat = np.bincount(contexts * SYMBOLS + symbols, minlength=number * SYMBOLS)
     return flat.reshape(number, SYMBOLS).astype(np.float32)

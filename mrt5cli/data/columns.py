@@ -1,27 +1,20 @@
-"""The columns of a task's rows: what each holds, how a value is read, and checked rows as Arrow tables.
-
-Rows with an empty text are taken, as the authors take them, and counted.
-"""
+"""The columns of rows: what each holds, and how a value is read; a text is a row with one column."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from mrt5cli.data.formats import BadRow, json_value, not_utf8
 from mrt5cli.errors import UserError
 from mrt5cli.text import listed, shortened
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 LANGUAGE_COLUMN = "language"
-# Columns of a row that an error names.
-SHOWN_COLUMNS = 12
+OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
+# What is kept of a cell: a text, or several.
+Value = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +22,6 @@ class Column:
     """A column of a task's rows.
 
     Attributes:
-        name: of the column.
         expected: what it holds, in words.
         read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
             that says what was found, or `Unusable`.
@@ -40,7 +32,7 @@ class Column:
 
     name: str
     expected: str
-    read: Callable[[Any], Any]
+    read: Callable[[object], Value]
     many: bool = False
     others: tuple[str, ...] = ()
     hint: str | None = None
@@ -86,11 +78,7 @@ def answers_column(name: str) -> Column:
 
 
 def read_text(value: object) -> str:
-    """The text in a cell.
-
-    Raises:
-        ValueError: it holds another thing; the message says what.
-    """
+    """The text in a cell; a `ValueError` says what else it holds."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -137,71 +125,46 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
     return UserError(
-        f"{where}: no column {name!r}; it has {listed(list(there), SHOWN_COLUMNS) or 'none'}",
+        f"{where}: no column {name!r}; it has {listed(list(there), 12) or 'none'}",
         hint or "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
     )
 
 
-def value_of(where: str, column: Column, row: Row, columns: Sequence[Column]) -> Any:
-    """The value of one of a row's columns as its `Column` reads it.
+def values_of(where: str, row: Row, columns: Sequence[Column]) -> dict[str, Value]:
+    """The values of a row's columns as each `Column` reads them.
 
     Raises:
-        UserError: the column is not there, or holds something else.
+        UserError: a column is not there, or holds something else.
         Unusable: the row is of no use.
     """
-    try:
-        return column.read(row[column.name])
-    except KeyError:
-        raise missing_column(where, column.name, row, columns) from None
-    except ValueError as found:
-        raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
+    values = {}
+    for column in columns:
+        try:
+            values[column.name] = column.read(row[column.name])
+        except KeyError:
+            raise missing_column(where, column.name, row, columns) from None
+        except ValueError as found:
+            raise UserError(f"{where}: column {column.name!r} {found}, expected {column.expected}") from None
+    return values
 
 
 def language_column(row: Row) -> str | None:
     """The language in a row's language column; None in rows that say none."""
-    return str(row.get(LANGUAGE_COLUMN) or "").strip() or None
+    said = row.get(LANGUAGE_COLUMN)
+    return (str(said).strip() or None) if said else None
 
 
-def collect(
-    rows: Iterable[tuple[str, Row]],
-    columns: Sequence[Column],
-    language_of: Callable[[Row], str | None],
-    left_out: Counter[str],
-) -> dict[str | None, pa.Table]:
-    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
-
-    Args:
-        rows: where each is ("train.csv, line 7"), and its values.
-        left_out: counts rows that are of no use, by the reason.
-
-    Raises:
-        UserError: the first row that is not as expected.
-    """
-    import pyarrow as pa
-
-    groups: dict[str | None, list[Row]] = {}
-    for where, row in rows:
-        try:
-            group = groups.setdefault(language_of(row), [])
-            group.append({column.name: value_of(where, column, row, columns) for column in columns})
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        except Unusable as reason:
-            left_out[str(reason)] += 1
-    text = pa.large_string()
-    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
-    return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}
+def column_of_texts(name: str) -> Column:
+    """The column of rows that holds the text."""
+    return text_column(name, hint="rename it, or name it in the recipe: task.source.text_column")
 
 
-def empty_texts(table: pa.Table) -> int:
-    """Rows of which a text, or the first of several, is empty or blank."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    empty = np.zeros(len(table), dtype=np.bool_)
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        texts = pc.list_element(column, 0) if pa.types.is_list(column.type) else column
-        empty |= pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0).to_numpy(zero_copy_only=False)
-    return int(empty.sum())
+def text_of(where: str, row: Row, column: Column) -> bytes:
+    """The text of a row; empty where there is none. Raises `UserError` as `values_of` does."""
+    value = row.get(column.name)
+    if not isinstance(value, str):
+        if value is None and column.name in row:
+            return b""
+        value = str(values_of(where, row, [column])[column.name])
+    content = value.encode("utf-8", errors="replace")
+    return b"" if content.isspace() else content

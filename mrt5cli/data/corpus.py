@@ -6,7 +6,6 @@ there and becomes EOS when bytes become ids.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -47,7 +46,7 @@ class Order:
         ends = self._ends[first : last + 1]
         lengths = np.diff(ends, prepend=self._ends[first - 1] if first else 0)
         sources = self._starts[first : last + 1].copy()
-        # The first document may have begun before `start`, the last may go on after `stop`.
+        # The first document may have begun before `start`, the last may continue after `stop`.
         cut = lengths[0] - (ends[0] - start)
         sources[0] += cut
         lengths[0] -= cut
@@ -87,7 +86,7 @@ class Chunks:
         scattered: also draw the order of the pieces; else those of a document follow each other.
     """
 
-    def __init__(self, corpus: Corpus, size: int, key: Sequence[int], *, scattered: bool = False) -> None:
+    def __init__(self, corpus: Corpus, size: int, key: Sequence[int], scattered: bool = False) -> None:
         self.per_epoch = len(corpus.buffer) // size
         self._corpus, self._size, self._key, self._scattered = corpus, size, tuple(key), scattered
         self._epoch = -1
@@ -134,12 +133,12 @@ def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list
     does everything when there are fewer different documents than splits.
     """
     prints = [fingerprint(document) for document in documents]
-    sizes: Counter[int] = Counter()
+    sizes: dict[int, int] = {}
     for key, document in zip(prints, documents, strict=True):
-        sizes[key] += len(document)
+        sizes[key] = sizes.get(key, 0) + len(document)
     home: dict[int, str] = {}
     if len(sizes) > len(names):
-        total = sizes.total()
+        total = sum(sizes.values())
         budget = max(HELD_OUT_FRACTION * total, min(SMALL_HELD_OUT_FRACTION * total, SMALL_HELD_OUT_BYTES))
         longest = max(sizes, key=lambda key: (sizes[key], key))
         waiting = sorted(set(sizes) - {longest}, reverse=True)

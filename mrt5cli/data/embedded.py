@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from mrt5cli.errors import UserError
-
 # Modules whose text is a fifth docstrings or more hold most of them, and take a quarter of the time.
 DOCSTRING_SHARE = 0.2
 SHORTEST_DOCUMENT = 200
@@ -29,18 +27,9 @@ def embedded_documents() -> tuple[bytes, ...]:
     The docstrings of a class with its methods are one document, those of the rest of a module another.
     Modules are read as source, never imported. The result depends on the Python version alone: 1.5 MB
     with 3.11.
-
-    Raises:
-        UserError: this Python came without its documentation and sources.
     """
     texts = [*_language_reference(), *_docstrings()]
-    documents = tuple(text.encode(errors="replace") for text in texts if len(text) >= SHORTEST_DOCUMENT)
-    if not documents:
-        raise UserError(
-            "this Python came without its documentation (no pydoc_data, no sources of the standard library)",
-            "train on a folder of text: --set task.source.kind=files --set task.source.path=FOLDER",
-        )
-    return documents
+    return tuple(text.encode(errors="replace") for text in texts if len(text) >= SHORTEST_DOCUMENT)
 
 
 def _language_reference() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The files of a folder, what their names say, and what is left out of it, with the reason.
 
-Folders are searched to the bottom. Links are followed, each folder and file once. Whoever uses the files asks
-for `Folder.remarks`, so that nothing is left out without a word.
+Folders are searched to the bottom. Links are followed, each folder and file once. Nothing is left out without
+a word: `Folder.remarks`.
 """
 
 from __future__ import annotations

@@ -97,14 +97,8 @@ class DataFile:
 
     @property
     def suffix(self) -> str:
-        """The format that its name says.
-
-        Raises:
-            UserError: it is none that is read.
-        """
-        if suffix := suffix_of(self.name):
-            return suffix
-        raise UserError(f"{self.name} is of a format that is not read", supported())
+        """The format that its name says."""
+        return suffix_of(self.name)
 
     @property
     def unit(self) -> str:
@@ -164,21 +158,21 @@ class DataFile:
             yield stream
 
 
-def read_text(file: Path) -> bytes:
-    """The content of a local text file as UTF-8 without a mark, unpacked.
+def read_text(file: Path, hint: str) -> str:
+    """The content of a local text file, unpacked; `hint` says which file is expected.
 
     Raises:
         UserError: it cannot be read, or is in another encoding.
     """
+    if not file.is_file():
+        raise UserError(f"{file} is not a file", hint)
     try:
         with DataFile.local(file).utf8() as stream:
-            content = stream.read()
-        content.decode("utf-8")
+            return stream.read().decode("utf-8")
     except Damaged as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is {not_utf8(error).reason}", CONVERT) from error
-    return content
 
 
 def not_utf8(error: UnicodeDecodeError) -> BadRow:
@@ -186,7 +180,7 @@ def not_utf8(error: UnicodeDecodeError) -> BadRow:
     return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
 
 
-def json_value(text: bytes) -> Any:
+def json_value(text: bytes) -> object:
     """What a text of JSON stands for, or a `BadRow`."""
     try:
         return parse(text)

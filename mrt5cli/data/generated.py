@@ -23,11 +23,6 @@ LETTERS = {
 UNSPACED = {"Thai", "Han"}
 
 
-def generator(*key: object) -> Random:
-    """A generator that depends on the key alone, the same on every machine."""
-    return Random("/".join(map(str, key)))
-
-
 def words(draw: Random, count: int, language: str = "en") -> list[str]:
     """So many different words of two to eight letters; of one or two characters in Chinese."""
     script = LANGUAGES[language].script if language in LANGUAGES else "Latin"

@@ -1,11 +1,11 @@
 """The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has.
 
-And the one rule by which a folder, a file or a row that names a language is matched with those asked for.
+And the one rule by which a folder, a file or a row that names a language is matched with the requested ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -44,14 +44,15 @@ LANGUAGES: dict[str, Language] = {
 _CODES = {other: code for code, known in LANGUAGES.items() for other in (known.name.lower(), known.letters)}
 
 
-def language_meant(said: str, wanted: Iterable[str]) -> str | None:
-    """Which of the languages asked for a name stands for; None where it is none of them.
+@lru_cache(maxsize=1024)
+def language_meant(said: str, wanted: tuple[str, ...]) -> str | None:
+    """Which of the wanted languages a name stands for; None where it is none of them.
 
     "EN", "en_US", "eng_Latn" and "English" all stand for "en", and "zh_tw" stands for "zh-TW" where that is
-    asked for, else for "zh". A name without a region does not stand for a language with one: "zh" is not
+    wanted, else for "zh". A name without a region does not stand for a language with one: "zh" is not
     "zh-TW".
     """
-    known = {_tag(code): code for code in reversed([*wanted])}
+    known = {_tag(code): code for code in reversed(wanted)}
     tag = _tag(said)
     while tag not in known and "-" in tag:
         tag = tag.rpartition("-")[0]

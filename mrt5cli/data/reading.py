@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, our_names
 from mrt5cli.data.formats import (
@@ -25,10 +25,13 @@ from mrt5cli.data.formats import (
     not_utf8,
     supported,
 )
-from mrt5cli.data.paragraphs import paragraphs
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, first_line
 
+# Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
+PIECE_BYTES = 4096
+# A character of UTF-8 has so many bytes at most.
+_CHARACTER_BYTES = 4
 # Rows of Parquet that are decoded at a time.
 ROWS_AT_ONCE = 64
 # Longer than any passage; csv's own limit is 128 KiB.
@@ -79,12 +82,15 @@ def rows_of(
         if suffix in TEXT:
             whole = [stream.read().replace(b"\r\n", b"\n").strip()] if file.whole else None
             for number, text in islice(enumerate(whole or paragraphs(stream), start=1), first, None):
-                yield FileRow(number, number, _text_row(columns[0].name, text))
+                try:
+                    yield FileRow(number, number, {columns[0].name: text.decode("utf-8")})
+                except UnicodeDecodeError as error:
+                    yield FileRow(number, number, not_utf8(error))
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
             lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines)
+            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines.read())
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
@@ -109,11 +115,44 @@ def usable_rows(
         raise UserError(f"{file.name} cannot be read{how}: {error}", hint) from error
 
 
-def _text_row(name: str, text: bytes) -> Row | BadRow:
-    try:
-        return {name: text.decode("utf-8")}
-    except UnicodeDecodeError as error:
-        return not_utf8(error)
+# --- plain text ---------------------------------------------------------------------------------------------
+
+
+def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Documents of a text, in order, none empty; no more is held than a line and a piece of a paragraph.
+
+    Args:
+        lines: of UTF-8, with their "\n" or "\r\n".
+    """
+    held, after_blank = b"", False
+    for line in lines:
+        if line.isspace():
+            yield from _cut(held.removesuffix(b"\n"), len(held))[0]
+            held, after_blank = b"", True
+            continue
+        held += (line.lstrip() if after_blank else line).replace(b"\r\n", b"\n")
+        after_blank = False
+        if len(held) > PIECE_BYTES:
+            # White space at the end may not belong to the paragraph, so its last piece is not certain yet.
+            pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
+            yield from pieces
+    yield from _cut(held.removesuffix(b"\n"), len(held))[0]
+
+
+def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
+    """Pieces of a text that begin before `until`, cut after a space where there is one; and the rest."""
+    pieces, start, until = [], 0, min(until, len(text))
+    while start < until:
+        stop = start + PIECE_BYTES
+        if stop < len(text):
+            middle = start + PIECE_BYTES // 2
+            stop = max(text.rfind(b" ", middle, stop), text.rfind(b"\n", middle, stop)) + 1 or stop
+            # A byte 10xxxxxx continues the character before it.
+            while stop < len(text) and text[stop] & 0xC0 == 0x80:
+                stop += 1
+        pieces.append(text[start:stop])
+        start = stop
+    return pieces, text[start:]
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -122,7 +161,7 @@ def _text_row(name: str, text: bytes) -> Row | BadRow:
 def _json_rows(stream: BinaryIO, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
     """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
     head = stream.readline()
-    values: Iterator[tuple[int, Any]]
+    values: Iterator[tuple[int, object]]
     if head.lstrip().startswith(b"["):
         listed = json_value(head + stream.read())
         values = iter(enumerate(listed if isinstance(listed, list) else [listed], start=1))
@@ -158,13 +197,13 @@ def _rows_of_cells(lines: Cells, place: str, columns: Sequence[Column], header: 
     else:
         lines = chain([first], lines)
     # Without a head, the first row says how many cells there are at most; more than the columns are not read.
+    fewest, most = len(names), len(cells)
     for count, (number, row) in enumerate(lines, start=1):
-        if not len(names) <= len(row) <= len(cells):
-            found = f"{counted(len(row), 'cell')}, expected {len(names)} ({', '.join(names)})"
-            yield FileRow(count, number, BadRow(found, BREAKS))
+        if fewest <= len(row) <= most:
+            yield FileRow(count, number, _not_utf8(row) or dict(zip(names, row, strict=False)))
         else:
-            values = dict(zip(names, row, strict=False))
-            yield FileRow(count, number, _not_utf8(row) or values)
+            found = f"{counted(len(row), 'cell')}, expected {fewest} ({', '.join(names)})"
+            yield FileRow(count, number, BadRow(found, BREAKS))
 
 
 def _not_utf8(cells: Sequence[str]) -> BadRow | None:
@@ -203,15 +242,16 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
         ) from error
 
 
-def _tsv_cells(text: Iterable[str]) -> Cells:
+def _tsv_cells(text: str) -> Cells:
     """Most writers of TSV quote nothing; those that do are known by what would make no sense else."""
-    lines = list(text)
-    plain = [
-        (n, line.rstrip("\r\n").split("\t")) for n, line in enumerate(lines, start=1) if line.strip("\r\n")
-    ]
+    lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
+    rows = ((number, line.split("\t")) for number, line in lines if line)
+    if '"' not in text:
+        return rows  # one at a time
+    plain = list(rows)
     if _may_quote([cells for _, cells in plain]):
         try:
-            quoted = list(_csv_cells(lines, "\t"))
+            quoted = list(_csv_cells(io.StringIO(text, newline=""), "\t"))
             if len({len(cells) for _, cells in quoted}) == 1:
                 return quoted
         except Damaged:

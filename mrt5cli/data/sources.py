@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrt5cli.data.corpus import Corpus, hold_out, split_of
+from mrt5cli.data.corpus import Corpus, Order, hold_out, split_of
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, SPLITS
-from mrt5cli.data.streams import SKIP_HINT, DocumentStream, LeftOut
+from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 # The paper's validation set is the first examples of English's validation split, its test set the others.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
+# The way out for those who are stopped by a row or a file that cannot be read.
+REPAIR_HINT = "repair it, or take it out of task.source.path"
+SKIP_HINT = (
+    "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
+    "key in its recipe.yaml"
+)
 
 
 @dataclass
@@ -61,11 +67,7 @@ class MemoryText:
         return list(self.notes)
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
-        """Documents of a language and split that fill at least one example of `at_least` bytes.
-
-        Raises:
-            UserError: there is too little text.
-        """
+        """The documents of a split; a `UserError` where they do not fill an example of `at_least` bytes."""
         corpus = self.corpora[language].get(split)
         if corpus is None:
             raise UserError(f"{self.name} has no {split} text", f"add a file named {split}.*")
@@ -77,6 +79,10 @@ class MemoryText:
             )
         return corpus
 
+    def held_out(self, language: str, split: str, example_bytes: int) -> Order:
+        """The documents of a split, as they came."""
+        return Order(self.corpus(language, split, example_bytes))
+
 
 @dataclass(frozen=True)
 class HubFiles:
@@ -85,18 +91,17 @@ class HubFiles:
     Attributes:
         configurations: of languages whose own code is not its name.
         seconds: to wait for a Hub that is away.
+        lines, remarks: as in `Found`; the Hub says which file is which.
     """
 
     dataset: HubDataset
     configurations: dict[str, str]
     seconds: float
+    lines: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def configuration(self, language: str) -> str:
-        """The configuration of a language.
-
-        Raises:
-            UserError: the dataset does not have it.
-        """
+        """The configuration of a language; a `UserError` where the dataset does not have it."""
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
@@ -114,29 +119,27 @@ class HubFiles:
         )
 
 
-@dataclass
 class StreamedText:
     """Text read again and again, in order.
 
+    Of local text, splits without files of their own are taken from the training documents by their
+    fingerprints, and rows that say they are in another language than the one they are read as are left out.
+
     Attributes:
         description: what the text is, one phrase.
-        hint: the way out for those who are stopped by a row or a file that cannot be read.
-        local: splits without files of their own are taken from the training documents by their fingerprints,
-            and rows that say they are in another language than the one they are read as are left out.
-        shuffle_files: read files in an order drawn from the seed.
         left_out: counts what cannot be read; None stops there.
-        splits, notes: as in `MemoryText`.
     """
 
-    files: Found | HubFiles
-    description: str
-    column: str
-    hint: str
-    local: bool = False
-    shuffle_files: bool = True
-    left_out: LeftOut | None = None
-    splits: Sequence[str] = ()
-    notes: Sequence[str] = ()
+    def __init__(self, source: FilesSource | HubSource, files: Found | HubFiles) -> None:
+        self.files, self._column = files, source.text_column
+        self._local = isinstance(source, FilesSource)
+        if isinstance(source, FilesSource):
+            self.description, self._hint = f"text of {Path(source.path)}, streamed", REPAIR_HINT
+            self._shuffled, skips = True, False
+        else:
+            self.description, self._hint = f"{source.name} from the Hub", SKIP_HINT
+            self._shuffled, skips = source.shuffle_shards, source.skip_corrupt
+        self.left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skips else None
 
     def train(
         self,
@@ -156,10 +159,10 @@ class StreamedText:
         """
         own = self.files.splits(language)
         # A split with files of its own leaves its share of the training documents in training.
-        elsewhere = {split for split in HELD_OUT if self.local and split not in own}
+        elsewhere = {split for split in HELD_OUT if self._local and split not in own}
         return replace(
             self._stream(language, "train", tell),
-            key=key if self.shuffle_files else None,
+            key=key if self._shuffled else None,
             shard=shard,
             shards=shards,
             keep=(lambda document: split_of(document) not in elsewhere) if elsewhere else None,
@@ -169,7 +172,7 @@ class StreamedText:
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
         """One pass over held-out text, from its first example on."""
         own = self.files.splits(language)
-        if self.local and split not in own:
+        if self._local and split not in own:
             stream = self._stream(language, "train")
             return replace(stream, endless=False, keep=lambda document: split_of(document) == split)
         of_validation = split == "test" and split not in own and "validation" in own
@@ -179,9 +182,14 @@ class StreamedText:
                 stream.take(example_bytes)
         return stream
 
+    @property
+    def splits(self) -> Sequence[str]:
+        """As in `MemoryText`."""
+        return self.files.lines
+
     def remarks(self) -> list[str]:
         """What the user should know, and what was left out beside what training streams count themselves."""
-        return [*self.notes, *(self.left_out.sentences() if self.left_out else [])]
+        return [*self.files.remarks, *(self.left_out.sentences() if self.left_out else [])]
 
     def _stream(self, language: str, split: str, tell: Tell = say_on_stderr) -> DocumentStream:
         if split not in (own := self.files.splits(language)):
@@ -191,10 +199,10 @@ class StreamedText:
             )
         return DocumentStream(
             self.files.files(language, split, tell),
-            self.column,
-            language=language if self.local else None,
+            self._column,
+            language=language if self._local else None,
             left_out=self.left_out,
-            hint=self.hint,
+            hint=self._hint,
             tell=tell,
         )
 
@@ -209,21 +217,22 @@ def open_source(
     """
     if isinstance(source, EmbeddedSource):
         return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
-    if isinstance(source, FilesSource):
-        found = find_files(Path(source.path), languages)
-        return (_streamed if source.streaming else _in_memory)(source, found, languages)
-    dataset = HubDataset(source.name, source.revision)
-    files = HubFiles(dataset, source.configurations, seconds_of(source.patience))
-    for language in languages:
-        files.configuration(language)
-    return StreamedText(
-        files,
-        f"{source.name} from the Hub",
-        source.text_column,
-        SKIP_HINT,
-        shuffle_files=source.shuffle_shards,
-        left_out=LeftOut(np.zeros(2, dtype=np.int64)) if source.skip_corrupt else None,
-    )
+    if isinstance(source, HubSource):
+        dataset = HubDataset(source.name, source.revision)
+        files = HubFiles(dataset, source.configurations, seconds_of(source.patience))
+        for language in languages:
+            files.configuration(language)
+        return StreamedText(source, files)
+    path = Path(source.path)
+    found = find_files(path, languages)
+    if not source.streaming:
+        return _in_memory(source, found, languages)
+    if len(languages) > 1 and not found.apart:
+        raise UserError(
+            f"streaming several languages from {path} needs one folder a language",
+            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
+        )
+    return StreamedText(source, found)
 
 
 def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> MemoryText:
@@ -231,8 +240,8 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
     corpora: dict[str, dict[str, Corpus]] = {}
     for group in [[language] for language in languages] if found.apart else [list(languages)]:
         documents = {
-            split: read_documents(files, source.text_column, group, remarks.append)
-            for split, files in found.languages[group[0]].items()
+            split: read_documents(found.files(group[0], split), source.text_column, group, remarks.append)
+            for split in found.splits(group[0])
         }
         for language in group:
             own = {split: of_split[language] for split, of_split in documents.items()}
@@ -249,21 +258,3 @@ def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
         missing = [split for split in HELD_OUT if split not in documents]
         documents = {**documents, **hold_out(documents["train"], missing)}
     return {split: Corpus(documents[split]) for split in SPLITS if split in documents}
-
-
-def _streamed(source: FilesSource, found: Found, languages: Sequence[str]) -> StreamedText:
-    path = Path(source.path)
-    if len(languages) > 1 and not found.apart:
-        raise UserError(
-            f"streaming several languages from {path} needs one folder a language",
-            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
-        )
-    return StreamedText(
-        found,
-        f"text of {path}, streamed",
-        source.text_column,
-        "repair it, or take it out of task.source.path",
-        local=True,
-        splits=found.lines,
-        notes=found.remarks,
-    )

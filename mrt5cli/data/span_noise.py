@@ -140,10 +140,8 @@ def _with_sentinels(tokens: NDArray[np.uint8], places: NDArray[np.int64]) -> NDA
 
 
 def _flags(rows: int, tokens: int, spans: int) -> NDArray[np.int64]:
-    """(B, tokens - 1), spans - 1 ones before zeros: shuffled, ones say that a span ends after that token.
-
-    In 64 bits, because numpy shuffles those twice as fast as single bytes.
-    """
+    """(B, tokens - 1), spans - 1 ones before zeros: shuffled, ones say that a span ends after that token."""
+    # In 64 bits, because numpy shuffles those twice as fast as single bytes.
     return np.tile((np.arange(tokens - 1) < spans - 1).astype(np.int64), (rows, 1))
 
 

@@ -1,12 +1,9 @@
 """What the names of files and folders say: which split, which language, and which piece of how many.
 
-One rule for texts and for rows. A split is a word of a name, whatever stands between the words and however
-they are capitalised:
-
-    train/a.txt   Train.txt   wiki_train.txt   wiki.train.en.txt   train-00000-of-00002.txt   trainData2.txt
-
-A folder or file whose name is nothing but the split ("train", "Dev_2") decides; other names only count where
-none is. `eval` is the validation split, or the test where there is another validation and no other test.
+One rule for texts and for rows; README.md has examples. A split is a word of a name, whatever stands between
+the words and however they are capitalised. A folder or file whose name is nothing but the split ("train",
+"Dev_2") decides; other names only count where none is. `eval` is the validation split, or the test where
+there is another validation and no other test.
 """
 
 from __future__ import annotations
@@ -47,13 +44,15 @@ class ParsedName:
     """What the path of a file says.
 
     Attributes:
+        path: of the file, as far as it was read.
         splits: "train", "validation", "test", "eval"; several where they contradict each other.
-        language: one of those asked for, or another as it is written; None where it says none.
+        language: one of those wanted, or another as it is written; None where it says none.
         folder: whether a folder says the language.
         base: the path without the number at its end, which the pieces of one set have in common.
         numbered: whether there is such a number.
     """
 
+    path: PurePath
     splits: frozenset[str]
     language: str | None
     folder: bool
@@ -62,7 +61,7 @@ class ParsedName:
 
 
 def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
-    """What a path says, relative to the folder that was asked for, without the suffix of its format.
+    """What a path says, relative to the folder that is searched, without the suffix of its format.
 
     Languages that are looked for are those wanted and the paper's.
     """
@@ -70,11 +69,12 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
     splits = {str(match.lastgroup) for part in decisive for match in _SPLIT.finditer(_plain(part))}
     if len(splits) > 1 and "train" not in splits:
         splits.discard("eval")  # as in eval/dev.txt
-    codes = [*wanted, *LANGUAGES]
+    codes = (*wanted, *LANGUAGES)
     folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
     named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
     return ParsedName(
+        path=path,
         splits=frozenset(splits),
         language=folders[0] if folders else next(named, None),
         folder=bool(folders),
@@ -93,8 +93,8 @@ def _plain(name: str) -> str:
     return _CAPITAL.sub("_", _PIECE.sub("", name)).lower()
 
 
-def _language_in(name: str, codes: Sequence[str]) -> str | None:
-    """The last language in a name, with its region where that is asked for."""
+def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
+    """The last language in a name, with its region where that is wanted."""
     words = _WORD.findall(_PIECE.sub("", name))
     pairs = ("-".join(words[place : place + 2]) for place in reversed(range(len(words))))
     return next((of for pair in pairs if (of := language_meant(pair, codes))), None)
@@ -103,7 +103,7 @@ def _language_in(name: str, codes: Sequence[str]) -> str | None:
 def with_twins(said: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
     """What paths say, and the codes of languages that are known by a twin alone.
 
-    "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is asked for, it does.
+    "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is wanted, it does.
     """
     bases = {of.base for of in said.values() if of.language in wanted}
     twins = {

@@ -1,4 +1,4 @@
-"""Text that is read again and again instead of held in memory: Hub datasets, and local files when asked.
+"""Text that is read again and again instead of held in memory: Hub datasets, and local files on request.
 
 A `DocumentStream` is one language and split as a run of bytes, dealt out to ranks and loader workers. Four
 numbers say where it is: the pass over the files, the file, the row in it and the byte in that.
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.data.columns import Row, language_column
+from mrt5cli.data.columns import OTHER_LANGUAGES, Row, column_of_texts, language_column, text_of
 from mrt5cli.data.corpus import END_OF_DOCUMENT
 from mrt5cli.data.formats import BadRow, Damaged, DataFile
+from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import rows_of
-from mrt5cli.data.texts import OTHER_LANGUAGES, column_of_texts, meant_by, text_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, counted, listed, say_on_stderr
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 # The number of a pass, that of a file in its order, and rows before.
 Place = tuple[int, int, int]
 END = bytes([END_OF_DOCUMENT])
-SKIP_HINT = (
-    "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
-    "key in its recipe.yaml"
-)
 
 
 class LeftOut:
@@ -61,6 +57,13 @@ class LeftOut:
         parts = [f"{counted(lines, 'line')} that are no rows"] * (lines > 0)
         parts += [f"what was left of {counted(files, 'damaged file')}"] * (files > 0)
         return [f"left out of the data: {' and '.join(parts)}"] if parts else []
+
+
+class StreamState(TypedDict):
+    """Where a stream is: pass, file, row and bytes taken of it; and whether this pass has found text yet."""
+
+    at: list[int]
+    found: bool
 
 
 class _Document(NamedTuple):
@@ -130,12 +133,12 @@ class DocumentStream:
                 self._taken = 0
         return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """Where the stream is, in numbers only."""
         place = self._documents[0].place if self._documents else self._place
         return {"at": [*place, self._taken], "found": self._found}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StreamState) -> None:
         """Resume where `state_dict` was taken."""
         number, at, row, taken = state["at"]
         self._start((number, at, row), found=state["found"])
@@ -228,7 +231,7 @@ class DocumentStream:
 
     def _is_mine(self, said: str | None, content: bytes) -> bool:
         """Whether a document is in the language of this stream and of its split."""
-        if self.language is None or said is None or meant_by(said, (self.language,)):
+        if self.language is None or said is None or language_meant(said, (self.language,)):
             return self.keep is None or self.keep(content)
         if self._other is None:
             self._other = said

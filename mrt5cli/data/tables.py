@@ -6,22 +6,55 @@ Which split a file is, and in which language, is read as for texts; see `splits`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, collect, language_column
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, Unusable, Value, language_column, values_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_suffix
+from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import ParsedName, in_words, only_a_split, splits_of
 from mrt5cli.errors import UserError
-from mrt5cli.text import counted, listed
+from mrt5cli.text import listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def collect(
+    rows: Iterable[tuple[str, Row]],
+    columns: Sequence[Column],
+    language_of: Callable[[Row], str | None],
+    left_out: Counter[str],
+) -> dict[str | None, pa.Table]:
+    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
+
+    Rows with an empty text are taken, as the authors take them.
+
+    Args:
+        rows: where each is ("train.csv, line 7"), and its values.
+        left_out: counts rows that are of no use, by the reason.
+
+    Raises:
+        UserError: the first row that is not as expected.
+    """
+    import pyarrow as pa
+
+    groups: dict[str | None, list[dict[str, Value]]] = {}
+    for where, row in rows:
+        try:
+            group = groups.setdefault(language_of(row), [])
+            group.append(values_of(where, row, columns))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        except Unusable as reason:
+            left_out[str(reason)] += 1
+    text = pa.large_string()
+    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
+    return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}
 
 
 class RowFolder:
@@ -31,11 +64,16 @@ class RowFolder:
 
     Args:
         columns, header: as in `rows_of`.
+        left_out: counts rows that are left out, by the reason.
         language_of: the language a row says it is in; None where parts are no languages.
         own_name: as in `Folder.read_names`.
-        part_of: from split and own name, the part that a file is of its split, or None: undivided. By default
+        part_of: the part of a split that a file of this own path is; None where it is undivided. By default
             the language that its name says.
         parts: the parts of a split that are read; None reads all.
+
+    Attributes:
+        splits: a line a split, with its files.
+        remarks: which files are left out or missing, a sentence each.
 
     Raises:
         UserError: no such folder, no files in it, two files for the same rows.
@@ -45,33 +83,33 @@ class RowFolder:
         self,
         path: str | Path,
         columns: Sequence[Column],
+        left_out: Counter[str],
         *,
         languages: Sequence[str] = (),
         header: bool = True,
         language_of: Callable[[Row], str | None] | None = None,
         own_name: Callable[[str], str | None] = str,
-        part_of: Callable[[str, str], str | None] | None = None,
+        part_of: Callable[[str, PurePath], str | None] | None = None,
         parts: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         self.path = Path(path)
-        self._columns, self._header = columns, header
+        self._columns, self._header, self._left_out = columns, header, left_out
         self._languages, self._language_of = tuple(languages), language_of
         self._tables: dict[tuple[str, str | None], dict[str | None, pa.Table]] = {}
-        self.left_out: Counter[str] = Counter()
         if not self.path.is_dir():
             raise UserError(
                 f"{self.path} is a file" if self.path.exists() else f"{self.path} does not exist",
                 f"expected a folder with train, validation and test files; {supported(ROWS)}",
             )
-        self._folder = Folder(self.path, ROWS)
-        self._files = self._find(own_name, part_of)
+        folder = Folder(self.path, ROWS)
+        self._files = self._find(folder, own_name, part_of)
         read: dict[str, list[str]] = {}
         for (split, part), files in self._files.items():
             if parts is None or part is None or part in parts(split):
                 read.setdefault(split, []).extend(files)
             else:
-                self._folder.leave_out("in languages that are not asked for", *files)
-        self.splits = in_words(read)
+                folder.leave_out("in languages that are not asked for", *files)
+        self.splits, self.remarks = in_words(read), folder.remarks()
 
     def has(self, split: str) -> bool:
         """Whether there are files of a split."""
@@ -81,12 +119,7 @@ class RowFolder:
         """Parts of a split that have files of their own, in order of their names."""
         return sorted(part for name, part in self._files if name == split and part is not None)
 
-    def remarks(self) -> list[str]:
-        """What the user should know of what has been read so far: what is left out, what is missing."""
-        left_out = [f"{counted(count, 'row')} left out, {reason}" for reason, count in self.left_out.items()]
-        return [*self._folder.remarks(), *left_out]
-
-    def table(self, split: str, part: str | None, wanted: Sequence[str] = ()) -> pa.Table:
+    def table(self, split: str, part: str | None, wanted: Sequence[str]) -> pa.Table:
         """Rows of a part of a split.
 
         Args:
@@ -122,7 +155,7 @@ class RowFolder:
             )
         for said, count in others.items():
             if not (undivided and said in wanted):
-                self.left_out[f"which {file.name} has in {said}"] = count
+                self._left_out[f"which {file.name} has in {said}"] = count
         return pa.concat_tables(own)
 
     def _read(self, key: tuple[str, str | None]) -> dict[str | None, pa.Table]:
@@ -137,27 +170,29 @@ class RowFolder:
                 meant = said and said(row)
                 return meant and (language_meant(meant, self._languages) or meant)
 
-            self._tables[key] = collect(rows, self._columns, language, self.left_out)
+            self._tables[key] = collect(rows, self._columns, language, self._left_out)
         return self._tables[key]
 
     def _find(
-        self, own_name: Callable[[str], str | None], part_of: Callable[[str, str], str | None] | None
+        self,
+        folder: Folder,
+        own_name: Callable[[str], str | None],
+        part_of: Callable[[str, PurePath], str | None] | None,
     ) -> dict[tuple[str, str | None], list[str]]:
-        said = self._folder.read_names(self._languages, own_name)
+        said = folder.read_names(self._languages, own_name)
         splits = splits_of(said, str(self.path))
         unnamed = splits.pop("", [])
         if not splits:
-            found = listed(unnamed, 5) if unnamed else self._folder.kinds()
+            found = listed(unnamed, 5) if unnamed else folder.kinds()
             raise UserError(
                 f"{self.path} has no train, validation or test files (found: {found})",
                 f"name them train.jsonl, validation.jsonl, test.jsonl; {supported(ROWS)}",
             )
-        self._folder.leave_out("named after no split", *unnamed)
+        folder.leave_out("named after no split", *unnamed)
         groups: dict[tuple[str, str | None], list[str]] = {}
         for split, files in splits.items():
             for file in files:
-                own = own_name(without_suffix(file)) or ""
-                part = part_of(split, own) if part_of else said[file].language
+                part = part_of(split, said[file].path) if part_of else said[file].language
                 groups.setdefault((split, part), []).append(file)
         for key, files in groups.items():
             if not _one_set(files, said):

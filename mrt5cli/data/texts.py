@@ -1,13 +1,4 @@
-"""Local text: finding the files of each language and split, and reading their documents.
-
-What is recognised below `path`:
-
-- a file: one text, or one row a document;
-- a folder, searched to the bottom;
-- languages: folders (`de/`, `German/`), files that all name one (`wiki.de.txt`), or rows with a `language`
-  column;
-- splits, by the names of folders and files, see `splits`. Those without files are held out from the training
-  documents.
+"""Local text: finding the files of each language and split, and reading their documents; see README.md.
 
 What is left out is said: `Found.remarks`.
 """
@@ -17,10 +8,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, language_column, text_column, value_of
+from mrt5cli.data.columns import (
+    LANGUAGE_COLUMN,
+    OTHER_LANGUAGES,
+    column_of_texts,
+    language_column,
+    text_of,
+)
 from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import language_meant
@@ -31,8 +27,6 @@ from mrt5cli.text import Tell, listed, say_nothing
 
 # From so many plain texts of a split on, each is taken for one document; fewer are cut at blank lines.
 MANY_FILES = 20
-meant_by = lru_cache(maxsize=1024)(language_meant)
-OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 # --- finding ------------------------------------------------------------------------------------------------
 
@@ -42,16 +36,31 @@ class Found:
     """Local files with text.
 
     Attributes:
+        top: the folder that they are in.
         languages: files by split, of each language.
         apart: each language has files of its own.
-        lines: one a split, with its files, or that it is held out.
         remarks: what the user should know, a sentence each: what is left out, what is missing.
     """
 
+    top: Path
     languages: dict[str, dict[str, list[Path]]]
-    apart: bool
-    lines: list[str]
-    remarks: list[str]
+    apart: bool = False
+    remarks: Sequence[str] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """One a split, with its files, or that it is held out."""
+        files = {
+            split: [file for one in self.languages.values() for file in one.get(split, [])]
+            for split in SPLITS
+        }
+        names = {
+            split: [str(file.relative_to(self.top)) for file in dict.fromkeys(some)]
+            for split, some in files.items()
+        }
+        everywhere = set.intersection(*(set(one) for one in self.languages.values()))
+        held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
+        return [*in_words(names), *(f"{split}: held out from the training documents" for split in held_out)]
 
     def splits(self, language: str) -> list[str]:
         """Splits of a language that have files of their own."""
@@ -68,40 +77,28 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     Raises:
         UserError: nothing there, or something that could be read in two ways.
     """
+    if path.is_dir():
+        return _find_in(Folder(path, FORMATS), languages)
     if not path.exists():
         raise UserError(f"{path} does not exist", f"task.source.path names a file or a folder; {supported()}")
-    if not path.is_dir() and not suffix_of(path.name):
+    if not suffix_of(path.name):
         raise UserError(f"{path} is not a text file this toolkit reads", supported())
-    top, apart, remarks = path, False, []
-    if path.is_dir():
-        folder = Folder(path, FORMATS)
-        if not folder.files:
-            raise UserError(f"{path} holds no text files (found: {folder.kinds()})", supported())
-        said = folder.read_names(languages)
-        own = _by_language(folder, said, languages)
-        found = {language: _by_split(folder, own.get(language, said)) for language in languages}
-        apart, remarks = bool(own), folder.remarks()
-        named = {of.language for of in said.values()}
-        if not apart and None not in named:
-            remarks.append(
-                f"the names of the files speak of {listed(sorted(map(str, named)))}, and all are read as "
-                f"{listed(languages)}: task.languages names the languages of the text"
-            )
-    else:
-        top, found = path.parent, {language: {"train": [path.name]} for language in languages}
-    names = {split: [name for one in found.values() for name in one.get(split, [])] for split in SPLITS}
-    lines = in_words({split: list(dict.fromkeys(some)) for split, some in names.items()})
-    everywhere = set.intersection(*(set(one) for one in found.values()))
-    held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
-    return Found(
-        languages={
-            language: {split: [top / name for name in some] for split, some in one.items()}
-            for language, one in found.items()
-        },
-        apart=apart,
-        lines=[*lines, *(f"{split}: held out from the training documents" for split in held_out)],
-        remarks=remarks,
-    )
+    return Found(path.parent, {language: {"train": [path]} for language in languages})
+
+
+def _find_in(folder: Folder, languages: Sequence[str]) -> Found:
+    if not folder.files:
+        raise UserError(f"{folder.path} holds no text files (found: {folder.kinds()})", supported())
+    said = folder.read_names(languages)
+    own = _by_language(folder, said, languages)
+    found = {language: _by_split(folder, own.get(language, said)) for language in languages}
+    remarks, named = folder.remarks(), {of.language for of in said.values()}
+    if not own and None not in named:
+        remarks.append(
+            f"the names of the files speak of {listed(sorted(map(str, named)))}, and all are read as "
+            f"{listed(languages)}: task.languages names the languages of the text"
+        )
+    return Found(folder.path, found, bool(own), remarks)
 
 
 def _by_language(
@@ -109,7 +106,7 @@ def _by_language(
 ) -> dict[str, dict[str, ParsedName]]:
     """What the files of each language say; empty where names say nothing of languages.
 
-    Names of files do where all of them have a language, and one that is asked for is among these.
+    Names of files do where all of them have a language, and a wanted one is among these.
     """
     named = [of.language for of in said.values()]
     apart = {name: of for name, of in said.items() if of.folder}
@@ -133,40 +130,23 @@ def _by_language(
     return {language: there[language] for language in languages}
 
 
-def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[str]]:
+def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[Path]]:
     splits = splits_of(said, str(folder.path))
     unnamed = splits.pop("", [])
-    if not splits:
-        return {"train": unnamed}
-    if unnamed:
+    if splits and unnamed:
         raise UserError(
             f"{folder.path} has files for {listed(sorted(splits))} and others beside them: "
             f"{listed(unnamed, 3)}",
             "name all of them after a split, as train.txt or wiki_test.txt, or none; or put what is training "
             "text into a folder train/",
         )
-    return splits
+    return {
+        split: [folder.files[name] for name in names]
+        for split, names in (splits or {"train": unnamed}).items()
+    }
 
 
 # --- reading ------------------------------------------------------------------------------------------------
-
-
-def column_of_texts(name: str) -> Column:
-    """The column of rows with the text."""
-    return text_column(name, hint="rename it, or name it in the recipe: task.source.text_column")
-
-
-def text_of(where: str, row: Row, column: Column) -> bytes:
-    """The text of a row; empty where there is none.
-
-    Raises:
-        UserError: the column is not there, or holds something else.
-    """
-    value = row.get(column.name)
-    if not isinstance(value, str):
-        value = "" if value is None and column.name in row else value_of(where, column, row, [column])
-    content: bytes = value.encode("utf-8", errors="replace")
-    return b"" if content.isspace() else content
 
 
 def text_files(files: Sequence[DataFile]) -> list[DataFile]:
@@ -176,7 +156,7 @@ def text_files(files: Sequence[DataFile]) -> list[DataFile]:
 
 
 def read_documents(
-    files: Sequence[Path], column: str, languages: Sequence[str], tell: Tell = say_nothing
+    files: Sequence[DataFile], column: str, languages: Sequence[str], tell: Tell = say_nothing
 ) -> dict[str, list[bytes]]:
     """Documents of the files of a split by language. Empty and missing texts are no documents.
 
@@ -192,21 +172,22 @@ def read_documents(
     others: Counter[str] = Counter()
     several = len(languages) > 1
     texts = column_of_texts(column)
-    for file in text_files([DataFile.local(path) for path in files]):
+    for file in files:
         for where, row in usable_rows(file, [texts]):
             said, content = language_column(row), text_of(where, row, texts)
-            meant = meant_by(said, tuple(languages)) if said else None if several else languages[0]
+            meant = language_meant(said, tuple(languages)) if said else None if several else languages[0]
             if meant is None:
                 others[said or "no language"] += 1
             elif content:
                 groups[meant].append(content)
+    names = listed([file.name for file in files], 1)
     found = ", ".join(f"{count:,} in {said!r}" for said, count in others.most_common(5))
     empty = [language for language, documents in groups.items() if not documents]
     if empty and (several or others):
         raise UserError(
-            f"{listed(files, 1)}: no rows in {listed(empty)} ({found or 'none in others'})",
+            f"{names}: no rows in {listed(empty)} ({found or 'none in others'})",
             f"make one folder a language, or give rows a column {LANGUAGE_COLUMN!r} that says theirs",
         )
     if others:
-        tell(f"{listed(files, 1)}: {OTHER_LANGUAGES}: {found}")
+        tell(f"{names}: {OTHER_LANGUAGES}: {found}")
     return groups

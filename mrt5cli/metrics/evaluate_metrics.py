@@ -14,8 +14,6 @@ import evaluate
 from mrt5cli.metrics.catalog import ANSWERED, METRICS
 from mrt5cli.metrics.counts import Ratio, deleted_bytes, sequences_right, tokens_right
 
-DECIDES_NUMBERS = False  # evaluation counts without it
-
 _IDS = datasets.Sequence(datasets.Value("int64"))
 _GATE = datasets.Sequence(datasets.Value("float32"))
 _TEXT = datasets.Value("string")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.recipe import tasks as sections
@@ -25,6 +26,8 @@ from mrt5cli.recipe import tasks as sections
 if TYPE_CHECKING:
     from mrt5cli.recipe.tasks import TaskBase, TaskSection
 
+# What held-out examples are drawn for.
+HELD_OUT_SEED = 20241028
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]
 
@@ -65,11 +68,9 @@ class BatchStream(IterableDataset[Batch], ABC):
             yield batch
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to resume, as numbers and strings.
+        """Where to resume, as numbers and strings: after the batches that the training loop has `consumed`.
 
-        Args:
-            consumed: batches the training loop has used. Needed with loader workers, and wherever a
-                loader reads ahead; by default, the batches this object has handed out itself.
+        Needed with loader workers, and wherever a loader reads ahead; by default, what was handed out here.
         """
         return {"start_batch": self._consumed(consumed)}
 
@@ -143,10 +144,12 @@ class Task(ABC):
             loss and bits per byte are what counts.
         experiment: the task's name in the published results; None where it has no rows there.
         choices: every target there is, where they are few enough to choose among; else None.
+        answer_length: byte tokens to generate at most, EOS included; None where nothing is generated.
         sentinels: ids that stand for a missing span in its examples, from the last byte's down.
     """
 
     name: str
+    answer_length: int | None = None
     sentinels: int = 0
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[str, ...]] = ()
@@ -168,16 +171,10 @@ class Task(ABC):
         """Batches of "validation" or "test": the same examples every time, whatever the batch size.
 
         Args:
-            split: "validation" or "test".
             subset: one of `subsets(split)`.
             batch_size: examples a batch; the last may be smaller.
-            limit: examples at most. Where there are fewer, all of them come.
+            limit: examples at most.
         """
-
-    @property
-    def answer_length(self) -> int | None:
-        """Byte tokens to generate at most, EOS included; None where nothing is generated."""
-        return None
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
         """The accepted answers of each held-out example, in the order of `held_out`, at least one each.
@@ -214,9 +211,14 @@ class Task(ABC):
     def describe(self) -> str:
         """One line: the task, its data and its sizes."""
 
-    @abstractmethod
     def example(self, split: str) -> tuple[str, str]:
-        """Source and target text of the first example of "train", "validation" or "test"."""
+        """The first source and target of "train", "validation" or "test" as people are shown them."""
+        if split == "train":
+            batch = next(iter(self.train_stream(batch_size=1, seed=HELD_OUT_SEED)))
+        else:
+            batch = next(iter(self.held_out(split, self.subsets(split)[0], batch_size=1, limit=1)))
+        source, target = (batch[name][0].tolist() for name in ("input_ids", "labels"))
+        return shown(source, sentinels=self.sentinels), shown(target, sentinels=self.sentinels)
 
 
 _TASKS: dict[str, Callable[..., Task]] = {}
@@ -264,10 +266,6 @@ def check_held_out(
     """Look whether every subset has examples, before time is spent on the first.
 
     Streams of the Hub are spared: there this takes a request for each language.
-
-    Args:
-        section: what the task was built from.
-        subsets: by default all.
 
     Raises:
         UserError: one has none, or they cannot be read.

@@ -11,8 +11,6 @@ import re
 from pathlib import Path, PurePath
 from random import Random
 
-import pyarrow as pa
-
 from mrt5cli.data.builders.writing import is_made_here
 from mrt5cli.data.columns import Row, text_column
 from mrt5cli.data.generated import words
@@ -26,7 +24,6 @@ TEST_PARTS = {
     "spelling_correction_contextual": ["test_context_dependent", "test_context_independent"],
     "word_search": ["test_oov", "test_paraphrase", "test_overlap", "test_paraphrase_overlap"],
 }
-ALL = "all"
 _TEST_NAME = re.compile(r"test([-_.]\w[\w.-]*)?", re.IGNORECASE)
 _BETWEEN = re.compile(r"[-. ]")
 _PIECE = re.compile(r"-\d+(-of-\d+)?$")
@@ -37,7 +34,6 @@ class Characters(TableTask):
     """Parts of the test are its files, by their names; see `TableTask`."""
 
     section: CharacterTask
-    version = 1
     measures = ("sequence_accuracy",)
     columns = (text_column("input"), text_column("output"))
     header = False
@@ -73,13 +69,13 @@ class Characters(TableTask):
             kept.append(part)
         return str(PurePath(*filter(None, kept)))
 
-    def part_of_file(self, split: str, name: str) -> str | None:
+    def part_of_file(self, split: str, path: PurePath) -> str | None:
         """A file of the test is a part of it, called as the file: "test_oov"."""
         if split != "test":
             return None
-        last = _PIECE.sub("", PurePath(name).name)
+        last = _PIECE.sub("", path.name)
         found = _TEST_NAME.search(last)
-        return found[0].lower() if found else f"test_{last}" if PurePath(name).parent.name else "test"
+        return found[0].lower() if found else f"test_{last}" if path.parent.name else "test"
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """Words, two letters of one changed over; or letters that hide a word, after its first letter."""
@@ -92,8 +88,3 @@ class Characters(TableTask):
         place = draw.randrange(len(right))
         wrong = [*right[:place], right[place][1] + right[place][0] + right[place][2:], *right[place + 1 :]]
         return {"input": " ".join(wrong), "output": " ".join(right)}
-
-    def _read(self, split: str, part: str) -> pa.Table:
-        if self.files is not None:
-            return self.files.table(split, None if part == ALL else part)
-        return super()._read(split, part)

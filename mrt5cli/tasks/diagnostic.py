@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD, encode
-from mrt5cli.data.characters import shown
 from mrt5cli.recipe import DiagnosticTask
 from mrt5cli.tasks.base import (
+    HELD_OUT_SEED,
     Batch,
     BatchStream,
     SeekableStream,
@@ -47,7 +47,6 @@ PAIRS = np.stack([np.repeat(CONSONANTS, len(VOWELS)), np.tile(VOWELS, len(CONSON
 IS_VOWEL = np.isin(np.arange(OFFSET + 256), VOWELS)
 IS_LOWER_CONSONANT = np.isin(np.arange(OFFSET + 256), np.setdiff1d(encode(LOWER), VOWELS))
 
-HELD_OUT_SEED = 20241028
 # Of every sixteen strings two are held out.
 BUCKETS = 16
 BUCKETS_OF_SPLIT = {"validation": (0, 1), "test": (1, 2), "train": (2, BUCKETS)}
@@ -227,8 +226,6 @@ def draw_strings(
 class Diagnostic(Task):
     """A diagnostic task: every source fills its length, every target has its exact answer."""
 
-    version = 1
-
     def __init__(self, section: DiagnosticTask) -> None:
         self.name: str = section.kind
         self._section = section
@@ -263,10 +260,6 @@ class Diagnostic(Task):
             f"{self.name}, generated letter strings of {section.length} byte tokens{planted}, "
             f"{section.train_examples:,} for training"
         )
-
-    def example(self, split: str) -> tuple[str, str]:
-        batch = self._batch(split, np.arange(1), HELD_OUT_SEED)
-        return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
     def _train_batch(self, seed: int, indices: NDArray[np.int64]) -> Batch:
         return self._batch("train", indices % self._section.train_examples, seed)

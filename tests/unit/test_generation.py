@@ -165,6 +165,7 @@ class Questions(Task):
 
     name = "questions"
     measures = ("exact_match", "f1")
+    answer_length = 8
     texts = ("who", "what is it", "where did they all go", "why", "when was it that it rained", "how")
     accepted = (("ab", "The cab!"), ("b",), ("c d", "x"), ("",), ("北京",), ("e",))
 
@@ -189,10 +190,6 @@ class Questions(Task):
                 torch.stack([_padded(row[0], widths[0], 0) for row in rows]).numpy(),
                 torch.stack([_padded(row[1], widths[1], -100) for row in rows]).numpy(),
             )
-
-    @property
-    def answer_length(self) -> int:
-        return 8
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
         return [self.accepted[place] for place in self._of(subset, limit)]

@@ -57,6 +57,15 @@ def test_prompt_answers_and_lengths(kind: str, tmp_path: Path) -> None:
     assert qa(kind, source, languages=["en"], input_length=72).truncated("test", "en") == 2
 
 
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_rows_that_share_an_id_keep_their_own_answers(kind: str, tmp_path: Path) -> None:
+    rows = [row(), row(answers={"text": ["1000"], "answer_start": [34]})]
+    task = qa(kind, files(tmp_path, *rows, name="test-en.jsonl"), languages=["en"])
+    assert task.references("test", "en") == [("Ada L.", "Ada"), ("1000",)]
+    targets = next(iter(task.held_out("test", "en", batch_size=2)))["labels"].tolist()
+    assert [decode(target) for target in targets] == ["Ada L.", "1000"]
+
+
 def test_long_targets_are_cut_where_sources_are(tmp_path: Path) -> None:
     source = files(tmp_path, row(answers={"text": ["x" * 50], "answer_start": [0]}))
     task = qa("xquad", source, input_length=20)

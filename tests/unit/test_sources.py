@@ -13,7 +13,7 @@ import pytest
 
 from mrt5cli.data.corpus import Corpus
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.paragraphs import PIECE_BYTES, paragraphs
+from mrt5cli.data.reading import PIECE_BYTES, paragraphs
 from mrt5cli.data.sources import MemoryText, open_source
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource

@@ -229,7 +229,7 @@ def test_names_of_languages() -> None:
         ("ceb", ["ceb"], "ceb"),
         ("Python", ["en"], None),
     ):
-        assert language_meant(said, asked) == meant, said
+        assert language_meant(said, tuple(asked)) == meant, said
 
 
 def test_folders_of_languages_in_any_spelling(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader
 from mrt5cli import hub as hub_module
 from mrt5cli.data import sources
 from mrt5cli.data.formats import DataFile
-from mrt5cli.data.streams import END, SKIP_HINT, DocumentStream, LeftOut
+from mrt5cli.data.sources import SKIP_HINT
+from mrt5cli.data.streams import END, DocumentStream, LeftOut
 from mrt5cli.data.texts import text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask

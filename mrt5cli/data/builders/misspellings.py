@@ -25,16 +25,10 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 @dataclass(frozen=True)
 class Misspellings:
-    """Of each misspelling, in lower case, one word or several, in the order of a file; and that file, for a
-    manifest."""
+    """The words that each misspelling, in lower case, may stand for; and their file, for a manifest."""
 
     corrections: Mapping[str, tuple[str, ...]]
     source: dict[str, str]
-
-    @property
-    def words(self) -> list[str]:
-        """Every right word once, in order."""
-        return sorted({right for rights in self.corrections.values() for right in rights})
 
 
 def open_misspellings(file: Path | None) -> Misspellings:
@@ -49,10 +43,6 @@ def open_misspellings(file: Path | None) -> Misspellings:
             )
         version = metadata.version("codespell")
         source = {"name": "codespell", "version": version, "licence": CODESPELL_LICENCE}
-    elif not file.is_file():
-        raise UserError(
-            f"{file} is not a file", "--misspellings takes a file with a line `wrong->right` for each"
-        )
     return Misspellings(parse(file), {**source, "sha256": sha256(file.read_bytes()).hexdigest()})
 
 
@@ -75,7 +65,7 @@ def parse(file: Path) -> dict[str, tuple[str, ...]]:
     """
     expected = "expected lines such as `wrong->right`, or `wrong->right, right,` where several are possible"
     entries: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_text(file).decode().split("\n"), start=1):
+    for number, line in enumerate(read_text(file, expected).split("\n"), start=1):
         if not line.strip():
             continue
         wrong, _, rest = line.partition("->")

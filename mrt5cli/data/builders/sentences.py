@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mrt5cli.data.embedded import embedded_documents
-from mrt5cli.data.texts import find_files, read_documents
+from mrt5cli.data.texts import find_files, read_documents, text_files
 
 # White space between a sentence's end and the next one's capital.
 _BETWEEN = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -28,9 +28,9 @@ def text_documents(path: Path | None) -> Iterator[str]:
     if path is None:
         documents: Iterable[bytes] = embedded_documents()
     else:
-        splits = find_files(path, ["en"]).languages["en"]
-        files = [file for split in sorted(splits) for file in splits[split]]
-        documents = read_documents(files, "text", ["en"])["en"]
+        found = find_files(path, ["en"])
+        files = [file for split in sorted(found.splits("en")) for file in found.files("en", split)]
+        documents = read_documents(text_files(files), "text", ["en"])["en"]
     for document in documents:
         yield document.decode("utf-8", errors="replace")
 

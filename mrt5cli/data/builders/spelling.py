@@ -46,13 +46,7 @@ Pair = tuple[str, str]
 
 
 class Example(NamedTuple):
-    """A window with one word misspelt.
-
-    Attributes:
-        source: the window as it is to be read.
-        target: as it should be.
-        pair: the misspelling in lower case, and the word of the dictionary that it stands for.
-    """
+    """A window with one word misspelt, as it should be, and the misspelling with the word it stands for."""
 
     source: str
     target: str

@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from mrt5cli.data.builders.misspellings import INSTALL, codespell_dictionary, open_misspellings
@@ -142,17 +143,16 @@ def build(out: Path, options: Options, *, words: Path | None = None, overwrite: 
 
 def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
     """Words in lower case, in order, each once; and where they come from, for a manifest."""
+    found: Iterable[str]
     if file is None and codespell_dictionary() is not None:
         dictionary = open_misspellings(None)
-        found, source = dictionary.words, dictionary.source
+        found, source = chain.from_iterable(dictionary.corrections.values()), dictionary.source
     else:
         source = {"name": str(SYSTEM_WORDS), "licence": "the package's own"}
         if file is not None:
             source = {"name": file.name, "licence": "the file's own"}
-        file = file or SYSTEM_WORDS
-        if not file.is_file():
-            raise UserError(f"{file} is not a file", f"give --words FILE with a word a line, or `{INSTALL}`")
-        found = read_text(file).decode().split()
+        hint = f"give --words FILE with a word a line, or `{INSTALL}`"
+        found = read_text(file or SYSTEM_WORDS, hint).split()
     words = sorted({word for word in found if _WORD.fullmatch(word)})
     if len(words) < FEWEST_WORDS:
         raise UserError(
