@@ -16,28 +16,16 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__, own_code
-from mrt5cli.commands import (
-    bench,
-    convert,
-    data,
-    evaluate,
-    finetune,
-    inspect_deletions,
-    pretrain,
-    recipe,
-    reproduce,
-)
+from mrt5cli.commands import bench, convert, data, evaluate, inspect_deletions, recipe, reproduce, training
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
-from mrt5cli.text import columns, say, wrapped
+from mrt5cli.text import columns, say_on_stderr, wrapped
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
-NO_MEMORY = "can't allocate memory"
-"""In torch's error for a CPU, which is a RuntimeError like others."""
 
 
 class Boundary(TyperGroup):
@@ -71,7 +59,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if leads():
-            say(f"note: {record.getMessage()}", sys.stderr)
+            say_on_stderr(f"note: {record.getMessage()}")
 
 
 app = typer.Typer(
@@ -101,8 +89,8 @@ def _mrt5(
         ours.addHandler(Notes(logging.WARNING))
 
 
-app.command(short_help="Train a model as its recipe says.")(pretrain.pretrain)
-app.command(short_help="Train a model that is there already on a task.")(finetune.finetune)
+app.command(short_help="Train a model as its recipe says.")(training.pretrain)
+app.command(short_help="Train a model that is there already on a task.")(training.finetune)
 app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
@@ -115,7 +103,8 @@ app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, ex
 def main() -> None:
     """The console command.
 
-    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, 130 interrupted.
+    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, or a model or data that cannot be had at
+    the start, 130 interrupted.
     """
     prepare()
     find_home()
@@ -149,7 +138,9 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
             "install g++ or clang++, or name another one with the variable CXX",
             UserError.exit_code,
         )
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or NO_MEMORY in text:
+    # On a CPU torch raises a RuntimeError like others.
+    full = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text
+    if full or isinstance(error, MemoryError):
         return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) else 1

@@ -12,7 +12,7 @@ from mrt5cli.text import counted, shortened
 
 
 class UserError(Exception):
-    """Bad input from the keyboard, a recipe or a file: exit code 2, no traceback.
+    """Bad input from the keyboard, a recipe or a file, or none to be had: exit code 2, no traceback.
 
     Args:
         message: what is wrong, where, and what was expected.
@@ -59,6 +59,13 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that is no whole model of ours; for callers of the library a `ValueError` too."""
 
 
+class HubAway(UserError):
+    """The Hub did not answer in time; the same request may succeed later.
+
+    At the start of a command it is missing like a file would be; in the middle of a run, see `DataLost`.
+    """
+
+
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that can take no more: the place was right, and the run failed there."""
 _HELP = {
@@ -93,5 +100,5 @@ class DataLost(RunFailed):
 
     @classmethod
     def because_of(cls, error: UserError) -> DataLost:
-        """What the error of a reader means for a training: a run that failed there may be repeated."""
-        return cls(error.message, error.hint, passes=isinstance(error, RunFailed))
+        """What the error of a reader means for a training."""
+        return cls(error.message, error.hint, passes=isinstance(error, HubAway))

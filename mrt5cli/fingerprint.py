@@ -1,9 +1,8 @@
 """Whether what was made before would come out the same now: the version of the code that decides its numbers.
 
 A version is the package's, and a hash of the syntax of every source file that a kind of work computes with.
-Comments, docstrings and layout do not count, nor do modules that say `DECIDES_NUMBERS = False`, because they
-only print, check or write. What a recipe says is compared key by key instead, so its schema is not among the
-files: what a key means is in the code that reads it.
+Comments, docstrings and layout do not count. What a recipe says is compared key by key instead, so its schema
+is not among the files: what a key means is in the code that reads it.
 """
 
 from __future__ import annotations
@@ -24,13 +23,24 @@ SHARED = (
     "recipe/shorteners/*.py",  # which turn settings into what a model is built by
 )
 """What every kind of work computes with."""
+VALIDATION = tuple(
+    f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")
+)
+"""What training imports of evaluations: validation chooses the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
-    "train": ("training/*.py", "evaluation/*.py"),  # validation chooses the best weights
+    "train": ("training/*.py", *VALIDATION),
     "evaluate": ("evaluation/*.py",),
     "analyse": ("analysis/*.py", "evaluation/*.py"),
 }
 """What else each kind of work computes with."""
-MARK = "\nDECIDES_NUMBERS = False"
+LEFT_OUT = {
+    "evaluation/published.py",  # sets the paper's numbers beside ours
+    "evaluation/significance.py",  # compares two results, which no kind of work does
+    "metrics/evaluate_metrics.py",  # is for other libraries; evaluation counts without it
+    "training/interruption.py",  # a run that was stopped comes to the same numbers
+    *("training/plan_text.py", "training/progress.py", "training/record.py"),  # words
+}
+"""Files among those that decide no number."""
 
 
 @cache
@@ -46,9 +56,9 @@ def source_hash(work: Work, package: Path) -> str:
     """A hash of the syntax of a package's files that decide a kind of work's numbers."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in (*SHARED, *DECIDES[work]) for path in package.glob(pattern)):
-        text = path.read_text(encoding="utf-8")
-        if MARK not in text:
-            syntax = f"{path.relative_to(package).as_posix()}\n{_syntax(text)}"
+        name = path.relative_to(package).as_posix()
+        if name not in LEFT_OUT:
+            syntax = f"{name}\n{_syntax(path.read_text(encoding='utf-8'))}"
             digest.update(syntax.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:12]
 

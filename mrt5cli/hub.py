@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import HubAway, UserError
 from mrt5cli.text import Tell, announced, duration, first_line, say_on_stderr
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
 """What an earlier push may have left in a repository and a loader would still find."""
 Result = TypeVar("Result")
-
-
-class HubAway(RunFailed):
-    """The Hub did not answer in time; the same request may succeed later."""
 
 
 def trouble(error: BaseException) -> tuple[str, bool]:
@@ -95,14 +92,15 @@ class Repository:
         """
         from huggingface_hub import HfApi, constants
 
-        information: Callable[..., Any] = HfApi(library_name="mrt5cli").repo_info
-        settings = {"repo_type": self.kind, "timeout": float(constants.HF_HUB_ETAG_TIMEOUT)}
+        action: Callable[[], Any] = partial(
+            HfApi(library_name="mrt5cli").repo_info,
+            self.name,
+            revision=self.revision,
+            repo_type=self.kind,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        )
         try:
-            return self.request(
-                lambda: information(self.name, revision=self.revision, **settings),
-                self.name,
-                None if cached is None else 0.0,
-            )
+            return self.request(action, self.name, None if cached is None else 0.0)
         except HubAway as error:
             if cached is None:
                 raise
@@ -185,8 +183,7 @@ class Repository:
             except Exception as error:
                 reason, passes = trouble(error)
                 if not passes or waited >= patience:
-                    sentence = self._away(what, reason) if passes else self._refusal(error, what)
-                    if sentence is None:
+                    if (sentence := self._sentence(error, what)) is None:
                         raise
                     raise sentence from error
             if waited == FIRST_PAUSE:  # a single stumble is not worth a word
@@ -198,18 +195,15 @@ class Repository:
             tell(f"the Hub answers again, after {duration(waited)} ({what})")
         return result
 
-    def _away(self, what: str, reason: str) -> HubAway:
-        message = f"{what} {ABSENT[self.kind]} available from the Hugging Face Hub: {reason}"
-        return HubAway(message, WAYS_OUT[self.kind])
-
-    def _refusal(self, error: Exception, what: str) -> UserError | None:
-        """The sentence for an exception that will not pass; None where it is none of the Hub's."""
+    def _sentence(self, error: Exception, what: str) -> UserError | None:
+        """What an exception means for the action at hand; None where it is none of the Hub's."""
         from huggingface_hub import constants, errors
 
-        absent = f"{self.name} {ABSENT[self.kind]}"
+        absent, (reason, passes) = f"{self.name} {ABSENT[self.kind]}", trouble(error)
+        if passes or isinstance(error, errors.OfflineModeIsEnabled):
+            message = f"{what} {ABSENT[self.kind]} available from the Hugging Face Hub: {reason}"
+            return HubAway(message, WAYS_OUT[self.kind])
         match error:
-            case errors.OfflineModeIsEnabled():
-                return self._away(what, trouble(error)[0])
             case errors.GatedRepoError():
                 page = f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
                 return UserError(
@@ -227,11 +221,10 @@ class Repository:
                     "expected a branch, a tag or a whole commit hash",
                 )
             case errors.HFValidationError():
-                reason = first_line(error)
-                return UserError(f"{absent} a name that the Hub takes: {reason}", CHECK[self.kind])
+                return UserError(f"{absent} a name that the Hub takes: {first_line(error)}", CHECK[self.kind])
             case errors.HfHubHTTPError():
                 return UserError(
-                    f"the Hub refuses {what}: {trouble(error)[0]}",
+                    f"the Hub refuses {what}: {reason}",
                     f"for what only some accounts may do, {LOG_IN} to a valid token of one that may",
                 )
             case errors.LocalEntryNotFoundError() | json.JSONDecodeError():
@@ -254,8 +247,9 @@ def _is_whole(path: Path) -> bool:
 # --- a push -------------------------------------------------------------------------------------------------
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot name a repository of somebody's."""
+def check_can_push(repo_id: str) -> None:
+    """Refuse a push that has no chance, before any work is done for it."""
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -266,13 +260,6 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
-
-
-def check_can_push(repo_id: str) -> None:
-    """Refuse a push that has no chance, before any work is done for it."""
-    from huggingface_hub import HfApi
-
-    check_repo_id(repo_id)
     try:
         Repository("model", repo_id).request(HfApi(library_name="mrt5cli").whoami, repo_id)
     except (UserError, OSError) as error:  # the latter where there is no token

@@ -21,9 +21,8 @@ def prepare() -> None:
     A stream that was closed by whoever started the process (`>&-`, a daemon) leads nowhere afterwards.
     """
     for name, mode in STREAMS:
-        if (
-            getattr(sys, name) is None
-        ):  # the null device gets the number of the closed stream: the lowest free
+        if getattr(sys, name) is None:
+            # The null device gets the number of the closed stream: the lowest free.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = Results(sys.stdout)

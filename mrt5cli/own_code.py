@@ -42,12 +42,10 @@ def import_file(path: Path) -> None:
 
 def place_in(error: BaseException) -> str | None:
     """The line of such a file that an error comes from, as "FILE, line N"; None where it passed none."""
-    lines = [
-        f"{IMPORTED[Path(frame.filename)]}, line {frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) in IMPORTED
-    ]
-    return lines[-1] if lines else None
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if (name := IMPORTED.get(Path(frame.filename))) is not None:
+            return f"{name}, line {frame.lineno}"
+    return None
 
 
 def files() -> list[Path]:

@@ -9,8 +9,9 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import Literal
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import UserError, of_the_system
 
 
 def place(text: str) -> str:
@@ -66,6 +67,36 @@ def _private_folder() -> str:
 
 def room(path: Path) -> float:
     """Bytes that are free where a path is, or will be made."""
-    place = next(one for one in [path.absolute(), *path.absolute().parents] if one.exists())
-    total, _, free = shutil.disk_usage(place)
+    total, _, free = shutil.disk_usage(_nearest(path))
     return free if total else math.inf  # some file systems do not say
+
+
+def check_writable(path: Path, kind: Literal["file", "folder"]) -> None:
+    """Refuse a file or folder that cannot be written, before any work is done for it.
+
+    Raises:
+        UserError: something else has that name, or its folder takes nothing new.
+    """
+    try:
+        nearest = _nearest(path if kind == "folder" else path.parent)
+        if kind == "file" and path.exists() and not path.is_file():
+            raise UserError(f"{path} cannot be written: it is not a file", "give another name")
+        if not nearest.is_dir():
+            raise UserError(f"{path} cannot be written: {nearest} is not a folder", "give another name")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass  # permissions do not say it: root has them all in /proc, which takes no files
+    except OSError as error:
+        _, hint = of_the_system(error)
+        raise UserError(f"{path} cannot be written: {error.strerror}", hint) from error
+
+
+def new_file(text: str | Path) -> Path:
+    """`path` for a file that a command writes when its work is done; see `check_writable`."""
+    file = path(text)
+    check_writable(file, "file")
+    return file
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the innermost of the folders above it that exists."""
+    return next(one for one in [path, *path.parents] if one.exists())

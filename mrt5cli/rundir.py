@@ -17,15 +17,15 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse, read_object
-from mrt5cli.writing import TEMPORARY, naming, write_text
+from mrt5cli.writing import TEMPORARY, naming, remove_directory, write_json, write_text
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -35,6 +35,25 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 LOCK_SECONDS = 10.0
 """How long to wait for another process that trains in the same directory, and may be ending."""
 DEFAULT_FOLDER = "runs"
+FINISHED = "finished"
+"""What meta.json says of a run that came to its end."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is, which a plan to train it rests on.
+
+    Attributes:
+        saved: steps with a whole checkpoint, in order.
+        meta: what meta.json says; empty where there is no run.
+    """
+
+    saved: list[int] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.meta.get("status") == FINISHED)
 
 
 @dataclass(frozen=True)
@@ -121,21 +140,17 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        return self.meta().get("status") == "finished"
+        return self.state().finished
 
-    def state(self) -> tuple[bool, list[int], dict[str, Any]]:
-        """Whether there is a run, its checkpoints and what meta.json says: what a plan for it rests on."""
-        return self.is_run, self.saved_steps(), self.meta()
-
-    @property
-    def command(self) -> str:
-        """The `mrt5` command that trains this run's recipe."""
-        return "finetune" if self.recipe().is_finetuning else "pretrain"
+    def state(self) -> RunState:
+        """How far the run is."""
+        return RunState(self.saved_steps(), self.meta()) if self.is_run else RunState()
 
     @property
     def resume_command(self) -> str:
         """The command that resumes this run."""
-        words = ["mrt5", self.command, str(self.recipe_path), "--out", str(self.path), "--resume"]
+        command = "finetune" if self.recipe().is_finetuning else "pretrain"
+        words = ["mrt5", command, str(self.recipe_path), "--out", str(self.path), "--resume"]
         return shlex.join([*words, *own_code.as_options()])
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -164,10 +179,24 @@ class RunDir:
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop metric lines after a step, so that a resumed run's curve is continuous."""
+    def go_back_to(self, step: int) -> None:
+        """Delete what a run that is resumed has left of later steps: lines of metrics and best weights."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         write_text(self.metrics_path, "".join(kept))
+        for later in self.best_steps():
+            if later > step:
+                remove_directory(self.best_weights(later))
+
+    def prune(self, checkpoints: int) -> None:
+        """Delete all but the last so many checkpoints, and best weights that nothing needs any more: neither
+        this run nor a resume from a checkpoint, for which its best are the last ones kept before it."""
+        for step in self.saved_steps()[:-checkpoints]:
+            remove_directory(self.checkpoint(step))
+        best = self.best_steps()
+        needed = {max((step for step in best if step <= saved), default=None) for saved in self.saved_steps()}
+        for step in best[:-1]:
+            if step not in needed:
+                remove_directory(self.best_weights(step))
 
     def check_not_foreign(self) -> None:
         """Refuse a directory that holds something and is no run: a run is never mixed into other files.
@@ -201,6 +230,38 @@ class RunDir:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         run.metrics_path.touch()
         return run
+
+    @contextmanager
+    def opened(
+        self, recipe: Recipe, meta: Mapping[str, Any], *, step: int, found: RunState | None
+    ) -> Iterator[None]:
+        """Be the only process that trains here, in a directory that holds what a run begins with.
+
+        Args:
+            meta: what meta.json is to say.
+            step: the one that training begins after; what a run before has left of later ones goes.
+            found: how far the run was when it was planned; None replaces whatever run there is.
+
+        Raises:
+            UserError: another process trains here or has done so since, or something else is here.
+        """
+        from mrt5cli.recipe import dump
+
+        with ExitStack() as held:
+            held.enter_context(self.hold())
+            if found is None and self.is_run:
+                remove_directory(self.path)
+                held.enter_context(self.hold())  # another directory of that name
+            elif found is not None and self.state() != found:
+                raise UserError(
+                    f"another process has trained in {self.path} in the meantime",
+                    "give the command again, or choose another directory with --out",
+                )
+            RunDir.create(self.path)
+            self.go_back_to(step)
+            write_text(self.recipe_path, dump(recipe))
+            write_json(self.meta_path, meta)
+            yield
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -22,6 +22,8 @@ LAUNCHERS = (
     *("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "MPI_LOCAL", "ACCELERATE_"),
 )
 """How the variables begin by which launchers tell libraries of a group of processes."""
+SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+"""The variables by which launchers say how many processes they start."""
 
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
 # other threads: on two cores with any other load, steps were 4 times slower on average, some 20 times.
@@ -75,14 +77,22 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, or it cannot compute in this precision.
+        UserError: there is no such device, it cannot compute in this precision, or a launcher wants another.
     """
     import torch
     from transformers import set_seed
 
     rank, world_size = processes()
-    if world_size == 1:
-        _forget_launchers()
+    if world_size == 1:  # alone, whatever a launcher has left behind for libraries to read
+        for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+            del os.environ[name]
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+    if launched not in ("no", precision):
+        raise UserError(
+            f"accelerate launch was given --mixed_precision {launched}, and the recipe training.precision: "
+            f"{precision}",
+            "the recipe decides: launch with --mixed_precision no",
+        )
     chosen = device(requested)
     if (
         precision == "bf16"
@@ -144,10 +154,15 @@ def leads() -> bool:
     return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
 
 
-def _forget_launchers() -> None:
-    """Take out of the environment of a process that trains alone what libraries would take for a group."""
-    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
-        del os.environ[name]
+def ignored_launchers() -> list[str]:
+    """A note where a launcher names several processes and this one trains alone; read before `start`."""
+    if processes()[1] > 1:
+        return []
+    sizes = [f"{name}={size}" for name in SIZES if (size := os.environ.get(name, "1")) not in ("", "0", "1")]
+    if not sizes:
+        return []
+    together = "torchrun or accelerate launch starts several that train together"
+    return [f"{', '.join(sizes)}: ignored, this process trains alone; {together}"]
 
 
 def usable_cpus() -> int:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIAGNOSTIC_KINDS = DiagnosticTask.kinds()
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -56,8 +54,8 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
         allow_pickle: False refuses a model whose weights are in pickles alone.
 
     Raises:
-        UserError: none of the three.
-        CheckpointError: the Hub model cannot be had, or holds pickles and none may be read.
+        UserError: none of the three, or the Hub model cannot be had.
+        CheckpointError: it holds pickles, and none may be read.
     """
     from mrt5cli import recipe
     from mrt5cli.models.hub_files import locate

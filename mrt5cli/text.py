@@ -50,14 +50,14 @@ def say_nothing(text: str) -> None:
 
 @contextmanager
 def announced(text: str | None, tell: Tell, after: float = 2.0) -> Iterator[Tell]:
-    """Tell what is done, if it takes longer than a moment and nothing has been told of it by then.
+    """Announce work that takes longer than a moment, unless something else is said about it by then.
 
     Args:
-        text: what is done; None tells nothing.
+        text: the work; None announces nothing.
         after: seconds.
 
     Returns:
-        What to tell anything else by meanwhile.
+        The function to say anything else with meanwhile.
     """
     timer = Timer(after, tell if text else say_nothing, [text])
     timer.daemon = True
@@ -96,8 +96,10 @@ def listed(names: Sequence[object], at_most: int = 8) -> str:
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
-def duration(seconds: float) -> str:
-    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min."""
+def duration(seconds: float | None) -> str:
+    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min; or a dash."""
+    if seconds is None:
+        return MISSING
     if round(seconds) < 120:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
-from mrt5cli.recipe import ConstantController, LossSection
+from mrt5cli.recipe import ConstantController, LossSection, load
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
 from mrt5cli.training.trainer import DeletionTrainer
@@ -142,9 +142,13 @@ def train(
             model,
             arguments,
             Table(first, at_once, arguments.process_index, arguments.world_size, case.one_width, labels),
-            loss=LossSection(**case.loss),
-            controller=ConstantController(kind="constant", alpha=0.3),
-            seed=5,
+            load("quickstart_byt5").model_copy(
+                update={
+                    "loss": LossSection(**case.loss),
+                    "controller": ConstantController(kind="constant", alpha=0.3),
+                    "seed": 5,
+                }
+            ),
             run=run,
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
         )

@@ -11,7 +11,7 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import EvaluateJob, Experiment, Job, SuitePlan, TrainJob
-from mrt5cli.suite.planning import MADE, made_of
+from mrt5cli.suite.states import MADE, made_of
 from mrt5cli.writing import write_json, write_text
 
 VOWELS = {"kind": "vowel_removal", "length": 16, "train_examples": 64, "eval_examples": 8}
@@ -96,7 +96,7 @@ def measured(run_ended: str, ms_per_example: float | None = 1.0) -> dict[str, An
 
 def analysed(plan: SuitePlan, job: Job) -> None:
     """Leave what an analysis leaves."""
-    write_json(job.output, {"rows": [], MADE: made_of(plan.job(id_) for id_ in job.needs)})
+    write_json(job.output, {"rows": [], MADE: made_of(job)})
 
 
 def leave_done(plan: SuitePlan, *ids: str) -> None:

@@ -1,8 +1,7 @@
 """What is found by looking at several runs of an experiment together, or at none: analyses, by their names.
 
-An analysis is a function of an experiment's runs that returns a document, a JSON object. Runs that are not
-there are left out, and named in `missing`. Modules import torch in their functions, so that the names of
-analyses are there at once.
+An analysis is a function of an experiment's runs that returns a document, a JSON object. Modules import torch
+in their functions, so that the names of analyses are there at once.
 """
 
 from __future__ import annotations
@@ -29,11 +28,12 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
 
 
 def run_analysis(name: str, runs: ExperimentRuns) -> Json:
-    """The document of one of `ANALYSES`.
+    """The document of one of `ANALYSES`; runs that are not in it are named in `missing`.
 
     Raises:
         UserError: there is no such analysis, or so little that it would say nothing.
     """
     if name not in ANALYSES:
         raise UserError(f"no analysis is called {name!r}", f"there are: {', '.join(ANALYSES)}")
-    return ANALYSES[name](runs)
+    document = ANALYSES[name](runs)
+    return document | {"missing": document.get("missing", runs.missing())}

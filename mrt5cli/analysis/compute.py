@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from mrt5cli.analysis.runs import ExperimentRuns
 from mrt5cli.metrics.results import Json, Row
-
-if TYPE_CHECKING:
-    from mrt5cli.models import MrT5Config
 
 SOURCE, TARGET = 1024, 189
 """Positions in the paper's count, of a span-corruption example."""
@@ -41,17 +36,17 @@ class Sizes:
     gated: bool = True
 
     @classmethod
-    def of(cls, config: MrT5Config | SimpleNamespace) -> Sizes:
-        """The sizes of a model's configuration, or of what its file holds."""
+    def of(cls, config: Json) -> Sizes:
+        """The sizes of a model's configuration, as its file holds it."""
         return cls(
-            d_model=config.d_model,
-            d_ff=config.d_ff,
-            inner=config.num_heads * config.d_kv,
-            encoder_layers=config.num_layers,
-            decoder_layers=config.num_decoder_layers or config.num_layers,
-            gate_layer=config.delete_gate_layer,
-            vocabulary=config.vocab_size,
-            gated=config.is_gated_act,
+            d_model=config["d_model"],
+            d_ff=config["d_ff"],
+            inner=config["num_heads"] * config["d_kv"],
+            encoder_layers=config["num_layers"],
+            decoder_layers=config["num_decoder_layers"] or config["num_layers"],
+            gate_layer=config["delete_gate_layer"],
+            vocabulary=config["vocab_size"],
+            gated=config["feed_forward_proj"].startswith("gated"),
         )
 
 
@@ -107,7 +102,7 @@ def compute(runs: ExperimentRuns) -> Json:
     counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
     if counted:
         gated = next((run for run, _ in counted if run.family != "ByT5"), counted[0][0])
-        sizes = Sizes.of(gated.config())
+        sizes = Sizes.of(gated.config)
         source, target = _lengths(counted[0][1])
     whole, paper_whole = macs(sizes, [source], [source], [target]), paper_macs(sizes, source, target, 1.0)
     curve = []
@@ -129,14 +124,13 @@ def compute(runs: ExperimentRuns) -> Json:
         "target": target,
         "curve": curve,
         "runs": [
-            {**run.line(), "deletion_rate": row.deletion_rate, "relative": relative_macs(run.config(), row)}
+            {**run.line(), "deletion_rate": row.deletion_rate, "relative": relative_macs(run.config, row)}
             for run, row in counted
         ],
-        "missing": runs.missing(),
     }
 
 
-def relative_macs(config: MrT5Config, row: Row) -> float:
+def relative_macs(config: Json, row: Row) -> float:
     """Exact multiply-accumulates of a run's mean example, as a share of those with nothing deleted.
 
     What a shortener itself costs is not counted: next to nothing, but for the pooling baselines.

@@ -6,7 +6,7 @@ positions of a string, which may overlap ("all" holds every position).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -14,12 +14,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mrt5cli.analysis.deletions import InspectedRow, KindRow, agreement, inspect_task, kind_table, total_rate
+from mrt5cli.analysis.deletions import (
+    InspectedRow,
+    agreement,
+    inspect_task,
+    kind_lines,
+    kind_table,
+    total_rate,
+)
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.byte_tokens import EOS, encode
-from mrt5cli.data.characters import CERTAIN_SENTINELS
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.counts import Ratio
 from mrt5cli.metrics.results import Json
 
 EXAMPLES = 1000
@@ -44,18 +51,17 @@ def deletion_patterns(runs: ExperimentRuns) -> Json:
     shortening = [run for run in runs.trained if run.family not in ("ByT5", "no source")]
     if not shortening:
         raise UserError(f"no finished run of {runs.experiment} deletes anything")
-    return {"models": [_pattern(runs, run) for run in shortening], "missing": runs.missing()}
+    return {"models": [_pattern(runs, run) for run in shortening]}
 
 
 def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
     kind = run.recipe.task.kind
-    sentinels = CERTAIN_SENTINELS if kind == "span_corruption" else 0
     by_subset = _inspected(runs, run)
     rows = [row for part in by_subset.values() for row in part]
     rate, (precision, recall) = total_rate(rows), agreement(rows)
     first = [(subset, part[0]) for subset, part in by_subset.items()]
     shown = first if len(first) > 1 else [("", row) for row in rows]
-    letters = letter_table(kind, rows) if kind in LETTER_TASKS else []
+    letters = letter_table(kind, rows) if kind in LETTER_TASKS else {}
     return {
         **run.line(),
         "task": kind,
@@ -64,8 +70,8 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
         "deletion_rate": rate.value,
         "gate_precision": precision,
         "gate_recall": recall,
-        "letters": [line.to_json() for line in letters],
-        "kinds": [line.to_json() for line in kind_table(rows, sentinels=sentinels)],
+        "letters": kind_lines(letters),
+        "kinds": kind_lines(kind_table(rows)),
         "subsets": [
             {
                 "subset": subset,
@@ -75,7 +81,7 @@ def _pattern(runs: ExperimentRuns, run: ExperimentRun) -> Json:
             }
             for subset, part in by_subset.items()
         ],
-        "shown": [_shown(subset, row, sentinels) for subset, row in shown[:SHOWN]],
+        "shown": [_shown(subset, row) for subset, row in shown[:SHOWN]],
     }
 
 
@@ -90,18 +96,18 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     shares = dict.fromkeys(subsets, max(1, most // len(subsets)))
     model = run.load(runs.device)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
-    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.report, run.title))
+    return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.progress, run.title))
 
 
-def _shown(subset: str, row: InspectedRow, sentinels: int) -> Json:
+def _shown(subset: str, row: InspectedRow) -> Json:
     """The beginning of an example as runs of text, each with its state (see `marked_text`)."""
     cut = slice(SHOWN_POSITIONS)
-    marked = replace(row, ids=row.ids[cut], deleted=row.deleted[cut]).marked(sentinels=sentinels)
+    beginning = replace(row, ids=row.ids[cut], deleted=row.deleted[cut])
     return {
         "subset": subset,
         "deletion_rate": row.rate.value,
         "cut": len(row.ids) > SHOWN_POSITIONS,
-        "runs": [tuple(run) for run in marked],
+        "runs": [tuple(run) for run in beginning.marked],
     }
 
 
@@ -136,12 +142,10 @@ def _shifted(mask: NDArray[np.bool_], places: int) -> NDArray[np.bool_]:
     return np.concatenate([np.zeros(places, dtype=np.bool_), mask[:-places]])
 
 
-def letter_table(task: str, rows: Iterable[InspectedRow]) -> list[KindRow]:
-    """Positions and deletions of each kind of letter, of the kinds that occur."""
-    count: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
+def letter_table(task: str, rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
+    """Deleted positions of all positions, by kind of letter."""
+    found: defaultdict[str, Ratio] = defaultdict(Ratio)
     for row in rows:
         for kind, mask in letter_kinds(task, row.ids).items():
-            count[kind] += int(mask.sum())
-            gone[kind] += int((mask & row.deleted).sum())
-    return [KindRow(kind, count[kind], gone[kind]) for kind in count if count[kind]]
+            found[kind] += Ratio(int((mask & row.deleted).sum()), int(mask.sum()))
+    return found

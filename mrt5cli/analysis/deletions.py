@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import compress, islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from mrt5cli.analysis.marked_text import Run, plain, runs
+from mrt5cli.analysis.marked_text import Run, runs
 from mrt5cli.byte_tokens import PAD, encode
 from mrt5cli.data.characters import KINDS, Character, byte_kinds, characters
 from mrt5cli.errors import UserError
@@ -43,6 +43,7 @@ class InspectedRow:
         target: ids of the task's target, or None for free text.
         label: what to call the row, e.g. "piece 2".
         window: the most positions a pooled segment can have; None where there is no limit.
+        sentinels: ids, from the last byte's down, that stand for a missing span.
     """
 
     ids: NDArray[np.int64]
@@ -52,6 +53,7 @@ class InspectedRow:
     target: NDArray[np.int64] | None = None
     label: str = ""
     window: int | None = None
+    sentinels: int = 0
 
     @property
     def rate(self) -> Ratio:
@@ -83,39 +85,24 @@ class InspectedRow:
             starts[-self.dropped] = True
         return starts
 
-    def characters(self, *, sentinels: int = 0) -> list[Character]:
+    @property
+    def characters(self) -> list[Character]:
         """The row's ids as characters."""
-        return characters(self.ids.tolist(), sentinels=sentinels)
+        return characters(self.ids.tolist(), sentinels=self.sentinels)
 
-    def marked(self, *, sentinels: int = 0) -> list[Run]:
+    @property
+    def marked(self) -> list[Run]:
         """The row's text with deleted bytes, or pooled segments, marked."""
         pooled = self.gate is None
         flags = self.starts if pooled else self.deleted
-        return runs(self.characters(sentinels=sentinels), flags.tolist(), pooled=pooled)
-
-
-@dataclass(frozen=True)
-class KindRow:
-    """How many bytes of one kind there were, and how many of them went."""
-
-    kind: str
-    count: int
-    deleted: int
-
-    @property
-    def rate(self) -> float:
-        """Deleted share, 0 to 1."""
-        return self.deleted / self.count
-
-    def to_json(self) -> Json:
-        return {**asdict(self), "rate": self.rate}
+        return runs(self.characters, flags.tolist(), pooled=pooled)
 
 
 def inspect_batch(
     model: MrT5ForConditionalGeneration,
     batch: Batch,
     threshold: float | None = None,
-    deletable: ArrayLike | None = None,
+    task: Task | None = None,
 ) -> list[InspectedRow]:
     """What the model deletes from each row of a batch; only the encoder is run.
 
@@ -123,7 +110,7 @@ def inspect_batch(
         model: an MrT5 that shortens its source, in eval mode.
         batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
         threshold: a gate value that replaces the configured threshold.
-        deletable: (B, L), what `Task.deletable` says of the inputs.
+        task: that the batch is of.
     """
     import torch
 
@@ -137,23 +124,23 @@ def inspect_batch(
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
     gate = None if gate is None else gate.float().cpu().numpy()
-    ids, labels = batch["input_ids"].cpu().numpy(), batch.get("labels")
+    ids = batch["input_ids"].cpu().numpy()
+    labels = batch["labels"].cpu().numpy() if "labels" in batch else None
+    deletable = None if task is None else task.deletable(ids)
     # Only per batch, as in the reference, a tail is left out of all windows.
     window = of_config(model.config).window
-    rows = []
-    for row, real in enumerate(ids != PAD):
-        target = None if labels is None else labels[row].cpu().numpy()
-        rows.append(
-            InspectedRow(
-                ids=ids[row][real],
-                deleted=~keep[row][real],
-                gate=None if gate is None else gate[row][real],
-                deletable=None if deletable is None else np.asarray(deletable)[row][real].astype(bool),
-                target=None if target is None else target[target > PAD],
-                window=window,
-            )
+    return [
+        InspectedRow(
+            ids=ids[row][real],
+            deleted=~keep[row][real],
+            gate=None if gate is None else gate[row][real],
+            deletable=None if deletable is None else deletable[row][real],
+            target=None if labels is None else labels[row][labels[row] > PAD],
+            window=window,
+            sentinels=0 if task is None else task.sentinels,
         )
-    return rows
+        for row, real in enumerate(ids != PAD)
+    ]
 
 
 def inspect_task(
@@ -178,7 +165,7 @@ def inspect_task(
     for subset, share in shares.items():
         found[subset] = rows = []
         for batch in task.held_out("test", subset, batch_size=min(share, batch_size), limit=share):
-            rows += inspect_batch(model, batch, threshold, task.deletable(batch["input_ids"]))
+            rows += inspect_batch(model, batch, threshold, task)
             if progress is not None:
                 progress(subset, len(rows))
         if not rows:
@@ -198,7 +185,7 @@ def inspect_text(
     import torch
 
     rows = []
-    for number, piece in zip(range(1, (limit or len(text)) + 1), pieces(text, length), strict=False):
+    for number, piece in enumerate(islice(pieces(text, length), limit), 1):
         # One row at a time: nothing is padded, and memory does not grow with the text.
         ids = torch.from_numpy(piece)[None]
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -223,15 +210,24 @@ def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-def kind_table(rows: Iterable[InspectedRow], *, sentinels: int = 0) -> list[KindRow]:
-    """Bytes and deletions by kind; every position is in exactly one kind."""
+def kind_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
+    """Deleted bytes of all bytes, by kind; every position is in exactly one kind."""
     count: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     for row in rows:
-        kinds = [kind for character in row.characters(sentinels=sentinels) for kind in byte_kinds(character)]
+        kinds = [kind for character in row.characters for kind in byte_kinds(character)]
         count.update(kinds)
-        gone.update(kind for kind, deleted in zip(kinds, row.deleted, strict=True) if deleted)
-    return [KindRow(kind, count[kind], gone[kind]) for kind in sorted(count, key=KINDS.index)]
+        gone.update(compress(kinds, row.deleted))
+    return {kind: Ratio(gone[kind], count[kind]) for kind in KINDS if count[kind]}
+
+
+def kind_lines(table: Mapping[str, Ratio]) -> list[Json]:
+    """The kinds of a table that occur, as documents hold them."""
+    return [
+        {"kind": kind, "count": of.count, "deleted": int(of.total), "rate": of.value}
+        for kind, of in table.items()
+        if of.count
+    ]
 
 
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
@@ -250,104 +246,3 @@ def agreement(rows: Iterable[InspectedRow]) -> tuple[float | None, float | None]
             precision += gate_precision(row.deleted, row.deletable, row.ids)
             recall += gate_recall(row.deleted, row.deletable, row.ids)
     return precision.value, recall.value
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Pooled segments of some rows.
-
-    Attributes:
-        inside_characters: that start at a byte that is not the first of its UTF-8 character.
-        dropped_positions: that are in no segment.
-        lengths: how many there are of each length in positions, short ones first.
-    """
-
-    count: int
-    mean_length: float
-    inside_characters: int
-    dropped_positions: int
-    lengths: dict[int, int]
-
-    @classmethod
-    def of(cls, rows: Sequence[InspectedRow]) -> Segments:
-        lengths = Counter(length for row in rows for _, length in row.segments or [])
-        return cls(
-            count=lengths.total(),
-            mean_length=sum(length * number for length, number in lengths.items()) / lengths.total(),
-            inside_characters=sum(
-                int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
-                for row in rows
-                for character in row.characters()
-            ),
-            dropped_positions=sum(row.dropped for row in rows),
-            lengths=dict(sorted(lengths.items())),
-        )
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What one model deletes from some rows, or pools.
-
-    Attributes:
-        name: of the model.
-        threshold: of its gate values.
-        sentinels: ids that stand for a missing span in the rows.
-    """
-
-    name: str
-    deletion_type: str
-    threshold: float
-    rows: Sequence[InspectedRow]
-    sentinels: int = 0
-
-    @property
-    def pools(self) -> bool:
-        return self.rows[0].gate is None
-
-    @property
-    def rate(self) -> Ratio:
-        return total_rate(self.rows)
-
-    @property
-    def kinds(self) -> list[KindRow]:
-        return kind_table(self.rows, sentinels=self.sentinels)
-
-    @property
-    def agreement(self) -> tuple[float | None, float | None] | None:
-        """Gate precision and recall; None where no task says what can go."""
-        if self.pools or all(row.deletable is None for row in self.rows):
-            return None
-        return agreement(self.rows)
-
-    def document(self) -> Json:
-        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
-        document: Json = {
-            "name": self.name,
-            "deletion_type": self.deletion_type,
-            "threshold": None if self.pools else self.threshold,
-            "positions": self.rate.count,
-            "deleted": int(self.rate.total),
-            "deletion_rate": self.rate.value,
-        }
-        if self.agreement is not None:
-            document["gate_precision"], document["gate_recall"] = self.agreement
-        if self.pools:
-            segments = Segments.of(self.rows)
-            lengths = [{"length": length, "count": n} for length, n in segments.lengths.items()]
-            document["segments"] = {**asdict(segments), "lengths": lengths}
-        document["kinds"] = [kind.to_json() for kind in self.kinds]
-        document["rows"] = [
-            {
-                "label": row.label,
-                "marked": plain(row.marked(sentinels=self.sentinels)),
-                "ids": row.ids.tolist(),
-                "deleted": row.deleted.astype(int).tolist(),
-                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
-                "segments": row.segments,
-                "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
-                "target": None if row.target is None else row.target.tolist(),
-                "deletion_rate": row.rate.value,
-            }
-            for row in self.rows
-        ]
-        return document

@@ -10,8 +10,10 @@ an experiment, so that differences between models are not differences between sa
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.results import Json
 from mrt5cli.metrics.student_t import two_sided_p
 
@@ -31,8 +34,6 @@ POOL = 10_000
 SAMPLES = 1_000
 DRAW_SEEDS = {"v3": 86, "v1": 34}
 """Of the generator that draws samples from the pool, by the paper's version."""
-
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -75,31 +76,22 @@ def per_sample(runs: ExperimentRuns) -> Json:
         )
     losses = {run.seed: measured(runs, run, samples)[0] for run in base}
     models: list[Json] = []
-    families: dict[str, list[float | None]] = {}
-    for run in runs.trained:
-        if run.name == runs.baseline:
-            continue
+    for run in (run for run in runs.trained if run.name != runs.baseline):
         loss, deleted = measured(runs, run, samples)
         before = losses.get(run.seed, losses[base[0].seed])
-        rise = 100 * (loss - before) / before
-        found = correlation(100 * deleted, rise)
-        families.setdefault(run.family, []).append(found.r)
-        models.append(
-            {
-                **run.line(),
-                **asdict(found),
-                "deleted_percent": np.round(100 * deleted, DIGITS).tolist(),
-                "loss_increase_percent": np.round(rise, DIGITS).tolist(),
-            }
-        )
+        columns = {"deleted_percent": 100 * deleted, "loss_increase_percent": 100 * (loss - before) / before}
+        rounded = {name: np.round(values, DIGITS).tolist() for name, values in columns.items()}
+        models.append({**run.line(), **asdict(correlation(*columns.values())), **rounded})
+    rs: defaultdict[str, list[float | None]] = defaultdict(list)
+    for model in models:
+        rs[model["family"]].append(model["r"])
     return {
         "subset": subset,
         "available": len(there),
         "samples": len(samples.batches),
         "drawn": "without replacement",
         "models": models,
-        "families": {family: fisher_mean(rs) for family, rs in families.items()},
-        "missing": runs.missing(),
+        "families": {family: fisher_mean(of) for family, of in rs.items()},
     }
 
 
@@ -137,7 +129,7 @@ def measured(
             source_removed=False,
             generate=False,
         ),
-        progress=lambda subset, done: runs.report(run.title, subset, done),
+        progress=partial(runs.progress, run.title),
     )
     outcomes = found.outcomes[samples.subset]
     return outcomes.nats / outcomes.tokens, 1 - outcomes.kept / outcomes.positions

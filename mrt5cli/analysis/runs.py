@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
@@ -16,7 +17,7 @@ from mrt5cli.rundir import RunDir
 if TYPE_CHECKING:
     import torch
 
-    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
 HINT = "delete it, and reproduce makes it anew"
@@ -58,7 +59,7 @@ class ExperimentRun:
         return self.recipe.model.shortener.paper_name
 
     def line(self) -> Json:
-        """The beginning of its line in a document."""
+        """What its line in a document begins with."""
         return {"recipe": self.name, "seed": self.seed, "family": self.family}
 
     def subject(self) -> Subject:
@@ -73,11 +74,10 @@ class ExperimentRun:
 
         return load_model(self.subject(), device)
 
-    def config(self) -> MrT5Config:
+    @property
+    def config(self) -> Json:
         """The configuration of its finished model."""
-        from mrt5cli.models import MrT5Config
-
-        return MrT5Config.from_pretrained(self.run.model)
+        return read_object(self.run.model / "config.json", HINT)
 
     def read(self, path: Path) -> SavedEvaluation | None:
         """One of its evaluations; None where it is to be left out."""
@@ -90,16 +90,15 @@ class ExperimentRun:
         Those that the experiment shows come first, then those on the recipe's own task.
         Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
         """
-        deletion = "hard" if self.recipe.evaluation.hard_delete else "soft"
-        found = []
-        for place, path in enumerate(self.outputs or sorted((self.run.path / "eval").glob("*.json"))):
-            if path.is_file():
-                one = self.read(path)
-                if one is None or (one.split, one.deletion) != ("test", deletion):
-                    continue
-                if one.models and one.of_the_model_itself:
-                    found.append((place >= self.shown, self._on_another_task(one), place, one))
-        return [one for *_, one in sorted(found, key=lambda entry: entry[:3])]
+        wanted = "test", "hard" if self.recipe.evaluation.hard_delete else "soft"
+        paths = self.outputs or sorted((self.run.path / "eval").glob("*.json"))
+        read = [(place >= self.shown, self.read(path)) for place, path in enumerate(paths) if path.is_file()]
+        found = [
+            (beside, self._on_another_task(one), one)
+            for beside, one in read
+            if one and one.models and one.of_the_model_itself and (one.split, one.deletion) == wanted
+        ]
+        return [one for *_, one in sorted(found, key=lambda entry: entry[:2])]
 
     def _on_another_task(self, one: SavedEvaluation) -> bool:
         return one.settings != self.recipe.task.model_dump(mode="json")
@@ -133,7 +132,7 @@ class ExperimentRuns:
     version: str | None = None
     smoke: bool = False
     device: torch.device | None = None
-    progress: Progress | None = None
+    progress: Progress = lambda what, part, done: None
 
     @cached_property
     def trained(self) -> list[ExperimentRun]:
@@ -159,8 +158,3 @@ class ExperimentRuns:
                 "losses and times are compared with it: train it first",
             )
         return found
-
-    def report(self, what: str, part: str, done: int) -> None:
-        """Say how far it is."""
-        if self.progress is not None:
-            self.progress(what, part, done)

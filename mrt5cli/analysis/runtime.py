@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mrt5cli.analysis.compute import relative_macs
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
-
-Timed = tuple[ExperimentRun, Row, SavedEvaluation]
 
 
 def runtime(runs: ExperimentRuns) -> Json:
@@ -28,7 +26,7 @@ def runtime(runs: ExperimentRuns) -> Json:
             f"{runs.baseline} was not timed, so there is nothing to compare times with",
             "evaluate it with --runtime, on an otherwise idle machine",
         )
-    conditions = base[0][2].timed_on
+    before, conditions = [row for _, row, _ in base], base[0][2].timed_on
     alike = [(run, row) for run, row, found in _timed(runs.trained) if found.timed_on == conditions]
     return {
         **dict(zip(("device_name", "dtype", "threads", "batch_size"), conditions, strict=True)),
@@ -37,8 +35,8 @@ def runtime(runs: ExperimentRuns) -> Json:
                 **run.line(),
                 "deletion_rate": row.deletion_rate,
                 "ms_per_example": row.known("ms_per_example"),
-                "decrease_percent": _decrease(row, base),
-                "macs_decrease_percent": 100 * (1 - relative_macs(run.config(), row)),
+                "decrease_percent": time_saved(row, before),
+                "macs_decrease_percent": 100 * (1 - relative_macs(run.config, row)),
             }
             for run, row in alike
         ],
@@ -68,20 +66,20 @@ def gate_placement(runs: ExperimentRuns) -> Json:
                 "bits_per_byte": row.bits_per_byte,
                 "deletion_rate": row.deletion_rate,
                 "ms_per_example": row.ms_per_example,
-                "decrease_percent": _decrease(row, base) if alike else None,
+                "decrease_percent": time_saved(row, [before for _, before, _ in base]) if alike else None,
             }
         )
     if not lines:
         raise UserError(f"no run of {runs.experiment} with a gate was evaluated")
-    return {"runs": sorted(lines, key=lambda line: line["after_layer"]), "missing": runs.missing()}
+    return {"runs": sorted(lines, key=lambda line: line["after_layer"])}
 
 
-def _timed(runs: Iterable[ExperimentRun]) -> list[Timed]:
+def _timed(runs: Iterable[ExperimentRun]) -> list[tuple[ExperimentRun, Row, SavedEvaluation]]:
     """The runs that were timed on their own task."""
     return [(run, *found) for run in runs if (found := run.own("ms_per_example")) is not None]
 
 
-def _decrease(row: Row, base: list[Timed]) -> float:
+def time_saved(row: Row, base: Sequence[Row]) -> float:
     """By how many percent its time is below the baseline's mean."""
-    before = statistics.fmean(row.known("ms_per_example") for _, row, _ in base)
+    before = statistics.fmean(one.known("ms_per_example") for one in base)
     return 100 * (1 - row.known("ms_per_example") / before)

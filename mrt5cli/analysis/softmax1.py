@@ -29,7 +29,7 @@ def softmax1(runs: ExperimentRuns) -> Json:
             f"no two finished runs of {runs.experiment} differ in model.softmax1 alone",
             "a pair has the same task, model, controller and seed",
         )
-    return {"pairs": [_compared(runs, one, other) for one, other in pairs], "missing": runs.missing()}
+    return {"pairs": [_compared(runs, one, other) for one, other in pairs]}
 
 
 def _rest(run: ExperimentRun) -> Json:
@@ -47,13 +47,15 @@ def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) ->
 
     settings = one.recipe.evaluation
     options = EvaluationOptions(
-        batch_size=settings.batch_size, limit=settings.examples, hard_delete=settings.hard_delete
+        batch_size=settings.batch_size,
+        limit=settings.examples,
+        hard_delete=settings.hard_delete,
+        test_difference=True,
     )
     document = compare(
         [one.subject(), other.subject()],
         one.recipe.task,
         options,
-        test_difference=True,
         device=runs.device,
         progress=runs.progress,
     ).document()

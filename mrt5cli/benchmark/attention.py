@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,47 @@ def implementations() -> dict[str, Attention]:
     return {"eager": registered[IMPLEMENTATIONS["eager"]], "fused": registered[IMPLEMENTATIONS["packed"]]}
 
 
+@dataclass(frozen=True)
+class Core:
+    """Attention of one encoder layer with its bias, to be computed by one function or another.
+
+    Attributes:
+        layer: whose configuration the functions read.
+        parts: queries, keys and values (B, heads, L, width) and the bias (1, heads, L, L).
+    """
+
+    layer: torch.nn.Module
+    parts: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, base: MrT5ForConditionalGeneration, shapes: Shapes, dtype: torch.dtype) -> Core:
+        """Random scores of a standard deviation of about 3, some above the ceiling of the score loss."""
+        generator = torch.Generator().manual_seed(0)
+        heads, width, length = base.config.num_heads, base.config.d_kv, shapes.length
+        sizes = [(shapes.batch, heads, length, width)] * 3 + [(1, heads, length, length)]
+        q, *others = (torch.randn(size, generator=generator).to(base.device, dtype) for size in sizes)
+        layer = base.get_submodule("encoder.block.0.layer.0.SelfAttention")
+        return cls(layer, [q * (3 * width**-0.5), *others])
+
+    def forward(self, function: Attention) -> list[Tensor]:
+        with torch.inference_mode():
+            return [self._output(function, self.parts)]
+
+    def both_ways(self, function: Attention, *, score_loss: bool) -> list[Tensor]:
+        """The gradients of the parts."""
+        given = [part.detach().requires_grad_() for part in self.parts]
+        penalty = ScorePenalty("row") if score_loss else None
+        total = self._output(function, given, penalty).float().square().sum()
+        (total if penalty is None else total + 100 * penalty.mean()).backward()  # type: ignore[no-untyped-call]
+        return [part.grad for part in given if part.grad is not None]
+
+    def _output(
+        self, function: Attention, parts: Sequence[Tensor], penalty: ScorePenalty | None = None
+    ) -> Tensor:
+        *states, bias = parts
+        return function(self.layer, *states, None, 0.0, position_bias=bias, score_penalty=penalty)[0]
+
+
 def attention(
     base: MrT5ForConditionalGeneration, shapes: Shapes, functions: Mapping[str, Attention] | None = None
 ) -> Suite:
@@ -35,39 +77,15 @@ def attention(
 
     On a GPU with bf16, in bfloat16. Each function is compared with those before it.
     """
-    config, suite, device = base.config, Suite("attention"), base.device
-    functions = functions or implementations()
+    suite, device, functions = Suite("attention"), base.device, functions or implementations()
     half = shapes.bf16 and device.type == "cuda"
     dtype = torch.bfloat16 if half else torch.float32
-    generator = torch.Generator().manual_seed(0)
-    heads, width, length = config.num_heads, config.d_kv, shapes.length
-    # Scores of a standard deviation of about 3, some above the ceiling of the score loss.
-    sizes = [(shapes.batch, heads, length, width)] * 3 + [(1, heads, length, length)]
-    q, k, v, bias = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
-    parts = q * (3 * width**-0.5), k, v, bias
-    layer = base.get_submodule("encoder.block.0.layer.0.SelfAttention")
-    product = 2 * shapes.batch * heads * length * length * width  # operations of one matmul
-
-    def output(function: Attention, parts: Sequence[Tensor], **how: Any) -> Tensor:
-        query, key, value, bias = parts
-        return function(layer, query, key, value, None, 0.0, position_bias=bias, **how)[0]
-
-    def forward(function: Attention) -> list[Tensor]:
-        with torch.inference_mode():
-            return [output(function, parts)]
-
-    def both_ways(function: Attention, score_loss: bool) -> list[Tensor]:
-        given = [part.detach().requires_grad_() for part in parts]
-        penalty = ScorePenalty("row")
-        result = output(function, given, **({"score_penalty": penalty} if score_loss else {}))
-        total = result.float().square().sum()
-        (total + 100 * penalty.mean() if score_loss else total).backward()  # type: ignore[no-untyped-call]
-        return [part.grad for part in given if part.grad is not None]
-
+    core = Core.of(base, shapes, dtype)
+    product = 2 * core.parts[0].numel() * shapes.length  # operations of one matmul
     kinds: dict[str, tuple[Callable[[Attention], list[Tensor]], int]] = {
-        "forward": (forward, 2),
-        BOTH_WAYS: (partial(both_ways, score_loss=False), 6),
-        f"{BOTH_WAYS} {SCORE_LOSS}": (partial(both_ways, score_loss=True), 6),
+        "forward": (core.forward, 2),
+        BOTH_WAYS: (partial(core.both_ways, score_loss=False), 6),
+        f"{BOTH_WAYS} {SCORE_LOSS}": (partial(core.both_ways, score_loss=True), 6),
     }
     for place, (name, function) in enumerate(functions.items()):
         for kind, (call, products) in kinds.items():

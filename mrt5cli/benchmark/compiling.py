@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from mrt5cli.benchmark.forward import logits
 from mrt5cli.benchmark.models import Shapes, Variant, kept_lengths, ours
-from mrt5cli.benchmark.suite import Case, Parity, Suite, wait
+from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Costs, Parity, Suite
 from mrt5cli.benchmark.training_step import scored
+from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.compiling import compile_blocks
 
-LENGTHS = 10
-"""Source lengths that compiled blocks must serve without compiling again."""
 COMPILED = ", compiled"
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What compiling cost.
-
-    Attributes:
-        first_call_seconds: of the first call.
-        graphs: compiled in it.
-        recompiled: graphs compiled when the same was called on `LENGTHS` other lengths.
-    """
-
-    first_call_seconds: float
-    graphs: int
-    recompiled: int
-
-    def sentence(self) -> str:
-        return (
-            f"the first call compiles {self.graphs} graphs in {self.first_call_seconds:,.1f} s; {LENGTHS} "
-            f"other lengths compile {self.recompiled} more"
-        )
 
 
 def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
@@ -94,6 +72,6 @@ def compiling_costs(call: Callable[[int], Tensor], length: int) -> Costs:
     before, start = graphs(), time.perf_counter()
     wait(call(length).device)
     seconds, first = time.perf_counter() - start, graphs()
-    for number in range(LENGTHS):
-        call(length - 1 - number if length > 2 * LENGTHS else length + 1 + number)
+    for number in range(OTHER_LENGTHS):
+        call(length - 1 - number if length > 2 * OTHER_LENGTHS else length + 1 + number)
     return Costs(seconds, first - before, graphs() - first)

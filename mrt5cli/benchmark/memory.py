@@ -1,7 +1,7 @@
 """Memory of a case, in a process of its own: what it takes at its peak beside the model.
 
-The processes are forks of a server that has imported everything, so that nobody pays for what an earlier case
-left behind.
+The processes are forks of one that has built the weights, itself a fork of a server that has imported
+everything, so that nobody pays for what an earlier case left behind.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mrt5cli.benchmark.models import Shapes
-from mrt5cli.benchmark.suite import Builder
+from mrt5cli.benchmark.suite import Builder, Memory
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import first_line
 
@@ -29,56 +30,50 @@ ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes beside those that were there before the case.
-
-    Attributes:
-        peak: the most it held at any moment, gradients included; None where it could not be measured.
-        live: of a training step, what is held between its forward and its backward pass.
-        problem: why there is no peak.
-    """
-
-    peak: int | None
-    live: int | None = None
-    problem: str | None = None
+_base: MrT5ForConditionalGeneration
+"""In the process that forks, and in its forks."""
 
 
 def measure(
     build: Builder,
-    base: Callable[[], MrT5ForConditionalGeneration],
+    make_base: Callable[[], MrT5ForConditionalGeneration],
     shapes: Shapes,
     names: Sequence[str],
     threads: int,
+    device: torch.device,
 ) -> Iterator[tuple[str, Memory]]:
     """The memory of some cases of a suite, one after the other.
 
     Args:
-        build, base, shapes: the suite, the weights that it is built on, and its inputs; each process builds
-            its own.
+        build, make_base, shapes: the suite, the weights on the CPU that it is built on, and its inputs.
         threads: of the CPU.
     """
     os.environ.update(ENVIRONMENT)  # for the server, which starts with the first process
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    for name in names:
-        with ProcessPoolExecutor(1, context) as process:
+    with ProcessPoolExecutor(1, context, _keep_base, (make_base,)) as process:
+        for name in names:
             try:
-                yield name, process.submit(_measure_here, build, base, shapes, name, threads).result()
+                yield name, process.submit(_fork, build, shapes, name, threads, device).result()
             except Exception as error:  # what the case raised, or that its process was killed
                 yield name, Memory(None, problem=f"{type(error).__name__}: {first_line(error)}")
 
 
-def _measure_here(
-    build: Builder,
-    make_base: Callable[[], MrT5ForConditionalGeneration],
-    shapes: Shapes,
-    name: str,
-    threads: int,
-) -> Memory:
+def _keep_base(make_base: Callable[[], MrT5ForConditionalGeneration]) -> None:
+    """Build the weights once, by a single thread: OpenMP's threads do not survive a fork."""
+    global _base
+    torch.set_num_threads(1)
+    _base = make_base()
+
+
+def _fork(*case: Any) -> Memory:
+    with ProcessPoolExecutor(1, get_context("fork")) as process:
+        return process.submit(_measure_here, *case).result()
+
+
+def _measure_here(build: Builder, shapes: Shapes, name: str, threads: int, device: torch.device) -> Memory:
     torch.set_num_threads(threads)
-    base = make_base()
+    base = _base.to(device)
     small = replace(shapes, length=min(16, shapes.length), target=2)
     build(base, small).cases[name].call()  # what libraries set up at a first call is not the case's
     case = build(base, shapes).cases[name]

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 
 TINY = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2}
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, Json] = {
     "tiny": TINY,
     **{name.removeprefix("google/"): shape for name, shape in BYT5_SHAPES.items()},
 }
@@ -62,20 +63,20 @@ def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequenc
     return [max(1, round(length * share)) for share in shares]
 
 
-def base_model(model: str | None, size: str, device: torch.device) -> MrT5ForConditionalGeneration:
-    """The weights to run: a checkpoint's, or random ones of a published size; with a gate to steer."""
+def base_model(model: str | None, size: str) -> MrT5ForConditionalGeneration:
+    """The weights to run, on the CPU: a checkpoint's, or random ones of a size; with a gate to steer."""
     if model is None:
         torch.manual_seed(0)
-        fields: dict[str, Any] = {**SIZES[size], "use_softmax1": True}
-        return MrT5ForConditionalGeneration(MrT5Config(**fields)).to(device)
+        return MrT5ForConditionalGeneration(MrT5Config(**SIZES[size], use_softmax1=True))
     kind = read_config(model).deletion_type
-    if kind not in (MrT5Config.deletion_type, "none"):
+    if kind == "none":
+        return load(model, deletion_type=MrT5Config.deletion_type, use_softmax1=True)
+    if kind != MrT5Config.deletion_type:
         raise UserError(
             f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
             "give a ByT5 or an MrT5, or leave the model out",
         )
-    gate: dict[str, Any] = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True}
-    return load(model, **(gate if kind == "none" else {})).to(device)
+    return load(model)
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced
 from mrt5cli.metrics.counts import Ratio
-from mrt5cli.models import load
+from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output, load
 from mrt5cli.recipe import Recipe
 from mrt5cli.tasks.base import Batch, build_task
 
@@ -63,11 +62,9 @@ def precision_rows(
     for subset in task.subsets("test"):
         for cpu_batch in task.held_out("test", subset, batch_size=how.batch_size, limit=limit):
             batch = {name: part.to(device) for name, part in cpu_batch.items()}
-            reference: Any = None
-            for each in counts.values():
-                out = each.forward(batch, how.hard_delete)
-                reference = out if reference is None else reference
-                each.add(out, reference, batch, full.config.threshold)
+            outputs = [each.forward(batch, how.hard_delete) for each in counts.values()]
+            for each, out in zip(counts.values(), outputs, strict=True):
+                each.add(out, outputs[0], batch, full.config.threshold)
             examples, number = examples + len(batch["labels"]), number + 1
             done(number)
     of = (
@@ -80,26 +77,28 @@ def precision_rows(
 class _Counts:
     """What a model makes of the batches so far in one precision, beside fp32."""
 
-    def __init__(self, model: Any, autocast: bool = False) -> None:
+    def __init__(self, model: MrT5ForConditionalGeneration, autocast: bool = False) -> None:
         self.model, self.autocast = model, autocast
         self.outcomes: list[Outcomes] = []
         self.tally, self.argmaxes, self.decisions, self.farthest = Tally(), Ratio(), Ratio(), 0.0
 
-    def forward(self, batch: Batch, hard: bool) -> Any:
+    def forward(self, batch: Batch, hard: bool) -> MrT5Output:
         torch.manual_seed(0)  # for gates that draw
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
         in_half = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
         with torch.inference_mode(), in_half:
-            return self.model(**given, hard_delete=hard, use_cache=False)
+            out: MrT5Output = self.model(**given, hard_delete=hard, use_cache=False)
+        return out
 
-    def add(self, out: Any, reference: Any, batch: Batch, threshold: float) -> None:
+    def add(self, out: MrT5Output, reference: MrT5Output, batch: Batch, threshold: float) -> None:
+        assert out.logits is not None and reference.logits is not None  # labels were given
         self.outcomes.append(teacher_forced(out, batch))
         self.tally += tally(out, batch, threshold)
         real = (batch["labels"] != PAD) & (batch["labels"] != IGNORED_LABEL)
         self.argmaxes += _share(out.logits.argmax(-1) != reference.logits.argmax(-1), real)
         apart = (out.logits.float() - reference.logits.float()).abs().amax(dim=-1)[real]
         self.farthest = max(self.farthest, float(apart.max()))
-        if out.keep_mask is not None:
+        if out.keep_mask is not None and reference.keep_mask is not None:
             self.decisions += _share(out.keep_mask != reference.keep_mask, batch["input_ids"] != PAD)
 
     def row(self, precision: str) -> PrecisionRow:

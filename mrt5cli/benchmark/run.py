@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from statistics import median
-from typing import Any
 
 import torch
 
 from mrt5cli.benchmark.attention import attention
-from mrt5cli.benchmark.compiling import Costs, compiled
+from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
-from mrt5cli.benchmark.memory import Memory, measure
+from mrt5cli.benchmark.memory import measure
 from mrt5cli.benchmark.models import SIZES, Shapes, base_model
-from mrt5cli.benchmark.precision import PrecisionRow, precision_rows
-from mrt5cli.benchmark.suite import Builder, Parity, Ratio, Suite, interleave
+from mrt5cli.benchmark.precision import precision_rows
+from mrt5cli.benchmark.suite import Builder, Ratio, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
@@ -37,39 +36,14 @@ BUILDERS: dict[str, Builder] = {
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was measured of a case: seconds, which are the median of the rounds', and what a `Case` has."""
-
-    name: str
-    seconds: float
-    rounds: list[float]
-    macs: int | None
-    operations_per_second: float | None
-    ratios: list[Ratio]
-    memory: Memory | None = None
-    compiling: Costs | None = None
-
-
-@dataclass
-class Measured:
-    """The results of a kind of benchmark: timed cases and the parity of each fast path, or precisions."""
-
-    what: str
-    cases: list[Result] = field(default_factory=list)
-    parity: dict[str, Parity] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    rows: list[PrecisionRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Report:
     """What `mrt5 bench` prints, and as JSON writes: what the numbers depend on, and the numbers."""
 
-    setting: dict[str, Any]
-    suites: list[Measured]
+    setting: Json
+    suites: Sequence[Suite]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> Json:
+        return {"setting": self.setting, "suites": [suite.to_json() for suite in self.suites]}
 
     def broken_parity(self) -> list[str]:
         """Of each fast path that is not the oracle's equal, a sentence."""
@@ -108,12 +82,11 @@ class Benchmark:
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
         """The weights, made when first needed: precision does without."""
-        return self._make_base()
+        return self._make_base().to(self.device)
 
     @property
     def _make_base(self) -> Callable[[], MrT5ForConditionalGeneration]:
-        source = None if self.subject is None else self.subject.source
-        return partial(base_model, source, self.size, self.device)
+        return partial(base_model, None if self.subject is None else self.subject.source, self.size)
 
     def run(self, kinds: Sequence[str]) -> Report:
         """Time the kinds one after the other; see `mrt5 bench`.
@@ -138,48 +111,54 @@ class Benchmark:
                 "name its directory: mrt5 bench runs/NAME --what precision",
             )
 
-    def measured(self, kind: str) -> Measured:
+    def measured(self, kind: str) -> Suite:
         if kind == "precision":
             assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
             source, recipe = self.subject.source, self.subject.recipe
             done = lambda batches: self.done(kind, batches, 0)
             rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
-            return Measured(kind, notes=[of], rows=rows)
-        found = self.timed(BUILDERS[kind](self.base, self.shapes))
+            return Suite(kind, notes=[of], rows=rows)
+        suite = BUILDERS[kind](self.base, self.shapes)
+        self.time(suite)
         if self.memory and kind != "compile":
-            self.add_memory(found, BUILDERS[kind])
-        return found
+            self.add_memory(suite, BUILDERS[kind])
+        return suite
 
-    def timed(self, suite: Suite) -> Measured:
+    def time(self, suite: Suite) -> None:
         """Check all of a suite's results and time its cases."""
-        parity = dict(suite.checks())
+        suite.parity = dict(suite.checks())
         calls = {name: case.call for name, case in suite.cases.items()}
         done = partial(self.done, suite.what)
         seconds = interleave(calls, rounds=self.rounds, device=self.device, done=done)
-        costs = {name: case.compiling for name, case in suite.cases.items() if case.compiling}
-        notes = [f"{name}: {cost.sentence()}" for name, cost in costs.items()]
-        return Measured(suite.what, [_result(suite, name, seconds) for name in calls], parity, notes)
+        for name, case in suite.cases.items():
+            case.rounds = seconds[name]
+            for other in case.against:
+                work = suite.cases[other].macs
+                ideal = None if case.macs is None or work is None else work / case.macs
+                case.ratios.append(Ratio.of(other, seconds[other], seconds[name], ideal))
+            if case.compiling:
+                suite.notes.append(f"{name}: {case.compiling}")
 
-    def add_memory(self, found: Measured, build: Builder) -> None:
+    def add_memory(self, suite: Suite, build: Builder) -> None:
         """Measure each case's memory in a process of its own."""
-        names = [case.name for case in found.cases]
-        memory: dict[str, Memory] = {}
-        for name, of_case in measure(build, self._make_base, self.shapes, names, self.threads):
-            memory[name] = of_case
-            self.done(f"memory of {found.what}", len(memory), len(names))
-        found.cases = [replace(case, memory=memory[case.name]) for case in found.cases]
         weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
-        found.notes += [
-            f"memory is beside the model's {byte_size(weights)}, each case in a process of its own",
-            *(f"{name}: no memory, {of.problem}" for name, of in memory.items() if of.problem),
-        ]
+        suite.notes.append(
+            f"memory is beside the model's {byte_size(weights)}, each case in a process of its own"
+        )
+        memory = measure(build, self._make_base, self.shapes, list(suite.cases), self.threads, self.device)
+        for number, (name, found) in enumerate(memory, 1):
+            suite.cases[name].memory = found
+            if found.problem:
+                suite.notes.append(f"{name}: no memory, {found.problem}")
+            self.done(f"memory of {suite.what}", number, len(suite.cases))
 
-    def setting(self) -> dict[str, Any]:
+    def setting(self) -> Json:
         """What the numbers depend on."""
         built = self.base if "base" in self.__dict__ else None
+        fields = {} if built is None else built.config.to_dict()
         return {
             "model": self.size if self.subject is None else self.subject.name,
-            "shape": None if built is None else next(filter(partial(_has_size, built), SIZES), None),
+            "shape": next((name for name in SIZES if SIZES[name].items() <= fields.items()), None),
             "parameters": None if built is None else built.num_parameters(),
             "batch": self.shapes.batch,
             "length": self.shapes.length,
@@ -200,17 +179,3 @@ def default_threads() -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
     return min(torch.get_num_threads(), usable_cpus())
-
-
-def _has_size(model: MrT5ForConditionalGeneration, name: str) -> bool:
-    return SIZES[name].items() <= model.config.to_dict().items()
-
-
-def _result(suite: Suite, name: str, seconds: dict[str, list[float]]) -> Result:
-    case, middle, ratios = suite.cases[name], median(seconds[name]), []
-    for other in case.against:
-        work = suite.cases[other].macs
-        ideal = None if case.macs is None or work is None else work / case.macs
-        ratios.append(Ratio.of(other, seconds[other], seconds[name], ideal))
-    rate = None if case.operations is None else case.operations / middle
-    return Result(name, middle, seconds[name], case.macs, rate, ratios, compiling=case.compiling)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrt5cli.benchmark.models import Shapes, Variant, ours
 from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, Case, Parity, Suite
-from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.recomputation import Recompute, recompute
 
 EAGER, FUSED = "eager, score loss", "fused, score loss"
@@ -65,8 +64,11 @@ def step(variant: Variant, loss: Callable[[Variant], Tensor], against: Sequence[
     return Case(call, against, variant.macs(), loss=partial(loss, variant))
 
 
-def soft_loss(out: Any) -> Tensor:
+def soft_loss(out: MrT5Output) -> Tensor:
     """What a model with soft gates is trained by, but for its score loss."""
+    assert (
+        out.loss is not None and out.delete_gate_output is not None
+    )  # labels were given, and gates are soft
     return out.loss + GATE_COEFFICIENT * out.delete_gate_output.mean()
 
 

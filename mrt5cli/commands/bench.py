@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import typer
-
-from mrt5cli import bounds, places
-from mrt5cli.commands.bench_tables import present
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
+from mrt5cli import bounds
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, option, shares
 from mrt5cli.commands.progress import bars
+from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.output import print_json
-from mrt5cli.text import duration, shortened
+from mrt5cli.text import byte_size, counted, number, percent, say, shortened
+
+if TYPE_CHECKING:
+    from mrt5cli.benchmark.precision import PrecisionRow
+    from mrt5cli.benchmark.run import Report
+    from mrt5cli.benchmark.suite import Case, Ratio
 
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
 
-Model = Annotated[
-    str | None,
-    typer.Argument(parser=places.place, metavar="[MODEL]", help="A run, checkpoint directory or Hub id."),
-]
+Model = Annotated[str | None, argument("A run, checkpoint directory or Hub id.", "[MODEL]")]
 Size = Annotated[
-    str,
-    typer.Option(help="Without MODEL: random weights of this size: byt5-small, -base, -large or tiny."),
+    str, option("Without MODEL: random weights of this size: byt5-small, -base, -large or tiny.")
 ]
-What = Annotated[str, typer.Option(help=f"Which of {', '.join(KINDS)}, with commas.")]
-Rates = Annotated[str, typer.Option(help="Deletion rates, with commas, 0 to below 1.")]
+What = Annotated[str, option(f"Which of {', '.join(KINDS)}, with commas.")]
+Rates = Annotated[str, option("Deletion rates, with commas, 0 to below 1.")]
 Rows = Annotated[
-    str, typer.Option(help="Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
+    str, option("Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
 ]
-Batch = Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="Rows a batch.")]
-Length = Annotated[int, typer.Option(min=8, max=bounds.LENGTH, help="Source positions of a row.")]
-Target = Annotated[int, typer.Option(min=2, max=bounds.LENGTH, help="Target positions of a row.")]
-Rounds = Annotated[int, typer.Option(min=1, max=bounds.ROUNDS, help="Rounds that count; one more warms up.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Forward and train: also under bfloat16 autocast.")]
-Memory = Annotated[
-    bool, typer.Option("--memory", help="Also the memory of each case, in a process of its own.")
-]
-Limit = Annotated[
-    int, typer.Option(min=1, max=bounds.EXAMPLES, help="Precision: held-out examples a subset.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, max=bounds.THREADS, help="Threads of the CPU. Default: as many as it may use."),
-]
-Document = Annotated[
-    Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
-]
+Batch = Annotated[int, amount("Rows a batch.", bounds.BATCH)]
+Length = Annotated[int, amount("Source positions of a row.", bounds.LENGTH, 8)]
+Target = Annotated[int, amount("Target positions of a row.", bounds.LENGTH, 2)]
+Rounds = Annotated[int, amount("Rounds that count; one more warms up.", bounds.ROUNDS)]
+Bf16 = Annotated[bool, option("Forward and train: also under bfloat16 autocast.", "--bf16")]
+Memory = Annotated[bool, option("Also the memory of each case, in a process of its own.", "--memory")]
+Limit = Annotated[int, amount("Precision: held-out examples a subset.", bounds.EXAMPLES)]
+Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
 
 
 def bench(
     model: Model = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     size: Size = "byt5-small",
     what: What = "forward",
     rates: Rates = "0.3,0.5,0.7",
@@ -68,12 +56,12 @@ def bench(
     bf16: Bf16 = False,
     memory: Memory = False,
     limit: Limit = 1000,
-    device: Device = "auto",
+    device: options.Device = "auto",
     threads: Threads = None,
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: AsJson = False,
-    out: Document = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
+    out: options.Document = None,
 ) -> None:
     """Time models against each other, in turn, in one process, and say how far each is from the ideal.
 
@@ -96,12 +84,13 @@ def bench(
     from mrt5cli.writing import write_json
 
     kinds = _words("--what", what, KINDS)
-    shapes = Shapes(batch, length, target, _rates(rates), _words("--rows", rows, SPREADS), bf16)
+    shapes = Shapes(
+        batch, length, target, shares("--rates", rates, or_none=True), _words("--rows", rows, SPREADS), bf16
+    )
     chosen = machine.device(device)
     subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
     subject, threads = subjects[0] if subjects else None, threads or default_threads()
-    # A bar when stderr is a terminal, else lines.
-    with bars() if sys.stderr.isatty() else nullcontext(Lines()) as done:
+    with bars("timing") as done:
         benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, done)
         report = benchmark.run(kinds)
     if out is not None:
@@ -117,45 +106,82 @@ def bench(
         )
 
 
-def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """The words of an option, each once."""
+def _words(name: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """The words that an option lists, each once."""
     words = list(dict.fromkeys(word.strip() for word in text.split(",")))
     if not set(words) <= set(known):
         raise UserError(
-            f"{option} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
+            f"{name} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
         )
     return words
 
 
-def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [-1.0]
-    if not all(0 <= rate < 1 for rate in rates):
-        raise UserError(
-            f"--rates '{shortened(text)}': expected shares of positions, 0 to below 1",
-            "for example --rates 0.3,0.5,0.7",
-        )
-    return rates
+# --- what is printed ----------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+Columns = Mapping[str, Callable[[T], str]]
+
+TIMED: Columns[Case] = {
+    "median": lambda case: (
+        f"{1000 * case.seconds:,.1f} ms" if case.seconds < 10 else f"{case.seconds:,.2f} s"
+    ),
+    "GFLOP/s": lambda case: f"{case.operations_per_second / 1e9:,.1f}" if case.operations_per_second else "",
+    "peak\nmemory": lambda case: byte_size(case.memory.peak if case.memory else None),
+    "live\nmemory": lambda case: byte_size(case.memory.live if case.memory else None),
+}
+COMPARED: Columns[Ratio] = {
+    "times\nfaster": lambda ratio: number(ratio.median, 2),
+    "range": lambda ratio: f"{ratio.least:.2f}-{ratio.most:.2f}",
+    "fastest\nrounds": lambda ratio: number(ratio.fastest, 2),
+    "ideal": lambda ratio: "" if ratio.ideal is None else number(ratio.ideal, 2),
+    "% of\nideal": lambda ratio: "" if ratio.ideal is None else percent(ratio.share_of_ideal, 0),
+    "than": lambda ratio: ratio.baseline,
+}
+PRECISE: Columns[PrecisionRow] = {
+    "": lambda row: row.precision,
+    **{
+        metric.column: lambda row, metric=metric: metric.text(getattr(row, metric.name))  # type: ignore[misc]
+        for name, metric in METRICS.items()
+        if name in ("loss", "token_accuracy", WHOLE_TARGETS, "deletion_rate")
+    },
+    "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
+    "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),
+    "logits off\nat most": lambda row: number(row.logits, 3),
+}
 
 
-class Lines:
-    """Progress for a log: what is being timed, how much of it is done, and what is left."""
+def present(report: Report) -> None:
+    """Print a table for each kind of thing that was measured."""
+    setting = report.setting
+    size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
+    say(
+        f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
+        f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
+        f"{setting['torch']}; {setting['rounds']} rounds\n"
+    )
+    for suite in report.suites:
+        say(suite.what)
+        if suite.rows:
+            print_table(list(PRECISE), [_cells(PRECISE, row) for row in suite.rows])
+        else:
+            _print_timings(suite.cases)
+        for name, found in suite.parity.items():
+            what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
+            say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
+        for note in suite.notes:
+            say(note)
+        say()
 
-    EVERY = 30.0
 
-    def __init__(self) -> None:
-        self.begun = self.said = time.monotonic()
-        self.kind, self.after = "", 0
+def _print_timings(cases: Mapping[str, Case]) -> None:
+    """A line a case and baseline; columns that no case has anything for are left out."""
+    lines = []
+    for name, case in cases.items():
+        own = [name, *_cells(TIMED, case)]
+        compared = [_cells(COMPARED, ratio) for ratio in case.ratios] or [[""] * len(COMPARED)]
+        lines += [[*own, *compared[0]], *([*[""] * len(own), *cells] for cells in compared[1:])]
+    print_table(["", *TIMED, *COMPARED], lines, only_filled=True)
 
-    def __call__(self, kind: str, finished: int, total: int) -> None:
-        now = time.monotonic()
-        if kind != self.kind:
-            self.kind, self.after, self.said, self.begun = kind, finished, now, now
-            print(f"timing {kind}", file=sys.stderr, flush=True)
-        elif now - self.said >= self.EVERY:
-            self.said = now
-            left = (now - self.begun) / (finished - self.after) * (total - finished)
-            rest = f" of {total}, about {duration(left)} left" if total else ""
-            print(f"{kind}: {finished}{rest}", file=sys.stderr, flush=True)
+
+def _cells(columns: Columns[T], row: T) -> list[str]:
+    return [cell(row) for cell in columns.values()]

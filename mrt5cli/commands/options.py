@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mrt5cli import own_code, places
+from mrt5cli.errors import UserError
+from mrt5cli.text import shortened
 
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        parser=places.place,
-        metavar="RECIPE",
-        help="A recipe file, or the name of a shipped recipe.",
-    ),
-]
+
+def argument(text: str, metavar: str, parser: Callable[[str], str | Path] = places.place) -> Any:
+    """An argument that names a run, a model, a task or a recipe, or with `places.path` a file or a folder."""
+    return typer.Argument(parser=parser, metavar=metavar, help=text)
+
+
+def option(text: str, *names: str, metavar: str | None = None) -> Any:
+    """An option that is taken as it is typed, or a flag."""
+    return typer.Option(*names, metavar=metavar, help=text)
+
+
+def named(text: str, *names: str, metavar: str) -> Any:
+    """An option that names a run, a model, a task or a recipe."""
+    return typer.Option(*names, parser=places.place, metavar=metavar, help=text)
+
+
+def path(text: str, *names: str) -> Any:
+    """An option that takes a file or a folder."""
+    return typer.Option(*names, parser=places.path, help=text)
+
+
+def amount(text: str, most: float, least: float = 1) -> Any:
+    """An option that takes a number."""
+    return typer.Option(min=least, max=most, help=text)
+
+
+RecipeName = Annotated[str, argument("A recipe file, or the name of a shipped recipe.", "RECIPE")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
+        "place of all that stood there. May be repeated.",
         "--set",
         metavar="KEY=VALUE",
-        help="Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the "
-        "place of all that stood there. May be repeated.",
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        parser=places.path,
-        help="The run directory. [default: runs/NAME-seedSEED]",
-        show_default=False,
-    ),
+Out = Annotated[Path | None, path("The run directory. [default: runs/NAME-seedSEED]")]
+Document = Annotated[
+    Path | None, typer.Option(parser=places.new_file, help="Also write the JSON document to this file.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")]
-Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Shrink the recipe to seconds on a CPU, to see that it runs.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a Hub model. [default: main]", show_default=False)
-]
+Resume = Annotated[bool, option("Go on from the latest checkpoint.", "--resume")]
+Smoke = Annotated[bool, option("Shrink the recipe to seconds on a CPU, to see that it runs.", "--smoke")]
+DryRun = Annotated[bool, option("Check everything, say what would run, and stop.", "--dry-run")]
+Device = Annotated[str, option("cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")]
+AsJson = Annotated[bool, option("Print one JSON document on stdout instead.", "--json")]
+Revision = Annotated[str | None, option("Branch, tag or commit of a Hub model. [default: main]")]
 NoPickle = Annotated[
-    bool, typer.Option("--no-pickle", help="Refuse pickled weights, though no code in them is ever run.")
+    bool, option("Refuse pickled weights, though no code in them is ever run.", "--no-pickle")
 ]
+
+
+def shares(option: str, text: str, *, or_none: bool = False) -> list[float]:
+    """The shares of positions that an option lists, 0 to below 1, in the order given.
+
+    Args:
+        or_none: 0 is one of them.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 < share < 1 or (or_none and share == 0) for share in found):
+        least = "0 to" if or_none else "above 0 and"
+        raise UserError(
+            f"{option} '{shortened(text)}': a rate is a share of positions, {least} below 1",
+            f"for example {option} 0.3,0.5,0.7",
+        )
+    return found
 
 
 def _import_code(files: list[Path] | None) -> list[Path] | None:

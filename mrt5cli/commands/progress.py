@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mrt5cli.text import duration
+
+PLAIN_SECONDS = 30.0
+"""Between two lines about the same thing, where there are no bars."""
+Bar = Callable[[str, int, int], None]
+
 
 @contextmanager
-def examples_done(expected: int) -> Iterator[Callable[[str, str, int], None]]:
-    """A bar for each model and subset when stderr is a terminal, else one line for each.
+def bars(doing: str) -> Iterator[Bar]:
+    """A bar for each name that it is called with, the number done, and that of all or 0.
+
+    Where stderr is no terminal, lines: what is begun, and now and then how far it is.
 
     Args:
-        expected: examples a subset may have at most.
+        doing: what is done with things of these names, one word.
     """
     if not sys.stderr.isatty():
-        seen: set[tuple[str, str]] = set()
-
-        def line_each(name: str, subset: str, done: int) -> None:
-            if (name, subset) not in seen:
-                seen.add((name, subset))
-                print(f"evaluating {name}, {subset}", file=sys.stderr, flush=True)
-
-        yield line_each
+        yield _lines(doing)
         return
-    with bars() as bar:
-        yield lambda name, subset, done: bar(f"{name} {subset}", done, expected)
-
-
-@contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for each name that it is called with, the number done, and that of all or 0."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -44,3 +39,25 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
             shown.update(known[name], completed=done)
 
         yield bar
+
+
+def _lines(doing: str) -> Bar:
+    begun: dict[str, tuple[float, int]] = {}
+    said = 0.0
+
+    def line(name: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if name not in begun:
+            begun[name] = now, done
+            text = f"{doing} {name}"
+        elif now - said < PLAIN_SECONDS:
+            return
+        else:
+            since, before = begun[name]
+            left = (now - since) / max(done - before, 1) * (total - done)
+            text = f"{name}: {done}" + (f" of {total}, about {duration(left)} left" if total else "")
+        said = now
+        print(text, file=sys.stderr, flush=True)
+
+    return line

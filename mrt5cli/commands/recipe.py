@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName
+from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName, argument, option
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json
@@ -94,18 +94,10 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
 
 @app.command()
 def check(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            parser=places.place,
-            metavar="PATH...",
-            help="Recipe files, directories, or shipped names.",
-        ),
-    ],
+    paths: Annotated[list[str], argument("Recipe files, directories, or shipped names.", "PATH...")],
     set_: Overrides = None,
     build: Annotated[
-        bool,
-        typer.Option("--build/--no-build", help="Also build each model, without its weights."),
+        bool, option("Also build each model, without its weights.", "--build/--no-build")
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
@@ -118,7 +110,7 @@ def check(
 
       mrt5 recipe check recipes/ --no-build
     """
-    checked = [_check(path, set_ or ()) for path in _files(paths)]
+    checked = _check_all(paths, set_ or ())
     # Building imports torch, which takes seconds: a recipe with a typing mistake is answered before that.
     if build and not any(item.problems for item in checked):
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
@@ -144,14 +136,7 @@ def check(
 @app.command()
 def copy(
     name: RecipeName,
-    destination: Annotated[
-        Path,
-        typer.Argument(
-            parser=places.path,
-            metavar="DEST",
-            help="A new file, or a directory to put it in.",
-        ),
-    ],
+    destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
     code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
@@ -180,7 +165,7 @@ def copy(
         except OSError as error:
             raise UserError(f"{target} cannot be written: {error.strerror}") from None
         print(target)
-    say(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it", sys.stderr)
+    say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
 @app.command()
@@ -189,7 +174,7 @@ def schema(
         str | None,
         typer.Argument(metavar="KEY", help="Only this key or section, e.g. training or model.shortener."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema instead.")] = False,
+    as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,
 ) -> None:
     """Explain every key of a recipe: what it may be, its default, what it means.
@@ -261,19 +246,24 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 # --- check --------------------------------------------------------------------------------------------------
 
 
-def _files(paths: Sequence[str]) -> list[Path]:
-    """The recipe files meant by files, directories and names, each once."""
+def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
+    """What is found out about the recipes meant by files, directories and names, each of them once."""
     from mrt5cli.recipe import find
 
-    files: dict[Path, Path] = {}
+    checked: dict[Path, Checked] = {}
     for text in paths:
-        path = Path(text)
-        if not path.is_dir():
-            found = [find(text)]
-        elif not (found := sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))):
-            raise UserError(f"{text} holds no recipes (.yaml files)")
-        files |= {file.resolve(): file for file in found if file.resolve() not in files}
-    return list(files.values())
+        folder = Path(text)
+        try:
+            inside = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
+            files = inside if folder.is_dir() else [find(text)]
+            if not files:
+                raise UserError(f"{text} holds no recipes (.yaml files)")
+        except UserError as error:
+            problem = "; ".join(filter(None, (error.message, error.hint)))
+            checked[folder] = Checked(text, problems=[("", problem)])
+            continue
+        checked |= {key: _check(file, overrides) for file in files if (key := file.resolve()) not in checked}
+    return list(checked.values())
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import bounds, places
-from mrt5cli.commands.options import AsJson, Code, Device
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli import bounds
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, option, path
+from mrt5cli.errors import RunFailed
 from mrt5cli.output import print_json
-from mrt5cli.places import room
+from mrt5cli.places import check_writable, room
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -25,68 +25,59 @@ if TYPE_CHECKING:
 
 PAPER = "paper"
 SMOKE = "smoke"
-SHOWN = ("id", "kind", "status", "reason", "experiments", "needs", "gigabytes")
+SHOWN = ("id", "kind", "status", "reason", "experiments", "gigabytes")
 """Of a job, in the JSON document."""
 
 
+Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "[SUITE]")]
+Only = Annotated[
+    list[str] | None,
+    option(
+        "Only these experiments and recipes, and what they need; may be repeated.", "--only", metavar="GLOB"
+    ),
+]
+Smoke = Annotated[bool, option("Shrink every recipe to seconds on a CPU, to see that all works.", "--smoke")]
+Jobs = Annotated[
+    int | None,
+    amount("Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.", bounds.WORKERS),
+]
+DryRun = Annotated[bool, option("Print the plan, and stop.", "--dry-run")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1e9,
+        metavar="HOURS",
+        help="Leave out what does not fit into so many of the hours that the plan estimates.",
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."),
+]
+KeepChanged = Annotated[
+    bool, option("Let finished runs and results of changed code stand.", "--keep-changed")
+]
+Runs = Annotated[Path | None, path("Folder of the runs. [default: runs, or inside it]")]
+Reports = Annotated[Path, path("Folder of the reports.")]
+ReportOnly = Annotated[bool, option("Train nothing; report on the results that exist.", "--report-only")]
+
+
 def reproduce(
-    suite: Annotated[
-        str,
-        typer.Argument(
-            parser=places.place, metavar="[SUITE]", help="paper, miniature, or a file like theirs."
-        ),
-    ] = PAPER,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="GLOB",
-            help="Only these experiments and recipes, and what they need; may be repeated.",
-        ),
-    ] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Shrink every recipe to seconds on a CPU, to see that all works.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=bounds.WORKERS,
-            help="Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1e9,
-            metavar="HOURS",
-            help="Leave out what does not fit into so many of the hours that the plan estimates.",
-        ),
-    ] = None,
-    gpu_tflops: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."
-        ),
-    ] = None,
-    keep_changed: Annotated[
-        bool, typer.Option("--keep-changed", help="Let finished runs and results of changed code stand.")
-    ] = False,
-    runs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=places.path, help="Folder of the runs. [default: runs, or inside it]", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(parser=places.path, help="Folder of the reports.")] = Path("reports"),
-    device: Device = "auto",
-    code: Code = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Train nothing; report on the results that exist.")
-    ] = False,
-    as_json: AsJson = False,
+    suite: Suite = PAPER,
+    only: Only = None,
+    smoke: Smoke = False,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    budget: Budget = None,
+    gpu_tflops: Speed = None,
+    keep_changed: KeepChanged = False,
+    runs: Runs = None,
+    out: Reports = Path("reports"),
+    device: options.Device = "auto",
+    code: options.Code = None,
+    report_only: ReportOnly = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
@@ -113,6 +104,9 @@ def reproduce(
     experiments, known = load_suite(suite), shipped_recipes()
 
     works = not (dry_run or report_only)
+    pages = out / (f"{name}-{SMOKE}" if smoke else name)
+    if not dry_run:
+        check_writable(pages, "folder")
     with only_one(root) if works else nullcontext():
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
@@ -121,28 +115,21 @@ def reproduce(
         beyond = [] if budget is None else keep_to_budget(plan, budget)
         summary = _summary(plan, beyond, gpu_tflops)
         if works and not as_json:
-            say(summary, sys.stderr)
+            say_on_stderr(summary)
         outcome = _execute(plan, device, jobs) if works else None
     if dry_run:
         print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
     if outcome is not None and outcome.interrupted:
-        say("to resume: the same command again; for a report on what there is: --report-only", sys.stderr)
+        say_on_stderr("to resume: the same command again; for a report on what there is: --report-only")
         raise KeyboardInterrupt
     from mrt5cli.report.page import write_report
 
-    try:
-        written = write_report(plan, out / (f"{name}-{SMOKE}" if smoke else name), say_on_stderr)
-    except UserError as error:
-        if not as_json:
-            raise
-        say(f"note: {error.message}", sys.stderr)  # the document says what was done all the same
-        written = []
+    written = write_report(plan, pages, say_on_stderr)
     if as_json:
         print_json(_document(plan, outcome, written))
     else:
-        for path in written:
-            print(path)
+        print(*written, sep="\n")
     if outcome is not None and outcome.failures:
         raise _failed(outcome)
 
@@ -155,14 +142,14 @@ def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
 
     to_do = [job for job in plan.jobs if job.to_do]
     if not to_do:
-        say("nothing left to do", sys.stderr)
+        say_on_stderr("nothing left to do")
         return SuiteOutcome()
     launcher = launcher_for(plan, device, jobs)
-    say(f"{launcher}; runs and logs in {plan.root}", sys.stderr)
+    say_on_stderr(f"{launcher}; runs and logs in {plan.root}")
     needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
     if free < needed:
         sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
-        say(f"note: {sizes}", sys.stderr)
+        say_on_stderr(f"note: {sizes}")
     display = Display(plan)
     with display.bars:
         return execute(plan, launcher, display)
@@ -243,6 +230,7 @@ def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]
         "jobs": [
             {
                 **{name: getattr(job, name) for name in SHOWN},
+                "needs": [need.id for need in job.needs],
                 "output": str(job.output),
                 f"{plan.machine}_hours": job.hours,
             }

@@ -1,16 +1,109 @@
-"""What `mrt5 pretrain` and `mrt5 finetune` do with a checked recipe, and what their options set in it."""
+"""`mrt5 pretrain` and `mrt5 finetune`: train a model as its recipe says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from mrt5cli.commands import options
+from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
+
+From = Annotated[
+    str | None,
+    options.named(
+        "The model to start from; as --set model.start=. Default: the recipe's.",
+        "--from",
+        metavar="RUN|DIR|HUB_ID",
+    ),
+]
+
+
+def pretrain(
+    recipe: options.RecipeName,
+    overrides: options.Overrides = None,
+    revision: options.Revision = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    smoke: options.Smoke = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model as its recipe says.
+
+    Writes a run directory: the resolved recipe, metrics, checkpoints and the model in Hugging Face layout.
+    Ctrl-C saves a checkpoint and says how to go on; so does a termination signal.
+
+    Examples:
+
+      mrt5 pretrain quickstart_byt5
+
+      mrt5 pretrain local_text --set 'task.source={kind: files, path: my_texts}'
+
+      mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
+    """
+    from mrt5cli.recipe import load
+
+    assigned = assignments(overrides, revision)
+    chosen = load(recipe, assigned, smoke=smoke)
+    if chosen.is_finetuning:
+        raise UserError(
+            f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
+            f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
+        )
+    given = TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    train(chosen, given)
+
+
+def finetune(
+    recipe: options.RecipeName,
+    from_: From = None,
+    revision: options.Revision = None,
+    overrides: options.Overrides = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    smoke: options.Smoke = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "auto",
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model that is there already on a task, as a recipe says.
+
+    The model is a run, a checkpoint or a Hub model; an MrT5 keeps its gate, and the controller goes on
+    steering. Where the recipe has a training.best_metric, the model that comes out is the one that was best
+    on validation data. Everything else is as in `mrt5 pretrain`.
+
+    Examples:
+
+      mrt5 finetune spelling_v3/mrt5_50
+
+      mrt5 finetune xnli_v3/mrt5_50 --from stanfordnlp/mrt5-small
+
+      mrt5 finetune spelling_v3/byt5 --from google/byt5-small --set task.source.path=my_pairs
+
+      mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
+    """
+    from mrt5cli.recipe import load
+
+    assigned = assignments(overrides, revision, from_)
+    chosen = load(recipe, assigned, smoke=smoke)
+    if chosen.model.start == "scratch":
+        raise UserError(
+            f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",
+            f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
+        )
+    given = TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)
+    train(chosen, given)
 
 
 def assignments(
@@ -52,7 +145,7 @@ def train(recipe: Recipe, options: TrainingOptions) -> None:
     """
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
-    from mrt5cli.training.choose import choose
+    from mrt5cli.training.choose import RunOptions, choose
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 
@@ -65,17 +158,17 @@ def train(recipe: Recipe, options: TrainingOptions) -> None:
         usual = usual.parent / "smoke" / default_directory(recipe).name
     # A smoke run in its own place may always be replaced; elsewhere nothing is.
     overwrite = options.smoke and options.out is None and not options.resume
-    plan = choose(
-        recipe,
+    how = RunOptions(
         options.out or usual,
         resume=options.resume,
-        device=options.device,
         overwrite=overwrite,
+        device=options.device,
         allow_pickle=not options.no_pickle,
     )
+    plan = choose(recipe, how)
     plan.notes.extend(notes)
     if not options.dry_run:
-        run = execute(plan, overwrite=overwrite)
+        run = execute(plan)
         if options.as_json and plan.runtime.leads:
             print_json(outcome(run))
     elif options.as_json:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +20,7 @@ from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED
-from mrt5cli.metrics.results import Row, SavedEvaluation
+from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
@@ -78,12 +77,12 @@ def model_card(job: Job) -> str:
     return str(ModelCard(text))  # which refuses metadata that the Hub would not read
 
 
-def _of_the_recipe(recipe: Recipe | None) -> dict[str, Any]:
+def _of_the_recipe(recipe: Recipe | None) -> Json:
     """What the template says of the training and its data, and the metadata of the Hub.
 
     The metadata names no licence: that of the weights is the owner's to state.
     """
-    metadata: dict[str, Any] = {"library_name": "transformers", "tags": ["mrt5", "byte-level"]}
+    metadata: Json = {"library_name": "transformers", "tags": ["mrt5", "byte-level"]}
     if recipe is None:
         return {"recipe": None, "learned": None, "metadata": ModelCardData(**metadata).to_yaml()}
     task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
@@ -115,7 +114,7 @@ def _of_the_recipe(recipe: Recipe | None) -> dict[str, Any]:
     }
 
 
-def _made_with(meta: dict[str, Any]) -> Iterator[str]:
+def _made_with(meta: Json) -> Iterator[str]:
     """Hardware, time and versions, as far as a run has recorded them."""
     if meta.get("device_name"):
         processes = meta.get("processes", 1)

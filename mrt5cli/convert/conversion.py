@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,12 +12,14 @@ from mrt5cli.convert.files import Job
 from mrt5cli.convert.layouts import LAYOUTS
 from mrt5cli.errors import FULL, RunFailed, UserError
 from mrt5cli.hub import check_can_push, push
+from mrt5cli.metrics.results import Json
 from mrt5cli.models.checkpoint import Description, describe, dtype_name, load, of_a_shortener
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.layouts import PLAIN
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
+from mrt5cli.places import check_writable
 from mrt5cli.recipe import shorteners
 from mrt5cli.rundir import resolve_model
 from mrt5cli.subject import find_subjects
@@ -51,64 +52,71 @@ class Outcome:
     url: str | None = None
 
 
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What a checkpoint becomes, and how.
+
+    Attributes:
+        layout: one of `layouts.LAYOUTS`.
+        revision: of a Hub id: a branch, tag or commit.
+        fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
+        dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
+        overwrite: a checkpoint at the destination is replaced.
+        shard_size: weights above it go into several files.
+        repo_id: also push to this Hub repository; `private`, as a private one, if it is not there yet.
+    """
+
+    layout: str
+    revision: str | None = None
+    fields: Json = field(default_factory=dict)
+    dtype: str | None = None
+    allow_pickle: bool = True
+    seed: int = 42
+    overwrite: bool = False
+    shard_size: str = "5GB"
+    repo_id: str | None = None
+    private: bool = False
+
+
 def convert(
     source: str,
     destination: Path,
-    layout: str,
-    *,
-    revision: str | None = None,
-    fields: dict[str, Any] | None = None,
-    dtype: str | None = None,
-    allow_pickle: bool = True,
-    seed: int = 42,
-    overwrite: bool = False,
-    shard_size: str = "5GB",
-    repo_id: str | None = None,
-    private: bool = False,
-    busy: AbstractContextManager[Any] | None = None,
+    options: ConversionOptions,
+    busy: AbstractContextManager[object] | None = None,
 ) -> Outcome:
     """Read a checkpoint, whoever wrote it, and write it in another layout.
 
     Args:
-        source: a run directory, a checkpoint directory or a Hub id, of which `revision` is a branch, tag or
-            commit.
+        source: a run directory, a checkpoint directory or a Hub id.
         destination: a directory that is not there, or with `overwrite` a checkpoint.
-        layout: one of `layouts.LAYOUTS`.
-        fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
-        dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
-        shard_size: weights above it go into several files.
-        repo_id: also push to this Hub repository; `private`, as a private one, if it is not there yet.
         busy: what to be in while weights are read and written, such as a spinner; downloads show bars.
 
     Raises:
         UserError, CheckpointError, RunFailed: it cannot be done; then nothing was written.
     """
-    if repo_id is not None:
-        check_can_push(repo_id)
-    _check_place(Path(resolve_model(source)[0]), destination, overwrite)
-    (subject,) = find_subjects([source], revision, allow_pickle=allow_pickle)
+    if options.repo_id is not None:
+        check_can_push(options.repo_id)
+    _check_place(Path(resolve_model(source)[0]), destination, options.overwrite)
+    (subject,) = find_subjects([source], options.revision, allow_pickle=options.allow_pickle)
     with busy or nullcontext():
         folder = Path(subject.source)
         described = describe(folder)
-        # What the files hold counts; config.json may say something else, or nothing.
-        said = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
-        stored = stored_dtype(folder) or str(said)
-        dtype = dtype_name(dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
-        torch.manual_seed(seed)
-        model = load(folder, dtype=dtype, **_changes(described, source, fields or {}, layout))
-        job = Job(model, subject.recipe, subject.run, shard_size, repo_id)
-        notes, files = _write(job, layout, destination)
+        stored = _stored_dtype(described, folder)
+        dtype = dtype_name(options.dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
+        torch.manual_seed(options.seed)
+        model = load(folder, dtype=dtype, **_changes(described, source, options))
+        job = Job(model, subject.recipe, subject.run, options.shard_size, options.repo_id)
+        notes, files = _write(job, options.layout, destination)
     if stored == "float16":
-        notes = [
-            f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}",
-            *notes,
-        ]
-    weights, phrase = _size_and_phrase(model, layout)
+        notes.insert(
+            0, f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}"
+        )
+    weights, phrase = _size_and_phrase(model, options.layout)
     return Outcome(
         source=source,
         destination=str(destination),
         read=described.writer,
-        layout=layout,
+        layout=options.layout,
         model=phrase,
         weights=weights,
         dtype=dtype,
@@ -116,8 +124,14 @@ def convert(
         fresh=list(model.fresh_weights),
         notes=notes,
         files=files,
-        url=None if repo_id is None else push(destination, repo_id, private=private),
+        url=options.repo_id and push(destination, options.repo_id, private=options.private),
     )
+
+
+def _stored_dtype(described: Description, folder: Path) -> str:
+    """What the files hold; config.json may say something else, or nothing."""
+    said = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
+    return stored_dtype(folder) or str(said)
 
 
 def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[str]]:
@@ -165,11 +179,12 @@ def _check_place(source: Path, destination: Path, overwrite: bool) -> None:
                 f"{destination} is not a checkpoint (no config.json), so it is not replaced",
                 "name another directory",
             )
+    check_writable(destination.parent, "folder")
 
 
-def _changes(described: Description, where: str, fields: dict[str, Any], layout: str) -> dict[str, Any]:
+def _changes(described: Description, where: str, options: ConversionOptions) -> Json:
     """What to change while reading: an MrT5 start gets a gate, and nothing else may change its kind."""
-    own = described.fields
+    own, fields, layout = described.fields, options.fields, options.layout
     has = own.get("deletion_type", MrT5Config.deletion_type)
     place = own.get("delete_gate_layer", MrT5Config.delete_gate_layer)
     placed = has in SHORTENERS
@@ -179,6 +194,12 @@ def _changes(described: Description, where: str, fields: dict[str, Any], layout:
         raise UserError(
             f"{where} has a shortener of its own ({has}{at}); a conversion does not exchange it",
             f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
+        )
+    depth, layer = own.get("num_layers", MrT5Config.num_layers), fields.get("delete_gate_layer", 0)
+    if isinstance(depth, int) and layer >= depth:
+        raise UserError(
+            f"--layer {layer}, or that of --recipe: {where} has {depth} encoder blocks, counted from 0",
+            f"give a --layer from 0 to {depth - 1}",
         )
     if layout == "byt5" and fields.get("deletion_type", "none") != "none":
         raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")

@@ -6,10 +6,9 @@ that there and back again nothing is lost.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mrt5cli.convert.files import has_byte_vocabulary
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5Config
 from mrt5cli.models.layouts import FIRST_VERSION_FIELD, NOT_FIELDS, TOOLKIT_KEY, fields_of
 from mrt5cli.models.shorteners import SHORTENERS, Reference
@@ -37,7 +36,7 @@ NOT_THEIRS: dict[str, tuple[object, str]] = {
 """Fields of ours that their code has not: the value that it computes with, and what it does so."""
 
 
-def reference_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
+def reference_config(config: MrT5Config, dtype: str) -> Json:
     """The config.json of the authors' code for a model of ours.
 
     Args:
@@ -65,7 +64,7 @@ def reference_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     return _with_lost(config, written)
 
 
-def first_version_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
+def first_version_config(config: MrT5Config, dtype: str) -> Json:
     """The config.json of the first version of the authors' code; arguments as `reference_config`.
 
     Raises:
@@ -93,7 +92,7 @@ def first_version_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
     return _with_lost(config, theirs)
 
 
-def plain_config(config: MrT5Config, dtype: str) -> dict[str, Any]:
+def plain_config(config: MrT5Config, dtype: str) -> Json:
     """The config.json of a plain T5 v1.1, or umT5, of the same sizes; arguments as above."""
     kind = "UMT5" if config.relative_bias_per_layer else "T5"
     written = {name: getattr(config, name) for name in SHARED_FIELDS} | {
@@ -139,7 +138,7 @@ def _layout_of(config: MrT5Config) -> Reference | None:
     return None if shortener is None else shortener.reference
 
 
-def _with_lost(config: MrT5Config, written: dict[str, Any]) -> dict[str, Any]:
+def _with_lost(config: MrT5Config, written: Json) -> Json:
     """`written`, sorted, with an object of the fields of ours that reading it would not give back."""
     written = {name: value for name, value in sorted(written.items()) if name != TOOLKIT_KEY}
     back = MrT5Config(**fields_of(written, "")).to_dict()

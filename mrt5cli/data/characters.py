@@ -15,9 +15,6 @@ import regex
 
 from mrt5cli.byte_tokens import EOS, LAST_BYTE_ID, OFFSET, PAD, UNK
 
-CERTAIN_SENTINELS = 11
-"""Span corruption writes its sentinels from 0xFF down, and 0xF5 to 0xFF never occur in UTF-8."""
-
 # fmt: off
 SCRIPTS = (
     "Latin", "Greek", "Cyrillic", "Arabic", "Hebrew", "Devanagari", "Bengali", "Gurmukhi", "Gujarati",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -11,31 +11,31 @@ from pathlib import Path
 
 import torch
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import HubAway, RunFailed, UserError
 from mrt5cli.evaluation.calibration import Calibration, calibrate
 from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.published import PublishedRow, published_rows
-from mrt5cli.evaluation.significance import Difference, compare_means, compare_right
+from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
-from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
-from mrt5cli.metrics.results import TOTAL, VERSION, Json, Row, finite
+from mrt5cli.metrics.results import VERSION, Json, Row, finite
+from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.subject import Subject, check_fits, load_model
-from mrt5cli.tasks.base import Batch, Task, build_task, check_held_out
+from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import first_line
 from mrt5cli.writing import write_json
 
-Progress = Callable[[str, str, int], None]
+Progress = Callable[[str, str, int], object]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
-    """One model's rows: a subset each, the total last when there are several.
+    """One model's rows: a subset each, the total last when there are several and all are measured.
 
     Attributes:
         conditions: what a time or a rounding depends on (see `timing`).
@@ -183,16 +183,14 @@ def compare(
     section: TaskSection,
     options: EvaluationOptions,
     *,
-    test_difference: bool = False,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
-    unfinished: Callable[[Comparison], object] | None = None,
+    progress: Progress = lambda name, subset, done: None,
+    unfinished: Callable[[Comparison], object] = lambda comparison: None,
 ) -> Comparison:
     """Evaluate each subject on the task, one after the other.
 
     Args:
         section: the recipe section of the task.
-        test_difference: say whether the two subjects differ.
         device: where to compute; by default the CPU.
         progress: called with the subject's name, the subset and the number of its examples done.
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
@@ -202,55 +200,82 @@ def compare(
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
-    there = replace(options, subsets=options.subsets or task.subsets(options.split))
-    check_held_out(task, section, there.split, there.subsets)
-    measures = (*(["constrained_accuracy"] if options.constrained else []), *task.measures)
+    check_held_out(task, section, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
-
-    def comparison(unfinished: str | None = None) -> Comparison:
-        # Commits and remarks are known once the data has been read.
-        described = {
-            "kind": section.kind,
-            "version": task.version,
-            "settings": section.model_dump(mode="json"),
-            "commits": task.commits(),
-        }
-        measured = [result for result in results if result.rows]
-        return Comparison(
-            described, options, measured, measures, remarks=task.remarks(), unfinished=unfinished
-        )
-
     try:
         for subject in subjects:
             model = load_model(subject, device)
             check_fits(model, section, subject.name)
-            calibrations: list[Calibration | None] = [None]
-            if options.deletion_rates:
-                text = _validation_batches(task, options)
-                calibrations += calibrate(model, text, options.deletion_rates, subject.name)
-            for calibration in calibrations:
-                rows: list[Row] = []
-                result = Result(subject, rows, conditions(model), model.config.deletion_type, {}, calibration)
-                results.append(result)
-                measured = measure(
-                    model,
-                    task,
-                    there if calibration is None else replace(there, threshold=calibration.threshold),
-                    progress=None if progress is None else partial(progress, result.label),
-                    finished=rows.append,
+            for calibration in _calibrations(model, task, options, subject.name):
+                result = Result(
+                    subject, [], conditions(model), model.config.deletion_type, calibration=calibration
                 )
-                results[-1] = replace(result, rows=measured.rows, outcomes=measured.outcomes)
+                results.append(result)
+                _measure(result, model, task, options, progress)
     except BaseException as error:
-        if unfinished is not None and any(result.rows for result in results):
-            unfinished(comparison(first_line(error)))
+        if measured := [result for result in results if result.rows]:
+            unfinished(_comparison(measured, section, task, options, unfinished=first_line(error)))
+            if isinstance(error, HubAway):  # in the middle of the work, no longer at its start
+                raise RunFailed(error.message, error.hint) from error
         raise
-    published: list[PublishedRow] = []
+    comparison = _comparison(results, section, task, options)
+    if options.test_difference:
+        first, second = (result.outcomes for result in results)
+        tested = differences(first, second, section.kind, comparison.measures)
+        comparison = replace(comparison, differences=tested)
     if task.measures and options.split == "test":
         papers = [subject.recipe.paper for subject in subjects if subject.recipe is not None]
         named = {row for paper in papers if paper is not None for row in paper.rows}
-        published = published_rows(task, there.subsets or (), named)
-    tested = differences(results[0], results[1], section.kind, measures) if test_difference else []
-    return replace(comparison(), published=published, differences=tested)
+        published = published_rows(task, options.subsets or task.subsets("test"), named)
+        comparison = replace(comparison, published=published)
+    return comparison
+
+
+def _calibrations(
+    model: MrT5ForConditionalGeneration, task: Task, options: EvaluationOptions, name: str
+) -> list[Calibration | None]:
+    """What a model is run at: None, its own threshold, and then that of each wanted rate."""
+    if not options.deletion_rates:
+        return [None]
+    text = (
+        batch
+        for subset in task.subsets("validation")
+        for batch in task.held_out("validation", subset, batch_size=options.batch_size, limit=options.limit)
+    )
+    return [None, *calibrate(model, text, options.deletion_rates, name)]
+
+
+def _measure(
+    result: Result,
+    model: MrT5ForConditionalGeneration,
+    task: Task,
+    options: EvaluationOptions,
+    progress: Progress,
+) -> None:
+    """Fill in a result, of which the rows that are done stay where a later subset fails."""
+    if result.calibration is not None:
+        options = replace(options, threshold=result.calibration.threshold)
+    report = partial(progress, result.label)
+    measured = measure(model, task, options, progress=report, finished=result.rows.append)
+    result.rows, result.outcomes = measured.rows, measured.outcomes
+
+
+def _comparison(
+    results: Sequence[Result],
+    section: TaskSection,
+    task: Task,
+    options: EvaluationOptions,
+    unfinished: str | None = None,
+) -> Comparison:
+    """The results with what is known of the task once its data has been read: commits and remarks."""
+    described = {
+        "kind": section.kind,
+        "version": task.version,
+        "settings": section.model_dump(mode="json"),
+        "commits": task.commits(),
+    }
+    measures = (*(["constrained_accuracy"] if options.constrained else []), *task.measures)
+    return Comparison(described, options, results, measures, remarks=task.remarks(), unfinished=unfinished)
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
@@ -272,29 +297,3 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),
         normalization=None if task.answer_length is None else options.normalization or "squad",
     )
-
-
-def differences(first: Result, second: Result, kind: str, measures: Sequence[str]) -> list[Difference]:
-    """Each measure and the loss of two results on the same examples, a subset each and all together."""
-    names = list(first.outcomes)
-    groups = [(name, [name]) for name in names] + ([(TOTAL, names)] if len(names) > 1 else [])
-    if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
-        measures = (WHOLE_TARGETS,)
-    found = []
-    for name in (*measures, "loss"):
-        for subset, parts in groups:
-            one, other = ([result.outcomes[part] for part in parts] for result in (first, second))
-            if name == "loss":
-                tokens = [outcomes.tokens for outcomes in one]
-                nats, others = ([outcomes.nats for outcomes in side] for side in (one, other))
-                found.append(compare_means(subset, name, nats, others, tokens))
-            else:
-                test = compare_means if METRICS[name].graded else compare_right
-                scores = ([outcomes.scores[name] for outcomes in side] for side in (one, other))
-                found.append(test(subset, name, *scores))
-    return found
-
-
-def _validation_batches(task: Task, options: EvaluationOptions) -> Iterator[Batch]:
-    for subset in task.subsets("validation"):
-        yield from task.held_out("validation", subset, batch_size=options.batch_size, limit=options.limit)

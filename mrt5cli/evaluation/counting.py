@@ -80,10 +80,8 @@ class Outcomes:
     @classmethod
     def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
         """The outcomes of batches, one after the other."""
-        names = ("nats", "tokens", "tokens_right", "positions", "kept")
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-        }
+        names = [one.name for one in fields(cls) if one.name != "scores"]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
         return cls(**arrays, scores=scores)
 
@@ -176,18 +174,19 @@ def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -
         outcomes: of each subset by its name; without them graded metrics have no interval.
     """
     examples = sum(row.examples for row in rows)
-    means: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name in (field.name for field in fields(Row)):
         values = [getattr(row, name) for row in rows]
-        weighted = (row.examples * value for row, value in zip(rows, values, strict=True))
-        means[name] = sum(weighted) / examples if all(isinstance(value, float) for value in values) else None
-    for name, metric in METRICS.items():
-        if f"{name}_95" in means and not metric.graded:
-            means[f"{name}_95"] = wilson_interval(means[name], examples)
-        elif f"{name}_95" in means and outcomes is not None:
+        if all(isinstance(value, float) for value in values):
+            weighted = (row.examples * value for row, value in zip(rows, values, strict=True))
+            found[name] = sum(weighted) / examples
+    for name in (name for name in METRICS if hasattr(Row, f"{name}_95")):
+        if not METRICS[name].graded:
+            found[f"{name}_95"] = wilson_interval(found.get(name), examples)
+        elif outcomes is not None:
             scores = [outcomes[row.subset].scores.get(name) for row in rows]
-            means[f"{name}_95"] = mean_interval([score for score in scores if score is not None])
-    means |= {
+            found[f"{name}_95"] = mean_interval([score for score in scores if score is not None])
+    found |= {
         "subset": TOTAL,
         "examples": examples,
         "target_tokens": sum(row.target_tokens for row in rows),
@@ -195,4 +194,4 @@ def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -
         # A median of medians would be neither.
         "median_ms_per_example": None,
     }
-    return Row(**means)
+    return Row(**found)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mrt5cli.byte_tokens import EOS, decode
 from mrt5cli.errors import UserError
@@ -19,13 +21,13 @@ from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_
 from mrt5cli.evaluation.generation import choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
-from mrt5cli.metrics.catalog import ANSWERED, WHOLE_TARGETS
+from mrt5cli.metrics.catalog import ANSWERED
 from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Task
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int], object]
 DEFAULT = EvaluationOptions()
 
 
@@ -47,8 +49,8 @@ def measure(
     task: Task,
     options: EvaluationOptions = DEFAULT,
     *,
-    progress: Progress | None = None,
-    finished: Callable[[Row], None] | None = None,
+    progress: Progress = lambda what, done: None,
+    finished: Callable[[Row], object] = lambda row: None,
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
@@ -72,11 +74,10 @@ def measure(
         # Random deletion over a batch draws from torch's generator: fix it, and leave the caller's alone.
         with torch.random.fork_rng([where] if where.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(0)
-            for subset in task.subsets(options.split) if options.subsets is None else options.subsets:
+            for subset in options.subsets or task.subsets(options.split):
                 row, outcomes[subset] = _Subset(model, task, subset, options, progress).measure()
                 rows.append(row)
-                if finished is not None:
-                    finished(row)
+                finished(row)
     finally:
         model.train(was_training)
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)
@@ -91,17 +92,16 @@ class _Subset:
         task: Task,
         subset: str,
         options: EvaluationOptions,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.model, self.task, self.subset, self.options = model, task, subset, options
-        self.report: Progress = progress or (lambda what, done: None)
+        self.progress = progress
         self.device = next(model.parameters()).device
         self.watch = Stopwatch(self.device) if options.runtime else None
-        self.deletion: dict[str, Any] = {"hard_delete": options.hard_delete}
+        self.deletion: dict[str, bool | float] = {"hard_delete": options.hard_delete}
         if options.threshold is not None:
             self.deletion["deletion_threshold"] = options.threshold
         self.threshold = model.config.threshold if options.threshold is None else options.threshold
-        self.choices = task.choices if options.constrained else None
 
     def measure(self) -> tuple[Row, Outcomes]:
         options = self.options
@@ -110,7 +110,7 @@ class _Subset:
         lost = Tally()
         parts: list[Outcomes] = []
         removed: list[Outcomes] = []
-        sources: list[torch.Tensor] = []
+        sources: list[Tensor] = []
         for batch in self.task.held_out(
             options.split, self.subset, batch_size=options.batch_size, limit=options.limit
         ):
@@ -123,47 +123,46 @@ class _Subset:
             lost += tally(output, batch, self.threshold, deletable)
             parts.append(found)
             if self.watch is not None and references is None:
-                self.watch.time(self._forward(batch), len(batch["labels"]))
+                self.watch.time(partial(self._forward, batch), len(batch["labels"]))
             if options.source_removed:
                 bare = without_source(batch)
-                removed.append(teacher_forced(self._forward(bare)(), bare))
-            self.report(self.subset, lost.new_length.count)
+                removed.append(teacher_forced(self._forward(bare), bare))
+            self.progress(self.subset, lost.new_length.count)
         if not parts:
             raise UserError(f"there are no {options.split} examples for {self.subset!r}")
         outcomes = Outcomes.joined(parts)
         if references is not None:
             outcomes = self._answered(outcomes, sources, references)
         row = row_of(self.subset, outcomes, lost, self.task.truncated(*part))
-        more: dict[str, Any] = {}
         if removed:
             bare_row = row_of(self.subset, Outcomes.joined(removed), Tally())
-            numbers = ("loss", "token_accuracy", WHOLE_TARGETS)
-            more |= {f"source_removed_{name}": bare_row.number(name) for name in numbers}
+            row = replace(
+                row,
+                source_removed_loss=bare_row.loss,
+                source_removed_token_accuracy=bare_row.token_accuracy,
+                source_removed_sequence_accuracy=bare_row.sequence_accuracy,
+            )
         if self.watch is not None:
-            more["ms_per_example"] = self.watch.ms_per_example
-            more["median_ms_per_example"] = self.watch.median_ms_per_example
-        return replace(row, **more), outcomes
+            mean, middle = self.watch.ms_per_example, self.watch.median_ms_per_example
+            row = replace(row, ms_per_example=mean, median_ms_per_example=middle)
+        return row, outcomes
 
     def _forced(self, batch: dict[str, Any]) -> tuple[MrT5Output, Outcomes]:
         """The output given the targets and what became of them; with choices, also what is chosen."""
-        if self.choices is None:
-            output = self._forward(batch)()
+        choices = self.task.choices if self.options.constrained else None
+        if choices is None:
+            output = self._forward(batch)
             return output, teacher_forced(output, batch)
-        encoded = self.model.encoder(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            real_bytes=batch["real_bytes"],
-            **self.deletion,
-        )
+        given = {name: batch[name] for name in ("input_ids", "attention_mask", "real_bytes")}
+        encoded = self.model.encoder(**given, **self.deletion)
         output = self.model(encoder_outputs=encoded, labels=batch["labels"])
-        chosen = choose(self.model, encoded, self.choices, len(batch["labels"]))
-        wanted = [self.choices.index(decode(row)) for row in batch["labels"].cpu().numpy()]
-        right = chosen == np.array(wanted)
+        chosen = choose(self.model, encoded, choices, len(batch["labels"]))
+        right = chosen == [choices.index(decode(row)) for row in batch["labels"].cpu().numpy()]
         outcomes = teacher_forced(output, batch)
         return output, replace(outcomes, scores={**outcomes.scores, "constrained_accuracy": right})
 
     def _answered(
-        self, outcomes: Outcomes, sources: list[torch.Tensor], references: list[tuple[str, ...]]
+        self, outcomes: Outcomes, sources: list[Tensor], references: list[tuple[str, ...]]
     ) -> Outcomes:
         """The outcomes with the answers that the model generates, and their scores."""
         answers = generate_answers(
@@ -173,7 +172,7 @@ class _Subset:
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
-            progress=lambda done: self.report(f"{self.subset}, answers", done),
+            progress=lambda done: self.progress(f"{self.subset}, answers", done),
         )
         how = self.options.normalization or "squad", self.task.language_of(self.subset)
         pairs = list(zip(answers, references, strict=True))
@@ -183,14 +182,10 @@ class _Subset:
         }
         return replace(outcomes, scores={**outcomes.scores, **scores})
 
-    def _forward(self, batch: dict[str, Any]) -> Callable[[], MrT5Output]:
-        return lambda: self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=batch["labels"],
-            real_bytes=batch["real_bytes"],
-            **self.deletion,
-        )
+    def _forward(self, batch: dict[str, Any]) -> MrT5Output:
+        given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels", "real_bytes")}
+        output: MrT5Output = self.model(**given, **self.deletion)
+        return output
 
 
 def without_source(batch: dict[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,16 @@ Letters: B rows, L byte tokens of the longest source, T of an answer, C choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD, decode, encode
 from mrt5cli.evaluation.timing import Stopwatch
@@ -21,13 +23,13 @@ from mrt5cli.models import MrT5EncoderOutput, MrT5ForConditionalGeneration
 
 def generate_answers(
     model: MrT5ForConditionalGeneration,
-    sources: Sequence[torch.Tensor],
+    sources: Sequence[Tensor],
     *,
     answer_length: int,
     batch_size: int,
-    deletion: dict[str, Any],
+    deletion: dict[str, bool | float],
     watch: Stopwatch | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[str]:
     """The model's greedy answer to each source, in the order given.
 
@@ -45,47 +47,41 @@ def generate_answers(
     device = next(model.parameters()).device
     order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
     answers = [""] * len(sources)
-    with _plain_settings(model):
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            ids = torch.nn.utils.rnn.pad_sequence(
-                [sources[place] for place in places], batch_first=True, padding_value=PAD
-            ).to(device)
-            given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
-            sequences = model.generate(  # type: ignore[misc]  # its protocol is not that of their own models
-                **given,
-                do_sample=False,
-                use_cache=True,
-                max_new_tokens=answer_length,
-                eos_token_id=EOS,
-                pad_token_id=PAD,
-                decoder_start_token_id=PAD,
-            )
-            generated = sequences[:, 1:]
-            for place, row in zip(places, generated.cpu().numpy(), strict=True):
-                ends = np.flatnonzero(row == EOS)
-                answers[place] = decode(row[: ends[0]] if len(ends) else row)
-            if watch is not None:
-                labels = generated.masked_fill(generated == PAD, IGNORED_LABEL)
-                forward = partial(model, **given, labels=labels)
-                forward()
-                watch.time(forward, len(places))
-            if progress is not None:
-                progress(start + len(places))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        rows = [sources[place] for place in places]
+        ids = pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
+        given = {"input_ids": ids, "attention_mask": ids.ne(PAD).long(), **deletion}
+        generated = _greedy(model, given, answer_length)
+        for place, row in zip(places, generated.cpu().numpy(), strict=True):
+            ends = np.flatnonzero(row == EOS)
+            answers[place] = decode(row[: ends[0]] if len(ends) else row)
+        if watch is not None:
+            forward = partial(model, **given, labels=generated.masked_fill(generated == PAD, IGNORED_LABEL))
+            forward()
+            watch.time(forward, len(places))
+        progress(start + len(places))
     return answers
 
 
-@contextmanager
-def _plain_settings(model: MrT5ForConditionalGeneration) -> Iterator[None]:
-    """Without the settings of a checkpoint, from which generate fills in whatever it is not given."""
-    from transformers import GenerationConfig
-
+def _greedy(model: MrT5ForConditionalGeneration, given: dict[str, Any], answer_length: int) -> Tensor:
+    """(B, T) tokens of the greedy answers."""
     own = model.generation_config
+    # From a checkpoint's settings `generate` fills in whatever it is not given.
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     try:
-        yield
+        sequences = model.generate(  # type: ignore[misc]  # its protocol is not that of their own models
+            **given,
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=answer_length,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            decoder_start_token_id=PAD,
+        )
     finally:
         model.generation_config = own
+    return sequences[:, 1:]
 
 
 def choose(

@@ -27,6 +27,7 @@ class EvaluationOptions:
         runtime: also time forward passes, five a batch.
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
+        test_difference: also test whether the two models differ.
         data: what replaces the task's own source, for the record.
         label: sets apart, by the name of their files, results whose other settings would share one.
     """
@@ -43,6 +44,7 @@ class EvaluationOptions:
     normalization: Normalization | None = None
     runtime: bool = False
     deletion_rates: Sequence[float] = ()
+    test_difference: bool = False
     data: str | None = None
     label: str = ""
 

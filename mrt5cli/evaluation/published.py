@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME
-from mrt5cli.metrics.results import TOTAL
+from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.paper.published import Published, published
 from mrt5cli.tasks.base import Task
-
-DECIDES_NUMBERS = False  # the paper's numbers beside ours
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class PublishedRow:
 
     version: str
     model: str
-    setting: dict[str, Any]
+    setting: Json
     subset: str
     numbers: dict[str, float]
     ids: list[str]
@@ -55,21 +52,17 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
     names = {subset if language is None else language.name: subset for subset, language in languages.items()}
     if there and there <= names.keys():
         names[TOTAL] = TOTAL
-    found: dict[tuple[Any, ...], PublishedRow] = {}
+    found: dict[tuple[str, str, str], dict[str, PublishedRow]] = {}
     for row in rows:
-        if row.subset not in names or (ours and _key(row) not in ours):
-            continue
-        entry = found.setdefault(
-            (*_key(row), row.subset),
-            PublishedRow(row.version, row.model, dict(row.setting), names[row.subset], {}, []),
-        )
-        metric = BY_PUBLISHED_NAME[row.metric]
-        entry.numbers[metric.name] = row.value if metric.factor == 1 else row.value / metric.factor
-        entry.ids.append(row.id)
-    models = list(dict.fromkeys(key[:-1] for key in found))
-    places = {name: place for place, name in enumerate(names)}
-    return [found[key] for key in sorted(found, key=lambda key: (models.index(key[:-1]), places[key[-1]]))]
+        if row.subset in names and (not ours or _key(row) in ours):
+            subset = names[row.subset]
+            fresh = PublishedRow(row.version, row.model, dict(row.setting), subset, {}, [])
+            entry = found.setdefault(_key(row), {}).setdefault(subset, fresh)
+            metric = BY_PUBLISHED_NAME[row.metric]
+            entry.numbers[metric.name] = row.value if metric.factor == 1 else row.value / metric.factor
+            entry.ids.append(row.id)
+    return [of[subset] for of in found.values() for subset in names.values() if subset in of]
 
 
-def _key(row: Published) -> tuple[Any, ...]:
+def _key(row: Published) -> tuple[str, str, str]:
     return row.version, row.model, str(row.setting)

@@ -7,18 +7,19 @@ within each subset, so that a total keeps its languages' shares. All differences
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DECIDES_NUMBERS = False  # of a second run, which no work asks for
+from mrt5cli.evaluation.counting import Outcomes
+from mrt5cli.metrics import Z_95
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
+from mrt5cli.metrics.results import TOTAL
 
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
-
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,34 @@ class Difference:
     @property
     def difference(self) -> float:
         return self.first - self.second
+
+
+def differences(
+    first: Mapping[str, Outcomes], second: Mapping[str, Outcomes], kind: str, measures: Sequence[str]
+) -> list[Difference]:
+    """Each measure and the loss of two models on the same examples, a subset each and all together.
+
+    Args:
+        first, second: outcomes by subset.
+        kind: of the task.
+        measures: the task's own; where it has none, whole targets, if anybody spells such ones right.
+    """
+    groups = [(name, [name]) for name in first] + ([(TOTAL, list(first))] if len(first) > 1 else [])
+    if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
+        measures = (WHOLE_TARGETS,)
+    found = []
+    for name in (*measures, "loss"):
+        for subset, parts in groups:
+            one, other = ([outcomes[part] for part in parts] for outcomes in (first, second))
+            if name == "loss":
+                tokens = [outcomes.tokens for outcomes in one]
+                nats, others = ([outcomes.nats for outcomes in side] for side in (one, other))
+                found.append(compare_means(subset, name, nats, others, tokens))
+            else:
+                test = compare_means if METRICS[name].graded else compare_right
+                scores = ([outcomes.scores[name] for outcomes in side] for side in (one, other))
+                found.append(test(subset, name, *scores))
+    return found
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -87,7 +116,6 @@ def compare_right(
         first, second: for each subset pooled here, (n,) true where right.
     """
     one, other = (np.concatenate([np.asarray(part, bool) for part in parts]) for parts in (first, second))
-    _check_paired(one, other)
     only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
     low, high = paired_interval(only_first, only_second, len(one))
     means, p_value = (float(one.mean()), float(other.mean())), mcnemar(only_first, only_second)
@@ -125,7 +153,6 @@ def compare_means(
     generator = np.random.default_rng(seed)
     values, drawn = [0.0, 0.0], np.zeros(resamples)
     for a, b, w in zip(one, other, over, strict=True):
-        _check_paired(a, b)
         share = len(a) / examples
         values[0] += share * float(a.sum() / w.sum())
         values[1] += share * float(b.sum() / w.sum())
@@ -155,8 +182,3 @@ def _resampled(
         below = count * weights[0] if even else weights[places].sum(axis=1)
         found[start : start + rows] = sums[places].sum(axis=1) / below
     return found
-
-
-def _check_paired(first: NDArray[np.generic], second: NDArray[np.generic]) -> None:
-    if first.shape != second.shape or not first.size:
-        raise ValueError(f"paired outcomes of {len(first)} and {len(second)} examples")

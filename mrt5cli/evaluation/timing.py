@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -33,13 +32,13 @@ class Stopwatch:
     seconds: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def time(self, forward: Callable[[], Any], rows: int) -> None:
+    def time(self, forward: Callable[[], object], rows: int) -> None:
         """Time one batch; the caller has run it once before, as warm-up."""
-        self._synchronise()
+        wait(self.device)
         start = time.perf_counter()
         for _ in range(PASSES):
             forward()
-        self._synchronise()
+        wait(self.device)
         self.seconds.append((time.perf_counter() - start) / PASSES)
         self.rows.append(rows)
 
@@ -54,9 +53,11 @@ class Stopwatch:
         shares = [1000 * seconds / rows for seconds, rows in zip(self.seconds, self.rows, strict=True)]
         return median(shares) if shares else None
 
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def wait(device: torch.device) -> None:
+    """Until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def conditions(model: torch.nn.Module) -> dict[str, str | int]:

@@ -2,3 +2,6 @@
 
 Importing this package imports neither torch nor `evaluate`.
 """
+
+Z_95 = 1.96
+"""Standard deviations around the mean within which 95 % of a normal distribution lie."""

@@ -7,10 +7,17 @@ heavy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from mrt5cli.text import number
+
+if TYPE_CHECKING:
+    import evaluate
+
+    from mrt5cli.metrics.answers import Normalization
 
 Unit = Literal["share", "number", "nats", "ms", "count"]
 Better = Literal["lower", "higher"]
@@ -75,46 +82,62 @@ class Metric:
         labels = task == "xnli" and self.name == WHOLE_TARGETS
         return replace(self, title="accuracy", header="acc.") if labels else self
 
-    def score(self, answer: str, accepted: tuple[str, ...], *how: Any) -> float:
+    def score(
+        self, answer: str, accepted: Sequence[str], rule: Normalization = "squad", language: str | None = None
+    ) -> float:
         """How good one generated answer is by it; see `answers.f1`."""
         from mrt5cli.metrics import answers
 
-        return float(getattr(answers, self.name)(answer, accepted, *how))
+        return float(getattr(answers, self.name)(answer, accepted, rule, language))
 
+    def load(self, **options: object) -> evaluate.Metric:
+        """It as Hugging Face's `evaluate` has metrics, from no network; `compute` takes pairs of
+
+        - token and sequence accuracy: predicted ids and true ids, rows of equal length; -100 and padding do
+          not count;
+        - bits per byte: cross-entropy summed in nats, and the target tokens it is a sum over, of a row, a
+          batch or a shard;
+        - deletion rate: a row's gate values (`scale` to 0) and its input ids, with `threshold=`;
+        - exact match and F1: an answer and the texts accepted for it, with `rule=` and `language=` as in
+          `answers.normalise`;
+
+        and gives the number, None over nothing, and the `count` of what it is over.
+
+        Args:
+            options: of `evaluate.Metric`, such as `cache_dir`.
+
+        Raises:
+            ValueError: no pairs make it, such as a time.
+        """
+        from mrt5cli.metrics.evaluate_metrics import COUNTED, CountedMetric
+
+        if self.name not in COUNTED:
+            raise ValueError(f"{self.name} is counted from no pairs, as {', '.join(COUNTED)} are")
+        return CountedMetric(self.name, **options)
+
+
+_share = partial(Metric, unit="share", better="higher")
+_not_in_cards = partial(Metric, in_cards=False)
 
 MEASURED = (
-    Metric("examples", "test examples", "examples", "count", 0, published="num_examples", in_cards=False),
+    _not_in_cards("examples", "test examples", "examples", "count", 0, published="num_examples"),
     Metric("deletion_rate", "deleted", "deleted", "share", 1, published="seq_len_reduction"),
     Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
     Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
     Metric("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
-    Metric("kept_length", "kept length", "kept\nmean", digits=1, in_cards=False),
-    Metric("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len", in_cards=False),
-    Metric("token_accuracy", "token accuracy", "token\nacc.", "share", 2, "higher", "token_accuracy", True),
-    Metric(
-        "sequence_accuracy",
-        "sequence accuracy",
-        "seq.\nacc.",
-        "share",
-        2,
-        "higher",
-        "sequence_accuracy",
-        True,
+    _not_in_cards("kept_length", "kept length", "kept\nmean", digits=1),
+    _not_in_cards("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len"),
+    _share("token_accuracy", "token accuracy", "token\nacc.", published="token_accuracy", chooses=True),
+    _share(
+        "sequence_accuracy", "sequence accuracy", "seq.\nacc.", published="sequence_accuracy", chooses=True
     ),
-    Metric("constrained_accuracy", "accuracy among choices", "constr.", "share", 2, "higher"),
-    Metric("exact_match", "exact match", "EM", "share", 2, "higher", "exact_match", True, answers=True),
-    Metric("f1", "F1", "F1", "share", 2, "higher", "f1", True, answers=True, graded=True),
+    _share("constrained_accuracy", "accuracy among choices", "constr."),
+    _share("exact_match", "exact match", "EM", published="exact_match", chooses=True, answers=True),
+    _share("f1", "F1", "F1", published="f1", chooses=True, answers=True, graded=True),
     Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
     Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
-    Metric(
-        "ms_per_example",
-        "ms an example",
-        "ms per\nexample",
-        "ms",
-        2,
-        "lower",
-        "runtime_per_example",
-        in_cards=False,
+    _not_in_cards(
+        "ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"
     ),
 )
 """What an evaluation measures, in the order of columns."""

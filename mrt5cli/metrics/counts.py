@@ -1,8 +1,5 @@
 """What the metrics count, in numpy alone: sums and counts apart, one division at the end.
 
-The `evaluate.Metric` classes in `evaluate_metrics` wrap these functions; evaluation itself uses them
-directly, because importing `evaluate` costs seconds.
-
 Shapes: B rows, T target positions, L input positions.
 """
 
@@ -16,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
+from mrt5cli.metrics import Z_95
 
 MARKERS = (PAD, EOS, ord("#") + OFFSET)
 
@@ -100,11 +98,11 @@ def bits_per_byte(nats_per_token: float | None) -> float | None:
     return None if nats_per_token is None else nats_per_token / math.log(2)
 
 
-def wilson_interval(share: float | None, trials: float, z: float = 1.96) -> tuple[float, float] | None:
+def wilson_interval(share: float | None, trials: float) -> tuple[float, float] | None:
     """The 95 % Wilson score interval of a share seen in independent trials, or None without trials."""
     if share is None or trials == 0:
         return None
-    spread = z * z / trials
+    spread = Z_95**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)

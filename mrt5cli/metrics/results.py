@@ -109,7 +109,7 @@ class Row:
         return finite(asdict(self))
 
 
-def finite(tree: Mapping[str, Any]) -> Json:
+def finite(tree: Mapping[str, object]) -> Json:
     """The same without NaN and infinities, which are not JSON: null."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -139,7 +139,7 @@ class SavedModel(BaseModel, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _step_of_version_1(cls, tree: Any) -> Any:
+    def _step_of_version_1(cls, tree: object) -> object:
         """Version 1 says the step in the path of the checkpoint, and nowhere else."""
         if isinstance(tree, dict) and "step" not in tree:
             found = re.fullmatch(r"step-(\d+)", Path(tree.get("source", "")).name)
@@ -205,7 +205,7 @@ class SavedEvaluation(BaseModel, frozen=True):
         return self.models[0].rows
 
     @property
-    def timed_on(self) -> tuple[Any, ...]:
+    def timed_on(self) -> tuple[str | None, str | None, int | None, int]:
         """What times depend on besides the model: device, dtype, threads and batch size."""
         model = self.models[0]
         return model.device_name, model.dtype, model.threads, self.batch_size

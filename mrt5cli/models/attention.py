@@ -11,7 +11,7 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -83,9 +83,6 @@ class AttentionOptions:
 
 class Rows(Protocol):
     """Where the rows of a packed batch lie, with all that is added to their attention scores."""
-
-    def as_source(self) -> Rows:
-        """The same rows for cross-attention, which has no position bias."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Attention within each row; queries of cross-attention are not packed.
@@ -173,8 +170,7 @@ def attend(
     score_penalty: ScorePenalty | None = None,
     rows: Rows | None = None,
     encoder_rows: Rows | None = None,
-    need_weights: bool = False,
-    **_: Any,
+    **given: object,
 ) -> Attended:
     """What transformers calls: T5 attention, unscaled, with softmax1 where the configuration has it.
 
@@ -194,15 +190,22 @@ def attend(
     """
     cross = module.is_cross_attention
     penalty = None if module.is_decoder and not cross else score_penalty
-    options = AttentionOptions(module.config.use_softmax1, dropout, need_weights, penalty, cross)
+    bias, gate = position_bias, encoder_key_gate if cross else key_gate
+    if attention_mask is not None:
+        bias = attention_mask if bias is None else bias + attention_mask
+    options = AttentionOptions(
+        softmax1=module.config.use_softmax1,
+        dropout=dropout,
+        weights=module.config.wants("output_attentions", given),
+        penalty=penalty,
+        cross=cross,
+        bias=bias,
+        gate=gate,
+    )
     packed = encoder_rows if cross else rows
     if packed is not None:
         return packed.attend(query, key, value, options), None
-    bias = position_bias
-    if attention_mask is not None:
-        bias = attention_mask if bias is None else bias + attention_mask
-    gate = encoder_key_gate if cross else key_gate
-    output, weights = core(query, key, value, replace(options, bias=bias, gate=gate))
+    output, weights = core(query, key, value, options)
     return output.transpose(1, 2).contiguous(), weights
 
 

@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
+from mrt5cli import bounds
 from mrt5cli.errors import CheckpointError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
 from mrt5cli.models.layouts import (
     fields_of,
-    hub_name,
     is_early,
     is_first_version,
     move_gate,
     read_raw_config,
+    shown,
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS, Shortener
 from mrt5cli.models.weights import check_files, read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
-from mrt5cli.text import counted, first_line
+from mrt5cli.text import counted, first_line, shortened
 
 if TYPE_CHECKING:  # models run without recipes
     from mrt5cli.recipe import ModelSection
 
 DTYPES = ("float32", "bfloat16")
+GREATEST = {
+    **{"num_layers": bounds.LAYERS, "num_decoder_layers": bounds.LAYERS, "num_heads": bounds.HEADS},
+    **{"d_model": bounds.WIDTH, "d_ff": bounds.WIDTH, "d_kv": bounds.HEAD_WIDTH},
+    **{"vocab_size": bounds.VOCABULARY, "max_position_embeddings": bounds.LENGTH},
+}
+"""Sizes in a configuration, and the largest that is no slip; weights of another size are refused later."""
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +82,7 @@ def load(
         CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape.
     """
     folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype_name(dtype))
@@ -115,7 +124,7 @@ def dtype_name(dtype: str | torch.dtype) -> str:
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
     """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
     folder = locate(path_or_hub_id, revision=revision, weights=False).folder
-    return _config(describe(folder).fields, hub_name(folder) or str(folder), overrides)
+    return _config(describe(folder).fields, shown(folder), overrides)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Description:
 
 def describe(folder: Path) -> Description:
     """What the checkpoint in a directory is; without weights, as far as config.json says."""
-    where = hub_name(folder) or str(folder)
+    where = shown(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
     raw = read_raw_config(folder / "config.json", where)
@@ -151,15 +160,34 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {"deletion_threshold": None, **overrides}
-    return _made(fields | overrides, where)
+    own = _made(fields, f"{where}, config.json")
+    return _made(fields | overrides, where) if overrides else own
 
 
 def _made(fields: dict[str, Any], where: str) -> MrT5Config:
+    """The configuration with these fields, each of the right type and of a size that a machine could hold."""
+    for name, greatest in GREATEST.items():
+        if isinstance(size := fields.get(name), int) and size > greatest:
+            raise CheckpointError(f"{where}: {name} is {size:.3g}; expected {greatest:,} or less")
     try:
         return MrT5Config(**fields)
+    except StrictDataclassFieldValidationError as error:
+        name = str(error).split("'")[1]
+        kind = MrT5Config.__dataclass_fields__[name].type
+        value = shortened(repr(fields[name]))
+        raise CheckpointError(f"{where}: {name} is {value}; expected {_expected(kind)}") from error
     except Exception as error:  # strict dataclasses raise several unrelated types
         # Some wrap what is wrong in a line that names their own validator.
         raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
+
+
+def _expected(kind: Any) -> str:
+    """The type of a field in words."""
+    kinds = get_args(kind) or (kind,)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(kinds)}"
+    exact = (one for one in kinds if not (one is int and float in kinds))
+    return " or ".join(TYPES.get(one, "a list") for one in exact)
 
 
 def build(
@@ -225,16 +253,14 @@ def _check_complete(
     where: str, fields: dict[str, Any], config: MrT5Config, state: Mapping[str, Tensor]
 ) -> list[str]:
     """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
-    left over, means that these are not this model's weights.
-
-    Before anything is allocated: a configuration may describe a model that fits into no memory. `fields` are
-    the checkpoint's own; `config` may have another shortener.
-    """
-    try:
-        with torch.device("meta"):
-            skeleton = MrT5ForConditionalGeneration(config)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
+    left over, means that these are not this model's weights. `fields` are the checkpoint's own; `config` may
+    have another shortener."""
+    layers = config.num_layers + (config.num_decoder_layers or 0)
+    if layers > len(state):  # before the skeleton is built, layer by layer
+        raise CheckpointError(
+            f"{where}: config.json describes {layers:,} layers, and the files hold {len(state)} weights"
+        )
+    skeleton = _skeleton(config, where)
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
     mismatched = sorted(
         key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
@@ -259,13 +285,38 @@ def _check_complete(
     if exchanged:
         extra = {key for key in extra if not of_a_shortener(key)}
     if lost := missing - fresh:
-        raise CheckpointError(f"{where}: {len(lost)} weights are missing, first {min(lost)}")
+        sentence = f"{where}: {len(lost)} weights are missing, first {min(lost)}"
+        wanted, there = _positions(lost), _positions(state)
+        if wanted and there and wanted != there:
+            says = "has_absolute_position_embeddings of its config.json"
+            if (
+                fields.get("has_absolute_position_embeddings", False)
+                != config.has_absolute_position_embeddings
+            ):
+                says = "model.positions"
+            sentence += f"; its positions are {there}, and {says} makes them {wanted}"
+        raise CheckpointError(sentence)
     if extra:
         raise CheckpointError(
             f"{where}: {len(extra)} weights belong to no part of the model that its config.json describes, "
             f"first {min(extra)}"
         )
     return sorted(fresh)
+
+
+def _positions(names: Iterable[str]) -> str | None:
+    """The kind of positions, by the words of recipes, that weights of these names are for."""
+    kinds = {"absolute_pos_embed": "absolute", "relative_attention_bias": "relative"}
+    return next((kind for part, kind in kinds.items() if any(part in name for name in names)), None)
+
+
+def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
+    """The model without its weights: a configuration may describe one that fits into no memory."""
+    try:
+        with torch.device("meta"):
+            return MrT5ForConditionalGeneration(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {first_line(error)}") from error
 
 
 def _check_finite(state: dict[str, Tensor], where: str) -> None:

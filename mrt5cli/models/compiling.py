@@ -7,8 +7,6 @@ position bias, and ends at the limit of recompilations, uncompiled.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import T5ForConditionalGeneration
 
 
@@ -23,5 +21,5 @@ def compile_blocks(model: T5ForConditionalGeneration, backend: str = "inductor")
     """
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
-            layers: Any = block.layer
-            layers[-1].compile(dynamic=True, backend=backend)
+            *_, feed_forward = block.get_submodule("layer").children()
+            feed_forward.compile(dynamic=True, backend=backend)

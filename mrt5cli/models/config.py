@@ -6,10 +6,11 @@ accident; the docstring says which.
 """
 
 # No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import T5Config
+from transformers import PreTrainedConfig, T5Config
 
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
 from mrt5cli.models.shorteners.base import ABOUT_DELETION
@@ -135,6 +136,15 @@ class MrT5Config(T5Config):
         """The deletion threshold of a call that names none."""
         return float(self.deletion_threshold or 0.0)
 
+    def wants(self, name: str, arguments: Mapping[str, object]) -> bool:
+        """Whether a call wants what `name` says, by its arguments or, without a word there, by default."""
+        value = arguments.get(name)
+        return bool(getattr(self, name, False) if value is None else value)
+
+    def watches_layers(self, arguments: Mapping[str, object]) -> bool:
+        """Whether transformers watches every layer of a call, whose states must then be in their places."""
+        return any(self.wants(name, arguments) for name in ("output_attentions", "output_hidden_states"))
+
     def validate_numbers(self) -> None:
         """Part of `@strict` validation: ValueError for a size below 1, or an id outside the vocabulary."""
         for name in SIZES:
@@ -163,11 +173,8 @@ class MrT5Config(T5Config):
                 )
             SHORTENERS[self.deletion_type].check(self)
 
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
-        """The configuration of one side, as transformers asks for it; the decoder's tells its own depth.
-
-        transformers sizes the caches of `generate` by it, and `num_layers` is the encoder's depth.
-        """
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The configuration of one side; the decoder's has its own depth, which sizes `generate`'s caches."""
         config = super().get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder and self.is_encoder_decoder:
             config.num_layers = self.num_decoder_layers

@@ -14,6 +14,12 @@ def hides_nothing(mask: Tensor) -> bool:
     return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
+def hiding(mask_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, 1, L) to add to attention scores, so that nothing attends to a key where its mask is 0."""
+    added = torch.zeros(mask_BL.shape, dtype=dtype, device=mask_BL.device)
+    return added.masked_fill_(mask_BL == 0, torch.finfo(dtype).min)[:, None, None]
+
+
 TIE = 1e-4
 """Gate values that differ by no more, or by no more than this share of the best one if that is beyond +-1,
 are equal: rounding differs with the batch, and must not decide which byte stays."""

@@ -8,12 +8,12 @@ Legend: B batch, L input bytes, S encoder output positions, D model width, N hea
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mrt5cli.models.config import MrT5Config
@@ -25,10 +25,7 @@ from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
 from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
 from mrt5cli.models.shorteners.gate import with_fillers_in_sight
-from mrt5cli.models.stack import MrT5Stack, self_attention, wants
-
-CAPTURED = ("output_attentions", "output_hidden_states")
-"""Requests that transformers answers by watching every layer, whose states must then be in their places."""
+from mrt5cli.models.stack import MrT5Stack, self_attention
 
 
 class MrT5Encoder(MrT5Stack):
@@ -62,7 +59,7 @@ class MrT5Encoder(MrT5Stack):
         score_penalty: ScorePenalty | None = None,
         keep_packed: bool = False,
         real_bytes: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MrT5EncoderOutput:
         """Encode; other arguments as of the whole model.
 
@@ -71,26 +68,19 @@ class MrT5Encoder(MrT5Stack):
             score_penalty: collects the score loss from the gated block on.
             keep_packed: also return the states without their padding, if they were computed so.
         """
-        source, keep_mask = self._source(input_ids, attention_mask, inputs_embeds, segment_ends), None
-        if self.config.deletion_type == "source_removed":
-            source, keep_mask = self._lone_eos(source)
-            real_bytes = len(keep_mask)
-        shortener = self.shortener
+        source = self._source(input_ids, attention_mask, inputs_embeds, segment_ends)
+        source, shortening = self._begin(source, real_bytes)
+        shortener, length = self.shortener, source.padding.shape[1]
         if shortener is None:
             refuse_threshold(deletion_threshold, f"a model with deletion_type {self.config.deletion_type!r}")
         if score_penalty is not None:
             score_penalty.count_in(source.mask)
-        source = replace(source, states=self.dropout(source.states))
-        lengths, length = (~source.padding).sum(dim=1), source.padding.shape[1]
-        shortening = Shortening(source.states, source.mask, None, kept_lengths=lengths, keep_mask=keep_mask)
-
-        weights, hidden_states = (wants(name, self.config, kwargs) for name in CAPTURED)
-        layout, penalty, rows = Layout(), None, None
-        if not weights and not hidden_states:
+        layout = Layout()
+        if not self.config.watches_layers(kwargs):
             drops_weights = self.training and self_attention(self.block[0]).dropout > 0
-            layout = fast_layout(self.config, source, score_penalty, real_bytes, drops_weights)
+            layout = fast_layout(self.config, source, score_penalty, shortening.mask_count, drops_weights)
         states = layout.lay_out(source.states)
-        position_bias: Tensor | None = None
+        position_bias = rows = penalty = None
         for index, block in enumerate(self.block):
             if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
@@ -100,22 +90,14 @@ class MrT5Encoder(MrT5Stack):
             if position_bias is None or self.config.relative_bias_per_layer:
                 own = block if self.config.relative_bias_per_layer else self.block[0]
                 position_bias, rows = layout.bias(self_attention(own), length, shortening)
-            states, _, _ = block(
-                states,
-                None,
-                position_bias,
-                rows=rows,
-                key_gate=shortening.key_gate,
-                score_penalty=penalty,
-                need_weights=weights,
-                **kwargs,
-            )
+            options = {"rows": rows, "key_gate": shortening.key_gate, "score_penalty": penalty}
+            states, _, _ = block(states, None, position_bias, **options, **kwargs)
         states = self.dropout(self.final_layer_norm(states))
         return MrT5EncoderOutput(
             last_hidden_state=layout.restore(states),
             attention_mask=shortening.mask,
             key_gate=shortening.key_gate,
-            packed=(states, rows.as_source()) if keep_packed and rows is not None else None,
+            packed=(states, rows) if keep_packed and rows is not None else None,
             **shortening.deletion(),
         )
 
@@ -136,11 +118,17 @@ class MrT5Encoder(MrT5Stack):
             padding = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
 
-    def _lone_eos(self, source: Sequences) -> tuple[Sequences, Tensor]:
-        """One EOS, all that the encoder sees of a source that is removed; and (B, L) where it stood."""
-        ends = last_position(~source.padding)
-        ids = torch.full((len(ends), 1), self.config.eos_token_id, device=ends.device)  # type: ignore[arg-type]
-        return self._source(ids, None, None, None), ends
+    def _begin(self, source: Sequences, real_bytes: int | None) -> tuple[Sequences, Shortening]:
+        """The source, or a lone EOS in its place; and what is known of it before anything shortens it."""
+        keep_mask = None
+        if self.config.deletion_type == "source_removed":
+            keep_mask = last_position(~source.padding)
+            real_bytes, eos = len(keep_mask), self.config.eos_token_id
+            ids = torch.full((real_bytes, 1), eos, device=keep_mask.device)  # type: ignore[arg-type]
+            source = self._source(ids, None, None, None)
+        source = replace(source, states=self.dropout(source.states))
+        nothing = Shortening(source.states, source.mask, None, mask_count=real_bytes)
+        return source, replace(nothing, kept_lengths=(~source.padding).sum(dim=1), keep_mask=keep_mask)
 
     def _shorten(
         self,
@@ -152,7 +140,7 @@ class MrT5Encoder(MrT5Stack):
     ) -> Shortening:
         """What the shortener makes of the states that it finds."""
         if shortener.normalises:
-            norm: Any = self.block[self.config.delete_gate_layer].down_ln
+            norm = cast(T5LayerNorm, self.block[self.config.delete_gate_layer].down_ln)
             source = replace(source, normed=norm_in_float32(norm, source.states))
         shortening: Shortening = shortener(source, hard=hard, threshold=threshold)
         if score_penalty is not None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrt5cli.errors import CheckpointError, UserError
+from mrt5cli.errors import CheckpointError
 from mrt5cli.hub import Repository
-from mrt5cli.models.layouts import hub_name, read_raw_config
+from mrt5cli.models.layouts import read_raw_config, shown
 from mrt5cli.models.weights import (
     PICKLE,
     PICKLE_INDEX,
@@ -72,7 +72,7 @@ def locate(
             f"{path_or_hub_id} is a directory here, and has no revision {revision!r}: only Hub models do"
         )
     if not allow_pickle and check_files(found.folder):
-        raise pickles_refused(hub_name(found.folder) or where)
+        raise pickles_refused(shown(found.folder))
     return found
 
 
@@ -85,20 +85,17 @@ def snapshot(
     from safetensors files, or else from pickles. The arguments are those of `locate`.
 
     Raises:
-        CheckpointError: there is no such model or revision, it may not be read, its files are not those of a
-            model of ours, or neither Hub nor cache has it.
+        UserError: there is no such model or revision, it may not be read, or neither Hub nor cache has it.
+        CheckpointError: its files are not those of a model of ours.
     """
     repository = Repository("model", hub_id, revision, logger.warning)
-    try:
-        cached = _cached(repository.cached(CONFIG), weights)
-        info = repository.info(cached.commit if cached else None)
-        if info is None:
-            assert cached is not None
-            return cached
-        names = [file.rfilename for file in info.siblings or ()]
-        return _downloaded(repository, names, allow_pickle, weights)
-    except UserError as error:
-        raise CheckpointError("; ".join(filter(None, (error.message, error.hint)))) from error
+    cached = _cached(repository.cached(CONFIG), weights)
+    info = repository.info(cached.commit if cached else None)
+    if info is None:
+        assert cached is not None
+        return cached
+    names = [file.rfilename for file in info.siblings or ()]
+    return _downloaded(repository, names, allow_pickle, weights)
 
 
 def _cached(config: Path | None, weights: bool) -> Located | None:

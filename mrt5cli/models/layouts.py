@@ -143,11 +143,11 @@ def _refuse_scaled(raw: dict[str, Any], where: str) -> None:
         )
 
 
-def hub_name(folder: Path) -> str | None:
-    """The Hub id of a model that lies in the Hub's cache, or None."""
+def shown(folder: Path) -> str:
+    """A checkpoint's directory for people: by its Hub id, if it lies in the Hub's cache."""
     repository = folder.parent.parent.name
     if folder.parent.name != "snapshots" or not repository.startswith("models--"):
-        return None
+        return str(folder)
     return repository.removeprefix("models--").replace("--", "/")
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from transformers import T5ForConditionalGeneration
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.models.config import MrT5Config
@@ -38,7 +38,7 @@ from mrt5cli.models.encoder import MrT5Encoder
 from mrt5cli.models.fast.parts import use_fast
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.score_loss import ScorePenalty
-from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel, wants
+from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
@@ -85,8 +85,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             init.normal_(self.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And when
-        # it is asked for attentions, transformers leaves an empty `cross_attentions` beside the fields.
+        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And where
+        # attentions are wanted, transformers leaves an empty `cross_attentions` beside the fields.
         encoded = kwargs.get("encoder_outputs")
         if isinstance(encoded, MrT5EncoderOutput):
             rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}
@@ -94,7 +94,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # names one of transformers' keywords itself
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -113,7 +113,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         score_loss_per: Literal["row", "batch"] = "row",
         real_bytes: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MrT5Output:
         """Encode, shorten, decode.
 
@@ -156,28 +156,17 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
-        states, rows = encoded.packed or (encoded.last_hidden_state, None)
-        source_mask = encoded.attention_mask
-        if rows is not None or (source_mask is not None and hides_nothing(source_mask)):
-            source_mask = None  # else every layer adds a tensor of zeros
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
-            encoder_hidden_states=states,
-            encoder_attention_mask=source_mask,
             use_cache=use_cache,
-            encoder_key_gate=encoded.key_gate,
-            encoder_rows=rows,
             score_penalty=penalty,
-            need_weights=wants("output_attentions", self.config, kwargs),
+            **encoded.for_decoder(),
             **kwargs,
         )
         logits = self.lm_head(decoded.last_hidden_state)
-        mask = encoded.attention_mask
-        if mask is None:
-            mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=logits.device)
         return MrT5Output(
             loss=None if labels is None else _loss(logits, labels, num_items_in_batch),
             logits=logits,
@@ -185,20 +174,18 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            encoder_hidden_states=encoded.hidden_states,
-            encoder_attentions=encoded.attentions,
-            encoder_attention_mask=mask,
             score_loss=None if penalty is None else penalty.mean(),
             score_loss_parts=None if penalty is None else penalty.parts(),
-            **encoded.deletion(),
+            **encoded.for_output(),
         )
 
 
 def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
     """Mean cross-entropy over the labels that count, or their sum divided by `count`."""
-    how: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "reduction": "mean" if count is None else "sum"}
-    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), **how)
+    reduction = "mean" if count is None else "sum"
+    loss = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction=reduction
+    )
     return loss if count is None else loss / count
 
 

@@ -6,11 +6,13 @@ Legend: B batch, L input bytes, S encoder output positions, T target bytes, D mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from mrt5cli.models.attention import Rows
+from mrt5cli.models.deletion import hides_nothing
 from mrt5cli.models.shorteners.base import Deletion
 
 
@@ -29,6 +31,27 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
     key_gate: Tensor | None = None
     packed: tuple[Tensor, Rows] | None = None
 
+    def for_decoder(self) -> dict[str, Tensor | Rows | None]:
+        """What the decoder and its cross-attention are called with."""
+        states, rows = self.packed or (self.last_hidden_state, None)
+        mask = self.attention_mask
+        if rows is not None or (mask is not None and hides_nothing(mask)):
+            mask = None  # else every layer adds a tensor of zeros
+        source = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        return {**source, "encoder_key_gate": self.key_gate, "encoder_rows": rows}
+
+    def for_output(self) -> dict[str, Any]:
+        """The fields of `MrT5Output` that are the encoder's."""
+        mask, states = self.attention_mask, self.last_hidden_state
+        assert states is not None  # an encoder's
+        return {
+            "encoder_last_hidden_state": states,
+            "encoder_hidden_states": self.hidden_states,
+            "encoder_attentions": self.attentions,
+            "encoder_attention_mask": states.new_ones(states.shape[:2]).long() if mask is None else mask,
+            **self.deletion(),
+        }
+
 
 @dataclass
 class MrT5Output(Deletion, Seq2SeqLMOutput):
@@ -39,7 +62,7 @@ class MrT5Output(Deletion, Seq2SeqLMOutput):
         logits: (B, T, V).
         encoder_last_hidden_state: (B, S, D).
         encoder_attention_mask: (B, S), 1 where it holds something.
-        score_loss: scalar, when `output_score_loss` asks for it.
+        score_loss: scalar, with `output_score_loss`.
         score_loss_parts: (2,), what of it comes from the encoder and what from cross-attention.
     """
 

@@ -6,7 +6,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch._ops import OpOverload
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    create_selective_checkpoint_contexts,
+)
 from transformers import PreTrainedModel
 
 Recompute = Literal["none", "selective", "blocks"]
@@ -42,11 +47,11 @@ def recompute(model: PreTrainedModel, what: Recompute) -> None:
     _call(model, "enable", how)
 
 
-def _call(model: PreTrainedModel, what: str, *arguments: Any) -> None:
+def _call(model: PreTrainedModel, what: str, *arguments: object) -> None:
     """transformers 5.23 deprecates the names that 5.17 has."""
     new, old = f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"
     getattr(model, new if hasattr(model, new) else old)(*arguments)
 
 
-def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _policy(_: SelectiveCheckpointContext, op: OpOverload, *__: object, **___: object) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE

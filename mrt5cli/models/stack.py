@@ -5,17 +5,18 @@ Legend: B batch, T target bytes, D model width.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
 from mrt5cli.models.attention import IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.fast.decoder_step import is_step, step
 from mrt5cli.models.shorteners import Shortener
 
 
@@ -42,7 +43,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         return False
 
     def _check_and_adjust_attn_implementation(
-        self, attn_implementation: str | None, *_: Any, **__: Any
+        self, attn_implementation: str | None, *_: object, **__: object
     ) -> str:
         name = attn_implementation or "packed"
         if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
@@ -108,9 +109,7 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
 
 def self_attention(block: nn.Module) -> T5Attention:
     """The self-attention of a block."""
-    layers: Any = block.layer
-    attention: T5Attention = layers[0].SelfAttention
-    return attention
+    return cast(T5Attention, block.get_submodule("layer.0.SelfAttention"))
 
 
 def _own_relative_bias(attention: T5Attention) -> None:
@@ -136,13 +135,9 @@ class MrT5Decoder(MrT5Stack):
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        embedded = self._embed(input_ids, inputs_embeds, past)
-        return super().forward(inputs_embeds=embedded, past_key_values=past_key_values, **kwargs)
-
-
-def wants(name: str, config: MrT5Config, arguments: dict[str, Any]) -> bool:
-    """Whether a call wants what `name` says, by its arguments or, without a word there, by configuration."""
-    value = arguments.get(name)
-    return bool(getattr(config, name, False) if value is None else value)
+        states = self._embed(input_ids, inputs_embeds, past)
+        if not self.config.watches_layers(kwargs) and is_step(self, states, past_key_values, **kwargs):
+            return step(self, states, past_key_values, **kwargs)
+        return super().forward(inputs_embeds=states, past_key_values=past_key_values, **kwargs)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -116,7 +115,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         # Mapped, a file is not held in memory twice; the format of before 2020 cannot be.
         mapped = zipfile.is_zipfile(file)
         try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except UnpicklingError as error:  # torch says mostly how to run the code anyway
             raise ValueError("damaged, or with more in it than numbers; nothing in it was run") from error
     # Training scripts write `{"state_dict": ..., "epoch": 3}` and the like.
@@ -133,7 +132,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _safetensors(file: Path) -> Iterator[Any]:
+def _safetensors(file: Path) -> Iterator[safe_open]:
     """A safetensors file, opened: its names without its tensors."""
     # Opened by Python first, which says why a file cannot be; the library says that it does not exist.
     with _reading(file, "a whole safetensors file"), file.open("rb"), safe_open(file, "pt") as opened:

@@ -14,6 +14,8 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from mrt5cli.metrics.results import Json
+
 
 @dataclass(frozen=True)
 class Published:
@@ -36,7 +38,7 @@ class Published:
     version: str
     experiment: str
     model: str
-    setting: Mapping[str, Any]
+    setting: Mapping[str, str | float]
     subset: str | None
     metric: str
     value: float
@@ -72,12 +74,12 @@ def published() -> Mapping[str, Published]:
 
 
 @cache
-def unmatched() -> Mapping[str, list[dict[str, Any]]]:
+def unmatched() -> Mapping[str, list[Json]]:
     """Numbers without a recipe, recipes without a number: the parts `analyses`, `without` and `recipes`."""
     return MappingProxyType(read_yaml("unmatched.yaml"))
 
 
-def chosen(numbers: Mapping[str, Any]) -> list[str]:
+def chosen(numbers: Json) -> list[str]:
     """The ids of a part's numbers: those it lists, or all of a version's experiment."""
     if "rows" in numbers:
         return list(numbers["rows"])

@@ -21,10 +21,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal, NamedTuple
 
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, Better
+from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.published import Published, published, read_yaml
 
-Z_95 = 1.96
 FINEST_DIGIT = 2
 """Decimals that anything printed has at least: 0.7 is 0.70 in the notebooks."""
 ENOUGH = 0.1
@@ -32,7 +33,11 @@ ENOUGH = 0.1
 DIAGNOSTIC_EXAMPLES = 32_000
 CORRELATED_SAMPLES = 1_000
 
-AVERAGES = ("15-language weighted average", "15-language average", "15-language total time / examples")
+AVERAGES = (
+    "15-language weighted average", "15-language average", "15-language total time / examples", TOTAL,
+)  # fmt: skip
+ENGLISH = ("English", "English (10000 examples)")
+"""Published subsets: of several languages together, and of the one that has several names."""
 LOSSES = ("test_cross_entropy", "bits_per_byte")
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")

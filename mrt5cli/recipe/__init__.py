@@ -12,12 +12,10 @@ from mrt5cli.recipe.schema import ConstantController as ConstantController
 from mrt5cli.recipe.schema import EvaluationSection as EvaluationSection
 from mrt5cli.recipe.schema import LossSection as LossSection
 from mrt5cli.recipe.schema import ModelSection as ModelSection
-from mrt5cli.recipe.schema import PaperSection as PaperSection
 from mrt5cli.recipe.schema import PController as PController
 from mrt5cli.recipe.schema import PIController as PIController
 from mrt5cli.recipe.schema import Recipe as Recipe
 from mrt5cli.recipe.schema import Shape as Shape
-from mrt5cli.recipe.schema import TrainingSection as TrainingSection
 from mrt5cli.recipe.schema import TwoSidedPIController as TwoSidedPIController
 from mrt5cli.recipe.section import Section as Section
 from mrt5cli.recipe.shrink import left_out_of_smoke as left_out_of_smoke
@@ -30,7 +28,6 @@ from mrt5cli.recipe.tasks import FilesSource as FilesSource
 from mrt5cli.recipe.tasks import GeneratedRows as GeneratedRows
 from mrt5cli.recipe.tasks import HubRows as HubRows
 from mrt5cli.recipe.tasks import HubSource as HubSource
-from mrt5cli.recipe.tasks import RowTask as RowTask
 from mrt5cli.recipe.tasks import SpanCorruptionTask as SpanCorruptionTask
 from mrt5cli.recipe.tasks import TyDiQATask as TyDiQATask
 from mrt5cli.recipe.tasks import XnliTask as XnliTask

@@ -7,12 +7,12 @@ from pydantic import BaseModel
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Tree, inline
 
-# Keys that may change when a run goes on: they leave its numbers as they are.
+# Keys that may change when a run is resumed: they leave its numbers as they are.
 FREE_KEYS = (
     "description",
     "paper",
     "evaluation",
-    # A run that goes on checks that the commit is the same.
+    # A run that is resumed checks that the commit is the same.
     "task.source.revision",
     "task.source.patience",
     "task.source.skip_corrupt",

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -240,7 +239,7 @@ def _put(tree: Tree, keys: list[str], value: object) -> None:
     tree[keys[-1]] = value
 
 
-def _paths(tree: Any, path: Keys = ()) -> Iterator[Keys]:
+def _paths(tree: object, path: Keys = ()) -> Iterator[Keys]:
     """The path of every key and list item."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mrt5cli import bounds
 from mrt5cli.metrics.catalog import BestMetric
-from mrt5cli.recipe import shorteners, tasks
+from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
     BatchSize,
     Coefficient,
@@ -34,9 +34,10 @@ from mrt5cli.recipe.section import (
     TargetLength,
     Text,
     Width,
+    union_of,
     when_kinds_are_added,
 )
-from mrt5cli.recipe.shorteners import NoShortener, ShortenerSection
+from mrt5cli.recipe.shorteners import SHORTENERS, NoShortener, ShortenerSection
 from mrt5cli.recipe.tasks import DiagnosticTask, RowTask, TaskSection
 from mrt5cli.text import listed
 
@@ -46,7 +47,7 @@ from mrt5cli.text import listed
 if TYPE_CHECKING:
     Shortener = ShortenerSection
 else:
-    Shortener = Annotated[shorteners.union(), Field(discriminator="kind")]
+    Shortener = Annotated[union_of(SHORTENERS), Field(discriminator="kind")]
 
 
 class Shape(Section):
@@ -322,30 +323,8 @@ class Recipe(Section):
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        shortener, training = self.model.shortener, self.training
-        gated = shortener.steered
-        steered = self.controller != ConstantController(kind="constant")
-        delay = self.loss.regularizer_delay
-        if steered and not gated:
-            yield (
-                "controller",
-                f"{self.controller.kind!r} has nothing to control: model.shortener is "
-                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
-            )
-        if steered and gated and delay >= training.max_steps:
-            yield (
-                "loss.regularizer_delay",
-                f"{delay} is not below training.max_steps {training.max_steps}; the gate would never be "
-                "trained to delete",
-            )
-        if not gated:
-            about_gates = ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay")
-            for key in about_gates:
-                if not self.loss.is_default(key):
-                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
-        if self.loss.hard_delete_probability and not shortener.gates:
-            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
-            yield "loss.hard_delete_probability", text
+        yield from self._misfits_of_gates()
+        training = self.training
         if training.batch_size % training.device_batch_size:
             yield (
                 "training.batch_size",
@@ -354,12 +333,35 @@ class Recipe(Section):
             )
         if self.model.positions == "absolute":
             own = "length" if isinstance(self.task, DiagnosticTask) else "input_length"
-            lengths = {own: self.input_length} | {
+            lengths = {own: self.task.longest_source} | {
                 key: getattr(self.task, key, None) or 0 for key in ("answer_length", "target_length")
             }
             for key, length in lengths.items():
                 if length > self.model.max_positions:
                     yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
+
+    def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
+        """Settings about a delete gate that the shortener is not, or that never come to act on it."""
+        shortener, delay, steps = self.model.shortener, self.loss.regularizer_delay, self.training.max_steps
+        steering = self.controller != ConstantController(kind="constant")
+        if steering and not shortener.steered:
+            yield (
+                "controller",
+                f"{self.controller.kind!r} has nothing to control: model.shortener is "
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out or give alpha: 0",
+            )
+        if steering and shortener.steered and delay >= steps:
+            yield (
+                "loss.regularizer_delay",
+                f"{delay} is not below training.max_steps {steps}; the gate would never be trained to delete",
+            )
+        if not shortener.steered:
+            for key in ("gate_loss", "entropy_coefficient_1", "entropy_coefficient_2", "regularizer_delay"):
+                if not self.loss.is_default(key):
+                    yield f"loss.{key}", f"is about a delete gate, and model.shortener is {shortener.kind!r}"
+        if self.loss.hard_delete_probability and not shortener.gates:
+            text = f"model.shortener is {shortener.kind!r}: only gates delete softly or hard"
+            yield "loss.hard_delete_probability", text
 
     def remarks(self) -> list[str]:
         """Settings that change nothing beside the others, a sentence each: odd, but no reason to refuse."""
@@ -387,16 +389,11 @@ class Recipe(Section):
         """Whether a model that is there already is trained on a downstream task."""
         return isinstance(self.task, RowTask) and self.model.start != "scratch"
 
-    @property
-    def input_length(self) -> int:
-        """Encoder input of the task, in byte tokens."""
-        return self.task.longest_source
-
 
 @when_kinds_are_added
 def _with_added_kinds() -> None:
     """Let recipes have every kind of shortener and task that is registered by now."""
-    ModelSection.model_fields["shortener"].annotation = shorteners.union()
-    Recipe.model_fields["task"].annotation = tasks.union()
+    ModelSection.model_fields["shortener"].annotation = union_of(SHORTENERS)
+    Recipe.model_fields["task"].annotation = union_of(tasks.SECTIONS)
     for section in (ModelSection, Recipe):
         section.model_rebuild(force=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Self, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Self, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -87,12 +87,17 @@ class Section(BaseModel):
         return get_args(field.annotation) if field else ()
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        """What does not fit together here, as a `Misfit` tells it; for sections to say."""
+        """The problems of a `Misfit`: settings that do not fit together; sections override it."""
         yield from ()
 
     def is_default(self, key: str) -> bool:
         """Whether a key has the value that it has where it is not given."""
         return bool(getattr(self, key) == type(self).model_fields[key].default)
+
+
+def union_of(sections: Sequence[type[Section]]) -> Any:
+    """The type of a value that is any of some sections, told apart by `kind`."""
+    return Union[tuple(sections)]  # noqa: UP007 - of a list that grows
 
 
 _made_of_kinds: list[Callable[[], None]] = []

@@ -93,7 +93,7 @@ def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
         task["length"] = length
         _at_most(task, train_examples=64, eval_examples=16)
         return
-    task["input_length"] = min(recipe.input_length, 64)
+    task["input_length"] = min(recipe.task.longest_source, 64)
     if isinstance(recipe.task, RowTask):
         if "source" not in given or recipe.task.source.kind == "hub":
             task["source"] = {"kind": "generated", "examples": EXAMPLES}

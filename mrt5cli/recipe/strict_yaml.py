@@ -7,7 +7,9 @@ and anchors are refused. Every complaint names its line.
 
 from __future__ import annotations
 
+import math
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import yaml
@@ -44,9 +46,9 @@ class Document(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """Scalars of YAML 1.2; no anchors."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor:
             raise YamlProblem(
                 f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
                 "write the value again, or put text that starts with one of them in quotes"
@@ -57,16 +59,14 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.1 *or* 1.2 readers would take for something else; lists stay on one line."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.Node:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-
-
 _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
 _Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
 for _name, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
@@ -101,22 +101,18 @@ def parse(text: str) -> Document:
         raise YamlProblem("nested too deeply") from error
 
 
+_dumped = partial(yaml.dump, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def dump(tree: Tree) -> str:
     """`tree` as YAML text that `parse` reads back to an equal tree; keys keep their order."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return str(_dumped(tree, width=110))
 
 
 def inline(value: object) -> str:
     """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back."""
     # Within a list, because a document that is one scalar ends with a line of dots.
-    text = yaml.dump(
-        [value],
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=True,
-        width=float("inf"),
-    )
+    text = str(_dumped([value], default_flow_style=True, width=math.inf))
     return text.strip().removeprefix("[").removesuffix("]")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -21,6 +21,7 @@ from mrt5cli.recipe.section import (
     Section,
     TargetLength,
     take_in_added_kinds,
+    union_of,
 )
 from mrt5cli.text import listed
 
@@ -86,8 +87,8 @@ class TaskBase(Section):
 
     @property
     def longest_source(self) -> int:
-        """Byte tokens of a source at most."""
-        raise TypeError(f"{type(self).__name__} does not say how long its sources are")
+        """Byte tokens of a source at most; 0 where no setting says so."""
+        return getattr(self, "input_length", None) or 0
 
     @property
     def longest_target(self) -> int | None:
@@ -118,10 +119,6 @@ class SpanCorruptionTask(TaskBase):
         description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
         "other, and a batch shows one or two; 'examples' needs the text in memory",
     )
-
-    @property
-    def longest_source(self) -> int:
-        return self.input_length
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
@@ -209,13 +206,6 @@ XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "
 
 class RowTask(TaskBase):
     """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
-
-    if TYPE_CHECKING:
-        input_length: int | None
-
-    @property
-    def longest_source(self) -> int:
-        return self.input_length or 0
 
 
 class XnliTask(RowTask):
@@ -318,14 +308,9 @@ def register(kind: str, section: type[TaskBase] | None = None) -> None:
     take_in_added_kinds()
 
 
-def union() -> Any:
-    """The type of a recipe's `task`: any of them, told apart by `kind`."""
-    return Union[tuple(SECTIONS)]  # noqa: UP007 - of a list that grows
-
-
 if TYPE_CHECKING:
     TaskSection = (
         SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
     )
 else:
-    TaskSection = Annotated[union(), Field(discriminator="kind")]
+    TaskSection = Annotated[union_of(SECTIONS), Field(discriminator="kind")]

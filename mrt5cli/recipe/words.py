@@ -104,23 +104,21 @@ def expected(node: Node) -> str:
     if "anyOf" in node:
         return ", or ".join(expected(option) for option in node["anyOf"])
     if found := sections(node):
-        return (
-            f"a section with kind {_either(_kinds(found))}"
-            if "oneOf" in node
-            else "a section (key: value lines)"
-        )
+        which = f"with kind {either(_kinds(found))}" if "oneOf" in node else "(key: value lines)"
+        return f"a section {which}"
     if "const" in node or "enum" in node:
-        return _either(repr(choice) for choice in node.get("enum", [node.get("const")]))
+        return either(repr(choice) for choice in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
         return f"a list of {expected(node['items']).removeprefix('some ')}"
     what = WORDS[node["type"]]
-    limits = {name: node[name] for name in LIMITS if name in node}
-    written = {
-        name: f"{limit:g}" if isinstance(limit, float) else str(limit) for name, limit in limits.items()
+    limits = {
+        name: f"{limit:g}" if isinstance(limit := node[name], float) else str(limit)
+        for name in LIMITS
+        if name in node
     }
-    if {"minimum", "maximum"} <= written.keys():
-        return f"{what} from {written['minimum']} to {written['maximum']}"
-    rules = " and ".join(f"{LIMITS[name]} {limit}" for name, limit in written.items())
+    if {"minimum", "maximum"} <= limits.keys():
+        return f"{what} from {limits['minimum']} to {limits['maximum']}"
+    rules = " and ".join(f"{LIMITS[name]} {limit}" for name, limit in limits.items())
     return f"{what} {rules}".rstrip()
 
 
@@ -135,7 +133,8 @@ def dotted(path: Keys) -> str:
     return text.removeprefix(".")
 
 
-def _either(choices: Iterable[str]) -> str:
+def either(choices: Iterable[str]) -> str:
+    """ "a, b or c"."""
     *some, last = choices
     return f"{', '.join(some)} or {last}" if some else last
 
@@ -151,7 +150,7 @@ def problems(error: ValidationError) -> list[tuple[Keys, str]]:
 
 def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     place = _follow(item["loc"], whole)
-    kinds = _either(_kinds(sections(place.node)) or [""])
+    kinds = either(_kinds(sections(place.node)) or [""])
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         yield from (((*place.path, *key.split(".")), text) for key, text in cause.problems)
@@ -214,10 +213,10 @@ def _unknown(place: _Place) -> str:
     known = [name for name in place.section["properties"] if name != "kind"]
     others = [option for option in place.options if key in option["properties"]]
     if others:
-        here = _either(map(repr, _kinds([place.section])))
-        return f"not a setting of kind {here} but of {_either(map(repr, _kinds(others)))}"
+        here = either(map(repr, _kinds([place.section])))
+        return f"not a setting of kind {here} but of {either(map(repr, _kinds(others)))}"
     if near := nearest(key, known):
         return f"unknown key; did you mean {near}?"
     if elsewhere := sorted({one.path for one in all_keys() if one.path.rsplit(".", 1)[-1] == key}):
-        return f"unknown key; did you mean {_either(elsewhere)}?"
+        return f"unknown key; did you mean {either(elsewhere)}?"
     return f"unknown key (known here: {', '.join(known) or 'none'})"

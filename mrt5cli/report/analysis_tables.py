@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from statistics import fmean
-from typing import Any
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
@@ -14,8 +13,6 @@ from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.report.results import short_name
 from mrt5cli.report.tables import MISSING, Table, interval, number, percent
 from mrt5cli.text import counted
-
-Line = Mapping[str, Any]
 
 
 @cache
@@ -37,7 +34,7 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     return [table, *(_parts(document["models"]) if name == "deletion_patterns" else [])]
 
 
-def _cell(line: Line, key: str, show: str = "", digits: int | None = None) -> str:
+def _cell(line: Json, key: str, show: str = "", digits: int | None = None) -> str:
     """A line's value of that key, as it is shown."""
     value, decimals = line[key], {} if digits is None else {"digits": digits}
     if show == "interval":
@@ -52,7 +49,7 @@ def _cell(line: Line, key: str, show: str = "", digits: int | None = None) -> st
     )
 
 
-def _losses(document: Json) -> Iterable[Line]:
+def _losses(document: Json) -> Iterable[Json]:
     """Of each pair that differs in softmax1, the difference of its losses over all of the test."""
     for pair in document["pairs"]:
         whole = (TOTAL, pair["differences"][-1]["subset"])
@@ -84,37 +81,31 @@ def _means(name: str, document: Json) -> list[tuple[str, ...]]:
     ]
 
 
-def _parts(models: Sequence[Line]) -> list[Table]:
-    """What is deleted of each kind of letter and of byte, and in each language."""
-    several = [model for model in models if len(model["subsets"]) > 1]
-    return [
-        *_by_part(models, "letters", "kind", "rate", ("kind of letter",), _kind),
-        *_by_part(models, "kinds", "kind", "rate", ("kind of byte",), _kind),
-        *_by_part(several, "subsets", "subset", "deletion_rate", ("language", "script"), _language),
+Rates = Sequence[dict[tuple[str, ...], float]]
+"""Of each model, the share deleted of each part of its examples, by the part's name or names."""
+
+
+def _parts(models: Sequence[Json]) -> list[Table]:
+    """What each model deletes of each kind of letter and of byte, and in each language: a column a model."""
+
+    def of_kinds(key: str) -> Rates:
+        return [{(line["kind"].replace("_", " "),): line["rate"] for line in model[key]} for model in models]
+
+    languages: Rates = [
+        {_language(line["subset"]): line["deletion_rate"] for line in model["subsets"]} for model in models
     ]
-
-
-def _by_part(
-    models: Sequence[Line],
-    key: str,
-    part: str,
-    rate: str,
-    headers: tuple[str, ...],
-    words: Callable[[str], tuple[str, ...]],
-) -> list[Table]:
-    """What each model deletes of each part of its examples: a row a part, a column a model."""
-    models = [model for model in models if model[key]]
-    if not models:
-        return []
-    rates = [{line[part]: line[rate] for line in model[key]} for model in models]
-    parts = dict.fromkeys(name for of in rates for name in of)
-    lines = [(*words(name), *(percent(of.get(name)) for of in rates)) for name in parts]
-    title = f"Deleted of each {headers[0]}, %"
-    return [Table((*headers, *map(_labelled, models)), lines, title, folded=True, words=len(headers))]
-
-
-def _kind(name: str) -> tuple[str]:
-    return (name.replace("_", " "),)
+    tables = []
+    for headers, rates in (
+        (("kind of letter",), of_kinds("letters")),
+        (("kind of byte",), of_kinds("kinds")),
+        (("language", "script"), [of if len(of) > 1 else {} for of in languages]),
+    ):
+        parts = dict.fromkeys(part for of in rates for part in of)
+        lines = [(*part, *(percent(of.get(part)) for of in rates if of)) for part in parts]
+        labels = [_labelled(model) for model, of in zip(models, rates, strict=True) if of]
+        title = f"Deleted of each {headers[0]}, %"
+        tables.append(Table((*headers, *labels), lines, title, folded=True, words=len(headers)))
+    return [table for table in tables if table.rows]
 
 
 def _language(code: str) -> tuple[str, str]:
@@ -122,7 +113,7 @@ def _language(code: str) -> tuple[str, str]:
     return (LANGUAGES[code].name, LANGUAGES[code].script) if code in LANGUAGES else (code, MISSING)
 
 
-def _labelled(model: Line) -> str:
+def _labelled(model: Json) -> str:
     return f"{short_name(model['recipe'])}, seed {model['seed']}"
 
 

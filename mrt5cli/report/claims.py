@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.analysis.per_sample import fisher_mean
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
+from mrt5cli.metrics.results import Json, Row
 from mrt5cli.recipe.shorteners import SHORTENERS
 from mrt5cli.report.results import Evidence, short_name
 
+Analyses = Mapping[str, Json]
 Finding = tuple[bool | None, str, pd.DataFrame]
 NOTHING = pd.DataFrame()
 
@@ -60,10 +61,10 @@ class Claim:
     statement: str
     holds: bool | None
     sentence: str
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Json]
 
 
-Find = Callable[[pd.DataFrame, Evidence], Finding]
+Find = Callable[[pd.DataFrame, Analyses], Finding]
 CLAIMS: dict[str, tuple[str, Find]] = {}
 """What the paper says, and the function that looks for it among the runs, by its name."""
 
@@ -86,7 +87,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
     missing = ", ".join(evidence.missing)
     if evidence.runs.empty:
         return Claim(name, statement, None, NOT_THERE + (missing or "no runs to judge by"), [])
-    holds, sentence, rows = find(evidence.runs, evidence)
+    holds, sentence, rows = find(evidence.runs, evidence.analyses)
     if missing:
         holds, sentence = None, f"{sentence} ({NOT_THERE}{missing})"
     return Claim(name, statement, None if holds is None else bool(holds), sentence, rows.to_dict("records"))
@@ -96,7 +97,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
 
 
 @_claim("At equal reduction MrT5 loses less than every baseline.")
-def less_loss_at_equal_reduction(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """MrT5's losses, joined by straight lines from ByT5 on, against each baseline's at the baseline's rate.
 
     A straight line lies above a curve that bends upwards, as losses over rates do: where it decides, it
@@ -160,7 +161,7 @@ def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
 
 
 @_claim("The models read their source, so that deleting from it can cost something.")
-def source_is_read(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def source_is_read(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """What models lose without their source: under it, no deletion costs anything and nothing is shown."""
     rows = runs.loc[runs.kind == "none", ["model", "seed", "deleted", "loss", "source_removed_loss"]]
     rows = rows.rename(columns={"source_removed_loss": "loss_source_removed"})
@@ -174,7 +175,7 @@ def source_is_read(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 
 
 @_claim("The controller brings the deletion rate to its target.")
-def hits_targets(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def hits_targets(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """How far each controlled MrT5 ends from its target."""
     rows = runs[["model", "seed", "target", "deleted"]].dropna()
     if rows.empty:
@@ -193,7 +194,7 @@ def hits_targets(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 
 
 @_claim("On diagnostic tasks the gate deletes exactly the letters not needed.")
-def gate_finds_the_letters(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def gate_finds_the_letters(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Precision and recall of the gate on letters, and what deletion costs in sequences right."""
     names = {"gate_precision": "precision", "gate_recall": "recall"}
     shown = ["task", "seed", "deleted", "precision", "recall", WHOLE_TARGETS]
@@ -217,7 +218,7 @@ def gate_finds_the_letters(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 
 
 @_claim("One multilingual MrT5 deletes at other rates in other scripts.")
-def rates_differ_by_script(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def rates_differ_by_script(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Deletion rates of one model by language, and how much of their spread lies between scripts."""
     gates = runs[(runs.kind == "delete_gate") & (runs.rows.map(len) > 2)]
     if gates.empty:
@@ -254,11 +255,11 @@ def rates_differ_by_script(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 
 
 @_claim("A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does.")
-def rate_does_not_tell_loss(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def rate_does_not_tell_loss(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Pearson's r of deletion rate and loss increase over samples: MrT5's against random deletion's."""
-    if "per_sample" not in evidence.analyses:
+    if "per_sample" not in analyses:
         return None, NOT_THERE + "analysis per_sample", NOTHING
-    found = pd.DataFrame(evidence.analyses["per_sample"]["models"]).astype({"r": float})
+    found = pd.DataFrame(analyses["per_sample"]["models"]).astype({"r": float})
     kinds = runs.drop_duplicates("recipe").set_index("recipe").kind
     rows = found.assign(model=found.recipe.map(short_name), kind=found.recipe.map(kinds))
     rows = rows[["model", "kind", "seed", "samples", "r", "p_value"]]
@@ -273,11 +274,11 @@ def rate_does_not_tell_loss(runs: pd.DataFrame, evidence: Evidence) -> Finding:
         f"mean r is {ours:.3f} for MrT5 ({len(learned)} models) and {theirs:.3f} for random deletion "
         f"({len(random)}), {apart:.1f} standard errors apart (the paper: 0.10 and 0.30)"
     )
-    return apart > 1.96, sentence, rows
+    return apart > Z_95, sentence, rows
 
 
 @_claim("Deletion costs no more with softmax1 than with softmax (our own ablation).")
-def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """What deletion adds to ByT5's loss, with softmax1 and with softmax; our own ablation."""
     plain = runs[runs.kind == "none"].drop_duplicates(["softmax1", "seed"], keep="last")
     rows = runs[runs.kind == "delete_gate"].sort_values("softmax1", ascending=False, kind="stable")
@@ -297,7 +298,7 @@ def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
     )
     losses = [
         found
-        for pair in evidence.analyses.get("softmax1", {"pairs": ()})["pairs"]
+        for pair in analyses.get("softmax1", {"pairs": ()})["pairs"]
         for found in pair["differences"]
         if found["measure"] == "loss"
     ]
@@ -312,38 +313,28 @@ def softmax1_costs_less(runs: pd.DataFrame, evidence: Evidence) -> Finding:
 
 
 @_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
-def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Finding:
+def runtime_falls_as_predicted(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
     timed = runs.rename(columns={"median_ms_per_example": "ms"}).dropna(subset="ms")
     plain = {run.seed: run for run in timed[timed.kind == "none"].itertuples()}
-    lines: list[dict[str, Any]] = []
+    lines = []
     for run in timed[timed.kind.isin(["delete_gate", "random"]) & timed.seed.isin(plain)].itertuples():
-        base = plain[run.seed]
-        if not run.config:
-            continue
-        measured, predicted = run.ms / base.ms, _macs(run, run.config) / _macs(base, run.config)
-        lines.append(
-            {
-                "model": run.model,
-                "seed": run.seed,
-                "deleted": run.deleted,
-                "ms": run.ms,
-                "byt5_ms": base.ms,
-                "time_ratio": measured,
-                "macs_ratio": predicted,
-                "share_of_saving": (1 - measured) / (1 - predicted) if predicted < 1 else None,
-            }
-        )
-    rows = pd.DataFrame(lines)
-    known = [line for line in lines if line["share_of_saving"] is not None]
-    known.sort(key=lambda line: line["deleted"])
-    if not known:
+        if run.config:
+            base = plain[run.seed]
+            time = run.ms / base.ms
+            work = _macs(run.config, run.rows[-1]) / _macs(base.config, base.rows[-1])
+            share = (1 - time) / (1 - work) if work < 1 else None
+            lines.append((run.model, run.seed, run.deleted, run.ms, base.ms, time, work, share))
+    names = ["model", "seed", "deleted", "ms", "byt5_ms", "time_ratio", "macs_ratio", "share_of_saving"]
+    rows = pd.DataFrame(lines, columns=names)
+    known = rows.dropna(subset="share_of_saving").sort_values("deleted", kind="stable")
+    if known.empty:
         return None, "nothing that deletes was timed beside a ByT5 of its seed", rows
-    falls = all(a["time_ratio"] > b["time_ratio"] for a, b in itertools.pairwise(known))
-    least = min(line["share_of_saving"] for line in known)
+    falls = bool((known.time_ratio.diff().dropna() < 0).all())
+    least = known.share_of_saving.min()
     each = ", ".join(
-        f"{line['time_ratio']:.2f} at {line['deleted']:.0%} (arithmetic {line['macs_ratio']:.2f})"
-        for line in known
+        f"{run.time_ratio:.2f} at {run.deleted:.0%} (arithmetic {run.macs_ratio:.2f})"
+        for run in known.itertuples()
     )
     sentence = f"time over ByT5's: {each}; the least share of the predicted saving is {least:.0%}"
     if not falls:
@@ -351,10 +342,8 @@ def runtime_falls_as_predicted(runs: pd.DataFrame, evidence: Evidence) -> Findin
     return falls and least >= RUNTIME_SHARE, sentence, rows
 
 
-def _macs(run: Any, config: dict[str, Any]) -> int:
+def _macs(config: Json, row: Row) -> int:
     """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
-    gated = str(config["feed_forward_proj"]).startswith("gated")
-    sizes = Sizes.of(SimpleNamespace(**{"is_gated_act": gated, **config}))
-    source = round(run.input_length)
-    kept = source if run.kind == "none" else round(run.kept_length)
-    return macs(sizes, [source], [kept], [round(run.target_tokens / run.examples)])
+    sizes, source = Sizes.of(config), round(row.known("input_length"))
+    kept = round(row.known("kept_length")) if row.deletion_rate else source
+    return macs(sizes, [source], [kept], [round(row.target_tokens / row.examples)])

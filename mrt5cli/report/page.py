@@ -11,14 +11,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
+from mrt5cli.metrics.results import Json
 from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import analysis_tables, examples_of
 from mrt5cli.report.claims import judge
-from mrt5cli.report.placement import place
+from mrt5cli.report.placement import Placed, place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table
 from mrt5cli.report.verdicts import VERDICTS, Compared, compare, count
@@ -74,7 +75,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
     return list(pages)
 
 
-def _report(plan: SuitePlan) -> dict[str, Any]:
+def _report(plan: SuitePlan) -> Json:
     """All that both templates print, by the names they use, from everything that a plan has left on disk."""
     placed = place(plan.experiments)
     wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
@@ -95,7 +96,9 @@ def _report(plan: SuitePlan) -> dict[str, Any]:
         "judged": counted(len(claims), "claim") if claims else "",
         "held": [sum(claim.holds is verdict for _, claim in claims) for verdict in (True, False, None)],
         "summary": tables.summary({section["title"]: section["counts"] for section in sections}),
-        "claims": tables.claims_overview(claims),
+        "claims": tables.claims_table(
+            "experiment", "claim", ((claim, title, claim.statement) for title, claim in claims)
+        ),
         "sections": sections,
         "rules": tables.rules(),
         "facts": _facts(plan, list(metas.values())),
@@ -115,7 +118,7 @@ def _is_wanted(plan: SuitePlan, experiment: Experiment) -> bool:
     return not jobs or any(job.status != "left out" for job in jobs)
 
 
-def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
+def _section(results: Results, placed: Mapping[str, Sequence[Placed]]) -> Json:
     """All that both templates print of an experiment, by the names they use."""
     experiment = results.experiment
     compared = compare(results, placed[experiment.id])
@@ -132,7 +135,9 @@ def _section(results: Results, placed: Mapping[str, Any]) -> dict[str, Any]:
         "damaged": results.damaged
         + [one for runs in results.runs.values() for run in runs for one in run.damaged],
         "judged": claims,
-        "claims": tables.claims_table(claims),
+        "claims": tables.claims_table(
+            "claim", "because", ((claim, claim.statement, claim.sentence) for claim in claims)
+        ),
         "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],
         "runs": tables.our_runs(results),
         "comparisons": tables.comparisons(compared),
@@ -155,7 +160,7 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
 # --- words -----------------------------------------------------------------------------------------------
 
 
-def _metas(plan: SuitePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _metas(plan: SuitePlan) -> tuple[dict[str, Json], list[str]]:
     """What the runs' `meta.json` say, by job; and why some cannot be read."""
     metas, damaged = {}, []
     for job in plan.trainings:
@@ -167,7 +172,7 @@ def _metas(plan: SuitePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return metas, damaged
 
 
-def _facts(plan: SuitePlan, metas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _facts(plan: SuitePlan, metas: Sequence[Json]) -> dict[str, str]:
     """The machines, versions and commits that the runs were made with."""
     metas = [meta for meta in metas if meta]
     versions: dict[str, list[str]] = {}
@@ -184,7 +189,7 @@ def _facts(plan: SuitePlan, metas: Sequence[Mapping[str, Any]]) -> dict[str, str
     return {name: text or MISSING for name, text in facts.items()}
 
 
-def _device(meta: Mapping[str, Any]) -> str:
+def _device(meta: Json) -> str:
     processes, threads = meta.get("processes", 1), meta.get("threads")
     many = f"{processes} x " if processes > 1 else ""
     on_cpu = f", {counted(threads, 'thread')}" if meta.get("device") == "cpu" and threads else ""
@@ -195,7 +200,7 @@ def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _runs(plan: SuitePlan, metas: Mapping[str, dict[str, Any]]) -> Table:
+def _runs(plan: SuitePlan, metas: Mapping[str, Json]) -> Table:
     """Every run: its seed, the content of its recipe, and when it was trained."""
     headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
     lines = []
@@ -203,18 +208,14 @@ def _runs(plan: SuitePlan, metas: Mapping[str, dict[str, Any]]) -> Table:
         meta = metas[job.id]
         sessions, seconds = meta.get("sessions") or [{}], _seconds(meta)
         status = job.status + (f": {job.reason}" if job.reason and job.status != "done" else "")
-        made = (
-            sessions[-1].get("code"),
-            meta.get("commit"),
-            (meta.get("started") or "")[:16].replace("T", " "),
-        )
-        trained_for = duration(seconds) if seconds else MISSING
+        started = (meta.get("started") or "")[:16].replace("T", " ")
         run = job.name, str(job.recipe.seed), recipe_hash(job.recipe), status
-        lines.append((*run, *(str(value or MISSING) for value in made), trained_for))
+        made = sessions[-1].get("code"), meta.get("commit"), started, duration(seconds) if seconds else ""
+        lines.append((*run, *(value or MISSING for value in made)))
     return Table(headers, lines, "All runs", folded=True, words=7)
 
 
-def _seconds(meta: Mapping[str, Any]) -> float:
+def _seconds(meta: Json) -> float:
     """Time between start and end of a run's sessions; 0 where none has ended."""
     return sum(
         (datetime.fromisoformat(one["ended"]) - datetime.fromisoformat(one["started"])).total_seconds()
@@ -226,7 +227,7 @@ def _seconds(meta: Mapping[str, Any]) -> float:
 # --- pages -----------------------------------------------------------------------------------------------
 
 
-def _render(report: Mapping[str, Any], kind: str) -> str:
+def _render(report: Json, kind: str) -> str:
     """The report as "html" or "md"."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from mrt5cli.analysis.runs import HINT, ExperimentRun
+from mrt5cli.analysis.runtime import time_saved
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
@@ -23,7 +23,7 @@ from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, TIMES
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, TIMES
 from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
 
 ALL_LANGUAGES = 15
@@ -51,12 +51,10 @@ class Ours:
 
     Attributes:
         values: one a seed, in the published row's unit.
-        seeds: of the runs.
         examples: test examples each is over; None where that has no meaning.
     """
 
     values: tuple[float, ...]
-    seeds: tuple[int, ...]
     examples: int | None = None
 
     @property
@@ -111,7 +109,7 @@ class Evidence:
     analyses: Mapping[str, Json] = field(default_factory=dict)
 
 
-def evaluated_run(recipe: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+def evaluated_run(recipe: str, rows: Sequence[Row], **more: object) -> Json:
     """A line about a run and its evaluation on its own task, as claims see it.
 
     Beside the numbers of the last row, the total or the only subset, which are NaN where there are none:
@@ -191,18 +189,16 @@ class Results:
         if recipe is None or metric is None or metric.name not in METRICS:
             raise Missing("no run makes it")
         rows = self._rows(row, recipe, metric.name)
-        return _ours(
-            (ran.seed, metric.factor * found.known(metric.name), found.examples) for ran, found, _ in rows
-        )
+        return Ours(tuple(metric.factor * found.known(metric.name) for found, _ in rows), rows[0][0].examples)
 
-    def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Ran, Row, SavedEvaluation]]:
-        """Of each run that has the number: the run, the row and its document."""
+    def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Row, SavedEvaluation]]:
+        """The row of each run that has the number, and its evaluation; at least one."""
         if not self.runs.get(recipe):
             raise Missing("its run is not part of this plan")
         found, reasons = [], []
         for ran in self.runs[recipe]:
             try:
-                found.append((ran, *_find_row(row, ran, number, self.plan.smoke)))
+                found.append(_find_row(row, ran, number, self.plan.smoke))
             except Missing as missing:
                 reasons.append(missing)
         if not found:
@@ -212,23 +208,14 @@ class Results:
     def _decrease(self, row: Published, recipe: str) -> Ours:
         rows = self._rows(row, recipe, "ms_per_example")
         if recipe == self.experiment.baseline:
-            return _ours((ran.seed, 0.0, None) for ran, _, _ in rows)
+            return Ours((0.0,) * len(rows))
         if self.experiment.baseline is None:
             raise Missing("there is no baseline to compare times with")
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
-        if len({one.timed_on for _, _, one in (*rows, *base)}) > 1:
+        if len({one.timed_on for _, one in (*rows, *base)}) > 1:
             raise Missing("it and the baseline were timed under different conditions")
-        before = statistics.fmean(found.known("ms_per_example") for _, found, _ in base)
-        return _ours(
-            (ran.seed, 100 * (1 - found.known("ms_per_example") / before), found.examples)
-            for ran, found, _ in rows
-        )
-
-
-def _ours(found: Iterable[tuple[int, float, int | None]]) -> Ours:
-    """Of seeds, values and numbers of examples, at least one each."""
-    seeds, values, examples = zip(*found, strict=True)
-    return Ours(values, seeds, examples[0])
+        before = [found for found, _ in base]
+        return Ours(tuple(time_saved(found, before) for found, _ in rows), rows[0][0].examples)
 
 
 def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, SavedEvaluation]:
@@ -256,17 +243,14 @@ def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, 
 
 
 def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation, smoke: bool) -> bool:
-    if published in AVERAGES or published == TOTAL:
+    if published in AVERAGES:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
         only = smoke and len(one.rows) == 1  # a smoke task has one language
         return whole and (ours == TOTAL or only)
     if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
-    name = "English" if published and published.startswith("English") else published
+    name = "English" if published in ENGLISH else published
     return ours == _CODES.get(name or "", name)
-
-
-# --- analyses --------------------------------------------------------------------------------------------
 
 
 def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
@@ -274,34 +258,28 @@ def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
         mean = document["families"].get(row.model)
         if mean is None:
             raise Missing(f"no run of {row.model} was analysed")
-        models = [model for model in document["models"] if model["family"] == row.model]
-        return Ours((mean,), tuple(sorted({model["seed"] for model in models})), models[0]["samples"])
-    models = [one for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
-    if not models:
+        return Ours((mean,), document["samples"])
+    values = [one["r"] for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
+    if not values:
         raise Missing("its run was not analysed, or does not vary")
-    return _ours((model["seed"], model["r"], model["samples"]) for model in models)
+    return Ours(tuple(values), document["samples"])
 
 
 def _compute(row: Published, recipe: str | None, document: Json) -> Ours:
     name = {"macs": "paper_macs", "macs_relative_to_byt5": "paper_relative"}[row.metric]
     for point in document["curve"]:
         if abs(point["deletion_rate"] - float(row.setting["delta"])) < 1e-9:
-            return Ours((point[name],), ())
+            return Ours((point[name],))
     raise Missing("not on the curve")
 
 
 def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ours:
     name = row.metric.partition("[")[2].rstrip("]")
-    found = [
-        (model["seed"], 100 * kind["rate"], model["examples"])
-        for model in document["models"]
-        if model["recipe"] == recipe
-        for kind in model["letters"]
-        if kind["kind"] == name
-    ]
-    if not found:
+    models = [model for model in document["models"] if model["recipe"] == recipe]
+    rates = [100 * line["rate"] for model in models for line in model["letters"] if line["kind"] == name]
+    if not rates:
         raise Missing("its run was not analysed")
-    return _ours(found)
+    return Ours(tuple(rates), models[0]["examples"])
 
 
 _ANALYSED: Mapping[str, tuple[str, Callable[[Published, str | None, Json], Ours]]] = {

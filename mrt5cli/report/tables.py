@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
-from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE
@@ -86,7 +87,7 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     model, are the rest; and apart, what is not compared.
     """
     judged = [one for one in rows if one.verdict != "not compared"]
-    whole = [one for one in judged if one.row.subset in (*AVERAGES, TOTAL)]
+    whole = [one for one in judged if one.row.subset in AVERAGES]
     if not whole and len(judged) <= SHOWN:
         whole = judged
     parts: dict[str, list[Compared]] = {}
@@ -176,30 +177,23 @@ def rules() -> Table:
 
 def our_runs(results: Results) -> Table | None:
     """A line a recipe, means over seeds with intervals where there are several; None without any result."""
-    runs = {name: [ran for ran in of if ran.evaluations] for name, of in results.runs.items()}
-    runs = {name: of for name, of in runs.items() if of}
-    if not runs:
+    found = [(ran, ran.evaluations[0]) for of in results.runs.values() for ran in of if ran.evaluations]
+    if not found:
         return None
-    kinds = {name: of[-1].evaluations[0].task for name, of in runs.items()}
-
-    def numbers(name: str, metric: Metric) -> list[float]:
-        found = (ran.evaluations[0].rows[-1].number(metric.name) for ran in runs[name])
-        return [metric.factor * value for value in found if value is not None]
-
+    runs = pd.DataFrame(
+        vars(one.rows[-1]) | {"recipe": ran.name, "seed": ran.seed, "task": one.task} for ran, one in found
+    )
+    recipes = runs.groupby("recipe", sort=False)
     columns = [
         metric
         for metric in MEASURED
-        if any(_is_shown(metric, kind) and numbers(name, metric) for name, kind in kinds.items())
+        if any(_is_shown(metric, of.task.iloc[0]) and of[metric.name].notna().any() for _, of in recipes)
     ]
-    lines = [
-        (
-            name,
-            ", ".join(str(ran.seed) for ran in of),
-            *(_mean(numbers(name, metric), metric) for metric in columns),
-        )
-        for name, of in runs.items()
-    ]
-    headings = (metric.on(next(iter(kinds.values()))).heading for metric in columns)
+    lines = []
+    for recipe, of in recipes:
+        means = (_mean(of[metric.name].dropna(), metric) for metric in columns)
+        lines.append((recipe, ", ".join(map(str, of.seed)), *means))
+    headings = (metric.on(runs.task[0]).heading for metric in columns)
     return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
 
 
@@ -211,11 +205,12 @@ def _is_shown(metric: Metric, kind: str) -> bool:
     return metric.name not in of_text or of_text[metric.name] == (kind == "span_corruption")
 
 
-def _mean(values: Sequence[float], metric: Metric) -> str:
-    if not values:
+def _mean(values: pd.Series, metric: Metric) -> str:
+    if values.empty:
         return MISSING
+    scaled = [metric.factor * value for value in values]
     digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
-    return number(statistics.fmean(values), digits) + interval(interval_of_mean(values), digits)
+    return number(statistics.fmean(scaled), digits) + interval(interval_of_mean(scaled), digits)
 
 
 def problems(results: Results) -> list[str]:
@@ -240,18 +235,10 @@ def problems(results: Results) -> list[str]:
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}
 
 
-def claims_table(claims: Iterable[Claim]) -> Table | None:
-    """Each claim, whether it holds here, and why; None without any."""
-    lines = [(_HOLDS[claim.holds], claim.statement, claim.sentence) for claim in claims]
-    headers = ("here", "claim", "because")
-    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
-
-
-def claims_overview(claims: Iterable[tuple[str, Claim]]) -> Table | None:
-    """Each experiment's claims, and whether they hold here; None without any."""
-    lines = [(_HOLDS[claim.holds], title, claim.statement) for title, claim in claims]
-    headers = ("here", "experiment", "claim")
-    return Table(headers, lines, "Claims", words=3, prose=True) if lines else None
+def claims_table(first: str, second: str, claims: Iterable[tuple[Claim, str, str]]) -> Table | None:
+    """Whether each claim holds here, and two columns of words about it; None without any claim."""
+    lines = [(_HOLDS[claim.holds], *words) for claim, *words in claims]
+    return Table(("here", first, second), lines, "Claims", words=3, prose=True) if lines else None
 
 
 def evidence_of(claim: Claim) -> Table:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import (
     DECREASE,
+    ENGLISH,
     ENOUGH,
     REDUCTION,
     TIMES,
@@ -126,18 +127,13 @@ def count(rows: Iterable[Compared]) -> dict[Verdict, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-# --- times -----------------------------------------------------------------------------------------------
-
-_ENGLISH = {"English", "English (10000 examples)"}
-
-
 def _decrease(row: Published) -> float | str:
     """What a published time is in percent less than ByT5's; or why there is nothing to compare, in words."""
     if row.model.startswith("ByT5"):
         return "time of another machine; what others' decrease is taken from"
     byt5 = {}
     for other in _times()[row.version]:
-        same_subset = other.subset == row.subset or {other.subset, row.subset} <= _ENGLISH
+        same_subset = other.subset == row.subset or {other.subset, row.subset} <= set(ENGLISH)
         if other.metric == row.metric and other.subset == row.subset:
             byt5[other.experiment] = other.value
         elif (

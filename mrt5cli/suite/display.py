@@ -41,17 +41,17 @@ class Display:
         )
         self.total, self.ended_jobs = sum(job.to_do for job in plan.jobs), 0
         self.whole = self.bars.add_task("jobs", total=self.total, facts="")
-        self.running: dict[str, tuple[Job, TaskID]] = {}
+        self.running: dict[Job, TaskID] = {}
         self.shown = time.monotonic()
 
     def started(self, job: Job) -> None:
         total = job.recipe.training.max_steps if isinstance(job, TrainJob) else None
-        self.running[job.id] = job, self.bars.add_task(job.id, total=total, facts="")
+        self.running[job] = self.bars.add_task(job.id, total=total, facts="")
         if not self.live:
             self.say(f"started  {job.id}")
 
     def ended(self, job: Job, seconds: float, error: str | None) -> None:
-        self.bars.remove_task(self.running.pop(job.id)[1])
+        self.bars.remove_task(self.running.pop(job))
         self.ended_jobs += 1
         self.bars.update(self.whole, completed=self.ended_jobs)
         how = "done" if error is None else "stopped" if error == "interrupted" else "failed"
@@ -63,7 +63,7 @@ class Display:
         if time.monotonic() - self.shown < self.seconds:
             return
         self.shown = time.monotonic()
-        for job, bar in self.running.values():
+        for job, bar in self.running.items():
             row = last_metrics(job)
             facts = [f"loss {row['loss']:.4g}"] if "loss" in row else []
             if row.get("deletion_rate"):

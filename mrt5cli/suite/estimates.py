@@ -9,13 +9,12 @@ time, loading and data are not counted, so small models come out too low.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.recipe import Recipe, Shape, SpanCorruptionTask
 from mrt5cli.recipe.tasks import TaskSection
-from mrt5cli.suite.jobs import EvaluateJob, Machine, SuitePlan, TrainJob
+from mrt5cli.suite.jobs import EvaluateJob, Job, Machine, SuitePlan, TrainJob
 
 GPU = "NVIDIA A100"
 SUSTAINED = {"fp32": 12e12, "bf16": 100e12}
@@ -65,10 +64,11 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
         machine: `machine_for` says which.
     """
     plan.machine = machine
-    starts = {str(job.run.path): job.recipe for job in plan.trainings}
+    shapes: dict[Job, Shape] = {}
     for job in plan.jobs:
         if isinstance(job, TrainJob):
-            sizes = sizes_of(job.recipe, shape_of(job.recipe, starts))
+            shapes[job] = shape_of(job.recipe, next((shapes[need] for need in job.needs), None))
+            sizes = sizes_of(job.recipe, shapes[job])
             training, precision = job.recipe.training, job.recipe.training.precision
             one = _forward(sizes, lengths_of(job.recipe, job.recipe.task, hard=False))
             # Forward, and twice that backward.
@@ -76,7 +76,7 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
             job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
         elif isinstance(job, EvaluateJob):
             recipe, precision = job.train.recipe, "fp32"
-            sizes = sizes_of(recipe, shape_of(recipe, starts))
+            sizes = sizes_of(recipe, shapes[job.train])
             lengths = lengths_of(recipe, job.task, hard=recipe.evaluation.hard_delete)
             one = (1 + (PASSES if job.evaluation.runtime else 0)) * _forward(sizes, lengths)
             one += _forward(sizes, Lengths(1, 1, lengths.target))
@@ -103,20 +103,12 @@ def assumption(machine: Machine, tflops: float | None = None) -> str:
     )
 
 
-def shape_of(recipe: Recipe, starts: Mapping[str, Recipe]) -> Shape:
-    """The sizes of the model that a recipe trains.
-
-    Args:
-        starts: recipes by the run directories that they make.
-    """
+def shape_of(recipe: Recipe, trained: Shape | None = None) -> Shape:
+    """The sizes of the model that a recipe trains; `trained`: those of the run that it starts from."""
     start = recipe.model.start
     if start == "scratch":
         return recipe.model.shape or SHAPES["small"]
-    path = Path(start)
-    for place in (path, *path.parents):
-        if str(place) in starts:
-            return shape_of(starts[str(place)], starts)
-    return next((shape for name, shape in SHAPES.items() if start.endswith(name)), SHAPES["small"])
+    return trained or next((SHAPES[name] for name in SHAPES if start.endswith(name)), SHAPES["small"])
 
 
 def sizes_of(recipe: Recipe, shape: Shape) -> Sizes:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import fcntl
 import re
 import signal
-import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from mrt5cli.errors import UserError
 from mrt5cli.suite.display import Display
 from mrt5cli.suite.jobs import Job, SuitePlan
-from mrt5cli.suite.planning import state_of
 from mrt5cli.suite.processes import Forks, kill
+from mrt5cli.suite.states import state_of
 from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
@@ -51,13 +51,6 @@ class SuiteOutcome:
     failures: list[Failure] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
-
-
-@dataclass
-class _Slot:
-    job: Job
-    process: BaseProcess
-    since: float
 
 
 @contextmanager
@@ -95,39 +88,20 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
     The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
     all at once.
     """
-    outcome = SuiteOutcome()
     begin = time.monotonic()
-    slots: dict[int, _Slot] = {}
-    started: set[str] = set()
     with _signals() as signals:
-        heeded = 0
+        execution = _Execution(plan, launcher, display, signals)
         while True:
-            if len(signals) > heeded:
-                heeded = len(signals)
-                if heeded == 1:
-                    display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
-                for slot in slots.values():
-                    slot.process.terminate() if heeded == 1 else kill(slot.process)
-            for place in set(range(launcher.slots)) - slots.keys():
-                job = None if signals else _ready(plan, started)
-                if job is None:
-                    break
-                started.add(job.id)
-                slots[place] = _Slot(job, _start(plan, job, launcher, place), time.monotonic())
-                display.started(job)
-            if not slots:
+            execution.heed_signals()
+            execution.fill_slots()
+            if not execution.running:
                 break
-            for place, slot in list(slots.items()):
-                code = slot.process.exitcode
-                if code is not None:
-                    del slots[place]
-                    error = _settle(plan, slot.job, code, outcome, stopping=bool(signals))
-                    display.ended(slot.job, time.monotonic() - slot.since, error)
+            execution.settle_ended()
             display.tick()
             time.sleep(POLL_SECONDS)
-        outcome.interrupted = bool(signals)
-    outcome.seconds = time.monotonic() - begin
-    return outcome
+    execution.outcome.interrupted = bool(signals)
+    execution.outcome.seconds = time.monotonic() - begin
+    return execution.outcome
 
 
 def log_of(plan: SuitePlan, job: Job) -> Path:
@@ -135,47 +109,84 @@ def log_of(plan: SuitePlan, job: Job) -> Path:
     return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
 
 
-def _ready(plan: SuitePlan, started: Set[str]) -> Job | None:
-    """The first job in the plan's order that can be started and was not."""
-    done = {job.id for job in plan.jobs if job.status == "done"}
-    return next(
-        (job for job in plan.jobs if job.to_do and job.id not in started and done.issuperset(job.needs)), None
-    )
+class _Running(NamedTuple):
+    """A job in a process since some moment of the monotonic clock."""
+
+    job: Job
+    process: BaseProcess
+    since: float
 
 
-def _start(plan: SuitePlan, job: Job, launcher: Forks, place: int) -> BaseProcess:
-    log = log_of(plan, job)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
-    return launcher.start(JobOrder(plan, job.id, overwrite=job.status == "changed"), place, log)
+class _Execution:
+    """A plan that is being executed: what runs in which slot, and what has come of the rest."""
 
+    def __init__(self, plan: SuitePlan, launcher: Forks, display: Display, signals: Sequence[int]) -> None:
+        self.plan, self.launcher, self.display, self.signals = plan, launcher, display, signals
+        self.running: dict[int, _Running] = {}
+        self.started: set[Job] = set()
+        self.heeded = 0
+        self.outcome = SuiteOutcome()
 
-def _settle(plan: SuitePlan, job: Job, code: int, outcome: SuiteOutcome, *, stopping: bool) -> str | None:
-    """Give a job that has ended its status, and those that need it; returns what went wrong."""
-    if code == 0 or stopping:
-        # What it left counts, though by other code than ours if files were edited meanwhile.
-        job.status, job.reason = state_of(plan, job, keep_changed=True)
-    if code == 0 and job.status == "done":
-        outcome.done.append(job.id)
-        return None
-    if code and stopping:
-        return "interrupted"
-    log = log_of(plan, job)
-    error = _error(log, code) if code else f"it ended well, and is {job.status}: {job.reason}"
-    job.status, job.reason = "failed", error
-    outcome.failures.append(Failure(job.id, error, log, tuple(_block(plan, job))))
-    return error
+    def heed_signals(self) -> None:
+        if len(self.signals) == self.heeded:
+            return
+        self.heeded = len(self.signals)
+        if self.heeded == 1:
+            self.display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
+        for running in self.running.values():
+            running.process.terminate() if self.heeded == 1 else kill(running.process)
+
+    def fill_slots(self) -> None:
+        """Start, in the plan's order, what has all that it needs."""
+        for slot in set(range(self.launcher.slots)) - self.running.keys():
+            job = None if self.signals else self._ready()
+            if job is None:
+                return
+            self.started.add(job)
+            log = log_of(self.plan, job)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
+            order = JobOrder(self.plan, job, overwrite=job.status == "changed")
+            self.running[slot] = _Running(job, self.launcher.start(order, slot, log), time.monotonic())
+            self.display.started(job)
+
+    def _ready(self) -> Job | None:
+        waiting = (job for job in self.plan.jobs if job.to_do and job not in self.started)
+        return next((job for job in waiting if all(need.status == "done" for need in job.needs)), None)
+
+    def settle_ended(self) -> None:
+        for slot, (job, process, since) in list(self.running.items()):
+            if (code := process.exitcode) is not None:
+                del self.running[slot]
+                self.display.ended(job, time.monotonic() - since, self._settle(job, code))
+
+    def _settle(self, job: Job, code: int) -> str | None:
+        """Give a job that has ended its status, and those that need it; returns what went wrong."""
+        stopping = bool(self.signals)
+        if code == 0 or stopping:
+            # What it left counts, though by other code than ours if files were edited meanwhile.
+            job.status, job.reason = state_of(job, keep_changed=True)
+        if code == 0 and job.status == "done":
+            self.outcome.done.append(job.id)
+            return None
+        if code and stopping:
+            return "interrupted"
+        log = log_of(self.plan, job)
+        error = _error(log, code) if code else f"it ended well, and is {job.status}: {job.reason}"
+        job.status, job.reason = "failed", error
+        self.outcome.failures.append(Failure(job.id, error, log, tuple(_block(self.plan, job))))
+        return error
 
 
 def _block(plan: SuitePlan, failed: Job) -> list[str]:
     """Mark what cannot be done any more, and name it."""
-    gone = {failed.id}
+    gone = [failed]
     for job in plan.jobs:
-        if job.to_do and not gone.isdisjoint(job.needs):
+        if job.to_do and any(need in gone for need in job.needs):
             job.status, job.reason = "blocked", f"needs {failed.id}, which failed"
-            gone.add(job.id)
-    return [job.id for job in plan.jobs if job.id in gone - {failed.id}]
+            gone.append(job)
+    return [job.id for job in gone[1:]]
 
 
 def _error(log: Path, code: int) -> str:
@@ -192,8 +203,7 @@ def _error(log: Path, code: int) -> str:
 def _signals() -> Iterator[list[int]]:
     """Ctrl-C and termination signals as they come, instead of being ended by them."""
     seen: list[int] = []
-    ours = threading.current_thread() is threading.main_thread()
-    caught = (signal.SIGINT, signal.SIGTERM) if ours else ()
+    caught = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, frame: seen.append(number)) for number in caught}
     try:
         yield seen

@@ -47,13 +47,11 @@ def build_plan(
 def shrunk(recipe: Recipe) -> Recipe:
     """A recipe for smoke: as `mrt5 pretrain --smoke` has it, and text that is not there yet stands in too."""
     small = recipes.smoke(recipe)
-    task = small.task
-    if not isinstance(task, SpanCorruptionTask) or not isinstance(task.source, FilesSource):
-        return small
-    if Path(task.source.path).exists():
-        return small
-    stand_in = {"source": EmbeddedSource(kind="embedded"), "languages": ["en"]}
-    return small.model_copy(update={"task": task.model_copy(update=stand_in)})
+    match small.task:
+        case SpanCorruptionTask(source=FilesSource(path=path)) as task if not Path(path).exists():
+            stand_in = {"source": EmbeddedSource(kind="embedded"), "languages": ["en"]}
+            return small.model_copy(update={"task": task.model_copy(update=stand_in)})
+    return small
 
 
 class _Graph:
@@ -78,7 +76,7 @@ class _Graph:
             self.jobs[f"analyse {name}"] = AnalyseJob(
                 id=f"analyse {name}",
                 name=name,
-                needs=tuple(job.id for job in shown),
+                needs=tuple(shown),
                 experiments=(experiment.id,),
                 output=self.plan.analysis(experiment, analysis),
                 experiment=experiment,
@@ -94,11 +92,11 @@ class _Graph:
         shipped = self.shipped[name]
         recipe = shipped.model_copy(update={"seed": seed})
         start = Path(shipped.model.start)
-        needs: tuple[str, ...] = ()
+        needs: tuple[Job, ...] = ()
         if self.plan.smoke:
             recipe = shrunk(recipe)
         elif start.parts[0] == DEFAULT_FOLDER:
-            needs = (self._maker(name, start).id,)
+            needs = (self._maker(name, start),)
             moved = str(self.plan.root.joinpath(*start.parts[1:]))
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
         run = RunDir(self.plan.root / default_directory(recipe).name)
@@ -136,7 +134,7 @@ class _Graph:
         job = EvaluateJob(
             id=id_,
             name=train.name,
-            needs=(train.id,),
+            needs=(train,),
             output=train.run.eval(stem),
             train=train,
             evaluation=evaluation,

@@ -21,11 +21,9 @@ from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]
-Kind = Literal["train", "evaluate", "analyse"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
 """Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
 "left out": not asked for, or beyond the budget."""
-TO_DO: tuple[Status, ...] = ("missing", "half done", "changed", "failed")
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -90,7 +88,7 @@ class Experiment:
     machine: Machine | None = None
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Job:
     """One thing to do.
 
@@ -98,18 +96,18 @@ class Job:
         id: e.g. "train multilingual_v3/mrt5_50 seed 40", unique in a plan.
         name: the shipped recipe, or for an analysis "experiment:analysis".
         output: the file that says it is done.
-        needs: ids of the jobs that must be done before.
+        needs: the jobs that must be done before.
         experiments: ids of those that show it; none where only other jobs need it.
         reason: why it is not done, in words; None when it is.
         hours: of the plan's machine that it will take, an estimate.
         gigabytes: that it will leave on disk, an estimate.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[Literal["train", "evaluate", "analyse"]]
     id: str
     name: str
     output: Path
-    needs: tuple[str, ...] = ()
+    needs: tuple[Job, ...] = ()
     experiments: tuple[str, ...] = ()
     status: Status = "missing"
     reason: str | None = None
@@ -118,10 +116,10 @@ class Job:
 
     @property
     def to_do(self) -> bool:
-        return self.status in TO_DO
+        return self.status in ("missing", "half done", "changed", "failed")
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class TrainJob(Job):
     """Train a recipe.
 
@@ -136,7 +134,7 @@ class TrainJob(Job):
     own_seed: bool = True
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class EvaluateJob(Job):
     """Evaluate a run.
 
@@ -152,7 +150,7 @@ class EvaluateJob(Job):
     options: EvaluationOptions
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class AnalyseJob(Job):
     """Look at all runs of an experiment."""
 
@@ -201,7 +199,7 @@ class SuitePlan:
         """What analyses are given of an experiment: each run, with the evaluations first that it shows."""
         runs = []
         for (name, _), train in self.runs(experiment).items():
-            found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train.id == train.id]
+            found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train is train]
             found.sort(key=lambda job: job.evaluation not in experiment.evaluations)
             shown = sum(job.evaluation in experiment.evaluations for job in found)
             outputs = tuple(job.output for job in found)

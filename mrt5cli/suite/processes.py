@@ -52,16 +52,19 @@ class Forks:
     Attributes:
         slots: jobs at a time.
         threads: of each; None leaves them to torch.
-        gpus: in place of the CPU: the job in slot i takes the i-th.
-        together: a training takes all of them.
+        gpus: in place of the CPU: the job in slot i takes the i-th; in a single slot, a training takes all.
         device: that jobs are given.
     """
 
     slots: int
     threads: int | None
     gpus: Sequence[str] = ()
-    together: bool = False
     device: str = "cpu"
+
+    @property
+    def together(self) -> bool:
+        """Whether a training takes several GPUs."""
+        return self.slots == 1 and len(self.gpus) > 1
 
     def start(self, order: JobOrder, slot: int, log: Path) -> BaseProcess:
         """Start a job in one of the slots, numbered from 0; its output goes to the end of the log.
@@ -70,12 +73,12 @@ class Forks:
         """
         order = replace(order, device=self.device)
         gpus = self.gpus[slot : slot + 1]
-        if self.together and isinstance(order.plan.job(order.job), TrainJob):
+        if self.together and isinstance(order.job, TrainJob):
             gpus, order = self.gpus, replace(order, processes=len(self.gpus))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mrt5cli.suite.preload"])
         process = context.Process(
-            target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job
+            target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job.id
         )
         process.start()
         return process
@@ -109,9 +112,7 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
     number = jobs or len(gpus)
     if number > len(gpus):
         raise UserError(f"--jobs {number}: a job takes a GPU, and there are {len(gpus)}", "lower --jobs")
-    if number == 1 and len(gpus) > 1:
-        return Forks(1, None, gpus, together=True, device="cuda")
-    return Forks(number, None, gpus[:number], device="cuda")
+    return Forks(number, None, gpus if number == 1 else gpus[:number], device="cuda")
 
 
 Packed = tuple[list[Path], bytes]
@@ -178,7 +179,7 @@ def _together(order: JobOrder) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
-    job = order.plan.job(order.job)
+    job = order.job
     # Decided before the group starts: a slower process must not resume what the first one has just begun.
     there = isinstance(job, TrainJob) and job.run.is_run and not order.overwrite
     try:

@@ -11,7 +11,8 @@ import traceback
 from dataclasses import dataclass, replace
 
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, SuitePlan, TrainJob
+from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Job, SuitePlan, TrainJob
+from mrt5cli.suite.states import MADE, made_of
 from mrt5cli.writing import write_json
 
 INTERRUPTED = 130
@@ -22,7 +23,6 @@ class JobOrder:
     """A job to do, and how.
 
     Attributes:
-        job: its id in the plan.
         device: as `--device`.
         overwrite: a run that is there is replaced, not resumed.
         processes: that train together.
@@ -30,7 +30,7 @@ class JobOrder:
     """
 
     plan: SuitePlan
-    job: str
+    job: Job
     device: str = "cpu"
     overwrite: bool = False
     processes: int = 1
@@ -40,7 +40,7 @@ class JobOrder:
 def carry_out(order: JobOrder) -> int:
     """Do a job; what goes wrong is written to stderr. Returns the exit code."""
     try:
-        match order.plan.job(order.job):
+        match order.job:
             case TrainJob() as job:
                 _train(order, job)
             case EvaluateJob() as job:
@@ -61,12 +61,12 @@ def carry_out(order: JobOrder) -> int:
 
 
 def _train(order: JobOrder, job: TrainJob) -> None:
-    from mrt5cli.training.choose import choose
+    from mrt5cli.training.choose import RunOptions, choose
     from mrt5cli.training.run import execute
 
     overwrite = order.overwrite and job.run.is_run
-    plan = choose(job.recipe, job.run.path, resume=order.resume, device=order.device, overwrite=overwrite)
-    execute(plan, overwrite=overwrite)
+    options = RunOptions(job.run.path, resume=order.resume, overwrite=overwrite, device=order.device)
+    execute(choose(job.recipe, options))
 
 
 def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
@@ -85,9 +85,8 @@ def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
 def _analyse(order: JobOrder, job: AnalyseJob) -> None:
     from mrt5cli import runtime
     from mrt5cli.analysis.across_runs import run_analysis
-    from mrt5cli.suite.planning import MADE, made_of
 
-    before = made_of(order.plan.job(need) for need in job.needs)
+    before = made_of(job)
     runs = order.plan.experiment_runs(job.experiment)
     runs = replace(runs, device=runtime.device(order.device), progress=_examples_done)
     write_json(job.output, {**run_analysis(job.analysis, runs), MADE: before})

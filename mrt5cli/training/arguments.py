@@ -19,7 +19,7 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 class OneDeviceArguments(TrainingArguments):
     """Arguments for one device a process.
 
-    The base class takes the first GPU whatever was asked for, and when it sees several it spreads each batch
+    The base class takes the first GPU whichever was requested, and when it sees several it spreads each batch
     over all of them from one process, which changes the batch size behind the recipe's back.
 
     Args:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrt5cli.metrics.catalog import METRICS
-from mrt5cli.rundir import RunDir
-from mrt5cli.writing import remove_directory
 
 
 @dataclass
@@ -47,32 +45,15 @@ class Best:
         """Whether patience is at its end."""
         return self.patience is not None and self.waited >= self.patience
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, str | float | int | bool | None]:
         """What meta.json says."""
         early = self.exhausted
         return {"metric": self.metric, "value": self.value, "step": self.step, "stopped_early": early}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int | None]:
         """What a checkpoint holds. Metric and patience are the recipe's, which a resume must not change."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from `state_dict`."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
-
-
-def keep_needed(run: RunDir) -> None:
-    """Delete best weights that neither this run nor a resume from one of its checkpoints needs: for each of
-    them, the last ones that were kept before it."""
-    kept = run.best_steps()
-    needed = {max((best for best in kept if best <= step), default=None) for step in run.saved_steps()}
-    for step in kept[:-1]:
-        if step not in needed:
-            remove_directory(run.best_weights(step))
-
-
-def go_back_to(run: RunDir, step: int) -> None:
-    """Delete what a dead branch of the run left: best weights of later steps than the one to resume from."""
-    for later in run.best_steps():
-        if later > step:
-            remove_directory(run.best_weights(later))

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics.catalog import MEASURED, METRICS
-from mrt5cli.places import room
+from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
-from mrt5cli.rundir import RunDir
+from mrt5cli.recipe.words import either
+from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
 from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import Start, check_start, checkpoint_to_resume, model_to_start
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a recipe is run, beside what it says itself.
+
+    Attributes:
+        out: the run directory.
+        resume: continue from the latest checkpoint; without any, start; a finished run is left as it is.
+        overwrite: replace a run that exists.
+        device: as `runtime.device`.
+        allow_pickle: start from weights in pickles too.
+    """
+
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+    device: str | None = None
+    allow_pickle: bool = True
 
 
 @dataclass(frozen=True)
@@ -29,15 +52,15 @@ class Prepared:
     """What a run trains, ready in memory.
 
     Attributes:
+        example: source and target text of one training example.
         start: the model, and where its weights are from.
         micro_batches: an optimizer step, on each process.
-        facts: the plan in words: names, and a line or more each.
     """
 
     task: Task
+    example: tuple[str, str]
     start: Start
     micro_batches: int
-    facts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,103 +68,100 @@ class TrainingPlan:
     """One run, checked and ready.
 
     Attributes:
-        found: the state of the run's directory that this is a plan for.
-        meta: what meta.json says of a run that is resumed; empty for a fresh start.
+        before: how far the run is that this one continues; empty for a fresh start.
         resume_step: the checkpoint to resume from, or None for a fresh start.
         notes: what the user should know, a sentence each.
         prepared: None where the run is finished, and nothing is left to do.
+        facts: what is trained in words: names, and a line or more each.
     """
 
     recipe: Recipe
-    run: RunDir
+    options: RunOptions
     runtime: Runtime
-    found: tuple[bool, list[int], dict[str, Any]]
-    meta: dict[str, Any]
+    before: RunState
     resume_step: int | None
     notes: list[str]
-    prepared: Prepared | None
+    prepared: Prepared | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> RunDir:
+        """The directory of the run."""
+        return RunDir(self.options.out)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to resume from."""
+        return None if self.resume_step is None else self.run.checkpoint(self.resume_step)
 
     @property
     def text(self) -> str:
         """What is printed before a run starts."""
-        facts = {} if self.prepared is None else self.prepared.facts
-        lines = [f"{name:<9}{fact}".replace("\n", f"\n{'':<9}") for name, fact in facts.items()]
+        lines = [f"{name:<9}{fact}".replace("\n", f"\n{'':<9}") for name, fact in self.facts.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
     def document(self) -> dict[str, Any]:
         """The plan for scripts."""
         ready = self.prepared
-        facts = {} if ready is None else ready.facts
         return {
             "status": "finished" if ready is None else "planned",
             "run": str(self.run.path),
             "resume_step": self.resume_step,
             "parameters": None if ready is None else ready.start.model.num_parameters(),
-            **{name: fact for name, fact in facts.items() if name not in ("run", "output")},
+            **{name: fact for name, fact in self.facts.items() if name not in ("run", "output")},
             "notes": self.notes,
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
 
-def choose(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    device: str | None = None,
-    overwrite: bool = False,
-    allow_pickle: bool = True,
-) -> TrainingPlan:
+def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     """Check a run, and have its task and model ready.
-
-    Args:
-        out: the run directory.
-        resume: continue from the latest checkpoint; without any, start; a finished run is left as it is.
-        device: as `runtime.device`.
-        overwrite: replace a run that exists.
-        allow_pickle: start from weights in pickles too.
 
     Raises:
         UserError: whatever would keep the run from starting.
     """
-    run = RunDir(Path(out))
-    found = is_run, saved, meta = run.state()
-    # The leading process judges the directory, and may have begun to fill it.
-    judged = resume or machine.processes()[0] == 0
-    notes: list[str] = []
-    if not is_run or not judged or overwrite:
-        saved, meta = [], {}
-        if resume:
-            notes.append(f"nothing to resume in {run.path}; starting at step 0")
-    elif not resume:
-        raise _not_resumed(run, saved)
-    else:
-        notes += _changes(run, recipe)
-    finished = meta.get("status") == "finished"
-    if finished:
-        notes.append(f"{run.path} is finished; nothing to do")
-    elif meta and not saved:
-        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
-    if judged and not finished:
-        _check_writable(run)
-    notes += recipe.remarks()
-    runtime = machine.start(device, precision=recipe.training.precision, seed=recipe.seed)
-    step = saved[-1] if saved and not finished else None
-    plan = TrainingPlan(recipe, run, runtime, found, meta, step, notes, prepared=None)
-    return plan if finished else replace(plan, prepared=_prepare(plan, allow_pickle))
+    run = RunDir(options.out)
+    # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
+    judges = options.resume or machine.leads()
+    before = run.state() if judges and not options.overwrite else RunState()
+    notes = _continued(run, recipe, before, options.resume)
+    if judges and not before.finished:
+        run.check_not_foreign()
+        check_writable(run.path, "folder")
+    notes += [*recipe.remarks(), *machine.ignored_launchers()]
+    runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
+    step = before.saved[-1] if before.saved and not before.finished else None
+    plan = TrainingPlan(recipe, options, runtime, before, step, notes)
+    if before.finished:
+        return plan
+    prepared = _prepare(plan)
+    plan = replace(plan, prepared=prepared, facts=facts(plan, prepared))
+    # The task's remarks are on what its description has read.
+    notes += [*prepared.task.remarks(), *prepared.start.notes, *_on_machine(prepared.start.model, runtime)]
+    return plan
 
 
 # --- the directory ------------------------------------------------------------------------------------------
 
 
-def _not_resumed(run: RunDir, saved: list[int]) -> UserError:
-    away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
-    if run.is_finished:
-        return UserError(f"{run.path} holds a finished run", away)
-    last = f"saved at step {saved[-1]}" if saved else "stopped before its first checkpoint"
-    hint = f"to go on: {run.resume_command}\n      or {away}"
-    return UserError(f"{run.path} holds an unfinished run, {last}", hint)
+def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> list[str]:
+    """Notes on a run that is to be continued; refuses one that may not be."""
+    if not before.meta:
+        return [f"nothing to resume in {run.path}; starting at step 0"] if resume else []
+    if not resume:
+        away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
+        if before.finished:
+            raise UserError(f"{run.path} holds a finished run", away)
+        last = f"saved at step {before.saved[-1]}" if before.saved else "stopped before its first checkpoint"
+        hint = f"to resume: {run.resume_command}\n      or {away}"
+        raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
+    notes = _changes(run, recipe)
+    if before.finished:
+        notes.append(f"{run.path} is finished; nothing to do")
+    elif not before.saved:
+        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+    return notes
 
 
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
@@ -151,82 +171,71 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     if fixed:
         raise UserError(
             "\n".join([f"{run.path} was started with another recipe", *fixed]),
-            f"go on with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
+            f"resume it with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
-
-
-def _check_writable(run: RunDir) -> None:
-    """Refuse a place where the run cannot be written, before time is spent on anything else."""
-    run.check_not_foreign()
-    nearest = next(place for place in [run.path, *run.path.absolute().parents] if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "no permission" if nearest.is_dir() else f"{nearest} is a file"
-        raise UserError(f"cannot write to {run.path}: {why}", "choose another directory with --out")
 
 
 # --- what is trained ----------------------------------------------------------------------------------------
 
 
-def _prepare(plan: TrainingPlan, allow_pickle: bool) -> Prepared:
-    """The task and the model; adds notes on both to the plan."""
+def _prepare(plan: TrainingPlan) -> Prepared:
+    """The task and the model."""
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
     from mrt5cli.training.whole import check_whole
 
-    recipe, run, runtime, step = plan.recipe, plan.run, plan.runtime, plan.resume_step
-    training = recipe.training
+    model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
     micro_batches = _micro_batches(training, runtime.world_size)
-    if step is not None:
-        check_whole(run.checkpoint(step), runtime.world_size)
+    if plan.checkpoint is None:
+        check_start(model.start)
     else:
-        check_start(recipe.model.start)
-    tell = say_on_stderr if runtime.leads else say_nothing
-    task, example = _task(plan, tell)
-    with announced("loading the model ...", tell):
-        if step is not None:
-            start = checkpoint_to_resume(run.checkpoint(step), step)
+        check_whole(plan.checkpoint, runtime.world_size)
+    say = say_on_stderr if runtime.leads else say_nothing
+    task, example = _task(plan, say)
+    with announced("loading the model ...", say):
+        if plan.checkpoint is None:
+            start = model_to_start(model, allow_pickle=plan.options.allow_pickle)
         else:
-            start = model_to_start(recipe.model, allow_pickle=allow_pickle)
+            start = checkpoint_to_resume(plan.checkpoint)
     recompute(start.model, training.recompute)
     if training.compile:
         compile_blocks(start.model)
-    _check_room(run.path, training, start.model.num_parameters())
-    told = facts(recipe, run, task, example, start, micro_batches, runtime)
-    # The task's remarks speak of what its description has read.
-    plan.notes.extend([*task.remarks(), *start.notes])
-    config = start.model.config
+    _check_room(plan.run.path, training, start.model.num_parameters())
+    return Prepared(task, example, start, micro_batches)
+
+
+def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterator[str]:
+    """Notes on a model that is too much for a machine, or slower on it than it could be."""
+    config, device = model.config, runtime.device
     dropped = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
-    if runtime.device.type == "cpu" and dropped:
-        plan.notes.append(
+    if device.type == "cpu" and dropped:
+        yield (
             "attention weights are dropped in training, which no fused kernel does on a CPU; "
             "model.attention_dropout: 0 trains faster, and not quite as the paper does"
         )
-    needed, memory = 4 * 4 * start.model.num_parameters(), machine.memory(runtime.device)
+    needed, memory = 4 * 4 * model.num_parameters(), machine.memory(device)
     if needed > memory:
-        plan.notes.append(
-            f"weights, gradients and Adam's moments alone take {byte_size(needed)}; {runtime.device} has "
+        yield (
+            f"weights, gradients and Adam's moments alone take {byte_size(needed)}; {device} has "
             f"{byte_size(memory)}"
         )
-    return Prepared(task, start, micro_batches, told)
 
 
-def _task(plan: TrainingPlan, tell: Tell) -> tuple[Task, tuple[str, str]]:
+def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     """The task, with the data that the run began with, and a training example of it."""
     section = plan.recipe.task
-    commits = {} if plan.resume_step is None else plan.meta.get("data", {})
+    commits = {} if plan.resume_step is None else plan.before.meta.get("data", {})
     try:
         task = build_task(_at_commit(section, commits))
-        with announced("reading the first training example ...", tell):
+        with announced("reading the first training example ...", say):
             example = task.example("train")
         _check_validation(plan.recipe.training, section, task)
     except UserError as error:
-        if plan.resume_step is None or not isinstance(error, RunFailed):
+        if plan.resume_step is None or not isinstance(error, HubAway):
             raise
-        later = (
-            f"the checkpoint of step {plan.resume_step} is kept; to go on later: {plan.run.resume_command}"
-        )
-        raise RunFailed(error.message, later) from error
+        kept = f"the checkpoint of step {plan.resume_step} is kept"
+        raise UserError(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             raise UserError(
@@ -262,11 +271,11 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
     """Refuse a validation that could not be made, before hours go into training."""
     metric = training.best_metric
     if metric is not None and METRICS[metric].answers and task.answer_length is None:
-        *others, last = (each.name for each in MEASURED if each.chooses and not each.answers)
+        others = either(each.name for each in MEASURED if each.chooses and not each.answers)
         raise UserError(
             f"training.best_metric: {metric} is measured on generated answers, and in {section.kind} nothing "
             "is generated",
-            f"use {', '.join(others)} or {last}",
+            f"use {others}",
         )
     if training.eval_steps:
         check_held_out(task, section, "validation")

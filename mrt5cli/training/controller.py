@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -42,7 +42,9 @@ class Controller:
     state_names: tuple[str, ...] = ("alpha",)
     alpha: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Number]) -> None:
+    section: ControllerSection
+
+    def __init__(self, section: ControllerSection, number: Callable[[float], Number]) -> None:
         self.section = section
         self.number = number
         self.target: float | None = getattr(section, "target_deletion_rate", None)
@@ -54,7 +56,7 @@ class Controller:
 
     def due(self, step: int) -> bool:
         """Whether alpha is set at this optimizer step, the first one being 0."""
-        return self.target is not None and step % self.section.every_steps == 0
+        return self.section.kind != "constant" and step % self.section.every_steps == 0
 
     def error(self, rate: Number) -> Number:
         """What the rate lacks to the target."""
@@ -64,11 +66,11 @@ class Controller:
     def update(self, rate: Number) -> None:
         """Set alpha for the steps that follow; the step whose rate this is has used the one before."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Mapping[str, str | float]:
         """What a checkpoint must hold, as plain numbers (float32 values are exact in them)."""
         return {"kind": self.section.kind} | {name: float(getattr(self, name)) for name in self.state_names}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Resume from `state_dict`'s numbers."""
         for name in self.state_names:
             setattr(self, name, self.number(state[name]))
@@ -89,7 +91,7 @@ class ProportionalController(Controller):
 class PIController(Controller):
     """`pi`, the camera-ready's: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i).
 
-    No anti-windup, as in the paper: while alpha is held at 0 the integral goes on falling, and has to
+    No anti-windup, as in the paper: while alpha is held at 0 the integral keeps falling, and has to
     come all the way back before alpha moves again. `alpha_start` is in force until the first update and then
     forgotten.
     """
@@ -116,8 +118,8 @@ class TwoSidedPIController(Controller):
     that bring it back are: no gain to tune, and exactly PI as long as no bound is reached.
 
     Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
-    smoothed twice over 5 updates. Where the cross-entropy hardly minds what is deleted, the gates integrate
-    alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
+    smoothed twice over 5 updates. Where the deletion rate hardly changes the cross-entropy, the gates
+    integrate alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
     integrator with a delay swings unless its gain is very low. The slope takes the push back while the rate
     is still on its way; 20 times k_p makes up for the delay.
     """
@@ -130,7 +132,7 @@ class TwoSidedPIController(Controller):
     slope: Number
     seen: Number
 
-    def __init__(self, section: Any, number: Callable[[float], Number]) -> None:
+    def __init__(self, section: recipe.TwoSidedPIController, number: Callable[[float], Number]) -> None:
         if section.k_d:
             self.state_names = (*self.state_names, "smoothed", "slope", "seen")
         super().__init__(section, number)

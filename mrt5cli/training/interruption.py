@@ -1,4 +1,4 @@
-"""Ctrl-C and termination: the step is finished, a checkpoint is saved, and the run can go on later."""
+"""Ctrl-C and termination: the step is finished, a checkpoint is saved, and the run can be resumed later."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.runtime import leads
-
-DECIDES_NUMBERS = False  # a run that was stopped comes to the same numbers
 
 NOTICE = "\nstopping after this step; Ctrl-C again stops at once, without saving\n"
 
@@ -42,18 +39,17 @@ class Interruption(TrainerCallback):
         self.waiting: Callable[[], bool] = lambda: False
         self.requested = False
         self.stopped = False
-        self.before: dict[int, Any] = {}
+        self.handlers = ExitStack()
 
     def __enter__(self) -> Interruption:
         # Python takes signal handlers in the main thread only; elsewhere the caller sees to interruptions.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._on_signal)
+                self.handlers.callback(signal.signal, number, signal.signal(number, self._on_signal))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.handlers.close()  # puts those before back
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self.requested and number == signal.SIGINT
@@ -66,7 +62,7 @@ class Interruption(TrainerCallback):
         self.requested = True
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         stop = self.requested
         if not self.alone:

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
-from mrt5cli.rundir import RunDir
-from mrt5cli.runtime import Runtime
-from mrt5cli.tasks.base import Task
 from mrt5cli.text import rounded
-from mrt5cli.training.start import Start
 
-DECIDES_NUMBERS = False  # words
+if TYPE_CHECKING:
+    from mrt5cli.training.choose import Prepared, TrainingPlan
 
 SHOWN = 100
 """Characters of an example's source and of its target."""
 
 
-def facts(
-    recipe: Recipe,
-    run: RunDir,
-    task: Task,
-    example: tuple[str, str],
-    start: Start,
-    micro_batches: int,
-    runtime: Runtime,
-) -> dict[str, str]:
-    """A run in words: names, and a line or more each.
-
-    Args:
-        example: source and target text of one training example.
-        micro_batches: an optimizer step, on each process.
-    """
-    training, config = recipe.training, start.model.config
+def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
+    """A run in words: names, and a line or more each."""
+    recipe, training = plan.recipe, plan.recipe.training
+    model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
     accumulated = f", {micro_batches} x {training.device_batch_size} accumulated" if micro_batches > 1 else ""
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
-    source, target = (beginning(each, SHOWN) for each in example)
+    source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {
         "run": f"{recipe.name}: {recipe.description}",
-        "task": task.describe(),
-        "splits": "\n".join(task.splits()),
+        "task": prepared.task.describe(),
+        "splits": "\n".join(prepared.task.splits()),
         "example": f"{source}\n-> {target}",
-        "model": f"{rounded(start.model.num_parameters())} parameters, width {config.d_model}, "
+        "model": f"{rounded(model.num_parameters())} parameters, width {config.d_model}, "
         f"{config.num_layers} + {config.num_decoder_layers} layers, "
-        f"{recipe.model.shortener.placed()}; from {start.origin}",
+        f"{recipe.model.shortener.placed()}; from {prepared.start.origin}",
         "loss": _loss(recipe),
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": runtime.sentence(),
-        "output": str(run.path),
+        "device": plan.runtime.sentence(),
+        "output": str(plan.run.path),
     }
     return {name: fact for name, fact in found.items() if fact}
 

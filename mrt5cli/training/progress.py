@@ -11,8 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
 
-DECIDES_NUMBERS = False  # words
-
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
 
@@ -48,7 +46,7 @@ class ProgressDisplay(TrainerCallback):
             self.bar.stop()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self.first_step = state.global_step
         self.started = self.shown = time.monotonic()
@@ -58,7 +56,7 @@ class ProgressDisplay(TrainerCallback):
         self.bar.start()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         if self.console.is_terminal and time.monotonic() - self.shown >= LIVE_SECONDS:
             self._show(state)
@@ -69,7 +67,7 @@ class ProgressDisplay(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: Any = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         self.facts = facts_of(logs)
         plain = not self.console.is_terminal and time.monotonic() - self.shown >= self.plain_seconds

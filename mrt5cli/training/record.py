@@ -20,42 +20,37 @@ from mrt5cli.text import duration
 from mrt5cli.training.choose import Prepared, TrainingPlan
 from mrt5cli.writing import write_json
 
-DECIDES_NUMBERS = False  # words
-
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 ON_TARGET = 0.03
 """How far from its target a deletion rate may be at the end of a run without a word about it."""
 
 
-def begin(plan: TrainingPlan, prepared: Prepared) -> None:
-    """Write that a run has begun, or continues."""
-    before, now = plan.meta, _now()
+def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
+    """What meta.json says of a run that begins, or continues."""
+    before, now = plan.before.meta, _now()
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
     session = {"started": now, "from_step": plan.resume_step or 0, "code": code_version("train")}
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
-    write_json(
-        plan.run.meta_path,
-        {
-            "status": "running",
-            "name": plan.recipe.name,
-            "seed": plan.recipe.seed,
-            "parameters": prepared.start.model.num_parameters(),
-            "data": prepared.task.commits(),
-            "command": sys.argv,
-            "started": before.get("started", now),
-            "ended": None,
-            **plan.runtime.describe(),
-            "versions": own | {name: metadata.version(name) for name in LIBRARIES},
-            "commit": _commit(Path(mrt5cli.__file__).parent),
-            "hub_commits": commits,
-            "sessions": [*before.get("sessions", []), session],
-        },
-    )
+    return {
+        "status": "running",
+        "name": plan.recipe.name,
+        "seed": plan.recipe.seed,
+        "parameters": prepared.start.model.num_parameters(),
+        "data": prepared.task.commits(),
+        "command": sys.argv,
+        "started": before.get("started", now),
+        "ended": None,
+        **plan.runtime.describe(),
+        "versions": own | {name: metadata.version(name) for name in LIBRARIES},
+        "commit": _commit(Path(mrt5cli.__file__).parent),
+        "hub_commits": commits,
+        "sessions": [*before.get("sessions", []), session],
+    }
 
 
-def end(run: RunDir, status: str, **more: Any) -> None:
+def end(run: RunDir, status: str, **more: object) -> None:
     """Write how a run has ended."""
     meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import shutil
 import traceback
-from contextlib import ExitStack, suppress
-from typing import cast
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from typing import Any, cast
 
 import torch.distributed as dist
 from transformers import TrainerCallback
@@ -14,22 +14,21 @@ from transformers.utils import logging
 
 from mrt5cli import recipe as recipes
 from mrt5cli import text
-from mrt5cli.errors import DataLost, UserError
+from mrt5cli.errors import DataLost
 from mrt5cli.recipe.shorteners import BoundaryPredictor
-from mrt5cli.rundir import RunDir
+from mrt5cli.rundir import FINISHED, RunDir
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
-from mrt5cli.training.best import Best
 from mrt5cli.training.boundaries import with_labels
 from mrt5cli.training.choose import Prepared, TrainingPlan
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
-from mrt5cli.writing import remove_directory, whole_directory, write_text
+from mrt5cli.writing import whole_directory, write_text
 
 
-def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
+def execute(plan: TrainingPlan) -> RunDir:
     """Do what a plan says, and say on stderr what is done.
 
     Raises:
@@ -42,71 +41,67 @@ def execute(plan: TrainingPlan, *, overwrite: bool = False) -> RunDir:
     if plan.prepared is not None:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with ExitStack() as held:
-            if plan.runtime.leads:
-                _open_directory(plan, overwrite, held)
-                record.begin(plan, plan.prepared)
+        with _opened(plan, plan.prepared):
             _train_and_record(plan, plan.prepared, say)
     return plan.run
 
 
-def _open_directory(plan: TrainingPlan, overwrite: bool, held: ExitStack) -> None:
-    """Make the run's directory ready, and hold it until the stack is closed."""
-    run = plan.run
-    held.enter_context(run.hold())
-    if not overwrite and run.state() != plan.found:
-        raise UserError(
-            f"another process has trained in {run.path} in the meantime",
-            "give the command again, or choose another directory with --out",
-        )
-    if overwrite and run.is_run:
-        remove_directory(run.path)
-        held.enter_context(run.hold())  # another directory of that name
-    RunDir.create(run.path)
-    run.keep_metrics_until(plan.resume_step or 0)
-    write_text(run.recipe_path, recipes.dump(plan.recipe))
+def _opened(plan: TrainingPlan, prepared: Prepared) -> AbstractContextManager[None]:
+    """The run's directory, which the leading process opens for all."""
+    if not plan.runtime.leads:
+        return nullcontext()
+    found = None if plan.options.overwrite else plan.before
+    meta = record.beginning(plan, prepared)
+    return plan.run.opened(plan.recipe, meta, step=plan.resume_step or 0, found=found)
 
 
 def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
     """Train in the run's directory, which is open, and leave it saying what happened."""
-    training, run = plan.recipe.training, plan.run
-    best = None if training.best_metric is None else Best(training.best_metric, training.patience)
     try:
-        finished = _train(plan, prepared, best, say)
+        ended = _train(plan, prepared, say)
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        if plan.runtime.leads:
-            with suppress(OSError):  # the disk that ended the training may refuse this as well
-                why = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
-                record.end(run, "interrupted" if interrupted else "failed", **why)
-        steps = run.saved_steps()
-        kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        say(f"stopped; {kept}")
-        if isinstance(error, DataLost) and error.passes:
-            error.hint = _how_to_resume(plan)
-        elif interrupted or isinstance(error, OSError):
-            say(_how_to_resume(plan))
+        _record_failure(plan, error, say)
         traceback.clear_frames(error.__traceback__)  # they hold the trainer
-        leave_group()
         raise
-    leave_group()
-    if plan.runtime.leads:
-        more = {"best": None if best is None else best.document()} if finished else {}
-        record.end(run, "finished" if finished else "interrupted", **more)
-    if not finished:
-        say(f"stopped and saved at step {run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
+    finally:
+        leave_group()
+    if ended is None:
+        if plan.runtime.leads:
+            record.end(plan.run, "interrupted")
+        say(f"stopped and saved at step {plan.run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
         raise KeyboardInterrupt
-    say(record.summary(run))
+    if plan.runtime.leads:
+        record.end(plan.run, FINISHED, **ended)
+        say(record.summary(plan.run))
+
+
+def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) -> None:
+    """Say and write why the training ended before its time, and how it can be resumed."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if plan.runtime.leads:
+        with suppress(OSError):  # the disk that ended the training may refuse this as well
+            why = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+            record.end(plan.run, "interrupted" if interrupted else "failed", **why)
+    steps = plan.run.saved_steps()
+    say(f"stopped; {f'the last checkpoint is step {steps[-1]}' if steps else 'there is no checkpoint yet'}")
+    if isinstance(error, DataLost) and error.passes:
+        error.hint = _how_to_resume(plan)
+    elif interrupted or isinstance(error, OSError):
+        say(_how_to_resume(plan))
 
 
 def _how_to_resume(plan: TrainingPlan) -> str:
     number = plan.runtime.world_size
     launched = f", launched as {number} processes again" if number > 1 else ""
-    return f"to go on{launched}: {plan.run.resume_command}"
+    return f"to resume{launched}: {plan.run.resume_command}"
 
 
-def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.Tell) -> bool:
-    """Train, and save the model unless interrupted; returns whether it came to its end."""
+def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, Any] | None:
+    """Train, and save the model unless interrupted.
+
+    Returns:
+        What meta.json is to say of the best weights; None where the training was interrupted.
+    """
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
     arguments = training_arguments(recipe, runtime, prepared.micro_batches, run.checkpoints)
@@ -126,33 +121,23 @@ def _train(plan: TrainingPlan, prepared: Prepared, best: Best | None, say: text.
         if runtime.leads:
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
-            prepared.start.model,
-            arguments,
-            stream,
-            loss=recipe.loss,
-            controller=recipe.controller,
-            seed=recipe.seed,
-            run=run,
-            keep_checkpoints=recipe.training.keep_checkpoints,
-            data_workers=recipe.training.data_workers,
-            best=best,
-            callbacks=callbacks,
+            prepared.start.model, arguments, stream, recipe, run=run, callbacks=callbacks
         )
         if recipe.training.eval_steps:
             trainer.add_callback(Validation(prepared.task, recipe, run if runtime.leads else None, trainer))
         interruption.waiting = trainer.waits_long
         try:
-            trainer.train_from(None if plan.resume_step is None else run.checkpoint(plan.resume_step))
+            trainer.train_from(plan.checkpoint)
         except KeyboardInterrupt:
             if not trainer.stopped_between_steps:
                 raise
         finally:
             for remark in stream.remarks():
                 say(f"note: {remark}")
-        finished = not (interruption.stopped or trainer.stopped_between_steps)
-        if finished:
-            _save_model(plan, trainer, best)
-    return finished
+        if interruption.stopped or trainer.stopped_between_steps:
+            return None
+        _save_model(plan, trainer)
+    return {"best": None if trainer.best is None else trainer.best.document()}
 
 
 def leave_group() -> None:
@@ -165,9 +150,9 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
-def _save_model(plan: TrainingPlan, trainer: DeletionTrainer, best: Best | None) -> None:
+def _save_model(plan: TrainingPlan, trainer: DeletionTrainer) -> None:
     """The run's model: the best weights where they are kept, else the last ones."""
-    leads = plan.runtime.leads
+    best, leads = trainer.best, plan.runtime.leads
     with whole_directory(plan.run.model, leader=leads) as folder:
         if best is None or best.step is None:
             trainer.save_model(str(folder))

@@ -10,7 +10,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.recipe import load as load_recipe
 from mrt5cli.recipe import shorteners
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.rundir import default_directory, resolve_model
+from mrt5cli.rundir import RunDir, default_directory, resolve_model
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
@@ -37,7 +37,7 @@ class Start:
     commit: str | None = None
 
 
-def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
+def checkpoint_to_resume(checkpoint: Path) -> Start:
     """One of a run's own checkpoints.
 
     Raises:
@@ -47,7 +47,7 @@ def checkpoint_to_resume(checkpoint: Path, step: int) -> Start:
     from mrt5cli.training.whole import not_whole
 
     try:
-        return Start(load(checkpoint).train(), f"checkpoint of step {step}")
+        return Start(load(checkpoint).train(), f"checkpoint of step {RunDir.step_of(checkpoint)}")
     except UserError as error:
         why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
         raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}: ")) from error

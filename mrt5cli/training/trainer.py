@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -43,21 +43,19 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.training.best import Best, go_back_to, keep_needed
+from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
-from mrt5cli.training.losses import PARTS, LossTerms, counts, total_loss
+from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
-from mrt5cli.training.window import Window
-from mrt5cli.writing import remove_directory, whole_directory, write_json
+from mrt5cli.writing import whole_directory, write_json
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
 
-    from mrt5cli.models import MrT5ForConditionalGeneration
-    from mrt5cli.recipe import LossSection
-    from mrt5cli.recipe.schema import Controller as ControllerSection
+    from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
+    from mrt5cli.recipe import Recipe
 
 LONG_WAIT_SECONDS = 1.0
 """A step's batches take longer than this only where they come from a Hub that is slow or away."""
@@ -70,13 +68,11 @@ class DeletionTrainer(Trainer):
         model: where a checkpoint is resumed, with its weights.
         args: see `arguments.training_arguments`.
         stream: gives every process its own batches.
-        seed: of the draws that decide which batches are deleted hard; the same on all processes.
+        recipe: its loss, controller and seed, and the settings of its training that `args` has no place for.
         run: where metrics and checkpoints go; None writes neither.
-        keep_checkpoints: older ones are deleted.
-        data_workers: processes that prepare batches.
-        best: which weights to keep beside the checkpoints, see `offer`; None keeps none.
 
     Attributes:
+        best: which weights are kept beside the checkpoints, see `offer`; None where none are.
         stopped_between_steps: it has saved the last step because there were no batches for another.
     """
 
@@ -85,23 +81,17 @@ class DeletionTrainer(Trainer):
         model: MrT5ForConditionalGeneration,
         args: TrainingArguments,
         stream: BatchStream,
+        recipe: Recipe,
         *,
-        loss: LossSection,
-        controller: ControllerSection,
-        seed: int,
         run: RunDir | None = None,
-        keep_checkpoints: int = 2,
-        data_workers: int = 0,
-        best: Best | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
     ) -> None:
         self.stream = stream
         self.run = run
-        self.keep_checkpoints = keep_checkpoints
-        self.data_workers = data_workers
-        self.best = best
-        self.loss_settings = loss
+        self.loss_settings = recipe.loss
+        self.settings = settings = recipe.training
+        self.best = Best(settings.best_metric, settings.patience) if settings.best_metric else None
         self.threshold = model.config.threshold
         self.labelled = model.config.boundary_predictor_type != "gumbel"
         super().__init__(
@@ -112,24 +102,27 @@ class DeletionTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.controller = build_controller(
-            controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
+            recipe.controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
         )
-        self.draws = np.random.default_rng(seed)
+        # Of which batches are deleted hard; the same on all processes.
+        self.draws = np.random.default_rng(recipe.seed)
         self.window = Window(args.device)
         self.of_step: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.step_counts = torch.zeros(2, device=args.device)
         self.batches_taken = 0
         self.seconds_before = 0.0
-        self.fetching_since: float | None = None
+        self.fetching_since = math.inf
         self.stopped_between_steps = False
         self._talk: dist.ProcessGroup | None = None
 
     # --- a step -------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        return stream_loader(self.stream, self.data_workers, pin=self.args.device.type == "cuda")
+        return stream_loader(self.stream, self.settings.data_workers, pin=self.args.device.type == "cuda")
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
         """All batches of one optimizer step, before anything is computed.
 
         Where they cannot be had, or nobody wants to wait for them any more, the run is saved as it stands.
@@ -139,17 +132,18 @@ class DeletionTrainer(Trainer):
             KeyboardInterrupt: a signal came meanwhile.
         """
         self.fetching_since = time.monotonic()
-        found: Any = None
+        batches: list[Batch] = []
+        items: Tensor | int | None = None
         lost: BaseException | None = None
         try:
-            found = super().get_batch_samples(epoch_iterator, num_batches, device)
+            batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except (UserError, KeyboardInterrupt) as error:
             lost = error
         finally:
-            self.fetching_since = None
+            self.fetching_since = math.inf
         if not self._lost_by_any(lost is not None):
-            self.of_step = self._weigh(found[0])
-            return found
+            self.of_step = self._weigh(batches)
+            return batches, items
         step = self.state.global_step
         if self.run is not None and step > 0:
             self.stopped_between_steps = True
@@ -161,8 +155,7 @@ class DeletionTrainer(Trainer):
 
     def waits_long(self) -> bool:
         """Whether it has been waiting for the batches of a step."""
-        since = self.fetching_since
-        return since is not None and time.monotonic() - since > LONG_WAIT_SECONDS
+        return time.monotonic() - self.fetching_since > LONG_WAIT_SECONDS
 
     def _lost_by_any(self, lost: bool) -> bool:
         """Whether this process, or another of the group, has no batches for the next step."""
@@ -194,8 +187,12 @@ class DeletionTrainer(Trainer):
         return zip(weights.unbind(), shares.unbind(), strict=True)
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, MrT5Output]:
         """The loss of one micro-batch taken alone; its parts stay in `self.terms`."""
         probability = self.loss_settings.hard_delete_probability
         hard = probability > 0 and model.training and bool(self.draws.random() < probability)
@@ -224,7 +221,9 @@ class DeletionTrainer(Trainer):
         """Whether the delay is over: before, there is no gate loss and the controller rests."""
         return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
 
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Forward and backward of one micro-batch; then the controller sees its deletion rate.
 
         In place of the base class's, which walks over all modules each time to put them in training mode, and
@@ -256,11 +255,11 @@ class DeletionTrainer(Trainer):
             dist.all_reduce(counts)
         self.controller.update(counts[0] / counts[1])
 
-    def _clip_grad_norm(self, model: Any) -> Any:
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # The base class walks over all modules for the parameters, at every step.
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, inputs: Batch) -> int:
         # To estimate this, the base class walks over all parameters at every micro-batch.
         return 0
 
@@ -270,7 +269,7 @@ class DeletionTrainer(Trainer):
         """Write one line of metrics. The base class's own summary at the end is left out."""
         if "loss" not in logs:
             return
-        row = self._metrics(logs["learning_rate"], logs.get("grad_norm"))
+        row = self._metrics(logs["learning_rate"], logs.get("grad_norm", 0.0))
         if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
             unrounded = ", or training.precision: fp32" if self.args.bf16 else ""
             raise RunFailed(
@@ -288,7 +287,7 @@ class DeletionTrainer(Trainer):
             self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _metrics(self, learning_rate: float, grad_norm: float | None) -> dict[str, Any]:
+    def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
         seconds, since = self.seconds(), self.window.seconds()
         self.window = Window(self.args.device)
@@ -298,7 +297,7 @@ class DeletionTrainer(Trainer):
             "alpha": float(self.alpha_used),
             "target": self.controller.target,
             "learning_rate": learning_rate,
-            "grad_norm": 0.0 if grad_norm is None else float(grad_norm),
+            "grad_norm": float(grad_norm),
             "bytes_per_second": round(counted / since, 1),
             "seconds": round(seconds, 3),
         }
@@ -315,9 +314,6 @@ class DeletionTrainer(Trainer):
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
-        if self.run is not None and self.args.should_save:
-            go_back_to(self.run, step)
-        self._wait()
         # The base class would take a step beyond the end, or beyond the end of patience.
         if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
             return
@@ -327,7 +323,7 @@ class DeletionTrainer(Trainer):
         self.started = self.window.opened = time.perf_counter()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+    def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
             return
         with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
@@ -337,9 +333,7 @@ class DeletionTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.args.should_save:
-            for step in self.run.saved_steps()[: -self.keep_checkpoints]:
-                remove_directory(self.run.checkpoint(step))
-            keep_needed(self.run)
+            self.run.prune(self.settings.keep_checkpoints)
         self._wait()
 
     @contextmanager
@@ -372,11 +366,11 @@ class DeletionTrainer(Trainer):
             with self._saved_weights(self.run.best_weights(self.state.global_step)):
                 pass
             if self.args.should_save:
-                keep_needed(self.run)
+                self.run.prune(self.settings.keep_checkpoints)
             self._wait()
         return better
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         if output_dir is not None and self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -413,7 +407,7 @@ class DeletionTrainer(Trainer):
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the model was made from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

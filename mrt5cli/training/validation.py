@@ -50,7 +50,7 @@ class Validation(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: Any = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         best = self.best
         last = state.global_step >= state.max_steps
@@ -62,7 +62,7 @@ class Validation(TrainerCallback):
             raise DataLost.because_of(error) from error
         names = dict.fromkeys(MEASURED if best is None else (*MEASURED, best.metric))
         numbers = {row.subset: {name: getattr(row, name) for name in names} for row in rows}
-        line: dict[str, Any] = {"step": state.global_step, "validation": numbers}
+        line: dict[str, object] = {"step": state.global_step, "validation": numbers}
         if best is not None:
             # The last row is the total where there are several.
             measured = getattr(rows[-1], best.metric) if rows else None

@@ -49,7 +49,7 @@ def check_whole(checkpoint: Path, processes: int) -> None:
     Raises:
         UserError: it names the file.
     """
-    _check_exists(checkpoint / CONFIG_NAME)
+    _read(checkpoint / CONFIG_NAME)
     for rank in range(processes):
         read_own_state(checkpoint, rank, processes)
     step = RunDir.step_of(checkpoint)
@@ -91,7 +91,7 @@ def not_whole(checkpoint: Path, why: str) -> UserError:
     run = RunDir(checkpoint.parents[1])
     earlier = [run.checkpoint(step) for step in run.saved_steps() if run.checkpoint(step) < checkpoint]
     if earlier:
-        hint = f"delete it, and --resume goes on from the one before it, {earlier[-1].name}"
+        hint = f"delete it, and --resume continues from the one before it, {earlier[-1].name}"
     else:
         hint = "there is none before it: bring it back from a copy, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"
@@ -111,14 +111,10 @@ def broken_by(
         raise not_whole(checkpoint, f"{problem} ({first_line(error)})") from error
 
 
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise not_whole(path.parent, f"it has no {path.name}")
-
-
 def _read(path: Path) -> Any:
     """A JSON file's value; or the content of an archive of torch, whose checksums all hold."""
-    _check_exists(path)
+    if not path.is_file():
+        raise not_whole(path.parent, f"it has no {path.name}")
     with broken_by(path.parent, f"{path.name} is cut off or damaged", (Exception,)):
         if path.suffix == ".json":
             return json.loads(path.read_bytes())

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from statistics import median
 
 from mrt5cli.benchmark.models import Shapes, ours
-from mrt5cli.benchmark.run import Measured, Result
-from mrt5cli.benchmark.suite import Ratio, wait
+from mrt5cli.benchmark.suite import Case, Ratio, Suite
+from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe import EmbeddedSource, SpanCorruptionTask
 from mrt5cli.tasks.base import build_task
@@ -20,7 +20,7 @@ STEPS = 3
 
 def loader_rates(
     base: MrT5ForConditionalGeneration, shapes: Shapes, done: Callable[[str, int, int], None]
-) -> Measured:
+) -> Suite:
     """Seconds a megabyte of source: span corruption made on the fly by one process, and a training step.
 
     The step is the quickest there is, on the loader's own batches: a soft step without score loss, whose
@@ -52,10 +52,11 @@ def loader_rates(
         done("data", number + 2, STEPS + 2)
     takes = median(seconds)
     factor = Ratio(TAKES, *[takes / gives] * 3, fastest=min(seconds) / gives)
-    return Measured(
+    nothing = lambda: None  # both are timed above
+    return Suite(
         "data",
-        [
-            Result(TAKES, takes, seconds, None, None, []),
-            Result(GIVES, gives, [gives], None, None, [factor]),
-        ],
+        {
+            TAKES: Case(nothing, rounds=seconds),
+            GIVES: Case(nothing, [TAKES], rounds=[gives], ratios=[factor]),
+        },
     )

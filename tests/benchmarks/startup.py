@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
 from mrt5cli.benchmark.models import base_model
@@ -39,7 +38,7 @@ def startup(folder: Path, threads: int) -> Suite:
         threads: of the training.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    base_model(None, "tiny", torch.device("cpu")).save_pretrained(folder / "model")
+    base_model(None, "tiny").save_pretrained(folder / "model")
     model = {"start": str(folder / "model"), "shortener": {"kind": "delete_gate", "layer": 3}}
     recipe = folder / "recipe.yaml"
     recipe.write_text(json.dumps({**RECIPE, "model": model}), encoding="utf-8")  # JSON is YAML

@@ -25,9 +25,9 @@ from startup import FIRST_STEP, HELP, startup
 from mrt5cli import runtime
 from mrt5cli.benchmark.forward import EAGER, forward
 from mrt5cli.benchmark.models import Shapes
-from mrt5cli.benchmark.run import Benchmark, Measured, Report, default_threads
+from mrt5cli.benchmark.run import Benchmark, Report, default_threads
 from mrt5cli.benchmark.suite import Builder, Suite
-from mrt5cli.commands.bench_tables import present
+from mrt5cli.commands.bench import present
 from mrt5cli.commands.tables import print_table
 from mrt5cli.text import number, say
 
@@ -170,22 +170,24 @@ def only_targeted(suite: Suite, device: str) -> Suite:
     return Suite(suite.what, cases, lambda: iter(checked))
 
 
-def measured(benchmark: Benchmark, what: str) -> Measured:
+def measured(benchmark: Benchmark, what: str) -> Suite:
     """A suite's results, with the memory of its training steps."""
     if what == "data":
         return loader_rates(benchmark.base, benchmark.shapes, benchmark.done)
     if what == "startup":
         with tempfile.TemporaryDirectory() as folder:
             short = replace(benchmark, rounds=min(benchmark.rounds, STARTUP_ROUNDS))
-            return short.timed(startup(Path(folder), benchmark.threads))
+            suite = startup(Path(folder), benchmark.threads)
+            short.time(suite)
+            return suite
     build = BUILDERS[what]
     suite = build(benchmark.base, benchmark.shapes)
     if what in SLOW:
         suite = only_targeted(suite, str(benchmark.device))
-    found = benchmark.timed(suite)
+    benchmark.time(suite)
     if what == "train":
-        benchmark.add_memory(found, build)
-    return found
+        benchmark.add_memory(suite, build)
+    return suite
 
 
 def judged(report: Report) -> list[Judged]:
@@ -202,10 +204,9 @@ def judged(report: Report) -> list[Judged]:
     return found
 
 
-def measure_of(target: Target, suite: Measured) -> tuple[float, float | None]:
+def measure_of(target: Target, suite: Suite) -> tuple[float, float | None]:
     """The number of a target, and what it would be by the fastest rounds."""
-    cases = {case.name: case for case in suite.cases}
-    case = cases[target.case]
+    cases, case = suite.cases, suite.cases[target.case]
     if target.quantity == "seconds":
         return case.seconds, min(case.rounds)
     if target.quantity == "live":

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from mrt5cli.benchmark import suite
 from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.cli import app
-from mrt5cli.commands.bench import KINDS, Lines
+from mrt5cli.commands.bench import KINDS
+from mrt5cli.commands.progress import bars
 
 HERE = ["--batch", "2", "--length", "40", "--target", "5", "--rounds", "2", "--device", "cpu"]
 SMALL = ["--size", "tiny", *HERE]
@@ -136,7 +137,7 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
     [
         (["--what", "forward,speed"], "--what 'forward,speed': expected words of forward, train"),
         (["--what", ","], "--what ',': expected words of"),
-        (["--rates", "50"], "expected shares of positions"),
+        (["--rates", "50"], "a rate is a share of positions, 0 to below 1"),
         (["--rows", "odd"], "expected words of even, wide"),
         (["--rows", "wide", "--batch", "1"], "one row cannot be longer than another"),
         (["--size", "huge"], "--size huge is not known"),
@@ -184,11 +185,11 @@ def test_the_command_itself():
 
 
 def test_a_log_says_what_is_left(monkeypatch, capsys):
-    clock = iter([0.0, 0.0, 10.0, 40.0])
-    monkeypatch.setattr("mrt5cli.commands.bench.time.monotonic", lambda: next(clock))
-    tell = Lines()
-    for finished in (1, 2, 5):
-        tell("forward", finished, 9)
+    clock = iter([1.0, 10.0, 41.0])
+    monkeypatch.setattr("mrt5cli.commands.progress.time.monotonic", lambda: next(clock))
+    with bars("timing") as tell:
+        for finished in (1, 2, 5):
+            tell("forward", finished, 9)
     assert capsys.readouterr().err.splitlines() == ["timing forward", "forward: 5 of 9, about 40 s left"]
 
 

@@ -70,7 +70,11 @@ def test_in_a_process_of_its_own(tmp_path: Path):
             "--push uploads what --to hub makes",
         ),
         ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a repository of the Hub"),
-        ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"], "delete_gate_layer 9"),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"],
+            "models/t5 has 4 encoder blocks, counted from 0 hint: give a --layer from 0 to 3",
+        ),
+        ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"], "error: --layer 9, or that of"),
         ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--max-shard-size", "much"], "is not a size"),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--recipe", "pctrl40", "--layer", "1"],
@@ -78,6 +82,10 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         ([GOLDEN / "models/mrt5_g1", "out", "--to", "mrt5", "--gate", "log_sigmoid"], "shortener of its own"),
         ([GOLDEN / "models", "out", "--to", "mrt5"], "neither a run"),
+        (
+            [GOLDEN / "models/t5", "out", "--dtype", "float16"],
+            "'float16' is not one of 'float32', 'bfloat16'",
+        ),
     ],
 )
 def test_wrong_words(words: list, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

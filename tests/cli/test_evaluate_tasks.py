@@ -11,7 +11,7 @@ from tiny_runs import NO_GATE, TARGET, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.errors import RunFailed
+from mrt5cli.errors import HubAway, RunFailed, UserError
 from mrt5cli.evaluation import evaluate as evaluation
 from mrt5cli.recipe.tasks import TYDIQA_LANGUAGES, XNLI_LANGUAGES
 
@@ -363,14 +363,15 @@ def test_every_language_is_looked_for_before_one_is_measured(runs: dict[str, Pat
     assert "evaluating" not in result.stderr and result.stdout == ""
 
 
+@pytest.mark.parametrize("kind", [RunFailed, HubAway])
 def test_what_was_measured_is_kept_where_a_later_language_fails(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[UserError]
 ) -> None:
     measure = evaluation._Subset.measure
 
     def failing(part: Any) -> Any:
         if part.subset == "te":
-            raise RunFailed("the disk with te is gone", "look for it")
+            raise kind("the disk with te is gone", "look for it")
         return measure(part)
 
     whole = document(runs["tydi"])["models"][0]["rows"]

@@ -19,7 +19,7 @@ from tiny_runs import SPANS, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.convert.conversion import convert
+from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.rundir import RunDir
 
 BYT5 = "google/byt5-small"
@@ -57,7 +57,7 @@ def byt5(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub
 def exported(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """The Hub with an MrT5 that `mrt5 convert --to hub` made."""
     run = make_run(tmp_path, "tiny", task=SPANS)
-    hub.add("models/me/tiny", lambda folder: convert(str(run), folder, "hub"))
+    hub.add("models/me/tiny", lambda folder: convert(str(run), folder, ConversionOptions("hub")))
     monkeypatch.chdir(tmp_path)
     return hub
 

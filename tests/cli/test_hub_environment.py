@@ -167,8 +167,8 @@ def export_all(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from mrt5cli.convert.export import write_hub
     from mrt5cli.convert.files import Job
+    from mrt5cli.convert.layouts import write_hub
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
     from mrt5cli.rundir import RunDir
 

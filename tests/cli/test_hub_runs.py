@@ -271,15 +271,15 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
         r"error: owner/plain, en.jsonl is not available from .*: it answers 503 .*\nhint: (.*)", told
     )
     assert error is not None, told
-    command = re.fullmatch(r"to go on: mrt5 (.*)", error[1])
+    command = re.fullmatch(r"to resume: mrt5 (.*)", error[1])
     assert command is not None
     hub.clear()
     hub.fault("GET /api/", "status", code=503, times=10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "PATIENCE", 0.2)
         result = mrt5(*shlex.split(command[1]), "--device", "cpu")
-    assert result.exit_code == 1, result.output
-    assert f"hint: the checkpoint of step {step} is kept; to go on later: mrt5 pretrain" in result.stderr
+    assert result.exit_code == 2, result.output
+    assert f"hint: the checkpoint of step {step} is kept; to resume later: mrt5 pretrain" in result.stderr
     hub.clear()
     result = mrt5(*shlex.split(command[1]), "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -303,11 +303,25 @@ def test_ctrl_c_while_the_hub_is_away_saves(hub: HubServer, unbroken: Unbroken, 
     thread.join()
     assert result.exit_code == 130 or isinstance(result.exception, KeyboardInterrupt), result.output
     [step] = run.saved_steps()
-    assert f"stopped and saved at step {step}\nto go on: mrt5 pretrain" in result.stderr
+    assert f"stopped and saved at step {step}\nto resume: mrt5 pretrain" in result.stderr
     hub.clear()
     result = small("pretrain", "pctrl40", run.path, "--resume", **on(PLAIN))
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(unbroken.run)
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+def test_a_hub_that_is_away_at_the_start_is_bad_input(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    hub.provide(C4, f"models/{START}")
+    hub.fault(f"GET /api/{kind}/", "status", code=503, times=99)
+    monkeypatch.setattr(hub_module, "PATIENCE", 0.2)
+    result = small("pretrain", "pctrl40", tmp_path / "run", model__start=START, model__shape="null")
+    assert result.exit_code == 2, result.output
+    name = START if kind == "models" else "allenai/c4"
+    assert f"error: {name} " in result.stderr and "Hub: it answers 503" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("many_requests")
@@ -316,7 +330,7 @@ def test_evaluate_says_nothing_of_resuming(hub: HubServer, unbroken: Unbroken) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "seconds_of", lambda _: 0.2)
         result = mrt5("evaluate", str(unbroken.run.path), "--limit", "4", "--device", "cpu")
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert "error: owner/plain, held.jsonl is not available from the Hugging Face Hub" in result.stderr
     assert "--resume" not in result.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -230,7 +232,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "stopping after this step" in stderr
-    saved = re.search(r"stopped and saved at step (\d+)\nto go on: mrt5 pretrain (.*)", stderr)
+    saved = re.search(r"stopped and saved at step (\d+)\nto resume: mrt5 pretrain (.*)", stderr)
     assert saved, stderr
     assert run.saved_steps()[-1] == int(saved[1])
     assert run.meta()["status"] == "interrupted"
@@ -315,7 +317,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_touched(
     for more in ([], ["--dry-run"]):
         told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", *more)
         assert f"it has no {lost}" in told
-        assert f"goes on from the one before it, step-{before:08d}: rm -r {run.checkpoint(last)}" in told
+        assert f"continues from the one before it, step-{before:08d}: rm -r {run.checkpoint(last)}" in told
     assert (run.meta_path.read_bytes(), run.metrics_path.read_bytes()) == kept
 
 
@@ -324,10 +326,14 @@ def test_an_unfinished_run_that_cannot_be_written_to_is_not_resumed(
 ):
     run = RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
     write_json(run.meta_path, {**run.meta(), "status": "interrupted"})
-    # Permissions do not bind root, who runs tests in containers.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run.path or mode == os.R_OK)
+
+    def refusing(dir: Path) -> None:  # permissions do not bind root, who runs tests in containers
+        assert dir == run.path
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
     told = refused(str(run.recipe_path), "--out", str(run.path), "--resume", "--dry-run")
-    assert f"cannot write to {run.path}: no permission" in told
+    assert f"{run.path} cannot be written: Permission denied" in told
 
 
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):
@@ -394,7 +400,7 @@ def test_resuming_nothing_starts(recipe: str):
 
 
 def test_a_place_that_cannot_be_written(recipe: str):
-    assert "tiny.yaml is a file" in refused(recipe, "--out", "tiny.yaml/run")
+    assert "tiny.yaml is not a folder" in refused(recipe, "--out", "tiny.yaml/run")
 
 
 def test_a_place_with_other_things(recipe: str):

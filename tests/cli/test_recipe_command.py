@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -174,13 +175,19 @@ def test_check_takes_the_model_of_a_run_that_is_here() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "error: no recipe 'nothing': neither a file nor the name of a shipped recipe\n"),
-        ("empty", "error: empty holds no recipes (.yaml files)\n"),
+        ("nothing", "no recipe 'nothing': neither a file nor the name of a shipped recipe"),
+        ("quikstart", "no recipe 'quikstart': .*; did you mean quickstart.*"),
+        ("empty", r"empty holds no recipes \(.yaml files\)"),
     ],
 )
-def test_check_of_nothing(path: str, message: str) -> None:
+def test_check_of_nothing_goes_on_with_the_others(path: str, message: str) -> None:
     Path("empty").mkdir()
-    assert mrt5("check", path, code=2).stderr.startswith(message)
+    Path("a.yaml").write_text(GOOD)
+    Path("b.yaml").write_text(GOOD + "sped: 1\n")
+    first, text, _, second, *_, last = mrt5("check", "a.yaml", path, "b.yaml", code=2).stdout.splitlines()
+    assert (first, second) == (f"{path} has 1 problem", "b.yaml has 1 problem")
+    assert re.match(f"    {message}", text)
+    assert last == "3 recipes, 2 problems"
 
 
 def test_a_bad_recipe_is_answered_without_torch() -> None:

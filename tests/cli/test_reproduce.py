@@ -20,7 +20,6 @@ from reproduction import tree
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.errors import UserError
 from mrt5cli.report import page
 
 NOWHERE = {"kind": "files", "path": "nowhere"}
@@ -66,20 +65,6 @@ def reproduce(*words: object) -> Any:
 
 def states(result: Any) -> dict[str, str]:
     return {job["id"]: job["status"] for job in json.loads(result.stdout)["jobs"]}
-
-
-def test_a_report_that_cannot_be_written_leaves_the_document_whole(
-    house: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unwritable(plan: Any, out: Path, tell: Any) -> list[Path]:
-        raise UserError(f"the report cannot be written to {out}: Permission denied", "choose another")
-
-    monkeypatch.setattr(page, "write_report", unwritable)
-    result = reproduce(suite(house, "base"), "--report-only", "--json")
-    assert result.exit_code == 0
-    assert "note: the report cannot be written to reports/mine: Permission denied" in result.stderr
-    assert states(result) and json.loads(result.stdout)["report"] == []
-    assert reproduce(suite(house, "base"), "--report-only").exit_code == 2
 
 
 def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path) -> None:

@@ -9,8 +9,7 @@ import torch
 from conftest import GOLDEN, read_case
 
 from mrt5cli.recipe import LossSection
-from mrt5cli.training.losses import gate_entropies, total_loss
-from mrt5cli.training.window import named
+from mrt5cli.training.losses import gate_entropies, named, total_loss
 
 CASES, TENSORS = read_case(GOLDEN / "cases/losses/losses.json")
 RESULTS = [

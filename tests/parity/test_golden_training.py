@@ -14,11 +14,12 @@ from conftest import GOLDEN, labelled
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 
+from mrt5cli import recipe as recipes
 from mrt5cli.models import load
 from mrt5cli.recipe import ConstantController, LossSection, PIController
 from mrt5cli.training.arguments import OneDeviceArguments
+from mrt5cli.training.losses import named
 from mrt5cli.training.trainer import DeletionTrainer
-from mrt5cli.training.window import named
 
 RUNS = json.loads((GOLDEN / "cases/training/trajectories.json").read_text())["runs"]
 TENSORS = load_file(GOLDEN / "cases/training/trajectories.safetensors")
@@ -92,6 +93,15 @@ def trainer_for(run: dict[str, Any], folder: Path) -> RecordingTrainer:
         )
     else:
         controller = ConstantController(kind="constant", alpha=settings["alpha"])
+    loss = LossSection(
+        gate_loss=LOSSES[settings["loss_function"]],
+        score_coefficient=settings.get("scores", 0.0),
+        score_per="batch",
+        average_per="micro_batch",
+        regularizer_delay=settings.get("delay", 0),
+        hard_delete_probability=settings.get("hard_prob", 0.0),
+    )
+    chosen_by_run = {"loss": loss, "controller": controller, "seed": settings.get("rng_seed", 0)}
     trainer = RecordingTrainer(
         model,
         OneDeviceArguments(
@@ -106,16 +116,7 @@ def trainer_for(run: dict[str, Any], folder: Path) -> RecordingTrainer:
             report_to="none",
         ),
         GoldenStream(run["attention_mask_passed"]),
-        loss=LossSection(
-            gate_loss=LOSSES[settings["loss_function"]],
-            score_coefficient=settings.get("scores", 0.0),
-            score_per="batch",
-            average_per="micro_batch",
-            regularizer_delay=settings.get("delay", 0),
-            hard_delete_probability=settings.get("hard_prob", 0.0),
-        ),
-        controller=controller,
-        seed=settings.get("rng_seed", 0),
+        recipes.load("quickstart_byt5").model_copy(update=chosen_by_run),
         optimizers=(chosen, torch.optim.lr_scheduler.LambdaLR(chosen, lambda _: 1.0)),
     )
     trainer.rows = []

@@ -54,12 +54,12 @@ def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
 def test_a_run_on_the_gpu(tmp_path: Path, precision: str):
     from mrt5cli.recipe import load as load_recipe
     from mrt5cli.recipe import smoke
-    from mrt5cli.training.choose import choose
+    from mrt5cli.training.choose import RunOptions, choose
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 
     recipe = smoke(load_recipe("local_text", [f"training.precision={precision}"]))
-    run = execute(choose(recipe, tmp_path / "run", device="cuda"))
+    run = execute(choose(recipe, RunOptions(tmp_path / "run", device="cuda")))
     assert run.is_finished
     assert json.dumps(outcome(run))
     assert "cuda" in run.meta()["device"]

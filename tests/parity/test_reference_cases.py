@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mrt5cli.convert.conversion import convert
+from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.models import CheckpointError, MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models.layouts import fields_of, is_first_version, move_gate
 from mrt5cli.models.shorteners.fixed import FixedGate
@@ -125,14 +125,14 @@ def test_first_version(folder: Path, attention: str):
 
 @pytest.mark.parametrize("folder", V1, ids=lambda folder: folder.name)
 def test_first_version_there_and_back(folder: Path, tmp_path: Path):
-    outcome = convert(str(folder), tmp_path / "ours", "mrt5")
+    outcome = convert(str(folder), tmp_path / "ours", ConversionOptions("mrt5"))
     assert outcome.read == "the authors' MrT5, first version"
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert config["model_type"] == "mrt5"
     assert config["delete_gate_layer"] == int(folder.name) + 1
     assert config["gate_layer_norm_type"] == "layer"
     assert "output_attn_logs" not in config
-    convert(str(tmp_path / "ours"), tmp_path / "theirs", "reference-v1")
+    convert(str(tmp_path / "ours"), tmp_path / "theirs", ConversionOptions("reference-v1"))
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "theirs"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -157,7 +157,10 @@ def first_version(tmp_path: Path, **fields: Any) -> Path:
 def test_first_version_is_told_by_its_weights(tmp_path: Path):
     folder = first_version(tmp_path, output_attn_logs=None)
     assert load(folder).config.delete_gate_layer == 2
-    assert convert(str(folder), tmp_path / "ours", "mrt5").read == "the authors' MrT5, first version"
+    assert (
+        convert(str(folder), tmp_path / "ours", ConversionOptions("mrt5")).read
+        == "the authors' MrT5, first version"
+    )
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
@@ -196,5 +199,5 @@ def test_what_the_first_version_cannot_hold(fields: dict[str, Any], why: str, tm
         tmp_path / "m"
     )
     with pytest.raises(Exception, match=why):
-        convert(str(tmp_path / "m"), tmp_path / "out", "reference-v1")
+        convert(str(tmp_path / "m"), tmp_path / "out", ConversionOptions("reference-v1"))
     assert not (tmp_path / "out").exists()

@@ -178,7 +178,7 @@ def test_every_kind_has_its_words_and_its_module(section: type[ShortenerSection]
         assert section.gates == issubclass(module, Gate)
         made = module(config)
         assert section.has_weights == any(True for _ in made.parameters())
-        assert module.own_fields.keys() <= set(section.fields.values())
+        assert module.own_fields.keys() <= set(section.config_names().values())
 
 
 def test_each_deletion_type_belongs_to_one_kind() -> None:

@@ -114,7 +114,7 @@ def test_shrinks_to_a_recipe_without_network_and_weights(file: Path) -> None:
     small = smoke(recipe)
     assert small.name == f"{recipe.name}-smoke"
     assert small.model.start == "scratch" and small.model.shape is not None
-    assert small.training.max_steps <= 6 and small.input_length <= 64
+    assert small.training.max_steps <= 6 and small.task.longest_source <= 64
     assert getattr(small.task, "source", None) is None or small.task.source.kind != "hub"
     assert small.task.kind == recipe.task.kind
     assert _without_sizes(small.model.shortener) == _without_sizes(recipe.model.shortener)
@@ -299,7 +299,7 @@ def test_settings_common_to_a_group(
         )
         assert (training.learning_rate, training.schedule, training.warmup_steps) == (1e-4, "linear", 0)
         assert recipe.model.softmax1 == (group != "softmax_ablation")
-        assert recipe.input_length == length
+        assert recipe.task.longest_source == length
 
 
 def test_gates_are_those_of_their_version() -> None:

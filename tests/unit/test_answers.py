@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mrt5cli.metrics.answers import NORMALIZATIONS, exact_match, f1, normalise
+from mrt5cli.metrics.catalog import METRICS
 
 texts = st.text(max_size=30)
 rules = st.sampled_from(NORMALIZATIONS)
@@ -93,25 +94,13 @@ def test_scores(one: str, other: str, rule: str, language: str | None) -> None:
     assert f1(one, [one, other], rule, language) >= score
 
 
-def test_the_metrics_take_rule_and_language(tmp_path: Path) -> None:
-    from mrt5cli.metrics.evaluate_metrics import F1, ExactMatch
-
+@pytest.mark.parametrize("name", ["exact_match", "f1"])
+def test_the_metrics_take_rule_and_language(name: str, tmp_path: Path) -> None:
     given = {"predictions": ["北京。", "上海"], "references": [["北京"], ["广州", "深圳"]]}
+    metric = METRICS[name].load(cache_dir=str(tmp_path))
 
-    for metric, key in ((ExactMatch, "exact_match"), (F1, "f1")):
-        of = metric(cache_dir=str(tmp_path))
-        assert of.compute(**given) == {key: 0.0, "answers": 2}
-        assert of.compute(**given, normalization="multilingual", language="zh") == {key: 0.5, "answers": 2}
-
-
-def test_the_metrics_answer_empty_input(tmp_path: Path) -> None:
-    from mrt5cli.metrics.evaluate_metrics import F1, ExactMatch
-
-    assert ExactMatch(cache_dir=str(tmp_path))._compute(predictions=[], references=[]) == {
-        "exact_match": None,
-        "answers": 0,
-    }
-    assert F1(cache_dir=str(tmp_path))._compute(predictions=[], references=[])["f1"] is None
+    assert metric.compute(**given) == {name: 0.0, "count": 2}
+    assert metric.compute(**given, rule="multilingual", language="zh") == {name: 0.5, "count": 2}
 
 
 def test_scoring_answers_needs_neither_torch_nor_evaluate() -> None:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.benchmark import attention, forward, generation, training_step
-from mrt5cli.benchmark.compiling import LENGTHS, compiling_costs
+from mrt5cli.benchmark.compiling import compiling_costs
 from mrt5cli.benchmark.memory import Gauge, measure
 from mrt5cli.benchmark.models import Shapes, Variant, base_model, kept_lengths, ours, plain
-from mrt5cli.benchmark.suite import Parity, Ratio, interleave
+from mrt5cli.benchmark.suite import OTHER_LENGTHS, Parity, Ratio, interleave
 from mrt5cli.models.compiling import compile_blocks
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ SMALL = Shapes(batch=2, length=24, target=5, rates=(0.5,), spreads=("wide",))
 
 @pytest.fixture(scope="module")
 def base() -> Any:
-    return base_model(None, "tiny", CPU)
+    return base_model(None, "tiny")
 
 
 # --- rounds -------------------------------------------------------------------------------------------------
@@ -154,18 +154,26 @@ def test_a_gauge_tells_what_is_held_and_what_was():
     assert gauge.peak() == pytest.approx(80e6, rel=0.1)
 
 
+def noted_base(made: Path) -> Any:
+    with made.open("a") as file:
+        file.write("once ")
+    return base_model(None, "tiny")
+
+
 @linux
 @pytest.mark.usefixtures("fast")
-def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why():
+def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why(tmp_path: Path):
     shapes = Shapes(batch=2, length=600, target=20, rates=())
     cases = [attention.LARGEST, "eager forward", "fused forward", "no such case"]
-    found = dict(measure(attention.attention, partial(base_model, None, "tiny", CPU), shapes, cases, 1))
+    made = tmp_path / "made"
+    found = dict(measure(attention.attention, partial(noted_base, made), shapes, cases, 1, CPU))
     assert list(found) == cases
     scores = 4 * 2 * 4 * 600 * 600  # bytes of 600 x 600 scores, 4 heads, 2 rows
     assert scores <= found["eager forward"].peak < 6 * scores
     assert found["fused forward"].peak < scores
     assert found["no such case"].peak is None
     assert "KeyError" in str(found["no such case"].problem)
+    assert made.read_text() == "once "  # all cases share the weights
 
 
 def dying() -> Any:
@@ -174,7 +182,7 @@ def dying() -> Any:
 
 @linux
 def test_a_measuring_process_that_dies_is_no_silence():
-    [(name, memory)] = measure(forward.forward, dying, SMALL, ["dense"], 1)
+    [(name, memory)] = measure(forward.forward, dying, SMALL, ["dense"], 1, CPU)
     assert name == "dense" and memory.peak is None
     assert "terminated abruptly" in str(memory.problem)
 
@@ -217,4 +225,4 @@ def test_compiled_blocks_serve_every_length(base: Any, hard: bool):
     costs = compiling_costs(call, 40)
     assert costs.graphs >= 1
     assert costs.recompiled == 0
-    assert len(set(seen)) == LENGTHS + 1
+    assert len(set(seen)) == OTHER_LENGTHS + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrt5cli.rundir import RunDir
-from mrt5cli.training.best import Best, go_back_to, keep_needed
+from mrt5cli.training.best import Best
 from mrt5cli.writing import write_json
 
 
@@ -81,22 +81,22 @@ def run_with(folder: Path, *, weights: list[int], checkpoints: list[int]) -> Run
 
 def test_weights_stay_as_long_as_a_checkpoint_may_need_them(tmp_path: Path):
     run = run_with(tmp_path, weights=[5, 10, 15, 20, 25], checkpoints=[3, 12, 18])
-    keep_needed(run)
+    run.prune(checkpoints=3)
     assert run.best_steps() == [10, 15, 25]
     assert sorted(path.name for path in run.best.iterdir()) == [f"step-000000{step}" for step in (10, 15, 25)]
 
 
 def test_weights_of_a_checkpoints_own_step_are_its_best(tmp_path: Path):
     run = run_with(tmp_path, weights=[5, 10, 15], checkpoints=[10])
-    keep_needed(run)
+    run.prune(checkpoints=3)
     assert run.best_steps() == [10, 15]
 
 
 def test_going_back_leaves_no_weights_of_later_steps(tmp_path: Path):
     run = run_with(tmp_path, weights=[10, 15, 20], checkpoints=[])
-    go_back_to(run, 15)
+    run.go_back_to(15)
     assert run.best_steps() == [10, 15]
-    go_back_to(run, 0)
+    run.go_back_to(0)
     assert run.best_steps() == []
 
 

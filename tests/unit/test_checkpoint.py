@@ -119,7 +119,27 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "belong to no part"),
         (lambda d: (d / "config.json").write_text("[" * 100_000), "not JSON: it is nested too deeply"),
         (lambda d: (d / "config.json").write_text(f'{{"d_ff": {"9" * 5000}}}'), "Exceeds the limit"),
-        (lambda d: edit_config(d, d_kv=1e300), r"d_kv. expected int, got float"),
+        (lambda d: edit_config(d, d_kv=1e300), r"config.json: d_kv is 1e\+300; expected a whole number"),
+        (lambda d: edit_config(d, d_model="abc"), "config.json: d_model is 'abc'; expected a whole number"),
+        (lambda d: edit_config(d, dropout_rate="x"), "config.json: dropout_rate is 'x'; expected a number"),
+        (lambda d: edit_config(d, num_layers=-1), "config.json: num_layers is -1; expected 1 or more"),
+        (
+            lambda d: edit_config(d, num_layers=10**30),
+            r"config.json: num_layers is 1e\+30; expected 10,000 or less",
+        ),
+        (
+            lambda d: edit_config(d, num_layers=9999),
+            "describes 10,000 layers, and the files hold .* weights",
+        ),
+        (
+            lambda d: edit_config(d, shortening_per="word"),
+            "config.json: shortening_per is 'word'; expected one of row, batch",
+        ),
+        (lambda d: edit_config(d, use_softmax1=1), "use_softmax1 is 1; expected true or false"),
+        (
+            lambda d: edit_config(d, has_absolute_position_embeddings=True),
+            "positions are relative, and has_absolute_position_embeddings of its config.json",
+        ),
         (lambda d: edit_config(d, pad_token_id=2**70), f"pad_token_id is {2**70}; expected an id"),
         (lambda d: edit_config(d, d_ff=0), "d_ff is 0; expected 1 or more"),
         (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantised"),
@@ -215,6 +235,11 @@ def test_a_model_has_at_least_the_ids_of_all_bytes():
     assert LEAST_VOCABULARY == LAST_BYTE_ID + 1
     with pytest.raises(CheckpointError, match="vocab_size is 100; expected 259 or more"):
         build(section(start="scratch", shape={"d_model": 16}), vocab_size=100)
+
+
+def test_other_positions_than_the_weights_are_for(saved):
+    with pytest.raises(CheckpointError, match=r"positions are relative, and model\.positions makes them abs"):
+        build(section(start=str(saved), positions="absolute", shortener={"kind": "none"}))
 
 
 def test_not_a_directory(tmp_path):

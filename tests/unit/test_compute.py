@@ -55,4 +55,4 @@ def test_what_a_profiler_counts(hard: bool):
     kept = out.kept_lengths.tolist() if hard else [50]
     assert (kept[0] < 50) == hard
     gate = 50 * config.d_model
-    assert counter.get_total_flops() == 2 * (macs(Sizes.of(config), [50], kept, [9]) + gate)
+    assert counter.get_total_flops() == 2 * (macs(Sizes.of(config.to_dict()), [50], kept, [9]) + gate)

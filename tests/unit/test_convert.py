@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5ForConditionalGeneration, UMT5ForConditionalGeneration
 
 from mrt5cli.convert import conversion
-from mrt5cli.convert.conversion import convert
+from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.convert.layouts import LAYOUTS
 from mrt5cli.convert.reference import reference_config
 from mrt5cli.errors import UserError
@@ -41,7 +41,7 @@ def saved(folder: Path, **fields) -> Path:
 
 def plain(folder: Path) -> Path:
     """A ByT5 as its makers publish it: no field of ours or of the authors."""
-    convert(str(saved(folder / "made", deletion_type="none")), folder / "plain", "byt5")
+    convert(str(saved(folder / "made", deletion_type="none")), folder / "plain", ConversionOptions("byt5"))
     return folder / "plain"
 
 
@@ -79,11 +79,11 @@ def test_all_golden_models_are_here():
 @pytest.mark.parametrize("name", MODELS)
 def test_there_and_back_in_the_authors_layout(name: str, tmp_path: Path):
     source = GOLDEN / "models" / name
-    outcome = convert(str(source), tmp_path / "ours", "mrt5")
+    outcome = convert(str(source), tmp_path / "ours", ConversionOptions("mrt5"))
     assert outcome.fresh == []
     assert_same_weights(source, tmp_path / "ours")
     assert config_of(tmp_path / "ours")["model_type"] == "mrt5"
-    convert(str(tmp_path / "ours"), tmp_path / "theirs", "reference")
+    convert(str(tmp_path / "ours"), tmp_path / "theirs", ConversionOptions("reference"))
     assert_same_weights(source, tmp_path / "theirs")
     theirs, written = config_of(source), config_of(tmp_path / "theirs")
     del theirs["transformers_version"]
@@ -98,8 +98,8 @@ def test_there_and_back_in_the_authors_layout(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda c: Path(c["path"]).name)
 def test_logits_after_there_and_back(checkpoint: dict, tmp_path: Path):
-    convert(str(GOLDEN / checkpoint["path"]), tmp_path / "ours", "mrt5")
-    convert(str(tmp_path / "ours"), tmp_path / "theirs", "reference")
+    convert(str(GOLDEN / checkpoint["path"]), tmp_path / "ours", ConversionOptions("mrt5"))
+    convert(str(tmp_path / "ours"), tmp_path / "theirs", ConversionOptions("reference"))
     for name in checkpoint["cases"]:
         case, tensors = read_case((GOLDEN / name).with_suffix(".json"))
         pooled = checkpoint["reference_class"] in ("BPT5", "CanineT5")
@@ -162,28 +162,28 @@ def test_no_field_is_lost_in_the_authors_layout(fields: dict):
 @pytest.mark.parametrize("absolute", [False, True])
 def test_there_and_back_from_ours(kind: str, absolute: bool, tmp_path: Path):
     source = saved(tmp_path / "ours", deletion_type=kind, has_absolute_position_embeddings=absolute)
-    convert(str(source), tmp_path / "theirs", "reference")
-    convert(str(tmp_path / "theirs"), tmp_path / "back", "mrt5")
+    convert(str(source), tmp_path / "theirs", ConversionOptions("reference"))
+    convert(str(tmp_path / "theirs"), tmp_path / "back", ConversionOptions("mrt5"))
     assert_same_weights(source, tmp_path / "back")
     assert comparable(load(tmp_path / "back").config) == comparable(load(source).config)
 
 
 def test_what_the_authors_code_would_do_otherwise_is_said(tmp_path: Path):
     source = saved(tmp_path / "ours", gate_layer_norm_type="layer", row_without_survivors="first")
-    notes = convert(str(source), tmp_path / "theirs", "reference").notes
+    notes = convert(str(source), tmp_path / "theirs", ConversionOptions("reference")).notes
     assert len(notes) == 1 and "without a mean and a bias" in notes[0]
     as_theirs = {"shortening_per": "batch", "boundary_sampling": "always"}
     source = saved(tmp_path / "bp", deletion_type="boundary_predictor", **as_theirs)
-    assert convert(str(source), tmp_path / "bp2", "reference").notes == []
+    assert convert(str(source), tmp_path / "bp2", ConversionOptions("reference")).notes == []
 
 
 @pytest.mark.drawn
 def test_umt5_has_no_place_in_the_authors_layout(tmp_path: Path):
     source = saved(tmp_path / "u", relative_bias_per_layer=True)
     with pytest.raises(UserError, match="one relative bias for all layers"):
-        convert(str(source), tmp_path / "out", "reference")
+        convert(str(source), tmp_path / "out", ConversionOptions("reference"))
     assert not (tmp_path / "out").exists()
-    notes = convert(str(source), tmp_path / "plain", "byt5").notes
+    notes = convert(str(source), tmp_path / "plain", ConversionOptions("byt5")).notes
     assert config_of(tmp_path / "plain")["model_type"] == "umt5"
     theirs = UMT5ForConditionalGeneration.from_pretrained(tmp_path / "plain").eval()
     ours = load(tmp_path / "plain")
@@ -197,7 +197,7 @@ def test_umt5_has_no_place_in_the_authors_layout(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["mt5", "umt5"])
 def test_what_transformers_5_writes_of_an_untied_head_is_not_believed(kind: str, tmp_path: Path):
     source = saved(tmp_path / "u", deletion_type="none", relative_bias_per_layer=kind == "umt5")
-    convert(str(source), tmp_path / "plain", "byt5")
+    convert(str(source), tmp_path / "plain", ConversionOptions("byt5"))
     config = config_of(tmp_path / "plain") | {"model_type": kind, "tie_word_embeddings": True}
     path = tmp_path / "plain" / "config.json"
     path.write_text(json.dumps(config | {"transformers_version": "5.23.0"}))
@@ -211,7 +211,7 @@ def test_what_transformers_5_writes_of_an_untied_head_is_not_believed(kind: str,
 @pytest.mark.parametrize("kind", KINDS)
 def test_byt5_is_what_plain_transformers_computes(kind: str, tmp_path: Path):
     source = saved(tmp_path / "ours", deletion_type=kind)
-    outcome = convert(str(source), tmp_path / "byt5", "byt5")
+    outcome = convert(str(source), tmp_path / "byt5", ConversionOptions("byt5"))
     theirs = T5ForConditionalGeneration.from_pretrained(tmp_path / "byt5").eval()
     assert outcome.weights == sum(weight.numel() for weight in theirs.parameters())
     assert not any(".delete_gate." in key or "down" in key for key in tensors_of(tmp_path / "byt5"))
@@ -226,10 +226,10 @@ def test_byt5_is_what_plain_transformers_computes(kind: str, tmp_path: Path):
 
 def test_byt5_says_when_it_computes_something_else(tmp_path: Path):
     source = saved(tmp_path / "ours", deletion_type="none", use_softmax1=True)
-    assert "softmax1" in convert(str(source), tmp_path / "byt5", "byt5").notes[0]
+    assert "softmax1" in convert(str(source), tmp_path / "byt5", ConversionOptions("byt5")).notes[0]
     learned = saved(tmp_path / "learned", has_absolute_position_embeddings=True)
     with pytest.raises(UserError, match="learned positions"):
-        convert(str(learned), tmp_path / "no", "byt5")
+        convert(str(learned), tmp_path / "no", ConversionOptions("byt5"))
 
 
 # --- an MrT5 start
@@ -238,7 +238,9 @@ def test_byt5_says_when_it_computes_something_else(tmp_path: Path):
 
 def test_a_plain_byt5_becomes_a_start(tmp_path: Path):
     source = plain(tmp_path)
-    outcome = convert(str(source), tmp_path / "start", "mrt5", fields={"delete_gate_layer": 2})
+    outcome = convert(
+        str(source), tmp_path / "start", ConversionOptions("mrt5", fields={"delete_gate_layer": 2})
+    )
     gate = "encoder.block.2.delete_gate"
     assert outcome.fresh == [
         f"{gate}.{part}" for part in ("feed_forward.bias", "feed_forward.weight", "layer_norm.weight")
@@ -254,7 +256,7 @@ def test_a_new_gate_follows_the_seed(tmp_path: Path):
     source = plain(tmp_path)
     fields = {"delete_gate_layer": 1}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        convert(str(source), tmp_path / name, "mrt5", fields=fields, seed=seed)
+        convert(str(source), tmp_path / name, ConversionOptions("mrt5", fields=fields, seed=seed))
     key = "encoder.block.1.delete_gate.feed_forward.weight"
     a, b, c = (tensors_of(tmp_path / name)[key] for name in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
@@ -264,16 +266,20 @@ def test_no_shortener_for_a_layout_without(tmp_path: Path):
     source = plain(tmp_path)
     fields = {"deletion_type": "scaled_sigmoid", "delete_gate_layer": 1}
     with pytest.raises(UserError, match="--to byt5 leaves every shortener out"):
-        convert(str(source), tmp_path / "out", "byt5", fields=fields)
+        convert(str(source), tmp_path / "out", ConversionOptions("byt5", fields=fields))
 
 
 def test_a_shortener_is_not_exchanged(tmp_path: Path):
     gate = saved(tmp_path / "gate")
     with pytest.raises(UserError, match=r"\(scaled_sigmoid before encoder block 1\)"):
-        convert(str(gate), tmp_path / "out", "mrt5", fields={"delete_gate_layer": 2})
+        convert(str(gate), tmp_path / "out", ConversionOptions("mrt5", fields={"delete_gate_layer": 2}))
     source = saved(tmp_path / "cp", deletion_type="convolution")
     with pytest.raises(UserError, match=r"has a shortener of its own \(convolution"):
-        convert(str(source), tmp_path / "out", "mrt5", fields={"deletion_type": "scaled_sigmoid"})
+        convert(
+            str(source),
+            tmp_path / "out",
+            ConversionOptions("mrt5", fields={"deletion_type": "scaled_sigmoid"}),
+        )
 
 
 # --- files
@@ -283,7 +289,9 @@ def test_a_shortener_is_not_exchanged(tmp_path: Path):
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_bfloat16_and_shards(layout: str, tmp_path: Path):
     source = saved(tmp_path / "ours", gate_layer_norm_type="layer" if layout == "reference-v1" else "rms")
-    outcome = convert(str(source), tmp_path / "out", layout, dtype="bfloat16", shard_size="10KB")
+    outcome = convert(
+        str(source), tmp_path / "out", ConversionOptions(layout, dtype="bfloat16", shard_size="10KB")
+    )
     assert outcome.dtype == "bfloat16"
     shards = [name for name in outcome.files if name.startswith("model-0")]
     assert len(shards) > 1
@@ -291,7 +299,9 @@ def test_bfloat16_and_shards(layout: str, tmp_path: Path):
     assert config.get("torch_dtype", config.get("dtype")) == "bfloat16"
     model = load(tmp_path / "out", dtype="bfloat16")
     assert torch.equal(model.shared.weight, load(source).shared.weight.bfloat16())
-    again = convert(str(tmp_path / "out"), tmp_path / "again", "mrt5", fields={"delete_gate_layer": 1})
+    again = convert(
+        str(tmp_path / "out"), tmp_path / "again", ConversionOptions("mrt5", fields={"delete_gate_layer": 1})
+    )
     assert again.dtype == "bfloat16" and "model.safetensors" in again.files
 
 
@@ -305,7 +315,7 @@ def test_the_files_say_what_they_are_stored_in(stored: str, tmp_path: Path):
     config = config_of(source)
     del config["dtype"]
     (source / "config.json").write_text(json.dumps(config))
-    outcome = convert(str(source), tmp_path / "out", "mrt5")
+    outcome = convert(str(source), tmp_path / "out", ConversionOptions("mrt5"))
     half = stored == "float16"
     assert outcome.dtype == ("float32" if half else stored)
     assert str(tensors_of(tmp_path / "out")["shared.weight"].dtype) == f"torch.{outcome.dtype}"
@@ -316,7 +326,7 @@ def test_the_files_say_what_they_are_stored_in(stored: str, tmp_path: Path):
 def test_a_tokenizer_of_bytes_is_named_for_a_vocabulary_of_bytes_only(layout: str, tmp_path: Path):
     for size in (384, 1000):
         source = saved(tmp_path / f"from{size}", deletion_type="none", vocab_size=size)
-        convert(str(source), tmp_path / f"to{size}", layout)
+        convert(str(source), tmp_path / f"to{size}", ConversionOptions(layout))
         assert ("tokenizer_class" in config_of(tmp_path / f"to{size}")) == (size == 384)
 
 
@@ -329,7 +339,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(conversion.LAYOUTS, "mrt5", fail)
     with pytest.raises(KeyboardInterrupt):
-        convert(str(source), tmp_path / "out", "mrt5")
+        convert(str(source), tmp_path / "out", ConversionOptions("mrt5"))
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 
 
@@ -339,13 +349,13 @@ def test_an_overwritten_checkpoint_stays_until_the_new_one_is_whole(
     source, there = saved(tmp_path / "ours"), saved(tmp_path / "out", deletion_type="none")
     before = tensors_of(there)
     with pytest.raises(UserError, match="--overwrite"):
-        convert(str(source), there, "mrt5")
+        convert(str(source), there, ConversionOptions("mrt5"))
     with monkeypatch.context() as patch:
         patch.setitem(conversion.LAYOUTS, "mrt5", lambda job, folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            convert(str(source), there, "mrt5", overwrite=True)
+            convert(str(source), there, ConversionOptions("mrt5", overwrite=True))
     assert tensors_of(there).keys() == before.keys()
-    convert(str(source), there, "mrt5", overwrite=True)
+    convert(str(source), there, ConversionOptions("mrt5", overwrite=True))
     assert load(there).config.deletion_type == "scaled_sigmoid"
 
 
@@ -363,9 +373,9 @@ def test_places_that_are_refused(tmp_path: Path):
         (file, "is a file"),
     ):
         with pytest.raises(UserError, match=words):
-            convert(str(source), place, "mrt5", overwrite=True)
+            convert(str(source), place, ConversionOptions("mrt5", overwrite=True))
     with pytest.raises(UserError, match="is not a checkpoint"):
-        convert(str(source), other, "mrt5", overwrite=True)
+        convert(str(source), other, ConversionOptions("mrt5", overwrite=True))
     assert (other / "thesis.txt").exists()
 
 
@@ -382,7 +392,7 @@ def test_the_source_under_another_name_is_never_replaced(tmp_path: Path):
         (tmp_path / "link", source),
     ):
         with pytest.raises(UserError, match="lies in the source"):
-            convert(str(named), place, "byt5", overwrite=True)
+            convert(str(named), place, ConversionOptions("byt5", overwrite=True))
     assert tensors_of(source).keys() == before
 
 
@@ -390,7 +400,7 @@ def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.Mon
     source = saved(tmp_path / "ours")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
-        convert(str(source), tmp_path / "file" / "out", "mrt5")
+        convert(str(source), tmp_path / "file" / "out", ConversionOptions("mrt5"))
 
     def full(job, folder):
         (folder / "half").write_text("x")
@@ -398,7 +408,7 @@ def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(conversion.LAYOUTS, "mrt5", full)
     with pytest.raises(UserError, match="No space left on device; nothing is left of it"):
-        convert(str(source), tmp_path / "out", "mrt5")
+        convert(str(source), tmp_path / "out", ConversionOptions("mrt5"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ours"]
 
 
@@ -408,7 +418,7 @@ def test_a_pickle(tmp_path: Path):
     torch.save(state, source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="--no-pickle"):
-        convert(str(source), tmp_path / "out", "mrt5", allow_pickle=False)
+        convert(str(source), tmp_path / "out", ConversionOptions("mrt5", allow_pickle=False))
     assert not (tmp_path / "out").exists()
-    convert(str(source), tmp_path / "out", "mrt5")
+    convert(str(source), tmp_path / "out", ConversionOptions("mrt5"))
     assert tensors_of(tmp_path / "out").keys() == state.keys()

@@ -14,13 +14,13 @@ from variants import batch_of, random_rows, shared
 
 from mrt5cli.analysis.deletions import (
     InspectedRow,
-    Segments,
     inspect_batch,
     inspect_text,
     kind_table,
     pieces,
     total_rate,
 )
+from mrt5cli.analysis.inspection import Segments
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
 from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
 from mrt5cli.models import MrT5Config
@@ -273,7 +273,7 @@ def test_text_and_segments_can_be_read_back_from_the_plain_form(text: str, data:
     starts = [True, *flags_for(data, len(ids) - 1)]
     row = pooled_row(ids, starts)
 
-    assert read_segments_back(plain(runs(row.characters(), row.starts.tolist(), pooled=True))) == (
+    assert read_segments_back(plain(runs(row.characters, row.starts.tolist(), pooled=True))) == (
         ids,
         np.flatnonzero(starts).tolist(),
     )
@@ -331,7 +331,7 @@ def test_a_dropped_tail_is_in_no_segment() -> None:
 
     assert row.segments == [(0, 4), (4, 4)]
     assert row.dropped == 2
-    assert plain(runs(row.characters(), row.starts.tolist(), pooled=True)) == "abcd|efgh|i⟨EOS⟩"
+    assert plain(runs(row.characters, row.starts.tolist(), pooled=True)) == "abcd|efgh|i⟨EOS⟩"
     assert row.rate.value == 0.8
 
 
@@ -362,7 +362,7 @@ def test_rows_lose_their_padding_and_keep_their_targets() -> None:
     first, second = inspect_batch(
         KnownGate({100}),
         {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels},
-        deletable=(ids == 100),
+        task=SimpleNamespace(deletable=lambda ids: ids == 100, sentinels=0),
     )
 
     assert first.ids.tolist() == [100, 101, 1]
@@ -387,8 +387,8 @@ def test_pieces_hold_the_text_and_the_table_counts_every_byte_once(
     assert kept == [byte + 3 for byte in text if byte + 3 not in doomed]
 
     table = kind_table(rows)
-    assert sum(kind.count for kind in table) == sum(len(row.ids) for row in rows)
-    assert sum(kind.deleted for kind in table) == total_rate(rows).total
+    assert sum(kind.count for kind in table.values()) == sum(len(row.ids) for row in rows)
+    assert sum(kind.total for kind in table.values()) == total_rate(rows).total
 
 
 @given(text=texts, length=st.integers(5, 12))

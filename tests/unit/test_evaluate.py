@@ -104,7 +104,7 @@ class Oracle(torch.nn.Module):
         )
 
 
-def evaluate_model(model: Any, task: Task, *, progress: Any = None, **options: Any) -> list[Row]:
+def evaluate_model(model: Any, task: Task, *, progress: Any = lambda *at: None, **options: Any) -> list[Row]:
     return measure(model, task, EvaluationOptions(**options), progress=progress).rows
 
 

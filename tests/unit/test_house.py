@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FLOORS = """
     __main__
@@ -43,6 +45,26 @@ def test_imports_run_down() -> None:
     graph = defaultdict(set)
     for upper, lower in arrows:
         graph[upper].add(lower)
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+
+
+ROOMS = sorted(path.parent.name for path in (ROOT / "mrt5cli").glob("*/__init__.py"))
+
+
+# A configuration looks its shortener up, and shorteners are typed by configurations.
+@pytest.mark.parametrize("name", [room for room in ROOMS if room != "models"])
+def test_files_of_a_room_do_not_import_in_circles_not_even_types(name: str) -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "mrt5cli" / name).rglob("*.py")
+    }
+    graph = defaultdict(set)
+    for module, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                taken = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[module] |= (taken & modules.keys()) or ({str(node.module)} & modules.keys())
+    assert graph
     TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 

@@ -20,8 +20,8 @@ from mrt5cli import hub as hub_module
 from mrt5cli.data import hub_datasets as dataset_module
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.sources import open_source
-from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.hub import HubAway, trouble
+from mrt5cli.errors import HubAway, UserError
+from mrt5cli.hub import trouble
 from mrt5cli.recipe import HubSource
 
 NAME = "owner/corpus"
@@ -53,10 +53,10 @@ def opened(name: str = NAME, **more: Any) -> HubDataset:
     return HubDataset(name, **more)
 
 
-def refusal(name: str = NAME, language: str = "en", *, code: int = 2, **source: Any) -> str:
+def refusal(name: str = NAME, language: str = "en", **source: Any) -> str:
     with pytest.raises(UserError) as error:
         open_source(HubSource(kind="hub", name=name, **source), [language])
-    assert error.value.exit_code == code
+    assert error.value.exit_code == 2
     assert "--resume" not in str(error.value)
     return str(error.value)
 
@@ -136,7 +136,7 @@ def test_a_dataset_that_is_made_by_a_script(corpus: HubServer) -> None:
 def test_offline_and_not_cached_is_said_at_once() -> None:
     """Tests are offline unless they take the stand-in."""
     started = time.perf_counter()
-    message = refusal(code=1)
+    message = refusal()
     assert time.perf_counter() - started < 5
     assert "HF_HUB_OFFLINE is set" in message
     assert "--set task.source.kind=files --set task.source.path=FOLDER" in message and "network" in message
@@ -154,7 +154,7 @@ def test_a_hub_that_is_away_is_told_soon(
     point_at(f"http://127.0.0.1:{port}", tmp_path / "other", monkeypatch)
     monkeypatch.setattr(hub_module, "PATIENCE", 0.8)
     started = time.perf_counter()
-    message = refusal(code=1)
+    message = refusal()
     assert 0.5 < time.perf_counter() - started < 4, "bounded, and not at the first try"
     assert re.search(
         r"owner/corpus is not available from the Hugging Face Hub: http.* cannot be reached \(.*refused",
@@ -191,7 +191,7 @@ def test_a_hub_that_answers_after_four_seconds(corpus: HubServer, capfd: pytest.
 def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "PATIENCE", 0.5)
     corpus.fault("GET /api/", "status", code=503, times=99)
-    message = refusal(code=1)
+    message = refusal()
     assert "owner/corpus is not available from the Hugging Face Hub: it answers 503" in message
     assert message.endswith("or try again later")
 
@@ -334,5 +334,5 @@ def test_what_does_not_pass_in_mid_stream(
     corpus.fault("GET .*big.txt", "status", code=code)
     with pytest.raises(UserError, match=what.format("owner/corpus, big.txt")) as caught:
         read()
-    assert not isinstance(caught.value, RunFailed)
+    assert not isinstance(caught.value, HubAway)
     assert way_out in (caught.value.hint or "") and "--resume" not in str(caught.value)

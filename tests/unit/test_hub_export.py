@@ -26,9 +26,9 @@ from transformers import AutoModelForSeq2SeqLM
 from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
 from mrt5cli.convert import card, modules
-from mrt5cli.convert.conversion import convert
-from mrt5cli.convert.export import write_hub
+from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.convert.files import Job
+from mrt5cli.convert.layouts import write_hub
 from mrt5cli.convert.published import published
 from mrt5cli.errors import UserError
 from mrt5cli.hub import check_can_push, push
@@ -173,7 +173,7 @@ def test_bfloat16_is_written_and_said(tmp_path: Path) -> None:
 def test_float16_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = export(tmp_path / "in")
     with pytest.raises(CheckpointError, match="float16 is not offered"):
-        convert(str(source), tmp_path / "out", "hub", dtype="float16")
+        convert(str(source), tmp_path / "out", ConversionOptions("hub", dtype="float16"))
     assert not (tmp_path / "out").exists()
 
 
@@ -543,7 +543,7 @@ def test_no_file_of_an_export_names_a_local_folder(layout: str, tmp_path: Path) 
     results["task"]["settings"] = recipe.task.model_dump(mode="json")
     write_json(run.eval("span_corruption"), {**results, "data": str(texts)})
 
-    outcome = convert(str(run.path), tmp_path / "out", layout)
+    outcome = convert(str(run.path), tmp_path / "out", ConversionOptions(layout))
     files = [path for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors"]
     assert len(files) >= 2
     for path in files:

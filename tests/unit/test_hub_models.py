@@ -20,13 +20,13 @@ from tiny_runs import SPANS, make_run
 
 from mrt5cli import hub as hub_module
 from mrt5cli import recipe as recipes
-from mrt5cli.convert.conversion import convert
+from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.errors import UserError
 from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, load, read_config
 from mrt5cli.models.hub_files import locate, snapshot
 from mrt5cli.recipe import ModelSection, smoke
 from mrt5cli.subject import find_subject, find_subjects
-from mrt5cli.training.choose import choose
+from mrt5cli.training.choose import RunOptions, choose
 from mrt5cli.training.run import execute
 from mrt5cli.training.start import model_to_start
 
@@ -62,10 +62,10 @@ def weights_are(model: MrT5ForConditionalGeneration, expected: dict[str, torch.T
 
 
 def refused(hub_id: str, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(UserError) as error:
         load(hub_id, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    assert "\n" not in error.value.message
+    return "; ".join(filter(None, (error.value.message, error.value.hint)))
 
 
 # --- as the Hub is ------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_a_start_gets_a_gate_and_knows_its_commit(byt5: HubServer) -> None:
 
 @pytest.mark.parametrize("layout", ["mrt5", "byt5", "reference", "hub"])
 def test_converts_to_every_layout(layout: str, byt5: HubServer, tmp_path: Path) -> None:
-    outcome = convert(BYT5, tmp_path / "out", layout)
+    outcome = convert(BYT5, tmp_path / "out", ConversionOptions(layout))
     assert outcome.commit == COMMIT
     assert weights_are(load(tmp_path / "out", allow_pickle=False), hubsim.byt5_weights())
     for path in (tmp_path / "out").glob("*[!s]"):
@@ -173,7 +173,7 @@ def test_a_revision_is_of_hub_models_only(tmp_path: Path) -> None:
 
 def test_a_repository_that_was_exported_brings_its_recipe(hub: HubServer, tmp_path: Path) -> None:
     run = make_run(tmp_path, "tiny", task=SPANS)
-    hub.add("models/me/tiny", lambda folder: convert(str(run), folder, "hub"))
+    hub.add("models/me/tiny", lambda folder: convert(str(run), folder, ConversionOptions("hub")))
     subject = find_subject("me/tiny")
     assert subject.name == "me/tiny" and subject.commit == hub.commit("models/me/tiny")
     assert subject.recipe is not None and subject.recipe.task.input_length == SPANS["input_length"]
@@ -440,7 +440,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     run = re.search(r'run = "(.*)"', block)
     assert run is not None
     monkeypatch.chdir(tmp_path)
-    trained = execute(choose(smoke(recipes.load("quickstart")), run[1], device="cpu"))
+    trained = execute(choose(smoke(recipes.load("quickstart")), RunOptions(Path(run[1]), device="cpu")))
     assert trained.is_finished
     capsys.readouterr()
     names: dict[str, Any] = {}

@@ -171,40 +171,57 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics_give_the_numbers_of_the_counts(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, DeletionRate, SequenceAccuracy, TokenAccuracy
-
     cache = str(tmp_path)
     predictions, references = [[5, 9, 1], [5, 1]], [[5, 6, 1], [5, 1]]
 
-    token = TokenAccuracy(cache_dir=cache).compute(predictions=predictions, references=references)
-    assert token == {"token_accuracy": 0.8, "tokens": 5}
+    token = METRICS["token_accuracy"].load(cache_dir=cache)
+    assert token.compute(predictions=predictions, references=references) == {
+        "token_accuracy": 0.8,
+        "count": 5,
+    }
 
-    sequence = SequenceAccuracy(cache_dir=cache)
+    sequence = METRICS["sequence_accuracy"].load(cache_dir=cache)
     for p, r in zip(predictions, references, strict=True):
         sequence.add_batch(predictions=[p], references=[r])
-    assert sequence.compute() == {"sequence_accuracy": 0.5, "sequences": 2}
+    assert sequence.compute() == {"sequence_accuracy": 0.5, "count": 2}
 
-    bits = BitsPerByte(cache_dir=cache).compute(predictions=[math.log(2) * 3, math.log(2)], references=[1, 3])
-    assert bits == {"bits_per_byte": pytest.approx(1.0), "tokens": 4}
+    bits = METRICS["bits_per_byte"].load(cache_dir=cache)
+    found = bits.compute(predictions=[math.log(2) * 3, math.log(2)], references=[1, 3])
+    assert found == {"bits_per_byte": pytest.approx(1.0), "count": 4}
 
-    rate = DeletionRate(cache_dir=cache).compute(
-        predictions=[[-15.0, -29.0], [-1.0, -29.0, -30.0]], references=[[5, 5], [5, 5, 0]], threshold=-15.0
+    rate = (
+        METRICS["deletion_rate"]
+        .load(cache_dir=cache)
+        .compute(
+            predictions=[[-15.0, -29.0], [-1.0, -29.0, -30.0]],
+            references=[[5, 5], [5, 5, 0]],
+            threshold=-15.0,
+        )
     )
-    assert rate == {"deletion_rate": 0.5, "positions": 4}
+    assert rate == {"deletion_rate": 0.5, "count": 4}
 
 
-def test_metrics_answer_empty_input(offline: None, tmp_path: Path) -> None:
-    from mrt5cli.metrics.evaluate_metrics import BitsPerByte, TokenAccuracy
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_loads_and_answers_empty_input_or_says_why_not(
+    name: str, offline: None, tmp_path: Path
+) -> None:
+    from mrt5cli.metrics.evaluate_metrics import COUNTED
 
-    cache = str(tmp_path)
-    nothing = TokenAccuracy(cache_dir=cache).compute(predictions=[], references=[])
-    assert nothing == {"token_accuracy": None, "tokens": 0}
-    padding = TokenAccuracy(cache_dir=cache).compute(predictions=[[5]], references=[[-100]])
-    assert padding == {"token_accuracy": None, "tokens": 0}
-    assert BitsPerByte(cache_dir=cache).compute(predictions=[], references=[]) == {
-        "bits_per_byte": None,
-        "tokens": 0,
-    }
+    if name in COUNTED:
+        metric = METRICS[name].load(cache_dir=str(tmp_path))
+        assert metric._compute(predictions=[], references=[]) == {name: None, "count": 0}
+    else:
+        with pytest.raises(ValueError, match=f"{name} is counted from no pairs"):
+            METRICS[name].load()
+
+
+def test_padding_makes_no_accuracy(offline: None, tmp_path: Path) -> None:
+    found = (
+        METRICS["token_accuracy"]
+        .load(cache_dir=str(tmp_path))
+        .compute(predictions=[[5]], references=[[-100]])
+    )
+    assert found == {"token_accuracy": None, "count": 0}
 
 
 # --- the catalog ---

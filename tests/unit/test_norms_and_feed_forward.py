@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from mrt5cli.models.fast.feed_forward import GatedFeedForward
-from mrt5cli.models.fast.norms import RMSNorm
+from mrt5cli.models.fast.parts import GatedFeedForward, RMSNorm
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
@@ -28,6 +30,60 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "")  # so that it is put back
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "reason"),
+    [
+        ("/proc/x", "file", "No such file or directory"),
+        ("/proc/x/y", "folder", "No such file or directory"),
+        ("{here}", "file", "it is not a file"),
+        ("{here}/file", "folder", ".*/file is not a folder"),
+        ("{here}/file/x", "file", ".*/file is not a folder"),
+        ("{here}/" + 300 * "x", "folder", "File name too long"),
+        ("{here}/file", "file", None),
+        ("{here}", "folder", None),
+        ("{here}/new/x", "file", None),
+    ],
+)
+def test_a_place_is_refused_before_there_is_something_to_write(
+    tmp_path: Path, place: str, kind: Literal["file", "folder"], reason: str | None
+) -> None:
+    (tmp_path / "file").write_text("content")
+    path = Path(place.format(here=tmp_path))
+    if reason is None:
+        places.check_writable(path, kind)
+    else:
+        with pytest.raises(UserError, match=f"cannot be written: {reason}"):
+            places.check_writable(path, kind)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pretrain quickstart_byt5 --out PLACE",
+        "pretrain quickstart_byt5 --out PLACE --dry-run",
+        "finetune xnli_v3/mrt5_50 --out PLACE --dry-run",
+        "evaluate no/such/run --out PLACE",
+        "bench no/such/run --out PLACE",
+        "convert nobody/nothing PLACE --to mrt5",
+        "data build word-search PLACE --words no/such/file",
+        "data build spelling PLACE --text no/such/file",
+        "data build udhr PLACE --from no/such/file",
+        "reproduce --report-only --out PLACE",
+    ],
+)
+@pytest.mark.parametrize("place", ["/proc/x", "file/x"])
+def test_every_command_looks_at_its_output_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    result = CliRunner().invoke(app, command.replace("PLACE", place).split())
+    assert result.exit_code == 2, result.output
+    assert re.search(f"error: ({place}.*|{Path(place).parent}) cannot be written: ", result.stderr)
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
-from mrt5cli.training.choose import TrainingPlan, choose
+from mrt5cli.training.choose import RunOptions, TrainingPlan, choose
 from mrt5cli.training.start import model_to_start
 
 SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 3, num_decoder_layers: 1}"
@@ -19,14 +19,26 @@ SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 
 
 def test_checkpoints_that_a_run_cannot_make_need_no_room(tmp_path: Path) -> None:
     recipe = load("quickstart_byt5", [SMALL, "training.keep_checkpoints=1000000"])
-    assert choose(recipe, tmp_path / "run", device="cpu").notes == []
+    assert choose(recipe, RunOptions(tmp_path / "run", device="cpu")).notes == []
 
 
 def test_weights_that_do_not_fit_are_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "memory", lambda device: 100_000)
-    [note] = choose(load("quickstart_byt5", [SMALL]), tmp_path / "run", device="cpu").notes
+    [note] = choose(load("quickstart_byt5", [SMALL]), RunOptions(tmp_path / "run", device="cpu")).notes
     assert note.startswith("weights, gradients and Adam's moments alone take")
     assert note.endswith("; cpu has 100 kB")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"])
+def test_a_process_that_trains_alone_says_so_where_a_launcher_speaks_of_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "4")
+    recipe, options = load("quickstart_byt5", [SMALL]), RunOptions(tmp_path / "run", device="cpu")
+    [note] = choose(recipe, options).notes
+    assert note.startswith(f"{name}=4: ignored, this process trains alone; torchrun")
+    monkeypatch.setenv(name, "1")
+    assert choose(recipe, options).notes == []
 
 
 # --- what is cut --------------------------------------------------------------------------------------------
@@ -50,12 +62,12 @@ def row_plan(tmp_path: Path, pairs: list[tuple[str, str]], *overrides: str) -> T
         (data / f"{split}.tsv").write_text(text)
     path = tmp_path / "rows.yaml"
     path.write_text(ROWS.replace("PATH", str(data)))
-    return choose(load(path, overrides), tmp_path / "run", device="cpu")
+    return choose(load(path, overrides), RunOptions(tmp_path / "run", device="cpu"))
 
 
 def test_texts_that_are_cut_are_counted(tmp_path: Path) -> None:
     plan = row_plan(tmp_path, [("a", "w" * 7)] * 9 + [("a", "w" * 20)])
-    assert plan.prepared is not None and "2 targets cut" in plan.prepared.facts["task"]
+    assert "2 targets cut" in plan.facts["task"]
 
 
 # --- vocabulary ---------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from transformers import T5Config
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.fast import products
-from mrt5cli.models.fast.feed_forward import GatedFeedForward
-from mrt5cli.models.fast.parts import use_fast
+from mrt5cli.models.fast.parts import GatedFeedForward, use_fast
 from mrt5cli.models.fast.products import Linear, is_its_weight, linear, suits_onednn, works
 from mrt5cli.models.recomputation import recompute
 
@@ -239,7 +238,7 @@ def test_the_gated_layer_activates_within_products_when_no_gradient_is_asked_for
         used.append(1)
         return original(*args)
 
-    monkeypatch.setattr("mrt5cli.models.fast.feed_forward.gated_product", counted)
+    monkeypatch.setattr("mrt5cli.models.fast.parts.gated_product", counted)
     with_gradients = layer(states)
     assert not used
     with torch.no_grad():

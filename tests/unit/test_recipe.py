@@ -285,6 +285,7 @@ WRONG = [
         "expected 'linear', 'cosine' or 'constant', not 'Linear'",
     ),
     ("training.precision=fp16", "expected 'fp32' or 'bf16', not 'fp16'"),
+    ("training.precision=float16", "expected 'fp32' or 'bf16', not 'float16'"),
     ("training.precision=half", "expected 'fp32' or 'bf16', not 'half'"),
     ("training.precision=16", "expected 'fp32' or 'bf16', not 16"),
     # sections that do not fit

@@ -53,7 +53,7 @@ def test_parameters_are_those_of_a_model_that_is_built() -> None:
 
     small = recipe("x", model={"positions": "relative", "max_positions": 1024})
     weights = sum(weight.numel() for weight in build(small.model).parameters())
-    assert parameters(sizes_of(small, shape_of(small, {}))) == pytest.approx(weights, rel=0.05)
+    assert parameters(sizes_of(small, shape_of(small))) == pytest.approx(weights, rel=0.05)
 
 
 @given(
@@ -72,7 +72,7 @@ def test_training_hours_are_six_operations_for_each_multiplication(
     )
     plan = make_plan("mine", [experiment("a", "x", evaluations=())], Path("nowhere"), known={"x": own})
     estimate(plan, tflops)
-    sizes = sizes_of(own, shape_of(own, {}))
+    sizes = sizes_of(own, shape_of(own))
     expected = 6 * macs(sizes, [16], [16], [16]) * batch * steps / (tflops * 1e12) / 3600
     assert plan.jobs[0].hours == pytest.approx(expected)
 
@@ -120,12 +120,13 @@ def test_bf16_is_assumed_faster() -> None:
 
 
 def test_a_run_has_the_sizes_of_what_it_starts_from() -> None:
-    base = recipe("base")
-    starts = {"runs/base-seed1": base}
-    assert shape_of(recipe("x", "runs/base-seed1"), starts) == base.model.shape
-    assert shape_of(recipe("x", "runs/base-seed1/checkpoints/step-00000002"), starts) == base.model.shape
-    assert shape_of(recipe("x", "google/byt5-large"), {}) == SHAPES["large"]
-    assert shape_of(recipe("x", "somebody/else"), {}) == SHAPES["small"]
+    starts = {"a": "runs/base-seed1", "b": "runs/base-seed1/checkpoints/step-00000002"}
+    known = {"base": recipe("base"), **{name: recipe(name, start) for name, start in starts.items()}}
+    plan = make_plan("mine", [experiment("all", *known, evaluations=())], Path("nowhere"), known=known)
+    estimate(plan)
+    assert len({job.hours for job in plan.jobs}) == 1 and plan.jobs[0].hours > 0
+    assert shape_of(recipe("x", "google/byt5-large")) == SHAPES["large"]
+    assert shape_of(recipe("x", "somebody/else")) == SHAPES["small"]
 
 
 @pytest.mark.parametrize(

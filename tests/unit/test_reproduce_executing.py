@@ -99,9 +99,11 @@ class FakeLauncher:
         assert 0 <= slot < self.slots
         self.orders.append(order)
         with log.open("a") as file:
-            file.write(self.says.get(order.job, ""))
-        leave = (lambda: None) if order.job in self.idle else (lambda: leave_done(order.plan, order.job))
-        job = FakeJob(self.codes.get(order.job, 0), leave, self.polls.get(order.job, 2))
+            file.write(self.says.get(order.job.id, ""))
+        leave = (
+            (lambda: None) if order.job.id in self.idle else (lambda: leave_done(order.plan, order.job.id))
+        )
+        job = FakeJob(self.codes.get(order.job.id, 0), leave, self.polls.get(order.job.id, 2))
         self.running.append(job)
         self.most = max(self.most, sum(one.polls > 0 for one in self.running))
         return job
@@ -120,7 +122,7 @@ def run(plan: SuitePlan, launcher: FakeLauncher, display: Silent | None = None) 
 def test_everything_once_and_in_order(tmp_path: Path) -> None:
     plan, launcher = family(tmp_path), FakeLauncher()
     outcome = run(plan, launcher)
-    assert [order.job for order in launcher.orders] == outcome.done == [job.id for job in plan.jobs]
+    assert [order.job.id for order in launcher.orders] == outcome.done == [job.id for job in plan.jobs]
     assert {job.status for job in plan.jobs} == {"done"}
     assert outcome.failures == [] and not outcome.interrupted
     again = FakeLauncher()
@@ -130,7 +132,7 @@ def test_everything_once_and_in_order(tmp_path: Path) -> None:
 def test_jobs_fill_the_slots_as_far_as_needs_allow(tmp_path: Path) -> None:
     launcher = FakeLauncher(slots=3, polls={BYT5: 8})
     run(family(tmp_path), launcher)
-    order = [one.job for one in launcher.orders]
+    order = [one.job.id for one in launcher.orders]
     assert launcher.most == 3
     assert order[:2] == [BYT5, OTHER]  # nothing else can be started yet
     assert order[-1] == "analyse all:compute"
@@ -148,7 +150,7 @@ def test_a_failure_takes_only_along_what_needs_it(tmp_path: Path) -> None:
     assert states.pop(MRT5) == "failed"
     assert {id_ for id_, status in states.items() if status == "blocked"} == set(failure.blocked)
     assert {status for id_, status in states.items() if id_ not in failure.blocked} == {"done"}
-    assert [order.job for order in launcher.orders].count(MRT5) == 1  # not again and again
+    assert [order.job.id for order in launcher.orders].count(MRT5) == 1  # not again and again
 
 
 @settings(deadline=None, max_examples=25)
@@ -160,7 +162,7 @@ def test_whatever_fails_the_rest_is_done(codes: dict[str, int]) -> None:
         outcome = run(plan, FakeLauncher(slots=2, codes=codes))
     states = {job.id: job.status for job in plan.jobs}
     for job in plan.jobs:
-        if not {"failed", "blocked"}.isdisjoint(states[id_] for id_ in job.needs):
+        if not {"failed", "blocked"}.isdisjoint(need.status for need in job.needs):
             assert job.status == "blocked"
         else:
             assert job.status == ("failed" if job.id in codes else "done")
@@ -194,7 +196,7 @@ def test_a_changed_run_is_replaced_and_a_half_done_one_gone_on_with(tmp_path: Pa
     trained(plan.job(OTHER), status="interrupted")
     launcher = FakeLauncher()
     run(family(tmp_path), launcher)
-    overwrite = {order.job: order.overwrite for order in launcher.orders}
+    overwrite = {order.job.id: order.overwrite for order in launcher.orders}
     assert overwrite[BYT5] and not overwrite[OTHER] and not overwrite[MRT5]
 
 
@@ -317,10 +319,10 @@ def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     assert isinstance(job, TrainJob)
     job.recipe = recipe("lost", str(tmp_path / "nowhere"))
     log = tmp_path / "log"
-    running = Forks(1, 1).start(JobOrder(plan, OTHER), 0, log)
+    running = Forks(1, 1).start(JobOrder(plan, job), 0, log)
     assert ended(running) == 2
     assert "error:" in log.read_text() and "nowhere" in log.read_text()
-    running = Forks(1, 1).start(JobOrder(plan, OTHER), 0, log)
+    running = Forks(1, 1).start(JobOrder(plan, job), 0, log)
     kill(running)
     assert ended(running) == -signal.SIGKILL
     running.terminate()  # of one that has ended is nothing
@@ -352,14 +354,14 @@ def test_a_group_that_trains_together_is_stopped_killed_and_orphaned_as_one(tmp_
     known = {"long": recipe("long", training=steps)}
     plan = make_plan("mine", [experiment("a", "long", evaluations=())], tmp_path / "runs", known=known)
     [job] = plan.trainings
-    launcher = Forks(1, 1, ["0", "1"], together=True)
+    launcher = Forks(1, 1, ["0", "1"])
 
     def lines() -> int:
         return job.run.metrics_path.read_text().count("\n") if job.run.metrics_path.is_file() else 0
 
     def started() -> BaseProcess:
         before = lines()
-        running = launcher.start(JobOrder(plan, job.id), 0, tmp_path / "log")
+        running = launcher.start(JobOrder(plan, job), 0, tmp_path / "log")
         until = time.monotonic() + 120
         while lines() < before + 2:
             assert time.monotonic() < until and running.exitcode is None, (tmp_path / "log").read_text()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained
 
 from mrt5cli.errors import UserError
-from mrt5cli.suite import planning
+from mrt5cli.suite import planning, states
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import Evaluation, Experiment, SuitePlan
 from mrt5cli.suite.planning import closure, keep_to_budget, make_plan
@@ -46,10 +46,10 @@ def test_each_job_once_after_what_it_needs(tmp_path: Path) -> None:
     ids = [job.id for job in plan.jobs]
     assert len(ids) == len(set(ids)) == 7
     for job in plan.jobs:
-        assert all(ids.index(need) < ids.index(job.id) for need in job.needs)
-    assert plan.job(MRT5).needs == (BYT5,)
+        assert all(ids.index(need.id) < ids.index(job.id) for need in job.needs)
+    assert plan.job(MRT5).needs == (plan.job(BYT5),)
     assert plan.job(MRT5).experiments == ("small", "again")
-    assert set(plan.job(ANALYSED).needs) == {
+    assert {need.id for need in plan.job(ANALYSED).needs} == {
         *(BYT5, MRT5, MRT5_EVALUATED, "evaluate tiny/byt5 seed 1 vowel_removal")
     }
     assert plan.job(ANALYSED).output == tmp_path / "analyses" / "small" / "compute.json"
@@ -72,7 +72,7 @@ def test_seeds_repeat_recipes_and_not_what_they_start_from(tmp_path: Path) -> No
     single = experiment("single", "tiny/mrt5", evaluations=())
     plan = planned(tmp_path, repeated, single)
     assert [job.id for job in plan.jobs] == [BYT5, *(f"train tiny/mrt5 seed {seed}" for seed in (5, 6, 1))]
-    assert all(job.needs == (BYT5,) for job in plan.jobs[1:])
+    assert all(job.needs == (plan.job(BYT5),) for job in plan.jobs[1:])
     assert [seed for _, seed in plan.runs(repeated)] == [5, 6]
     assert [seed for _, seed in plan.runs(single)] == [1]
 
@@ -133,10 +133,8 @@ def test_any_family_is_ordered(starts: list[int]) -> None:
     backwards = experiment("a", *reversed(known), evaluations=())
     jobs = build_plan("mine", [backwards], known, Path("runs")).jobs
     assert len(jobs) == len(starts)
-    seen: set[str] = set()
-    for job in jobs:
-        assert seen.issuperset(job.needs)
-        seen.add(job.id)
+    for place, job in enumerate(jobs):
+        assert all(need in jobs[:place] for need in job.needs)
 
 
 @pytest.mark.parametrize("smoke", [False, True])
@@ -242,8 +240,8 @@ def test_a_change_of_code_reaches_as_far_as_it_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, changed: int
 ) -> None:
     leave_done(planned(tmp_path))
-    real = planning.code_version
-    monkeypatch.setattr(planning, "code_version", lambda of: "new" if of == work else real(of))
+    real = states.code_version
+    monkeypatch.setattr(states, "code_version", lambda of: "new" if of == work else real(of))
     plan = planned(tmp_path)
     assert len(without(plan)) == changed and set(without(plan).values()) == {"changed"}
 
@@ -365,17 +363,15 @@ def test_a_budget_is_kept_and_nothing_is_torn_from_what_it_needs(hours: list[flo
     plan = build_plan("mine", suite, FAMILY, Path("nowhere"))
     for job, cost in zip(plan.jobs, hours, strict=False):
         job.hours = cost
-    jobs = {job.id: job for job in plan.jobs}
     first = next(job for job in plan.jobs if job.experiments)
-    cost_of_first = sum(jobs[id_].hours for id_ in closure(jobs, first))
+    cost_of_first = sum(job.hours for job in closure(first))
     out = keep_to_budget(plan, budget)
     left = [job for job in plan.jobs if job.to_do]
     assert sum(job.hours for job in left) <= budget
     assert {job.id for job in out} | {job.id for job in left} == {job.id for job in plan.jobs}
-    kept = {job.id for job in left}
-    assert all(kept.issuperset(job.needs) for job in left)
+    assert all(need in left for job in left for need in job.needs)
     # What nobody shows is there for somebody who needs it.
-    assert all(any(job.id in other.needs for other in left) for job in left if not job.experiments)
+    assert all(any(job in other.needs for other in left) for job in left if not job.experiments)
     assert first.to_do or cost_of_first > budget
 
 

@@ -88,7 +88,7 @@ def test_a_line_cut_by_a_kill_is_dropped_and_later_lines_too(tmp_path: Path):
     run = make_run(tmp_path / "mine")
     run.metrics_path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 2')
     assert [row["step"] for row in run.metrics()] == [5, 10, 15]
-    run.keep_metrics_until(10)
+    run.go_back_to(10)
     assert run.metrics_path.read_text() == '{"step": 5}\n{"step": 10}\n'
 
 
@@ -99,7 +99,7 @@ def test_a_line_that_is_no_line_of_metrics_is_named(tmp_path: Path, line: bytes)
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is no line of metrics"):
         run.metrics()
     with pytest.raises(UserError, match="line 2"):
-        run.keep_metrics_until(3)
+        run.go_back_to(3)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,16 @@ def test_a_group_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: os.environ[name] for name in group} == group
 
 
+def test_a_launchers_precision_does_not_replace_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "fp16"}.items():
+        monkeypatch.setenv(name, value)
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(UserError, match=f"--mixed_precision fp16, and the recipe .*: {precision}"):
+            runtime.start("cpu", precision=precision)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert runtime.start("cpu", precision="bf16").world_size == 2
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps", "0"])
 def test_not_a_device(name: str):
     with pytest.raises(UserError, match="is not a device"):

@@ -152,12 +152,5 @@ def test_the_bootstrap_of_a_hundred_thousand_examples_takes_seconds() -> None:
     assert told.p_value == pytest.approx(1 / 1001)
 
 
-def test_outcomes_that_are_not_paired_are_refused() -> None:
-    with pytest.raises(ValueError, match="paired outcomes of 2 and 1 examples"):
-        compare_right("x", "y", [[1, 0]], [[1]])
-    with pytest.raises(ValueError, match="paired outcomes of 0 and 0 examples"):
-        compare_right("x", "y", [[]], [[]])
-
-
 def test_a_difference_is_first_minus_second() -> None:
     assert Difference("x", "loss", 2.0, 3.0, -2.0, 0.0, 0.5, "bootstrap").difference == -1.0

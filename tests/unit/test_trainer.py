@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer, TrainerCallback
 
+from mrt5cli import recipe as recipes
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.recipe import ConstantController, LossSection, PController, PIController
@@ -26,6 +27,7 @@ from mrt5cli.training.best import Best
 from mrt5cli.training.losses import PARTS
 from mrt5cli.training.trainer import DeletionTrainer
 
+RECIPE = recipes.load("quickstart_byt5")
 PI = PIController(kind="pi", target_deletion_rate=0.6, k_i=0.01)
 
 
@@ -74,9 +76,19 @@ def make_trainer(
     controller: Any = PI,
     run: RunDir | None = None,
     callbacks: list[TrainerCallback] | None = None,
-    best: Best | None = None,
+    best_metric: str | None = None,
+    patience: int | None = None,
     **more: Any,
 ) -> DeletionTrainer:
+    kept = {"best_metric": best_metric, "patience": patience}
+    recipe = RECIPE.model_copy(
+        update={
+            "loss": loss or LossSection(),
+            "controller": controller,
+            "seed": 5,
+            "training": RECIPE.training.model_copy(update=kept),
+        }
+    )
     return DeletionTrainer(
         tiny_model() if model is None else model,
         OneDeviceArguments(
@@ -97,11 +109,8 @@ def make_trainer(
             **more,
         ),
         Stream() if stream is None else stream,
-        loss=loss or LossSection(),
-        controller=controller,
-        seed=5,
+        recipe,
         run=run,
-        best=best,
         callbacks=callbacks,
     )
 
@@ -345,7 +354,7 @@ def train(tmp_path: Path, name: str, *, until: int | None = None, resume_from: i
     run = RunDir(tmp_path / name)
     RunDir.create(run.path)
     start = None if resume_from is None else run.checkpoint(resume_from)
-    run.keep_metrics_until(resume_from or 0)
+    run.go_back_to(resume_from or 0)
     trainer = make_trainer(
         tmp_path,
         model=tiny_model(dropout=0.2) if start is None else load(start).train(),
@@ -465,6 +474,7 @@ def train_for_best(
     run = RunDir(tmp_path / name)
     (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
     start = None if resume_from is None else run.checkpoint(resume_from)
+    run.go_back_to(resume_from or 0)
     says = Says(until)
     trainer = make_trainer(
         tmp_path,
@@ -472,7 +482,8 @@ def train_for_best(
         steps=12,
         save_steps=5,
         run=run,
-        best=Best("loss", patience),
+        best_metric="loss",
+        patience=patience,
         callbacks=[says],
     )
     says.trainer = trainer
@@ -490,7 +501,7 @@ def test_the_best_weights_are_those_of_their_step(tmp_path: Path):
 
     run = RunDir.create(tmp_path / "run")
     says = Says()
-    trainer = make_trainer(tmp_path, steps=12, run=run, best=Best("loss"), callbacks=[Watch(), says])
+    trainer = make_trainer(tmp_path, steps=12, run=run, best_metric="loss", callbacks=[Watch(), says])
     says.trainer = trainer
     trainer.train_from(None)
     kept = load(run.best_weights(8))
@@ -515,7 +526,7 @@ def test_a_resumed_run_finds_the_same_best(tmp_path: Path):
 
 def test_weights_that_no_checkpoint_needs_go(tmp_path: Path):
     run, trainer = train_for_best(tmp_path, "run")
-    trainer.keep_checkpoints = 1
+    trainer.settings = trainer.settings.model_copy(update={"keep_checkpoints": 1})
     trainer.state.global_step = 13
     trainer._save_checkpoint(trainer.model)
     assert run.saved_steps() == [13] and run.best_steps() == [8]

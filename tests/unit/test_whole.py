@@ -80,7 +80,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, nam
     spoil(copied.checkpoint(12) / name)
     with pytest.raises(UserError, match=re.escape(words.format(name=name))) as raised:
         check_whole(copied.checkpoint(12), processes=1)
-    assert "goes on from the one before it, step-00000008: rm -r" in str(raised.value.hint)
+    assert "continues from the one before it, step-00000008: rm -r" in str(raised.value.hint)
     check_whole(copied.checkpoint(8), processes=1)
 
 

@@ -12,6 +12,7 @@ from mrt5cli import __version__
 from mrt5cli.data.splits import SPLITS
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
+from mrt5cli.places import check_writable
 from mrt5cli.writing import whole_directory
 
 MANIFEST = "manifest.json"
@@ -57,6 +58,7 @@ def split_at(held_out: Mapping[str, float], place: float) -> str:
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuse a place that holds something, before any work is done; only data sets are ever replaced."""
+    check_writable(out.parent, "folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_made_here(out):

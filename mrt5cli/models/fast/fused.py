@@ -58,6 +58,8 @@ def fused(
     Returns:
         (B, N, Q, H), and that sum in float32, 0 without a ceiling.
     """
+    if ceiling is None and not torch.is_grad_enabled():
+        return _attention(query, key, value, bias, gate, softmax1)[0], query.new_zeros(())
     result: tuple[Tensor, Tensor] = _Fused.apply(query, key, value, bias, gate, softmax1, ceiling, queries)
     return result
 
@@ -75,10 +77,7 @@ class _Fused(torch.autograd.Function):
         ceiling: float | None,
         queries: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        output, lse = _flash(query, key, value, bias, gate)
-        if softmax1:
-            output = output * torch.sigmoid(lse)[..., None].to(output.dtype)
-            lse = F.softplus(lse)
+        output, lse = _attention(query, key, value, bias, gate, softmax1)
         excess = torch.zeros((), device=query.device)
         if ceiling is not None:
             for tile in tiles(query, key):
@@ -120,6 +119,16 @@ class _Fused(torch.autograd.Function):
         bias_grad = None if bias_grad is None else bias_grad.to(bias.dtype)
         gate_grad = None if gate_grad is None else gate_grad.to(gate.dtype)
         return query_grad, key_grad, value_grad, bias_grad, gate_grad, None, None, None
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, gate: Tensor | None, softmax1: bool
+) -> tuple[Tensor, Tensor]:
+    """Attention, and each query's log-sum-exp (B, N, Q), with softmax1's fixed logit if it is that."""
+    output, lse = _flash(query, key, value, bias, gate)
+    if not softmax1:
+        return output, lse
+    return output * torch.sigmoid(lse)[..., None].to(output.dtype), F.softplus(lse)
 
 
 def _flash(

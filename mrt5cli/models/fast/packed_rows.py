@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from mrt5cli.models.attention import IMPLEMENTATIONS, AttentionOptions, Rows, sdpa
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.deletion import distance_bias
+from mrt5cli.models.deletion import distance_bias, hiding
 from mrt5cli.models.fast.kernels import runs_on
 from mrt5cli.models.fast.kernels.device_layout import device_layout
 from mrt5cli.models.fast.switch import fast_paths_are_on
@@ -37,24 +37,25 @@ class Group:
         place: their positions in the packed batch.
         counts: positions of each row; `longest`, n, is the largest.
         valid: (r, n) bool, what is no padding; None where nothing is.
+        bias: (1 or r, 1 or N, 1 or n, n), position bias, and what hides padding; or None.
+        gate: (r, n), key gate; None after hard deletion.
     """
 
     def __init__(self, rows: slice, place: slice, counts: Sequence[int], device: torch.device) -> None:
         self.rows, self.place, self.counts = rows, place, counts
         self.longest = max(counts)
         self.valid: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.gate: Tensor | None = None
         if min(counts) < self.longest:
             slots = torch.arange(self.longest, device=device)
             self.valid = slots < torch.tensor(counts, device=device)[:, None]
-            # Known before a compiled block asks: how many there are is no shape for a graph to find out.
+            # Found here, because their number depends on data, and a compiled block could not find it.
             self._slots = self.valid.flatten().nonzero()[:, 0]
 
     def hidden(self, dtype: torch.dtype) -> Tensor | None:
         """(r, 1, 1, n) to add to scores, so that nothing attends to padding; None where there is none."""
-        if self.valid is None:
-            return None
-        added = torch.zeros(self.valid.shape, dtype=dtype, device=self.valid.device)
-        return added.masked_fill_(~self.valid, torch.finfo(dtype).min)[:, None, None]
+        return None if self.valid is None else hiding(self.valid, dtype)
 
     def pad(self, packed: Tensor) -> Tensor:
         """All positions of a packed batch, (positions, ...) -> (r, n, ...), zeros where nothing was."""
@@ -72,24 +73,13 @@ class Group:
 
 @dataclass
 class GroupedRows(Rows):
-    """Where the rows of a packed batch lie, and what is added to their attention scores.
-
-    Attributes:
-        groups: of rows, r rows of at most n positions each.
-        biases: of each group (1 or r, 1 or N, 1 or n, n): position bias, and what hides padding; or None.
-        gates: of each group (r, n) key gate; or None after hard deletion.
-    """
+    """Where the rows of a packed batch lie, and what is added to their attention scores."""
 
     groups: list[Group]
-    biases: list[Tensor | None]
-    gates: list[Tensor] | None = None
-
-    def as_source(self) -> GroupedRows:
-        return GroupedRows(self.groups, [group.hidden(torch.float32) for group in self.groups], self.gates)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         outputs, cross = [], options.cross  # and no score loss: nothing is packed with one
-        for number, group in enumerate(self.groups):
+        for group in self.groups:
             if group.longest == 0:  # of whose rows nothing is left, attends to nothing
                 nothing = query[group.rows] if cross else query[0, :, group.place]
                 outputs.append(torch.zeros_like(nothing).transpose(-3, -2))
@@ -97,9 +87,8 @@ class GroupedRows(Rows):
             # (positions, N, H) -> (r, N, n, H)
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
-            gate = self.gates[number] if self.gates is not None else None
-            options = replace(options, bias=self.biases[number], gate=gate)
-            output = sdpa(q, k, v, options)[0].transpose(1, 2)
+            bias = group.hidden(torch.float32) if cross else group.bias
+            output = sdpa(q, k, v, replace(options, bias=bias, gate=group.gate))[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
@@ -136,21 +125,18 @@ class PackedLayout(FullLayout):
 
     def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, GroupedRows]:
         by_distance, groups = relative_bias(attention, length), self.groups(attention.n_heads)
-        gates = None
-        if shortening.key_gate is not None:
-            flat = shortening.key_gate[self.valid]
-            gates = [group.pad(flat) for group in groups]
+        gates = None if shortening.key_gate is None else shortening.key_gate[self.valid]
         positions = None
         if shortening.positions is not None:
             positions = shortening.positions[self.valid]
         elif self._has_gaps():
             positions = self.valid.nonzero()[:, 1]
-        biases: list[Tensor | None] = []
         of_length: dict[int, Tensor] = {}
         for group in groups:
             count = group.longest
+            group.gate = None if gates is None else group.pad(gates)
             if by_distance is None or not count:
-                biases.append(group.hidden(torch.float32))
+                group.bias = group.hidden(torch.float32)
                 continue
             if positions is not None:
                 bias = distance_bias(by_distance, group.pad(positions), length)
@@ -160,8 +146,8 @@ class PackedLayout(FullLayout):
                     of_length[count] = distance_bias(window, None, count)
                 bias = of_length[count]
             hidden = group.hidden(bias.dtype)
-            biases.append(bias if hidden is None else bias + hidden)
-        return shortening.states.new_zeros(1), GroupedRows(groups, biases, gates)
+            group.bias = bias if hidden is None else bias + hidden
+        return shortening.states.new_zeros(1), GroupedRows(groups)
 
     def _has_gaps(self) -> bool:
         """Whether something is left out between positions of a row, not only before or after them."""
@@ -201,7 +187,7 @@ def fast_layout(
     # The rules of the reference look at padding.
     if not fast_paths_are_on() or torch.compiler.is_compiling() or config.shortening_per == "batch":
         return Layout()
-    # On a GPU our kernels are for who asks for them, until they have been timed on one.
+    # On a GPU our kernels run by their name only, until they have been timed on one.
     if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
         if drops_weights:
             return Layout()

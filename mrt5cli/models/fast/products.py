@@ -38,9 +38,8 @@ def is_its_weight(layer: nn.Module) -> bool:
     hook."""
     if type(layer) not in (nn.Linear, Linear) or layer.bias is not None or "forward" in vars(layer):
         return False
-    if layer._backward_hooks or layer._backward_pre_hooks:
-        return False
-    return not (layer._forward_hooks or layer._forward_pre_hooks)
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return not any(hooks)
 
 
 def linear(states: Tensor, weight: Tensor) -> Tensor:

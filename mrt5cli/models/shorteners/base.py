@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
     from mrt5cli.models.config import MrT5Config
@@ -175,18 +176,24 @@ class Pooling(Shortener):
         inherits_bias = config.delete_gate_layer > 0 and not config.has_absolute_position_embeddings
         self.hidden_once = inherits_bias and not self.per_row
 
-    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """States (B, S, D), positions (B, S) of the first byte of what each slot holds, slots that hold
-        something (B, S) bool, and further fields of a `Shortening`; from states after the norm (B, L, D)."""
+    def pool(self, given: Sequences, normed: Tensor) -> Shortening:
+        """What `pooled` makes of it; `normed` are the states after the norm, (B, L, D) in float32."""
         raise NotImplementedError
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         refuse_threshold(threshold, f"a {self.deletion_types[0].replace('_', ' ')}")
         assert given.normed is not None  # this class normalises
-        states, positions, valid, more = self.pool(given, given.normed)
-        mask, length = valid.long(), given.padding.shape[1]
-        kept = mask.new_zeros(len(mask), length).scatter_add(1, positions, mask).bool()
-        return Shortening(states, mask, positions, kept_lengths=valid.sum(dim=1), keep_mask=kept, **more)
+        return self.pool(given, given.normed)
+
+
+def pooled(
+    given: Sequences, states: Tensor, positions: Tensor, valid: Tensor, self_mask: Tensor | None
+) -> Shortening:
+    """What pooling leaves: states (B, S, D), positions (B, S) of the first byte of each slot, and which slots
+    hold something, (B, S) bool."""
+    mask = valid.long()
+    kept = mask.new_zeros(given.padding.shape).scatter_add(1, positions, mask).bool()
+    return Shortening(states, mask, positions, self_mask, kept_lengths=valid.sum(dim=1), keep_mask=kept)
 
 
 def refuse_threshold(threshold: float | None, what: str) -> None:
@@ -195,7 +202,7 @@ def refuse_threshold(threshold: float | None, what: str) -> None:
         raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")
 
 
-def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
+def norm_in_float32(norm: T5LayerNorm | nn.LayerNorm, states: Tensor) -> Tensor:
     """`norm(states)` (B, L, D) in float32, whatever the weights are: T5's own norm rounds to their precision.
 
     What is deleted, and where segments end, follows from it.
@@ -203,9 +210,7 @@ def norm_in_float32(norm: Any, states: Tensor) -> Tensor:
     states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
     if isinstance(norm, nn.LayerNorm):
         return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
-    # apex's norm calls it as PyTorch's does.
-    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return F.rms_norm(states, shape, weight, epsilon)
+    return F.rms_norm(states, shape, weight, norm.variance_epsilon)
 
 
 def check_share(config: MrT5Config, name: str) -> None:

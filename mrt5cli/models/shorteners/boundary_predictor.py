@@ -8,7 +8,8 @@ Legend: B batch, L input bytes, S segments of the longest row, D model width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from mrt5cli.models.deletion import last_position
-from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, check_share
+from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, check_share, pooled
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
     from mrt5cli.models.config import MrT5Config
@@ -28,8 +29,8 @@ class BoundaryPredictor(Pooling):
     "gumbel" draws boundaries from a relaxed Bernoulli, passes gradients straight through the draw, and is
     pulled towards a rate by the binomial likelihood of the number of boundaries. "entropy" and "unigram" are
     taught by labels: in training segments end where the labels say, and the predictor learns to say the
-    same. In evaluation a segment ends where the logit is positive, whatever the type, unless draws are asked
-    for. The last byte of a row always ends a segment.
+    same. In evaluation a segment ends where the logit is positive, whatever the type, unless
+    `boundary_sampling` is "always". The last byte of a row always ends a segment.
     """
 
     deletion_types = ("boundary_predictor",)
@@ -60,12 +61,11 @@ class BoundaryPredictor(Pooling):
         self.always_draw = config.boundary_sampling == "always"
 
     def initialise(self, config: MrT5Config) -> None:
-        layers: Any = self.boundary_predictor
-        for linear in (layers[0], layers[2]):
+        for linear in self._linears():
             init.xavier_uniform_(linear.weight)
             init.constant_(linear.bias, -1.0)
 
-    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    def pool(self, given: Sequences, normed: Tensor) -> Shortening:
         real_BL = given.real
         if not self.per_row:
             real_BL = torch.ones_like(given.padding) if given.mask is None else given.mask != 0
@@ -76,13 +76,16 @@ class BoundaryPredictor(Pooling):
             states, positions, valid = self._mean(given.states, ends_BL, real_BL)
         # Before it is pooled, the reference hides no slot from later blocks.
         self_mask = torch.ones_like(valid) if self.hidden_once else None
-        more = {"self_mask": self_mask, "boundary_logits": logits_BL, "auxiliary_loss": loss}
-        return states, positions, valid, more
+        shortening = pooled(given, states, positions, valid, self_mask)
+        return replace(shortening, boundary_logits=logits_BL, auxiliary_loss=loss)
+
+    def _linears(self) -> tuple[nn.Linear, nn.Linear]:
+        first, _, last = self.boundary_predictor
+        return cast(nn.Linear, first), cast(nn.Linear, last)
 
     def _logits(self, normed: Tensor) -> Tensor:
-        layers: Any = self.boundary_predictor
-        first, activation, last = layers
-        hidden = activation(F.linear(normed, first.weight.float(), first.bias.float()))
+        first, last = self._linears()
+        hidden = F.gelu(F.linear(normed, first.weight.float(), first.bias.float()))
         return F.linear(hidden, last.weight.float(), last.bias.float()).squeeze(-1)
 
     def _ends(

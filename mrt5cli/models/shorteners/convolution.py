@@ -5,14 +5,14 @@ Legend: B batch, L input bytes, S windows, D model width, R the stride.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences
+from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, pooled
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
     from mrt5cli.models.config import MrT5Config
@@ -53,7 +53,7 @@ class Convolution(Pooling):
         assert self.conv.bias is not None
         init.uniform_(self.conv.bias, -bound, bound)
 
-    def pool(self, given: Sequences, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    def pool(self, given: Sequences, normed: Tensor) -> Shortening:
         states, real_BL, length = normed, given.real, normed.shape[1]
         if self.per_row:
             states = states * real_BL[..., None]
@@ -75,7 +75,7 @@ class Convolution(Pooling):
             valid = self._any_in_window(given.mask != 0)[:, : states.shape[1]]
             if self.hidden_once:  # of a window, by its first byte
                 self_mask = given.mask.gather(1, positions)
-        return states, positions, valid, {"self_mask": self_mask}
+        return pooled(given, states, positions, valid, self_mask)
 
     def _any_in_window(self, real_BL: Tensor) -> Tensor:
         """(B, S) bool, with a part-filled last window counting."""

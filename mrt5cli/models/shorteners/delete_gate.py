@@ -47,7 +47,7 @@ class DeleteGate(Gate):
         super().__init__(config)
         self.log_sigmoid = config.deletion_type == "log_sigmoid"
         self.noise = config.gumbel_noise_law if config.use_gumbel_noise else None
-        self.layer_norm: nn.Module | None = None
+        self.layer_norm: T5LayerNorm | nn.LayerNorm | None = None
         if config.gate_layer_norm and config.gate_layer_norm_type == "layer":
             # PyTorch's epsilon, 1e-5, as in the first version of the authors' code.
             self.layer_norm = nn.LayerNorm(config.d_model)

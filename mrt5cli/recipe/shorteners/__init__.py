@@ -5,8 +5,6 @@ The modules that compute them are in `mrt5cli.models.shorteners`, whose README.m
 
 from __future__ import annotations
 
-from typing import Any, Union
-
 from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.recipe.shorteners.base import Configuration as Configuration
 from mrt5cli.recipe.shorteners.base import Placed as Placed
@@ -46,11 +44,6 @@ def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
     SHORTENERS.append(section)
     take_in_added_kinds()
     return section
-
-
-def union() -> Any:
-    """The type of a recipe's `model.shortener`: any of them, told apart by `kind`."""
-    return Union[tuple(SHORTENERS)]  # noqa: UP007 - of a list that grows
 
 
 def of_type(deletion_type: str) -> type[ShortenerSection]:

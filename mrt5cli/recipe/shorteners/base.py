@@ -9,6 +9,9 @@ from pydantic import Field
 
 from mrt5cli.recipe.section import LayerIndex, Section
 
+SHARED = {"layer": "delete_gate_layer", "per": "shortening_per", "scale": "sigmoid_mask_scale"}
+"""Settings that many kinds have -> the fields of `MrT5Config` that they are."""
+
 
 class Configuration(Protocol):
     """A model's configuration: `MrT5Config`, or anything else with its fields."""
@@ -27,7 +30,7 @@ class ShortenerSection(Section):
 
     Attributes:
         deletion_types: what a configuration calls it; several where a setting chooses.
-        fields: its settings -> the fields of `MrT5Config` that they are.
+        fields: its own settings -> the fields of `MrT5Config` that they are; see `config_names`.
         paper_name: what the paper calls such a model.
         called: what it is called in a sentence, after "a" or "the".
         about: what a model with it is, for its card.
@@ -64,13 +67,18 @@ class ShortenerSection(Section):
 
         Unchecked: a configuration may hold what no recipe would.
         """
-        settings = {key: getattr(config, field) for key, field in cls.fields.items()}
+        settings = {key: getattr(config, field) for key, field in cls.config_names().items()}
         # pydantic's plugin for mypy knows the type of this class alone.
         return cls.model_construct(None, kind=cls.kinds()[0], **settings)  # type: ignore[return-value]
 
+    @classmethod
+    def config_names(cls) -> dict[str, str]:
+        """The settings that `MrT5Config` holds -> its fields, those that many kinds have among them."""
+        return {key: SHARED[key] for key in cls.model_fields if key in SHARED} | dict(cls.fields)
+
     def config_fields(self) -> dict[str, Any]:
         """The fields of `MrT5Config` that these settings are."""
-        values = {field: getattr(self, key) for key, field in self.fields.items()}
+        values = {field: getattr(self, key) for key, field in self.config_names().items()}
         return {"deletion_type": self.deletion_types[0], **values}
 
     # --- in words -------------------------------------------------------------------------------------------

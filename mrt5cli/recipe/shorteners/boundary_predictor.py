@@ -17,12 +17,10 @@ class BoundaryPredictor(Placed):
 
     deletion_types = ("boundary_predictor",)
     fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
         "type": "boundary_predictor_type",
         "prior": "prior",
         "temperature": "boundary_temperature",
         "sampling": "boundary_sampling",
-        "per": "shortening_per",
     }
     paper_name = "BP"
     called = "boundary predictor"

@@ -15,11 +15,7 @@ class Convolution(Placed):
     """Baseline CP: a strided convolution pools every few positions into one (after CANINE)."""
 
     deletion_types = ("convolution",)
-    fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
-        "stride": "downsampling_rate",
-        "per": "shortening_per",
-    }
+    fields: ClassVar[Mapping[str, str]] = {"stride": "downsampling_rate"}
     paper_name = "CP"
     called = "strided convolution"
     about = (

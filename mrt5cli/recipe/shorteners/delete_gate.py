@@ -16,9 +16,7 @@ class DeleteGate(Placed):
 
     deletion_types = ("scaled_sigmoid", "log_sigmoid")
     fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
         "activation": "deletion_type",
-        "scale": "sigmoid_mask_scale",
         "threshold": "deletion_threshold",
         "bias_init": "gate_bias_init",
         "row_without_survivors": "row_without_survivors",
@@ -61,26 +59,18 @@ class DeleteGate(Placed):
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        if (
-            self.activation == "scaled_sigmoid"
-            and self.threshold is not None
-            and self.threshold <= self.scale
-        ):
+        sigmoid = self.activation == "scaled_sigmoid"
+        if sigmoid and self.threshold is not None and self.threshold <= self.scale:
             yield "threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go"
 
     @classmethod
     def of_config(cls, config: Configuration) -> Self:
         noise = "gumbel" if config.gumbel_noise_law == "single" else "logistic"
-        return (
-            super()
-            .of_config(config)
-            .model_copy(
-                update={
-                    "norm": config.gate_layer_norm_type if config.gate_layer_norm else "none",
-                    "noise": noise if config.use_gumbel_noise else "none",
-                }
-            )
-        )
+        settings = {
+            "norm": config.gate_layer_norm_type if config.gate_layer_norm else "none",
+            "noise": noise if config.use_gumbel_noise else "none",
+        }
+        return super().of_config(config).model_copy(update=settings)
 
     def config_fields(self) -> dict[str, Any]:
         return super().config_fields() | {

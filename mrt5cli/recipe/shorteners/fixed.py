@@ -15,12 +15,7 @@ class FixedGate(Placed):
     """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
 
     deletion_types = ("fixed",)
-    fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
-        "amount": "fixed_deletion_amount",
-        "per": "shortening_per",
-        "scale": "sigmoid_mask_scale",
-    }
+    fields: ClassVar[Mapping[str, str]] = {"amount": "fixed_deletion_amount"}
     paper_name = "Fixed"
     called = "fixed gate"
     about = "A baseline for MrT5: {model} that deletes the end of every word early in its encoder."

@@ -16,12 +16,7 @@ class HNet(Placed):
     """H-Net's router: a byte stays where it differs from the one before (Hwang et al. 2025)."""
 
     deletion_types = ("hnet",)
-    fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
-        "ratio": "router_ratio",
-        "ratio_weight": "router_ratio_weight",
-        "scale": "sigmoid_mask_scale",
-    }
+    fields: ClassVar[Mapping[str, str]] = {"ratio": "router_ratio", "ratio_weight": "router_ratio_weight"}
     paper_name = "H-Net"
     called = "H-Net router"
     about = (

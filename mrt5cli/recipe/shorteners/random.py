@@ -15,12 +15,7 @@ class RandomGate(Placed):
     """Baseline: random positions are deleted, in training and evaluation."""
 
     deletion_types = ("random",)
-    fields: ClassVar[Mapping[str, str]] = {
-        "layer": "delete_gate_layer",
-        "rate": "random_deletion_probability",
-        "per": "shortening_per",
-        "scale": "sigmoid_mask_scale",
-    }
+    fields: ClassVar[Mapping[str, str]] = {"rate": "random_deletion_probability"}
     paper_name = "Random"
     called = "random gate"
     about = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from mrt5cli.metrics.results import TOTAL
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
-from mrt5cli.paper.tolerances import AVERAGES, DECREASE, LOSSES, REDUCTION, TIMES
+from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, LOSSES, REDUCTION, TIMES
 from mrt5cli.report.figures.style import (
     FAINT,
     HOLLOW,
@@ -35,7 +36,7 @@ from mrt5cli.report.verdicts import Compared
 DELETED = "deleted (%)"
 SAVED = "less time than ByT5 (%)"
 DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
-WHOLE = (*AVERAGES, TOTAL, "English", "English (10000 examples)")
+WHOLE = (*AVERAGES, *ENGLISH)
 """Published subsets that stand for all of a test set."""
 
 
@@ -58,8 +59,8 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
             gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
             interval = interval_of_mean(losses)
             points.append(Point(runs[0].family, gone, statistics.fmean(losses), interval))
-    averaged = any(one.row.subset in (*AVERAGES, TOTAL) for one in compared)
-    wanted = (*AVERAGES, TOTAL) if averaged else WHOLE  # English is a part where there is an average
+    averaged = any(one.row.subset in AVERAGES for one in compared)
+    wanted = AVERAGES if averaged else WHOLE  # English is a part where there is an average
     known: dict[tuple[str, str], dict[str, float]] = {}
     for row in (one.row for one in compared if one.row.subset in wanted):
         known.setdefault((row.model, str(row.setting)), {})[row.metric] = row.value
@@ -69,7 +70,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
     if not points:
         return []
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         plot_families(axes, points)
         base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
         if base:
@@ -100,7 +101,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
     if not points:
         return []
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         _plot(axes, sorted(promised), "multiply-accumulates saved", INK, marker="_", linestyle="")
         plot_families(axes, points)
         axes.axhline(0, color=INK, linewidth=0.6)
@@ -123,7 +124,7 @@ def _published_reduction(row: Published) -> float | None:
     return None
 
 
-def _plot(axes: Any, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
+def _plot(axes: Axes, curve: Sequence[tuple[float, float]], label: str, colour: str, **style: Any) -> None:
     if curve:
         axes.plot(*zip(*curve, strict=True), color=colour, label=label, **style)
 
@@ -140,7 +141,7 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
         if one.row.metric == "macs_relative_to_byt5"
     ]
 
-    def paint(figure: Any, axes: Any) -> None:
+    def paint(figure: Figure, axes: Axes) -> None:
         paper, exact = (
             [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
             for which in ("paper_relative", "relative")
@@ -192,7 +193,7 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
     if not losses and not others:
         return []
 
-    def paint(figure: Any, left: Any) -> None:
+    def paint(figure: Figure, left: Axes) -> None:
         right = left.twinx()
         right.spines["right"].set_visible(True)
         right.grid(visible=False)

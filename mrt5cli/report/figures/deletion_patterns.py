@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mrt5cli.metrics.results import Json
@@ -54,10 +55,10 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
     heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(models))))
     legend = len(models) > 1 or not texts
 
-    def paint(figure: Any, grid: Any) -> None:
+    def paint(figure: Figure, *grid: Axes) -> None:
         if texts:
-            _texts(grid[0][0], texts, lines)
-        _rates(grid[-1][0], kinds, labels, ours, known)
+            _texts(grid[0], texts, lines)
+        _rates(grid[-1], kinds, labels, ours, known)
         if legend:
             figure.legend(loc="outside lower center", ncols=2)
 
@@ -68,7 +69,6 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
     below = 0.19 * -(-(len(models) + 1) // 2) if legend else 0.0
     return draw(
         paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
-        squeeze=False,
     )  # fmt: skip
 
 
@@ -76,14 +76,14 @@ def _lines(text: Text) -> int:
     return min(LINES, -(-len(text) // COLUMNS))
 
 
-def _texts(axes: Any, texts: Sequence[tuple[str, Text]], lines: float) -> None:
+def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], lines: float) -> None:
     """A cell a character: deleted ones stand on colour, struck out."""
     axes.set_axis_off()
     axes.set_xlim(0, COLUMNS)
     axes.set_ylim(lines, 0)
     top = 0.0
     for label, text in texts:
-        axes.text(0, top + 0.8, label, fontsize=7.5, va="baseline")
+        axes.text(0, top + 0.8, label, fontsize=7.5)
         for place, (character, gone) in enumerate(text[: LINES * COLUMNS]):
             line, column = top + 1 + place // COLUMNS, place % COLUMNS
             if gone:
@@ -91,13 +91,14 @@ def _texts(axes: Any, texts: Sequence[tuple[str, Text]], lines: float) -> None:
                 axes.add_patch(cell)
                 axes.hlines(line + 0.5, column, column + 1, color=GONE, linewidth=0.6)
             if character != " ":
-                style = {"fontsize": 7.5, "family": "DejaVu Sans Mono", "ha": "center", "va": "baseline"}
-                axes.text(column + 0.5, line + 0.75, character, **style)
+                axes.text(
+                    column + 0.5, line + 0.75, character, ha="center", fontsize=7.5, family="DejaVu Sans Mono"
+                )
         top += _lines(text) + 1 + GAP
 
 
 def _rates(
-    axes: Any, kinds: Sequence[str], labels: Sequence[str], ours: Sequence[Rates], known: Sequence[Rates]
+    axes: Axes, kinds: Sequence[str], labels: Sequence[str], ours: Sequence[Rates], known: Sequence[Rates]
 ) -> None:
     """A line a kind, a mark a model; hollow ones around it are published."""
     for place in range(0, len(kinds), 2):
@@ -106,20 +107,16 @@ def _rates(
     step = 0.62 / max(1, len(labels) - 1)
     for number, look in enumerate(looks_of(["MrT5"] * len(labels))):
         offset = number * step - 0.31 if len(labels) > 1 else 0.0
-        style: dict[str, Any] = {
-            "marker": look.marker,
-            "linestyle": "",
-            "color": look.colour,
-            "clip_on": False,
-        }
-        for rates, more in (
-            (known[number], {"markerfacecolor": "none", "markersize": 8.5}),
-            (ours[number], {"markersize": 4.5, "label": labels[number]}),
+        for rates, inside, size, label in (
+            (known[number], "none", 8.5, None),
+            (ours[number], look.colour, 4.5, labels[number]),
         ):
             if rates:  # a line without marks would have a place all the same, and be made room for
+                lines = [kinds.index(kind) + offset for kind in rates]
                 axes.plot(
-                    list(rates.values()), [kinds.index(kind) + offset for kind in rates], **style, **more
-                )
+                    list(rates.values()), lines, look.marker, color=look.colour, markerfacecolor=inside,
+                    markersize=size, label=label, clip_on=False,
+                )  # fmt: skip
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 100)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
@@ -42,7 +43,7 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
     colours = [FAINT if look.colour == INK else look.colour for look in looks_of(families)]
     thickness = 0.8 / len(ours)
 
-    def paint(figure: Any, both: Any) -> None:
+    def paint(figure: Figure, *both: Axes) -> None:
         for axes, column, words in zip(both, ("loss", "deleted"), (unit, DELETED), strict=True):
             for place, (label, colour) in enumerate(zip(ours, colours, strict=True)):
                 mine, theirs = (of[label][column].reindex(languages) for of in (ours, known))
@@ -87,9 +88,7 @@ def _published(recipe: str, metric: str, compared: Sequence[Compared]) -> pd.Dat
     """The same of a recipe, published."""
     rows = [one.row for one in compared if one.recipe == recipe and one.row.subset]
     values = {
-        column: {
-            row.subset: row.value for row in rows if row.metric == of and row.subset not in (*AVERAGES, TOTAL)
-        }
+        column: {row.subset: row.value for row in rows if row.metric == of and row.subset not in AVERAGES}
         for column, of in (("loss", metric), ("deleted", REDUCTION))
     }
     return pd.DataFrame(values, columns=["loss", "deleted"], dtype=float)

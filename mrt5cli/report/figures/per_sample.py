@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, look_of
@@ -31,21 +32,21 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     columns = min(COLUMNS, max(map(len, families.values())))
     lines = [of[start : start + columns] for of in families.values() for start in range(0, len(of), columns)]
 
-    def paint(figure: Any, grid: Any) -> None:
-        for axes in grid.flat:
-            axes.set_visible(False)
-        for row, line in zip(grid, lines, strict=True):
-            for axes, model in zip(row, line, strict=False):
-                axes.set_visible(True)
-                title = short_name(model["recipe"]) + (f", seed {model['seed']}" if seeds else "")
-                title += f"\nr = {'none' if model['r'] is None else number(model['r'], 2)}"
-                if model["recipe"] in known:
-                    title += f"\npublished {number(known[model['recipe']], 2)}"
-                axes.set_title(title, fontsize=7.5)
-                _panel(axes, model)
-        for column in range(columns):
-            if column >= len(lines[-1]) and len(lines) > 1:  # nothing below: the panel above has the ticks
-                grid[-2][column].tick_params(labelbottom=True)
+    def paint(figure: Figure, *grid: Axes) -> None:
+        panels = [model for line in lines for model in (*line, *[None] * (columns - len(line)))]
+        for axes, model in zip(grid, panels, strict=True):
+            axes.set_visible(model is not None)
+            if model is None:
+                continue
+            title = short_name(model["recipe"]) + (f", seed {model['seed']}" if seeds else "")
+            title += f"\nr = {'none' if model['r'] is None else number(model['r'], 2)}"
+            if model["recipe"] in known:
+                title += f"\npublished {number(known[model['recipe']], 2)}"
+            axes.set_title(title, fontsize=7.5)
+            _panel(axes, model)
+        for above, model in zip(grid[-2 * columns : -columns], panels[-columns:], strict=False):
+            if model is None:  # nothing is below: the panel above has the ticks
+                above.tick_params(labelbottom=True)
         figure.supxlabel("deleted from the sample (%)", fontsize=9)
         figure.supylabel("rise of its loss over ByT5's (%)", fontsize=9)
 
@@ -56,12 +57,12 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     return [
         draw(
             paint, name, caption, width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
-            nrows=len(lines), ncols=columns, squeeze=False, sharex=True, sharey=True,
+            nrows=len(lines), ncols=columns, sharex=True, sharey=True,
         )
     ]  # fmt: skip
 
 
-def _panel(axes: Any, model: Json) -> None:
+def _panel(axes: Axes, model: Json) -> None:
     x, y = np.array(model["deleted_percent"], float), np.array(model["loss_increase_percent"], float)
     # A dot a sample as one path, each a stroke too short to see but for its round ends: a tenth of the file
     # that as many markers make.

@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("agg")  # no window, whatever the user's own settings are
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, FAINT = "#000000", "#8a8a8a"
@@ -71,7 +72,7 @@ class Point(NamedTuple):
     published: bool = False
 
 
-def plot_line(axes: Any, points: Sequence[Point], look: Look, label: str, linestyle: str = "-") -> None:
+def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, linestyle: str = "-") -> None:
     """A line from left to right of one look: filled where ours, hollow and dotted where published."""
     for published, style in (
         (False, {"linestyle": linestyle, "zorder": 3}),
@@ -93,14 +94,14 @@ def hollow(published: bool) -> str:
     return "; hollow marks are published" if published else ""
 
 
-def plot_families(axes: Any, points: Sequence[Point]) -> None:
+def plot_families(axes: Axes, points: Sequence[Point]) -> None:
     """A line a family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
         plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
     legend_beside(axes)
 
 
-def legend_beside(axes: Any) -> None:
+def legend_beside(axes: Axes) -> None:
     """A legend to the right of the axes, of all that has a label there."""
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
@@ -126,7 +127,7 @@ class Drawing:
 
 
 def draw(
-    paint: Callable[[Figure, Any], None],
+    paint: Callable[..., None],
     name: str,
     caption: str,
     *,
@@ -137,14 +138,14 @@ def draw(
     """A figure as SVG, the same for the same numbers; ids carry its name, so that pages can hold several.
 
     Args:
-        paint: fills a figure that belongs to no window, and its axes.
+        paint: fills a figure that belongs to no window; called with it and each of its axes.
         width, height: inches; the default is a page of text wide.
         grid: of axes, as `Figure.subplots` takes it.
     """
     buffer = io.StringIO()
     with matplotlib.style.context([STYLE, {"svg.hashsalt": name}], after_reset=True):
         figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure, figure.subplots(**grid))
+        paint(figure, *figure.subplots(squeeze=False, **grid).flat)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)

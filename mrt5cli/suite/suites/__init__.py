@@ -75,11 +75,7 @@ def load_suite(name_or_path: str | Path, *, recipes: Iterable[str] | None = None
 
 def _spelt_out(entry: Experiment, known: Sequence[str]) -> tuple[str, ...]:
     """An experiment's recipes, the matches of its globs among them."""
-    return tuple(dict.fromkeys(name for glob in entry.recipes for name in _matches(glob, known)))
-
-
-def _matches(glob: str, known: Sequence[str]) -> list[str]:
-    return [name for name in known if fnmatch.fnmatchcase(name, glob)]
+    return tuple(dict.fromkeys(name for glob in entry.recipes for name in fnmatch.filter(known, glob)))
 
 
 def _misfits(suite: SuiteFile, place: int, known: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -90,7 +86,7 @@ def _misfits(suite: SuiteFile, place: int, known: Sequence[str]) -> Iterator[tup
         (f"{where}.evaluations[{n}].task", one.task) for n, one in enumerate(entry.evaluations) if one.task
     ]
     for key, name in names:
-        if not _matches(name, known):
+        if not fnmatch.filter(known, name):
             yield key, f"no shipped recipe {name!r}{_meant(name, known)}"
     own = _spelt_out(entry, known)
     if entry.baseline is not None and entry.baseline not in own:

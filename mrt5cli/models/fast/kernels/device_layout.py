@@ -9,7 +9,7 @@ Legend: B rows, S slots of a row, n positions of all rows, N heads, H head width
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +29,13 @@ class DeviceRows(Rows):
 
     Attributes:
         packed: where the rows lie.
-        rel: (N, 2 far + 1) position bias by distance, or None where there is none: with learned positions and
-            in cross-attention.
+        rel: (N, 2 far + 1) position bias by distance of self-attention, or None with learned positions.
         gate: (n) key gate, or None after hard deletion.
     """
 
     packed: Packed
     rel: Tensor | None = None
     gate: Tensor | None = None
-
-    def as_source(self) -> DeviceRows:
-        return replace(self, rel=None)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
@@ -51,7 +47,7 @@ class DeviceRows(Rows):
             value[0].transpose(0, 1),
             queries=grid(batch, count, query.device) if options.cross else self.packed,
             keys=self.packed,
-            rel=self.rel,
+            rel=None if options.cross else self.rel,
             gate=self.gate,
             softmax1=options.softmax1,
             score_ceiling=None if options.penalty is None else SCORE_CEILING,

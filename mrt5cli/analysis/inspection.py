@@ -1,0 +1,111 @@
+"""What one model deletes from some rows, or pools, counted for `mrt5 inspect-deletions`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from mrt5cli.analysis.deletions import InspectedRow, agreement, kind_lines, kind_table, total_rate
+from mrt5cli.analysis.marked_text import plain
+from mrt5cli.metrics.counts import Ratio
+from mrt5cli.metrics.results import Json
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Pooled segments of some rows.
+
+    Attributes:
+        inside_characters: that start at a byte that is not the first of its UTF-8 character.
+        dropped_positions: that are in no segment.
+        lengths: how many there are of each length in positions, short ones first.
+    """
+
+    count: int
+    mean_length: float
+    inside_characters: int
+    dropped_positions: int
+    lengths: dict[int, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[InspectedRow]) -> Segments:
+        lengths = Counter(length for row in rows for _, length in row.segments or [])
+        return cls(
+            count=lengths.total(),
+            mean_length=sum(length * number for length, number in lengths.items()) / lengths.total(),
+            inside_characters=sum(
+                int(row.starts[character.start + 1 : character.start + len(character.ids)].sum())
+                for row in rows
+                for character in row.characters
+            ),
+            dropped_positions=sum(row.dropped for row in rows),
+            lengths=dict(sorted(lengths.items())),
+        )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one model deletes from some rows, or pools.
+
+    Attributes:
+        name: of the model.
+        threshold: of its gate values.
+    """
+
+    name: str
+    deletion_type: str
+    threshold: float
+    rows: Sequence[InspectedRow]
+
+    @property
+    def pools(self) -> bool:
+        return self.rows[0].gate is None
+
+    @property
+    def rate(self) -> Ratio:
+        return total_rate(self.rows)
+
+    @property
+    def kinds(self) -> dict[str, Ratio]:
+        return kind_table(self.rows)
+
+    @property
+    def agreement(self) -> tuple[float | None, float | None] | None:
+        """Gate precision and recall; None where no task says what can go."""
+        if self.pools or all(row.deletable is None for row in self.rows):
+            return None
+        return agreement(self.rows)
+
+    def document(self) -> Json:
+        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
+        document: Json = {
+            "name": self.name,
+            "deletion_type": self.deletion_type,
+            "threshold": None if self.pools else self.threshold,
+            "positions": self.rate.count,
+            "deleted": int(self.rate.total),
+            "deletion_rate": self.rate.value,
+        }
+        if self.agreement is not None:
+            document["gate_precision"], document["gate_recall"] = self.agreement
+        if self.pools:
+            segments = Segments.of(self.rows)
+            lengths = [{"length": length, "count": n} for length, n in segments.lengths.items()]
+            document["segments"] = {**asdict(segments), "lengths": lengths}
+        document["kinds"] = kind_lines(self.kinds)
+        document["rows"] = [
+            {
+                "label": row.label,
+                "marked": plain(row.marked),
+                "ids": row.ids.tolist(),
+                "deleted": row.deleted.astype(int).tolist(),
+                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
+                "segments": row.segments,
+                "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
+                "target": None if row.target is None else row.target.tolist(),
+                "deletion_rate": row.rate.value,
+            }
+            for row in self.rows
+        ]
+        return document

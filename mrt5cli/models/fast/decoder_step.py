@@ -1,0 +1,74 @@
+"""A step of cached generation without what transformers' stack prepares for every other call.
+
+A small decoder spends as much time on that as in its layers: on masks that hide nothing from a single query,
+and on watching for outputs that nobody wants.
+
+Legend: B batch, T new target positions, S encoder output positions, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.models.t5.modeling_t5 import T5Stack
+
+from mrt5cli.models.deletion import hiding
+from mrt5cli.models.fast.switch import fast_paths_are_on
+
+
+def is_step(
+    decoder: T5Stack,
+    states: Tensor,
+    cache: Cache | None,
+    attention_mask: Tensor | None = None,
+    **_: object,
+) -> bool:
+    """Whether `step` serves a call on states (B, T, D): a new position that sees all in a growing cache."""
+    return (
+        fast_paths_are_on()
+        and states.shape[1] == 1
+        and attention_mask is None
+        and isinstance(cache, EncoderDecoderCache)
+        and type(cache.self_attention_cache) is DynamicCache
+        and not decoder.training
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def step(
+    decoder: T5Stack,
+    states: Tensor,
+    cache: Cache | None,
+    encoder_hidden_states: Tensor,
+    encoder_attention_mask: Tensor | None = None,
+    attention_mask: None = None,
+    use_cache: bool | None = None,
+    **options: object,
+) -> BaseModelOutputWithPastAndCrossAttentions:
+    """What `T5Stack.forward` computes for a single query of each row.
+
+    Args:
+        states: (B, 1, D), embedded.
+        cache: of the positions before, to which this one is added.
+        encoder_hidden_states: (B, S, D).
+        encoder_attention_mask: (B, S), 0 where nothing is, or None.
+        **options: of the attention function.
+    """
+    mask = encoder_attention_mask
+    source_bias = states.new_zeros(1, 1, 1, 1) if mask is None else hiding(mask, states.dtype)
+    position_bias = None
+    for block in decoder.block:
+        states, position_bias, _ = block(
+            states,
+            position_bias=position_bias,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_decoder_position_bias=source_bias,
+            past_key_values=cache,
+            **options,
+        )
+    return BaseModelOutputWithPastAndCrossAttentions(
+        last_hidden_state=decoder.final_layer_norm(states), past_key_values=cache
+    )
