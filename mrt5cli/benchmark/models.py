@@ -151,5 +151,5 @@ class Variant:
         rows, length = self.ids.shape
         kept = [length] * rows if self.kept is None else self.kept
         computed = [max(kept)] * rows if padded else kept
-        config: Any = self.model.config
-        return macs(Sizes.of(config), [length] * rows, computed, [self.labels.shape[1]] * rows)
+        sizes = Sizes.of(self.model.config.to_dict())
+        return macs(sizes, [length] * rows, computed, [self.labels.shape[1]] * rows)

@@ -108,7 +108,7 @@ def convert(
     from mrt5cli.convert.conversion import ConversionOptions
     from mrt5cli.convert.conversion import convert as run
 
-    options = ConversionOptions(
+    conversion = ConversionOptions(
         to,
         revision=revision,
         fields=fields,
@@ -122,7 +122,7 @@ def convert(
     )
     # Shown on a terminal only: reading and writing gigabytes takes a while.
     spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")
-    outcome = run(source, destination, options, spinner)
+    outcome = run(source, destination, conversion, spinner)
     if as_json:
         print_json(asdict(outcome))
     else:

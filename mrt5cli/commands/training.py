@@ -145,7 +145,8 @@ def train(recipe: Recipe, options: TrainingOptions) -> None:
     """
     from mrt5cli import recipe as recipes
     from mrt5cli.rundir import default_directory
-    from mrt5cli.training.choose import RunOptions, choose
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.plan import RunOptions
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 

@@ -6,7 +6,6 @@ numbers say where it is: the pass over the files, the file, the row in it and th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -105,47 +104,39 @@ class DocumentStream:
     def __post_init__(self) -> None:
         self._texts = column_of_texts(self.column)
         self._other: str | None = None
-        self._documents: deque[_Document] = deque()
         self._start((0, 0, 0), found=False)
 
     def _start(self, place: Place, *, found: bool) -> None:
-        # Bytes of the documents not taken yet, and of the first of them those that are.
-        self._ready, self._taken = 0, 0
-        self._documents.clear()
         # Where reading is, and whether it has found text in this pass.
         self._place, self._found = place, found
+        # The document that bytes are taken from, and how many of its have been.
+        self._document, self._taken = _Document(place, b""), 0
         self._reader = self._read(*place)
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """The next `count` bytes, end marks included; fewer only when a single pass is over."""
-        while self._ready < count and self._fetch():
-            pass
         parts = []
-        while count and self._documents:
-            content = self._documents[0].content
-            part = content[self._taken : self._taken + count]
+        while count and (self._taken < len(self._document.content) or self._next()):
+            part = self._document.content[self._taken : self._taken + count]
             parts.append(part)
-            count -= len(part)
-            self._ready -= len(part)
             self._taken += len(part)
-            if self._taken == len(content):
-                self._documents.popleft()
-                self._taken = 0
+            count -= len(part)
         return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
     def state_dict(self) -> StreamState:
         """Where the stream is, in numbers only."""
-        place = self._documents[0].place if self._documents else self._place
-        return {"at": [*place, self._taken], "found": self._found}
+        if self._taken < len(self._document.content):
+            return {"at": [*self._document.place, self._taken], "found": self._found}
+        return {"at": [*self._place, 0], "found": self._found}
 
     def load_state_dict(self, state: StreamState) -> None:
         """Resume where `state_dict` was taken."""
         number, at, row, taken = state["at"]
         self._start((number, at, row), found=state["found"])
         # A document that can no longer be read has been left out, and its rest with it.
-        if not taken or not self._fetch() or self._documents[0].place != (number, at, row):
+        if not taken or not self._next() or self._document.place != (number, at, row):
             return
-        size = len(self._documents[0].content)
+        size = len(self._document.content)
         if taken >= size:
             file = self.files[self._order(number)[at]]
             raise UserError(
@@ -154,17 +145,15 @@ class DocumentStream:
                 "bring back the data that the run began with, or start anew with --out",
             )
         self._taken = taken
-        self._ready -= taken
 
     # Reading.
 
-    def _fetch(self) -> bool:
-        """Read a document; False when a single pass is over."""
+    def _next(self) -> bool:
+        """Take up the next document; False when a single pass is over."""
         document = next(self._reader, None)
         if document is None:
             return False
-        self._documents.append(document)
-        self._ready += len(document.content)
+        self._document, self._taken = document, 0
         return True
 
     def _order(self, number: int) -> NDArray[np.int64]:

@@ -50,17 +50,15 @@ class Found:
     @property
     def lines(self) -> list[str]:
         """One a split, with its files, or that it is held out."""
-        files = {
-            split: [file for one in self.languages.values() for file in one.get(split, [])]
-            for split in SPLITS
-        }
-        names = {
-            split: [str(file.relative_to(self.top)) for file in dict.fromkeys(some)]
-            for split, some in files.items()
-        }
+
+        def names(split: str) -> list[str]:
+            files = dict.fromkeys(file for one in self.languages.values() for file in one.get(split, []))
+            return [str(file.relative_to(self.top)) for file in files]
+
         everywhere = set.intersection(*(set(one) for one in self.languages.values()))
         held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
-        return [*in_words(names), *(f"{split}: held out from the training documents" for split in held_out)]
+        found = in_words({split: names(split) for split in SPLITS})
+        return [*found, *(f"{split}: held out from the training documents" for split in held_out)]
 
     def splits(self, language: str) -> list[str]:
         """Splits of a language that have files of their own."""

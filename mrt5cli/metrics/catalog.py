@@ -91,28 +91,29 @@ class Metric:
         return float(getattr(answers, self.name)(answer, accepted, rule, language))
 
     def load(self, **options: object) -> evaluate.Metric:
-        """It as Hugging Face's `evaluate` has metrics, from no network; `compute` takes pairs of
+        """The metric as an `evaluate.Metric`, without a network.
 
-        - token and sequence accuracy: predicted ids and true ids, rows of equal length; -100 and padding do
-          not count;
-        - bits per byte: cross-entropy summed in nats, and the target tokens it is a sum over, of a row, a
-          batch or a shard;
-        - deletion rate: a row's gate values (`scale` to 0) and its input ids, with `threshold=`;
-        - exact match and F1: an answer and the texts accepted for it, with `rule=` and `language=` as in
-          `answers.normalise`;
+        Its `compute` takes predictions and references, which are for
 
-        and gives the number, None over nothing, and the `count` of what it is over.
+        - token and sequence accuracy: rows of predicted and of true ids; -100 and padding do not count;
+        - bits per byte: the summed cross-entropy in nats of a row, a batch or a shard, and its number of
+          target tokens;
+        - deletion rate: rows of gate values (`scale` to 0) and of input ids, and a `threshold`;
+        - exact match and F1: answers and the texts accepted for each, and a `rule` and a `language` as in
+          `answers.normalise`.
+
+        It returns the number, which is None over nothing, and the `count` of what it is over.
 
         Args:
             options: of `evaluate.Metric`, such as `cache_dir`.
 
         Raises:
-            ValueError: no pairs make it, such as a time.
+            ValueError: it is not counted from such pairs, as a time is not.
         """
         from mrt5cli.metrics.evaluate_metrics import COUNTED, CountedMetric
 
         if self.name not in COUNTED:
-            raise ValueError(f"{self.name} is counted from no pairs, as {', '.join(COUNTED)} are")
+            raise ValueError(f"{self.name} is not counted from pairs, as {', '.join(COUNTED)} are")
         return CountedMetric(self.name, **options)
 
 

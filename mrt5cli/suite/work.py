@@ -61,7 +61,8 @@ def carry_out(order: JobOrder) -> int:
 
 
 def _train(order: JobOrder, job: TrainJob) -> None:
-    from mrt5cli.training.choose import RunOptions, choose
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.plan import RunOptions
     from mrt5cli.training.run import execute
 
     overwrite = order.overwrite and job.run.is_run

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
 from mrt5cli.text import rounded
-
-if TYPE_CHECKING:
-    from mrt5cli.training.choose import Prepared, TrainingPlan
+from mrt5cli.training.plan import Prepared, TrainingPlan
 
 SHOWN = 100
 """Characters of an example's source and of its target."""

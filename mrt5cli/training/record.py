@@ -17,7 +17,7 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
-from mrt5cli.training.choose import Prepared, TrainingPlan
+from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.writing import write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")

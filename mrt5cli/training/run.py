@@ -20,8 +20,8 @@ from mrt5cli.rundir import FINISHED, RunDir
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.boundaries import with_labels
-from mrt5cli.training.choose import Prepared, TrainingPlan
 from mrt5cli.training.interruption import Interruption
+from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.training.progress import ProgressDisplay
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation

@@ -82,8 +82,9 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     kept = former.kind == shortener.kind and getattr(shortener, "layer", None) == before.delete_gate_layer
     if shortener.has_weights and kept:
         origin += f", {shortener.called} included"
-        for key, old in former.shapes_of_weights.items():
-            if old != (new := shortener.shapes_of_weights[key]):
+        for key in former.shaped_by:
+            old, new = getattr(former, key), getattr(shortener, key)
+            if old != new:
                 raise UserError(
                     f"{start} has a {former.called} with {key} {old}, whose weights do not fit "
                     f"model.shortener.{key} {new}",

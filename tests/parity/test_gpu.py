@@ -54,7 +54,8 @@ def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
 def test_a_run_on_the_gpu(tmp_path: Path, precision: str):
     from mrt5cli.recipe import load as load_recipe
     from mrt5cli.recipe import smoke
-    from mrt5cli.training.choose import RunOptions, choose
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.plan import RunOptions
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 

@@ -51,8 +51,10 @@ def test_imports_run_down() -> None:
 ROOMS = sorted(path.parent.name for path in (ROOT / "mrt5cli").glob("*/__init__.py"))
 
 
-# A configuration looks its shortener up, and shorteners are typed by configurations.
-@pytest.mark.parametrize("name", [room for room in ROOMS if room != "models"])
+CIRCLES = {"models": "a configuration looks its shortener up, and shorteners are typed by configurations"}
+
+
+@pytest.mark.parametrize("name", [room for room in ROOMS if room not in CIRCLES])
 def test_files_of_a_room_do_not_import_in_circles_not_even_types(name: str) -> None:
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

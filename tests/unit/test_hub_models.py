@@ -26,7 +26,8 @@ from mrt5cli.models import CheckpointError, MrT5ForConditionalGeneration, load, 
 from mrt5cli.models.hub_files import locate, snapshot
 from mrt5cli.recipe import ModelSection, smoke
 from mrt5cli.subject import find_subject, find_subjects
-from mrt5cli.training.choose import RunOptions, choose
+from mrt5cli.training.choose import choose
+from mrt5cli.training.plan import RunOptions
 from mrt5cli.training.run import execute
 from mrt5cli.training.start import model_to_start
 

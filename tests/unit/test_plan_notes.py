@@ -11,7 +11,8 @@ import pytest
 from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
-from mrt5cli.training.choose import RunOptions, TrainingPlan, choose
+from mrt5cli.training.choose import choose
+from mrt5cli.training.plan import RunOptions, TrainingPlan
 from mrt5cli.training.start import model_to_start
 
 SMALL = "model.shape={d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 3, num_decoder_layers: 1}"

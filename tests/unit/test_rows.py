@@ -533,6 +533,16 @@ def test_an_added_task_reads_a_dataset_of_its_columns(hub: HubServer) -> None:
     assert "task.source.name" in str(caught.value.hint)
 
 
+def test_an_added_task_says_which_file_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("word,phonemes\nab,a b\n")
+    section = AddedTask.model_validate({"kind": "added", "source": {"kind": "files", "path": str(tmp_path)}})
+    task = Added(section, Encoding("{word}", "phonemes", 64, 64))
+    assert task.example("test") == ("ab", "a b")
+    with pytest.raises(UserError, match="has no files of train; it has test") as caught:
+        task.example("train")
+    assert str(caught.value.hint).startswith("add train.jsonl")
+
+
 def test_a_hub_file_that_is_one_list(hub: HubServer) -> None:
     def make(folder: Path) -> None:
         (folder / "test.json").write_text(json.dumps(PAIRS, indent=1))

@@ -39,6 +39,7 @@ class ShortenerSection(Section):
         pools: makes several bytes one position, in training too.
         reads_source: False where the encoder sees nothing of the source.
         has_weights: is trained, so that a checkpoint may bring it.
+        shaped_by: the settings that decide which weights fit into it.
         steered: a controller's alpha sets how much it deletes.
         refuses_threshold: why a threshold has no meaning, after the model's name; None where it has one.
             Settings may stand in it in braces.
@@ -55,6 +56,7 @@ class ShortenerSection(Section):
     pools: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
     has_weights: ClassVar[bool] = False
+    shaped_by: ClassVar[tuple[str, ...]] = ()
     steered: ClassVar[bool] = False
     refuses_threshold: ClassVar[str | None] = None
     refuses_inspection: ClassVar[str | None] = None
@@ -124,17 +126,8 @@ class ShortenerSection(Section):
         """Below it lies no gate value; for shorteners with a threshold."""
         return getattr(self, "scale", float("-inf"))
 
-    @property
-    def shapes_of_weights(self) -> dict[str, object]:
-        """The settings that decide which weights fit into it."""
-        return {}
-
     def share_deleted(self, target: float | None) -> float:
-        """Share of positions that are expected to go.
-
-        Args:
-            target: the controller's, or None.
-        """
+        """Share of positions that are expected to be deleted, given the controller's target."""
         return 0.0
 
     def smallest(self) -> dict[str, int]:

@@ -25,6 +25,7 @@ class Convolution(Placed):
     baseline = True
     pools = True
     has_weights = True
+    shaped_by = ("stride",)
     refuses_threshold = "pools every {stride} positions, whatever they hold"
 
     kind: Literal["convolution"]
@@ -46,10 +47,6 @@ class Convolution(Placed):
     @property
     def window(self) -> int | None:
         return self.stride
-
-    @property
-    def shapes_of_weights(self) -> dict[str, object]:
-        return {"stride": self.stride}
 
     def share_deleted(self, target: float | None) -> float:
         return 1 - 1 / self.stride

@@ -29,6 +29,7 @@ class DeleteGate(Placed):
     )
     gates = True
     has_weights = True
+    shaped_by = ("norm",)
     steered = True
 
     kind: Literal["delete_gate"]
@@ -93,10 +94,6 @@ class DeleteGate(Placed):
     def lowest_gate_value(self) -> float:
         # The log of a probability has no lowest value.
         return float("-inf") if self.activation == "log_sigmoid" else self.scale
-
-    @property
-    def shapes_of_weights(self) -> dict[str, object]:
-        return {"norm": self.norm}
 
     def share_deleted(self, target: float | None) -> float:
         return target or 0.0

@@ -26,8 +26,8 @@ GONE = "#D55E00"
 
 Rates = Mapping[str, float]
 """Percent deleted of each kind."""
-Text = Sequence[tuple[str, bool]]
-"""Characters of an example, in printable ASCII, each with whether it is deleted."""
+Text = Sequence[Sequence[tuple[str, bool]]]
+"""Lines of an example's characters, in printable ASCII, each with whether it is deleted."""
 
 
 def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -50,7 +50,7 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
     known = [_published(recipe, compared) if letters else {} for recipe in recipes]
     kinds = list(dict.fromkeys(kind for rates in (*ours, *known) for kind in rates))
     texts = [(label, text) for label, model in zip(labels, models, strict=True) if (text := _text(model))]
-    lines = sum(1 + _lines(text) + GAP for _, text in texts)
+    lines = sum(1 + len(text) + GAP for _, text in texts)
     heights = [LINE * lines] if texts else []
     heights.append(max(1.3, 0.5 + len(kinds) * max(0.24, 0.09 * len(models))))
     legend = len(models) > 1 or not texts
@@ -72,10 +72,6 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
     )  # fmt: skip
 
 
-def _lines(text: Text) -> int:
-    return min(LINES, -(-len(text) // COLUMNS))
-
-
 def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], lines: float) -> None:
     """A cell a character: deleted ones stand on colour, struck out."""
     axes.set_axis_off()
@@ -84,17 +80,17 @@ def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], lines: float) -> None:
     top = 0.0
     for label, text in texts:
         axes.text(0, top + 0.8, label, fontsize=7.5)
-        for place, (character, gone) in enumerate(text[: LINES * COLUMNS]):
-            line, column = top + 1 + place // COLUMNS, place % COLUMNS
-            if gone:
-                cell = Rectangle((column, line + 0.06), 1, 0.88, facecolor=GONE, alpha=0.25, linewidth=0)
-                axes.add_patch(cell)
-                axes.hlines(line + 0.5, column, column + 1, color=GONE, linewidth=0.6)
-            if character != " ":
-                axes.text(
-                    column + 0.5, line + 0.75, character, ha="center", fontsize=7.5, family="DejaVu Sans Mono"
-                )
-        top += _lines(text) + 1 + GAP
+        for line, cells in enumerate(text, 1):
+            for column, (character, gone) in enumerate(cells):
+                y = top + line
+                if gone:
+                    cell = Rectangle((column, y + 0.06), 1, 0.88, facecolor=GONE, alpha=0.25, linewidth=0)
+                    axes.add_patch(cell)
+                    axes.hlines(y + 0.5, column, column + 1, color=GONE, linewidth=0.6)
+                if character != " ":
+                    style = {"ha": "center", "fontsize": 7.5, "family": "DejaVu Sans Mono"}
+                    axes.text(column + 0.5, y + 0.75, character, style)
+        top += len(text) + 1 + GAP
 
 
 def _rates(
@@ -138,12 +134,13 @@ def _published(recipe: str, compared: Sequence[Compared]) -> dict[str, float]:
     }
 
 
-def _text(model: Json) -> list[tuple[str, bool]]:
-    """The first example as characters with their fate; nothing where a cell a character cannot show it."""
+def _text(model: Json) -> Text:
+    """The beginning of the first example; nothing where a cell a character cannot show it."""
     cells: list[tuple[str, bool]] = []
     for text, state in model["shown"][0]["runs"] if model["shown"] else ():
         if state not in ("kept", "deleted"):
             return []
         cells += [(character, state == "deleted") for character in text.replace("⟨EOS⟩", "¶").strip("\n")]
     drawable = all(character.isascii() or character in "¶␣⏎⇥⟨⟩" for character, _ in cells)
-    return cells if drawable else []
+    starts = range(0, min(len(cells), LINES * COLUMNS), COLUMNS) if drawable else ()
+    return [cells[start : start + COLUMNS] for start in starts]
