@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mrt5cli.analysis.runs import ExperimentRun, ExperimentRuns
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
@@ -45,17 +47,10 @@ def _compared(runs: ExperimentRuns, one: ExperimentRun, other: ExperimentRun) ->
     from mrt5cli.evaluation.compare import compare
     from mrt5cli.evaluation.options import EvaluationOptions
 
-    settings = one.recipe.evaluation
-    options = EvaluationOptions(
-        batch_size=settings.batch_size,
-        limit=settings.examples,
-        hard_delete=settings.hard_delete,
-        test_difference=True,
-    )
     document = compare(
         [one.subject(), other.subject()],
         one.recipe.task,
-        options,
+        replace(EvaluationOptions.of(one.recipe.evaluation), test_difference=True),
         device=runs.device,
         progress=runs.progress,
     ).document()

@@ -120,12 +120,13 @@ def evaluate(
     if task is None:
         _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
     recipe = subjects[0].recipe
-    settings = EvaluationSection() if recipe is None else recipe.evaluation
-    evaluation = EvaluationOptions(
+    settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
+    evaluation = replace(
+        settings,
         split=split,
         subsets=None if languages is None else [name.strip() for name in languages.split(",")],
         batch_size=batch_size or settings.batch_size,
-        limit=limit or settings.examples,
+        limit=limit or settings.limit,
         hard_delete=settings.hard_delete if hard is None else hard,
         constrained=constrained,
         normalization=normalization,

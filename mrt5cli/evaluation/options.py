@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from mrt5cli.metrics.answers import Normalization
+from mrt5cli.recipe import EvaluationSection
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class EvaluationOptions:
     test_difference: bool = False
     data: str | None = None
     label: str = ""
+
+    @classmethod
+    def of(cls, section: EvaluationSection) -> Self:
+        """What a recipe says of evaluations."""
+        return cls(batch_size=section.batch_size, limit=section.examples, hard_delete=section.hard_delete)
 
     @property
     def deletion(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mrt5cli import recipe as recipes
@@ -121,10 +122,9 @@ class _Graph:
         if evaluation.task is not None:
             other = self.shipped[evaluation.task]
             task = (shrunk(other) if self.plan.smoke else other).task
-        options = EvaluationOptions(
-            batch_size=settings.batch_size,
+        options = replace(
+            EvaluationOptions.of(settings),
             limit=min(limit, settings.examples) if self.plan.smoke else limit,
-            hard_delete=settings.hard_delete,
             constrained=evaluation.constrained,
             runtime=evaluation.runtime,
             label=evaluation.label,

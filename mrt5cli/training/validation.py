@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch.distributed as dist
@@ -35,11 +36,9 @@ class Validation(TrainerCallback):
     def __init__(self, task: Task, recipe: Recipe, run: RunDir | None, trainer: DeletionTrainer) -> None:
         self.task, self.run, self.trainer, self.best = task, run, trainer, trainer.best
         self.every = recipe.training.eval_steps
-        self.options = EvaluationOptions(
+        self.options = replace(
+            EvaluationOptions.of(recipe.evaluation),
             split="validation",
-            batch_size=recipe.evaluation.batch_size,
-            limit=recipe.evaluation.examples,
-            hard_delete=recipe.evaluation.hard_delete,
             source_removed=False,
             generate=self.best is not None and bool(METRICS[self.best.metric].answers),
         )
