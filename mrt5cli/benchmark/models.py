@@ -16,6 +16,7 @@ from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
+from mrt5cli.models.checkpoint import sharing_weights
 
 TINY = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2}
 SIZES: dict[str, Json] = {
@@ -81,11 +82,7 @@ def base_model(model: str | None, size: str) -> MrT5ForConditionalGeneration:
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
     """Another model of the same weights, not copied."""
-    config = MrT5Config(**{**base.config.to_diff_dict(), "deletion_threshold": None, **fields})
-    with torch.device("meta"):
-        model = MrT5ForConditionalGeneration(config)
-    model.load_state_dict(base.state_dict(), strict=False, assign=True)
-    model.tie_weights()
+    model = sharing_weights(base, **fields)
     model.set_attn_implementation(attention)
     return model.train(False)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig
 
 from mrt5cli.convert.card import model_card
@@ -18,7 +17,8 @@ from mrt5cli.convert.reference import deviations, first_version_config, plain_co
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
-from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models import MrT5Config
+from mrt5cli.models.checkpoint import sharing_weights
 from mrt5cli.models.layouts import move_gate
 from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.writing import write_json, write_text
@@ -51,7 +51,7 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
             "plain T5 has a relative bias; this model has learned positions, and cannot become one",
             "convert it to mrt5, reference or hub",
         )
-    write_weights(replace(job, model=_without_shortener(job.model)), folder)
+    write_weights(replace(job, model=sharing_weights(job.model, deletion_type="none")), folder)
     _write_configurations(plain_config(config, job.dtype), config, folder)
     write_tokenizer(config, folder)
     notes = {
@@ -139,16 +139,6 @@ def _write_configurations(written: Json, config: MrT5Config, folder: Path) -> No
     generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
     write_json(folder / "config.json", written)
     write_json(folder / "generation_config.json", generation)
-
-
-def _without_shortener(model: MrT5ForConditionalGeneration) -> MrT5ForConditionalGeneration:
-    """The same weights, not copied."""
-    fields = model.config.to_diff_dict() | {"deletion_type": "none", "deletion_threshold": None}
-    with torch.device("meta"):
-        bare = MrT5ForConditionalGeneration(MrT5Config(**fields))
-    bare.load_state_dict(model.state_dict(), strict=False, assign=True)
-    bare.tie_weights()
-    return bare
 
 
 def _most_new_tokens(job: Job) -> int:

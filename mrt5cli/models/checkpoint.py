@@ -224,6 +224,19 @@ def build(
     return model.train()
 
 
+def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
+    """A model with other fields in its configuration, and this one's weights, which are not copied.
+
+    A threshold is left out unless it is given: it is of the shortener that it was set for.
+    """
+    config = MrT5Config(**{**model.config.to_diff_dict(), "deletion_threshold": None, **fields})
+    with torch.device("meta"):
+        other = MrT5ForConditionalGeneration(config)
+    other.load_state_dict(model.state_dict(), strict=False, assign=True)
+    other.tie_weights()
+    return other
+
+
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
     """The reference's from-scratch initialisation: weights of a stack shrink with the root of its depth.
