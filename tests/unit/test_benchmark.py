@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mrt5cli.benchmark.memory import Gauge, measure
 from mrt5cli.benchmark.models import Shapes, Variant, base_model, kept_lengths, ours, plain
 from mrt5cli.benchmark.suite import OTHER_LENGTHS, Parity, Ratio, interleave
 from mrt5cli.models.compiling import compile_blocks
+from mrt5cli.models.fast.switch import fast_paths
 
 CPU = torch.device("cpu")
 SMALL = Shapes(batch=2, length=24, target=5, rates=(0.5,), spreads=("wide",))
@@ -154,14 +156,18 @@ def test_a_gauge_tells_what_is_held_and_what_was():
     assert gauge.peak() == pytest.approx(80e6, rel=0.1)
 
 
+in_this_process = ExitStack()
+
+
 def noted_base(made: Path) -> Any:
+    """Made in the process that forks those that measure: the fixture `fast` does not reach them."""
+    in_this_process.enter_context(fast_paths(True))
     with made.open("a") as file:
         file.write("once ")
     return base_model(None, "tiny")
 
 
 @linux
-@pytest.mark.usefixtures("fast")
 def test_memory_is_that_of_the_case_and_a_case_that_fails_says_why(tmp_path: Path):
     shapes = Shapes(batch=2, length=600, target=20, rates=())
     cases = [attention.LARGEST, "eager forward", "fused forward", "no such case"]
