@@ -71,14 +71,17 @@ def room(path: Path) -> float:
     return free if total else math.inf  # some file systems do not say
 
 
-def check_writable(path: Path, kind: Literal["file", "folder"]) -> None:
+def check_writable(path: Path, kind: Literal["file", "folder", "new folder"]) -> None:
     """Refuse a file or folder that cannot be written, before any work is done for it.
+
+    Args:
+        kind: a "new folder" is made beside its place and renamed, a "file" beside what a link points to.
 
     Raises:
         UserError: something else has that name, or its folder takes nothing new.
     """
     try:
-        nearest = _nearest(path if kind == "folder" else path.parent)
+        nearest = _nearest(path if kind == "folder" else Path(os.path.realpath(path)).parent)
         if kind == "file" and path.exists() and not path.is_file():
             raise UserError(f"{path} cannot be written: it is not a file", "give another name")
         if not nearest.is_dir():

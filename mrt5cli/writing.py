@@ -37,8 +37,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder if needed."""
-    path = Path(path)
+    """Write a file whole or not at all, making its folder if needed; a link is followed."""
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

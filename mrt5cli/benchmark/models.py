@@ -69,9 +69,11 @@ def base_model(model: str | None, size: str) -> MrT5ForConditionalGeneration:
     if model is None:
         torch.manual_seed(0)
         return MrT5ForConditionalGeneration(MrT5Config(**SIZES[size], use_softmax1=True))
-    kind = read_config(model).deletion_type
+    config = read_config(model)
+    kind = config.deletion_type
     if kind == "none":
-        return load(model, deletion_type=MrT5Config.deletion_type, use_softmax1=True)
+        layer = min(MrT5Config.delete_gate_layer, config.num_layers - 1)
+        return load(model, deletion_type=MrT5Config.deletion_type, delete_gate_layer=layer, use_softmax1=True)
     if kind != MrT5Config.deletion_type:
         raise UserError(
             f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
@@ -88,7 +90,16 @@ def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> M
 
 
 def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
-    """transformers' own T5 of the same weights, not copied; it computes softmax."""
+    """transformers' own T5 of the same weights, not copied; it computes softmax.
+
+    Raises:
+        UserError: learned positions, which it has not.
+    """
+    if base.config.has_absolute_position_embeddings:
+        raise UserError(
+            "this model has learned positions, and transformers' T5, which it is timed against, has none",
+            "time its training or attention (--what train,attention), or a model with a relative bias",
+        )
     with torch.device("meta"):
         model = T5ForConditionalGeneration(
             T5Config.from_dict({**base.config.to_dict(), "model_type": "t5", "scale_decoder_outputs": False})

@@ -20,7 +20,7 @@ from mrt5cli.benchmark.suite import Builder, Ratio, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
-from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models import MrT5ForConditionalGeneration, read_config
 from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size
@@ -105,6 +105,14 @@ class Benchmark:
             raise UserError(f"--size {self.size} is not known", f"choose from {', '.join(SIZES)}")
         if "wide" in self.shapes.spreads and self.shapes.batch == 1:
             raise UserError("--rows wide: one row cannot be longer than another", "use --batch 2 or more")
+        config = None if self.subject is None else read_config(self.subject.source)
+        if config is not None and config.has_absolute_position_embeddings:
+            most, longest = config.max_position_embeddings, max(self.shapes.length, self.shapes.target)
+            if longest > most:
+                raise UserError(
+                    f"{longest:,} positions are more than the {most:,} that this model learned",
+                    f"add --length {most}, or less, and no longer a --target",
+                )
         if "precision" in kinds and (self.subject is None or self.subject.recipe is None):
             raise UserError(
                 "--what precision needs a trained run, with its recipe",

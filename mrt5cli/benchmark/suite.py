@@ -20,6 +20,7 @@ from mrt5cli.benchmark.precision import PrecisionRow
 from mrt5cli.evaluation.timing import wait
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.text import counted
 
 LOGIT_TOLERANCE = 2e-4
 """Largest absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
@@ -71,7 +72,7 @@ class Costs:
 
     def __str__(self) -> str:
         return (
-            f"the first call compiles {self.graphs} graphs in {self.first_call_seconds:,.1f} s; "
+            f"the first call compiles {counted(self.graphs, 'graph')} in {self.first_call_seconds:,.1f} s; "
             f"{OTHER_LENGTHS} other lengths compile {self.recompiled} more"
         )
 

@@ -167,7 +167,7 @@ def _check_place(source: Path, destination: Path, overwrite: bool) -> None:
             f"{destination} lies in the source {source}, or holds it; a conversion never writes there",
             "name another directory",
         )
-    if destination.is_symlink() or destination.is_file():
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise UserError(f"{destination} is a file or a link", "name a directory that is not there")
     if destination.is_dir() and any(destination.iterdir()):
         if not overwrite:
@@ -179,7 +179,7 @@ def _check_place(source: Path, destination: Path, overwrite: bool) -> None:
                 f"{destination} is not a checkpoint (no config.json), so it is not replaced",
                 "name another directory",
             )
-    check_writable(destination.parent, "folder")
+    check_writable(destination, "new folder")
 
 
 def _changes(described: Description, where: str, options: ConversionOptions) -> Json:

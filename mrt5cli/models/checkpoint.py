@@ -298,7 +298,7 @@ def _check_complete(
     if exchanged:
         extra = {key for key in extra if not of_a_shortener(key)}
     if lost := missing - fresh:
-        sentence = f"{where}: {len(lost)} weights are missing, first {min(lost)}"
+        sentence = f"{where}: {counted(len(lost), 'weight')} missing, first {min(lost)}"
         wanted, there = _positions(lost), _positions(state)
         if wanted and there and wanted != there:
             says = "has_absolute_position_embeddings of its config.json"
@@ -311,7 +311,7 @@ def _check_complete(
         raise CheckpointError(sentence)
     if extra:
         raise CheckpointError(
-            f"{where}: {len(extra)} weights belong to no part of the model that its config.json describes, "
+            f"{where}: {counted(len(extra), 'weight')} of no part of the model that config.json describes, "
             f"first {min(extra)}"
         )
     return sorted(fresh)

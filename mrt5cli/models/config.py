@@ -6,11 +6,13 @@ accident; the docstring says which.
 """
 
 # No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, T5Config
+from transformers.activations import ACT2FN
 
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
 from mrt5cli.models.shorteners.base import ABOUT_DELETION
@@ -146,10 +148,20 @@ class MrT5Config(T5Config):
         return any(self.wants(name, arguments) for name in ("output_attentions", "output_hidden_states"))
 
     def validate_numbers(self) -> None:
-        """Part of `@strict` validation: ValueError for a size below 1, or an id outside the vocabulary."""
+        """Part of `@strict` validation: ValueError for a size below 1, a number that is none or has no end,
+        distances or an activation that T5 has not, or an id outside the vocabulary."""
         for name in SIZES:
             if (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; expected a finite number")
+        nearest = self.relative_attention_num_buckets // 2  # distances up to here have a bucket each
+        if self.relative_attention_max_distance <= nearest:
+            found = f"relative_attention_max_distance is {self.relative_attention_max_distance}"
+            raise ValueError(f"{found}; expected more than half of relative_attention_num_buckets, {nearest}")
+        if self.dense_act_fn not in ACT2FN:
+            raise ValueError(f"dense_act_fn is {self.dense_act_fn!r}; expected one of transformers' ACT2FN")
         if self.vocab_size < LEAST_VOCABULARY:
             expected = f"{LEAST_VOCABULARY} or more: byte b is id b + 3"
             raise ValueError(f"vocab_size is {self.vocab_size}; expected {expected}")

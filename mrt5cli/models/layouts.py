@@ -89,7 +89,8 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
     """
     kind, pooling = raw.get("model_type"), _pooling_of(raw)
     if not isinstance(kind, str) or kind not in ("mrt5", *PLAIN):
-        raise CheckpointError(f"{where} holds a {kind!r} model; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
+        what = "a model without a model_type" if kind is None else f"a {kind!r} model"
+        raise CheckpointError(f"{where} holds {what}; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
     if raw.get("quantization_config") is not None:
         raise CheckpointError(f"{where} is quantised; expected its weights from before that")
     fields = {key: value for key, value in raw.items() if key not in NOT_FIELDS}

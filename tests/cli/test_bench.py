@@ -225,3 +225,26 @@ def test_the_development_benchmarks_run(tmp_path: Path):
 
 def test_every_kind_is_one_that_runs():
     assert {*BUILDERS, "precision"} == set(KINDS)
+
+
+def test_a_model_with_learned_positions(tmp_path: Path):
+    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+
+    shape = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 4, "num_decoder_layers": 1}
+    positions = {"has_absolute_position_embeddings": True, "max_position_embeddings": 40}
+    MrT5ForConditionalGeneration(MrT5Config(**shape, **positions)).save_pretrained(tmp_path)
+    longer = bench(tmp_path, "--length", 41, "--target", 4)
+    assert longer.exit_code == 2
+    assert "41 positions are more than the 40 that this model learned" in longer.stderr
+    compared = bench(tmp_path, "--length", 16, "--target", 4)
+    assert compared.exit_code == 2
+    assert "learned positions, and transformers' T5, which it is timed against, has none" in compared.stderr
+
+
+def test_a_plain_model_of_few_layers_gets_a_gate_that_it_has_room_for(tmp_path: Path):
+    from mrt5cli.benchmark.models import base_model
+    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+
+    shape = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 1}
+    MrT5ForConditionalGeneration(MrT5Config(**shape, deletion_type="none")).save_pretrained(tmp_path)
+    assert base_model(str(tmp_path), "tiny").config.delete_gate_layer == 1

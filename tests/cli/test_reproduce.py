@@ -287,7 +287,7 @@ def test_all_gpus_together_train_one_run(tmp_path: Path) -> None:
     plan = make_plan(
         "paper", load_suite("paper"), tmp_path, smoke=True, only=["diagnostic_v3/merge_ABC_byt5"]
     )
-    launcher = Forks(1, 1, ["0", "1"], together=True)
+    launcher = Forks(1, 1, ["0", "1"])
     outcome = execute(plan, launcher, Display(plan))
     assert outcome.failures == [] and len(outcome.done) == 2
     [run] = [job.run for job in plan.jobs if job.id in outcome.done and job.kind == "train"]

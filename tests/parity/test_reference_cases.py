@@ -179,7 +179,7 @@ def test_first_version_after_the_last_block_is_refused(tmp_path: Path):
 
 
 def test_a_gate_elsewhere_than_config_says_is_an_error(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"4 weights are missing, first encoder.block.3.delete_gate"):
+    with pytest.raises(CheckpointError, match=r"4 weights missing, first encoder.block.3.delete_gate"):
         load(first_version(tmp_path, delete_gate_layer=2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, model_type="t5", tie_word_embeddings=True), "T5 v1.0"),
         (lambda d: edit_config(d, model_type="llama"), "'llama' model"),
         (lambda d: edit_config(d, model_type=["mrt5"]), "mrt5'. model; expected"),
-        (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "belong to no part"),
+        (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "of no part"),
         (lambda d: (d / "config.json").write_text("[" * 100_000), "not JSON: it is nested too deeply"),
         (lambda d: (d / "config.json").write_text(f'{{"d_ff": {"9" * 5000}}}'), "Exceeds the limit"),
         (lambda d: edit_config(d, d_kv=1e300), r"config.json: d_kv is 1e\+300; expected a whole number"),
@@ -142,6 +143,20 @@ def test_a_gate_may_be_left_out(saved):
         ),
         (lambda d: edit_config(d, pad_token_id=2**70), f"pad_token_id is {2**70}; expected an id"),
         (lambda d: edit_config(d, d_ff=0), "d_ff is 0; expected 1 or more"),
+        (
+            lambda d: edit_config(d, deletion_threshold=math.nan),
+            "threshold is nan; expected a finite",
+        ),
+        (
+            lambda d: edit_config(d, layer_norm_epsilon=math.inf),
+            "epsilon is inf; expected a finite",
+        ),
+        (
+            lambda d: edit_config(d, relative_attention_max_distance=0),
+            "is 0; expected more than half",
+        ),
+        (lambda d: edit_config(d, dense_act_fn="foo"), "dense_act_fn is 'foo'; expected one of"),
+        (lambda d: edit_config(d, model_type=None), "holds a model without a model_type"),
         (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantised"),
         (
             lambda d: edit_weights(d, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].char()})),
@@ -170,9 +185,9 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_weights(d, drop("decoder.")), "first decoder.block.0"),
         (
             lambda d: edit_weights(d, drop("encoder.block.1.delete_gate.feed_forward.bias")),
-            "1 weights are missing",
+            "1 weight missing",
         ),
-        (lambda d: edit_weights(d, drop(GATE)), "3 weights are missing"),
+        (lambda d: edit_weights(d, drop(GATE)), "3 weights missing"),
         (
             lambda d: edit_config(d, model_type="t5", scale_decoder_outputs=True),
             "T5 v1.0",
@@ -181,19 +196,19 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, d_ff=25), "another shape"),
         (
             lambda d: edit_weights(d, lambda t: t.pop("decoder.final_layer_norm.weight")),
-            "1 weights are missing",
+            "1 weight missing",
         ),
         (
             lambda d: edit_weights(d, lambda t: t.update({"pooler.weight": torch.ones(2)})),
-            "belong to no part",
+            "of no part",
         ),
         (
             lambda d: edit_config(
                 d, deletion_type=None, model_type="t5", architectures=["T5ForConditionalGeneration"]
             ),
-            "3 weights belong to no part.*delete_gate",
+            "3 weights of no part.*delete_gate",
         ),
-        (lambda d: edit_config(d, delete_gate_layer=None, num_layers=4), "weights are missing"),
+        (lambda d: edit_config(d, delete_gate_layer=None, num_layers=4), "weights? missing"),
     ],
 )
 def test_spoilt_directories(saved, spoil, words):

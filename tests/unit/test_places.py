@@ -16,6 +16,7 @@ from mrt5cli import places
 from mrt5cli.cli import app
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import load
+from mrt5cli.writing import write_text
 
 
 @pytest.fixture
@@ -43,11 +44,14 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("{here}/" + 300 * "x", "folder", "File name too long"),
         ("{here}/file", "file", None),
         ("{here}", "folder", None),
+        ("{here}/file", "new folder", None),
+        ("/proc/x", "new folder", "No such file or directory"),
+        ("/dev/null", "file", "it is not a file"),
         ("{here}/new/x", "file", None),
     ],
 )
 def test_a_place_is_refused_before_there_is_something_to_write(
-    tmp_path: Path, place: str, kind: Literal["file", "folder"], reason: str | None
+    tmp_path: Path, place: str, kind: Literal["file", "folder", "new folder"], reason: str | None
 ) -> None:
     (tmp_path / "file").write_text("content")
     path = Path(place.format(here=tmp_path))
@@ -83,7 +87,20 @@ def test_every_command_looks_at_its_output_first(
     Path("file").touch()
     result = CliRunner().invoke(app, command.replace("PLACE", place).split())
     assert result.exit_code == 2, result.output
-    assert re.search(f"error: ({place}.*|{Path(place).parent}) cannot be written: ", result.stderr)
+    assert re.search(f"error: {place}.* cannot be written: ", result.stderr)
+
+
+def test_a_link_is_followed_to_the_file_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "folder" / "file")
+    for text in ("first", "second"):
+        write_text(places.new_file(link), text)
+        assert link.is_symlink() and (tmp_path / "folder" / "file").read_text() == text
+    link.unlink()
+    link.symlink_to("/proc/x")
+    with pytest.raises(UserError, match="link cannot be written"):
+        places.new_file(link)
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:

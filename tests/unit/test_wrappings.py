@@ -153,7 +153,7 @@ def test_one_embedding_in_two_precisions_is_one(saved, state):
 def test_a_head_that_is_not_there_is_the_embedding_only_where_the_configuration_says_so(saved, state):
     headless = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
     write(saved, headless)
-    with pytest.raises(CheckpointError, match=r"1 weights are missing, first lm_head.weight"):
+    with pytest.raises(CheckpointError, match=r"1 weight missing, first lm_head.weight"):
         load(saved)
     path = saved / "config.json"
     config = json.loads(path.read_text())
@@ -175,5 +175,5 @@ def test_a_head_that_is_not_there_is_the_embedding_only_where_the_configuration_
 
 def test_an_embedding_is_never_made_up(saved, state):
     write(saved, {name: tensor for name, tensor in state.items() if name != "shared.weight"})
-    with pytest.raises(CheckpointError, match=r"1 weights are missing, first shared.weight"):
+    with pytest.raises(CheckpointError, match=r"1 weight missing, first shared.weight"):
         load(saved)

@@ -58,7 +58,7 @@ def split_at(held_out: Mapping[str, float], place: float) -> str:
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuse a place that holds something, before any work is done; only data sets are ever replaced."""
-    check_writable(out.parent, "folder")
+    check_writable(out, "new folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_made_here(out):
