@@ -34,8 +34,8 @@ CHECK = {"model": "check the name", "dataset": "check task.source.name"}
 WAYS_OUT = {
     "model": "give a checkpoint directory, connect to the network, or try again later",
     "dataset": "use local files (--set task.source.kind=files --set task.source.path=FOLDER, or "
-    "--data FOLDER), connect to the network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy), or try "
-    "again later",
+    "with evaluate --data FOLDER), connect to the network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy), "
+    "or try again later",
 }
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]

@@ -166,8 +166,8 @@ def _task_of_recipe(option: str) -> TaskSection:
     try:
         return recipe.load(recipe.find(option)).task
     except UserError as error:
-        expected = f"--task takes a recipe or one of {', '.join(kinds())}"
-        raise UserError(f"--task {option}: {error.message}", error.hint or expected) from error
+        hint = f"--task takes a recipe, or one of {', '.join(kinds())}; {error.hint or ''}".removesuffix("; ")
+        raise UserError(f"--task {option}: {error.message}", hint) from error
 
 
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:

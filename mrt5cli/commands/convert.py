@@ -101,6 +101,10 @@ def convert(
     """
     if push is not None and to != "hub":
         raise UserError(f"--push uploads what --to hub makes, not --to {to}", "add --to hub")
+    if private and push is None:
+        raise UserError(
+            "--private is of the repository that --push makes", "add --push REPO, or leave it out"
+        )
     fields = _fields(layer, gate, softmax1, recipe)
     from rich.console import Console
     from rich.text import Text

@@ -71,6 +71,10 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a repository of the Hub"),
         (
+            [GOLDEN / "models/t5", "out", "--to", "hub", "--private"],
+            "--private is of the repository that --push",
+        ),
+        (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"],
             "models/t5 has 4 encoder blocks, counted from 0 hint: give a --layer from 0 to 3",
         ),

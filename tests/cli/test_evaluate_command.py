@@ -267,6 +267,7 @@ def test_runtime(runs: dict[str, Path]) -> None:
         (["runs/nothing-here/at-all"], "does not exist"),
         (["{mrt5}", "{spans}"], "mrt5-seed3 and spans-seed3 were trained on different tasks (kind: "),
         (["{mrt5}", "--task", "vowel_removl"], "no recipe 'vowel_removl'"),
+        (["{mrt5}", "--task", "vowel_removl"], "--task takes a recipe, or one of span_corruption, copy"),
         (["{mrt5}", "--limit", "0"], "Invalid value for '--limit'"),
         (
             ["{mrt5}", "--split", "train"],
