@@ -90,7 +90,7 @@ def _mrt5(
 
 
 app.command(short_help="Train a model as its recipe says.")(training.pretrain)
-app.command(short_help="Train a model that is there already on a task.")(training.finetune)
+app.command(short_help="Fine-tune an existing model on a task.")(training.finetune)
 app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.command(short_help="Write a checkpoint in another layout.")(convert.convert)

@@ -52,7 +52,7 @@ Out = Annotated[Path | None, path("The run directory. [default: runs/NAME-seedSE
 Document = Annotated[
     Path | None, typer.Option(parser=places.new_file, help="Also write the JSON document to this file.")
 ]
-Resume = Annotated[bool, option("Go on from the latest checkpoint.", "--resume")]
+Resume = Annotated[bool, option("Resume from the latest checkpoint.", "--resume")]
 Smoke = Annotated[bool, option("Shrink the recipe to seconds on a CPU, to see that it runs.", "--smoke")]
 DryRun = Annotated[bool, option("Check everything, say what would run, and stop.", "--dry-run")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")]

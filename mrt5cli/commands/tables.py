@@ -52,7 +52,7 @@ def _print_paragraphs(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     names = [header.replace("/\n", "/").replace("\n", " ") for header in headers]
     width = max(map(len, names[1:]), default=0)
     for number, (first, *others) in enumerate(rows):
-        if first:  # else it goes on with the row above
+        if first:  # else it continues the row above
             say(f"{chr(10) * (number > 0)}{f'{names[0]}: ' if names[0] else ''}{first}")
         for name, cell in zip(names[1:], others, strict=True):
             if cell not in ("", MISSING):

@@ -40,7 +40,7 @@ def pretrain(
     """Train a model as its recipe says.
 
     Writes a run directory: the resolved recipe, metrics, checkpoints and the model in Hugging Face layout.
-    Ctrl-C saves a checkpoint and says how to go on; so does a termination signal.
+    Ctrl-C, or a termination signal, saves a checkpoint and prints the command that resumes the run.
 
     Examples:
 
@@ -77,9 +77,9 @@ def finetune(
     code: options.Code = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a model that is there already on a task, as a recipe says.
+    """Fine-tune an existing model on a task, as a recipe says.
 
-    The model is a run, a checkpoint or a Hub model; an MrT5 keeps its gate, and the controller goes on
+    The model is a run, a checkpoint or a Hub model; an MrT5 keeps its gate, and the controller keeps
     steering. Where the recipe has a training.best_metric, the model that comes out is the one that was best
     on validation data. Everything else is as in `mrt5 pretrain`.
 
@@ -99,7 +99,7 @@ def finetune(
     chosen = load(recipe, assigned, smoke=smoke)
     if chosen.model.start == "scratch":
         raise UserError(
-            f"{recipe} has model.start: scratch, and fine-tuning starts from a model that is there",
+            f"{recipe} has model.start: scratch, and fine-tuning starts from an existing model",
             f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
         )
     given = TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)

@@ -386,7 +386,7 @@ class Recipe(Section):
 
     @property
     def is_finetuning(self) -> bool:
-        """Whether a model that is there already is trained on a downstream task."""
+        """Whether an existing model is trained on a downstream task."""
         return isinstance(self.task, RowTask) and self.model.start != "scratch"
 
 
