@@ -13,7 +13,7 @@ import typer
 from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.commands.options import amount, argument, option, path
-from mrt5cli.errors import RunFailed
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
@@ -103,10 +103,12 @@ def reproduce(
     root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
     experiments, known = load_suite(suite), shipped_recipes()
 
+    if dry_run and report_only:
+        raise UserError("--dry-run prints the plan, and --report-only writes the report", "give one of them")
     works = not (dry_run or report_only)
     pages = out / (f"{name}-{SMOKE}" if smoke else name)
-    if not dry_run:
-        check_writable(pages, "folder")
+    for place in [pages] if report_only else [root, pages]:
+        check_writable(place, "folder")
     with only_one(root) if works else nullcontext():
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known

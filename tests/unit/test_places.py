@@ -77,6 +77,8 @@ def test_a_place_is_refused_before_there_is_something_to_write(
         "data build spelling PLACE --text no/such/file",
         "data build udhr PLACE --from no/such/file",
         "reproduce --report-only --out PLACE",
+        "reproduce --dry-run --out PLACE",
+        "reproduce --dry-run --runs PLACE",
     ],
 )
 @pytest.mark.parametrize("place", ["/proc/x", "file/x"])
