@@ -139,7 +139,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which may draw as well
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if time.time() > float(os.environ.get(UNTIL, "inf")):
-        pytest.skip("the time is over")
+        pytest.skip("the minutes of `make fuzz` are over")
     number = zlib.crc32(item.nodeid.encode()) + _seed()
     random.seed(number)
     np.random.seed(number % 2**32)
