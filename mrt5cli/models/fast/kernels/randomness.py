@@ -1,0 +1,57 @@
+"""Which numbers dropout keeps: a function of a seed and of where a number stands, so that no mask is stored.
+
+A kernel that drops asks `dropping.keeps` for its tile, whatever the tile's shape, and its backward kernels ask
+again. What this file has is the same function for tensors, which the tests and the self-check hold the kernels
+against, and the drawing of seeds.
+
+A place is a line and a column: a query of one head and a key, or a row of states and a feature. Each line has
+two words of its own, mixed from the seed; a column then costs three multiplications. Philox, which has ten
+rounds of two, would take as long as the products of attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WORD = 2**32
+STEP, FIRST, SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
+"""Odd factors: the golden ratio's, and two by which a multiply and shift mixes all bits of a word."""
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A 0-dim int64 from the generator of a device, whose state a checkpoint saves; the host does not wait."""
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
+
+
+def threshold(rate: float) -> int:
+    """The words below it, of all 2^32, are dropped: a share of `rate`, 0 to below 1, to within 2^-32."""
+    return min(WORD - 1, round(rate * WORD))
+
+
+def kept(seed: Tensor, lines: Tensor, columns: Tensor, rate: float) -> Tensor:
+    """What dropout keeps at (line, column), bool, in the shape that `lines` and `columns` broadcast to.
+
+    Args:
+        seed: 0-dim int64.
+        lines, columns: int64, 0 to below 2^32.
+        rate: share that is dropped.
+    """
+    low, high = seed & (WORD - 1), (seed >> 32) & (WORD - 1)
+    start = _mixed(_word(low + lines * STEP))
+    extra = _mixed(high ^ start)
+    word = _word(start + columns * STEP)
+    word = _word((word ^ (word >> 16)) * FIRST + extra)
+    word = _word((word ^ (word >> 15)) * SECOND)
+    return word >= threshold(rate)
+
+
+def _mixed(word: Tensor) -> Tensor:
+    word = _word((word ^ (word >> 16)) * FIRST)
+    word = _word((word ^ (word >> 15)) * SECOND)
+    return word ^ (word >> 16)
+
+
+def _word(number: Tensor) -> Tensor:
+    """The low 32 bits: int64 products wrap around, and keep them."""
+    return number & (WORD - 1)
