@@ -1,8 +1,8 @@
-"""Which numbers dropout keeps: a function of a seed and of where a number stands, so that no mask is stored.
+"""Which numbers dropout keeps: a function of a seed and of a number's place, so that no mask is stored.
 
-A kernel that drops asks `dropping.keeps` for its tile, whatever the tile's shape, and its backward kernels ask
-again. What this file has is the same function for tensors, which the tests and the self-check hold the kernels
-against, and the drawing of seeds.
+A kernel that drops asks `dropping.keeps` for its tile, whatever the tile's shape, and its backward kernels
+ask again. Here is the same function for tensors, which the tests and the self-check hold the kernels against,
+and the drawing of seeds.
 
 A place is a line and a column: a query of one head and a key, or a row of states and a feature. Each line has
 two words of its own, mixed from the seed; a column then costs three multiplications. Philox, which has ten
@@ -20,7 +20,7 @@ STEP, FIRST, SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A 0-dim int64 from the generator of a device, whose state a checkpoint saves; the host does not wait."""
+    """A 0-dim int64 from a device's generator, whose state checkpoints save; the host does not wait."""
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
 
 
