@@ -210,12 +210,14 @@ def attend(
 
 
 IMPLEMENTATIONS = {
+    "auto": "mrt5_auto",
     "eager": "mrt5_eager",
     "sdpa": "mrt5_sdpa",
     "packed": "mrt5_packed",
     "triton": "mrt5_triton",
 }
 """`attn_implementation` as users write it, and the name it is registered under."""
+DEFAULT = "auto"
 
 for _name in IMPLEMENTATIONS.values():
     AttentionInterface.register(_name, partial(attend, eager if _name == IMPLEMENTATIONS["eager"] else sdpa))

@@ -192,7 +192,7 @@ def fast_layout(
         if drops_weights:
             return Layout()
         return device_layout(source.mask, source.padding, score_penalty, real_bytes)
-    packs = wanted in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
+    packs = wanted in (IMPLEMENTATIONS[name] for name in ("auto", "packed", "triton"))
     if not packs or device.type != "cpu" or score_penalty is not None:
         return Layout()
     padded = bool(source.padding.any())
