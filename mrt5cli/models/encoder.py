@@ -80,7 +80,7 @@ class MrT5Encoder(MrT5Stack):
             drops_weights = self.training and self_attention(self.block[0]).dropout > 0
             layout = fast_layout(self.config, source, score_penalty, shortening.mask_count, drops_weights)
         states = layout.lay_out(source.states)
-        position_bias = rows = penalty = None
+        position_bias = mask = rows = penalty = None
         for index, block in enumerate(self.block):
             if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
@@ -90,8 +90,9 @@ class MrT5Encoder(MrT5Stack):
             if position_bias is None or self.config.relative_bias_per_layer:
                 own = block if self.config.relative_bias_per_layer else self.block[0]
                 position_bias, rows = layout.bias(self_attention(own), length, shortening)
+                mask = layout.mask(shortening) if rows is None else None
             options = {"rows": rows, "key_gate": shortening.key_gate, "score_penalty": penalty}
-            states, _, _ = block(states, None, position_bias, **options, **kwargs)
+            states, _, _ = block(states, mask, position_bias, **options, **kwargs)
         states = self.dropout(self.final_layer_norm(states))
         return MrT5EncoderOutput(
             last_hidden_state=layout.restore(states),
