@@ -92,7 +92,8 @@ def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int, ste
     if positions_BK is None:
         # Row q of the L x L bias is the window of L distances that starts at L - 1 - q.
         room = -length % step
-        return F.pad(bias_ND, (0, room)).unfold(1, length + room, 1).flip(1)[None, ..., :length]
+        windows = F.pad(bias_ND, (0, room)).unfold(1, length + room, 1).flip(1)
+        return windows.contiguous()[None, ..., :length]
     kept = positions_BK.shape[1]
     wide_BK = F.pad(positions_BK, (0, -kept % step))
     distance = wide_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)  # [B, K, K]

@@ -51,7 +51,7 @@ def has_fused(tensor: Tensor) -> bool:
 def bias_dtype(states: Tensor) -> torch.dtype | None:
     """The precision that the kernel wants a bias in where blocks run on `states`; None for any."""
     device = states.device.type
-    if device != "cuda" or not has_fused(states):
+    if not has_fused(states) or _KERNELS[device] is _flash:
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
@@ -106,10 +106,14 @@ def fused(
         hidden = hidden.expand(len(query), key.shape[2])
     if ceiling is None and not dropout and not torch.is_grad_enabled():
         return _attention(query, key, value, bias, gate, hidden, softmax1)[0], query.new_zeros(())
-    seed = int(torch.randint(2**63 - 1, ())) if dropout else 0
-    how = How(softmax1, ceiling, dropout, seed)
+    how = How(softmax1, ceiling, dropout, _seed() if dropout else 0)
     result: tuple[Tensor, Tensor] = _Fused.apply(query, key, value, bias, gate, hidden, queries, how)
     return result
+
+
+def _seed() -> int:
+    """Of one call's dropout: a number of the CPU, so that nobody waits for a GPU to tell it."""
+    return int(torch.randint(2**63 - 1, ()))
 
 
 class _Fused(torch.autograd.Function):
@@ -272,7 +276,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     wide, of both rounded to that, as its kernels multiply them."""
     # Never a plain product: selective recomputation would take it for one with weights, and keep it.
     half = left.dtype if left.dtype != torch.float32 else right.dtype
-    if left.device.type == "cpu" or half == torch.float32:
+    if _KERNELS[left.device.type] is _flash or half == torch.float32:
         return torch.matmul(left.float(), right.float())
     factors = (part.to(half).flatten(0, 1) for part in (left, right))
     return torch.bmm(*factors, out_dtype=torch.float32).unflatten(0, left.shape[:2])

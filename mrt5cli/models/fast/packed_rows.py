@@ -88,9 +88,8 @@ class GroupedRows(Rows):
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             bias = group.hidden(torch.float32) if cross else group.bias
-            output = sdpa(q, k, v, replace(options, bias=bias, gate=group.gate, hidden=None))[0].transpose(
-                1, 2
-            )
+            added = replace(options, bias=bias, gate=group.gate, hidden=None)
+            output = sdpa(q, k, v, added)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
