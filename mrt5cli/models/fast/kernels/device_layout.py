@@ -51,6 +51,7 @@ class DeviceRows(Rows):
             gate=self.gate,
             softmax1=options.softmax1,
             score_ceiling=None if options.penalty is None else SCORE_CEILING,
+            dropout=options.dropout,
         )
         if excess is not None and options.penalty is not None:
             # The batch is full: all its rows are as long as it is wide.
