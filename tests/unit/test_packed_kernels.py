@@ -21,16 +21,20 @@ import packed_kernels
 import pytest
 import test_packed
 import torch
+from conftest import labelled
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, written_out
 from test_packed import VARIANTS, pair, ragged
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mrt5cli.models.deletion import compact
 from mrt5cli.models.fast import kernels
 from mrt5cli.models.fast.kernels import Packed, grid
 from mrt5cli.models.fast.kernels.device_layout import DeviceLayout
+from mrt5cli.models.recomputation import recompute
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
@@ -233,7 +237,9 @@ def test_the_model(by_kernel):
     def check(kind, lengths, width, layer, one, absolute, hard, threshold, seed):
         before = len(by_kernel.calls)
         test_packed.compare("triton", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
-        assert len(by_kernel.calls) == before + 5  # three encoder layers, two of cross-attention
+        assert (
+            len(by_kernel.calls) == before + 7
+        )  # three encoder layers, two of cross-attention, two of targets
 
     check()
 
@@ -278,7 +284,9 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
     model, fast = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 12, 3)
     given_ = {"attention_mask": mask, "labels": ids[:, :4].clamp(min=3), "hard_delete": hard}
+    given_ |= {"use_cache": False, "output_score_loss": True}
     expected = model(ids, **given_).logits
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)  # as of a GPU's
     answer = torch.Tensor.tolist
     with Waits(by_kernel) as counter:
 
@@ -292,37 +300,133 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
     assert by_kernel.calls and counter.count == waits
 
 
-@pytest.mark.parametrize("lengths, packs", [([9, 9], True), ([9, 5], False)], ids=["full", "ragged"])
+def train(model, ids, mask, labels, **how):
+    """An output and its gradients, of a loss that looks at the score loss if there is one."""
+    out = model(ids, attention_mask=mask, labels=labels, use_cache=False, **how)
+    (out.loss + (0 if out.score_loss is None else out.score_loss)).backward()
+    return out, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_near(found: dict, wanted: dict) -> None:
+    for name, expected in wanted.items():
+        if expected is not None:
+            limit = 1e-5 + 2e-3 * expected.abs().max().item()
+            torch.testing.assert_close(found[name], expected, atol=limit, rtol=0, msg=labelled(name))
+
+
+@pytest.mark.parametrize("per", ["row", "batch"])
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 5]], ids=["full", "ragged"])
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-def test_score_loss(by_kernel, lengths: list[int], packs: bool, hard: bool):
-    """The loss looks at scores of padding, too, so the kernels compute it where there is none."""
+def test_score_loss(by_kernel, lengths: list[int], hard: bool, per: str):
+    """The published mean looks at padding, so the kernels compute it where there is none."""
     models = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 9, 3)
     labels = torch.randint(3, 259, (2, 4))
+    labels[1, 2:] = -100
     found = []
     for model in models:
         for name, parameter in model.named_parameters():
             if name.endswith("Attention.q.weight"):
                 parameter.data.mul_(40)  # scores that pass the ceiling
-        out = model(ids, attention_mask=mask, labels=labels, output_score_loss=True, hard_delete=hard)
-        (out.loss + out.score_loss).backward()
-        found.append(out)
-    assert found[0].score_loss > 0.1
-    torch.testing.assert_close(found[1].score_loss, found[0].score_loss, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found[1].logits, found[0].logits, atol=2e-4, rtol=1e-4)
-    assert bool(by_kernel.calls) == packs
-    for expected, parameter in zip(*(model.parameters() for model in models), strict=True):
-        if expected.grad is not None:
-            limit = 1e-5 + 1e-3 * expected.grad.abs().max().item()
-            torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0)
+        how = {"output_score_loss": True, "score_loss_per": per, "hard_delete": hard}
+        found.append(train(model, ids, mask, labels, **how))
+    (expected, wanted), (out, grads) = found
+    assert expected.score_loss_parts.min() > 0.1
+    torch.testing.assert_close(out.score_loss_parts, expected.score_loss_parts, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    assert_near(grads, wanted)
+    packed = {"row": 7, "batch": (1 if hard else 7) if lengths == [9, 9] else 0}[per]
+    assert len(by_kernel.calls) == packed  # of three encoder layers, two of cross-attention, two of targets
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_dropped_attention_weights_are_not_for_the_kernels(by_kernel, rate: float):
-    _, model = pair("triton", attention_dropout_rate=rate)
+@pytest.mark.parametrize(
+    "fields", [{"has_absolute_position_embeddings": True}, {"relative_bias_per_layer": True}]
+)
+def test_targets_see_what_came_before(by_kernel, fields):
+    """Learned positions and biases of each layer's own; targets longer than the distances of T5's buckets."""
     ids, mask = ragged([9, 5], 9, 3)
-    model.train()(ids, attention_mask=mask, labels=ids[:, :4].clamp(min=3))
-    assert bool(by_kernel.calls) == (rate == 0)
+    labels = torch.randint(3, 259, (2, 21))
+    fields = {"relative_attention_max_distance": 17, "max_position_embeddings": 32, **fields}
+    (expected, wanted), (out, grads) = (train(model, ids, mask, labels) for model in pair("triton", **fields))
+    torch.testing.assert_close(out.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    assert_near(grads, wanted)
+    assert [call["causal"] for call in by_kernel.calls] == [False] * 3 + [True, False] * 2
+
+
+@pytest.mark.parametrize("asked", ["use_cache", "decoder_attention_mask", "output_attentions"])
+def test_targets_that_are_not_for_the_kernels(by_kernel, asked: str):
+    given_ = {"use_cache": True, "decoder_attention_mask": torch.ones(2, 4), "output_attentions": True}
+    oracle, model = pair("triton")
+    ids, mask = ragged([9, 5], 9, 3)
+    how = {
+        "attention_mask": mask,
+        "labels": ids[:, :4].clamp(min=3),
+        "use_cache": False,
+        asked: given_[asked],
+    }
+    torch.testing.assert_close(model(ids, **how).logits, oracle(ids, **how).logits, atol=2e-4, rtol=1e-4)
+    assert not any(call["causal"] for call in by_kernel.calls)
+
+
+def test_dropped_attention_weights(by_kernel):
+    """The seed is the generator's: the same state drops the same, also where activations are recomputed."""
+    _, model = pair("triton", attention_dropout_rate=0.3, use_softmax1=True)
+    ids, mask = ragged([9, 5], 9, 3)
+    labels = ids[:, :4].clamp(min=3)
+    found = []
+    for what in ("none", "blocks", "selective"):
+        recompute(model.train(), what)
+        model.zero_grad()
+        torch.manual_seed(1)
+        found.append(train(model, ids, mask, labels))
+    assert all(call["dropout"] == 0.3 for call in by_kernel.calls)
+    for out, grads in found[1:]:
+        torch.testing.assert_close(out.logits, found[0][0].logits)
+        assert_near(grads, found[0][1])
+    assert not torch.allclose(model(ids, attention_mask=mask, labels=labels).logits, found[0][0].logits)
+    by_kernel.calls.clear()
+    model.eval()(ids, attention_mask=mask, labels=labels)
+    assert all(call["dropout"] == 0 for call in by_kernel.calls)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that a tensor has which an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements, self.by = 0, ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and made.untyped_storage().nbytes() // made.itemsize > self.elements:
+                self.elements, self.by = made.untyped_storage().nbytes() // made.itemsize, str(func)
+        return result
+
+
+@pytest.mark.parametrize("lengths", [[128, 128], [128, 90]], ids=["full", "ragged"])
+@pytest.mark.parametrize("attention", ["triton", "eager"])
+def test_nothing_of_the_size_of_scores_is_made(monkeypatch, lengths: list[int], attention: str):
+    """In a soft training step with dropout and score loss, for whose attention something stands that makes no
+    more than the kernels do."""
+
+    def like_kernels(query, key, value, *, rel, gate, score_ceiling=None, **_):
+        given = [part.sum() for part in (key, value, rel, gate) if part is not None]
+        output = query + sum(given)
+        return output, None if score_ceiling is None else output.float().sum()
+
+    heads, targets = 8, 128
+    stand_in = SimpleNamespace(attend=like_kernels)
+    monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", stand_in)
+    monkeypatch.setattr("mrt5cli.models.fast.packed_rows.runs_on", lambda device, width: True)
+    _, model = pair(attention, dropout_rate=0.1, use_softmax1=True, num_heads=heads)
+    ids, mask = ragged(lengths, 128, 3)
+    labels = torch.randint(3, 259, (2, targets))
+    labels[1, 30:] = -100
+    with Largest() as largest:
+        train(model.train(), ids, mask, labels, output_score_loss=True, real_bytes=sum(lengths))
+    scores = heads * targets**2  # of a row's targets
+    assert (largest.elements < scores) == (attention == "triton"), (largest.elements, largest.by)
 
 
 def test_a_mask_that_hides_real_bytes_is_not_packed(by_kernel):
