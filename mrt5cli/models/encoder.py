@@ -77,7 +77,8 @@ class MrT5Encoder(MrT5Stack):
             score_penalty.count_in(source.mask)
         layout = Layout()
         if not self.config.watches_layers(kwargs):
-            layout = fast_layout(self.config, source, score_penalty, shortening.mask_count)
+            known = shortening.mask_count
+            layout = fast_layout(self.config, source, score_penalty, known, training=self.training)
         states = layout.lay_out(source.states)
         position_bias = mask = rows = penalty = None
         for index, block in enumerate(self.block):

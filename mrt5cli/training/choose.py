@@ -120,14 +120,8 @@ def _prepare(plan: TrainingPlan) -> Prepared:
 
 
 def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterator[str]:
-    """Notes on a model that is too much for a machine, or slower on it than it could be."""
-    config, device = model.config, runtime.device
-    dropped = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
-    if device.type == "cpu" and dropped:
-        yield (
-            "attention weights are dropped in training, which no fused kernel does on a CPU; "
-            "model.attention_dropout: 0 trains faster, and not quite as the paper does"
-        )
+    """Notes on a model that is too much for a machine."""
+    device = runtime.device
     needed, memory = 4 * 4 * model.num_parameters(), machine.memory(device)
     if needed > memory:
         yield (

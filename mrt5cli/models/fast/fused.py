@@ -48,12 +48,17 @@ def has_fused(tensor: Tensor) -> bool:
     return fast_paths_are_on() and kernel is not None and known
 
 
+def precision(states: Tensor) -> torch.dtype:
+    """That of the queries, keys and values of blocks that run on `states`."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
 def bias_dtype(states: Tensor) -> torch.dtype | None:
     """The precision that the kernel wants a bias in where blocks run on `states`; None for any."""
-    device = states.device.type
-    if not has_fused(states) or _KERNELS[device] is _flash:
+    if not has_fused(states) or _KERNELS[states.device.type] is _flash:
         return None
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    return precision(states)
 
 
 class How(NamedTuple):
@@ -278,8 +283,8 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     half = left.dtype if left.dtype != torch.float32 else right.dtype
     if _KERNELS[left.device.type] is _flash or half == torch.float32:
         return torch.matmul(left.float(), right.float())
-    factors = (part.to(half).flatten(0, 1) for part in (left, right))
-    return torch.bmm(*factors, out_dtype=torch.float32).unflatten(0, left.shape[:2])
+    first, second = (part.to(half).flatten(0, 1) for part in (left, right))
+    return torch.bmm(first, second, out_dtype=torch.float32).unflatten(0, left.shape[:2])
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None, hidden: Tensor | None, tile: Tile) -> Tensor:
