@@ -56,7 +56,7 @@ def choose(
 def _checked(work: Work) -> Choice:
     wrong = fault(work)
     if not wrong:
-        return Choice("triton", f"checked on this {work.device.type.upper()}")
+        return Choice("triton", "its numbers were checked on this device")
     logger.warning(
         "the self-check of our attention kernels failed on %s in %s: %s; attention runs by PyTorch's kernel, "
         "slower and with the same results",
