@@ -300,6 +300,15 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
     assert by_kernel.calls and counter.count == waits
 
 
+def test_a_training_step_waits_for_nothing(by_kernel, monkeypatch):
+    _, model = pair("triton", use_softmax1=True, attention_dropout_rate=0.1)
+    ids, mask = ragged([9, 5], 12, 3)
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)
+    with Waits(by_kernel) as waits:
+        train(model.train(), ids, mask, ids[:, :4].clamp(min=3), output_score_loss=True, real_bytes=14)
+    assert by_kernel.calls and waits.count == 0
+
+
 def train(model, ids, mask, labels, **how):
     """An output and its gradients, of a loss that looks at the score loss if there is one."""
     out = model(ids, attention_mask=mask, labels=labels, use_cache=False, **how)
