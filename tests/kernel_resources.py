@@ -66,6 +66,8 @@ def compiled(
         if types[key][0] == "*" or key.startswith("stride")
     }
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    if tile.registers is not None:
+        options["maxnreg"] = tile.registers
     target = GPUTarget("cuda", capability, 32)
     return compile(ASTSource(kernel, types, constants, aligned), target=target, options=options)
 
