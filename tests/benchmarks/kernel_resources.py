@@ -1,6 +1,6 @@
 """What the attention kernels take of a GPU that need not be here: registers, spilled bytes, shared memory.
 
-    python tests/kernel_resources.py        # a table of all; needs triton
+    python tests/benchmarks/kernel_resources.py        # a table of all; needs triton
 
 Triton's compiler and NVIDIA's assembler are asked with everything switched on. Each process compiles anew.
 """
