@@ -77,8 +77,7 @@ class MrT5Encoder(MrT5Stack):
             score_penalty.count_in(source.mask)
         layout = Layout()
         if not self.config.watches_layers(kwargs):
-            drops_weights = self.training and self_attention(self.block[0]).dropout > 0
-            layout = fast_layout(self.config, source, score_penalty, shortening.mask_count, drops_weights)
+            layout = fast_layout(self.config, source, score_penalty, shortening.mask_count)
         states = layout.lay_out(source.states)
         position_bias = rows = penalty = None
         for index, block in enumerate(self.block):

@@ -64,13 +64,14 @@ class Layout:
 
 
 def relative_bias(attention: T5Attention, length: int) -> Tensor | None:
-    """(N, 2 length - 1), T5's bias of every signed distance below `length`; None with learned positions."""
+    """(N, 2 length - 1), T5's bias of every signed distance below `length`; None with learned positions. In a
+    decoder those of keys that lie ahead mean nothing."""
     if not attention.has_relative_attention_bias:
         return None
     distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)
     bucket = attention._relative_position_bucket(
         distance,
-        bidirectional=True,
+        bidirectional=not attention.is_decoder,
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )

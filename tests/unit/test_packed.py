@@ -105,6 +105,7 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
             labels=labels,
             hard_delete=hard,
             deletion_threshold=threshold if learned else None,
+            use_cache=False,
         )
         total = out.loss
         if learned:

@@ -175,13 +175,11 @@ def fast_layout(
     source: Sequences,
     score_penalty: ScorePenalty | None,
     real_bytes: int | None,
-    drops_weights: bool,
 ) -> Layout:
     """The packed layout of an input, or the padded one where there is none or it would save nothing.
 
     Args:
         real_bytes: how many positions hold input, if that is known.
-        drops_weights: attention drops some of its weights, which our kernels cannot.
     """
     wanted, device = config._attn_implementation, source.padding.device
     # The rules of the reference look at padding.
@@ -189,8 +187,6 @@ def fast_layout(
         return Layout()
     # On a GPU our kernels run by their name only, until they have been timed on one.
     if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
-        if drops_weights:
-            return Layout()
         return device_layout(source.mask, source.padding, score_penalty, real_bytes)
     packs = wanted in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
     if not packs or device.type != "cpu" or score_penalty is not None:

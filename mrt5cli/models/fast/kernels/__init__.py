@@ -24,7 +24,7 @@ class Packed:
     Attributes:
         bounds: (B + 1) int32, offsets of the rows.
         longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
-        positions: (n) int32, original position of each; within +-2^30.
+        positions: (n) int32, original position of each, ascending within a row; within +-2^30.
     """
 
     bounds: Tensor
