@@ -1,7 +1,8 @@
-"""Packed attention on a GPU, by Triton kernels of our own.
+"""Triton kernels of our own, for a GPU.
 
-`device_layout.py` is what the model calls, `varlen.py` the autograd function, and `tiles.py` the kernels. The
-last two import triton: ask `runs_on` first.
+Packed attention: `device_layout.py` is what the model calls, `varlen.py` holds the autograd function, and
+`tiles.py` the kernels. What is around it: functions in `around_attention.py`, kernels in `elementwise.py`.
+All but the first import triton: ask `runs_on` or `rows_run_on` before.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mrt5cli.models.fast.switch import gpu_paths_are_on
+
 WIDEST_HEAD = 128
 """Tiles of wider heads would not fit the registers of a program."""
+WIDEST_ROW = 2**14
+"""Nor would longer rows of a norm, with sixteen warps."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,16 @@ def runs_on(device: torch.device, head_width: int) -> bool:
     if device.type != "cuda" or head_width > WIDEST_HEAD or torch.are_deterministic_algorithms_enabled():
         return False
     return _has_triton()
+
+
+def rows_run_on(states: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels of norms and feed-forward layers take (R, D) and a weight of the layer, and are
+    right where these lie."""
+    if not gpu_paths_are_on(states) or not _has_triton():
+        return False
+    plain = type(states.data) is type(weight.data) is Tensor
+    if not plain or states.dtype not in DTYPES or weight.dtype not in DTYPES or states.shape[-1] > WIDEST_ROW:
+        return False
+    from mrt5cli.models.fast.kernels.around_attention import right_on  # needs triton
+
+    return right_on(states.device)
