@@ -121,12 +121,38 @@ def compare_gated(case: Gated, device: str) -> None:
     limit.check(weight.grad, copies[1].grad)
 
 
+def compare_added(
+    shape: tuple[int, ...], of_states: torch.dtype, of_update: torch.dtype, rate: float, device: str
+) -> None:
+    """`added` against PyTorch's sum, with the same mask, values and gradients."""
+    from mrt5cli.models.fast.kernels.around_attention import added
+
+    seed = torch.tensor(2**61 + 7, device=device)
+    states = normal(*shape, device=device, dtype=of_states, seed=1).requires_grad_()
+    update = normal(*shape, device=device, dtype=of_update, seed=2).requires_grad_()
+    copies = [part.detach().clone().requires_grad_() for part in (states, update)]
+    with patch(f"{LAUNCHED}.draw_seed", lambda device: seed):
+        found = added(states, update, rate)
+    wanted = copies[0] + dropped(copies[1], rate, seed)
+    grad = normal(*shape, device=device, dtype=found.dtype, seed=3)
+    found.backward(grad)
+    wanted.backward(grad)
+    assert found.dtype == wanted.dtype
+    limit = near(of_states, of_update)
+    for ours, due in ((found, wanted), (states.grad, copies[0].grad), (update.grad, copies[1].grad)):
+        assert ours is not None and due is not None and ours.dtype == due.dtype
+        limit.check(ours, due)
+
+
 def written_out(both: Tensor, weight: Tensor, rate: float, seed: Tensor) -> Tensor:
     gate, factor = both.chunk(2, dim=-1)
-    hidden = NewGELUActivation()(gate) * factor
-    if rate > 0:
-        matrix = hidden.reshape(-1, hidden.shape[-1])
-        lines, columns = (torch.arange(size, device=both.device) for size in matrix.shape)
-        dropping = kept(seed, lines[:, None], columns, rate).view(hidden.shape)
-        hidden = hidden * dropping / (1 - rate)
+    hidden = dropped(NewGELUActivation()(gate) * factor, rate, seed)
     return nn.functional.linear(hidden, weight)
+
+
+def dropped(states: Tensor, rate: float, seed: Tensor) -> Tensor:
+    """Dropout with the kernels' mask."""
+    matrix = states.reshape(-1, states.shape[-1])
+    lines, columns = (torch.arange(size, device=states.device) for size in matrix.shape)
+    keep = kept(seed, lines[:, None], columns, rate).view(states.shape)
+    return states * keep / (1 - rate)

@@ -190,6 +190,10 @@ class GatedFeedForward(T5DenseGatedActDense):
         return is_its_weight(self.wi_0) and is_its_weight(self.wi_1)
 
 
+Attended = tuple[Tensor, Tensor | None, Tensor | None]
+"""What a layer adds, or the states with it; position bias; attention weights."""
+
+
 class Attention(T5Attention):
     """T5's attention; parameters are those of transformers' class. In training on a GPU, q|k|v are one
     product, or k|v in cross-attention, of which the attention function gets views."""
@@ -202,13 +206,13 @@ class Attention(T5Attention):
         position_bias: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> Attended:
         cross = key_value_states is not None
         source = hidden_states if key_value_states is None else key_value_states
         layers = (self.k, self.v) if cross else (self.q, self.k, self.v)
         # Caches, and a decoder's first block, which makes the bias of all, stay transformers'.
         if past_key_values is not None or position_bias is None or not joins(source, layers):
-            attended: tuple[Tensor, Tensor | None, Tensor | None] = super().forward(
+            attended: Attended = super().forward(
                 hidden_states, mask, key_value_states, position_bias, past_key_values, **kwargs
             )
             return attended
@@ -228,9 +232,70 @@ class Attention(T5Attention):
         return self.o(output.flatten(-2)), position_bias, weights
 
 
+class _Half(nn.Module):
+    """Half of a block, which adds to its states what its layers make of them. On a GPU, where it drops some
+    of it, that is one kernel, and no mask is kept."""
+
+    dropout: nn.Dropout
+
+    def _drops_by_kernel(self, states: Tensor) -> bool:
+        return self.training and 0 < self.dropout.p < 1 and rows_run_on(states)
+
+    def _added(self, states: Tensor, update: Tensor) -> Tensor:
+        from mrt5cli.models.fast.kernels.around_attention import added  # needs triton
+
+        return added(states, update, self.dropout.p)
+
+
+class FeedForwardHalf(_Half, T5LayerFF):
+    """The norm, the feed-forward layer and the residual; parameters are those of transformers' class."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if not self._drops_by_kernel(hidden_states):
+            output: Tensor = super().forward(hidden_states)
+            return output
+        return self._added(hidden_states, self.DenseReluDense(self.layer_norm(hidden_states)))
+
+
+class SelfAttentionHalf(_Half, T5LayerSelfAttention):
+    """The norm, self-attention and the residual; parameters are those of transformers' class."""
+
+    def forward(  # type: ignore[override]  # a block gives all else by name
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Attended:
+        if not self._drops_by_kernel(hidden_states):
+            attended: Attended = super().forward(hidden_states, attention_mask, **kwargs)
+            return attended
+        update, *rest = self.SelfAttention(self.layer_norm(hidden_states), mask=attention_mask, **kwargs)
+        return self._added(hidden_states, update), *rest
+
+
+class CrossAttentionHalf(_Half, T5LayerCrossAttention):
+    """The norm, cross-attention and the residual; parameters are those of transformers' class."""
+
+    def forward(  # type: ignore[override]  # a block gives all else by name
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Attended:
+        if not self._drops_by_kernel(hidden_states):
+            attended: Attended = super().forward(hidden_states, key_value_states, attention_mask, **kwargs)
+            return attended
+        normed = self.layer_norm(hidden_states)
+        update, *rest = self.EncDecAttention(
+            normed, mask=attention_mask, key_value_states=key_value_states, **kwargs
+        )
+        return self._added(hidden_states, update), *rest
+
+
 FAST: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
     T5Attention: Attention,
+    T5LayerCrossAttention: CrossAttentionHalf,
+    T5LayerFF: FeedForwardHalf,
+    T5LayerSelfAttention: SelfAttentionHalf,
     T5LayerNorm: RMSNorm,
     T5DenseGatedActDense: GatedFeedForward,
 }

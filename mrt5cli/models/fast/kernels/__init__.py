@@ -59,13 +59,12 @@ def runs_on(device: torch.device, head_width: int) -> bool:
     return _has_triton()
 
 
-def rows_run_on(states: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels of norms and feed-forward layers take (R, D) and a weight of the layer, and are
-    right where these lie."""
-    if not gpu_paths_are_on(states) or not _has_triton():
+def rows_run_on(states: Tensor, *weights: Tensor) -> bool:
+    """Whether the kernels around attention take (R, D) and weights of the layer, and are right where these
+    lie."""
+    if not gpu_paths_are_on(states) or not _has_triton() or states.shape[-1] > WIDEST_ROW:
         return False
-    plain = type(states.data) is type(weight.data) is Tensor
-    if not plain or states.dtype not in DTYPES or weight.dtype not in DTYPES or states.shape[-1] > WIDEST_ROW:
+    if any(type(part.data) is not Tensor or part.dtype not in DTYPES for part in (states, *weights)):
         return False
     from mrt5cli.models.fast.kernels.around_attention import right_on  # needs triton
 

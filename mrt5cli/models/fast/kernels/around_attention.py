@@ -1,4 +1,5 @@
-"""What is around attention on a GPU: T5's norm, and the gated activation with dropout and its last product.
+"""What is around attention on a GPU: T5's norm, the gated activation with dropout and its last product, and
+the addition of what a layer makes, with dropout, to the states it began with.
 
 The Triton programs are in `elementwise.py`; this file is their autograd functions and their launches. Nothing
 here reads a value back from the device, but `right_on`, once.
@@ -18,7 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels.elementwise import gate_backward, gate_forward, norm_backward, norm_forward
+from mrt5cli.models.fast.kernels.elementwise import (
+    add_backward,
+    add_forward,
+    gate_backward,
+    gate_forward,
+    norm_backward,
+    norm_forward,
+)
 from mrt5cli.models.fast.kernels.randomness import draw_seed, kept, threshold
 
 TILE = 2048
@@ -199,6 +207,51 @@ def _tiles(rows: int, width: int, rate: float) -> tuple[tuple[int, int], dict[st
     return (_blocks(rows, height), _blocks(width, block)), constants
 
 
+# --- the residual -------------------------------------------------------------------------------------------
+
+
+def added(states: Tensor, update: Tensor, rate: float) -> Tensor:
+    """states + dropout(update), (R, D), of which a share of `rate`, above 0 and below 1, is dropped."""
+    return _Added.apply(states, update, draw_seed(states.device), rate)
+
+
+class _Added(torch.autograd.Function):
+    """Backward finds the seed of dropout alone."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, update: Tensor, seed: Tensor, rate: float) -> Tensor:
+        ctx.save_for_backward(seed)
+        ctx.rate, ctx.dtype = rate, update.dtype
+        return _sum(states, update, seed, rate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (seed,) = ctx.saved_tensors
+        return grad, _update_gradient(grad, seed, ctx.rate, ctx.dtype), None, None
+
+
+def _sum(states: Tensor, update: Tensor, seed: Tensor, rate: float) -> Tensor:
+    states, update = states.contiguous(), update.contiguous()
+    output = torch.empty_like(states, dtype=torch.promote_types(states.dtype, update.dtype))
+    rows, width = states.shape[:-1].numel(), states.shape[-1]
+    grid, constants = _tiles(rows, width, rate)
+    if rows:
+        with torch.cuda.device_of(states):
+            add_forward[grid](states, update, output, seed, rows, 1 / (1 - rate), **constants)
+    return output
+
+
+def _update_gradient(grad: Tensor, seed: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
+    to_update = torch.empty_like(grad, dtype=dtype, memory_format=torch.contiguous_format)
+    rows, width = grad.shape[:-1].numel(), grad.shape[-1]
+    grid, constants = _tiles(rows, width, rate)
+    if rows:
+        with torch.cuda.device_of(grad):
+            add_backward[grid](grad.contiguous(), to_update, seed, rows, 1 / (1 - rate), **constants)
+    return to_update
+
+
 # --- whether they are right ---------------------------------------------------------------------------------
 
 
@@ -254,3 +307,5 @@ def _compared(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
     to_gate = torch.ops.aten.gelu_backward(to_hidden * factor, gate, approximate="tanh")
     to_factor = to_hidden * F.gelu(gate, approximate="tanh")
     yield "its gradient", to_joint, torch.cat((to_gate, to_factor), dim=1)
+    yield "the residual", _sum(states, grad, seed, rate), states + grad * dropping
+    yield "the residual's gradient", _update_gradient(states, seed, rate, half), states * dropping

@@ -1,5 +1,5 @@
-"""The Triton programs of what is around attention: T5's norm and the gated activation with its dropout, one
-pass over memory each. `around_attention.py` launches them.
+"""The Triton programs of what is around attention: T5's norm, the gated activation with its dropout, and the
+dropout that a residual is added to, one pass over memory each. `around_attention.py` launches them.
 
 They multiply no matrices, so bytes decide: of a matrix (R, D), each program reads what it needs once,
 computes in float32 and writes what is asked for in the precision it is asked for.
@@ -153,6 +153,33 @@ def gate_backward(
     _, apart, _ = _tile(first, rows, columns, stride_grads, WIDTH, ROWS)
     tl.store(d_gate + apart, (wanted * factors * slope).to(d_gate.dtype.element_ty), mask=inside)
     tl.store(d_factor + apart, (wanted * active).to(d_factor.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def add_forward(
+    states, update, output, seed, rows, scale,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, THRESHOLD: tl.constexpr,
+):  # fmt: skip
+    """A tile of states + dropout(update), all contiguous (R, D)."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    lines, places, inside = _tile(tl.program_id(0) * ROWS, rows, columns, WIDTH, WIDTH, ROWS)
+    added = tl.load(update + places, mask=inside, other=0.0).to(tl.float32)
+    added *= _kept(seed, lines, columns, scale, THRESHOLD)
+    total = tl.load(states + places, mask=inside, other=0.0).to(tl.float32) + added
+    tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def add_backward(
+    grad, d_update, seed, rows, scale,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, THRESHOLD: tl.constexpr,
+):  # fmt: skip
+    """A tile of the update's gradient; that of the states is `grad` itself."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    lines, places, inside = _tile(tl.program_id(0) * ROWS, rows, columns, WIDTH, WIDTH, ROWS)
+    wanted = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+    wanted *= _kept(seed, lines, columns, scale, THRESHOLD)
+    tl.store(d_update + places, wanted.to(d_update.dtype.element_ty), mask=inside)
 
 
 @triton.jit
