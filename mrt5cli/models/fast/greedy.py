@@ -48,7 +48,7 @@ GRAPHS = 16
 PARTS = (
     {MrT5Decoder, t5.T5Block, t5.T5LayerSelfAttention, t5.T5LayerCrossAttention, t5.T5LayerFF, t5.T5Attention}
     | {Linear, RMSNorm, GatedFeedForward, NewGELUActivation, LearnedPositions}
-    | {nn.Embedding, nn.Dropout, nn.ModuleList}
+    | {nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList}
 )
 """Of a decoder that computes what its weights say: no adapter, quantised weight or other activation."""
 IDLE_HOOKS = {"transformers.utils.output_capturing", "mrt5cli.models.stack"}
@@ -133,9 +133,9 @@ def _is_plain(model: T5ForConditionalGeneration, device: torch.device) -> bool:
     parts = [*model.decoder.modules(), model.lm_head]
     if not {type(part) for part in parts} <= PARTS or any(part.training for part in parts):
         return False
-    hooks = [hook for part in (model, *parts) for at in _hooks(part) for hook in at.values()]
-    if any("forward" in vars(part) for part in (model, *parts)):
+    if any("forward" in vars(part) or getattr(part, "bias", None) is not None for part in (model, *parts)):
         return False
+    hooks = [hook for part in (model, *parts) for at in _hooks(part) for hook in at.values()]
     head = model.lm_head.weight
     return {getattr(hook, "__module__", None) for hook in hooks} <= IDLE_HOOKS and all(
         (type(weight.data), weight.dtype, weight.device) == (Tensor, head.dtype, device)
