@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "_unique2", "unique_dim")
 """Operations whose result, or its size, the host would have to wait for; none can be recorded."""
@@ -23,7 +23,7 @@ class Recording(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations: list[tuple[Any, Any, Any]] = []
+        self.operations: list[tuple[Any, list[Any], Any, list[Any]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         by_mask = func.overloadpacket.__name__ in ("index", "index_put", "index_put_") and any(
@@ -31,16 +31,16 @@ class Recording(TorchDispatchMode):
         )
         assert func.overloadpacket.__name__ not in WAITS and not by_mask, func
         result = func(*args, **(kwargs or {}))
-        self.operations.append((func, (args, kwargs or {}), result))
+        self.operations.append((func, *tree_flatten((args, kwargs or {})), tree_leaves(result)))
         return result
 
     def replay(self) -> None:
         """Do it all again."""
         made: dict[int, Tensor] = {}
-        for func, given, before in self.operations:
-            args, kwargs = tree_map_only(Tensor, lambda tensor: made.get(id(tensor), tensor), given)
-            now = func(*args, **kwargs)
-            made.update(zip(map(id, tree_leaves(before)), tree_leaves(now), strict=True))
+        for func, given, shape, before in self.operations:
+            args, kwargs = tree_unflatten([made.get(id(leaf), leaf) for leaf in given], shape)
+            now = tree_leaves(func(*args, **kwargs))
+            made.update(zip(map(id, before), now, strict=True))
 
 
 def recorded(step: Callable[[], None], _: torch.device) -> Callable[[], None]:
