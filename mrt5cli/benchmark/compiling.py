@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from mrt5cli.benchmark.forward import logits
-from mrt5cli.benchmark.models import Shapes, Variant, kept_lengths, ours
-from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Costs, Parity, Suite
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, kept_lengths, ours
+from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Checks, Costs, Parity, Suite
 from mrt5cli.benchmark.training_step import scored
 from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
@@ -33,7 +33,7 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
         for name, rate in kinds.items():
             plain = f"{name}, {'training step' if training else 'forward'}"
             for how in ("", COMPILED):
-                model = ours(base, "packed", dropout_rate=0.0).train(training)
+                model = ours(base, implementations(base)[0], dropout_rate=0.0).train(training)
                 call, costs = partial(_call, model, shapes, rate), None
                 if how:
                     compile_blocks(model)
@@ -41,10 +41,12 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
                 against = [plain] if how else []
                 suite.cases[plain + how] = Case(partial(call, shapes.length), against, compiling=costs)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
+    def parity(name: str) -> Parity:
+        return Parity.of(*(suite.cases[f"{name}, forward{how}"].run() for how in ("", COMPILED)))
+
+    def checks() -> Checks:
         for name in kinds:
-            plain, other = (suite.cases[f"{name}, forward{how}"].call() for how in ("", COMPILED))
-            yield f"{name}{COMPILED}", Parity.of(plain, other)
+            yield f"{name}{COMPILED}", partial(parity, name)
 
     suite.checks = checks
     return suite

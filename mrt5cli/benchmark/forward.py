@@ -2,61 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mrt5cli.benchmark.models import Shapes, Variant, ours, plain
-from mrt5cli.benchmark.suite import Case, Parity, Suite
+from mrt5cli.benchmark.card import products
+from mrt5cli.benchmark.models import (
+    Precision,
+    Shapes,
+    Variant,
+    float32_products,
+    implementations,
+    named,
+    ours,
+    plain,
+)
+from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
-EAGER_BF16 = f"{EAGER} bf16"
 
 
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """The plain models and ours; `padded` and `eager` compute what is left of the longest row for all."""
-    suite = Suite("forward")
+    """The plain models and ours, in each precision; `padded` and `eager` compute what is left of the longest
+    row for all. On a GPU the written-out ways of ours are oracles only."""
+    suite, on_cpu, kept = Suite("forward"), base.device.type == "cpu", dict(shapes.deletions())
+    fast, *others = implementations(base)
+    dense = {how: ours(base, how, deletion_type="none") for how in {"eager", fast, *others}}
+    deleting = {how: ours(base, how) for how in ("eager", "sdpa", fast)}
+    checked: dict[str, tuple[str | None, Precision]] = {}
 
     def add(
         name: str,
         model: PreTrainedModel,
         against: Sequence[str],
-        kept: Sequence[int] | None = None,
-        half: Sequence[str] | None = None,
+        tag: str | None = None,
+        *,
+        check: bool = False,
     ) -> None:
-        """Add a case, and one under bfloat16 autocast where `half` names what that is compared with."""
-        compared = {name: (against, False)}
-        if shapes.bf16 and half is not None:
-            compared[f"{name} bf16"] = half, True
-        for each, (others, in_half) in compared.items():
-            variant = Variant(model, shapes, kept, in_half)
+        """Add a case in each precision, beside others of that precision and the plain one in float32."""
+        for precision in shapes.precisions:
+            variant, each = Variant(model, shapes, kept.get(tag or ""), precision), named(name, precision)
             work = variant.macs(padded=not name.startswith("packed"))
-            suite.cases[each] = Case(partial(logits, variant), others, work)
+            others = [named(other, precision) for other in against] + [EAGER] * (precision != "fp32")
+            call = partial(logits, variant)
+            suite.cases[each] = Case(call, others, work, 2 * work, precision=precision)
+            if check:
+                checked[each] = tag, precision
 
-    add(EAGER, plain(base, "eager"), [], half=[EAGER])
-    add(SDPA, plain(base, "sdpa"), [EAGER], half=[EAGER_BF16])
-    add("eager", ours(base, "eager", deletion_type="none"), [EAGER])
-    add("dense", ours(base, "packed", deletion_type="none"), [EAGER, SDPA], half=[EAGER, EAGER_BF16])
-    models = {name: ours(base, name) for name in ("eager", "sdpa", "packed")}
-    for tag, kept in shapes.deletions():
-        add(f"eager {tag}", models["eager"], ["eager"], kept)
-        add(f"padded {tag}", models["sdpa"], ["dense", f"eager {tag}"], kept)
-        against, half = ["dense", f"padded {tag}", EAGER], ["dense bf16", EAGER, EAGER_BF16]
-        add(f"packed {tag}", models["packed"], against, kept, half)
+    add(EAGER, plain(base, "eager"), [])
+    add(SDPA, plain(base, "sdpa"), [EAGER])
+    if on_cpu:
+        add("eager", dense["eager"], [EAGER])
+    add("dense", dense[fast], [EAGER, SDPA], check=True)
+    for how in others:
+        add(f"dense by {how}", dense[how], [EAGER, SDPA], check=True)
+    for tag in kept:
+        if on_cpu:
+            add(f"eager {tag}", deleting["eager"], ["eager"], tag)
+        add(f"padded {tag}", deleting["sdpa"], ["dense", f"eager {tag}"], tag, check=True)
+        if fast != "sdpa":
+            add(f"packed {tag}", deleting[fast], ["dense", f"padded {tag}", SDPA, EAGER], tag, check=True)
+    if not on_cpu:
+        suite.cases |= products(base, shapes)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
-        result = {name: case.call for name, case in suite.cases.items()}
-        yield "dense", Parity.of(result["eager"](), result["dense"]())
-        softmax = Variant(ours(base, "packed", deletion_type="none", use_softmax1=False), shapes)
-        yield "dense with softmax, from transformers", Parity.of(result[EAGER](), logits(softmax))
-        for tag, _ in shapes.deletions():
-            oracle = result[f"eager {tag}"]()
-            for name in (f"padded {tag}", f"packed {tag}"):
-                yield name, Parity.of(oracle, result[name]())
+    def checks() -> Checks:
+        @cache
+        def oracle(tag: str | None, precision: Precision) -> Tensor:
+            model = dense["eager"] if tag is None else deleting["eager"]
+            return logits(Variant(model, shapes, kept.get(tag or ""), precision))
+
+        def parity(name: str, tag: str | None, precision: Precision) -> Parity:
+            rounded = None if precision == "fp32" else oracle(tag, precision)
+            return Parity.of(oracle(tag, "fp32"), suite.cases[name].run(), rounded)
+
+        def of_transformers() -> Parity:
+            softmax = Variant(ours(base, fast, deletion_type="none", use_softmax1=False), shapes)
+            return Parity.of(logits(Variant(plain(base, "eager"), shapes)), logits(softmax))
+
+        yield "dense with softmax, from transformers", of_transformers
+        for name, (tag, precision) in checked.items():
+            yield name, partial(parity, name, tag, precision)
 
     suite.checks = checks
     return suite
@@ -64,5 +93,5 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
 def logits(variant: Variant) -> Tensor:
     """(B, T, vocabulary), without a graph."""
-    with torch.inference_mode():
+    with torch.inference_mode(), float32_products(variant.precision):
         return variant().logits
