@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from mrt5cli.benchmark import card
-from mrt5cli.benchmark.models import DROPOUT, DTYPES, Precision, Shapes, float32_products, named
+from mrt5cli.benchmark.models import DROPOUT, DTYPES, Precision, Shapes, float32_products, named, on_gpu
 from mrt5cli.benchmark.models import implementations as of_device
 from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
@@ -43,7 +43,7 @@ def implementations(base: MrT5ForConditionalGeneration) -> dict[str, Attention]:
     """Our attention functions, by their names here; the first is the oracle."""
     registered: Mapping[str, Attention] = AttentionInterface()  # type: ignore[no-untyped-call]
     eager = registered[IMPLEMENTATIONS["eager"]]
-    if base.device.type == "cpu":
+    if not on_gpu(base):
         return {"eager": eager, "fused": registered[IMPLEMENTATIONS["packed"]]}
     found: dict[str, Attention] = {"eager": partial(_padded, eager)}
     for name in reversed(of_device(base)):
@@ -105,18 +105,18 @@ class Core:
     @classmethod
     def of(cls, base: MrT5ForConditionalGeneration, shapes: Shapes, dtype: torch.dtype) -> Core:
         """Random scores of a standard deviation of about 3, some above the ceiling of the score loss."""
-        generator, on_gpu = torch.Generator().manual_seed(0), base.device.type == "cuda"
+        generator = torch.Generator().manual_seed(0)
         heads, width, length = base.config.num_heads, base.config.d_kv, shapes.length
         far = min(length - 1, base.config.relative_attention_max_distance)
 
         def drawn(*size: int) -> Tensor:
             return torch.randn(size, generator=generator).to(base.device)
 
-        if on_gpu:  # laid out as a projection leaves them
+        if on_gpu(base):  # laid out as a projection leaves them
             q, *others = (drawn(shapes.batch, length, heads, width).transpose(1, 2) for _ in range(3))
         else:
             q, *others = (drawn(shapes.batch, heads, length, width) for _ in range(3))
-        bias = drawn(heads, 2 * far + 1) if on_gpu else drawn(1, heads, length, length)
+        bias = drawn(heads, 2 * far + 1) if on_gpu(base) else drawn(1, heads, length, length)
         states = [part.to(dtype) for part in (q * (3 * width**-0.5), *others)]
         return cls(base.get_submodule("encoder.block.0.layer.0.SelfAttention"), [*states, bias])
 
@@ -142,8 +142,7 @@ def attention(
 ) -> Suite:
     """Forward; forward and backward of queries, keys, values and bias; the same with the score loss, and on a
     GPU with dropout; in each precision. Each function is compared with those before it."""
-    suite, on_gpu = Suite("attention"), base.device.type == "cuda"
-    functions = functions or implementations(base)
+    suite, functions = Suite("attention"), functions or implementations(base)
     cores = {precision: Core.of(base, shapes, DTYPES[precision]) for precision in shapes.precisions}
 
     def add(name: str, function: Attention, kinds: Mapping[str, Any], against: Sequence[str]) -> None:
@@ -161,8 +160,8 @@ def attention(
                 )
 
     for place, (name, function) in enumerate(functions.items()):
-        add(name, function, KINDS | DROPPING if on_gpu else KINDS, list(functions)[:place])
-    if on_gpu:
+        add(name, function, KINDS | DROPPING if on_gpu(base) else KINDS, list(functions)[:place])
+    if on_gpu(base):
         add(BARE, _bare, {kind: KINDS[kind] for kind in ("forward", BOTH_WAYS)}, list(functions))
         suite.cases["copy"] = card.copy(base.device)
     suite.cases |= card.products(base, shapes)

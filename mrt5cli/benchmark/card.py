@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from mrt5cli.benchmark.models import DTYPES, Shapes, named
+from mrt5cli.benchmark.models import DTYPES, Shapes, named, on_gpu
 from mrt5cli.benchmark.suite import Case
 from mrt5cli.evaluation.timing import seconds_of, wait
 from mrt5cli.models import MrT5ForConditionalGeneration
@@ -26,13 +27,17 @@ COPIED = 2**28
 """Bytes of the copy that shows how fast memory is."""
 
 
+def space(size: int, device: torch.device) -> Tensor:
+    """So many bytes."""
+    return torch.empty(size, dtype=torch.int8, device=device)
+
+
 class Clock:
     """Times calls on a device. A GPU's cache is overwritten before each, which finds its inputs in memory;
     meanwhile the host prepares the call's first kernels."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._cache = torch.empty(FLUSHED if device.type == "cuda" else 0, dtype=torch.int8, device=device)
+        self.device, self._cache = device, space(FLUSHED if device.type == "cuda" else 0, device)
 
     def seconds(self, call: Callable[[], object], times: int = 1) -> float:
         """The mean of so many calls."""
@@ -79,9 +84,9 @@ def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> dict[str, Ca
     """What matrix products reach in each precision: a large square one, and on a GPU those of a feed-forward
     layer, too. Values are random: a GPU that multiplies zeros draws less power, and runs faster."""
     rows, width, inner = shapes.batch * shapes.length, base.config.d_model, base.config.d_ff
-    side = LARGE[base.device.type]
+    side = LARGE["cuda" if on_gpu(base) else "cpu"]
     sizes = {LARGEST: (side, side, side)}
-    if base.device.type == "cuda":
+    if on_gpu(base):
         sizes |= {
             f"matmul {m:,} x {k:,} x {n:,}": (m, k, n)
             for m, k, n in ((rows, width, inner), (rows, inner, width))
@@ -101,5 +106,4 @@ def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> dict[str, Ca
 
 def copy(device: torch.device) -> Case:
     """A copy within memory."""
-    source = torch.randn(COPIED // 4, device=device)
-    return Case(partial(torch.empty_like(source).copy_, source), moved=2 * COPIED, yardstick=True)
+    return Case(partial(space(COPIED, device).copy_, space(COPIED, device)), moved=2 * COPIED, yardstick=True)

@@ -17,6 +17,7 @@ from mrt5cli.benchmark.models import (
     float32_products,
     implementations,
     named,
+    on_gpu,
     ours,
     plain,
 )
@@ -29,7 +30,7 @@ EAGER, SDPA = "transformers eager", "transformers sdpa"
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """The plain models and ours, in each precision; `padded` and `eager` compute what is left of the longest
     row for all. On a GPU the written-out ways of ours are oracles only."""
-    suite, on_cpu, kept = Suite("forward"), base.device.type == "cpu", dict(shapes.deletions())
+    suite, kept = Suite("forward"), dict(shapes.deletions())
     fast, *others = implementations(base)
     dense = {how: ours(base, how, deletion_type="none") for how in {"eager", fast, *others}}
     deleting = {how: ours(base, how) for how in ("eager", "sdpa", fast)}
@@ -55,18 +56,18 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
     add(EAGER, plain(base, "eager"), [])
     add(SDPA, plain(base, "sdpa"), [EAGER])
-    if on_cpu:
+    if not on_gpu(base):
         add("eager", dense["eager"], [EAGER])
     add("dense", dense[fast], [EAGER, SDPA], check=True)
     for how in others:
         add(f"dense by {how}", dense[how], [EAGER, SDPA], check=True)
     for tag in kept:
-        if on_cpu:
+        if not on_gpu(base):
             add(f"eager {tag}", deleting["eager"], ["eager"], tag)
         add(f"padded {tag}", deleting["sdpa"], ["dense", f"eager {tag}"], tag, check=True)
         if fast != "sdpa":
             add(f"packed {tag}", deleting[fast], ["dense", f"padded {tag}", SDPA, EAGER], tag, check=True)
-    if not on_cpu:
+    if on_gpu(base):
         suite.cases |= products(base, shapes)
 
     def checks() -> Checks:

@@ -18,6 +18,7 @@ from mrt5cli.benchmark.models import (
     float32_products,
     implementations,
     named,
+    on_gpu,
     ours,
     plain,
 )
@@ -39,7 +40,7 @@ def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
             suite.cases[each] = Case(call, others, precision=precision)
             if name.startswith("de") and name != SLOW:
                 checked[each] = weights, variant
-    if base.device.type == "cuda":
+    if on_gpu(base):
         suite.cases |= products(base, shapes)
 
     def parity(name: str, weights: MrT5ForConditionalGeneration, variant: Variant) -> Parity:
@@ -61,18 +62,18 @@ def _variants(
     weights: MrT5ForConditionalGeneration, shapes: Shapes, precision: Precision
 ) -> dict[str, tuple[Variant, list[str]]]:
     """What generates, and what it is compared with."""
-    fast, on_gpu = implementations(weights)[0], weights.device.type == "cuda"
+    fast = implementations(weights)[0]
     build = partial(Variant, shapes=shapes, precision=precision)
     dense, deleting = ours(weights, fast, deletion_type="none"), ours(weights, fast)
     found: dict[str, tuple[Variant, list[str]]] = {}
-    if not on_gpu:
+    if not on_gpu(weights):
         found[EAGER] = build(plain(weights, "eager")), []
     found[SDPA] = build(plain(weights, "sdpa")), [EAGER]
-    if on_gpu:
+    if on_gpu(weights):
         found[SLOW] = build(dense), [SDPA]
     found["dense"] = build(dense), [EAGER, SDPA, SLOW]
     for tag, kept in shapes.deletions():
-        found[f"deleted {tag}"] = build(deleting, kept=kept), ["dense", SDPA if on_gpu else EAGER]
+        found[f"deleted {tag}"] = build(deleting, kept=kept), ["dense", SDPA if on_gpu(weights) else EAGER]
     return found
 
 

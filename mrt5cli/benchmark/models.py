@@ -77,9 +77,14 @@ def float32_products(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def on_gpu(base: MrT5ForConditionalGeneration) -> bool:
+    """Whether the weights lie on one: then there is more to compare with, and less that is slow."""
+    return base.device.type == "cuda"
+
+
 def implementations(base: MrT5ForConditionalGeneration) -> list[str]:
     """How our models attend where the weights lie, but for the written-out way; the first is the fast one."""
-    if base.device.type == "cpu":
+    if not on_gpu(base):
         return ["packed"]
     return ["triton", "sdpa"] if runs_on(base.device, base.config.d_kv) else ["sdpa"]
 

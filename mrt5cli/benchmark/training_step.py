@@ -22,6 +22,7 @@ from mrt5cli.benchmark.models import (
     float32_products,
     implementations,
     named,
+    on_gpu,
     ours,
     plain,
 )
@@ -51,7 +52,7 @@ def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool
 
     Gradients are compared without dropout. The optimizer's step is a case of its own.
     """
-    suite, on_gpu = Suite("train"), base.device.type == "cuda"
+    suite = Suite("train")
     checked: dict[str, tuple[PreTrainedModel, Precision]] = {}
 
     def add(
@@ -69,13 +70,13 @@ def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool
             if check:
                 checked[each] = model, precision
 
-    if on_gpu:
+    if on_gpu(base):
         _add_soft_steps(base, add, DROPOUT, True)
         whole = ours(copy.deepcopy(base), implementations(base)[0], dropout_rate=DROPOUT)
         add(WHOLE, whole, scored, [f"{FUSED}{DROPPING}"])
-    _add_soft_steps(base, add, 0.0, on_gpu or reference)
+    _add_soft_steps(base, add, 0.0, reference or on_gpu(base))
     _add_other_steps(base, add, shapes)
-    if on_gpu:
+    if on_gpu(base):
         suite.cases |= products(base, shapes)
 
     def checks() -> Checks:
@@ -103,7 +104,7 @@ def _add_soft_steps(
     fields, suffix, check = {"dropout_rate": dropout}, DROPPING if dropout else "", not dropout
     if reference:
         add(REFERENCE + suffix, reference_like(base, **fields), returned_scores, check=check)
-    if base.device.type == "cuda":
+    if on_gpu(base):
         add(SDPA + suffix, plain(base, "sdpa", **fields), plain_loss)
     else:
         add(EAGER + suffix, ours(base, "eager", **fields), scored)
