@@ -114,9 +114,10 @@ class Core:
 
         if on_gpu(base):  # laid out as a projection leaves them
             q, *others = (drawn(shapes.batch, length, heads, width).transpose(1, 2) for _ in range(3))
+            bias = drawn(heads, 2 * far + 1)
         else:
             q, *others = (drawn(shapes.batch, heads, length, width) for _ in range(3))
-        bias = drawn(heads, 2 * far + 1) if on_gpu(base) else drawn(1, heads, length, length)
+            bias = drawn(1, heads, length, length)
         states = [part.to(dtype) for part in (q * (3 * width**-0.5), *others)]
         return cls(base.get_submodule("encoder.block.0.layer.0.SelfAttention"), [*states, bias])
 
@@ -127,9 +128,8 @@ class Core:
         given = [part.detach().requires_grad_(backward) for part in self.parts]
         penalty, (*states, bias) = ScorePenalty("row") if score_loss else None, given
         with torch.inference_mode(not backward):
-            output = function(self.layer, *states, None, dropout, position_bias=bias, score_penalty=penalty)[
-                0
-            ]
+            call = partial(function, position_bias=bias, score_penalty=penalty)
+            output: Tensor = call(self.layer, *states, None, dropout)[0]
         if not backward:
             return [output]
         total = output.float().square().sum()
@@ -167,7 +167,7 @@ def attention(
     suite.cases |= card.products(base, shapes)
 
     def checks() -> Checks:
-        (_, oracle), *others = functions.items()
+        (_, oracle), *fused = functions.items()
 
         def parity(how: dict[str, Any], function: Attention, precision: Precision) -> Parity:
             core = cores[precision]
@@ -175,15 +175,15 @@ def attention(
             with float32_products(precision):
                 found, rounded = core.run(function, **how), core.run(oracle, **how)
             parities = []
-            for one, other, third in zip(exact, found, rounded, strict=True):
-                scale = one.abs().max() if how else 1.0  # gradients are taken by their largest entry
-                oracles = one / scale, None if precision == "fp32" else third.float() / scale
-                parities.append(Parity.of(oracles[0], other.float() / scale, oracles[1]))
+            for wanted, *others in zip(exact, found, rounded, strict=True):
+                scale = wanted.abs().max() if how else 1.0  # gradients are taken by their largest entry
+                parts = [part.float() / scale for part in (wanted, *others)]
+                parities.append(Parity.of(*parts[: 2 if precision == "fp32" else 3]))
             return max(parities, key=lambda one: (not one.holds, one.difference / one.allowed))
 
         for precision in cores:
             for kind, how in KINDS.items():
-                for name, function in others:
+                for name, function in fused:
                     yield named(f"{name} {kind}", precision), partial(parity, how, function, precision)
 
     suite.checks = checks

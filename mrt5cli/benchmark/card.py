@@ -64,10 +64,8 @@ class Clock:
         return max(1, min(MOST_TIMES, int(SHORT / max(taken, 1e-6))))
 
 
-def host_waits(call: Callable[[], object], device: torch.device) -> int | None:
-    """How often the host waits for a GPU in a call, as far as PyTorch notices; None on a CPU."""
-    if device.type != "cuda":
-        return None
+def host_waits(call: Callable[[], object], device: torch.device) -> int:
+    """How often the host waits for a GPU in a call, as far as PyTorch notices."""
     wait(device)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
@@ -86,21 +84,14 @@ def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> dict[str, Ca
     rows, width, inner = shapes.batch * shapes.length, base.config.d_model, base.config.d_ff
     side = LARGE["cuda" if on_gpu(base) else "cpu"]
     sizes = {LARGEST: (side, side, side)}
-    if on_gpu(base):
-        sizes |= {
-            f"matmul {m:,} x {k:,} x {n:,}": (m, k, n)
-            for m, k, n in ((rows, width, inner), (rows, inner, width))
-        }
+    for m, k, n in ((rows, width, inner), (rows, inner, width)) if on_gpu(base) else ():
+        sizes[f"matmul {m:,} x {k:,} x {n:,}"] = m, k, n
     cases = {}
     for precision in shapes.precisions:
+        drawn = partial(torch.randn, device=base.device, dtype=DTYPES[precision])
         for name, (m, k, n) in sizes.items():
-            states, weight = (
-                torch.randn(size, device=base.device, dtype=DTYPES[precision]) for size in ((m, k), (n, k))
-            )
-            call = partial(F.linear, states, weight)
-            cases[named(name, precision)] = Case(
-                call, operations=2 * m * k * n, precision=precision, yardstick=True
-            )
+            call, operations = partial(F.linear, drawn(m, k), drawn(n, k)), 2 * m * k * n
+            cases[named(name, precision)] = Case(call, (), None, operations, None, precision, yardstick=True)
     return cases
 
 

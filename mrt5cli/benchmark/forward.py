@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mrt5cli.benchmark.card import products
-from mrt5cli.benchmark.models import (
-    Precision,
-    Shapes,
-    Variant,
-    float32_products,
-    implementations,
-    named,
-    on_gpu,
-    ours,
-    plain,
-)
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, named, on_gpu, ours, plain
 from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 
@@ -29,30 +20,29 @@ EAGER, SDPA = "transformers eager", "transformers sdpa"
 
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """The plain models and ours, in each precision; `padded` and `eager` compute what is left of the longest
-    row for all. On a GPU the written-out ways of ours are oracles only."""
-    suite, kept = Suite("forward"), dict(shapes.deletions())
+    row for all. On a GPU our eager path is the oracle only."""
+    suite, checked = Suite("forward"), dict[str, Variant]()
     fast, *others = implementations(base)
     dense = {how: ours(base, how, deletion_type="none") for how in {"eager", fast, *others}}
     deleting = {how: ours(base, how) for how in ("eager", "sdpa", fast)}
-    checked: dict[str, tuple[str | None, Precision]] = {}
 
     def add(
         name: str,
         model: PreTrainedModel,
         against: Sequence[str],
-        tag: str | None = None,
+        kept: Sequence[int] | None = None,
         *,
         check: bool = False,
     ) -> None:
         """Add a case in each precision, beside others of that precision and the plain one in float32."""
         for precision in shapes.precisions:
-            variant, each = Variant(model, shapes, kept.get(tag or ""), precision), named(name, precision)
+            variant, each = Variant(model, shapes, kept, precision), named(name, precision)
             work = variant.macs(padded=not name.startswith("packed"))
             others = [named(other, precision) for other in against] + [EAGER] * (precision != "fp32")
             call = partial(logits, variant)
             suite.cases[each] = Case(call, others, work, 2 * work, precision=precision)
             if check:
-                checked[each] = tag, precision
+                checked[each] = variant
 
     add(EAGER, plain(base, "eager"), [])
     add(SDPA, plain(base, "sdpa"), [EAGER])
@@ -61,32 +51,32 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     add("dense", dense[fast], [EAGER, SDPA], check=True)
     for how in others:
         add(f"dense by {how}", dense[how], [EAGER, SDPA], check=True)
-    for tag in kept:
+    for tag, kept in shapes.deletions():
         if not on_gpu(base):
-            add(f"eager {tag}", deleting["eager"], ["eager"], tag)
-        add(f"padded {tag}", deleting["sdpa"], ["dense", f"eager {tag}"], tag, check=True)
+            add(f"eager {tag}", deleting["eager"], ["eager"], kept)
+        add(f"padded {tag}", deleting["sdpa"], ["dense", f"eager {tag}"], kept, check=True)
         if fast != "sdpa":
-            add(f"packed {tag}", deleting[fast], ["dense", f"padded {tag}", SDPA, EAGER], tag, check=True)
+            add(f"packed {tag}", deleting[fast], ["dense", f"padded {tag}", SDPA, EAGER], kept, check=True)
     if on_gpu(base):
         suite.cases |= products(base, shapes)
 
     def checks() -> Checks:
         @cache
-        def oracle(tag: str | None, precision: Precision) -> Tensor:
-            model = dense["eager"] if tag is None else deleting["eager"]
-            return logits(Variant(model, shapes, kept.get(tag or ""), precision))
+        def oracle(kept: Sequence[int] | None, *precision: Any) -> Tensor:
+            return logits(Variant((deleting if kept else dense)["eager"], shapes, kept, *precision))
 
-        def parity(name: str, tag: str | None, precision: Precision) -> Parity:
-            rounded = None if precision == "fp32" else oracle(tag, precision)
-            return Parity.of(oracle(tag, "fp32"), suite.cases[name].run(), rounded)
+        def parity(variant: Variant) -> Parity:
+            kept = variant.kept and tuple(variant.kept)
+            rounded = None if variant.precision == "fp32" else oracle(kept, variant.precision)
+            return Parity.of(oracle(kept), logits(variant), rounded)
 
         def of_transformers() -> Parity:
             softmax = Variant(ours(base, fast, deletion_type="none", use_softmax1=False), shapes)
             return Parity.of(logits(Variant(plain(base, "eager"), shapes)), logits(softmax))
 
         yield "dense with softmax, from transformers", of_transformers
-        for name, (tag, precision) in checked.items():
-            yield name, partial(parity, name, tag, precision)
+        for name, variant in checked.items():
+            yield name, partial(parity, variant)
 
     suite.checks = checks
     return suite
@@ -94,5 +84,5 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
 def logits(variant: Variant) -> Tensor:
     """(B, T, vocabulary), without a graph."""
-    with torch.inference_mode(), float32_products(variant.precision):
+    with torch.inference_mode():
         return variant().logits

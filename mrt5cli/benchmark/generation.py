@@ -11,17 +11,7 @@ from torch import Tensor
 
 from mrt5cli.benchmark.card import products
 from mrt5cli.benchmark.forward import EAGER, SDPA
-from mrt5cli.benchmark.models import (
-    Precision,
-    Shapes,
-    Variant,
-    float32_products,
-    implementations,
-    named,
-    on_gpu,
-    ours,
-    plain,
-)
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, named, on_gpu, ours, plain
 from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, SLACK, Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.fast.switch import fast_paths
@@ -31,24 +21,39 @@ SLOW = "dense, fast paths off"
 
 def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     """transformers' models and ours, dense and deleted, in each precision; bf16 is that of the weights."""
-    suite, checked = Suite("generate"), dict[str, tuple[MrT5ForConditionalGeneration, Variant]]()
+    suite, fast, gpu = Suite("generate"), implementations(base)[0], on_gpu(base)
+    checked: dict[str, tuple[MrT5ForConditionalGeneration, Variant]] = {}
+
+    def add(name: str, variant: Variant, against: list[str], check: Any = None) -> None:
+        call, precision = partial(_slowly if name == SLOW else greedy, variant), variant.precision
+        others = [named(other, precision) for other in against]
+        suite.cases[named(name, precision)] = Case(call, others, precision=precision)
+        if check is not None:
+            checked[named(name, precision)] = check, variant
+
     for precision in shapes.precisions:
         weights = copy.deepcopy(base).to(torch.bfloat16) if precision == "bf16" else base
-        for name, (variant, against) in _variants(weights, shapes, precision).items():
-            call = partial(_slowly if name == SLOW else greedy, variant)
-            each, others = named(name, precision), [named(other, precision) for other in against]
-            suite.cases[each] = Case(call, others, precision=precision)
-            if name.startswith("de") and name != SLOW:
-                checked[each] = weights, variant
-    if on_gpu(base):
+        dense, deleting = ours(weights, fast, deletion_type="none"), ours(weights, fast)
+        build = partial(Variant, shapes=shapes, precision=precision)
+        if not gpu:
+            add(EAGER, build(plain(weights, "eager")), [])
+        add(SDPA, build(plain(weights, "sdpa")), [EAGER])
+        if gpu:
+            add(SLOW, build(dense), [SDPA])
+        add("dense", build(dense), [EAGER, SDPA, SLOW], weights)
+        for tag, kept in shapes.deletions():
+            against = ["dense", SDPA if gpu else EAGER]
+            add(f"deleted {tag}", build(deleting, kept=kept), against, weights)
+    if gpu:
         suite.cases |= products(base, shapes)
 
     def parity(name: str, weights: MrT5ForConditionalGeneration, variant: Variant) -> Parity:
-        fields = {} if variant.kept else {"deletion_type": "none"}
-        exact = Variant(ours(base, "eager", **fields), shapes, variant.kept)
-        rounded = Variant(ours(weights, "eager", **fields), shapes, variant.kept, variant.precision)
-        tokens = suite.cases[name].run()
-        return greedy_parity(exact, tokens, None if variant.precision == "fp32" else rounded)
+        kept, fields = variant.kept, {} if variant.kept else {"deletion_type": "none"}
+        oracle, rounded = (ours(each, "eager", **fields) for each in (base, weights))
+        tokens, exact = suite.cases[name].run(), Variant(oracle, shapes, kept)
+        if variant.precision == "fp32":
+            return greedy_parity(exact, tokens)
+        return greedy_parity(exact, tokens, Variant(rounded, shapes, kept, variant.precision))
 
     def checks() -> Checks:
         for name, given in checked.items():
@@ -56,25 +61,6 @@ def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
     suite.checks = checks
     return suite
-
-
-def _variants(
-    weights: MrT5ForConditionalGeneration, shapes: Shapes, precision: Precision
-) -> dict[str, tuple[Variant, list[str]]]:
-    """What generates, and what it is compared with."""
-    fast = implementations(weights)[0]
-    build = partial(Variant, shapes=shapes, precision=precision)
-    dense, deleting = ours(weights, fast, deletion_type="none"), ours(weights, fast)
-    found: dict[str, tuple[Variant, list[str]]] = {}
-    if not on_gpu(weights):
-        found[EAGER] = build(plain(weights, "eager")), []
-    found[SDPA] = build(plain(weights, "sdpa")), [EAGER]
-    if on_gpu(weights):
-        found[SLOW] = build(dense), [SDPA]
-    found["dense"] = build(dense), [EAGER, SDPA, SLOW]
-    for tag, kept in shapes.deletions():
-        found[f"deleted {tag}"] = build(deleting, kept=kept), ["dense", SDPA if on_gpu(weights) else EAGER]
-    return found
 
 
 def greedy(variant: Variant) -> Tensor:
@@ -98,11 +84,10 @@ def greedy_parity(oracle: Variant, tokens: Tensor, rounded: Variant | None = Non
     Args:
         rounded: the oracle in the precision that the tokens were chosen in, where that is not float32.
     """
-    given = {"attention_mask": oracle.mask, "decoder_input_ids": tokens[:, :-1], "use_cache": False}
 
     def scores(variant: Variant) -> Tensor:
-        with torch.inference_mode(), float32_products(variant.precision):
-            return variant.model(variant.ids, **given, **variant.steer()).logits.float()
+        with torch.inference_mode():
+            return variant(labels=None, decoder_input_ids=tokens[:, :-1]).logits.float()
 
     logits = scores(oracle).clone()
     size = float(logits.abs().max())

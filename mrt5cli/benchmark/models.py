@@ -193,7 +193,8 @@ class Variant:
         given = {"attention_mask": self.mask, "labels": self.labels, "use_cache": False, **options}
         if isinstance(self.model, MrT5ForConditionalGeneration):
             given["real_bytes"] = self.ids.numel()  # which collators count
-        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with float32_products(self.precision), half:
             return self.model(self.ids, **given, **self.steer())
 
     def macs(self, *, padded: bool = False) -> int:

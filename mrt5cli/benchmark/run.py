@@ -16,10 +16,10 @@ from mrt5cli.benchmark.card import Clock, host_waits
 from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
-from mrt5cli.benchmark.memory import measure, memory_of
+from mrt5cli.benchmark.memory import Gauge, measure, memory_of
 from mrt5cli.benchmark.models import SIZES, Shapes, base_model
 from mrt5cli.benchmark.precision import precision_rows
-from mrt5cli.benchmark.suite import Builder, Suite, interleave
+from mrt5cli.benchmark.suite import Builder, Case, Memory, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
@@ -170,11 +170,9 @@ class Benchmark:
 
         for name, case in suite.cases.items():
             with self._tried(suite, name):
-                times = clock.warm_up(case.run)
-                if self.device.type == "cuda" and self.memory:
-                    case.memory = memory_of(case, self.device)
-                case.waits = host_waits(case.run, self.device)
-                calls[name] = partial(clock.seconds, case.run, times)
+                calls[name] = partial(clock.seconds, case.run, clock.warm_up(case.run))
+                if self.device.type == "cuda":
+                    self._inspect(case)
             done()
         for seconds in interleave(calls, rounds=self.rounds, done=done):
             for name, rounds in seconds.items():
@@ -182,6 +180,13 @@ class Benchmark:
             suite.compare()
             self.save(self.report())
         suite.notes += [f"{name}: {case.compiling}" for name, case in suite.cases.items() if case.compiling]
+
+    def _inspect(self, case: Case) -> None:
+        """Look at a case on a GPU, by as few calls as will do."""
+        of_step = memory_of(case, self.device) if case.loss else None
+        gauge = Gauge(self.device)
+        case.waits = host_waits(case.run, self.device)  # and frees the step's gradients
+        case.memory = (of_step or Memory(gauge.peak())) if self.memory else None
 
     @contextmanager
     def _tried(self, suite: Suite, name: str) -> Iterator[None]:

@@ -243,7 +243,6 @@ def test_waits_of_the_host_are_counted(cuda: SimpleNamespace):
 
     assert host_waits(call, GPU) == 2
     assert cuda.mode == "default"
-    assert host_waits(call, torch.device("cpu")) is None
 
 
 # --- what the device can do ---------------------------------------------------------------------------------
