@@ -80,6 +80,7 @@ def _packed(
 
 
 @cache
+@torch.inference_mode(False)
 def _full(rows: int, length: int, device: torch.device) -> Packed:
     positions = torch.arange(length, dtype=torch.int32, device=device).repeat(rows)
     return replace(grid(rows, length, device), positions=positions)

@@ -21,7 +21,8 @@ COMPILED = ", compiled"
 
 
 def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled.
+    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled, in
+    the first of the precisions.
 
     Compiling happens here, before anything is timed.
     """
@@ -39,14 +40,18 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
                     compile_blocks(model)
                     costs = compiling_costs(call, shapes.length)
                 against = [plain] if how else []
-                suite.cases[plain + how] = Case(partial(call, shapes.length), against, compiling=costs)
+                call, precision = partial(call, shapes.length), shapes.precisions[0]
+                suite.cases[plain + how] = Case(call, against, precision=precision, compiling=costs)
 
-    def parity(name: str) -> Parity:
-        return Parity.of(*(suite.cases[f"{name}, forward{how}"].run() for how in ("", COMPILED)))
+    def parity(name: str, rate: float | None) -> Parity:
+        exact = replace(shapes, precisions=["fp32"])
+        oracle = _call(ours(base, implementations(base)[0]), exact, rate, shapes.length)
+        rounded, found = (suite.cases[f"{name}, forward{how}"].run() for how in ("", COMPILED))
+        return Parity.of(oracle, found, rounded)
 
     def checks() -> Checks:
-        for name in kinds:
-            yield f"{name}{COMPILED}", partial(parity, name)
+        for name, rate in kinds.items():
+            yield f"{name}{COMPILED}", partial(parity, name, rate)
 
     suite.checks = checks
     return suite
@@ -55,7 +60,7 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 def _call(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
     """The logits of a forward pass; of a model in training mode the loss of a step, soft without a rate."""
     kept = None if rate is None else kept_lengths(shapes.batch, length, rate, shapes.spreads[0])
-    variant = Variant(model, replace(shapes, length=length), kept)
+    variant = Variant(model, replace(shapes, length=length), kept, shapes.precisions[0])
     if not model.training:
         return logits(variant)
     loss: Tensor = scored(variant) if rate is None else variant().loss

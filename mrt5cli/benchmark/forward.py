@@ -71,8 +71,13 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
             return Parity.of(oracle(kept), logits(variant), rounded)
 
         def of_transformers() -> Parity:
-            softmax = Variant(ours(base, fast, deletion_type="none", use_softmax1=False), shapes)
-            return Parity.of(logits(Variant(plain(base, "eager"), shapes)), logits(softmax))
+            softmax, precision = (
+                ours(base, fast, deletion_type="none", use_softmax1=False),
+                shapes.precisions[0],
+            )
+            theirs = [Variant(plain(base, "eager"), shapes, None, each) for each in ("fp32", precision)]
+            exact, rounded = map(logits, theirs)
+            return Parity.of(exact, logits(Variant(softmax, shapes, None, precision)), rounded)
 
         yield "dense with softmax, from transformers", of_transformers
         for name, variant in checked.items():

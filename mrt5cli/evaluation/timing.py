@@ -51,12 +51,6 @@ class Stopwatch:
         return median(shares) if shares else None
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """How long a call takes until the device has done its part: on a GPU between two events in its queue.
 
@@ -73,6 +67,12 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     end.record(queue)
     end.synchronize()
     return begin.elapsed_time(end) / 1000
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def conditions(model: torch.nn.Module) -> dict[str, str | int]:
