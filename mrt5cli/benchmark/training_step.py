@@ -141,9 +141,9 @@ def step(variant: Variant, loss: Loss, against: Sequence[str] = ()) -> Case:
 
 
 def whole_step(variant: Variant, loss: Loss, against: Sequence[str]) -> Case:
-    """The same, and the optimizer's part of it, which must not move the weights."""
+    """The same, and the optimizer's part of it, on weights that no other case has."""
     model = variant.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def call() -> None:
         loss(variant).backward()  # type: ignore[no-untyped-call]

@@ -34,9 +34,13 @@ class Stopwatch:
 
     def time(self, forward: Callable[[], object], rows: int) -> None:
         """Time one batch; the caller has run it once before, as warm-up."""
+
+        def passes() -> None:
+            for _ in range(PASSES):
+                forward()
+
         wait(self.device)
-        passes = seconds_of(lambda: [forward() for _ in range(PASSES)], self.device)
-        self.seconds.append(passes / PASSES)
+        self.seconds.append(seconds_of(passes, self.device) / PASSES)
         self.rows.append(rows)
 
     @property

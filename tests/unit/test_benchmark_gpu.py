@@ -168,6 +168,14 @@ def test_a_precision_is_that_of_its_products(gpu: SimpleNamespace):
             suite.cases[name].run()
     assert seen == [(torch.float32, "highest"), (torch.bfloat16, "highest"), (torch.float32, "high")]
 
+    step = training_step.train(base, shapes).cases["fused, score loss tf32"]
+    backward: list[str] = []
+    assert step.loss is not None
+    model = step.loss.args[0].model
+    model.lm_head.weight.register_hook(lambda _: backward.append(torch.get_float32_matmul_precision()))
+    step.run()
+    assert backward == ["high"]
+
 
 def test_a_bf16_path_may_be_as_far_off_as_bf16_is():
     oracle, rounded = torch.tensor([5.0, -3.0]), torch.tensor([5.0, -2.99])
