@@ -184,6 +184,15 @@ def memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def installed_gpu() -> str:
+    """The name of an NVIDIA GPU of this machine, as its driver tells it without torch; "" where none is."""
+    for facts in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        model = re.search(r"^Model:\s*(.*)", facts.read_text(encoding="utf-8"), re.MULTILINE)
+        if model:
+            return model[1]
+    return ""
+
+
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
     import platform

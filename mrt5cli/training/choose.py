@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
@@ -18,15 +17,13 @@ from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
-from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
+from mrt5cli.training.forecast import Forecast, forecast
+from mrt5cli.training.memory import drops_weights
 from mrt5cli.training.plan import Prepared, RunOptions, TrainingPlan
 from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import check_start, checkpoint_to_resume, model_to_start
-
-if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
 
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
@@ -50,9 +47,10 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     if before.finished:
         return plan
     prepared = _prepare(plan)
-    plan = replace(plan, prepared=prepared, facts=facts(plan, prepared))
+    expected = forecast(recipe, prepared.start.model, runtime, done=step or 0)
+    plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
     # The task's remarks are on what its description has read.
-    notes += [*prepared.task.remarks(), *prepared.start.notes, *_on_machine(prepared.start.model, runtime)]
+    notes += [*prepared.task.remarks(), *prepared.start.notes, *_on_machine(recipe, expected)]
     return plan
 
 
@@ -119,21 +117,14 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     return Prepared(task, example, start, micro_batches)
 
 
-def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterator[str]:
-    """Notes on a model that is too much for a machine, or slower on it than it could be."""
-    config, device = model.config, runtime.device
-    dropped = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
-    if device.type == "cpu" and dropped:
+def _on_machine(recipe: Recipe, expected: Forecast) -> Iterator[str]:
+    """Notes on a run that is too much for a machine, or slower on it than it could be."""
+    if not expected.on_gpu and drops_weights(recipe):
         yield (
             "attention weights are dropped in training, which no fused kernel does on a CPU; "
             "model.attention_dropout: 0 trains faster, and not quite as the paper does"
         )
-    needed, memory = 4 * 4 * model.num_parameters(), machine.memory(device)
-    if needed > memory:
-        yield (
-            f"weights, gradients and Adam's moments alone take {byte_size(needed)}; {device} has "
-            f"{byte_size(memory)}"
-        )
+    yield from expected.notes()
 
 
 def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
