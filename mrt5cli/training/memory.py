@@ -22,8 +22,8 @@ from mrt5cli.training.estimates import Lengths, lengths_of
 Attention = Literal["written out", "core", "sdpa", "kernels"]
 """What attends: steps that keep their scores; the CPU's fused core; PyTorch's kernel on a GPU; ours there."""
 
-TILE = 2**20
-"""Scores that the CPU's core makes at once (`models/fast/fused.py`)."""
+TILES = {"core": 2**20, "sdpa": 2**25}
+"""Scores that are made at once where none are kept (`models/fast/fused.py`)."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,10 @@ class Step:
     def bias(self, *, decodes: bool) -> int:
         """Position biases, one for all layers before the gate and one behind it; our kernels look them up."""
         heads, (source, kept, target) = self.sizes.heads, self.lengths
-        if decodes:
-            return target * (target * (8 + 4 * heads) + kept * heads * self.number)
         if self.attention == "kernels":
             return 0
+        if decodes:
+            return target * (target * (8 + 4 * heads) + kept * heads * self.number)
         number = self.number if self.on_gpu else 4
         before, after = self.sizes.gate_layer > 0, self.sizes.gate_layer < self.sizes.encoder_layers
         return number * heads * (before * source**2 + after * kept**2)
@@ -212,10 +212,8 @@ class Step:
         scores, rows = self.batch * rows * keys * sizes.heads, self.batch * rows
         of_feed_forward, held = 4 * self.number * rows * sizes.d_ff, self.feed_forward(rows)
         of_attention = (8 + 2 * self.number + 12 * self.scored) * scores
-        if self.attention == "core":
-            of_attention = (16 + 16 * self.scored) * min(TILE, scores)
-        elif self.attention != "written out":
-            of_attention = 0
+        if self.attention != "written out":
+            of_attention = (16 + 16 * self.scored) * min(TILES.get(self.attention, 0), scores)
         # Attention's turn comes when the feed-forward layer's is over.
         most = max(of_feed_forward, of_attention - held)
         if self.recompute != "none":
