@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate
 from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mrt5cli import runtime
 from mrt5cli.analysis.throughput import GPUS, core_rate, described, gpu_rate, kind_of
+from mrt5cli.errors import UserError
 from mrt5cli.models import build
 from mrt5cli.models.recomputation import Recompute, recompute
 from mrt5cli.recipe import Recipe, Shape, load
@@ -219,3 +223,36 @@ def test_several_gpus_share_the_hours(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_estimates_need_no_torch() -> None:
     asked = "import sys, mrt5cli.suite.estimates, mrt5cli.training.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+# --- a GPU that is too small --------------------------------------------------------------------------------
+
+
+@cache
+def of_192(batch: int) -> Recipe:
+    return small("training.batch_size=192", f"training.device_batch_size={batch}")
+
+
+@given(st.integers(100, 12_000), st.sampled_from([24, 48, 96]), st.sampled_from([1, 2]))
+def test_what_does_not_fit_is_refused_and_what_is_proposed_fits(
+    megabytes: int, batch: int, processes: int
+) -> None:
+    recipe, sizes = of_192(batch), sizes_of(of_192(batch), Shape())
+    step = Step(recipe, sizes, parameters(sizes), batch, "kernels", on_gpu=True, processes=processes)
+    gpu = Runtime(torch.device("cuda", 0), "fp32", 1, 0, processes)
+    here = Forecast(gpu, gpu_rate("fp32"), 1.0, 1.0, step, megabytes * 10**6)
+    share = step.memory().total / here.available
+    if share > 1:
+        with pytest.raises(UserError, match=r"a training step of .* takes about .* cuda:0 has ") as refused:
+            list(here.notes())
+        assert all(way in (refused.value.hint or "") for way in here.ways_to_fit())
+    else:
+        assert len(list(here.notes())) == (share > 0.9)
+    for way in here.ways_to_fit():
+        settings = dict(each.split("=") for each in way.replace("--set ", "").split())
+        size = int(settings.get("training.device_batch_size", batch))
+        how = settings.get("training.recompute", "none")
+        training = recipe.training.model_copy(update={"recompute": how})
+        proposed = replace(step, batch=size, recipe=recipe.model_copy(update={"training": training}))
+        assert 192 // processes % size == 0 and (size < batch or how == "blocks")
+        assert proposed.memory().total <= 0.9 * here.available
