@@ -256,3 +256,14 @@ def test_what_does_not_fit_is_refused_and_what_is_proposed_fits(
         proposed = replace(step, batch=size, recipe=recipe.model_copy(update={"training": training}))
         assert 192 // processes % size == 0 and (size < batch or how == "blocks")
         assert proposed.memory().total <= 0.9 * here.available
+
+
+def test_the_classic_run_at_64_does_not_fit_24_gigabytes() -> None:
+    recipe = load("pctrl40", ["training.precision=bf16", "training.device_batch_size=64"])
+    sizes = sizes_of(recipe, Shape())
+    step = Step(recipe, sizes, parameters(sizes), 64, "kernels", on_gpu=True)
+    gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
+    with pytest.raises(UserError, match=r"of 64 examples takes about 41.2 GB; cuda:0 has 24 GB") as refused:
+        list(Forecast(gpu, gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9).notes())
+    expected = "--set training.device_batch_size=16 or --set training.recompute=blocks"
+    assert refused.value.hint == expected
