@@ -14,10 +14,11 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.runtime import Runtime
 from mrt5cli.text import byte_size, counted, duration
 from mrt5cli.training.estimates import sizes_of, step_flops
-from mrt5cli.training.memory import Step, what_attends
+from mrt5cli.training.memory import Step
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.models.fast.choice import Choice
 
 NEAR = 0.9
 """Share of a GPU's memory from which a step may not fit after all: libraries and gaps take some, too."""
@@ -66,7 +67,7 @@ class Forecast:
         memory = self.step.memory()
         parts = {
             "weights, gradients and Adam's moments": memory.weights,
-            "bf16 casts of weights": memory.casts,
+            "copies of weights": memory.copies,
             f"held for backward of {counted(self.step.batch, 'example')}": memory.held,
             "made in backward": memory.temporary,
         }
@@ -131,10 +132,13 @@ def _recomputing(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"training": training})
 
 
-def forecast(recipe: Recipe, model: MrT5ForConditionalGeneration, runtime: Runtime, done: int) -> Forecast:
+def forecast(
+    recipe: Recipe, model: MrT5ForConditionalGeneration, runtime: Runtime, attention: Choice, done: int
+) -> Forecast:
     """What a run will take.
 
     Args:
+        attention: what it runs by.
         done: steps of it that are made.
     """
     on_gpu, training = runtime.device.type == "cuda", recipe.training
@@ -142,9 +146,8 @@ def forecast(recipe: Recipe, model: MrT5ForConditionalGeneration, runtime: Runti
     gpu = machine.device_name(runtime.device) if on_gpu else ""
     rate = gpu_rate(training.precision, gpu) if on_gpu else core_rate(sizes.d_model)
     seconds = step_flops(recipe, sizes) / rate.flops / (runtime.world_size if on_gpu else 1)
-    attention = what_attends(recipe, model.config._attn_implementation, on_gpu=on_gpu)
     parameters, batch = model.num_parameters(), training.device_batch_size
-    step = Step(recipe, sizes, parameters, batch, attention, on_gpu, runtime.world_size)
+    step = Step(recipe, sizes, parameters, batch, attention.implementation, on_gpu, runtime.world_size)
     return Forecast(
         runtime,
         rate,

@@ -13,17 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from mrt5cli.analysis.compute import Sizes
 from mrt5cli.recipe import Recipe
 from mrt5cli.training.estimates import Lengths, lengths_of
 
-Attention = Literal["written out", "core", "sdpa", "kernels"]
-"""What attends: steps that keep their scores; the CPU's fused core; PyTorch's kernel on a GPU; ours there."""
-
-TILES = {"core": 2**20, "sdpa": 2**25}
-"""Scores that are made at once where none are kept (`models/fast/fused.py`)."""
+TILES = {False: 2**20, True: 2**25}
+"""Scores that are made at once on a CPU and on a GPU where none are kept (`models/fast/fused.py`)."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +28,19 @@ class StepMemory:
 
     Attributes:
         weights: in float32, with gradients and Adam's two moments.
-        casts: bf16 copies of weight matrices that autocast makes.
+        copies: of weight matrices, that products read.
         held: between forward and backward pass.
         temporary: what backward makes on top, at most.
     """
 
     weights: int
-    casts: int
+    copies: int
     held: int
     temporary: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.casts + self.held + self.temporary
-
-
-def drops_weights(recipe: Recipe) -> bool:
-    """Whether attention drops some of its weights in training."""
-    model = recipe.model
-    return (model.dropout if model.attention_dropout is None else model.attention_dropout) > 0
-
-
-def what_attends(recipe: Recipe, implementation: str, *, on_gpu: bool) -> Attention:
-    """What computes attention in training.
-
-    Args:
-        implementation: its name, as `attn_implementation` or transformers' registry has it.
-    """
-    name = implementation.removeprefix("mrt5_")
-    if name == "eager" or (not on_gpu and drops_weights(recipe)):
-        return "written out"
-    if not on_gpu:
-        return "core"
-    return "kernels" if name == "triton" else "sdpa"
+        return self.weights + self.copies + self.held + self.temporary
 
 
 @dataclass(frozen=True)
@@ -74,6 +50,7 @@ class Step:
     Attributes:
         sizes, parameters: of the model.
         batch: examples.
+        attention: what it runs by, a name of `models.attention.IMPLEMENTATIONS`.
         processes: that train together.
     """
 
@@ -81,7 +58,7 @@ class Step:
     sizes: Sizes
     parameters: int
     batch: int
-    attention: Attention
+    attention: str
     on_gpu: bool
     processes: int = 1
 
@@ -104,6 +81,17 @@ class Step:
     @property
     def recompute(self) -> str:
         return self.recipe.training.recompute
+
+    @property
+    def drops_weights(self) -> bool:
+        """Whether attention drops some of its weights."""
+        model = self.recipe.model
+        return (model.dropout if model.attention_dropout is None else model.attention_dropout) > 0
+
+    @property
+    def by_flash(self) -> bool:
+        """Whether a CPU's own kernel attends."""
+        return not self.on_gpu and self.attention != "eager" and not self.drops_weights
 
     @property
     def scored(self) -> bool:
@@ -131,10 +119,10 @@ class Step:
         """Queries, keys, values, output and, where scores are written out, those."""
         sizes, number = self.sizes, self.number
         held = 2 * number * sizes.inner * (queries + keys)
-        if self.attention != "written out":
-            again = number * sizes.inner * queries if self.attention == "core" else 0  # output, joined heads
+        if self.attention != "eager":
+            again = number * sizes.inner * queries if self.by_flash else 0  # the output with heads joined
             return held + again + 4 * sizes.heads * queries
-        dropped = 2 * number if drops_weights(self.recipe) else 2 if number == 2 else 0
+        dropped = 2 * number if self.drops_weights else 2 if number == 2 else 0
         return held + (4 + dropped) * sizes.heads * pairs + scored * 4 * sizes.inner * (queries + keys)
 
     def feed_forward(self, rows: int) -> int:
@@ -160,7 +148,7 @@ class Step:
         if decodes:
             numbers += rows * (sizes.inner + sizes.d_model) + 2 * self.rows.kept * sizes.inner
         kernel = rows * (self.number * sizes.inner + 4 * sizes.heads) * (1 + decodes)
-        return numbers * self.number + (kernel if self.attention == "core" else 0)
+        return numbers * self.number + (kernel if self.by_flash else 0)
 
     # --- the whole ------------------------------------------------------------------------------------------
 
@@ -194,16 +182,29 @@ class Step:
         gate = 8 * source * sizes.d_model if self.recipe.model.shortener.has_weights else 0
         return sum(blocks) + ends + gate + 4 * last * sizes.d_model + self.bias(decodes=False)
 
+    def copies(self) -> int:
+        """Of weights: autocast's in bf16, and on a GPU, in fp32, those of q|k|v and wi_0|wi_1 side by side.
+        Blocks that are computed again make them again."""
+        if self.recompute != "none":
+            return 0
+        if self.number == 2:
+            return 2 * self.parameters
+        sizes = self.sizes
+        attentions = 3 * sizes.encoder_layers + 5 * sizes.decoder_layers
+        feed_forwards = 2 * (sizes.encoder_layers + sizes.decoder_layers)
+        numbers = sizes.d_model * (attentions * sizes.inner + feed_forwards * sizes.d_ff)
+        return 4 * numbers if self.on_gpu else 0
+
     def bias(self, *, decodes: bool) -> int:
-        """Position biases, one for all layers before the gate and one behind it; our kernels look them up."""
+        """The position bias of all layers, and a second one where positions are pooled; our kernels look it
+        up. The decoder's comes with its buckets and a causal mask."""
         heads, (source, kept, target) = self.sizes.heads, self.lengths
-        if self.attention == "kernels":
+        if self.attention == "triton":
             return 0
         if decodes:
-            return target * (target * (8 + 4 * heads) + kept * heads * self.number)
+            return (12 + 4 * heads) * target**2
         number = self.number if self.on_gpu else 4
-        before, after = self.sizes.gate_layer > 0, self.sizes.gate_layer < self.sizes.encoder_layers
-        return number * heads * (before * source**2 + after * kept**2)
+        return number * heads * (source**2 + (kept**2 if kept < source else 0))
 
     def temporary(self, *, decodes: bool) -> int:
         """The most that backward makes at once in a block, with what it computes again."""
@@ -212,8 +213,10 @@ class Step:
         scores, rows = self.batch * rows * keys * sizes.heads, self.batch * rows
         of_feed_forward, held = 4 * self.number * rows * sizes.d_ff, self.feed_forward(rows)
         of_attention = (8 + 2 * self.number + 12 * self.scored) * scores
-        if self.attention != "written out":
-            of_attention = (16 + 16 * self.scored) * min(TILES.get(self.attention, 0), scores)
+        if self.attention == "triton":
+            of_attention = 0
+        elif self.attention != "eager":
+            of_attention = (16 + 16 * self.scored) * min(TILES[self.on_gpu], scores)
         # Attention's turn comes when the feed-forward layer's is over.
         most = max(of_feed_forward, of_attention - held)
         if self.recompute != "none":
@@ -230,6 +233,4 @@ class Step:
         # Several processes reduce gradients in buckets of their own.
         weights = (20 if self.processes > 1 else 16) * self.parameters
         temporary = max(of_encoder - decoder, of_decoder)
-        # Blocks that are computed again cast their weights again.
-        casts = 2 * self.parameters if self.number == 2 and self.recompute == "none" else 0
-        return StepMemory(weights, casts, encoder + decoder, max(0, temporary))
+        return StepMemory(weights, self.copies(), encoder + decoder, max(0, temporary))

@@ -32,7 +32,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": plan.runtime.sentence(),
+        "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
         **expected.facts(),
         "output": str(plan.run.path),
     }

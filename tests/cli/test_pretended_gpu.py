@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.fast import choice
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fast")
 
 Pretend = Callable[..., None]
 OFFLINE = ("model.start=scratch", "task.source={kind: embedded}")
@@ -25,9 +25,13 @@ TINY = "model.shape={d_model: 64, d_ff: 128, d_kv: 16, num_heads: 2, num_layers:
 
 
 @pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
+def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pretend]:
     """Pretends to have GPUs of a name and a size; the model of a plan stays on the CPU."""
     monkeypatch.chdir(tmp_path)
+    # As where triton is installed, and its kernels' numbers are right.
+    choice._checked.cache_clear()
+    monkeypatch.setattr(choice, "obstacle", lambda *_: None)
+    monkeypatch.setattr(choice, "fault", lambda _: "")
 
     def have(name: str, gigabytes: float, count: int = 1, bf16: bool = True) -> None:
         properties = SimpleNamespace(name=name, total_memory=int(gigabytes * 1e9), major=9, minor=0)
@@ -42,7 +46,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
         for call, answer in facts.items():
             monkeypatch.setattr(torch.cuda, call, lambda *_, answer=answer, **__: answer)
 
-    return have
+    yield have
+    choice._checked.cache_clear()
 
 
 def pretrain(*overrides: str, json_too: bool = False) -> Result:
@@ -61,13 +66,14 @@ def line(result: Result, name: str) -> str:
 def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     result = pretrain("training.precision=bf16", "training.device_batch_size=64")
-    assert line(result, "device") == "cuda:0 (NVIDIA H200), bf16"
+    kernels = "triton (its numbers were checked on this device)"
+    assert line(result, "device") == f"cuda:0 (NVIDIA H200), bf16; attention by {kernels}"
     assert line(result, "takes") == (
         "about 4 h 05 min of NVIDIA H200, 214,422 bytes a second (316 TFLOP/s, from arithmetic, not measured)"
     )
     memory = line(result, "memory")
     assert memory.startswith("about 41.2 GB of 150 GB: 4.79 GB weights, gradients and Adam's moments, ")
-    assert "599 MB bf16 casts of weights" in memory and "GB held for backward of 64 examples" in memory
+    assert "599 MB copies of weights" in memory and "GB held for backward of 64 examples" in memory
     assert not Path("runs").exists()
 
 
@@ -78,10 +84,25 @@ def test_scripts_get_numbers(pretend: Pretend) -> None:
     assert estimate["flops_per_second"] == pytest.approx(0.6 * 19.5e12)
     assert 3000 * 1024 * 1024 / estimate["bytes_per_second"] / 3600 == pytest.approx(estimate["hours"])
     memory = estimate["memory"]
-    assert memory.keys() == {"weights", "casts", "held", "temporary", "total", "available"}
-    assert memory["available"] == 85e9 and memory["casts"] == 0
-    parts = ("weights", "casts", "held", "temporary")
+    assert memory.keys() == {"weights", "copies", "held", "temporary", "total", "available"}
+    assert memory["available"] == 85e9
+    parts = ("weights", "copies", "held", "temporary")
     assert memory["total"] == sum(memory[part] for part in parts) > memory["weights"] > 0
+
+
+def test_the_plan_names_what_attention_runs_by(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts the memory of that; a self-check that fails is told."""
+    pretend("NVIDIA H200", 150)
+    found = {}
+    for fault in ("", "its output is off by 3"):
+        choice._checked.cache_clear()
+        monkeypatch.setattr(choice, "fault", lambda _, fault=fault: fault)
+        planned = json.loads(pretrain(TINY, json_too=True).stdout)
+        found[planned["attention"]] = planned["estimate"]["memory"]["total"]
+    checked, failed = found
+    assert checked == "triton (its numbers were checked on this device)"
+    assert failed == "sdpa (the self-check of our kernels failed: its output is off by 3)"
+    assert found[failed] > found[checked]
 
 
 def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(pretend: Pretend) -> None:
@@ -130,11 +151,3 @@ def test_a_gpu_of_no_known_kind_is_called_that(pretend: Pretend) -> None:
 def test_a_gpu_without_bf16_is_refused(pretend: Pretend) -> None:
     pretend("NVIDIA V100", 32, bf16=False)
     assert "cannot compute in bf16" in pretrain(TINY, "training.precision=bf16").stderr
-
-
-def test_the_plan_names_what_computes_attention(pretend: Pretend) -> None:
-    pretend("NVIDIA H200", 150)
-    found = json.loads(pretrain(TINY, json_too=True).stdout)
-    if "attention" not in found:
-        pytest.skip("plans do not name it yet")
-    assert any(name in found["attention"] for name in IMPLEMENTATIONS)
