@@ -58,9 +58,11 @@ GPUS: Mapping[str, Mapping[Precision, Rate]] = {
 ASSUMED = "A100"
 """The kind that is assumed where there is no GPU to ask, or one of another kind."""
 
-NARROW = Rate(14e9, "`mrt5 reproduce miniature` on an AMD EPYC, 2026-11-28")
+NARROW = Rate(34e9, "`make quickstart` (its ByT5, 119 s of 800 steps) on an AMD EPYC, 2026-11-28")
+NARROW_SHARED = Rate(14e9, "`mrt5 reproduce miniature`, two jobs at a time on an AMD EPYC, 2026-11-28")
 WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` (byt5-small) on an AMD EPYC, 2026-11-26")
-"""One core of a CPU, in either precision: over all trainings of the miniature, and a forward pass."""
+"""One core of a CPU, in either precision: small models on a machine of their own and beside other jobs, where
+memory and caches are shared, and a forward pass of a wide one."""
 WIDE_MODEL = 1024
 """The d_model from which a model counts as wide."""
 
@@ -75,9 +77,15 @@ def gpu_rate(precision: Precision, gpu: str = "") -> Rate:
     return GPUS[kind_of(gpu) or ASSUMED][precision]
 
 
-def core_rate(d_model: int) -> Rate:
-    """What one core of a CPU sustains with a model so wide."""
-    return WIDE if d_model >= WIDE_MODEL else NARROW
+def core_rate(d_model: int, *, shared: bool = False) -> Rate:
+    """What one core of a CPU sustains with a model so wide.
+
+    Args:
+        shared: other jobs run beside.
+    """
+    if d_model >= WIDE_MODEL:
+        return WIDE
+    return NARROW_SHARED if shared else NARROW
 
 
 def described(gpu: str) -> str:

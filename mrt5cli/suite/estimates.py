@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from mrt5cli.analysis.throughput import NARROW, WIDE, core_rate, described, gpu_rate
+from mrt5cli.analysis.throughput import NARROW_SHARED, WIDE, core_rate, described, gpu_rate
 from mrt5cli.recipe import Shape
 from mrt5cli.runtime import Precision
 from mrt5cli.suite.jobs import EvaluateJob, Job, Machine, SuitePlan, TrainJob
@@ -64,17 +64,16 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
             flops = 2 * one * (job.options.limit or 0) * max(1, len(getattr(job.task, "languages", [])))
         else:
             continue
-        rate = gpu_rate(precision, gpu) if machine == "gpu" else core_rate(sizes.d_model)
+        rate = gpu_rate(precision, gpu) if machine == "gpu" else core_rate(sizes.d_model, shared=True)
         job.hours = flops / (tflops * 1e12 if tflops else rate.flops) / 3600
 
 
 def assumption(machine: Machine, tflops: float | None = None, gpu: str = "") -> str:
     """What the hours rest on, in words."""
     if machine == "cpu":
-        return (
-            f"hours are estimates for one core, at {NARROW} ({NARROW.origin}) for narrow models, {WIDE} "
-            f"({WIDE.origin}) for wide ones; --gpu-tflops estimates those of a GPU"
-        )
+        kinds = {"narrow": NARROW_SHARED, "wide": WIDE}
+        listed = ", ".join(f"{rate} for {kind} models ({rate.origin})" for kind, rate in kinds.items())
+        return f"hours are estimates for one core, at {listed}; --gpu-tflops estimates those of a GPU"
     if tflops is not None:
         return f"hours are estimates, at an assumed {tflops:g} TFLOP/s"
     precisions: tuple[Precision, ...] = get_args(Precision)

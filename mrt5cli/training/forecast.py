@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
-from mrt5cli.analysis.throughput import Rate, core_rate, described, gpu_rate
+from mrt5cli.analysis.throughput import WIDE, Rate, core_rate, described, gpu_rate
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.runtime import Runtime
@@ -62,7 +62,7 @@ class Forecast:
             f"({self.rate}, {self.rate.origin})"
         )
         threads = self.runtime.describe()["threads"]
-        if not self.on_gpu and threads > 1:
+        if self.rate is WIDE and threads > 1:  # steps of narrow models take as long on one thread
             takes += f"; {counted(threads, 'thread')} take at best 1/{threads} of that"
         memory = self.step.memory()
         parts = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mrt5cli import runtime
-from mrt5cli.analysis.throughput import GPUS, core_rate, described, gpu_rate, kind_of
+from mrt5cli.analysis.throughput import GPUS, NARROW, WIDE, core_rate, described, gpu_rate, kind_of
 from mrt5cli.errors import UserError
 from mrt5cli.models import build
 from mrt5cli.models.fast.choice import Choice
@@ -186,8 +186,9 @@ def test_every_rate_says_where_it_is_from() -> None:
     # 40 % of what a large product was measured to reach.
     assert gpu_rate("bf16", "NVIDIA H200").flops == pytest.approx(0.4 * 790e12, rel=0.01)
     assert str(gpu_rate("bf16", "NVIDIA H200")) == "316 TFLOP/s"
-    assert core_rate(64).origin.startswith("measured with `mrt5 reproduce miniature`")
-    assert core_rate(1472).flops > 5 * core_rate(64).flops
+    assert core_rate(64).origin.startswith("measured with `make quickstart`")
+    assert core_rate(64, shared=True).origin.startswith("measured with `mrt5 reproduce miniature`, two jobs")
+    assert core_rate(1472).flops > core_rate(64).flops > core_rate(64, shared=True).flops
 
 
 def test_blocks_that_are_computed_again_cost_a_forward_pass() -> None:
@@ -208,9 +209,16 @@ def test_hours_of_a_cpu_are_those_of_a_core(monkeypatch: pytest.MonkeyPatch) -> 
     whole, half = foretold(recipe), foretold(recipe, done=recipe.training.max_steps // 2)
     assert whole.seconds == 2 * half.seconds and whole.bytes_per_second == half.bytes_per_second
     assert "of one core, " in whole.facts()["takes"]
-    assert whole.facts()["takes"].endswith("; 4 threads take at best 1/4 of that")
+    told = [replace(whole, rate=rate).facts()["takes"] for rate in (NARROW, WIDE)]
+    assert [each.endswith("; 4 threads take at best 1/4 of that") for each in told] == [False, True]
     flops = step_flops(recipe, sizes_of(recipe, recipe.model.shape or Shape())) * recipe.training.max_steps
     assert whole.document()["hours"] == pytest.approx(flops / core_rate(96).flops / 3600)
+
+
+def test_quickstart_takes_about_what_was_measured() -> None:
+    """A minute and a half on one core."""
+    recipe = load("quickstart_byt5")
+    assert foretold(recipe).seconds / recipe.training.max_steps * 650 == pytest.approx(90, rel=0.15)
 
 
 def test_several_gpus_share_the_hours(monkeypatch: pytest.MonkeyPatch) -> None:

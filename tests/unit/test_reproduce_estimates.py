@@ -95,9 +95,9 @@ def test_hours_are_those_of_what_jobs_run_on(
     estimate(plan, tflops, machine)
     here = plan.jobs[0].hours
     estimate(plan, 1.0, "gpu")
-    narrow = sizes_of(recipe("x"), shape_of(recipe("x"))).d_model
+    width = sizes_of(recipe("x"), shape_of(recipe("x"))).d_model
     of_gpu = gpu_rate("fp32").flops if tflops is None else tflops * 1e12
-    speed = of_gpu if machine == "gpu" else core_rate(narrow).flops
+    speed = of_gpu if machine == "gpu" else core_rate(width, shared=True).flops
     assert plan.jobs[0].hours == pytest.approx(here * speed / 1e12)
     assert ("core" in assumption(machine, tflops)) == (machine == "cpu")
 
