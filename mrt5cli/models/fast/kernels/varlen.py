@@ -53,9 +53,9 @@ def tiles_for(width: int, dtype: torch.dtype) -> Cut:
     """The tiles for heads of a width.
 
     Nobody has timed them on a GPU yet: `python tests/benchmarks/tiles.py` does. What speaks for these: tiles
-    of 128 rows read the other side from the second cache half as often as those of 64; a thread's values are
-    in registers, all but a few (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up and
-    exponentiates more than it multiplies, gets two programs on a multiprocessor.
+    of 128 rows read the other side from the second cache half as often as those of 64; all values of a thread
+    but a few are in registers (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up
+    and exponentiates more than it multiplies, gets two programs on a multiprocessor.
     """
     narrow = padded_width(width) <= 64
     if dtype != torch.float32:
