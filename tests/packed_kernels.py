@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrt5cli.models import attention
 from mrt5cli.models.fast.kernels import Packed, grid
-from mrt5cli.models.fast.kernels.randomness import draw_seed, kept
+from mrt5cli.models.fast.kernels.checking import written_out
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"
@@ -74,54 +72,6 @@ def cases(draw: st.DrawFn, longest: int = 37) -> Case:
         counted=draw(st.booleans()),
         heads=draw(st.sampled_from([1, 2, 3])),
     )
-
-
-def written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    queries: Packed,
-    keys: Packed,
-    rel: Tensor | None,
-    gate: Tensor | None,
-    softmax1: bool,
-    causal: bool = False,
-    score_ceiling: float | None = None,
-    counted: Tensor | None = None,
-    dropout: float = 0.0,
-) -> tuple[Tensor, Tensor | None]:
-    """What `attend` computes, each row's attention step by step in float32."""
-    outputs, excess = [], torch.zeros((), device=query.device)
-    seed = draw_seed(query.device) if dropout else None
-    spans = [pairwise(packed.bounds.tolist()) for packed in (queries, keys)]
-    for (first, last), (start, stop) in zip(*spans, strict=True):
-        q, k, v = (
-            part.float().transpose(0, 1) for part in (query[first:last], key[start:stop], value[start:stop])
-        )
-        if stop == start:
-            outputs.append(torch.zeros_like(q.transpose(0, 1)))
-            continue
-        scores = q @ k.transpose(-1, -2)  # [N, Q, K]
-        if rel is not None:
-            far = rel.shape[1] // 2
-            here, there = queries.positions[first:last].long(), keys.positions[start:stop].long()
-            scores = scores + rel[:, (there[None, :] - here[:, None]).clamp(-far, far) + far]
-        places = torch.arange(stop - start, device=query.device)
-        if causal:
-            scores = scores.masked_fill(places > places[:, None], float("-inf"))
-        if score_ceiling is not None:
-            above = (scores - score_ceiling).clamp(min=0)
-            excess = excess + (above if counted is None else above[:, counted[first:last]]).sum()
-        if gate is not None:
-            scores = scores + gate[start:stop]
-        weights = attention.softmax1(scores) if softmax1 else scores.softmax(dim=-1)
-        if seed is not None:
-            lines = torch.arange(len(q), device=query.device)[:, None] * len(query)
-            lines = (lines + torch.arange(first, last, device=query.device))[..., None]
-            weights = weights * kept(seed, lines, places, dropout) / (1 - dropout)
-        outputs.append((weights @ v).transpose(0, 1))
-    return torch.cat(outputs).to(query.dtype), None if score_ceiling is None else excess
 
 
 def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, small: bool = True) -> None:

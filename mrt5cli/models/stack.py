@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
-from mrt5cli.models.attention import IMPLEMENTATIONS, Rows
+from mrt5cli.models.attention import DEFAULT, IMPLEMENTATIONS, Rows
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.decoder_step import is_step, step
 from mrt5cli.models.fast.kernels.device_layout import DeviceRows, causal_rows
@@ -46,7 +46,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *_: object, **__: object
     ) -> str:
-        name = attn_implementation or "packed"
+        name = attn_implementation or DEFAULT
         if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
             raise ValueError(
                 f"attn_implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}: no other "

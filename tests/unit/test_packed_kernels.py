@@ -306,7 +306,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.fast.packed_rows.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
     return found
 
 
@@ -396,6 +396,15 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
         out = fast(ids, **given_, real_bytes=known)
     torch.testing.assert_close(out.logits, expected, atol=2e-4, rtol=1e-4)
     assert by_kernel.calls and counter.count == waits
+
+
+def test_a_training_step_waits_for_nothing(by_kernel, monkeypatch):
+    _, model = pair("triton", use_softmax1=True, attention_dropout_rate=0.1)
+    ids, mask = ragged([9, 5], 12, 3)
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)
+    with Waits(by_kernel) as waits:
+        train(model.train(), ids, mask, ids[:, :4].clamp(min=3), output_score_loss=True, real_bytes=14)
+    assert by_kernel.calls and waits.count == 0
 
 
 def train(model, ids, mask, labels, **how):
@@ -516,7 +525,7 @@ def test_nothing_of_the_size_of_scores_is_made(monkeypatch, lengths: list[int], 
     heads, targets = 8, 128
     stand_in = SimpleNamespace(attend=like_kernels)
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", stand_in)
-    monkeypatch.setattr("mrt5cli.models.fast.packed_rows.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
     _, model = pair(attention, dropout_rate=0.1, use_softmax1=True, num_heads=heads)
     ids, mask = ragged(lengths, 128, 3)
     labels = torch.randint(3, 259, (2, targets))
