@@ -33,7 +33,7 @@ def exact_float32():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed", "triton"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "triton"])
 @pytest.mark.parametrize("dtype, limit", [("float32", 2e-4), ("bfloat16", None)])
 @pytest.mark.parametrize("path", golden_cases("mrt5"))
 def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
@@ -45,7 +45,10 @@ def test_forward(path: Path, dtype: str, limit: float | None, attention: str):
     inputs = {name.removeprefix("in."): value.cuda() for name, value in tensors.items() if "in." in name[:3]}
     with torch.no_grad():
         out = model(
-            **inputs, hard_delete=case["hard_delete"], deletion_threshold=case["deletion_threshold_argument"]
+            **inputs,
+            hard_delete=case["hard_delete"],
+            deletion_threshold=case["deletion_threshold_argument"],
+            use_cache=False,
         )
     if limit is None:
         assert out.loss.item() == pytest.approx(tensors["out.loss"].item(), rel=0.1)
