@@ -53,18 +53,20 @@ def tiles_for(width: int, dtype: torch.dtype) -> Cut:
     """The tiles for heads of a width.
 
     Nobody has timed them on a GPU yet: `python tests/benchmarks/tiles.py` does. What speaks for these: tiles
-    of 128 rows read the other side from the second cache half as often as those of 64; a thread's values are
-    in registers, all but a few (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up
-    and exponentiates more than it multiplies, gets two programs on a multiprocessor.
+    of 128 rows read the other side from the second cache half as often as those of 64; three stages load the
+    next tile while one is computed, for which two have no room; all values of a thread but a few are in
+    registers (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up and exponentiates
+    more than it multiplies, gets two programs on a multiprocessor.
     """
     narrow = padded_width(width) <= 64
     if dtype != torch.float32:
         if narrow:
-            return Cut(Tiles(128, 64, 8, 2, 128), Tiles(128, 32, 8, 2), Tiles(64, 128, 8, 2))
-        return Cut(Tiles(128, 64, 8, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 8, 2))
+            return Cut(Tiles(128, 64, 8, 3, 128), Tiles(128, 32, 8, 3), Tiles(64, 128, 8, 3))
+        return Cut(Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(32, 64, 8, 3))
     if _is_exact():  # exact products are no work for matrix units: operands lie in registers
+        # Left alone, NVIDIA's assembler gives some of these 32 registers a thread and spills 1800 bytes.
         warps = 4 if narrow else 8
-        return Cut(Tiles(32, 32, 8, 1), Tiles(32, 16, warps, 1), Tiles(16, 32, warps, 1))
+        return Cut(Tiles(32, 32, 8, 1, 255), Tiles(32, 16, warps, 1, 255), Tiles(16, 32, warps, 1, 255))
     if narrow:
         return Cut(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2))
     return Cut(Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1))
