@@ -37,7 +37,7 @@ def exact_float32():
 
 
 def test_the_kernels_are_right_here():
-    """Their own check, which a model asks before it takes them; a warning would fail this."""
+    """Their own check, which a model asks before it takes them."""
     device = torch.device("cuda", torch.cuda.current_device())
     assert rows_run_on(torch.ones(3, 64, device=device), torch.ones(64, device=device))
 
