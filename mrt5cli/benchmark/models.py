@@ -145,7 +145,8 @@ def plain(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> 
     model.config.tie_word_embeddings = False  # to older versions this says whether to scale
     model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
-    model.set_attn_implementation(attention)
+    for part in (model, model.encoder, model.decoder):  # transformers 5.17 sets no copy of a configuration
+        part.set_attn_implementation(attention)
     return model.train(False)
 
 

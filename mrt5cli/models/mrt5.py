@@ -85,6 +85,14 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
             init.normal_(self.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
 
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], *rest: Any, **how: Any
+    ) -> None:
+        """As transformers'; 5.17 forgets encoder and decoder, whose configurations are copies of this one."""
+        super().set_attn_implementation(attn_implementation, *rest, **how)
+        for stack in (self.encoder, self.decoder):
+            stack.set_attn_implementation(attn_implementation, *rest, **how)
+
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And where
         # attentions are wanted, transformers leaves an empty `cross_attentions` beside the fields.

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from row_kernels import (
     dropped,
     written_out,
 )
+from test_packed_kernels import by_kernel
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
 from variants import tiny
@@ -45,6 +45,7 @@ from mrt5cli.models.fast.products import Linear, joins, joint
 from mrt5cli.models.fast.switch import fast_paths, fast_paths_are_on
 from mrt5cli.models.recomputation import recompute
 
+__all__ = ["by_kernel"]
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
@@ -131,7 +132,7 @@ def test_the_share_that_is_dropped():
 @needs_triton
 @interpreted
 @pytest.mark.parametrize("what", ["right", "wrong", "broken"])
-def test_kernels_that_are_wrong_are_not_taken(what: str, monkeypatch):
+def test_kernels_that_are_wrong_are_not_taken(what: str, monkeypatch, caplog):
     from mrt5cli.models.fast.kernels import around_attention
 
     def lying(*given_: Any) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -145,12 +146,10 @@ def test_kernels_that_are_wrong_are_not_taken(what: str, monkeypatch):
     if what != "right":
         monkeypatch.setattr(around_attention, "_gate_gradients", lying if what == "wrong" else breaking)
     state = torch.get_rng_state()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert around_attention.right_on.__wrapped__(torch.device("cpu")) == (what == "right")
+    assert around_attention.right_on.__wrapped__(torch.device("cpu")) == (what == "right")
     assert torch.equal(torch.get_rng_state(), state)
     said = {"wrong": "its gradient differs by", "broken": "RuntimeError: no such instruction"}
-    assert [said[what] in str(warning.message) for warning in caught] == [True] * (what != "right")
+    assert [said[what] in message for message in caplog.messages] == [True] * (what != "right")
 
 
 COMPILE = """
@@ -345,6 +344,24 @@ def test_the_model(as_on_a_gpu, autocast: bool, recomputed: Any):
         for name, wanted in due.items():
             away = (grads[name] - wanted).norm().item()
             assert away <= least + 4 * share * wanted.norm().item(), name
+
+
+def test_the_packed_model(as_on_a_gpu, by_kernel):
+    """Kernels in attention as well: they get views of one product in every block of encoder and decoder."""
+    if by_kernel.slow:
+        pytest.skip("attention's own kernels are tested elsewhere")
+    model = tiny("mrt5", use_softmax1=True)
+    model.set_attn_implementation("triton")
+    with fast_paths(False):
+        expected, due = gradients(model, autocast=True, output_score_loss=True)
+    by_kernel.calls.clear()  # of the self-check
+    out, grads = gradients(model, autocast=True, output_score_loss=True)
+    assert as_on_a_gpu.calls["joint"] == (3 + 2) + 3 + 2 * 2  # feed-forward, encoder, decoder
+    assert len(by_kernel.calls) == 3 + 2 * 2
+    torch.testing.assert_close(out.logits, expected.logits, atol=0.06, rtol=0.06)
+    assert grads.keys() == due.keys()
+    for name, wanted in due.items():
+        assert (grads[name] - wanted).norm().item() <= 2e-3 + 0.24 * wanted.norm().item(), name
 
 
 def test_dropout_is_drawn_once_for_a_block_and_its_recomputation(as_on_a_gpu):

@@ -11,7 +11,13 @@ import torch
 from conftest import labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
 from mrt5cli.models import mrt5 as mrt5_module
@@ -646,3 +652,23 @@ def test_the_score_loss_counts_each_rows_own_pairs(hard, attention, rows, seed):
     for one, other in zip(found, torch.autograd.grad(expected, weights, allow_unused=True), strict=True):
         if one is not None:  # a score may pass the ceiling by rounding alone
             torch.testing.assert_close(one, other, atol=1e-4 + 1e-2 * other.abs().max().item(), rtol=0)
+
+
+def test_attention_is_set_in_encoder_and_decoder(monkeypatch: pytest.MonkeyPatch):
+    """transformers 5.17 forgets submodels whose configuration is of the same class."""
+    from mrt5cli.benchmark.models import plain
+
+    def alone(self: PreTrainedModel, attn_implementation: str) -> None:
+        name = self._check_and_adjust_attn_implementation(attn_implementation, is_init_check=False)
+        self.config._attn_implementation_internal = name
+
+    monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", alone)
+    model = tiny()
+    model.set_attn_implementation("eager")
+    assert {part.config._attn_implementation for part in (model, model.encoder, model.decoder)} == {
+        "mrt5_eager"
+    }
+    theirs = plain(model, "eager")
+    assert {part.config._attn_implementation for part in (theirs, theirs.encoder, theirs.decoder)} == {
+        "eager"
+    }

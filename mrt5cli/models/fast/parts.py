@@ -152,7 +152,7 @@ class GatedFeedForward(T5DenseGatedActDense):
             plain: Tensor = super().forward(hidden_states)
             return plain
         weight = self.wo.weight
-        if rows_run_on(hidden_states, weight) and is_its_weight(self.wo):
+        if rows_run_on(hidden_states, weight) and is_its_weight(self.wo) and self.dropout.p < 1:
             return self._by_kernels(hidden_states)
         if self._activates_within_products(hidden_states):
             hidden = gated_product(hidden_states, self.wi_0.weight, self.wi_1.weight)

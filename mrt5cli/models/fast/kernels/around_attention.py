@@ -9,7 +9,7 @@ Legend: R rows (of any number of dimensions), D width of a row, F width of the h
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -28,6 +28,8 @@ from mrt5cli.models.fast.kernels.elementwise import (
     norm_forward,
 )
 from mrt5cli.models.fast.kernels.randomness import draw_seed, kept, threshold
+
+logger = logging.getLogger(__name__)
 
 TILE = 2048
 """Numbers of a tile: 16 a thread, with four warps. A row of the norm may have more, and is one tile."""
@@ -272,11 +274,10 @@ def right_on(device: torch.device) -> bool:
     except Exception as error:  # a compiler fails in any way
         wrong = [f"{type(error).__name__}: {error}"]
     if wrong:
-        warnings.warn(
-            f"norms and feed-forward layers on {device} take PyTorch's own operations, which are slower, "
-            f"because our kernels fail there: {wrong[0]}",
-            stacklevel=2,
-        )
+        logger.warning(
+            "the self-check of our kernels around attention failed on %s: %s; norms, gated activations and "
+            "residuals run by PyTorch's, slower and with the same results", device, wrong[0],
+        )  # fmt: skip
     return not wrong
 
 
