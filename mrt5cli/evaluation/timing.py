@@ -13,6 +13,8 @@ from statistics import median
 
 import torch
 
+from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.fast.choice import choose
 from mrt5cli.runtime import device_name
 
 PASSES = 5
@@ -34,12 +36,13 @@ class Stopwatch:
 
     def time(self, forward: Callable[[], object], rows: int) -> None:
         """Time one batch; the caller has run it once before, as warm-up."""
+
+        def passes() -> None:
+            for _ in range(PASSES):
+                forward()
+
         wait(self.device)
-        start = time.perf_counter()
-        for _ in range(PASSES):
-            forward()
-        wait(self.device)
-        self.seconds.append((time.perf_counter() - start) / PASSES)
+        self.seconds.append(seconds_of(passes, self.device) / PASSES)
         self.rows.append(rows)
 
     @property
@@ -54,19 +57,39 @@ class Stopwatch:
         return median(shares) if shares else None
 
 
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes until the device has done its part: on a GPU between two events in its queue.
+
+    What is in the queue already is not counted, and while the GPU works on it the host may go ahead.
+    """
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    queue = torch.cuda.current_stream(device)
+    begin.record(queue)
+    call()
+    end.record(queue)
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
 def wait(device: torch.device) -> None:
     """Until the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def conditions(model: torch.nn.Module) -> dict[str, str | int]:
-    """What a time or a rounding depends on: device, its name, dtype of the weights, threads."""
+def conditions(model: MrT5ForConditionalGeneration) -> dict[str, str | int]:
+    """What a time or a rounding depends on: device, its name, dtype of the weights, threads, attention."""
     weight = next(model.parameters())
     device = weight.device
+    attention = choose(model.config, device, weight.dtype, drops=False, scored=False, trains=False)
     return {
         "device": str(device),
         "device_name": device_name(device),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "attention": attention.implementation,
     }

@@ -6,13 +6,14 @@ from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
 from mrt5cli.text import rounded
+from mrt5cli.training.forecast import Forecast
 from mrt5cli.training.plan import Prepared, TrainingPlan
 
 SHOWN = 100
 """Characters of an example's source and of its target."""
 
 
-def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
+def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[str, str]:
     """A run in words: names, and a line or more each."""
     recipe, training = plan.recipe, plan.recipe.training
     model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
@@ -31,7 +32,8 @@ def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": plan.runtime.sentence(),
+        "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
+        **expected.facts(),
         "output": str(plan.run.path),
     }
     return {name: fact for name, fact in found.items() if fact}

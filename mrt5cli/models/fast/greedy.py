@@ -26,10 +26,9 @@ from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import logits_process as processors
 from transformers.generation import stopping_criteria as criteria
-from transformers.models.t5 import modeling_t5 as t5
+from transformers.models.t5.modeling_t5 import T5Block
 
-from mrt5cli.models.fast.parts import GatedFeedForward, RMSNorm
-from mrt5cli.models.fast.products import Linear
+from mrt5cli.models.fast.parts import FAST
 from mrt5cli.models.fast.switch import fast_paths_are_on
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.stack import LearnedPositions, MrT5Decoder, self_attention
@@ -47,11 +46,10 @@ steps after the last end, LOOK - 1 at most, are for nothing."""
 GRAPHS = 16
 """How many graphs a model keeps: those of the shapes it saw last."""
 
-PARTS = (
-    {MrT5Decoder, t5.T5Block, t5.T5LayerSelfAttention, t5.T5LayerCrossAttention, t5.T5LayerFF, t5.T5Attention}
-    | {Linear, RMSNorm, GatedFeedForward, NewGELUActivation, LearnedPositions}
-    | {nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList}
-)
+PARTS = {
+    *(*FAST.values(), MrT5Decoder, T5Block, NewGELUActivation, LearnedPositions),
+    *(nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList),
+}
 """Of a decoder that computes what its weights say: no adapter, quantised weight or other activation."""
 IDLE_HOOKS = {"transformers.utils.output_capturing", "mrt5cli.models.stack"}
 """Files whose hooks record what is not wanted here, or give a layer its own bias, as this loop does."""
