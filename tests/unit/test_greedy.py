@@ -19,7 +19,10 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 from variants import KINDS, batch_of, random_rows, tiny, writer
 
+from mrt5cli.benchmark.generation import generate
+from mrt5cli.benchmark.models import Shapes, base_model
 from mrt5cli.byte_tokens import EOS
+from mrt5cli.evaluation.generation import generate_answers
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.fast import greedy
 from mrt5cli.models.fast.switch import fast_paths
@@ -479,6 +482,26 @@ def test_hooks_that_record_outputs_do_not_count(own_loop: list[Any]) -> None:
     assert not own_loop
     same(model)
     assert own_loop
+
+
+def test_the_answers_of_an_evaluation_are_its(own_loop: list[Any]) -> None:
+    rows = [torch.tensor(row) for row in random_rows(LENGTHS)]
+    with torch.inference_mode():
+        generate_answers(lively("mrt5"), rows, answer_length=9, batch_size=4, deletion=HARD)
+
+    assert [asked.steps for asked in own_loop] == [9, 9]
+
+
+def test_mrt5_bench_times_this_loop(own_loop: list[Any]) -> None:
+    shapes = Shapes(batch=2, length=24, target=5, rates=(0.5,), spreads=("wide",))
+    cases = generate(base_model(None, "tiny"), shapes).cases
+    taken = []
+    for name, case in cases.items():
+        before = len(own_loop)
+        case.call()
+        taken += [name] * (len(own_loop) - before)
+
+    assert taken == ["dense", "deleted 50 % wide"]
 
 
 def test_a_cpu_has_transformers_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,10 @@ from transformers.generation import stopping_criteria as criteria
 from transformers.models.t5.modeling_t5 import T5Block
 
 from mrt5cli.models.fast.parts import FAST
-from mrt5cli.models.fast.switch import fast_paths_are_on
+from mrt5cli.models.fast.switch import gpu_paths_are_on
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.stack import LearnedPositions, MrT5Decoder, self_attention
 
-DEVICES = {"cuda"}
-"""Where this loop serves; on a CPU one like it was hardly faster than transformers'."""
 DTYPES = {torch.float32, torch.bfloat16}
 SLOTS = 64
 """Lengths are rounded up to a multiple of it: few graphs serve all lengths, and masks lie as kernels want."""
@@ -96,9 +94,12 @@ def asked_for(
     more = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
     if more or synced_gpus or streamer is not None or prompt.shape[1] != 1:
         return None
-    if kind not in DEVICES or not fast_paths_are_on() or torch.compiler.is_compiling():
-        return None
-    if not use_cache or not _is_new(past_key_values) or not _is_plain(model, prompt.device):
+    if (
+        not gpu_paths_are_on(prompt)
+        or not use_cache
+        or not _is_new(past_key_values)
+        or not _is_plain(model, prompt.device)
+    ):
         return None
     if any(value is not None and name not in CONSUMED for name, value in given.items()):
         return None
