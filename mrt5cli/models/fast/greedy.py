@@ -28,6 +28,7 @@ from transformers.generation import logits_process as processors
 from transformers.generation import stopping_criteria as criteria
 from transformers.models.t5.modeling_t5 import T5Block
 
+from mrt5cli.models.deletion import HIDES
 from mrt5cli.models.fast.parts import FAST
 from mrt5cli.models.fast.switch import gpu_paths_are_on
 from mrt5cli.models.outputs import MrT5EncoderOutput
@@ -90,20 +91,28 @@ def asked_for(
     another device, for more than greedy tokens, or a rule about them that is not of length, or an unusual
     decoder."""
     settings: Any = generation_config
-    kind, ends, least, steps = prompt.device.type, settings._eos_token_tensor, 0, 0
+    kind, ends = prompt.device.type, settings._eos_token_tensor
     more = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
     if more or synced_gpus or streamer is not None or prompt.shape[1] != 1:
         return None
-    if (
-        not gpu_paths_are_on(prompt)
-        or not use_cache
-        or not _is_new(past_key_values)
-        or not _is_plain(model, prompt.device)
-    ):
-        return None
     if any(value is not None and name not in CONSUMED for name, value in given.items()):
         return None
-    for rule in (*stopping_criteria, *logits_processor):
+    ready = gpu_paths_are_on(prompt) and use_cache and _is_new(past_key_values)
+    if not ready or not _is_plain(model, prompt.device):
+        return None
+    lengths, positions = _lengths([*stopping_criteria, *logits_processor], ends), _positions(model.decoder)
+    longest = LONGEST if positions is None else min(LONGEST, len(positions))
+    weights = model.lm_head.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights
+    if lengths is None or not 0 < lengths[0] <= longest or not {dtype, weights} <= DTYPES:
+        return None
+    return Asked(*lengths, ends, settings._pad_token_tensor, dtype)
+
+
+def _lengths(rules: list[Any], ends: Tensor | None) -> tuple[int, int] | None:
+    """The most steps, and how many tokens come before one may end a row; None with rules of another kind."""
+    least, steps = 0, 0
+    for rule in rules:
         if type(rule) is criteria.MaxLengthCriteria:
             steps = min(steps or rule.max_length, rule.max_length - 1)
             continue
@@ -115,12 +124,7 @@ def asked_for(
             return None
         if rule.eos_token_id is not ends:
             return None
-    positions, weights = _positions(model.decoder), model.lm_head.weight.dtype
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights
-    fits = 0 < steps <= (LONGEST if positions is None else min(LONGEST, len(positions)))
-    if not fits or not {dtype, weights} <= DTYPES:
-        return None
-    return Asked(steps, least, ends, settings._pad_token_tensor, dtype)
+    return steps, least
 
 
 def _is_new(cache: object) -> bool:
@@ -302,7 +306,7 @@ class Step:
             self.hidden[..., -1:].zero_()
         seen.copy_(torch.zeros_like(seen) if gate is None else gate[:, None, None])
         if mask is not None:
-            seen.masked_fill_(mask[:, None, None] == 0, torch.finfo(seen.dtype).min)
+            seen.masked_fill_(mask[:, None, None] == 0, HIDES)
         layers, _, rows, heads, _, width = self.source.shape
         pairs = F.linear(states.to(seen.dtype), self.weights.source).view(
             rows, length, layers, 2, heads, width
