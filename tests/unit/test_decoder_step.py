@@ -1,4 +1,4 @@
-"""A step of cached generation by the short way equals the long one, to rounding, and is taken where it can."""
+"""A step of cached generation by the short way equals the long one to rounding, and is taken where it can."""
 
 from __future__ import annotations
 
