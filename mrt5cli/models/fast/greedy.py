@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -350,9 +350,15 @@ def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
         states += F.linear(vectors, matrix)
 
 
+@cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """Where all steps are recorded: libraries keep a workspace for each stream that they saw."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def recorded(step: Callable[[], None]) -> Callable[[], object]:
     """`step` as one launch of a CUDA graph; libraries loaded and chose their kernels when it was called."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
     # Other threads may go on allocating and pinning memory.
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         step()
