@@ -181,6 +181,7 @@ def own_loop(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     from mrt5cli.models import mrt5
     from mrt5cli.models.fast import greedy
+    from mrt5cli.models.fast.switch import fast_paths_are_on
 
     asked: list[Any] = []
 
@@ -188,7 +189,7 @@ def own_loop(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append(arguments[2])
         return greedy.decode(*arguments)
 
-    monkeypatch.setattr(greedy, "DEVICES", {"cpu"})
+    monkeypatch.setattr(greedy, "gpu_paths_are_on", lambda _: fast_paths_are_on())
     monkeypatch.setattr(greedy, "recorded", replayed.recorded)
     monkeypatch.setattr(mrt5, "decode", decode)
     return asked

@@ -43,8 +43,10 @@ class Recording(TorchDispatchMode):
             made.update(zip(map(id, before), now, strict=True))
 
 
-def recorded(step: Callable[[], None], _: torch.device) -> Callable[[], None]:
+def recorded(step: Any) -> Callable[[], None]:
     """For `greedy.recorded`, which works on a GPU."""
+    owner: Any = step.__self__
+    owner.position.zero_()  # recording computes nothing there, but does here
     with Recording() as recording:
         step()
     return recording.replay

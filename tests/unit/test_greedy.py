@@ -19,7 +19,10 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 from variants import KINDS, batch_of, random_rows, tiny, writer
 
+from mrt5cli.benchmark.generation import generate
+from mrt5cli.benchmark.models import Shapes, base_model
 from mrt5cli.byte_tokens import EOS
+from mrt5cli.evaluation.generation import generate_answers
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.fast import greedy
 from mrt5cli.models.fast.switch import fast_paths
@@ -51,8 +54,10 @@ def tokens(model: MrT5ForConditionalGeneration, **wanted: Any) -> Tensor:
 
 
 def same(model: MrT5ForConditionalGeneration, **wanted: Any) -> Tensor:
-    """The tokens, which are transformers'."""
+    """The tokens, which are transformers', also when operations are replayed that were recorded on others."""
     found = tokens(model, **wanted)
+    tokens(model, **{**wanted, "seed": 9})
+    assert torch.equal(found, tokens(model, **wanted))
     with fast_paths(False):
         assert torch.equal(found, tokens(model, **wanted))
     return found
@@ -76,7 +81,7 @@ def test_tokens_are_those_of_transformers_loop(
 ) -> None:
     found = same(lively(variant, **FIELDS[fields]), **deletion)
 
-    assert len(own_loop) == 1
+    assert len(own_loop) == 3
     if variant != "source_removed":
         assert len(set(map(tuple, found.tolist()))) > 2
 
@@ -101,7 +106,6 @@ def test_logits_are_the_models(
             logits.append(scores)
         return argmax(scores, *args, **given)
 
-    monkeypatch.setattr(greedy, "recorded", lambda step, _: step)
     monkeypatch.setattr(Tensor, "argmax", spying)
     found = tokens(model, eos_token_id=-1, **deletion)
     monkeypatch.undo()
@@ -136,7 +140,7 @@ def test_what_may_be_asked(wanted: dict[str, Any], softmax1: bool, own_loop: lis
     fields = {"use_softmax1": softmax1, "max_position_embeddings": 128}
     same(lively("mrt5", **fields), **HARD, **wanted)
 
-    assert len(own_loop) == 1
+    assert len(own_loop) == 3
 
 
 def test_nothing_ends_a_row_without_an_id_that_does(own_loop: list[Any]) -> None:
@@ -156,7 +160,7 @@ def test_all_rows_may_end_at_once(own_loop: list[Any]) -> None:
     found = [same(model, eos_token_id=[EOS, 0]), same(model, min_new_tokens=2, eos_token_id=[EOS, 0])]
 
     assert [one.shape[1] for one in found] == [2, 4]
-    assert len(own_loop) == 2
+    assert len(own_loop) == 6
 
 
 @pytest.mark.parametrize("kind", ["ours", "theirs", "a tuple"])
@@ -169,7 +173,7 @@ def test_encoder_outputs_may_be_given(kind: str, own_loop: list[Any]) -> None:
     given = {"ours": encoded, "theirs": BaseModelOutput(states), "a tuple": BaseModelOutput(states)}[kind]
     found = same(model, encoder_outputs=given, **(HARD if kind == "ours" else {}))
 
-    assert len(own_loop) == 1
+    assert len(own_loop) == 3
     assert kind != "ours" or torch.equal(found, tokens(model, **HARD))
 
 
@@ -207,7 +211,11 @@ def test_a_model_may_change_its_precision(own_loop: list[Any]) -> None:
 
     model = lively("mrt5")
     assert torch.equal(same(model, **HARD), first)
-    assert [asked.dtype for asked in own_loop] == [torch.float32, *[torch.bfloat16] * 2, torch.float32]
+    assert [asked.dtype for asked in own_loop[2:]] == [
+        torch.float32,
+        *[torch.bfloat16] * 2,
+        *[torch.float32] * 3,
+    ]
 
 
 def test_calls_may_be_in_inference_mode_or_not(own_loop: list[Any]) -> None:
@@ -229,8 +237,8 @@ def recordings(own_loop: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any
     """The operations of each recorded step."""
     made: list[Any] = []
 
-    def recorded(step: Any, device: torch.device) -> Any:
-        replay = replayed.recorded(step, device)
+    def recorded(step: Any) -> Any:
+        replay = replayed.recorded(step)
         made.append(replay.__self__.operations)
         return replay
 
@@ -345,7 +353,9 @@ def test_the_host_looks_now_and_then(recordings: list[Any], monkeypatch: pytest.
     replay = replayed.Recording.replay
     monkeypatch.setattr(replayed.Recording, "replay", lambda self: (steps.append(1), replay(self))[1])
     wanted = {**HARD, "max_new_tokens": 60, "eos_token_id": [EOS, *range(100, 113)]}
-    length = tokens(model, **wanted).shape[1] - 1
+    length = same(model, **wanted).shape[1] - 1
+    steps.clear()
+    tokens(model, **wanted)
 
     assert length % greedy.LOOK, "a test of a row that ends with its group would show less"
     assert len(steps) == -(-length // greedy.LOOK) * greedy.LOOK < 60
@@ -382,6 +392,7 @@ def cache(model: MrT5ForConditionalGeneration) -> EncoderDecoderCache:
         {"forced_eos_token_id": EOS},
         {"suppress_tokens": LETTERS},
         {"max_time": 100.0},
+        {"max_new_tokens": greedy.LONGEST + 1, "eos_token_id": [EOS, *range(29, 123)]},
         {"logits_processor": LogitsProcessorList([MinLengthLogitsProcessor(5, LETTERS)])},
         {"num_return_sequences": 2, "num_beams": 2},
     ],
@@ -455,7 +466,7 @@ def test_positions_that_were_not_learned_are_refused_as_ever(own_loop: list[Any]
     with pytest.raises(ValueError, match="41 positions are more than the 40"):
         tokens(model, min_new_tokens=41, max_new_tokens=41)
 
-    assert len(own_loop) == 1
+    assert len(own_loop) == 3
 
 
 def test_float16_is_refused_as_ever(own_loop: list[Any]) -> None:
@@ -473,6 +484,26 @@ def test_hooks_that_record_outputs_do_not_count(own_loop: list[Any]) -> None:
     assert own_loop
 
 
+def test_the_answers_of_an_evaluation_are_its(own_loop: list[Any]) -> None:
+    rows = [torch.tensor(row) for row in random_rows(LENGTHS)]
+    with torch.inference_mode():
+        generate_answers(lively("mrt5"), rows, answer_length=9, batch_size=4, deletion=HARD)
+
+    assert [asked.steps for asked in own_loop] == [9, 9]
+
+
+def test_mrt5_bench_times_this_loop(own_loop: list[Any]) -> None:
+    shapes = Shapes(batch=2, length=24, target=5, rates=(0.5,), spreads=("wide",))
+    cases = generate(base_model(None, "tiny"), shapes).cases
+    taken = []
+    for name, case in cases.items():
+        before = len(own_loop)
+        case.call()
+        taken += [name] * (len(own_loop) - before)
+
+    assert taken == ["dense", "deleted 50 % wide"]
+
+
 def test_a_cpu_has_transformers_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "recorded", None)  # what decodes here would fail
+    monkeypatch.setattr(greedy, "decode", None)  # what decodes here would fail
     tokens(lively("mrt5"))

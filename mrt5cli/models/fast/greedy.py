@@ -1,9 +1,9 @@
 """Greedy decoding on a GPU, a step of the whole decoder at one launch.
 
 A step of transformers' loop is hundreds of small operations, which the host issues more slowly than a GPU
-computes them. Here a step is a function of buffers that stay where they are: a CUDA graph records it once and
-replays it for every batch of its shape. Tokens are those of transformers' loop; where two logits all but tie,
-rounding may decide differently.
+computes them. Here a step is a function of buffers that stay where they are; the second batch of a shape has
+it recorded as a CUDA graph, and replays that. Tokens are those of transformers' loop; where two logits nearly
+tie, rounding may decide differently.
 
 Legend: B rows, S and T slots of source and target (positions, rounded up), n layers, N heads, H head width, D
     model width, V vocabulary.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -28,16 +28,17 @@ from transformers.generation import logits_process as processors
 from transformers.generation import stopping_criteria as criteria
 from transformers.models.t5.modeling_t5 import T5Block
 
+from mrt5cli.models.deletion import HIDES
 from mrt5cli.models.fast.parts import FAST
-from mrt5cli.models.fast.switch import fast_paths_are_on
+from mrt5cli.models.fast.switch import gpu_paths_are_on
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.stack import LearnedPositions, MrT5Decoder, self_attention
 
-DEVICES = {"cuda"}
-"""Where this loop serves; on a CPU one like it was hardly faster than transformers'."""
 DTYPES = {torch.float32, torch.bfloat16}
 SLOTS = 64
 """Lengths are rounded up to a multiple of it: few graphs serve all lengths, and masks lie as kernels want."""
+LONGEST = 2048
+"""Targets may be no longer: a step reads all slots of its buffers, and transformers' only those in use."""
 LOOK = 8
 """Steps between two looks at whether all rows have ended. A look makes the GPU pause for part of a step, and
 steps after the last end, LOOK - 1 at most, are for nothing."""
@@ -90,17 +91,28 @@ def asked_for(
     another device, for more than greedy tokens, or a rule about them that is not of length, or an unusual
     decoder."""
     settings: Any = generation_config
-    kind, ends, least, steps = prompt.device.type, settings._eos_token_tensor, 0, 0
+    kind, ends = prompt.device.type, settings._eos_token_tensor
     more = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
     if more or synced_gpus or streamer is not None or prompt.shape[1] != 1:
         return None
-    if kind not in DEVICES or not fast_paths_are_on() or torch.compiler.is_compiling():
-        return None
-    if not use_cache or not _is_new(past_key_values) or not _is_plain(model, prompt.device):
-        return None
     if any(value is not None and name not in CONSUMED for name, value in given.items()):
         return None
-    for rule in (*stopping_criteria, *logits_processor):
+    ready = gpu_paths_are_on(prompt) and use_cache and _is_new(past_key_values)
+    if not ready or not _is_plain(model, prompt.device):
+        return None
+    lengths, positions = _lengths([*stopping_criteria, *logits_processor], ends), _positions(model.decoder)
+    longest = LONGEST if positions is None else min(LONGEST, len(positions))
+    weights = model.lm_head.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights
+    if lengths is None or not 0 < lengths[0] <= longest or not {dtype, weights} <= DTYPES:
+        return None
+    return Asked(*lengths, ends, settings._pad_token_tensor, dtype)
+
+
+def _lengths(rules: list[Any], ends: Tensor | None) -> tuple[int, int] | None:
+    """The most steps, and how many tokens come before one may end a row; None with rules of another kind."""
+    least, steps = 0, 0
+    for rule in rules:
         if type(rule) is criteria.MaxLengthCriteria:
             steps = min(steps or rule.max_length, rule.max_length - 1)
             continue
@@ -112,10 +124,7 @@ def asked_for(
             return None
         if rule.eos_token_id is not ends:
             return None
-    positions, weights = _positions(model.decoder), model.lm_head.weight.dtype
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights
-    fits = steps > 0 and (positions is None or steps <= len(positions)) and {dtype, weights} <= DTYPES
-    return Asked(steps, least, ends, settings._pad_token_tensor, dtype) if fits else None
+    return steps, least
 
 
 def _is_new(cache: object) -> bool:
@@ -181,12 +190,11 @@ def weights_of(model: Any, dtype: torch.dtype, lay: Callable[[list[Tensor], torc
     """A model's weights, as one tensor where `lay` gets several: those of matrices in `dtype`."""
     own, layers, source = model.lm_head.weight.dtype, [], []
     for block in model.decoder.block:
-        inner, outer, ff = (next(part.children()) for part in block.layer)
+        first, second, third = block.layer
+        inner, outer, ff = first.SelfAttention, second.EncDecAttention, third.DenseReluDense
         norms = lay([part.layer_norm.weight for part in block.layer], own)
-        groups = (
-            [inner.q, inner.k, inner.v], [inner.o], [outer.q], [outer.o], [ff.wi_0, ff.wi_1], [ff.wo]
-        )  # fmt: skip
-        layers.append(Layer(norms, *(lay([part.weight for part in group], dtype) for group in groups)))
+        joint = [inner.q, inner.k, inner.v], [inner.o], [outer.q], [outer.o], [ff.wi_0, ff.wi_1], [ff.wo]
+        layers.append(Layer(norms, *(lay([part.weight for part in parts], dtype) for parts in joint)))
         source += [outer.k.weight, outer.v.weight]
     positions = _positions(model.decoder)
     return Weights(
@@ -227,7 +235,11 @@ class Step:
         barred: (T, V) -inf where an id may not come after a position, else 0.
         source, target: (n, 2, B, N, S or T, H) keys and values.
         hidden: (B, 1, 1, S) what cross-attention adds to its scores.
-        bias: (T, n or 1, N or 1, T) what self-attention adds at each position.
+        bias: (n or 1, N or 1, 2 T) what self-attention adds: -inf for T - 1 positions ahead, the bias of T
+            from here back, and 0 for the additional key.
+        window: (T) where in `bias` each slot is, as seen from the position.
+        moves: (T) 1, or 0 for the additional key, which stays where it is.
+        replay: the recorded step, or None.
     """
 
     def __init__(self, decoder: Any, weights: Weights, shape: Shape, pairs: Tensor) -> None:
@@ -240,8 +252,11 @@ class Step:
         self.done, self.ends = (make(size, dtype=torch.bool) for size in (rows, vocabulary))
         self.barred = make(slots, vocabulary)
         self.hidden = make(rows, 1, 1, shape.source, dtype=pairs.dtype)
-        self.bias = self._bias(decoder).to(pairs.dtype).contiguous()
-        self.replay = recorded(self.step, pairs.device)
+        self.bias = self._bias(decoder).to(pairs.dtype)
+        self.moves = torch.ones_like(self.written[0])
+        self.moves[slots - shape.softmax1 :].zero_()
+        self.window = torch.empty_like(self.moves)
+        self.replay: Callable[[], object] | None = None
 
     def step(self) -> None:
         """Find the next token of each row, without asking the device anything."""
@@ -249,7 +264,7 @@ class Step:
         states = weights.embedding.index_select(0, self.token)
         if weights.positions is not None:
             states += weights.positions.index_select(0, self.position)
-        biases = self.bias.index_select(0, self.position)[0, :, None, :, None]
+        biases = self.bias.index_select(2, self.window)[:, None, :, None]  # each (1, N or 1, 1, T)
         for index, layer in enumerate(weights.layers):
             to_self, to_source, to_inner = layer.norms.view(3, -1)
             joint = self._product(states, to_self, layer.qkv).view(-1, 3, heads, width)
@@ -260,13 +275,13 @@ class Step:
             _add(states, _attended(query, self.source[index], self.hidden), layer.source_o)
             gate, factor = self._product(states, to_inner, layer.wi).chunk(2, dim=1)
             _add(states, F.gelu(gate, approximate="tanh") * factor, layer.wo)
-        logits = self._product(states, weights.norm, weights.head) + self.barred.index_select(
-            0, self.position
-        )
-        torch.where(self.done, self.pad, logits.argmax(dim=1), out=self.token)
+        barred = self.barred.index_select(0, self.position)
+        best = (self._product(states, weights.norm, weights.head) + barred).argmax(dim=1)
+        torch.where(self.done, self.pad, best, out=self.token)
         self.written.index_copy_(1, self.position, self.token[:, None])
         self.done |= self.ends.index_select(0, self.token)
         self.position += 1
+        self.window += self.moves
 
     def _product(self, states: Tensor, norm: Tensor, matrix: Tensor) -> Tensor:
         return F.linear(F.rms_norm(states, norm.shape, norm, self.epsilon).to(matrix.dtype), matrix)
@@ -277,6 +292,8 @@ class Step:
             buffer.zero_()  # the target, too, as a weight of 0 does not undo what is no number
         self.token.copy_(prompt[:, 0])
         self.bias.copy_(self._bias(decoder))
+        slots = self.shape.target
+        torch.arange(slots - 1, -1, -1, out=self.window).masked_fill_(self.moves == 0, 2 * slots - 1)
         if asked.ends is not None and asked.pad is not None:
             self.ends.copy_(torch.isin(torch.arange(len(self.ends), device=prompt.device), asked.ends))
             self.pad.copy_(asked.pad.squeeze())
@@ -289,7 +306,7 @@ class Step:
             self.hidden[..., -1:].zero_()
         seen.copy_(torch.zeros_like(seen) if gate is None else gate[:, None, None])
         if mask is not None:
-            seen.masked_fill_(mask[:, None, None] == 0, torch.finfo(seen.dtype).min)
+            seen.masked_fill_(mask[:, None, None] == 0, HIDES)
         layers, _, rows, heads, _, width = self.source.shape
         pairs = F.linear(states.to(seen.dtype), self.weights.source).view(
             rows, length, layers, 2, heads, width
@@ -299,19 +316,17 @@ class Step:
 
     def _bias(self, decoder: Any) -> Tensor:
         slots, layers = self.shape.target, [self_attention(block) for block in decoder.block]
-        biases: Any = [part.compute_bias for part in layers if part.has_relative_attention_bias]
-        stacked = [compute(slots, slots)[0] for compute in biases] or [self.hidden.new_zeros(1, slots, slots)]
-        later = torch.ones(slots, slots, dtype=torch.bool, device=self.hidden.device).triu(1)
-        bias = torch.stack(stacked).masked_fill(later, -torch.inf)
-        if self.shape.softmax1:
-            bias[..., -1:].zero_()
-        return bias.permute(2, 0, 1, 3)
+        rules: Any = [part.compute_bias for part in layers if part.has_relative_attention_bias]
+        ahead = self.hidden.new_full((slots - 1,), -torch.inf)
+        backward = [rule(1, slots, past_seen_tokens=slots - 1)[0, :, 0].flip(1) for rule in rules]
+        known = torch.stack(backward) if backward else self.hidden.new_zeros(1, 1, slots)
+        return torch.cat([ahead.expand(*known.shape[:2], -1), known, torch.zeros_like(known[..., :1])], dim=2)
 
     def run(self, asked: Asked) -> Tensor:
         """(B, t) tokens, until every row has ended or the steps are over."""
-        count = 0
+        count, go = 0, self.replay or self.step
         while count < asked.steps:
-            self.replay()
+            go()
             count += 1
             if asked.ends is not None and count % LOOK == 0 and bool(self.done.all()):
                 break
@@ -335,18 +350,17 @@ def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
         states += F.linear(vectors, matrix)
 
 
-def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], object]:
-    """`step` as one launch of a CUDA graph; on another device, itself."""
-    if device.type != "cuda":
-        return step
-    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(here)
-    with torch.cuda.stream(aside):
-        step()  # libraries load, choose and allocate in a first call, which cannot be recorded
-    here.wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
+@cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """Where all steps are recorded: libraries keep a workspace for each stream that they saw."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def recorded(step: Callable[[], None]) -> Callable[[], object]:
+    """`step` as one launch of a CUDA graph; libraries loaded and chose their kernels when it was called."""
+    graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
     # Other threads may go on allocating and pinning memory.
-    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         step()
     return graph.replay
 
@@ -387,6 +401,9 @@ class Kept:
             self.steps[shape] = Step(decoder, self.weights, shape, self.memory[: size.numel()].view(size))
             if len(self.steps) > GRAPHS:
                 self.steps.popitem(last=False)
+        elif self.steps[shape].replay is None:
+            # Recording takes longer than a few steps: not for a shape that comes once.
+            self.steps[shape].replay = recorded(self.steps[shape].step)
         self.steps.move_to_end(shape)
         return self.steps[shape]
 
