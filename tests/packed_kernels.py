@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrt5cli.models import attention
 from mrt5cli.models.fast.kernels import Packed, grid
+from mrt5cli.models.fast.kernels.checking import written_out
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NEEDS_TRITON = "needs triton, which comes with PyTorch for CUDA"
@@ -29,7 +28,11 @@ class Case:
         width: of a head.
         far: distances at which the position bias ends; None without one.
         gated, softmax1, ceiling: as `attend` takes them.
+        dense: no position is left out between those of a row.
+        causal, dropout: as `attend` takes them.
+        counted: about half of the queries count for the score loss; else all.
         bias: standard deviation of the position bias.
+        heads: their number.
     """
 
     keys: tuple[int, ...]
@@ -40,7 +43,12 @@ class Case:
     softmax1: bool
     ceiling: float | None
     seed: int
+    dense: bool = False
+    causal: bool = False
+    dropout: float = 0.0
+    counted: bool = False
     bias: float = 1.0
+    heads: int = 2
 
 
 @st.composite
@@ -58,43 +66,12 @@ def cases(draw: st.DrawFn, longest: int = 37) -> Case:
         softmax1=draw(st.booleans()),
         ceiling=draw(st.none() | st.sampled_from([-1.0, 1.0])),
         seed=draw(st.integers(0, 99)),
+        dense=draw(st.booleans()),
+        causal=queries is None and draw(st.booleans()),
+        dropout=draw(st.sampled_from([0.0, 0.1, 0.6])),
+        counted=draw(st.booleans()),
+        heads=draw(st.sampled_from([1, 2, 3])),
     )
-
-
-def written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    queries: Packed,
-    keys: Packed,
-    rel: Tensor | None,
-    gate: Tensor | None,
-    softmax1: bool,
-    score_ceiling: float | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """What `attend` computes, each row's attention step by step in float32."""
-    outputs, excess = [], torch.zeros((), device=query.device)
-    spans = [pairwise(packed.bounds.tolist()) for packed in (queries, keys)]
-    for (first, last), (start, stop) in zip(*spans, strict=True):
-        q, k, v = (
-            part.float().transpose(0, 1) for part in (query[first:last], key[start:stop], value[start:stop])
-        )
-        if stop == start:
-            outputs.append(torch.zeros_like(q.transpose(0, 1)))
-            continue
-        scores = q @ k.transpose(-1, -2)  # [N, Q, K]
-        if rel is not None:
-            far = rel.shape[1] // 2
-            here, there = queries.positions[first:last].long(), keys.positions[start:stop].long()
-            scores = scores + rel[:, (there[None, :] - here[:, None]).clamp(-far, far) + far]
-        if score_ceiling is not None:
-            excess = excess + (scores - score_ceiling).clamp(min=0).sum()
-        if gate is not None:
-            scores = scores + gate[start:stop]
-        weights = attention.softmax1(scores) if softmax1 else scores.softmax(dim=-1)
-        outputs.append((weights @ v).transpose(0, 1))
-    return torch.cat(outputs).to(query.dtype), None if score_ceiling is None else excess
 
 
 def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, small: bool = True) -> None:
@@ -106,9 +83,9 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
         dtype: of queries, keys and values.
         small: tiles of `SMALL` rows rather than those of a real launch.
     """
-    from mrt5cli.models.fast.kernels.varlen import Tiles, attend
+    from mrt5cli.models.fast.kernels.varlen import Cut, Tiles, attend
 
-    heads, rows, count = 2, len(case.keys), sum(case.keys)
+    heads, rows, count = case.heads, len(case.keys), sum(case.keys)
     query_count = count if case.queries is None else rows * case.queries
     generator = torch.Generator().manual_seed(case.seed)
 
@@ -126,12 +103,19 @@ def compare(case: Case, device: str, dtype: torch.dtype = torch.float32, *, smal
 
     reach = max(case.keys) + 17
     places = [torch.randperm(reach, generator=generator)[:length].sort().values for length in case.keys]
+    if case.dense:
+        places = [torch.arange(length) + 3 for length in case.keys]
     edges = torch.tensor([0, *case.keys], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     keys = Packed(edges.to(device), reach, torch.cat(places).int().to(device))
     queries = keys if case.queries is None else grid(rows, case.queries, torch.device(device))
     how = {"queries": queries, "keys": keys, "rel": rel, "gate": gate, "softmax1": case.softmax1}
-    how["score_ceiling"] = case.ceiling
-    output, excess = attend(query, key, value, **how, cut=(Tiles(SMALL, SMALL, 4, 1),) * 2 if small else None)
+    how |= {"causal": case.causal, "dropout": case.dropout, "score_ceiling": case.ceiling}
+    if case.counted:
+        how["counted"] = (torch.rand(query_count, generator=generator) < 0.5).to(device)
+    cut = Cut(Tiles(2 * SMALL, SMALL, 4, 1), Tiles(SMALL, SMALL, 4, 1), Tiles(SMALL, 2 * SMALL, 4, 1))
+    torch.manual_seed(case.seed)  # of dropout
+    output, excess = attend(query, key, value, **how, cut=cut if small else None)
+    torch.manual_seed(case.seed)
     wanted, wanted_excess = written_out(query, key, value, **how)
     assert output.dtype == dtype and (excess is None) == (case.ceiling is None)
     exact = dtype == torch.float32

@@ -184,7 +184,7 @@ class _Subset:
 
     def _forward(self, batch: dict[str, Any]) -> MrT5Output:
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels", "real_bytes")}
-        output: MrT5Output = self.model(**given, **self.deletion)
+        output: MrT5Output = self.model(**given, **self.deletion, use_cache=False)
         return output
 
 

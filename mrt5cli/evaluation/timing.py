@@ -13,6 +13,8 @@ from statistics import median
 
 import torch
 
+from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.fast.choice import choose
 from mrt5cli.runtime import device_name
 
 PASSES = 5
@@ -79,13 +81,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def conditions(model: torch.nn.Module) -> dict[str, str | int]:
-    """What a time or a rounding depends on: device, its name, dtype of the weights, threads."""
+def conditions(model: MrT5ForConditionalGeneration) -> dict[str, str | int]:
+    """What a time or a rounding depends on: device, its name, dtype of the weights, threads, attention."""
     weight = next(model.parameters())
     device = weight.device
+    attention = choose(model.config, device, weight.dtype, drops=False, scored=False, trains=False)
     return {
         "device": str(device),
         "device_name": device_name(device),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "attention": attention.implementation,
     }

@@ -1,18 +1,19 @@
-"""softmax1 attention with T5's additive biases, registered with transformers under four names.
+"""softmax1 attention with T5's additive biases, registered with transformers under five names.
 
-`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs a fused kernel; `mrt5_packed` does so
-on batches without padding on a CPU, and `mrt5_triton` on a GPU, too. Where a kernel cannot do what is wanted
-(dropping attention weights, returning them), the written-out steps take its place: results never depend on
-the name.
+`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs PyTorch's kernel, with gradients, score
+loss and dropout of ours (fast/fused.py); `mrt5_packed` does so on batches without padding, on a CPU;
+`mrt5_triton` runs kernels of ours on a GPU; `mrt5_auto`, the default, is the best of these where it is
+(fast/choice.py). Only attention weights that are to be returned need the written-out steps: results never
+depend on the name, but for which weights dropout drops.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from mrt5cli.models.config import MrT5Config
+from mrt5cli.models.deletion import HIDES, hiding
 from mrt5cli.models.fast.fused import fused, has_fused
 from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty, scores_of
 
@@ -70,6 +72,7 @@ class AttentionOptions:
         cross: queries are the decoder's, keys the encoder's.
         bias: additive, broadcasting to (B, N, Q, K), or None.
         gate: (B, K) added to every score of a key, or None.
+        hidden: (1 or B, K), likewise, 0 or so low that nothing attends to the key; or None.
     """
 
     softmax1: bool
@@ -79,6 +82,17 @@ class AttentionOptions:
     cross: bool = False
     bias: Tensor | None = None
     gate: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def added(self, *, gate: bool) -> Tensor | None:
+        """All that is added to scores, with or without the gate, in one tensor; None for nothing."""
+        of_keys = (self.hidden, self.gate if gate else None)
+        parts = [self.bias, *(None if part is None else part[:, None, None, :] for part in of_keys)]
+        return functools.reduce(_plus, parts)
+
+
+def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 class Rows(Protocol):
@@ -110,8 +124,8 @@ def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) 
         Output (B, N, Q, H), and the attention weights (B, N, Q, K), or None where they are not at hand.
     """
     if options.penalty is not None:
-        options.penalty.look_at(query, key, options.bias, cross=options.cross)
-    scores = scores_of(query, key, _with_gate(options)).float()
+        options.penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+    scores = scores_of(query, key, options.added(gate=True)).float()
     weights = (softmax1(scores) if options.softmax1 else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=options.dropout, training=options.dropout > 0)
     return torch.matmul(weights, value), weights
@@ -119,24 +133,23 @@ def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Attended:
     """The same by a fused kernel where there is one for what is wanted; see `eager`."""
-    penalty, bias = options.penalty, options.bias
-    if not options.weights and not options.dropout and has_fused(query):
-        if bias is not None:
-            bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
+    penalty = options.penalty
+    if _suits_fused(query, options):
         ceiling = None if penalty is None else SCORE_CEILING
         counted = None if penalty is None else penalty.queries(cross=options.cross)
         output, excess = fused(
-            query, key, value, bias, options.softmax1, gate=options.gate, ceiling=ceiling, queries=counted
-        )
+            query, key, value, options.bias, options.softmax1, gate=options.gate, hidden=options.hidden,
+            ceiling=ceiling, queries=counted, dropout=options.dropout,
+        )  # fmt: skip
         if penalty is not None:
             penalty.add(excess, query, key, cross=options.cross)
         return output, None
     if options.weights or query.device.type == "cpu":
-        # The CPU's kernel drops no weights, and its substitute is slow.
+        # The public function's substitute for what a CPU's kernel cannot do is slower than the steps.
         return eager(query, key, value, options)
     if penalty is not None:
-        penalty.look_at(query, key, bias, cross=options.cross)
-    bias = _with_gate(options)
+        penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+    bias = options.added(gate=True)
     if options.softmax1:
         # softmax1 is a softmax over one more key, whose score and value are 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
@@ -149,11 +162,10 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -
     return output, None
 
 
-def _with_gate(options: AttentionOptions) -> Tensor | None:
-    bias, gate = options.bias, options.gate
-    if gate is None:
-        return bias
-    return gate[:, None, None, :] if bias is None else bias + gate[:, None, None, :]
+def _suits_fused(query: Tensor, options: AttentionOptions) -> bool:
+    if options.weights or not has_fused(query):
+        return False
+    return not options.dropout or (options.dropout < 1 and not torch.compiler.is_compiling())
 
 
 def attend(
@@ -178,7 +190,8 @@ def attend(
         core: `eager` or `sdpa`.
         module: the T5Attention it runs in.
         query, key, value: (B, N, Q or K, H).
-        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K).
+        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K). In cross-attention T5 has no
+            position bias: transformers gives zeros of all heads and queries, which nothing is added to.
         key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
         encoder_key_gate: the same for cross-attention.
         rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added to the
@@ -190,9 +203,11 @@ def attend(
     """
     cross = module.is_cross_attention
     penalty = None if module.is_decoder and not cross else score_penalty
-    bias, gate = position_bias, encoder_key_gate if cross else key_gate
-    if attention_mask is not None:
-        bias = attention_mask if bias is None else bias + attention_mask
+    bias, hidden = (None, _of_keys(position_bias)) if cross else (position_bias, None)
+    if _of_keys(attention_mask) is None:
+        bias = _plus(bias, attention_mask)
+    else:
+        hidden = _plus(hidden, _of_keys(attention_mask))
     options = AttentionOptions(
         softmax1=module.config.use_softmax1,
         dropout=dropout,
@@ -200,7 +215,8 @@ def attend(
         penalty=penalty,
         cross=cross,
         bias=bias,
-        gate=gate,
+        gate=encoder_key_gate if cross else key_gate,
+        hidden=hidden,
     )
     packed = encoder_rows if cross else rows
     if packed is not None:
@@ -209,15 +225,43 @@ def attend(
     return output.transpose(1, 2).contiguous(), weights
 
 
+def _of_keys(added: Tensor | None) -> Tensor | None:
+    """(1 or B, K) of what is added to all scores of a key alike, (1 or B, 1, 1, K); else None."""
+    return added[:, 0, 0] if added is not None and added.shape[1:3] == (1, 1) else None
+
+
+def mask(*, batch_size: int, attention_mask: Tensor | None = None, **how: Any) -> Tensor | None:
+    """What transformers calls: the mask of a decoder's attention, of as few dimensions as it has.
+
+    Args:
+        attention_mask: (B, K), 0 where nothing attends, or None.
+
+    Returns:
+        (B, 1, 1, K), or (1 or B, 1, Q, K) where it is causal, to add to scores; None where it hides nothing.
+    """
+    if not how.get("allow_is_bidirectional_skip"):
+        # Without padding, one for all rows; transformers would give each its own.
+        mask: Tensor = eager_mask(
+            batch_size=1 if attention_mask is None else batch_size, attention_mask=attention_mask, **how
+        )
+        return mask.clamp_(min=HIDES)
+    # transformers would look whether it hides anything, and wait for a GPU to say.
+    return None if attention_mask is None else hiding(attention_mask, how["dtype"])
+
+
 IMPLEMENTATIONS = {
+    "auto": "mrt5_auto",
     "eager": "mrt5_eager",
     "sdpa": "mrt5_sdpa",
     "packed": "mrt5_packed",
     "triton": "mrt5_triton",
 }
 """`attn_implementation` as users write it, and the name it is registered under."""
+DEFAULT = "auto"
 
 for _name in IMPLEMENTATIONS.values():
-    AttentionInterface.register(_name, partial(attend, eager if _name == IMPLEMENTATIONS["eager"] else sdpa))
+    AttentionInterface.register(
+        _name, functools.partial(attend, eager if _name == IMPLEMENTATIONS["eager"] else sdpa)
+    )
     # An attention function without a mask function gets no mask at all.
-    AttentionMaskInterface.register(_name, eager_mask)
+    AttentionMaskInterface.register(_name, mask)

@@ -68,7 +68,8 @@ def load(
             `deletion_type` is given); or a Hub id.
         revision: of a Hub id: a branch, tag or commit.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
-        attn_implementation: "packed" (the default), "sdpa" or "eager"; see `models.attention`.
+        attn_implementation: "auto" (the default), "eager", "sdpa", "packed" or "triton"; see the README
+            of `mrt5cli.models`.
         allow_pickle: read weights from pickles where there are no safetensors files, with a reader that runs
             no code; a line in the log says so. False refuses them.
         **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every

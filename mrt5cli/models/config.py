@@ -66,7 +66,7 @@ class MrT5Config(T5Config):
             draw for the whole batch; fixed segments counted over all rows; pooled slots of longer rows
             visible in shorter ones; windows over the padded batch that drop its tail.
         attention_dropout_rate: probability of dropping an attention weight in training; None is
-            `dropout_rate`, as in T5. Only 0 lets fused kernels train: none of them drops single weights.
+            `dropout_rate`, as in T5.
         relative_bias_per_layer: every layer has a relative bias of its own (umT5), not only the first.
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
             "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.
@@ -137,6 +137,12 @@ class MrT5Config(T5Config):
     def threshold(self) -> float:
         """The deletion threshold of a call that names none."""
         return float(self.deletion_threshold or 0.0)
+
+    @property
+    def drops_weights(self) -> bool:
+        """Whether attention weights are dropped in training."""
+        rate = self.attention_dropout_rate
+        return bool(self.dropout_rate if rate is None else rate)
 
     def wants(self, name: str, arguments: Mapping[str, object]) -> bool:
         """Whether a call wants what `name` says, by its arguments or, without a word there, by default."""

@@ -6,7 +6,12 @@ Legend: B batch, L input bytes, K kept slots (the longest row's count), N heads,
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+HIDES = -1e30
+"""Added to a score, it leaves nothing of it. The least float32 would become -inf where it is rounded to
+bfloat16, or where a kernel computes powers of 2 in place of e."""
 
 
 def hides_nothing(mask: Tensor) -> bool:
@@ -17,7 +22,7 @@ def hides_nothing(mask: Tensor) -> bool:
 def hiding(mask_BL: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 1, 1, L) to add to attention scores, so that nothing attends to a key where its mask is 0."""
     added = torch.zeros(mask_BL.shape, dtype=dtype, device=mask_BL.device)
-    return added.masked_fill_(mask_BL == 0, torch.finfo(dtype).min)[:, None, None]
+    return added.masked_fill_(mask_BL == 0, HIDES)[:, None, None]
 
 
 TIE = 1e-4
@@ -75,20 +80,25 @@ def gather_rows(values: Tensor, positions_BK: Tensor) -> Tensor:
     return values.gather(1, positions_BK[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int) -> Tensor:
-    """The position bias of what is left at `positions_BK`, (B, N, K, K), or of all L positions: (1, N, L, L),
-    a strided view shared by the batch.
+def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int, step: int = 1) -> Tensor:
+    """The position bias of what is left at `positions_BK`, (B, N, K, K), or of all L positions, shared by the
+    batch: (1, N, L, L).
 
     Args:
         bias_ND: (N, 2 L - 1), the bias of key position minus query position, from -(L - 1) to L - 1.
+        step: rows, of the last dimension, begin in memory at multiples of this many numbers.
     """
     heads = bias_ND.shape[0]
     if positions_BK is None:
         # Row q of the L x L bias is the window of L distances that starts at L - 1 - q.
-        return bias_ND.unfold(1, length, 1).flip(1)[None]
-    distance = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)  # [B, K, K]
+        room = -length % step
+        windows = F.pad(bias_ND, (0, room)).unfold(1, length + room, 1).flip(1)
+        return windows.contiguous()[None, ..., :length]
+    kept = positions_BK.shape[1]
+    wide_BK = F.pad(positions_BK, (0, -kept % step))
+    distance = wide_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)  # [B, K, K]
     gathered = bias_ND.index_select(1, distance.flatten()).view(heads, *distance.shape)
-    return gathered.transpose(0, 1)
+    return gathered.transpose(0, 1)[..., :kept]
 
 
 def last_position(real_BL: Tensor) -> Tensor:

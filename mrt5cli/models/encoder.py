@@ -77,21 +77,26 @@ class MrT5Encoder(MrT5Stack):
             score_penalty.count_in(source.mask)
         layout = Layout()
         if not self.config.watches_layers(kwargs):
-            drops_weights = self.training and self_attention(self.block[0]).dropout > 0
-            layout = fast_layout(self.config, source, score_penalty, shortening.mask_count, drops_weights)
+            known = shortening.mask_count
+            layout = fast_layout(self.config, source, score_penalty, known, training=self.training)
         states = layout.lay_out(source.states)
-        position_bias = rows = penalty = None
+        position_bias = mask = rows = penalty = None
         for index, block in enumerate(self.block):
+            shortened = False
             if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
                 shortening = self._shorten(source, shortener, score_penalty, hard_delete, deletion_threshold)
                 layout = layout.after(shortening)
-                states, position_bias, penalty = layout.lay_out(shortening.states), None, score_penalty
+                states, shortened, penalty = layout.lay_out(shortening.states), True, score_penalty
+                if rows is not None or shortening.positions is not None:
+                    position_bias = None
             if position_bias is None or self.config.relative_bias_per_layer:
                 own = block if self.config.relative_bias_per_layer else self.block[0]
                 position_bias, rows = layout.bias(self_attention(own), length, shortening)
+            if index == 0 or shortened:
+                mask = layout.mask(shortening) if rows is None else None
             options = {"rows": rows, "key_gate": shortening.key_gate, "score_penalty": penalty}
-            states, _, _ = block(states, None, position_bias, **options, **kwargs)
+            states, _, _ = block(states, mask, position_bias, **options, **kwargs)
         states = self.dropout(self.final_layer_norm(states))
         return MrT5EncoderOutput(
             last_hidden_state=layout.restore(states),

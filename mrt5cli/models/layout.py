@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import Rows
-from mrt5cli.models.deletion import distance_bias, hides_nothing
+from mrt5cli.models.attention import IMPLEMENTATIONS, Rows
+from mrt5cli.models.deletion import distance_bias, hides_nothing, hiding
+from mrt5cli.models.fast.fused import STEP, bias_dtype
 from mrt5cli.models.shorteners.base import Shortening
 
 
@@ -36,18 +37,21 @@ class Layout:
             length: L, before anything was removed: no two positions are further apart.
 
         Returns:
-            Position bias and mask, broadcasting to (B, N, S, S), or a lone 0 in a packed batch; and the rows
-            of a packed batch, with all that is added to their scores, or None.
+            Position bias, broadcasting to (B, N, S, S), as fast/fused.py wants it: one for all rows, unless
+            rows have positions of their own; or a lone 0 in a packed batch. And the rows of a packed batch,
+            with all that is added to their scores, or None.
         """
         by_distance = relative_bias(attention, length)
         if by_distance is None:
-            bias = shortening.states.new_zeros(1, 1, 1, 1)
-        else:
-            bias = distance_bias(by_distance, shortening.positions, length)
+            return shortening.states.new_zeros(1, 1, 1, 1), None
+        if attention.config._attn_implementation != IMPLEMENTATIONS["eager"]:
+            by_distance = by_distance.to(bias_dtype(shortening.states) or by_distance.dtype)
+        return distance_bias(by_distance, shortening.positions, length, STEP), None
+
+    def mask(self, shortening: Shortening) -> Tensor | None:
+        """(B, 1, 1, S) to add to scores where there are no rows of a packed batch, or None."""
         mask = shortening.mask if shortening.self_mask is None else shortening.self_mask
-        if mask is not None and not hides_nothing(mask):
-            bias = bias.masked_fill(mask[:, None, None, :] == 0, torch.finfo(bias.dtype).min)
-        return bias, None
+        return None if mask is None or hides_nothing(mask) else hiding(mask, shortening.states.dtype)
 
     def after(self, shortening: Shortening) -> Layout:
         """The layout of what a shortener left; this one, where nothing moved."""
@@ -64,13 +68,14 @@ class Layout:
 
 
 def relative_bias(attention: T5Attention, length: int) -> Tensor | None:
-    """(N, 2 length - 1), T5's bias of every signed distance below `length`; None with learned positions."""
+    """(N, 2 length - 1), T5's bias of every signed distance below `length`; None with learned positions. In a
+    decoder those of keys that lie ahead mean nothing."""
     if not attention.has_relative_attention_bias:
         return None
     distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)
     bucket = attention._relative_position_bucket(
         distance,
-        bidirectional=True,
+        bidirectional=not attention.is_decoder,
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )

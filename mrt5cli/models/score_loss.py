@@ -69,6 +69,10 @@ class ScorePenalty:
         pairs = torch.ones(rows, dtype=torch.long, device=query.device)
         pairs = pairs * (queries if counted is None else counted.sum(dim=1))
         pairs = pairs * (key.shape[2] if keys is None else keys.sum(dim=1))
+        self.add_of_pairs(excess, heads, pairs, cross=cross)
+
+    def add_of_pairs(self, excess: Tensor, heads: int, pairs: Tensor, *, cross: bool) -> None:
+        """Add one layer's sum over all heads of the pairs of each row, of which there are `pairs` (B)."""
         # Where no row has a target, no query of cross-attention counts.
         self.add_mean(excess / (heads * pairs.sum().clamp(min=1)), cross=cross)
 

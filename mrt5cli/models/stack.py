@@ -14,9 +14,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
-from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.attention import DEFAULT, IMPLEMENTATIONS, Rows
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.decoder_step import is_step, step
+from mrt5cli.models.fast.kernels.device_layout import DeviceRows, causal_rows
 from mrt5cli.models.shorteners import Shortener
 
 
@@ -45,7 +46,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *_: object, **__: object
     ) -> str:
-        name = attn_implementation or "packed"
+        name = attn_implementation or DEFAULT
         if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
             raise ValueError(
                 f"attn_implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}: no other "
@@ -121,7 +122,7 @@ def _own_relative_bias(attention: T5Attention) -> None:
     if attention.is_decoder:  # our encoder hands down each block's own
 
         def forget_bias(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            return args, kwargs | {"position_bias": None}
+            return args, kwargs if kwargs.get("rows") is not None else kwargs | {"position_bias": None}
 
         attention.register_forward_pre_hook(forget_bias, with_kwargs=True)
 
@@ -138,6 +139,51 @@ class MrT5Decoder(MrT5Stack):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         states = self._embed(input_ids, inputs_embeds, past)
-        if not self.config.watches_layers(kwargs) and is_step(self, states, past_key_values, **kwargs):
-            return step(self, states, past_key_values, **kwargs)
+        if not self.config.watches_layers(kwargs):
+            if is_step(self, states, past_key_values, **kwargs):
+                return step(self, states, past_key_values, **kwargs)
+            if self._is_packed_pass(past_key_values, **kwargs):
+                return self._packed_pass(states, **kwargs)
         return super().forward(inputs_embeds=states, past_key_values=past_key_values, **kwargs)
+
+    def _is_packed_pass(
+        self,
+        cache: Cache | None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool | None = None,
+        encoder_rows: Rows | None = None,
+        **_: object,
+    ) -> bool:
+        """Whether whole targets are given, each position sees all before it, and the kernels took the source.
+
+        A mask that only hides padding at the end would do, but a GPU would have to be asked if it is one.
+        """
+        wants_cache = self.config.wants("use_cache", {"use_cache": use_cache})
+        alone = cache is None and not wants_cache and attention_mask is None
+        return alone and isinstance(encoder_rows, DeviceRows)
+
+    def _packed_pass(
+        self,
+        states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: None = None,
+        attention_mask: None = None,
+        use_cache: bool | None = None,
+        **options: object,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """What `T5Stack.forward` computes from (B, T, D), where the kernels attend to targets, too.
+
+        For it transformers prepares a mask (B, 1, T, T), a bias (1, N, T, T) and, for packed sources of S
+        positions, zeros (1, N, T, S).
+        """
+        nothing, rows = states.new_zeros(1), None
+        states = self.dropout(states)
+        for block in self.block:
+            if rows is None or self.config.relative_bias_per_layer:
+                rows = causal_rows(self_attention(block), states)
+            # Masks and biases in their order: all are in the rows.
+            inputs = states, None, nothing, encoder_hidden_states, None, nothing
+            states, _, _ = block(*inputs, rows=rows, **options)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.dropout(self.final_layer_norm(states))
+        )

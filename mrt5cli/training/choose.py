@@ -26,7 +26,8 @@ from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import check_start, checkpoint_to_resume, model_to_start
 
 if TYPE_CHECKING:
-    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+    from mrt5cli.models.fast.choice import Choice
 
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
@@ -116,18 +117,25 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     if training.compile:
         compile_blocks(start.model)
     _check_room(plan.run.path, training, start.model.num_parameters())
-    return Prepared(task, example, start, micro_batches)
+    attention = _attention(start.model.config, plan)
+    return Prepared(task, example, start, micro_batches, attention)
+
+
+def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
+    """What attention runs by in training; on a GPU our kernels are checked here."""
+    import torch
+
+    from mrt5cli.models.fast import choice
+
+    dtype = torch.bfloat16 if plan.runtime.precision == "bf16" else torch.float32
+    scored = plan.recipe.loss.score_coefficient > 0
+    kind = {"drops": config.drops_weights, "scored": scored, "trains": True}
+    return choice.choose(config, plan.runtime.device, dtype, **kind)
 
 
 def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterator[str]:
-    """Notes on a model that is too much for a machine, or slower on it than it could be."""
-    config, device = model.config, runtime.device
-    dropped = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
-    if device.type == "cpu" and dropped:
-        yield (
-            "attention weights are dropped in training, which no fused kernel does on a CPU; "
-            "model.attention_dropout: 0 trains faster, and not quite as the paper does"
-        )
+    """Notes on a model that is too much for a machine."""
+    device = runtime.device
     needed, memory = 4 * 4 * model.num_parameters(), machine.memory(device)
     if needed > memory:
         yield (

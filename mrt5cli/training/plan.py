@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task
 from mrt5cli.training.start import Start
+
+if TYPE_CHECKING:
+    from mrt5cli.models.fast.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Prepared:
         example: source and target text of one training example.
         start: the model, and where its weights are from.
         micro_batches: an optimizer step, on each process.
+        attention: what it is computed by.
     """
 
     task: Task
     example: tuple[str, str]
     start: Start
     micro_batches: int
+    attention: Choice
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class TrainingPlan:
             "run": str(self.run.path),
             "resume_step": self.resume_step,
             "parameters": None if ready is None else ready.start.model.num_parameters(),
+            "attention": None if ready is None else str(ready.attention),
             **{name: fact for name, fact in self.facts.items() if name not in ("run", "output")},
             "notes": self.notes,
             "recipe": self.recipe.model_dump(mode="json"),

@@ -31,7 +31,7 @@ def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": plan.runtime.sentence(),
+        "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
         "output": str(plan.run.path),
     }
     return {name: fact for name, fact in found.items() if fact}

@@ -43,6 +43,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "started": before.get("started", now),
         "ended": None,
         **plan.runtime.describe(),
+        "attention": str(prepared.attention),
         "versions": own | {name: metadata.version(name) for name in LIBRARIES},
         "commit": _commit(Path(mrt5cli.__file__).parent),
         "hub_commits": commits,

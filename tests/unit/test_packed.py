@@ -84,7 +84,7 @@ def test_outputs_and_gradients(
     """Whether short rows are gone through at once, and share a tile of the backward pass, or not."""
     with (
         patch.object(packed_rows, "SCORES_AT_ONCE", at_once),
-        patch.object(fused_module, "TILE", at_once),
+        patch.dict(fused_module.TILES, cpu=at_once),
     ):
         compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, seed)
 
@@ -105,6 +105,7 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
             labels=labels,
             hard_delete=hard,
             deletion_threshold=threshold if learned else None,
+            use_cache=False,
         )
         total = out.loss
         if learned:
@@ -137,7 +138,7 @@ def compare(fast, kind, lengths, width, layer, one, absolute, hard, threshold, s
     tile=st.sampled_from([1, 500, 2**20]),
 )
 def test_the_fused_core(batch, heads, queries, keys, width, bias, gated, one, excess, tile):
-    with patch.object(fused_module, "TILE", tile):
+    with patch.dict(fused_module.TILES, cpu=tile):
         compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess)
 
 
@@ -172,7 +173,7 @@ def compare_cores(batch, heads, queries, keys, width, bias, gated, one, excess):
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 400))
 def test_tiles_are_every_row_and_head_once_and_no_larger_than_asked(batch, heads, queries, keys, most):
-    with patch.object(fused_module, "TILE", most):
+    with patch.dict(fused_module.TILES, cpu=most):
         found = list(tiles(torch.empty(batch, heads, queries, 1), torch.empty(batch, heads, keys, 1)))
     covered = torch.zeros(batch, heads, dtype=torch.long)
     for tile in found:

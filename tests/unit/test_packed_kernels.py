@@ -9,24 +9,32 @@ told that this CPU is such a GPU, and gets the attention written out in place of
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import packed_kernels
 import pytest
 import test_packed
 import torch
+from conftest import labelled
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, written_out
 from test_packed import VARIANTS, pair, ragged
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mrt5cli.models.deletion import compact
 from mrt5cli.models.fast import kernels
 from mrt5cli.models.fast.kernels import Packed, grid
 from mrt5cli.models.fast.kernels.device_layout import DeviceLayout
+from mrt5cli.models.recomputation import recompute
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
@@ -35,7 +43,8 @@ interpreted = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a CUDA device is here: -m gpu runs these cases compiled"
 )
 
-ALL_ON = Case((1, 33, 0, 20), None, 10, 9, True, True, 1.0, 0)
+ALL_ON = Case((1, 33, 0, 20), None, 10, 9, True, True, 1.0, 0, dropout=0.3, counted=True)
+CAUSAL = replace(ALL_ON, dense=True, causal=True, gated=False, softmax1=False)
 OVERFLOWING = Case((5,), None, 16, 0, False, True, None, 0, bias=150.0)
 """Scores whose exponentials are no float32, also where a tile reaches past its row."""
 NO_KEYS = Case((0, 17), 7, 16, None, True, False, 1.0, 0)
@@ -46,6 +55,7 @@ NO_KEYS = Case((0, 17), 7, 16, None, True, False, 1.0, 0)
 @settings(max_examples=6, deadline=None)
 @given(case=cases())
 @example(ALL_ON)
+@example(CAUSAL)
 @example(OVERFLOWING)
 @example(NO_KEYS)
 def test_outputs_and_gradients(case: Case):
@@ -107,71 +117,38 @@ def test_a_regular_grid():
     assert packed.bounds.tolist() == [0, 4, 8, 12] and packed.longest == 4
 
 
-COMPILE = """
-import json, sys
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from mrt5cli.models.fast.kernels import tiles, varlen
-
-FLOATS = {"lse", "excess", "rel", "gate", "delta", "d_rel", "d_gate", "d_excess"}
-INTEGERS = {"pos_q", "pos_k", "cu_q", "cu_k"}
-NUMBERS = {"total_q", "total_k", "far", "heads", "blocks", "replicas"}
-width, name, capability = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-dtype = getattr(torch, name)
-shared = {}
-for program in ("forward", "backward_queries", "backward_keys"):
-    kernel = getattr(tiles, program)
-    cut = varlen.tiles_for(width, dtype)[program != "forward"]
-    constants = {
-        "HAS_REL": True, "REL_GRAD": True, "HAS_GATE": True, "HAS_CEILING": True, "ONE": True,
-        "PRECISION": "ieee", "WIDTH": width, "PADDED": varlen.padded_width(width),
-        "BLOCK_Q": cut.queries, "BLOCK_K": cut.keys,
-    }
-    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-    values = "*bf16" if dtype == torch.bfloat16 else "*fp32"
-    types = {
-        key: "constexpr" if key in constants
-        else "*fp32" if key in FLOATS
-        else "*i32" if key in INTEGERS
-        else "fp32" if key == "ceiling"
-        else "i32" if key in NUMBERS or key.startswith("stride")
-        else values
-        for key in kernel.arg_names
-    }
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, key in enumerate(types) if types[key][0] == "*" or key.startswith("stride")
-    }
-    built = compile(
-        ASTSource(kernel, types, constants, aligned), target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": cut.warps, "num_stages": cut.stages},
-    )
-    shared[program] = built.metadata.shared
-print(json.dumps(shared))
-"""
-LEAST_SHARED = 99 * 1024
-"""Bytes of shared memory a block may use on the smallest GPUs with bfloat16 (compute capability 8.6)."""
+SHARED = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes of shared memory a block may use, by compute capability; the smallest of the first is 8.6."""
+SPILLED = 128
+"""Bytes of a thread's values that may lie outside of registers: in cache, read once or twice a tile."""
 
 
 @needs_triton
 @pytest.mark.parametrize(
-    "dtype, width",
-    [("bfloat16", 64), ("float32", 64), pytest.param("bfloat16", 128, marks=pytest.mark.slow)],
+    "capabilities, dtypes, widths",
+    [
+        pytest.param("90", "bfloat16", "64", id="quick"),
+        pytest.param("80,90,100", "bfloat16,float32", "64,128", id="all", marks=pytest.mark.slow),
+    ],
 )
-def test_tiles_fit(tmp_path, dtype: str, width: int):
+def test_tiles_fit(tmp_path, capabilities: str, dtypes: str, widths: str):
     """The compiler takes every kernel, with everything on, and it fits: no GPU is needed for that."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    script = Path(packed_kernels.__file__).with_name("kernel_resources.py")
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(width), dtype, "80"],
-        env=environment,
+        [sys.executable, script, capabilities, dtypes, widths, "--json"],
+        env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    shared = json.loads(done.stdout)
-    assert len(shared) == 3 and max(shared.values()) <= LEAST_SHARED, shared
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    combinations = [len(part.split(",")) for part in (capabilities, dtypes, widths)]
+    assert len(found) == 3 * math.prod(combinations)
+    for name, (registers, spilled, shared) in found.items():
+        capability = int(name.split()[0].removeprefix("sm_"))
+        assert registers <= 255 and spilled <= SPILLED and shared <= SHARED[capability], (name, found[name])
 
 
 @needs_triton
@@ -180,8 +157,9 @@ def test_tiles_are_ones_a_matrix_unit_takes():
 
     for dtype in (torch.float32, torch.bfloat16):
         for width in (1, 10, 64, 128):
-            for tile in tiles_for(width, dtype):
-                assert min(tile.queries, tile.keys) >= 16
+            cut = tiles_for(width, dtype)
+            assert all(min(tile.queries, tile.keys) >= 16 for tile in cut)
+            assert cut.backward_queries.keys <= cut.backward_queries.queries
 
 
 def test_where_the_kernels_run(monkeypatch):
@@ -230,7 +208,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.fast.packed_rows.runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
     return found
 
 
@@ -259,7 +237,9 @@ def test_the_model(by_kernel):
     def check(kind, lengths, width, layer, one, absolute, hard, threshold, seed):
         before = len(by_kernel.calls)
         test_packed.compare("triton", kind, lengths, width, layer, one, absolute, hard, threshold, seed)
-        assert len(by_kernel.calls) == before + 5  # three encoder layers, two of cross-attention
+        assert (
+            len(by_kernel.calls) == before + 7
+        )  # three encoder layers, two of cross-attention, two of targets
 
     check()
 
@@ -304,7 +284,9 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
     model, fast = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 12, 3)
     given_ = {"attention_mask": mask, "labels": ids[:, :4].clamp(min=3), "hard_delete": hard}
+    given_ |= {"use_cache": False, "output_score_loss": True}
     expected = model(ids, **given_).logits
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)  # as of a GPU's
     answer = torch.Tensor.tolist
     with Waits(by_kernel) as counter:
 
@@ -318,37 +300,142 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
     assert by_kernel.calls and counter.count == waits
 
 
-@pytest.mark.parametrize("lengths, packs", [([9, 9], True), ([9, 5], False)], ids=["full", "ragged"])
+def test_a_training_step_waits_for_nothing(by_kernel, monkeypatch):
+    _, model = pair("triton", use_softmax1=True, attention_dropout_rate=0.1)
+    ids, mask = ragged([9, 5], 12, 3)
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)
+    with Waits(by_kernel) as waits:
+        train(model.train(), ids, mask, ids[:, :4].clamp(min=3), output_score_loss=True, real_bytes=14)
+    assert by_kernel.calls and waits.count == 0
+
+
+def train(model, ids, mask, labels, **how):
+    """An output and its gradients, of a loss that looks at the score loss if there is one."""
+    out = model(ids, attention_mask=mask, labels=labels, use_cache=False, **how)
+    (out.loss + (0 if out.score_loss is None else out.score_loss)).backward()
+    return out, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_near(found: dict, wanted: dict) -> None:
+    for name, expected in wanted.items():
+        if expected is not None:
+            limit = 1e-5 + 2e-3 * expected.abs().max().item()
+            torch.testing.assert_close(found[name], expected, atol=limit, rtol=0, msg=labelled(name))
+
+
+@pytest.mark.parametrize("per", ["row", "batch"])
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 5]], ids=["full", "ragged"])
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-def test_score_loss(by_kernel, lengths: list[int], packs: bool, hard: bool):
-    """The loss looks at scores of padding, too, so the kernels compute it where there is none."""
+def test_score_loss(by_kernel, lengths: list[int], hard: bool, per: str):
+    """The published mean looks at padding, so the kernels compute it where there is none."""
     models = pair("triton", use_softmax1=True)
     ids, mask = ragged(lengths, 9, 3)
     labels = torch.randint(3, 259, (2, 4))
+    labels[1, 2:] = -100
     found = []
     for model in models:
         for name, parameter in model.named_parameters():
             if name.endswith("Attention.q.weight"):
                 parameter.data.mul_(40)  # scores that pass the ceiling
-        out = model(ids, attention_mask=mask, labels=labels, output_score_loss=True, hard_delete=hard)
-        (out.loss + out.score_loss).backward()
-        found.append(out)
-    assert found[0].score_loss > 0.1
-    torch.testing.assert_close(found[1].score_loss, found[0].score_loss, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found[1].logits, found[0].logits, atol=2e-4, rtol=1e-4)
-    assert bool(by_kernel.calls) == packs
-    for expected, parameter in zip(*(model.parameters() for model in models), strict=True):
-        if expected.grad is not None:
-            limit = 1e-5 + 1e-3 * expected.grad.abs().max().item()
-            torch.testing.assert_close(parameter.grad, expected.grad, atol=limit, rtol=0)
+        how = {"output_score_loss": True, "score_loss_per": per, "hard_delete": hard}
+        found.append(train(model, ids, mask, labels, **how))
+    (expected, wanted), (out, grads) = found
+    assert expected.score_loss_parts.min() > 0.1
+    torch.testing.assert_close(out.score_loss_parts, expected.score_loss_parts, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    assert_near(grads, wanted)
+    packed = {"row": 7, "batch": (1 if hard else 7) if lengths == [9, 9] else 0}[per]
+    assert len(by_kernel.calls) == packed  # of three encoder layers, two of cross-attention, two of targets
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_dropped_attention_weights_are_not_for_the_kernels(by_kernel, rate: float):
-    _, model = pair("triton", attention_dropout_rate=rate)
+@pytest.mark.parametrize(
+    "fields", [{"has_absolute_position_embeddings": True}, {"relative_bias_per_layer": True}]
+)
+def test_targets_see_what_came_before(by_kernel, fields):
+    """Learned positions and biases of each layer's own; targets longer than the distances of T5's buckets."""
     ids, mask = ragged([9, 5], 9, 3)
-    model.train()(ids, attention_mask=mask, labels=ids[:, :4].clamp(min=3))
-    assert bool(by_kernel.calls) == (rate == 0)
+    labels = torch.randint(3, 259, (2, 21))
+    fields = {"relative_attention_max_distance": 17, "max_position_embeddings": 32, **fields}
+    (expected, wanted), (out, grads) = (train(model, ids, mask, labels) for model in pair("triton", **fields))
+    torch.testing.assert_close(out.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    assert_near(grads, wanted)
+    assert [call["causal"] for call in by_kernel.calls] == [False] * 3 + [True, False] * 2
+
+
+@pytest.mark.parametrize("asked", ["use_cache", "decoder_attention_mask", "output_attentions"])
+def test_targets_that_are_not_for_the_kernels(by_kernel, asked: str):
+    given_ = {"use_cache": True, "decoder_attention_mask": torch.ones(2, 4), "output_attentions": True}
+    oracle, model = pair("triton")
+    ids, mask = ragged([9, 5], 9, 3)
+    how = {
+        "attention_mask": mask,
+        "labels": ids[:, :4].clamp(min=3),
+        "use_cache": False,
+        asked: given_[asked],
+    }
+    torch.testing.assert_close(model(ids, **how).logits, oracle(ids, **how).logits, atol=2e-4, rtol=1e-4)
+    assert not any(call["causal"] for call in by_kernel.calls)
+
+
+def test_dropped_attention_weights(by_kernel):
+    """The seed is the generator's: the same state drops the same, also where activations are recomputed."""
+    _, model = pair("triton", attention_dropout_rate=0.3, use_softmax1=True)
+    ids, mask = ragged([9, 5], 9, 3)
+    labels = ids[:, :4].clamp(min=3)
+    found = []
+    for what in ("none", "blocks", "selective"):
+        recompute(model.train(), what)
+        model.zero_grad()
+        torch.manual_seed(1)
+        found.append(train(model, ids, mask, labels))
+    assert all(call["dropout"] == 0.3 for call in by_kernel.calls)
+    for out, grads in found[1:]:
+        torch.testing.assert_close(out.logits, found[0][0].logits)
+        assert_near(grads, found[0][1])
+    assert not torch.allclose(model(ids, attention_mask=mask, labels=labels).logits, found[0][0].logits)
+    by_kernel.calls.clear()
+    model.eval()(ids, attention_mask=mask, labels=labels)
+    assert all(call["dropout"] == 0 for call in by_kernel.calls)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that a tensor has which an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements, self.by = 0, ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and made.untyped_storage().nbytes() // made.itemsize > self.elements:
+                self.elements, self.by = made.untyped_storage().nbytes() // made.itemsize, str(func)
+        return result
+
+
+@pytest.mark.parametrize("lengths", [[128, 128], [128, 90]], ids=["full", "ragged"])
+@pytest.mark.parametrize("attention", ["triton", "eager"])
+def test_nothing_of_the_size_of_scores_is_made(monkeypatch, lengths: list[int], attention: str):
+    """In a soft training step with dropout and score loss, for whose attention something stands that makes no
+    more than the kernels do."""
+
+    def like_kernels(query, key, value, *, rel, gate, score_ceiling=None, **_):
+        given = [part.sum() for part in (key, value, rel, gate) if part is not None]
+        output = query + sum(given)
+        return output, None if score_ceiling is None else output.float().sum()
+
+    heads, targets = 8, 128
+    stand_in = SimpleNamespace(attend=like_kernels)
+    monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", stand_in)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    _, model = pair(attention, dropout_rate=0.1, use_softmax1=True, num_heads=heads)
+    ids, mask = ragged(lengths, 128, 3)
+    labels = torch.randint(3, 259, (2, targets))
+    labels[1, 30:] = -100
+    with Largest() as largest:
+        train(model.train(), ids, mask, labels, output_score_loss=True, real_bytes=sum(lengths))
+    scores = heads * targets**2  # of a row's targets
+    assert (largest.elements < scores) == (attention == "triton"), (largest.elements, largest.by)
 
 
 def test_a_mask_that_hides_real_bytes_is_not_packed(by_kernel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.models.fast import choice
+from mrt5cli.models.fast.kernels.checking import Work
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
+from mrt5cli.training import record
 from mrt5cli.training.choose import choose
 from mrt5cli.training.plan import RunOptions, TrainingPlan
 from mrt5cli.training.start import model_to_start
@@ -40,6 +44,30 @@ def test_a_process_that_trains_alone_says_so_where_a_launcher_speaks_of_several(
     assert note.startswith(f"{name}=4: ignored, this process trains alone; torchrun")
     monkeypatch.setenv(name, "1")
     assert choose(recipe, options).notes == []
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_attention_runs_by_is_said_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = row_plan(tmp_path, [("a", "w")])
+    assert plan.facts["device"].endswith("; attention by packed (on a CPU)")
+    assert plan.document["attention"] == "packed (on a CPU)"
+    assert record.beginning(plan, plan.prepared)["attention"] == "packed (on a CPU)"
+    asked = []
+
+    def checked(work: Work) -> str:
+        asked.append(work)
+        return "the output is off by 3"
+
+    choice._checked.cache_clear()
+    monkeypatch.setattr(choice, "obstacle", lambda device, width: None)
+    monkeypatch.setattr(choice, "fault", checked)
+    again = choose(plan.recipe, replace(plan.options, out=tmp_path / "other"))
+    choice._checked.cache_clear()
+    assert again.document["attention"].startswith("sdpa (the self-check of our kernels failed: the output is")
+    [work] = asked
+    assert work.trains and work.drops and not work.scored and work.width == 8
 
 
 # --- what is cut --------------------------------------------------------------------------------------------

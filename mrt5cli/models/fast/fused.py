@@ -1,11 +1,18 @@
-"""The fused attention core of a CPU: softmax1 from the stock kernel, exact gradients, no stored scores.
+"""The fused attention core by PyTorch's kernels: softmax1 from the stock kernel, exact gradients, no stored
+scores, on a CPU and, where our own kernels cannot run, on a GPU.
 
-Forward is PyTorch's flash kernel, which also gives each query's log-sum-exp: softmax1(s) is softmax(s) times
-sigmoid(lse(s)), and as a softmax its log-sum-exp is softplus(lse(s)). Backward is ours, because the stock one
-gives the bias no gradient: it recomputes the scores of a tile at a time, which stay in the cache. A tile is
-one head of one row, or of short rows as many as have no more scores: one by one they would be thousands of
-calls a step. The score loss looks at the same scores, and so lives here: its sum is taken tile by tile in
-forward, and its gradient joins that of the scores in backward.
+Forward is PyTorch's kernel, which also gives each query's log-sum-exp: softmax1(s) is softmax(s) times
+sigmoid(lse(s)), and as a softmax its log-sum-exp is softplus(lse(s)). One more key with score and value 0,
+the sink that others append, would be as exact, but K + 1 keys are no multiple of 8, and CUDA's kernel would
+have a bias of such rows copied. What is added to a key's scores alone, gate and padding, rides as one more
+key feature against a query feature of 1, so that the bias stays one of all rows of a batch.
+
+Backward is ours, because the stock one gives the bias no gradient, or one of every row: it recomputes the
+scores of a tile at a time. A tile is one head of one row, or of short rows as many as have no more scores:
+one by one they would be thousands of calls a step. The score loss looks at the same scores, and so lives
+here: its sum is taken tile by tile in forward, and its gradient joins that of the scores in backward. No
+kernel tells which weights it dropped, so with dropout forward goes by tiles too; backward draws the numbers
+of each tile again.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -13,26 +20,63 @@ Legend: B batch, N heads, Q queries, K keys, H head width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from mrt5cli.models.deletion import HIDES
 from mrt5cli.models.fast.switch import fast_paths_are_on
 
-# Returns (output, log-sum-exp) of softmax attention with an additive bias and a given scale.
+# Both return (output, log-sum-exp, ...) of softmax attention with an additive bias and a given scale.
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-TILE = 2**20
-"""Scores of a tile, unless one head of one row has more."""
-WIDTH_STEP = 8
-"""Head widths are padded to a multiple of this when a gate joins; the kernel is slower at odd widths."""
+_EFFICIENT = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
+TILES = {"cpu": 2**20, "cuda": 2**25}
+"""Scores of a tile, unless one head of one row has more: on a CPU what its cache holds, on a GPU what keeps
+it busy."""
+STEP = 8
+"""Head widths are padded to a multiple of this when a feature joins, and rows of the bias begin at one:
+kernels are slower at others, or refuse them."""
 
 
 def has_fused(tensor: Tensor) -> bool:
     """Whether `fused` runs where a tensor lies, in its precision, and is wanted."""
     known = tensor.dtype in (torch.float32, torch.bfloat16)
-    return fast_paths_are_on() and _FLASH is not None and tensor.device.type == "cpu" and known
+    kernel = {"cpu": _FLASH, "cuda": _EFFICIENT}.get(tensor.device.type)
+    return fast_paths_are_on() and kernel is not None and known
+
+
+def precision(states: Tensor) -> torch.dtype:
+    """That of the queries, keys and values of blocks that run on `states`."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def bias_dtype(states: Tensor) -> torch.dtype | None:
+    """The precision that the kernel wants a bias in where blocks run on `states`; None for any."""
+    if not has_fused(states) or _KERNELS[states.device.type] is _flash:
+        return None
+    return precision(states)
+
+
+class How(NamedTuple):
+    """What `_Fused` is told beside tensors, as `fused` is; `seed` is that of this call's dropout."""
+
+    softmax1: bool
+    ceiling: float | None = None
+    dropout: float = 0.0
+    seed: int = 0
+
+    def numbers(self, device: torch.device) -> torch.Generator | None:
+        """What draws this call's dropout, from the beginning; None without dropout."""
+        return torch.Generator(device).manual_seed(self.seed) if self.dropout else None
+
+    def kept(self, weights: Tensor, numbers: torch.Generator | None) -> Tensor:
+        """What to multiply the weights of a tile by. Tiles come in the same order in forward and backward."""
+        kept = torch.empty_like(weights).bernoulli_(1 - self.dropout, generator=numbers)
+        return kept.div_(1 - self.dropout)
 
 
 def fused(
@@ -43,25 +87,38 @@ def fused(
     softmax1: bool,
     *,
     gate: Tensor | None = None,
+    hidden: Tensor | None = None,
     ceiling: float | None = None,
     queries: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention, unscaled, and what the scores exceed a ceiling by.
 
     Args:
         query: (B, N, Q, H), float32 or bfloat16; `key` and `value` (B, N, K, H) likewise.
-        bias: added to the scores, (1 or B, 1 or N, Q, K); a strided view will do, it is never copied whole.
+        bias: added to the scores, (1 or B, 1 or N, 1 or Q, 1 or K); a strided view will do.
         gate: (B, K), added to every score of a key.
+        hidden: (1 or B, K), likewise, 0 or so low that nothing attends to the key; gets no gradient.
         ceiling: sum max(score - ceiling, 0) over all pairs, scores with bias and before the gate.
         queries: (B, Q) bool, those whose scores are in that sum; None for all.
+        dropout: probability of dropping an attention weight, below 1; its numbers depend on the state of
+            PyTorch's generator of the CPU, wherever the tensors lie: a GPU's would have to be waited for.
 
     Returns:
         (B, N, Q, H), and that sum in float32, 0 without a ceiling.
     """
-    if ceiling is None and not torch.is_grad_enabled():
-        return _attention(query, key, value, bias, gate, softmax1)[0], query.new_zeros(())
-    result: tuple[Tensor, Tensor] = _Fused.apply(query, key, value, bias, gate, softmax1, ceiling, queries)
+    if hidden is not None:
+        hidden = hidden.expand(len(query), key.shape[2])
+    if ceiling is None and not dropout and not torch.is_grad_enabled():
+        return _attention(query, key, value, bias, gate, hidden, softmax1)[0], query.new_zeros(())
+    how = How(softmax1, ceiling, dropout, _seed() if dropout else 0)
+    result: tuple[Tensor, Tensor] = _Fused.apply(query, key, value, bias, gate, hidden, queries, how)
     return result
+
+
+def _seed() -> int:
+    """Of one call's dropout: a number of the CPU, so that nobody waits for a GPU to tell it."""
+    return int(torch.randint(2**63 - 1, (), device="cpu"))
 
 
 class _Fused(torch.autograd.Function):
@@ -73,46 +130,61 @@ class _Fused(torch.autograd.Function):
         value: Tensor,
         bias: Tensor | None,
         gate: Tensor | None,
-        softmax1: bool,
-        ceiling: float | None,
+        hidden: Tensor | None,
         queries: Tensor | None,
+        how: How,
     ) -> tuple[Tensor, Tensor]:
-        output, lse = _attention(query, key, value, bias, gate, softmax1)
         excess = torch.zeros((), device=query.device)
-        if ceiling is not None:
-            for tile in tiles(query, key):
-                above = _scores(query, key, bias, tile).sub_(ceiling).clamp_(min=0)
-                excess += (above if queries is None else above.mul_(_of_rows(queries, tile))).sum()
-        ctx.save_for_backward(query, key, value, bias, gate, output, lse, queries)
-        ctx.ceiling = ceiling
+        with torch.autocast(query.device.type, enabled=False):
+            if how.dropout:
+                output, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+            else:
+                output, lse = _attention(query, key, value, bias, gate, hidden, how.softmax1)
+            numbers = how.numbers(query.device)
+            for tile in tiles(query, key) if how.dropout or how.ceiling is not None else ():
+                scores = _scores(query, key, bias, hidden, tile)
+                if how.ceiling is not None:
+                    above = (scores.clone() if how.dropout else scores).sub_(how.ceiling).clamp_(min=0)
+                    excess += (above if queries is None else above.mul_(_of_rows(queries, tile))).sum()
+                if how.dropout:
+                    weights, lse[tile] = _softmax(_gated(scores, gate, tile), how.softmax1)
+                    output[tile] = _product(weights.mul_(how.kept(weights, numbers)), value[tile])
+        ctx.save_for_backward(query, key, value, bias, gate, hidden, output, lse, queries)
+        ctx.how = how
         return output, excess
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, excess_grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, gate, output, lse, queries = ctx.saved_tensors
+        query, key, value, bias, gate, hidden, output, lse, queries = ctx.saved_tensors
+        how: How = ctx.how
         query_grad, key_grad, value_grad = (torch.empty_like(part) for part in (query, key, value))
         bias_grad = _zeros(bias) if ctx.needs_input_grad[3] else None
         gate_grad = _zeros(gate) if ctx.needs_input_grad[4] else None
-        gates = None if gate is None else gate.float()
+        numbers = how.numbers(query.device)
         for tile in tiles(query, key):
-            q, k, v, g, o = (part[tile].float() for part in (query, key, value, grad, output))
-            scores = _scores(query, key, bias, tile)
+            q, k, v, g, o = (part[tile] for part in (query, key, value, grad, output))
+            scores = _scores(query, key, bias, hidden, tile)
             above = None
-            if ctx.ceiling is not None:
-                above = (scores > ctx.ceiling).to(scores.dtype).mul_(excess_grad)
+            if how.ceiling is not None:
+                above = (scores > how.ceiling).to(scores.dtype).mul_(excess_grad)
                 if queries is not None:
                     above.mul_(_of_rows(queries, tile))
-            if gates is not None:
-                scores += gates[tile[0], None, None]
-            weights = scores.sub_(lse[tile][..., None]).exp_()
-            value_grad[tile] = weights.mT @ g
-            through = torch.matmul(g, v.mT).sub_((g * o).sum(dim=-1, keepdim=True)).mul_(weights)
+            weights = _gated(scores, gate, tile).sub_(lse[tile][..., None]).exp_()
+            through = _product(g, v.mT)
+            if how.dropout:
+                kept = how.kept(weights, numbers)
+                through.mul_(kept)
+                value_grad[tile] = _product(kept.mul_(weights).mT, g)
+            else:
+                value_grad[tile] = _product(weights.mT, g)
+            through.sub_((g.float() * o).sum(dim=-1, keepdim=True)).mul_(weights)
             if gate_grad is not None:
                 gate_grad[tile[0]] += through.sum(dim=(1, 2))
             if above is not None:
                 through += above
-            query_grad[tile] = through @ k
-            key_grad[tile] = through.mT @ q
+            query_grad[tile] = _product(through, k)
+            key_grad[tile] = _product(through.mT, q)
             if bias_grad is not None:
                 of_tile = _shared(bias_grad, tile)
                 of_tile += through.sum_to_size(of_tile.shape)
@@ -122,34 +194,71 @@ class _Fused(torch.autograd.Function):
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, gate: Tensor | None, softmax1: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    hidden: Tensor | None,
+    softmax1: bool,
 ) -> tuple[Tensor, Tensor]:
     """Attention, and each query's log-sum-exp (B, N, Q), with softmax1's fixed logit if it is that."""
-    output, lse = _flash(query, key, value, bias, gate)
+    width = query.shape[-1]
+    if bias is None and hidden is not None:
+        bias, hidden = hidden[:, None, None, :], None  # nothing is copied then
+    added = [part.float() for part in (gate, hidden) if part is not None]
+    if added:
+        query, key, value = _with_feature(query, key, value, sum(added[1:], added[0]).clamp(min=HIDES))
+    output, lse = _KERNELS[query.device.type](query, key, value, bias)
+    output = output[..., :width]
     if not softmax1:
         return output, lse
     return output * torch.sigmoid(lse)[..., None].to(output.dtype), F.softplus(lse)
 
 
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, gate: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention and each query's log-sum-exp (B, N, Q)."""
-    width = query.shape[-1]
-    if gate is not None:
-        # The gate depends on the key alone, so it rides as one more key feature against a query feature of 1:
-        # the bias stays shared by the batch. In bfloat16 a second feature carries what rounding lost.
-        features = [gate.to(key.dtype)]
-        if key.dtype != gate.dtype:
-            features.append((gate - features[0]).to(key.dtype))
-        room = -(width + len(features)) % WIDTH_STEP
-        shape = (*key.shape[:-1], len(features))
-        key = torch.cat([key, torch.stack(features, dim=-1)[:, None].expand(shape)], dim=-1)
-        key, value = F.pad(key, (0, room)), F.pad(value, (0, len(features) + room))
-        query = F.pad(F.pad(query, (0, len(features)), value=1.0), (0, room))
+def _with_feature(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values whose scores have (B, K) added: one more feature of the keys, against 1. In
+    bfloat16 a second one carries what rounding lost."""
+    features = [added.to(key.dtype)]
+    if key.dtype != added.dtype:
+        features.append((added - features[0]).to(key.dtype))
+    room = -(query.shape[-1] + len(features)) % STEP
+    shape = (*key.shape[:-1], len(features))
+    key = torch.cat([key, torch.stack(features, dim=-1)[:, None].expand(shape)], dim=-1)
+    key, value = F.pad(key, (0, room)), F.pad(value, (0, len(features) + room))
+    return F.pad(F.pad(query, (0, len(features)), value=1.0), (0, room)), key, value
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A CPU's softmax attention, and each query's log-sum-exp (B, N, Q)."""
     assert _FLASH is not None  # see `has_fused`
+    if bias is not None:
+        bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
     output, lse = _FLASH(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
-    return output[..., :width], lse
+    return output, lse
+
+
+def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same of a GPU. PyTorch's own choice of a kernel might be one that takes no bias."""
+    assert _EFFICIENT is not None  # see `has_fused`
+    if bias is not None:
+        bias = _in_steps(bias.expand(*bias.shape[:3], key.shape[2]), query.dtype)
+        bias = bias.expand(*query.shape[:-1], key.shape[2])
+    output, lse, *_ = _EFFICIENT(query, key, value, bias, True, scale=1.0)
+    return output, lse[..., : query.shape[2]]  # of which the kernel rounds the number of queries up
+
+
+_KERNELS = {"cpu": _flash, "cuda": _efficient}
+
+
+def _in_steps(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bias (..., K) in a precision, with rows that begin at multiples of `STEP`: itself, if it is so."""
+    steps = [step for step, size in zip(bias.stride(), bias.shape, strict=True) if size > 1]
+    if bias.dtype == dtype and steps[-1:] in ([], [1]) and not any(step % STEP for step in steps[:-1]):
+        return bias
+    room = -bias.shape[-1] % STEP
+    wide = bias.new_empty((*bias.shape[:-1], bias.shape[-1] + room), dtype=dtype)[..., : bias.shape[-1]]
+    return wide.copy_(bias)
 
 
 Tile = tuple[slice, slice]
@@ -159,7 +268,7 @@ Tile = tuple[slice, slice]
 def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
     """All rows and heads of (B, N, Q, H) and (B, N, K, H), once each."""
     rows, heads, queries = query.shape[:3]
-    at_once = max(1, TILE // (queries * key.shape[2]))
+    at_once = max(1, TILES[query.device.type] // (queries * key.shape[2]))
     of_heads = min(heads, at_once)
     of_rows = max(1, at_once // heads)
     for row in range(0, rows, of_rows):
@@ -167,11 +276,40 @@ def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
             yield slice(row, row + of_rows), slice(head, head + of_heads)
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, tile: Tile) -> Tensor:
-    """(rows, heads, Q, K) of a tile in float32, with bias, before the gate; the caller may overwrite them."""
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """The matrix product of (r, h, m, n) and (r, h, n, o) in float32; on a GPU, where one factor is half as
+    wide, of both rounded to that, as its kernels multiply them."""
     # Never a plain product: selective recomputation would take it for one with weights, and keep it.
-    scores = torch.matmul(query[tile].float(), key[tile].float().mT)
-    return scores if bias is None else scores.add_(_shared(bias, tile))
+    half = left.dtype if left.dtype != torch.float32 else right.dtype
+    if _KERNELS[left.device.type] is _flash or half == torch.float32:
+        return torch.matmul(left.float(), right.float())
+    first, second = (part.to(half).flatten(0, 1) for part in (left, right))
+    return torch.bmm(first, second, out_dtype=torch.float32).unflatten(0, left.shape[:2])
+
+
+def _scores(query: Tensor, key: Tensor, bias: Tensor | None, hidden: Tensor | None, tile: Tile) -> Tensor:
+    """(rows, heads, Q, K) of a tile in float32, with bias, before the gate; the caller may overwrite them."""
+    scores = _product(query[tile], key[tile].mT)
+    if bias is not None:
+        scores.add_(_shared(bias, tile))
+    return _gated(scores, hidden, tile)
+
+
+def _gated(scores: Tensor, gate: Tensor | None, tile: Tile) -> Tensor:
+    """The scores of a tile, to which what it has of (B, K) is added in place."""
+    return scores if gate is None else scores.add_(gate[tile[0], None, None])
+
+
+def _softmax(scores: Tensor, softmax1: bool) -> tuple[Tensor, Tensor]:
+    """Weights, in the place of scores (..., K), and their log-sum-exp (...)."""
+    peak = scores.amax(dim=-1, keepdim=True)
+    if softmax1:
+        peak.clamp_(min=0)  # of the logit that is always 0
+    weights = scores.sub_(peak).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    if softmax1:
+        total += (-peak).exp_()
+    return weights.div_(total), (total.log() + peak)[..., 0]
 
 
 def _of_rows(queries: Tensor, tile: Tile) -> Tensor:

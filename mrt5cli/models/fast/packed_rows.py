@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from mrt5cli.models.attention import IMPLEMENTATIONS, AttentionOptions, Rows, sdpa
+from mrt5cli.models.attention import AttentionOptions, Rows, sdpa
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import distance_bias, hiding
-from mrt5cli.models.fast.kernels import runs_on
+from mrt5cli.models.fast.choice import choose
+from mrt5cli.models.fast.fused import precision
 from mrt5cli.models.fast.kernels.device_layout import device_layout
 from mrt5cli.models.fast.switch import fast_paths_are_on
 from mrt5cli.models.layout import Layout, relative_bias
@@ -88,7 +89,8 @@ class GroupedRows(Rows):
             k, v = (group.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (key, value))
             q = query[group.rows] if cross else group.pad(query[0].transpose(0, 1)).transpose(1, 2)
             bias = group.hidden(torch.float32) if cross else group.bias
-            output = sdpa(q, k, v, replace(options, bias=bias, gate=group.gate))[0].transpose(1, 2)
+            added = replace(options, bias=bias, gate=group.gate, hidden=None)
+            output = sdpa(q, k, v, added)[0].transpose(1, 2)
             outputs.append(output if cross else group.unpad(output))
         joined = torch.cat(outputs)
         return (joined if cross else joined[None]).contiguous()
@@ -175,25 +177,24 @@ def fast_layout(
     source: Sequences,
     score_penalty: ScorePenalty | None,
     real_bytes: int | None,
-    drops_weights: bool,
+    *,
+    training: bool,
 ) -> Layout:
     """The packed layout of an input, or the padded one where there is none or it would save nothing.
 
     Args:
         real_bytes: how many positions hold input, if that is known.
-        drops_weights: attention drops some of its weights, which our kernels cannot.
+        training: the model is, and may drop attention weights.
     """
-    wanted, device = config._attn_implementation, source.padding.device
     # The rules of the reference look at padding.
     if not fast_paths_are_on() or torch.compiler.is_compiling() or config.shortening_per == "batch":
         return Layout()
-    # On a GPU our kernels run by their name only, until they have been timed on one.
-    if wanted == IMPLEMENTATIONS["triton"] and runs_on(device, config.d_kv):
-        if drops_weights:
-            return Layout()
+    scored = score_penalty is not None
+    kind = {"drops": training and config.drops_weights, "scored": scored, "trains": torch.is_grad_enabled()}
+    chosen = choose(config, source.padding.device, precision(source.states), **kind).implementation
+    if chosen == "triton":
         return device_layout(source.mask, source.padding, score_penalty, real_bytes)
-    packs = wanted in (IMPLEMENTATIONS["packed"], IMPLEMENTATIONS["triton"])
-    if not packs or device.type != "cpu" or score_penalty is not None:
+    if chosen != "packed" or scored:
         return Layout()
     padded = bool(source.padding.any())
     # Not where the mask hides something else than the padding.

@@ -24,7 +24,7 @@ class Packed:
     Attributes:
         bounds: (B + 1) int32, offsets of the rows.
         longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
-        positions: (n) int32, original position of each; within +-2^30.
+        positions: (n) int32, original position of each, ascending within a row; within +-2^30.
     """
 
     bounds: Tensor
@@ -42,12 +42,22 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def runs_on(device: torch.device, head_width: int) -> bool:
-    """Whether the kernels run there. Without them a CPU packs row by row, and a GPU computes padding too.
+def obstacle(device: torch.device, head_width: int) -> str | None:
+    """Why the kernels do not run there; None where they do. Without them a CPU packs row by row, and a GPU
+    computes padding too.
 
     They add to the gradient of the position bias in no fixed order, so a program that asked PyTorch for
     deterministic algorithms does not get them.
     """
-    if device.type != "cuda" or head_width > WIDEST_HEAD or torch.are_deterministic_algorithms_enabled():
-        return False
-    return _has_triton()
+    if device.type != "cuda":
+        return "our kernels are for a GPU"
+    if head_width > WIDEST_HEAD:
+        return f"heads are {head_width} wide, and our kernels are for {WIDEST_HEAD} at most"
+    if torch.are_deterministic_algorithms_enabled():
+        return "deterministic algorithms are asked for"
+    return None if _has_triton() else "triton is not installed"
+
+
+def runs_on(device: torch.device, head_width: int) -> bool:
+    """Whether the kernels run there."""
+    return obstacle(device, head_width) is None

@@ -9,7 +9,7 @@ Legend: B rows, S slots of a row, n positions of all rows, N heads, H head width
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,33 +31,50 @@ class DeviceRows(Rows):
         packed: where the rows lie.
         rel: (N, 2 far + 1) position bias by distance of self-attention, or None with learned positions.
         gate: (n) key gate, or None after hard deletion.
+        causal: nothing sees what comes after it.
     """
 
     packed: Packed
     rel: Tensor | None = None
     gate: Tensor | None = None
+    causal: bool = False
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        """As of every `Rows`; a decoder's are a grid, whose (B, N, T, H) queries, keys and values will do."""
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
 
         batch, heads, count, width = query.shape
+        penalty, counted = options.penalty, None
+        if penalty is not None and options.cross:
+            counted = penalty.queries(cross=True)
         output, excess = attend(
-            query.transpose(1, 2).reshape(batch * count, heads, width),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
+            *(part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)),
             queries=grid(batch, count, query.device) if options.cross else self.packed,
             keys=self.packed,
             rel=None if options.cross else self.rel,
             gate=self.gate,
             softmax1=options.softmax1,
-            score_ceiling=None if options.penalty is None else SCORE_CEILING,
+            causal=self.causal,
+            score_ceiling=None if penalty is None else SCORE_CEILING,
+            counted=None if counted is None else counted.flatten(),
+            dropout=options.dropout,
         )
-        if excess is not None and options.penalty is not None:
-            # The batch is full: all its rows are as long as it is wide.
-            rows, longest = len(self.packed.bounds) - 1, self.packed.longest
-            pairs = rows * (count if options.cross else longest) * longest
-            options.penalty.add_mean(excess / (heads * pairs), cross=options.cross)
+        if excess is not None and penalty is not None:
+            keys = self.packed.bounds.diff().long()
+            queries = keys
+            if options.cross:
+                queries = torch.full_like(keys, count) if counted is None else counted.sum(dim=1)
+            penalty.add_of_pairs(excess, heads, queries * keys, cross=options.cross)
         return output.view(batch, count, heads, width)
+
+
+def causal_rows(attention: T5Attention, targets: Tensor) -> DeviceRows:
+    """The rows of a decoder's targets (B, T, ...), as this self-attention sees them."""
+    rows, columns = targets.shape[:2]
+    positions = torch.arange(columns, dtype=torch.int32, device=targets.device).repeat(rows)
+    packed = replace(grid(rows, columns, targets.device), positions=positions)
+    far = min(columns - 1, attention.relative_attention_max_distance)
+    return DeviceRows(packed, relative_bias(attention, far + 1), causal=True)
 
 
 class DeviceLayout(Layout):
@@ -67,8 +84,8 @@ class DeviceLayout(Layout):
         valid: (B, S) bool, what is laid down.
         total: n, the number of True in `valid`; None reads it, one device sync.
         positions: (B, S) ascending original positions, or None where slots are positions.
-        scored: the score loss is wanted, which looks at padding: there is none, but what a shortener leaves
-            has some, and is not packed.
+        counts_fillers: a score loss is wanted that counts the slots which a shortener leaves empty: then
+            what it leaves is not packed.
 
     Attributes:
         index: (n) int64, the slot among B * S that each position comes from.
@@ -82,9 +99,9 @@ class DeviceLayout(Layout):
         total: int | None = None,
         positions: Tensor | None = None,
         *,
-        scored: bool = False,
+        counts_fillers: bool = False,
     ) -> None:
-        self.shape, self.scored = valid.shape, scored
+        self.shape, self.counts_fillers = valid.shape, counts_fillers
         lengths = valid.sum(dim=1)
         self.total = int(lengths.sum()) if total is None else total
         # Boolean indexing and nonzero would wait for the device to tell the size of their result. A scatter
@@ -112,7 +129,7 @@ class DeviceLayout(Layout):
         return shortening.states.new_zeros(1), rows
 
     def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
-        if self.scored:
+        if self.counts_fillers:
             return Layout()
         return DeviceLayout(valid, shortening.mask_count, shortening.positions)
 
@@ -124,7 +141,8 @@ def device_layout(
     real_bytes: int | None,
 ) -> Layout:
     """The layout of an input (B, S), full batches too, because the kernels need no L x L bias; the padded one
-    where its mask hides something else than the padding, or a score loss looks at some of its pairs only."""
+    where its mask hides something else than the padding, or where a score loss per "batch", as in the
+    reference, counts padding: packed rows have none."""
     if real_bytes is None:
         attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
         # Both numbers in one answer. Waiting for it and, later, for the number of survivors are all the
@@ -132,7 +150,7 @@ def device_layout(
         real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
         if differing:
             return Layout()
-    if score_penalty is None:
-        return DeviceLayout(~padding, real_bytes)
-    full = real_bytes == padding.numel() and score_penalty.targets is None
-    return DeviceLayout(~padding, real_bytes, scored=True) if full else Layout()
+    published = score_penalty is not None and score_penalty.per == "batch"
+    if published and real_bytes < padding.numel():
+        return Layout()
+    return DeviceLayout(~padding, real_bytes, counts_fillers=published)

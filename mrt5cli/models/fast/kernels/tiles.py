@@ -4,13 +4,20 @@ A program owns one block of one row's queries (or keys) in one head and walks ov
 side; a block that starts past its row's end leaves at once, so the host never needs to know a row's length.
 No score leaves the registers.
 
-Every loop is the same five lines on a tile of queries x keys:
+Every loop is the same few lines on a tile of queries x keys, which the keys' program holds transposed, so
+that its weights are the left operand of the next product as they lie:
 
-    score = q . k + rel[head, clamp(pos_k - pos_q)]         T5 has no 1 / sqrt(H)
+    score = rel[head, clamp(pos_k - pos_q)] + q . k         T5 has no 1 / sqrt(H)
     excess = sum(relu(score - ceiling))                     the score loss looks here, before the gate
     score += gate[k]
     weight = exp(score - lse)                               softmax1: a key of score 0 and value 0 is in lse
-    d score = weight * (d weight - sum(out * d out))        the same for both softmaxes
+    out = sum(kept(weight) * v) / (1 - rate)                dropout acts on weights that are normalised
+    d score = weight * (kept(d weight) / (1 - rate) - sum(out * d out))     the same for both softmaxes
+
+The bias is what a product starts from: its lookups need not wait for the product, nor be added. What a query
+does not see has a bias of -inf, set only in tiles at the edge of what it sees. Queries past the end of their
+row have zeros in q, and in backward an infinite lse, which makes their weights 0. Exponentials and logarithms
+are to base 2, as a GPU has them: factor and subtraction are one instruction.
 
 Triton sees tensors as pointers, which have no Python type.
 
@@ -20,6 +27,10 @@ Legend: N heads, H head width, D entries of the relative bias (2 far + 1).
 
 from __future__ import annotations
 
+import math
+
+from mrt5cli.models.fast.kernels.dropping import keeps, line_words
+
 # Only imported where `runs_on` says yes. Guarded all the same, because transformers refuses an exported model
 # when one of its files needs, without a guard, what is not installed.
 try:
@@ -28,8 +39,9 @@ try:
 except ImportError as error:
     raise ImportError("packed attention on a GPU needs triton, which torch for CUDA brings") from error
 
+LOG2E = tl.constexpr(math.log2(math.e))
 # Numbers that change from batch to batch, whose special values are not worth a compilation each.
-CHANGING = ["total_q", "total_k", "far", "blocks"]
+CHANGING = ["total_q", "total_k", "far", "blocks", "threshold"]
 
 
 @triton.jit
@@ -40,73 +52,122 @@ def _place(cu, row):
 
 
 @triton.jit
+def _inside(rows, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """What of a tile of rows lies in a (length, WIDTH) matrix."""
+    inside = rows[:, None] < length
+    if WIDTH != PADDED:
+        inside = inside & (tl.arange(0, PADDED)[None, :] < WIDTH)
+    return inside
+
+
+@triton.jit
 def _load(base, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Rows of a (length, WIDTH) matrix, zeros past either end."""
-    dims = tl.arange(0, PADDED)
-    inside = (rows[:, None] < length) & (dims[None, :] < WIDTH)
-    return tl.load(base + rows[:, None] * stride + dims[None, :], mask=inside, other=0.0)
+    places = base + rows[:, None] * stride + tl.arange(0, PADDED)[None, :]
+    return tl.load(places, mask=_inside(rows, length, WIDTH, PADDED), other=0.0)
 
 
 @triton.jit
 def _store(base, values, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    dims = tl.arange(0, PADDED)
-    inside = (rows[:, None] < length) & (dims[None, :] < WIDTH)
-    tl.store(base + rows[:, None] * stride + dims[None, :], values.to(base.dtype.element_ty), mask=inside)
+    places = base + rows[:, None] * stride + tl.arange(0, PADDED)[None, :]
+    tl.store(places, values.to(base.dtype.element_ty), mask=_inside(rows, length, WIDTH, PADDED))
 
 
 @triton.jit
-def _positions(base, rows, length):
-    """Original positions of rows; past the end the last one's, which moves no minimum or maximum."""
-    return tl.load(base + tl.minimum(rows, length - 1))
+def _sight(rows, first, length_k, CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """How many keys each query of a block sees; the most and the fewest of them."""
+    limits = tl.zeros([BLOCK_Q], tl.int32) + length_k
+    most = length_k
+    fewest = length_k
+    if CAUSAL:
+        limits = tl.minimum(rows + 1, length_k)
+        most = tl.minimum(first + BLOCK_Q, length_k)
+        fewest = first + 1
+    return limits, most, fewest
 
 
 @triton.jit
-def _is_far(pos_q, pos_k, far):
+def _span(positions, first, length, SIZE: tl.constexpr):
+    """The first and the last position of a block of a row; those between ascend."""
+    return tl.load(positions + first), tl.load(positions + tl.minimum(first + SIZE, length) - 1)
+
+
+@triton.jit
+def _is_far(first_q, last_q, first_k, last_k, far):
     """Whether all distances of a tile lie at or past one end of the bias, and the entry there."""
-    after = tl.min(pos_k, 0) - tl.max(pos_q, 0) >= far
-    before = tl.max(pos_k, 0) - tl.min(pos_q, 0) <= -far
+    after = first_k - last_q >= far
+    before = last_k - first_q <= -far
     return after | before, tl.where(after, 2 * far, 0)
 
 
 @triton.jit
-def _entries(pos_q, pos_k, far):
-    distance = pos_k[None, :] - pos_q[:, None]
+def _clamped(distance, far):
+    """The entry of a distance."""
     return tl.minimum(tl.maximum(distance, -far), far) + far
 
 
 @triton.jit
-def _add_bias(score, rel, pos_q, pos_k, far):
-    is_far, entry = _is_far(pos_q, pos_k, far)
-    if is_far:
-        score += tl.load(rel + entry)
-    else:
-        score += tl.load(rel + _entries(pos_q, pos_k, far))
-    return score
+def _entries(pos_q, pos_k, rows, columns, length_q, length_k, far, KEYS_FIRST: tl.constexpr):
+    """The entry of each pair of a tile; past the end of a row, of its last position."""
+    here = tl.load(pos_q + tl.minimum(rows, length_q - 1))
+    there = tl.load(pos_k + tl.minimum(columns, length_k - 1))
+    distance = there[:, None] - here[None, :] if KEYS_FIRST else there[None, :] - here[:, None]
+    return _clamped(distance, far)
 
 
 @triton.jit
-def _add_bias_grad(grad, d_score, visible, pos_q, pos_k, far):
-    """Add a tile's share of the bias gradient: one atomic where all distances are far, else one a pair.
-
-    `d_score` is 0 where nothing is visible.
-    """
-    is_far, entry = _is_far(pos_q, pos_k, far)
+def _bias(
+    nothing, is_far, entry, rel, pos_q, pos_k, rows, columns, length_q, length_k, far,
+    KEYS_FIRST: tl.constexpr,
+):  # fmt: skip
+    """The bias of a tile; `nothing` is zeros of its shape."""
     if is_far:
-        tl.atomic_add(grad + entry, tl.sum(tl.sum(d_score, 1), 0), sem="relaxed")
+        bias = nothing + tl.load(rel + entry)
     else:
-        tl.atomic_add(grad + _entries(pos_q, pos_k, far), d_score, mask=visible, sem="relaxed")
+        bias = tl.load(rel + _entries(pos_q, pos_k, rows, columns, length_q, length_k, far, KEYS_FIRST))
+    return bias
+
+
+@triton.jit
+def _add_skewed(grad, d_score, distance, far, SIZE_Q: tl.constexpr, SIZE_K: tl.constexpr):
+    """Add a tile's share of the bias gradient where neighbours in the tile are neighbours in the text.
+
+    A diagonal has one distance. Every column is turned by its own index, which makes rows of the diagonals;
+    their sums take two atomics a query, in place of one a pair, which would take longer than all products.
+
+    Args:
+        distance: of the tile's first query and key.
+    """
+    tl.static_assert(SIZE_K <= SIZE_Q)
+    turns = tl.arange(0, SIZE_Q)[:, None] + tl.arange(0, SIZE_K)[None, :]
+    skewed = tl.gather(d_score, turns & (SIZE_Q - 1), 0)  # row r holds pairs r queries after their keys
+    whole = tl.sum(skewed, 1)
+    wrapped = tl.sum(tl.where(turns >= SIZE_Q, skewed, 0.0), 1)  # or SIZE_Q - r before them
+    behind = distance - tl.arange(0, SIZE_Q)
+    tl.atomic_add(grad + _clamped(behind, far), whole - wrapped, sem="relaxed")
+    tl.atomic_add(grad + _clamped(behind + SIZE_Q, far), wrapped, sem="relaxed")
+
+
+@triton.jit
+def _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED: tl.constexpr):
+    """The ceiling of each query; no score exceeds that of one that does not count."""
+    counts = rows < length_q
+    if HAS_COUNTED:
+        counts = counts & (tl.load(counted + start_q + rows, mask=counts, other=0) != 0)
+    return tl.where(counts, ceiling, float("inf"))
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def forward(
-    q, k, v, out, lse, excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
+    q, k, v, out, lse, excess, rel, gate, counted, seed, pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_on, stride_oh, total_q,
-    far, ceiling, heads, blocks,
-    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr, SOFTMAX1: tl.constexpr,
+    far, ceiling, threshold, scale, heads, blocks,
+    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr, HAS_COUNTED: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, CAUSAL: tl.constexpr, SOFTMAX1: tl.constexpr,
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries: its output, its log-sum-exp and its sum of scores above the ceiling."""
+    """One block of queries: its output, its log-sum-exp to base 2 and its sum of scores above the ceiling."""
     program = tl.program_id(0)
     head, row = program // blocks % heads, program // blocks // heads
     start_q, length_q = _place(cu_q, row)
@@ -115,55 +176,78 @@ def forward(
     if first >= length_q:
         return
     rows = first + tl.arange(0, BLOCK_Q)
+    one_head = head.to(tl.int64) * total_q + start_q
     queries = _load(q + start_q * stride_qn + head * stride_qh, rows, length_q, stride_qn, WIDTH, PADDED)
     k += start_k * stride_kn + head * stride_kh
     v += start_k * stride_vn + head * stride_vh
+    limits, most, fewest = _sight(rows, first, length_k, CAUSAL, BLOCK_Q)
     if HAS_REL:
         rel += head * (2 * far + 1)
-        here = _positions(pos_q + start_q, rows, length_q)
+        pos_q, pos_k = pos_q + start_q, pos_k + start_k
+        first_q, last_q = _span(pos_q, first, length_q, BLOCK_Q)
+    if HAS_CEILING:
+        ceilings = _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED)
+    if HAS_DROPOUT:
+        word, extra = line_words(seed, one_head + rows)
 
     # softmax1 is a softmax whose first key has score 0 and value 0.
     peak = tl.full([BLOCK_Q], 0.0 if SOFTMAX1 else float("-inf"), tl.float32)
     total = tl.full([BLOCK_Q], 1.0 if SOFTMAX1 else 0.0, tl.float32)
     summed = tl.zeros([BLOCK_Q, PADDED], tl.float32)
     above = tl.zeros([BLOCK_Q], tl.float32)
-    for offset in range(0, length_k, BLOCK_K):
+    for offset in range(0, most, BLOCK_K):
         columns = offset + tl.arange(0, BLOCK_K)
         keys = _load(k, columns, length_k, stride_kn, WIDTH, PADDED)
-        score = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-        if HAS_REL:
-            score = _add_bias(score, rel, here, _positions(pos_k + start_k, columns, length_k), far)
-        if HAS_CEILING:
-            visible = (rows[:, None] < length_q) & (columns[None, :] < length_k)
-            above += tl.sum(tl.where(visible, tl.maximum(score - ceiling, 0.0), 0.0), 1)
         if HAS_GATE:
-            score += tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)[None, :]
-        score = tl.where(columns[None, :] < length_k, score, float("-inf"))
-        higher = tl.maximum(peak, tl.max(score, 1))
-        weight = tl.exp(score - higher[:, None])
-        shrink = tl.exp(peak - higher)
+            gates = tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)
+        bias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
+        if HAS_REL:
+            first_k, last_k = _span(pos_k, offset, length_k, BLOCK_K)
+            is_far, entry = _is_far(first_q, last_q, first_k, last_k, far)
+            bias = _bias(
+                bias, is_far, entry, rel, pos_q, pos_k, rows, columns, length_q, length_k, far, False
+            )
+        if offset + BLOCK_K > fewest:
+            bias = tl.where(columns[None, :] < limits[:, None], bias, float("-inf"))
+        score = tl.dot(queries, tl.trans(keys), acc=bias, input_precision=PRECISION)
+        if HAS_CEILING:
+            above += tl.sum(tl.maximum(score - ceilings[:, None], 0.0), 1)
+        if HAS_GATE:
+            score += gates[None, :]
+        higher = tl.maximum(peak, tl.max(score, 1) * LOG2E)
+        # A bias of -inf may hide all that a query has seen.
+        reference = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(score * LOG2E - reference[:, None])
+        shrink = tl.exp2(peak - reference)
         total = total * shrink + tl.sum(weight, 1)
+        if HAS_DROPOUT:
+            weight = tl.where(keeps(word[:, None], extra[:, None], columns[None, :], threshold), weight, 0.0)
         values = _load(v, columns, length_k, stride_vn, WIDTH, PADDED)
         summed = tl.dot(
             weight.to(values.dtype), values, acc=summed * shrink[:, None], input_precision=PRECISION
         )
         peak = higher
 
-    # A row without keys: softmax has no sum there, and its output is 0 as softmax1's is.
-    total = tl.where(total > 0, total, 1.0)
-    summed = summed / total[:, None]
+    # A query that sees no key: softmax has no sum there, and its output is 0 as softmax1's is.
+    empty = total == 0
+    total = tl.where(empty, 1.0, total)
+    factor = (scale if HAS_DROPOUT else 1.0) / total
+    summed *= factor[:, None]
     _store(out + start_q * stride_on + head * stride_oh, summed, rows, length_q, stride_on, WIDTH, PADDED)
-    tl.store(lse + head.to(tl.int64) * total_q + start_q + rows, peak + tl.log(total), mask=rows < length_q)
+    log = tl.where(empty, 0.0, peak) + tl.log2(total)
+    tl.store(lse + one_head + rows, log, mask=rows < length_q)
     if HAS_CEILING:
         tl.store(excess + program, tl.sum(above, 0))
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def backward_queries(
-    q, k, v, out, d_out, lse, delta, d_q, d_rel, d_excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
+    q, k, v, out, d_out, lse, delta, d_q, d_rel, d_excess, rel, gate, counted, seed,
+    pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_on, stride_oh,
-    stride_gn, stride_gh, total_q, far, ceiling, heads, blocks, replicas,
+    stride_gn, stride_gh, total_q, far, ceiling, threshold, scale, heads, blocks, replicas,
     HAS_REL: tl.constexpr, REL_GRAD: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr,
+    HAS_COUNTED: tl.constexpr, HAS_DROPOUT: tl.constexpr, CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -179,45 +263,69 @@ def backward_queries(
     if first >= length_q:
         return
     rows = first + tl.arange(0, BLOCK_Q)
+    one_head = head.to(tl.int64) * total_q + start_q
     queries = _load(q + start_q * stride_qn + head * stride_qh, rows, length_q, stride_qn, WIDTH, PADDED)
     answer = _load(out + start_q * stride_on + head * stride_oh, rows, length_q, stride_on, WIDTH, PADDED)
     wanted = _load(d_out + start_q * stride_gn + head * stride_gh, rows, length_q, stride_gn, WIDTH, PADDED)
     k += start_k * stride_kn + head * stride_kh
     v += start_k * stride_vn + head * stride_vh
-    one_head = head.to(tl.int64) * total_q + start_q
-    logs = tl.load(lse + one_head + rows, mask=rows < length_q, other=0.0)
+    logs = tl.load(lse + one_head + rows, mask=rows < length_q, other=float("inf"))
     through = tl.sum(answer.to(tl.float32) * wanted.to(tl.float32), 1)
     tl.store(delta + one_head + rows, through, mask=rows < length_q)
+    limits, most, fewest = _sight(rows, first, length_k, CAUSAL, BLOCK_Q)
     if HAS_REL:
         rel += head * (2 * far + 1)
-        here = _positions(pos_q + start_q, rows, length_q)
+        pos_q, pos_k = pos_q + start_q, pos_k + start_k
+        first_q, last_q = _span(pos_q, first, length_q, BLOCK_Q)
         if REL_GRAD:
             # Neighbouring programs add to different copies, so that their atomics seldom meet.
             d_rel += (program % replicas * heads + head) * (2 * far + 1)
     if HAS_CEILING:
+        ceilings = _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED)
         penalty = tl.load(d_excess)
+    if HAS_DROPOUT:
+        word, extra = line_words(seed, one_head + rows)
 
     d_queries = tl.zeros([BLOCK_Q, PADDED], tl.float32)
-    for offset in range(0, length_k, BLOCK_K):
+    for offset in range(0, most, BLOCK_K):
         columns = offset + tl.arange(0, BLOCK_K)
-        visible = (rows[:, None] < length_q) & (columns[None, :] < length_k)
         keys = _load(k, columns, length_k, stride_kn, WIDTH, PADDED)
-        score = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-        if HAS_REL:
-            there = _positions(pos_k + start_k, columns, length_k)
-            score = _add_bias(score, rel, here, there, far)
-        if HAS_CEILING:
-            extra = tl.where(visible & (score > ceiling), penalty, 0.0)
         if HAS_GATE:
-            score += tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)[None, :]
-        weight = tl.exp(tl.where(visible, score - logs[:, None], float("-inf")))
+            gates = tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)
+        bias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
+        if HAS_REL:
+            first_k, last_k = _span(pos_k, offset, length_k, BLOCK_K)
+            is_far, entry = _is_far(first_q, last_q, first_k, last_k, far)
+            bias = _bias(
+                bias, is_far, entry, rel, pos_q, pos_k, rows, columns, length_q, length_k, far, False
+            )
+        if offset + BLOCK_K > fewest:
+            bias = tl.where(columns[None, :] < limits[:, None], bias, float("-inf"))
+        score = tl.dot(queries, tl.trans(keys), acc=bias, input_precision=PRECISION)
+        if HAS_CEILING:
+            above = tl.where(score > ceilings[:, None], penalty, 0.0)
+        if HAS_GATE:
+            score += gates[None, :]
+        weight = tl.exp2(score * LOG2E - logs[:, None])
         values = _load(v, columns, length_k, stride_vn, WIDTH, PADDED)
         d_weight = tl.dot(wanted, tl.trans(values), input_precision=PRECISION)
+        if HAS_DROPOUT:
+            kept = keeps(word[:, None], extra[:, None], columns[None, :], threshold)
+            d_weight = tl.where(kept, d_weight * scale, 0.0)
         d_score = weight * (d_weight - through[:, None])
         if HAS_CEILING:
-            d_score += extra
+            d_score += above
         if REL_GRAD:
-            _add_bias_grad(d_rel, d_score, visible, here, there, far)
+            apart = tl.minimum(length_q - first, BLOCK_Q) + tl.minimum(length_k - offset, BLOCK_K) - 2
+            dense = last_q - first_q + last_k - first_k == apart
+            if is_far:
+                tl.atomic_add(d_rel + entry, tl.sum(tl.sum(d_score, 1), 0), sem="relaxed")
+            elif dense:
+                _add_skewed(d_rel, d_score, first_k - first_q, far, BLOCK_Q, BLOCK_K)
+            else:
+                entries = _entries(pos_q, pos_k, rows, columns, length_q, length_k, far, False)
+                visible = (rows[:, None] < length_q) & (columns[None, :] < limits[:, None])
+                tl.atomic_add(d_rel + entries, d_score, mask=visible, sem="relaxed")
         d_queries = tl.dot(d_score.to(keys.dtype), keys, acc=d_queries, input_precision=PRECISION)
     stride = heads * WIDTH
     _store(d_q + start_q * stride + head * WIDTH, d_queries, rows, length_q, stride, WIDTH, PADDED)
@@ -225,10 +333,12 @@ def backward_queries(
 
 @triton.jit(do_not_specialize=CHANGING)
 def backward_keys(
-    q, k, v, d_out, lse, delta, d_k, d_v, d_gate, d_excess, rel, gate, pos_q, pos_k, cu_q, cu_k,
+    q, k, v, d_out, lse, delta, d_k, d_v, d_gate, d_excess, rel, gate, counted, seed,
+    pos_q, pos_k, cu_q, cu_k,
     stride_qn, stride_qh, stride_kn, stride_kh, stride_vn, stride_vh, stride_gn, stride_gh,
-    total_q, total_k, far, ceiling, heads, blocks,
-    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr,
+    total_q, total_k, far, ceiling, threshold, scale, heads, blocks,
+    HAS_REL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CEILING: tl.constexpr, HAS_COUNTED: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -244,15 +354,15 @@ def backward_keys(
     if first >= length_k:
         return
     columns = first + tl.arange(0, BLOCK_K)
+    one_head = head.to(tl.int64) * total_q + start_q
     keys = _load(k + start_k * stride_kn + head * stride_kh, columns, length_k, stride_kn, WIDTH, PADDED)
     values = _load(v + start_k * stride_vn + head * stride_vh, columns, length_k, stride_vn, WIDTH, PADDED)
     q += start_q * stride_qn + head * stride_qh
     d_out += start_q * stride_gn + head * stride_gh
-    lse += head.to(tl.int64) * total_q + start_q
-    delta += head.to(tl.int64) * total_q + start_q
     if HAS_REL:
         rel += head * (2 * far + 1)
-        there = _positions(pos_k + start_k, columns, length_k)
+        pos_q, pos_k = pos_q + start_q, pos_k + start_k
+        first_k, last_k = _span(pos_k, first, length_k, BLOCK_K)
     if HAS_GATE:
         gates = tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)
     if HAS_CEILING:
@@ -261,30 +371,45 @@ def backward_keys(
     d_keys = tl.zeros([BLOCK_K, PADDED], tl.float32)
     d_values = tl.zeros([BLOCK_K, PADDED], tl.float32)
     d_gates = tl.zeros([BLOCK_K], tl.float32)
-    for offset in range(0, length_q, BLOCK_Q):
+    # Queries before the block's first key see none of it.
+    for offset in range(first // BLOCK_Q * BLOCK_Q if CAUSAL else 0, length_q, BLOCK_Q):
         rows = offset + tl.arange(0, BLOCK_Q)
-        visible = (rows[:, None] < length_q) & (columns[None, :] < length_k)
         queries = _load(q, rows, length_q, stride_qn, WIDTH, PADDED)
-        score = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+        logs = tl.load(lse + one_head + rows, mask=rows < length_q, other=float("inf"))
+        through = tl.load(delta + one_head + rows, mask=rows < length_q, other=0.0)
+        bias = tl.zeros([BLOCK_K, BLOCK_Q], tl.float32)  # transposed, as all of the tile
         if HAS_REL:
-            score = _add_bias(score, rel, _positions(pos_q + start_q, rows, length_q), there, far)
+            first_q, last_q = _span(pos_q, offset, length_q, BLOCK_Q)
+            is_far, entry = _is_far(first_q, last_q, first_k, last_k, far)
+            bias = _bias(bias, is_far, entry, rel, pos_q, pos_k, rows, columns, length_q, length_k, far, True)
+        limits, _, fewest = _sight(rows, offset, length_k, CAUSAL, BLOCK_Q)
+        if first + BLOCK_K > fewest:
+            bias = tl.where(columns[:, None] < limits[None, :], bias, float("-inf"))
+        score = tl.dot(keys, tl.trans(queries), acc=bias, input_precision=PRECISION)
         if HAS_CEILING:
-            extra = tl.where(visible & (score > ceiling), penalty, 0.0)
+            ceilings = _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED)
+            above = tl.where(score > ceilings[None, :], penalty, 0.0)
         if HAS_GATE:
-            score += gates[None, :]
-        logs = tl.load(lse + rows, mask=rows < length_q, other=0.0)
-        weight = tl.exp(tl.where(visible, score - logs[:, None], float("-inf")))
+            score += gates[:, None]
+        weight = tl.exp2(score * LOG2E - logs[None, :])
         wanted = _load(d_out, rows, length_q, stride_gn, WIDTH, PADDED)
-        d_values = tl.dot(tl.trans(weight.to(wanted.dtype)), wanted, acc=d_values, input_precision=PRECISION)
-        d_weight = tl.dot(wanted, tl.trans(values), input_precision=PRECISION)
-        through = tl.load(delta + rows, mask=rows < length_q, other=0.0)
-        d_score = weight * (d_weight - through[:, None])
+        d_weight = tl.dot(values, tl.trans(wanted), input_precision=PRECISION)
+        given = weight
+        if HAS_DROPOUT:
+            word, extra = line_words(seed, one_head + rows)
+            kept = keeps(word[None, :], extra[None, :], columns[:, None], threshold)
+            given = tl.where(kept, weight, 0.0)
+            d_weight = tl.where(kept, d_weight * scale, 0.0)
+        d_values = tl.dot(given.to(wanted.dtype), wanted, acc=d_values, input_precision=PRECISION)
+        d_score = weight * (d_weight - through[None, :])
         if HAS_GATE:
-            d_gates += tl.sum(d_score, 0)
+            d_gates += tl.sum(d_score, 1)
         if HAS_CEILING:
-            d_score += extra
-        d_keys = tl.dot(tl.trans(d_score.to(queries.dtype)), queries, acc=d_keys, input_precision=PRECISION)
+            d_score += above
+        d_keys = tl.dot(d_score.to(queries.dtype), queries, acc=d_keys, input_precision=PRECISION)
     stride = heads * WIDTH
+    if HAS_DROPOUT:
+        d_values *= scale
     _store(d_k + start_k * stride + head * WIDTH, d_keys, columns, length_k, stride, WIDTH, PADDED)
     _store(d_v + start_k * stride + head * WIDTH, d_values, columns, length_k, stride, WIDTH, PADDED)
     if HAS_GATE:

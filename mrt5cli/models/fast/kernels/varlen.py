@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mrt5cli.models.fast.kernels import Packed
+from mrt5cli.models.fast.kernels.randomness import draw_seed, threshold
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,23 +34,42 @@ class Tiles(NamedTuple):
     stages: int
 
 
+class Cut(NamedTuple):
+    """The tiles of each program. Those of `backward_queries`, which turns diagonals, have no more keys than
+    queries."""
+
+    forward: Tiles
+    backward_queries: Tiles
+    backward_keys: Tiles
+
+
 def padded_width(width: int) -> int:
     """The next power of 2 from 16, the least a matrix unit takes."""
     return max(16, 1 << (width - 1).bit_length())
 
 
-def tiles_for(width: int, dtype: torch.dtype) -> tuple[Tiles, Tiles]:
-    """Tiles of forward and of backward.
+def tiles_for(width: int, dtype: torch.dtype) -> Cut:
+    """The tiles for heads of a width.
 
-    Triton 3.9 says of sm_80 and sm_90, with everything switched on: at most 57 KiB of shared memory, and all
-    values in registers, but for 300 bytes a thread in float32's backward at head width 128. They are not
-    tuned: nobody has timed them on a GPU yet.
+    They are not tuned: nobody has timed them on a GPU yet.
     """
     if dtype == torch.float32:  # exact products are no work for matrix units: operands lie in registers
-        return (Tiles(32, 32, 8, 1), Tiles(16, 32, 4, 1))
+        return Cut(Tiles(32, 32, 8, 1), Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1))
     if padded_width(width) > 64:
-        return (Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1))
-    return (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 1))
+        return Cut(Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1))
+    return Cut(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 1), Tiles(64, 32, 4, 1))
+
+
+class _Options(NamedTuple):
+    """What `attend` is told besides tensors with gradients."""
+
+    queries: Packed
+    keys: Packed
+    softmax1: bool
+    causal: bool
+    ceiling: float | None
+    dropout: float
+    cut: Cut
 
 
 def attend(
@@ -62,8 +82,11 @@ def attend(
     rel: Tensor | None,
     gate: Tensor | None,
     softmax1: bool,
+    causal: bool = False,
     score_ceiling: float | None = None,
-    cut: tuple[Tiles, Tiles] | None = None,
+    counted: Tensor | None = None,
+    dropout: float = 0.0,
+    cut: Cut | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of each row's queries over the same row's keys, unscaled.
 
@@ -73,20 +96,28 @@ def attend(
         queries, keys: where the rows lie, with positions where there is a `rel`. Cross-attention of a regular
             (B, T) grid has bounds 0, T, 2 T, ...
         rel: (N, 2 far + 1), what is added to the score of a key at each distance from its query, from -far
-            to far; what lies further counts as at +-far. None without position bias.
+            to far; what lies further counts as at +-far. -inf hides. None without position bias.
         gate: (n_k), added to all scores of a key, or None.
+        causal: no query sees the keys after the one at its own place of the row.
         score_ceiling: also sum what scores, with bias and before the gate, exceed.
+        counted: (n_q) bool, the queries whose scores are in that sum; None for all.
+        dropout: share of the weights that is dropped, as `randomness.kept` says of (head * n_q + query, place
+            of the key in its row) and a seed drawn here.
         cut: replaces `tiles_for`.
 
     Returns:
-        Output (n_q, N, H), zeros in rows without keys; and the sum of max(score - ceiling, 0), a float32
+        Output (n_q, N, H), zeros where a query sees no key; and the sum of max(score - ceiling, 0), a float32
         scalar, or None.
     """
     assert query.dtype == key.dtype == value.dtype and query.dtype in DTYPES
+    assert not causal or queries is keys
     rel = None if rel is None else rel.float().contiguous()
     gate = None if gate is None else gate.float().contiguous()
+    counted = None if counted is None else counted.contiguous().view(torch.uint8)
+    seed = draw_seed(query.device) if dropout else None
     cut = cut or tiles_for(query.shape[-1], query.dtype)
-    return _Attend.apply(query, key, value, rel, gate, queries, keys, softmax1, score_ceiling, cut)
+    options = _Options(queries, keys, softmax1, causal, score_ceiling, dropout, cut)
+    return _Attend.apply(query, key, value, rel, gate, counted, seed, options)
 
 
 class _Attend(torch.autograd.Function):
@@ -98,38 +129,35 @@ class _Attend(torch.autograd.Function):
         value: Tensor,
         rel: Tensor | None,
         gate: Tensor | None,
-        queries: Packed,
-        keys: Packed,
-        softmax1: bool,
-        ceiling: float | None,
-        cut: tuple[Tiles, Tiles],
+        counted: Tensor | None,
+        seed: Tensor | None,
+        options: _Options,
     ) -> tuple[Tensor, Tensor | None]:
         count, heads, width = query.shape
-        tile = cut[0]
-        blocks = _blocks(queries.longest, tile.queries)
-        programs = (len(queries.bounds) - 1) * heads * blocks
+        tile, ends = options.cut.forward, _ends(options)
+        blocks = _blocks(options.queries.longest, tile.queries)
+        programs = (len(options.queries.bounds) - 1) * heads * blocks
         output = query.new_empty(count, heads, width)
         lse = query.new_empty(heads, count, dtype=torch.float32)
         # Programs past their row's end leave their sum as it is.
-        excess = None if ceiling is None else query.new_zeros(programs, dtype=torch.float32)
+        excess = None if options.ceiling is None else query.new_zeros(programs, dtype=torch.float32)
         if programs:
             with torch.cuda.device_of(query):
                 forward[(programs,)](
-                    query, key, value, output, lse, excess, rel, gate, queries.positions, keys.positions,
-                    queries.bounds, keys.bounds,
-                    *_strides(query, key, value, output), count, _far(rel), ceiling or 0.0, heads, blocks,
-                    SOFTMAX1=softmax1, **_constants(query, rel, gate, ceiling, tile),
+                    query, key, value, output, lse, excess, rel, gate, counted, seed, *ends,
+                    *_strides(query, key, value, output), count, *_numbers(rel, options), heads, blocks,
+                    SOFTMAX1=options.softmax1, **_constants(query, rel, gate, counted, options, tile),
                 )  # fmt: skip
-        ctx.save_for_backward(query, key, value, output, lse, rel, gate)
-        ctx.rest = queries, keys, ceiling, cut[1]
+        ctx.save_for_backward(query, key, value, output, lse, rel, gate, counted, seed)
+        ctx.options = options
         return output, None if excess is None else excess.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, d_excess: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, output, lse, rel, gate = ctx.saved_tensors
-        queries, keys, ceiling, tile = ctx.rest
-        heads = query.shape[1]
+        query, key, value, output, lse, rel, gate, counted, seed = ctx.saved_tensors
+        options: _Options = ctx.options
+        heads, rows, ends = query.shape[1], len(options.queries.bounds) - 1, _ends(options)
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         delta = torch.empty_like(lse)
         d_query, d_key, d_value = (tensor.new_empty(tensor.shape) for tensor in (query, key, value))
@@ -138,34 +166,43 @@ class _Attend(torch.autograd.Function):
             d_rel = rel.new_zeros(REPLICAS, *rel.shape)
         if gate is not None:
             d_gate = gate.new_empty(heads, len(gate))
-        rows = len(queries.bounds) - 1
-        ends = queries.positions, keys.positions, queries.bounds, keys.bounds
-        constants = _constants(query, rel, gate, ceiling, tile)
+        added = rel, gate, counted, seed
+        numbers = _numbers(rel, options)
 
         with torch.cuda.device_of(query):
-            if blocks := _blocks(queries.longest, tile.queries):
+            tile = options.cut.backward_queries
+            if blocks := _blocks(options.queries.longest, tile.queries):
                 backward_queries[(rows * heads * blocks,)](
-                    query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, rel, gate, *ends,
-                    *_strides(query, key, value, output, grad), query.shape[0], _far(rel), ceiling or 0.0,
-                    heads, blocks, REPLICAS, REL_GRAD=d_rel is not None, **constants,
+                    query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, *added, *ends,
+                    *_strides(query, key, value, output, grad), query.shape[0], *numbers, heads, blocks,
+                    REPLICAS, REL_GRAD=d_rel is not None,
+                    **_constants(query, rel, gate, counted, options, tile),
                 )  # fmt: skip
-            if blocks := _blocks(keys.longest, tile.keys):
+            tile = options.cut.backward_keys
+            if blocks := _blocks(options.keys.longest, tile.keys):
                 backward_keys[(rows * heads * blocks,)](
-                    query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, rel, gate, *ends,
-                    *_strides(query, key, value, grad), query.shape[0], key.shape[0], _far(rel),
-                    ceiling or 0.0, heads, blocks, **constants,
+                    query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, *added, *ends,
+                    *_strides(query, key, value, grad), query.shape[0], key.shape[0], *numbers, heads, blocks,
+                    **_constants(query, rel, gate, counted, options, tile),
                 )  # fmt: skip
         d_rel = None if d_rel is None else d_rel.sum(dim=0)
         d_gate = None if d_gate is None else d_gate.sum(dim=0)
-        return (d_query, d_key, d_value, d_rel, d_gate, *(None,) * 5)
+        return (d_query, d_key, d_value, d_rel, d_gate, *(None,) * 3)
+
+
+def _ends(options: _Options) -> tuple[Tensor | None, ...]:
+    queries, keys = options.queries, options.keys
+    return queries.positions, keys.positions, queries.bounds, keys.bounds
 
 
 def _blocks(longest: int, size: int) -> int:
     return -(-longest // size)
 
 
-def _far(rel: Tensor | None) -> int:
-    return 0 if rel is None else rel.shape[1] // 2
+def _numbers(rel: Tensor | None, options: _Options) -> tuple[int, float, int, float]:
+    """far, ceiling, threshold and scale, as the programs take them."""
+    far, rate = 0 if rel is None else rel.shape[1] // 2, options.dropout
+    return far, options.ceiling or 0.0, threshold(rate), 1 / (1 - rate)
 
 
 def _strides(*tensors: Tensor) -> list[int]:
@@ -173,14 +210,22 @@ def _strides(*tensors: Tensor) -> list[int]:
 
 
 def _constants(
-    query: Tensor, rel: Tensor | None, gate: Tensor | None, ceiling: float | None, tile: Tiles
+    query: Tensor,
+    rel: Tensor | None,
+    gate: Tensor | None,
+    counted: Tensor | None,
+    options: _Options,
+    tile: Tiles,
 ) -> dict[str, Any]:
     # float32 products are exact unless PyTorch's own would not be either.
     exact = torch.get_float32_matmul_precision() == "highest"
     return {
         "HAS_REL": rel is not None,
         "HAS_GATE": gate is not None,
-        "HAS_CEILING": ceiling is not None,
+        "HAS_CEILING": options.ceiling is not None,
+        "HAS_COUNTED": counted is not None,
+        "HAS_DROPOUT": options.dropout > 0,
+        "CAUSAL": options.causal,
         "PRECISION": "ieee" if exact else "tf32",
         "WIDTH": query.shape[-1],
         "PADDED": padded_width(query.shape[-1]),
