@@ -17,13 +17,15 @@ from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.memory import Gauge, measure, memory_of
-from mrt5cli.benchmark.models import SIZES, Shapes, base_model
+from mrt5cli.benchmark.models import DTYPES, SIZES, Shapes, base_model, ours
 from mrt5cli.benchmark.precision import precision_rows
 from mrt5cli.benchmark.suite import Builder, Case, Memory, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration, read_config
+from mrt5cli.models.attention import DEFAULT
+from mrt5cli.models.fast.choice import Choice, choose
 from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size, first_line
@@ -145,7 +147,14 @@ class Benchmark:
             self.time(suite)
             if self.memory and kind != "compile":
                 self.add_memory(suite, BUILDERS[kind])
+            if self.device.type == "cuda":
+                suite.notes.append(f"attn_implementation auto is {self._auto(trains=kind == 'train')}")
         self.save(self.report())
+
+    def _auto(self, trains: bool) -> Choice:
+        """What attention runs by where nobody says."""
+        config, dtype = ours(self.base, DEFAULT).config, DTYPES[self.shapes.precisions[-1]]
+        return choose(config, self.device, dtype, drops=trains, scored=trains, trains=trains)
 
     def _precisions(self) -> Suite:
         assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
