@@ -107,6 +107,8 @@ def fused(
     Returns:
         (B, N, Q, H), and that sum in float32, 0 without a ceiling.
     """
+    if bias is not None and _KERNELS[query.device.type] is not _flash:
+        bias = bias.to(query.dtype)  # also for backward, whose scores must be those of forward
     if hidden is not None:
         hidden = hidden.expand(len(query), key.shape[2])
     if ceiling is None and not dropout and not torch.is_grad_enabled():
