@@ -97,10 +97,10 @@ class Benchmark:
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
         """The weights, made when first needed: precision does without."""
-        return self._make_base().to(self.device)
+        return self._make_base(device=str(self.device)).to(self.device)
 
     @property
-    def _make_base(self) -> Callable[[], MrT5ForConditionalGeneration]:
+    def _make_base(self) -> Callable[..., MrT5ForConditionalGeneration]:
         return partial(base_model, None if self.subject is None else self.subject.source, self.size)
 
     def run(self, kinds: Sequence[str]) -> Report:
