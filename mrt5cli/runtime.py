@@ -24,6 +24,7 @@ LAUNCHERS = (
 """How the variables begin by which launchers tell libraries of a group of processes."""
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 """The variables by which launchers say how many processes they start."""
+DRIVER = Path("/proc/driver/nvidia")
 
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
 # other threads: on two cores with any other load, steps were 4 times slower on average, some 20 times.
@@ -182,6 +183,15 @@ def memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def installed_gpu() -> str:
+    """The name of an NVIDIA GPU of this machine, as its driver tells it without torch; "" where none is."""
+    for facts in sorted(DRIVER.glob("gpus/*/information")):
+        model = re.search(r"^Model:\s*(.*)", facts.read_text(encoding="utf-8"), re.MULTILINE)
+        if model:
+            return model[1]
+    return ""
 
 
 def device_name(device: torch.device) -> str:

@@ -23,12 +23,14 @@ class Sizes:
 
     Attributes:
         inner: attention heads times their width.
+        heads: those of attention, which memory depends on.
         gate_layer: encoder blocks at full length.
     """
 
     d_model: int = 1472
     d_ff: int = 3584
     inner: int = 384
+    heads: int = 6
     encoder_layers: int = 12
     decoder_layers: int = 4
     gate_layer: int = 3
@@ -42,6 +44,7 @@ class Sizes:
             d_model=config["d_model"],
             d_ff=config["d_ff"],
             inner=config["num_heads"] * config["d_kv"],
+            heads=config["num_heads"],
             encoder_layers=config["num_layers"],
             decoder_layers=config["num_decoder_layers"] or config["num_layers"],
             gate_layer=config["delete_gate_layer"],

@@ -16,6 +16,7 @@ from mrt5cli.commands.options import amount, argument, option, path
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
+from mrt5cli.runtime import installed_gpu
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def reproduce(
 
       mrt5 reproduce miniature --runs runs/miniature
     """
-    from mrt5cli.suite.estimates import estimate, machine_for
+    from mrt5cli.suite.estimates import assumption, estimate, machine_for
     from mrt5cli.suite.executing import only_one
     from mrt5cli.suite.planning import keep_to_budget, make_plan, shipped_recipes
     from mrt5cli.suite.suites import load_suite
@@ -113,9 +114,10 @@ def reproduce(
         plan = make_plan(
             name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
         )
-        estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops))
+        gpu = installed_gpu()
+        estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops), gpu)
         beyond = [] if budget is None else keep_to_budget(plan, budget)
-        summary = _summary(plan, beyond, gpu_tflops)
+        summary = _summary(plan, beyond, assumption(plan.machine, gpu_tflops, gpu))
         if works and not as_json:
             say_on_stderr(summary)
         outcome = _execute(plan, device, jobs) if works else None
@@ -190,10 +192,8 @@ def _print_plan(plan: SuitePlan, summary: str) -> None:
     say(summary)
 
 
-def _summary(plan: SuitePlan, beyond: list[Job], tflops: float | None) -> str:
+def _summary(plan: SuitePlan, beyond: list[Job], assumed: str) -> str:
     """The plan in three lines: how many jobs in which state, what is left to do, what that rests on."""
-    from mrt5cli.suite.estimates import assumption
-
     left = [job for job in plan.jobs if job.to_do]
     states = [job.status for job in plan.jobs]
     counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
@@ -202,7 +202,7 @@ def _summary(plan: SuitePlan, beyond: list[Job], tflops: float | None) -> str:
         f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
         f"{len(plan.jobs)} jobs, {counts}",
         f"to do: {len(left)} jobs, {_amount(hours, '0')} {plan.machine.upper()} hours, "
-        f"{_amount(space, '0')} GB; {assumption(plan.machine, tflops)}",
+        f"{_amount(space, '0')} GB; {assumed}",
     ]
     replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
     if replaced:

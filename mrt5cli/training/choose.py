@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +17,15 @@ from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
-from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
+from mrt5cli.training.forecast import forecast
 from mrt5cli.training.plan import Prepared, RunOptions, TrainingPlan
 from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import check_start, checkpoint_to_resume, model_to_start
 
 if TYPE_CHECKING:
-    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+    from mrt5cli.models import MrT5Config
     from mrt5cli.models.fast.choice import Choice
 
 
@@ -51,9 +50,10 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     if before.finished:
         return plan
     prepared = _prepare(plan)
-    plan = replace(plan, prepared=prepared, facts=facts(plan, prepared))
+    expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
+    plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
     # The task's remarks are on what its description has read.
-    notes += [*prepared.task.remarks(), *prepared.start.notes, *_on_machine(prepared.start.model, runtime)]
+    notes += [*prepared.task.remarks(), *prepared.start.notes, *expected.notes()]
     return plan
 
 
@@ -131,17 +131,6 @@ def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
     scored = plan.recipe.loss.score_coefficient > 0
     kind = {"drops": config.drops_weights, "scored": scored, "trains": True}
     return choice.choose(config, plan.runtime.device, dtype, **kind)
-
-
-def _on_machine(model: MrT5ForConditionalGeneration, runtime: Runtime) -> Iterator[str]:
-    """Notes on a model that is too much for a machine."""
-    device = runtime.device
-    needed, memory = 4 * 4 * model.num_parameters(), machine.memory(device)
-    if needed > memory:
-        yield (
-            f"weights, gradients and Adam's moments alone take {byte_size(needed)}; {device} has "
-            f"{byte_size(memory)}"
-        )
 
 
 def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:

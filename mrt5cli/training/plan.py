@@ -10,6 +10,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.runtime import Runtime
 from mrt5cli.tasks.base import Task
+from mrt5cli.training.forecast import Forecast
 from mrt5cli.training.start import Start
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class TrainingPlan:
         resume_step: the checkpoint to resume from, or None for a fresh start.
         notes: what the user should know, a sentence each.
         prepared: None where the run is finished, and nothing is left to do.
+        forecast: what it will take; None likewise.
         facts: what is trained in words: names, and a line or more each.
     """
 
@@ -72,6 +74,7 @@ class TrainingPlan:
     resume_step: int | None
     notes: list[str]
     prepared: Prepared | None = None
+    forecast: Forecast | None = None
     facts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -101,6 +104,7 @@ class TrainingPlan:
             "parameters": None if ready is None else ready.start.model.num_parameters(),
             "attention": None if ready is None else str(ready.attention),
             **{name: fact for name, fact in self.facts.items() if name not in ("run", "output")},
+            "estimate": None if self.forecast is None else self.forecast.document(),
             "notes": self.notes,
             "recipe": self.recipe.model_dump(mode="json"),
         }

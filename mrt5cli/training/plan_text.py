@@ -6,13 +6,14 @@ from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
 from mrt5cli.text import rounded
+from mrt5cli.training.forecast import Forecast
 from mrt5cli.training.plan import Prepared, TrainingPlan
 
 SHOWN = 100
 """Characters of an example's source and of its target."""
 
 
-def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
+def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[str, str]:
     """A run in words: names, and a line or more each."""
     recipe, training = plan.recipe, plan.recipe.training
     model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
@@ -32,6 +33,7 @@ def facts(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
         "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
+        **expected.facts(),
         "output": str(plan.run.path),
     }
     return {name: fact for name, fact in found.items() if fact}

@@ -1,4 +1,4 @@
-"""What `auto` chooses on a CUDA device, and PyTorch's kernel there. On request: `make test-gpu`."""
+"""What `auto` chooses on a CUDA device, and attention by PyTorch's kernel there: `make test-gpu`."""
 
 from __future__ import annotations
 

@@ -12,24 +12,21 @@ from reproduction import experiment, recipe
 
 from mrt5cli import recipe as recipes
 from mrt5cli.analysis.compute import macs
+from mrt5cli.analysis.throughput import core_rate, gpu_rate
 from mrt5cli.recipe import Recipe, Shape
-from mrt5cli.suite.estimates import (
-    CORE,
+from mrt5cli.suite.estimates import assumption, estimate, machine_for
+from mrt5cli.suite.jobs import Evaluation, Machine
+from mrt5cli.suite.planning import make_plan, shipped_recipes
+from mrt5cli.suite.suites import load_suite
+from mrt5cli.training.estimates import (
     SHAPES,
-    SUSTAINED,
-    assumption,
     disk,
-    estimate,
     lengths_of,
-    machine_for,
     parameters,
     shape_of,
     sizes_of,
     task_lengths,
 )
-from mrt5cli.suite.jobs import Evaluation, Machine
-from mrt5cli.suite.planning import make_plan, shipped_recipes
-from mrt5cli.suite.suites import load_suite
 
 GATE = {"kind": "delete_gate", "layer": 1}
 
@@ -97,9 +94,11 @@ def test_hours_are_those_of_what_jobs_run_on(
     assert machine_for(plan, device, tflops) == machine
     estimate(plan, tflops, machine)
     here = plan.jobs[0].hours
-    estimate(plan, SUSTAINED["fp32"] / 1e12, "gpu")
-    slower = (tflops or 12) * 1e12 / SUSTAINED["fp32"] if machine == "gpu" else CORE / SUSTAINED["fp32"]
-    assert plan.jobs[0].hours == pytest.approx(here * slower)
+    estimate(plan, 1.0, "gpu")
+    width = sizes_of(recipe("x"), shape_of(recipe("x"))).d_model
+    of_gpu = gpu_rate("fp32").flops if tflops is None else tflops * 1e12
+    speed = of_gpu if machine == "gpu" else core_rate(width, shared=True).flops
+    assert plan.jobs[0].hours == pytest.approx(here * speed / 1e12)
     assert ("core" in assumption(machine, tflops)) == (machine == "cpu")
 
 
@@ -116,7 +115,11 @@ def test_bf16_is_assumed_faster() -> None:
     plan = make_plan("mine", [experiment("a", *known, evaluations=())], Path("nowhere"), known=known)
     estimate(plan)
     slow, fast = (job.hours for job in plan.jobs)
-    assert slow / fast == pytest.approx(SUSTAINED["bf16"] / SUSTAINED["fp32"])
+    assert slow / fast == pytest.approx(gpu_rate("bf16").flops / gpu_rate("fp32").flops)
+    estimate(plan, gpu="NVIDIA H200")
+    assert slow / plan.jobs[0].hours == pytest.approx(67 / 19.5)
+    words = assumption("gpu", gpu="NVIDIA H200")
+    assert "one NVIDIA H200, at 40.2 TFLOP/s in fp32 (from arithmetic, not measured) and 316 TFLOP/s" in words
 
 
 def test_a_run_has_the_sizes_of_what_it_starts_from() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +136,13 @@ def test_what_is_told():
     assert here.describe()["processes"] == 1
     assert here.sentence().startswith("cpu (")
     assert here.sentence().endswith("), fp32")
+
+
+def test_the_driver_tells_a_gpu_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "DRIVER", tmp_path)
+    assert runtime.installed_gpu() == ""
+    for place in ("0000:65:00.0", "0000:17:00.0"):
+        (tmp_path / "gpus" / place).mkdir(parents=True)
+        facts = f"Model: \t\t NVIDIA H200 at {place}\nIRQ:   \t\t 1\n"
+        (tmp_path / "gpus" / place / "information").write_text(facts)
+    assert runtime.installed_gpu() == "NVIDIA H200 at 0000:17:00.0"

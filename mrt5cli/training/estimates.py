@@ -1,0 +1,122 @@
+"""What a training will take, from its recipe alone: sizes of its model, lengths, arithmetic, disk.
+
+Hours are the exact multiply-accumulates of the matrices (`analysis.compute`) over the throughput of
+`analysis.throughput`. Lengths are the longest that a recipe allows, so tasks whose rows are mostly shorter
+come out too high; loading and data are not counted, so small models come out too low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.recipe import Recipe, Shape, SpanCorruptionTask
+from mrt5cli.recipe.tasks import TaskSection
+
+if TYPE_CHECKING:
+    from mrt5cli.models.config import MrT5Config
+
+SHAPES: Mapping[str, Shape] = {
+    "small": Shape(),
+    "base": Shape(d_model=1536, d_ff=3968, num_heads=12, num_layers=18, num_decoder_layers=6),
+    "large": Shape(d_model=1536, d_ff=3840, num_heads=16, num_layers=36, num_decoder_layers=12),
+}
+"""ByT5's; models of the Hub are known by the end of their name, and taken for small where it says nothing."""
+
+XNLI_TARGET = 14  # the longest label and EOS
+ANSWER = 32  # most answers are far shorter than what may be generated
+
+
+class Lengths(NamedTuple):
+    """Positions of one example, at most: of the source, of what is left of it, of the target."""
+
+    source: int
+    kept: int
+    target: int
+
+
+def step_flops(recipe: Recipe, sizes: Sizes) -> int:
+    """Floating-point operations of an optimizer step, over all devices.
+
+    A multiply-accumulate is two. Backward takes twice what forward does, and forward once more where blocks
+    are computed again.
+    """
+    training = recipe.training
+    passes = 4 if training.recompute == "blocks" else 3
+    one = forward_macs(sizes, lengths_of(recipe, recipe.task, hard=False))
+    return 2 * passes * training.batch_size * one
+
+
+def forward_macs(sizes: Sizes, lengths: Lengths) -> int:
+    """Multiply-accumulates of one example's forward pass."""
+    return macs(sizes, [lengths.source], [lengths.kept], [lengths.target])
+
+
+def shape_of(recipe: Recipe, trained: Shape | None = None) -> Shape:
+    """The sizes of the model that a recipe trains; `trained`: those of the run that it starts from."""
+    start = recipe.model.start
+    if start == "scratch":
+        return recipe.model.shape or SHAPES["small"]
+    return trained or next((SHAPES[name] for name in SHAPES if start.endswith(name)), SHAPES["small"])
+
+
+def sizes_of(recipe: Recipe, shape: Shape | MrT5Config) -> Sizes:
+    """The sizes that a count depends on."""
+    assert shape.num_decoder_layers is not None  # a configuration fills it in
+    return Sizes(
+        d_model=shape.d_model,
+        d_ff=shape.d_ff,
+        inner=shape.num_heads * shape.d_kv,
+        heads=shape.num_heads,
+        encoder_layers=shape.num_layers,
+        decoder_layers=shape.num_decoder_layers,
+        gate_layer=getattr(recipe.model.shortener, "layer", shape.num_layers),
+    )
+
+
+def parameters(sizes: Sizes) -> int:
+    """Weights of the matrices, embeddings and head; norms, biases and gates hardly count."""
+    attention, feed_forward = 4 * sizes.d_model * sizes.inner, 3 * sizes.d_model * sizes.d_ff
+    encoder = sizes.encoder_layers * (attention + feed_forward)
+    decoder = sizes.decoder_layers * (2 * attention + feed_forward)
+    return encoder + decoder + 2 * sizes.vocabulary * sizes.d_model
+
+
+def disk(recipe: Recipe, weights: int) -> int:
+    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments."""
+    kept, one = recipe.training.keep_checkpoints, 4 * weights
+    # A kept checkpoint may come with best weights of its own, without the moments.
+    best = 0 if recipe.training.best_metric is None else (1 + kept) * one
+    return 3 * one * kept + one + best
+
+
+def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:
+    """Lengths of an example of a task, as a recipe's model shortens it.
+
+    Args:
+        hard: positions are deleted for real; pooling always does.
+    """
+    source, target = task_lengths(task)
+    shortener = recipe.model.shortener
+    if not shortener.reads_source:
+        return Lengths(1, 1, target)
+    rate = shortener.share_deleted(recipe.target_deletion_rate)
+    if not (hard or shortener.pools):
+        rate *= recipe.loss.hard_delete_probability
+    return Lengths(source, max(1, round(source * (1 - rate))), target)
+
+
+def task_lengths(section: TaskSection) -> tuple[int, int]:
+    """Source and target positions of an example at most, before anything is deleted."""
+    from mrt5cli.data.span_noise import plan_lengths
+
+    if isinstance(section, SpanCorruptionTask):
+        spans = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
+        return spans.inputs, spans.targets
+    target = section.longest_target
+    if target is None:
+        target = XNLI_TARGET
+    elif hasattr(section, "answer_length"):
+        target = min(ANSWER, target)
+    return section.longest_source, target

@@ -1,0 +1,158 @@
+"""What a run will take on its device, said before it starts: hours and memory, and what to do where a GPU has
+too little of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mrt5cli import runtime as machine
+from mrt5cli.analysis.throughput import WIDE, Rate, core_rate, described, gpu_rate
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import Recipe
+from mrt5cli.runtime import Runtime
+from mrt5cli.text import byte_size, counted, duration
+from mrt5cli.training.estimates import sizes_of, step_flops
+from mrt5cli.training.memory import Step
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
+    from mrt5cli.models.fast.choice import Choice
+
+NEAR = 0.9
+"""Share of a GPU's memory from which a step may not fit after all: libraries and gaps take some, too."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes:
+        rate: what a GPU, or one core of a CPU, sustains.
+        seconds: that are left of the run, on all its GPUs, or of one core.
+        bytes_per_second: of source text, in the same.
+        step: a micro-batch.
+        available: bytes of memory that the device has.
+    """
+
+    runtime: Runtime
+    rate: Rate
+    seconds: float
+    bytes_per_second: float
+    step: Step
+    available: int
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.runtime.device.type == "cuda"
+
+    @property
+    def device(self) -> str:
+        """Whose hours these are."""
+        if not self.on_gpu:
+            return "one core"
+        of = f"{self.runtime.world_size} x " if self.runtime.world_size > 1 else ""
+        return of + described(machine.device_name(self.runtime.device))
+
+    def facts(self) -> dict[str, str]:
+        """Lines of a plan."""
+        takes = (
+            f"about {duration(self.seconds)} of {self.device}, {self.bytes_per_second:,.0f} bytes a second "
+            f"({self.rate}, {self.rate.origin})"
+        )
+        threads = self.runtime.describe()["threads"]
+        if self.rate is WIDE and threads > 1:  # steps of narrow models take as long on one thread
+            takes += f"; {counted(threads, 'thread')} take at best 1/{threads} of that"
+        memory = self.step.memory()
+        parts = {
+            "weights, gradients and Adam's moments": memory.weights,
+            "copies of weights": memory.copies,
+            f"held for backward of {counted(self.step.batch, 'example')}": memory.held,
+            "made in backward": memory.temporary,
+        }
+        listed = ", ".join(f"{byte_size(size)} {what}" for what, size in parts.items() if size)
+        return {
+            "takes": takes,
+            "memory": f"about {byte_size(memory.total)} of {byte_size(self.available)}: {listed}",
+        }
+
+    def document(self) -> dict[str, Any]:
+        """For scripts."""
+        memory = self.step.memory()
+        return {
+            "device": self.device,
+            "hours": self.seconds / 3600,
+            "bytes_per_second": self.bytes_per_second,
+            "flops_per_second": self.rate.flops,
+            "measured": self.rate.measured or None,
+            "memory": {**asdict(memory), "total": memory.total, "available": self.available},
+        }
+
+    def notes(self) -> Iterator[str]:
+        """A sentence where memory may not do.
+
+        Raises:
+            UserError: a GPU has too little of it.
+        """
+        needed, name = self.step.memory().total, str(self.runtime.device)
+        if needed <= (NEAR if self.on_gpu else 1.0) * self.available:
+            return
+        told = (
+            f"a training step of {counted(self.step.batch, 'example')} takes about {byte_size(needed)}; "
+            f"{name} has {byte_size(self.available)}"
+        )
+        ways = " or ".join(self.ways_to_fit()) or "no device_batch_size fits: use a GPU with more memory"
+        if self.on_gpu and needed > self.available:
+            raise UserError(told, ways)
+        yield f"{told}; if memory runs out: {ways}" if self.on_gpu else told
+
+    def ways_to_fit(self) -> Iterator[str]:
+        """Settings with which the step fits well, each alone, or else the two together."""
+        at_once = self.step.recipe.training.batch_size // self.step.processes
+        smaller = [size for size in range(self.step.batch - 1, 0, -1) if at_once % size == 0]
+        recomputing = replace(self.step, recipe=_recomputing(self.step.recipe))
+        batches = "--set training.device_batch_size="
+        found = next((size for size in smaller if self._fits(replace(self.step, batch=size))), None)
+        if found is not None:
+            yield f"{batches}{found}"
+        if self._fits(recomputing):
+            yield "--set training.recompute=blocks"
+        elif found is None:
+            fits = (size for size in smaller if self._fits(replace(recomputing, batch=size)))
+            for size in list(fits)[:1]:
+                yield f"{batches}{size} --set training.recompute=blocks"
+
+    def _fits(self, step: Step) -> bool:
+        return step.memory().total <= NEAR * self.available
+
+
+def _recomputing(recipe: Recipe) -> Recipe:
+    training = recipe.training.model_copy(update={"recompute": "blocks"})
+    return recipe.model_copy(update={"training": training})
+
+
+def forecast(
+    recipe: Recipe, model: MrT5ForConditionalGeneration, runtime: Runtime, attention: Choice, done: int
+) -> Forecast:
+    """What a run will take.
+
+    Args:
+        attention: what it runs by.
+        done: steps of it that are made.
+    """
+    on_gpu, training = runtime.device.type == "cuda", recipe.training
+    sizes = sizes_of(recipe, model.config)
+    gpu = machine.device_name(runtime.device) if on_gpu else ""
+    rate = gpu_rate(training.precision, gpu) if on_gpu else core_rate(sizes.d_model)
+    seconds = step_flops(recipe, sizes) / rate.flops / (runtime.world_size if on_gpu else 1)
+    parameters, batch = model.num_parameters(), training.device_batch_size
+    step = Step(recipe, sizes, parameters, batch, attention.implementation, on_gpu, runtime.world_size)
+    return Forecast(
+        runtime,
+        rate,
+        seconds * (training.max_steps - done),
+        training.batch_size * step.lengths.source / seconds,
+        step,
+        machine.memory(runtime.device),
+    )
