@@ -20,6 +20,7 @@ from mrt5cli.benchmark.card import MOST_TIMES, Clock, host_waits
 from mrt5cli.benchmark.models import Shapes, base_model, float32_products
 from mrt5cli.benchmark.run import Benchmark, Report
 from mrt5cli.benchmark.suite import Case, Memory, Parity, Suite
+from mrt5cli.commands.bench import present
 from mrt5cli.evaluation.timing import Stopwatch, seconds_of
 
 pytestmark = pytest.mark.usefixtures("fast")
@@ -114,7 +115,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace):
+def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace, capsys: pytest.CaptureFixture[str]):
     shapes = Shapes(2, 24, 5, (0.5,), ("wide",), ("fp32", "bf16", "tf32"))
     saved: list[Any] = []
     report = benchmark(shapes, saved).run([kind])
@@ -129,6 +130,10 @@ def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace):
     assert all(case["waits"] == 0 for case in cases.values())
     assert {parity.removeprefix("gradients of ") for parity in suite.parity} & set(cases)
     assert max(case["share_of_products"] or 0 for case in cases.values()) == pytest.approx(1.0)
+    present(report)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("matmul", "waits", *(name for name in cases if "bf16" in name)))
+    assert ("roofline" in shown) == (kind == "attention")
     # What is done is there after every round.
     rounds = [{len(case["rounds"]) for case in suites[0]["cases"]} for suites in saved]
     assert rounds == [{1}, {2}, {2}]
