@@ -183,7 +183,7 @@ class Benchmark:
                 if self.device.type == "cuda":
                     self._inspect(case)
             done()
-        for seconds in interleave(calls, rounds=self.rounds, done=done):
+        for seconds in interleave(calls, rounds=self.rounds, done=done) if calls else ():
             for name, rounds in seconds.items():
                 suite.cases[name].rounds = rounds
             suite.compare()

@@ -217,9 +217,11 @@ def test_what_cannot_be_run_leaves_the_others_theirs(gpu: SimpleNamespace, monke
     found = benchmark(Shapes(2, 24, 5), [])
     found.time(suite)
     assert set(suite.parity) == {"another"} and len(suite.cases["fits"].rounds) == 2
+    found.time(Suite("train", {"full": Case(full)}))
     assert found.report().problems() == [
         "forward, a check: ZeroDivisionError: division by zero",
         "forward, full: OutOfMemoryError: CUDA out of memory. Tried",
+        "train, full: OutOfMemoryError: CUDA out of memory. Tried",
     ]
 
 
