@@ -19,6 +19,7 @@ from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.attention import IMPLEMENTATIONS, AttentionOptions
 from mrt5cli.models.deletion import distance_bias
+from mrt5cli.models.fast.fused import STEP, bias_dtype
 from mrt5cli.models.fast.kernels import Packed, grid
 from mrt5cli.models.fast.kernels.device_layout import DeviceRows
 from mrt5cli.models.score_loss import ScorePenalty
@@ -54,10 +55,13 @@ def implementations(base: MrT5ForConditionalGeneration) -> dict[str, Attention]:
 def _padded(
     function: Attention, layer: Any, query: Tensor, *others: Any, position_bias: Tensor, **rest: Any
 ) -> Any:
+    """With the bias of every pair made here; models make it once for all layers."""
     length, far = query.shape[2], position_bias.shape[1] // 2
     distances = torch.arange(1 - length, length, device=query.device).clamp(-far, far)
-    bias = distance_bias(position_bias[:, distances + far], None, length)
-    return function(layer, query, *others, position_bias=bias, **rest)
+    by_distance = position_bias.to(bias_dtype(query) or position_bias.dtype)[:, distances + far]
+    return function(
+        layer, query, *others, position_bias=distance_bias(by_distance, None, length, STEP), **rest
+    )
 
 
 def _packed(

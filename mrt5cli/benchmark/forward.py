@@ -14,6 +14,7 @@ from mrt5cli.benchmark.card import products
 from mrt5cli.benchmark.models import Shapes, Variant, implementations, named, on_gpu, ours, plain
 from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.fast.switch import fast_paths
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
 
@@ -63,7 +64,8 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
     def checks() -> Checks:
         @cache
         def oracle(kept: Sequence[int] | None, *precision: Any) -> Tensor:
-            return logits(Variant((deleting if kept else dense)["eager"], shapes, kept, *precision))
+            with fast_paths(False):
+                return logits(Variant((deleting if kept else dense)["eager"], shapes, kept, *precision))
 
         def parity(variant: Variant) -> Parity:
             kept = variant.kept and tuple(variant.kept)

@@ -86,7 +86,7 @@ def greedy_parity(oracle: Variant, tokens: Tensor, rounded: Variant | None = Non
     """
 
     def scores(variant: Variant) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_paths(False):
             return variant(labels=None, decoder_input_ids=tokens[:, :-1]).logits.float()
 
     logits = scores(oracle).clone()

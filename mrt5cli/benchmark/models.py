@@ -103,11 +103,13 @@ def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequenc
     return [max(1, round(length * share)) for share in shares]
 
 
-def base_model(model: str | None, size: str) -> MrT5ForConditionalGeneration:
-    """The weights to run, on the CPU: a checkpoint's, or random ones of a size; with a gate to steer."""
+def base_model(model: str | None, size: str, device: str = "cpu") -> MrT5ForConditionalGeneration:
+    """The weights to run: a checkpoint's, on the CPU, or random ones of a size, drawn on the device, which is
+    seconds faster on a GPU; with a gate to steer."""
     if model is None:
         torch.manual_seed(0)
-        return MrT5ForConditionalGeneration(MrT5Config(**SIZES[size], use_softmax1=True))
+        with torch.device(device):
+            return MrT5ForConditionalGeneration(MrT5Config(**SIZES[size], use_softmax1=True))
     config = read_config(model)
     kind = config.deletion_type
     if kind == "none":

@@ -17,13 +17,15 @@ from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.memory import Gauge, measure, memory_of
-from mrt5cli.benchmark.models import SIZES, Shapes, base_model
+from mrt5cli.benchmark.models import DTYPES, SIZES, Shapes, base_model, ours
 from mrt5cli.benchmark.precision import precision_rows
 from mrt5cli.benchmark.suite import Builder, Case, Memory, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration, read_config
+from mrt5cli.models.attention import DEFAULT
+from mrt5cli.models.fast.choice import Choice, choose
 from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
 from mrt5cli.text import byte_size, first_line
@@ -95,10 +97,10 @@ class Benchmark:
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
         """The weights, made when first needed: precision does without."""
-        return self._make_base().to(self.device)
+        return self._make_base(device=str(self.device)).to(self.device)
 
     @property
-    def _make_base(self) -> Callable[[], MrT5ForConditionalGeneration]:
+    def _make_base(self) -> Callable[..., MrT5ForConditionalGeneration]:
         return partial(base_model, None if self.subject is None else self.subject.source, self.size)
 
     def run(self, kinds: Sequence[str]) -> Report:
@@ -145,7 +147,14 @@ class Benchmark:
             self.time(suite)
             if self.memory and kind != "compile":
                 self.add_memory(suite, BUILDERS[kind])
+            if self.device.type == "cuda":
+                suite.notes.append(f"attn_implementation auto is {self._auto(trains=kind == 'train')}")
         self.save(self.report())
+
+    def _auto(self, trains: bool) -> Choice:
+        """What attention runs by where nobody says."""
+        config, dtype = ours(self.base, DEFAULT).config, DTYPES[self.shapes.precisions[-1]]
+        return choose(config, self.device, dtype, drops=trains, scored=trains, trains=trains)
 
     def _precisions(self) -> Suite:
         assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
@@ -174,7 +183,7 @@ class Benchmark:
                 if self.device.type == "cuda":
                     self._inspect(case)
             done()
-        for seconds in interleave(calls, rounds=self.rounds, done=done):
+        for seconds in interleave(calls, rounds=self.rounds, done=done) if calls else ():
             for name, rounds in seconds.items():
                 suite.cases[name].rounds = rounds
             suite.compare()

@@ -188,19 +188,19 @@ class Case:
     def to_json(self) -> Json:
         """What was measured, without what was called."""
         return {
-            "precision": self.precision,
+            **{name: getattr(self, name) for name in NUMBERS},
             "seconds": self.seconds if self.rounds else None,
-            "rounds": self.rounds,
-            "macs": self.macs,
-            "operations_per_second": self.operations_per_second,
-            "share_of_products": self.share_of_products,
-            "share_of_roofline": self.share_of_roofline,
             "ratios": [asdict(ratio) for ratio in self.ratios],
-            "memory": None if self.memory is None else asdict(self.memory),
-            "waits": self.waits,
-            "compiling": None if self.compiling is None else asdict(self.compiling),
+            "memory": self.memory and asdict(self.memory),
+            "compiling": self.compiling and asdict(self.compiling),
         }
 
+
+NUMBERS = (
+    *("precision", "rounds", "macs", "operations_per_second", "share_of_products", "share_of_roofline"),
+    "waits",
+)
+"""Of a case, as JSON holds them, too."""
 
 Checks = Iterator[tuple[str, Callable[[], Parity]]]
 

@@ -29,6 +29,7 @@ from mrt5cli.benchmark.models import (
 from mrt5cli.benchmark.reference import reference_like
 from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, SLACK, Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
+from mrt5cli.models.fast.switch import fast_paths
 from mrt5cli.models.recomputation import Recompute, recompute
 from mrt5cli.models.score_loss import SCORE_CEILING
 
@@ -84,7 +85,8 @@ def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool
 
         @cache
         def oracle(precision: Precision) -> dict[str, Tensor]:
-            return gradients(eager, step(Variant(eager, shapes, precision=precision), scored))
+            with fast_paths(False):
+                return gradients(eager, step(Variant(eager, shapes, precision=precision), scored))
 
         def parity(name: str, model: PreTrainedModel, precision: Precision) -> Parity:
             rounded = None if precision == "fp32" else oracle(precision)

@@ -20,6 +20,7 @@ from mrt5cli.benchmark.card import MOST_TIMES, Clock, host_waits
 from mrt5cli.benchmark.models import Shapes, base_model, float32_products
 from mrt5cli.benchmark.run import Benchmark, Report
 from mrt5cli.benchmark.suite import Case, Memory, Parity, Suite
+from mrt5cli.commands.bench import present
 from mrt5cli.evaluation.timing import Stopwatch, seconds_of
 
 pytestmark = pytest.mark.usefixtures("fast")
@@ -79,8 +80,9 @@ def gpu(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespa
     """The CPU's weights are taken for a GPU's, which has kernels."""
     for module in (attention, card, forward, generation, models, training_step):
         monkeypatch.setattr(module, "on_gpu", lambda base: True)
-    for module in ("mrt5cli.benchmark.models", "mrt5cli.models.fast.packed_rows"):
-        monkeypatch.setattr(f"{module}.runs_on", lambda device, width: True)
+    monkeypatch.setattr(models, "runs_on", lambda device, width: True)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.fault", lambda work: "")
     kernels = SimpleNamespace(attend=written_out)
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", kernels)
     return cuda
@@ -113,12 +115,13 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace):
+def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace, capsys: pytest.CaptureFixture[str]):
     shapes = Shapes(2, 24, 5, (0.5,), ("wide",), ("fp32", "bf16", "tf32"))
     saved: list[Any] = []
     report = benchmark(shapes, saved).run([kind])
     assert not report.problems() and not report.broken_parity()
     [suite], [found] = report.suites, report.to_json()["suites"]
+    assert suite.notes[-1].startswith("attn_implementation auto is triton")
     precisions = ("", " bf16", " tf32")
     assert {f"{name}{how}" for name in EXPECTED[kind] - {"copy"} for how in precisions} <= set(suite.cases)
     cases = {case["name"]: case for case in found["cases"]}
@@ -126,7 +129,11 @@ def test_what_is_timed_on_a_gpu(kind: str, gpu: SimpleNamespace):
     assert all(case["memory"]["peak"] >= 900 for case in cases.values())
     assert all(case["waits"] == 0 for case in cases.values())
     assert {parity.removeprefix("gradients of ") for parity in suite.parity} & set(cases)
-    assert max(case["share_of_products"] or 0 for case in cases.values()) == 1.0
+    assert max(case["share_of_products"] or 0 for case in cases.values()) == pytest.approx(1.0)
+    present(report)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("matmul", "waits", *(name for name in cases if "bf16" in name)))
+    assert ("roofline" in shown) == (kind == "attention")
     # What is done is there after every round.
     rounds = [{len(case["rounds"]) for case in suites[0]["cases"]} for suites in saved]
     assert rounds == [{1}, {2}, {2}]
@@ -210,9 +217,11 @@ def test_what_cannot_be_run_leaves_the_others_theirs(gpu: SimpleNamespace, monke
     found = benchmark(Shapes(2, 24, 5), [])
     found.time(suite)
     assert set(suite.parity) == {"another"} and len(suite.cases["fits"].rounds) == 2
+    found.time(Suite("train", {"full": Case(full)}))
     assert found.report().problems() == [
         "forward, a check: ZeroDivisionError: division by zero",
         "forward, full: OutOfMemoryError: CUDA out of memory. Tried",
+        "train, full: OutOfMemoryError: CUDA out of memory. Tried",
     ]
 
 
