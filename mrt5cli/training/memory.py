@@ -105,15 +105,14 @@ class Step:
         casts = products if self.number == 2 and not self.on_gpu else min(products, 1)
         return rows * (4 * self.sizes.d_model + 4 + casts * self.number * self.sizes.d_model)
 
-    def dropped(self, rows: int, size: int | None = None) -> int:
-        """What dropout on (rows, D) remembers: on a GPU a mask, on a CPU its factors.
+    def dropped(self, rows: int) -> int:
+        """What dropout on (rows, D) in a block remembers: on a CPU its factors, on a GPU a seed."""
+        drops = self.recipe.model.dropout > 0 and not self.on_gpu
+        return drops * rows * self.number * self.sizes.d_model
 
-        Args:
-            size: of a number; a product's by default.
-        """
-        if not self.recipe.model.dropout:
-            return 0
-        return rows * self.sizes.d_model * (1 if self.on_gpu else size or self.number)
+    def dropped_at_ends(self, rows: int) -> int:
+        """The same of float32 states before the first block or behind the last: on a GPU a mask."""
+        return (self.recipe.model.dropout > 0) * rows * (1 if self.on_gpu else 4) * self.sizes.d_model
 
     def attend(self, queries: int, keys: int, pairs: int, *, scored: bool) -> int:
         """Queries, keys, values, output and, where scores are written out, those."""
@@ -175,7 +174,7 @@ class Step:
                 products = (self.products(decodes=decodes, rows=each) for each in rows)
                 blocks = [sum(both) for both in zip(blocks, products, strict=True)]
         first, last = rows[0], rows[-1]
-        ends = self.dropped(first, 4) + self.dropped(last, 4) + self.norm(last, 0)
+        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last, 0)
         if decodes:
             head = target * (self.number * sizes.d_model + (4 + self.number) * sizes.vocabulary)
             return sum(blocks) + ends + head + self.bias(decodes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_kernels import NEEDS_TRITON
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -131,10 +133,10 @@ def test_the_parts_are_what_autograd_saves() -> None:
 @pytest.mark.parametrize(
     ("attention", "how", "gigabytes"),
     [
-        ("triton", "none", (9.9, 23.3, 41.2)),
-        ("triton", "blocks", (6.1, 10.2, 15.5)),
-        ("sdpa", "none", (10.3, 24.1, 41.7)),
-        ("eager", "none", (15.5, 45.8, 86.3)),
+        ("triton", "none", (9.5, 22.0, 38.6)),
+        ("triton", "blocks", (6.1, 9.9, 15.0)),
+        ("sdpa", "none", (9.6, 22.3, 38.7)),
+        ("eager", "none", (14.8, 42.9, 80.5)),
     ],
 )
 def test_memory_of_the_classic_run_on_a_gpu(attention: str, how: str, gigabytes: Any) -> None:
@@ -143,7 +145,7 @@ def test_memory_of_the_classic_run_on_a_gpu(attention: str, how: str, gigabytes:
     sizes = sizes_of(recipe, Shape())
     steps = [Step(recipe, sizes, parameters(sizes), batch, attention, on_gpu=True) for batch in (8, 32, 64)]
     totals = [step.memory().total / 1e9 for step in steps]
-    assert totals == pytest.approx(gigabytes, rel=0.1)
+    assert totals == pytest.approx(gigabytes, rel=0.02)
     # What is held grows with the batch, and the weights take 16 bytes each.
     held = [step.memory().held for step in steps]
     assert held[2] - held[1] == pytest.approx(32 / 24 * (held[1] - held[0]), rel=0.01)
@@ -272,7 +274,24 @@ def test_the_classic_run_at_64_does_not_fit_24_gigabytes() -> None:
     sizes = sizes_of(recipe, Shape())
     step = Step(recipe, sizes, parameters(sizes), 64, "triton", on_gpu=True)
     gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
-    with pytest.raises(UserError, match=r"of 64 examples takes about 41.2 GB; cuda:0 has 24 GB") as refused:
+    with pytest.raises(UserError, match=r"of 64 examples takes about 38.6 GB; cuda:0 has 24 GB") as refused:
         list(Forecast(gpu, gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9).notes())
     expected = "--set training.device_batch_size=16 or --set training.recompute=blocks"
     assert refused.value.hint == expected
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason=NEEDS_TRITON)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
+def test_our_kernels_hold_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    recipe = load("local_text", ["task.input_length=48", f"model.shape={SMALL}", DROPPED, SCORED])
+    model = build(recipe.model).train()
+    model.set_attn_implementation("triton")
+    step = Step(recipe, sizes_of(recipe, model.config), model.num_parameters(), 2, "triton", on_gpu=False)
+    ids, labels = (torch.randint(3, 259, (2, n)) for n in (step.lengths.source, step.lengths.target))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        out = model(ids, labels=labels, output_score_loss=True)
+    sizes = [each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]  # type: ignore[union-attr]
+    assert out.loss > 0
+    assert sum(sizes) == pytest.approx(step.memory().held, rel=0.1)
