@@ -5,8 +5,8 @@ full, the norms' inputs, two of the four tensors of a gated feed-forward layer, 
 counts the bytes of a real step beside it. Batches are taken to be full of the longest examples, and soft:
 hard deletion needs less. With MRT5_FAST=0 more is held than is said here.
 
-Legend: R source positions of a micro-batch, S those left behind the gate, T target positions; D model width,
-    I heads times their width, F feed-forward width.
+Legend: R source positions of a micro-batch, S those left where positions are pooled, T target positions, D
+    model width.
 """
 
 from __future__ import annotations
