@@ -175,6 +175,26 @@ def fast() -> Generator[None, None, None]:
 
 
 @pytest.fixture
+def own_loop(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Greedy decoding goes as on a GPU, with its graphs imitated; what `decode` was asked so far."""
+    import replayed
+
+    from mrt5cli.models import mrt5
+    from mrt5cli.models.fast import greedy
+
+    asked: list[Any] = []
+
+    def decode(*arguments: Any) -> Any:
+        asked.append(arguments[2])
+        return greedy.decode(*arguments)
+
+    monkeypatch.setattr(greedy, "DEVICES", {"cpu"})
+    monkeypatch.setattr(greedy, "recorded", replayed.recorded)
+    monkeypatch.setattr(mrt5, "decode", decode)
+    return asked
+
+
+@pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of one test, the same whenever seed and test are; a failure shows the seed."""
     print(f"chance: {SEED}={_seed()}")

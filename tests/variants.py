@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mrt5cli.byte_tokens import EOS, OFFSET
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS, Gate
 from mrt5cli.recipe.shorteners import of_type
@@ -74,6 +75,20 @@ def wake(model: MrT5ForConditionalGeneration) -> None:
 def shared(variant: str, fields: tuple[tuple[str, Any], ...] = ()) -> MrT5ForConditionalGeneration:
     """The same model to many tests; none of them may change it."""
     return tiny(variant, **dict(fields))
+
+
+def writer(variant: str, **fields: Any) -> MrT5ForConditionalGeneration:
+    """A tiny model that writes small letters, and ends some answers early."""
+    model = tiny(variant, seed=7, **fields)
+    silent = torch.ones(384, dtype=torch.bool)
+    silent[[EOS, *range(ord("a") + OFFSET, ord("z") + OFFSET + 1)]] = False
+    model.lm_head.weight.data[silent] = 0.0
+    model.lm_head.weight.data[~silent] *= 30
+    model.lm_head.weight.data[EOS] *= 2
+    # The source decides: without it every answer of a random model is the same.
+    for block in model.decoder.block:
+        block.layer[1].EncDecAttention.o.weight.data *= 20
+    return model
 
 
 def batch_of(rows: list[list[int]], extra: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

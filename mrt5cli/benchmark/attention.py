@@ -2,31 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from mrt5cli.benchmark.models import Shapes
-from mrt5cli.benchmark.suite import Case, Parity, Suite
+from mrt5cli.benchmark import card
+from mrt5cli.benchmark.models import DROPOUT, DTYPES, Precision, Shapes, float32_products, named, on_gpu
+from mrt5cli.benchmark.models import implementations as of_device
+from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.models.attention import IMPLEMENTATIONS
+from mrt5cli.models.attention import IMPLEMENTATIONS, AttentionOptions
+from mrt5cli.models.deletion import distance_bias
+from mrt5cli.models.fast.kernels import Packed, grid
+from mrt5cli.models.fast.kernels.device_layout import DeviceRows
 from mrt5cli.models.score_loss import ScorePenalty
 
 Attention = Callable[..., tuple[Tensor, Any]]
-BOTH_WAYS, SCORE_LOSS, LARGEST = "forward and backward", "with score loss", "large matmul"
-LARGE = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of a matrix product that shows what the machine can do."""
+BOTH_WAYS, SCORE_LOSS = "forward and backward", "with score loss"
+KINDS: dict[str, dict[str, Any]] = {
+    "forward": {},
+    BOTH_WAYS: {"backward": True},
+    f"{BOTH_WAYS} {SCORE_LOSS}": {"backward": True, "score_loss": True},
+}
+"""What is done with a core, as `Core.run` is told."""
+DROPPING = {
+    f"{BOTH_WAYS} {SCORE_LOSS} and dropout": {"backward": True, "score_loss": True, "dropout": DROPOUT}
+}
+"""On a GPU; every function draws otherwise, and so these are not compared."""
+BARE = "PyTorch's softmax without bias"
+"""What a kernel takes that has nothing to add to the scores; on a GPU."""
 
 
-def implementations() -> dict[str, Attention]:
+def implementations(base: MrT5ForConditionalGeneration) -> dict[str, Attention]:
     """Our attention functions, by their names here; the first is the oracle."""
     registered: Mapping[str, Attention] = AttentionInterface()  # type: ignore[no-untyped-call]
-    return {"eager": registered[IMPLEMENTATIONS["eager"]], "fused": registered[IMPLEMENTATIONS["packed"]]}
+    eager = registered[IMPLEMENTATIONS["eager"]]
+    if not on_gpu(base):
+        return {"eager": eager, "fused": registered[IMPLEMENTATIONS["packed"]]}
+    found: dict[str, Attention] = {"eager": partial(_padded, eager)}
+    for name in reversed(of_device(base)):
+        found[name] = _packed if name == "triton" else partial(_padded, registered[IMPLEMENTATIONS[name]])
+    return found
+
+
+def _padded(
+    function: Attention, layer: Any, query: Tensor, *others: Any, position_bias: Tensor, **rest: Any
+) -> Any:
+    length, far = query.shape[2], position_bias.shape[1] // 2
+    distances = torch.arange(1 - length, length, device=query.device).clamp(-far, far)
+    bias = distance_bias(position_bias[:, distances + far], None, length)
+    return function(layer, query, *others, position_bias=bias, **rest)
+
+
+def _packed(
+    layer: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: None,
+    dropout: float,
+    position_bias: Tensor,
+    score_penalty: ScorePenalty | None,
+) -> tuple[Tensor, None]:
+    rows, heads, length, width = query.shape
+    q, k, v = (
+        part.transpose(1, 2).reshape(1, -1, heads, width).transpose(1, 2) for part in (query, key, value)
+    )
+    options = AttentionOptions(layer.config.use_softmax1, dropout, penalty=score_penalty)
+    output = DeviceRows(_full(rows, length, query.device), position_bias).attend(q, k, v, options)
+    return output.view(rows, length, heads, width), None
+
+
+@cache
+@torch.inference_mode(False)
+def _full(rows: int, length: int, device: torch.device) -> Packed:
+    positions = torch.arange(length, dtype=torch.int32, device=device).repeat(rows)
+    return replace(grid(rows, length, device), positions=positions)
+
+
+def _bare(layer: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).contiguous(), None
 
 
 @dataclass(frozen=True)
@@ -35,7 +96,8 @@ class Core:
 
     Attributes:
         layer: whose configuration the functions read.
-        parts: queries, keys and values (B, heads, L, width) and the bias (1, heads, L, L).
+        parts: queries, keys and values (B, N, L, H), and the bias: (1, N, L, L), on a GPU (N, 2 far + 1) by
+            distance, as models have it.
     """
 
     layer: torch.nn.Module
@@ -46,71 +108,84 @@ class Core:
         """Random scores of a standard deviation of about 3, some above the ceiling of the score loss."""
         generator = torch.Generator().manual_seed(0)
         heads, width, length = base.config.num_heads, base.config.d_kv, shapes.length
-        sizes = [(shapes.batch, heads, length, width)] * 3 + [(1, heads, length, length)]
-        q, *others = (torch.randn(size, generator=generator).to(base.device, dtype) for size in sizes)
-        layer = base.get_submodule("encoder.block.0.layer.0.SelfAttention")
-        return cls(layer, [q * (3 * width**-0.5), *others])
+        far = min(length - 1, base.config.relative_attention_max_distance)
 
-    def forward(self, function: Attention) -> list[Tensor]:
-        with torch.inference_mode():
-            return [self._output(function, self.parts)]
+        def drawn(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator).to(base.device)
 
-    def both_ways(self, function: Attention, *, score_loss: bool) -> list[Tensor]:
-        """The gradients of the parts."""
-        given = [part.detach().requires_grad_() for part in self.parts]
-        penalty = ScorePenalty("row") if score_loss else None
-        total = self._output(function, given, penalty).float().square().sum()
+        if on_gpu(base):  # laid out as a projection leaves them
+            q, *others = (drawn(shapes.batch, length, heads, width).transpose(1, 2) for _ in range(3))
+            bias = drawn(heads, 2 * far + 1)
+        else:
+            q, *others = (drawn(shapes.batch, heads, length, width) for _ in range(3))
+            bias = drawn(1, heads, length, length)
+        states = [part.to(dtype) for part in (q * (3 * width**-0.5), *others)]
+        return cls(base.get_submodule("encoder.block.0.layer.0.SelfAttention"), [*states, bias])
+
+    def run(
+        self, function: Attention, *, backward: bool = False, score_loss: bool = False, dropout: float = 0.0
+    ) -> list[Tensor]:
+        """The output, or the gradients of the parts."""
+        given = [part.detach().requires_grad_(backward) for part in self.parts]
+        penalty, (*states, bias) = ScorePenalty("row") if score_loss else None, given
+        with torch.inference_mode(not backward):
+            call = partial(function, position_bias=bias, score_penalty=penalty)
+            output: Tensor = call(self.layer, *states, None, dropout)[0]
+        if not backward:
+            return [output]
+        total = output.float().square().sum()
         (total if penalty is None else total + 100 * penalty.mean()).backward()  # type: ignore[no-untyped-call]
         return [part.grad for part in given if part.grad is not None]
-
-    def _output(
-        self, function: Attention, parts: Sequence[Tensor], penalty: ScorePenalty | None = None
-    ) -> Tensor:
-        *states, bias = parts
-        return function(self.layer, *states, None, 0.0, position_bias=bias, score_penalty=penalty)[0]
 
 
 def attention(
     base: MrT5ForConditionalGeneration, shapes: Shapes, functions: Mapping[str, Attention] | None = None
 ) -> Suite:
-    """Forward; forward and backward of queries, keys, values and bias; the same with the score loss.
+    """Forward; forward and backward of queries, keys, values and bias; the same with the score loss, and on a
+    GPU with dropout; in each precision. Each function is compared with those before it."""
+    suite, functions = Suite("attention"), functions or implementations(base)
+    cores = {precision: Core.of(base, shapes, DTYPES[precision]) for precision in shapes.precisions}
 
-    On a GPU with bf16, in bfloat16. Each function is compared with those before it.
-    """
-    suite, device, functions = Suite("attention"), base.device, functions or implementations()
-    half = shapes.bf16 and device.type == "cuda"
-    dtype = torch.bfloat16 if half else torch.float32
-    core = Core.of(base, shapes, dtype)
-    product = 2 * core.parts[0].numel() * shapes.length  # operations of one matmul
-    kinds: dict[str, tuple[Callable[[Attention], list[Tensor]], int]] = {
-        "forward": (core.forward, 2),
-        BOTH_WAYS: (partial(core.both_ways, score_loss=False), 6),
-        f"{BOTH_WAYS} {SCORE_LOSS}": (partial(core.both_ways, score_loss=True), 6),
-    }
+    def add(name: str, function: Attention, kinds: Mapping[str, Any], against: Sequence[str]) -> None:
+        for precision, core in cores.items():
+            query = core.parts[0]
+            for kind, how in kinds.items():
+                # Products of queries and keys, or of their size; tensors of that size, read or written.
+                products, tensors = (6, 12) if how.get("backward") else (2, 4)
+                suite.cases[named(f"{name} {kind}", precision)] = Case(
+                    partial(core.run, function, **how),
+                    [named(f"{other} {kind}", precision) for other in against],
+                    operations=products * 2 * query.numel() * shapes.length,
+                    moved=tensors * query.numel() * query.element_size(),
+                    precision=precision,
+                )
+
     for place, (name, function) in enumerate(functions.items()):
-        for kind, (call, products) in kinds.items():
-            slower = [f"{other} {kind}" for other in list(functions)[:place]]
-            operations = products * product
-            suite.cases[f"{name} {kind}"] = Case(partial(call, function), slower, operations=operations)
-    side = LARGE.get(device.type, LARGE["cpu"])
-    square = torch.ones(side, side, device=device, dtype=dtype)
-    suite.cases[LARGEST] = Case(lambda: torch.matmul(square, square), operations=2 * side**3)
+        add(name, function, KINDS | DROPPING if on_gpu(base) else KINDS, list(functions)[:place])
+    if on_gpu(base):
+        add(BARE, _bare, {kind: KINDS[kind] for kind in ("forward", BOTH_WAYS)}, list(functions))
+        suite.cases["copy"] = card.copy(base.device)
+    suite.cases |= card.products(base, shapes)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
-        oracle, *others = functions
-        for kind in kinds:
-            wanted = suite.cases[f"{oracle} {kind}"].call()
-            for name in others:
-                pairs = zip(wanted, suite.cases[f"{name} {kind}"].call(), strict=True)
-                found = [_parity(one, other, kind != "forward", half) for one, other in pairs]
-                yield f"{name} {kind}", max(found, key=lambda parity: parity.difference)
+    def checks() -> Checks:
+        (_, oracle), *fused = functions.items()
+
+        def parity(how: dict[str, Any], function: Attention, precision: Precision) -> Parity:
+            core = cores[precision]
+            exact = replace(core, parts=[part.float() for part in core.parts]).run(oracle, **how)
+            with float32_products(precision):
+                found, rounded = core.run(function, **how), core.run(oracle, **how)
+            parities = []
+            for wanted, *others in zip(exact, found, rounded, strict=True):
+                scale = wanted.abs().max() if how else 1.0  # gradients are taken by their largest entry
+                parts = [part.float() / scale for part in (wanted, *others)]
+                parities.append(Parity.of(*parts[: 2 if precision == "fp32" else 3]))
+            return max(parities, key=lambda one: (not one.holds, one.difference / one.allowed))
+
+        for precision in cores:
+            for kind, how in KINDS.items():
+                for name, function in fused:
+                    yield named(f"{name} {kind}", precision), partial(parity, how, function, precision)
 
     suite.checks = checks
     return suite
-
-
-def _parity(oracle: Tensor, other: Tensor, gradients: bool, half: bool) -> Parity:
-    """Gradients are taken by their largest entry."""
-    scale = oracle.float().abs().max() if gradients else 1.0
-    parity = Parity.of(oracle.float() / scale, other.float() / scale)
-    return Parity(parity.difference, parity.size, 5e-2 * max(1.0, parity.size)) if half else parity

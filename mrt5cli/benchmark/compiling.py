@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from mrt5cli.benchmark.forward import logits
-from mrt5cli.benchmark.models import Shapes, Variant, kept_lengths, ours
-from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Costs, Parity, Suite
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, kept_lengths, ours
+from mrt5cli.benchmark.suite import OTHER_LENGTHS, Case, Checks, Costs, Parity, Suite
 from mrt5cli.benchmark.training_step import scored
 from mrt5cli.evaluation.timing import wait
 from mrt5cli.models import MrT5ForConditionalGeneration
@@ -21,7 +21,8 @@ COMPILED = ", compiled"
 
 
 def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled.
+    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled, in
+    the first of the precisions.
 
     Compiling happens here, before anything is timed.
     """
@@ -33,18 +34,24 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
         for name, rate in kinds.items():
             plain = f"{name}, {'training step' if training else 'forward'}"
             for how in ("", COMPILED):
-                model = ours(base, "packed", dropout_rate=0.0).train(training)
+                model = ours(base, implementations(base)[0], dropout_rate=0.0).train(training)
                 call, costs = partial(_call, model, shapes, rate), None
                 if how:
                     compile_blocks(model)
                     costs = compiling_costs(call, shapes.length)
                 against = [plain] if how else []
-                suite.cases[plain + how] = Case(partial(call, shapes.length), against, compiling=costs)
+                call, precision = partial(call, shapes.length), shapes.precisions[0]
+                suite.cases[plain + how] = Case(call, against, precision=precision, compiling=costs)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
-        for name in kinds:
-            plain, other = (suite.cases[f"{name}, forward{how}"].call() for how in ("", COMPILED))
-            yield f"{name}{COMPILED}", Parity.of(plain, other)
+    def parity(name: str, rate: float | None) -> Parity:
+        exact = replace(shapes, precisions=["fp32"])
+        oracle = _call(ours(base, implementations(base)[0]), exact, rate, shapes.length)
+        rounded, found = (suite.cases[f"{name}, forward{how}"].run() for how in ("", COMPILED))
+        return Parity.of(oracle, found, rounded)
+
+    def checks() -> Checks:
+        for name, rate in kinds.items():
+            yield f"{name}{COMPILED}", partial(parity, name, rate)
 
     suite.checks = checks
     return suite
@@ -53,7 +60,7 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 def _call(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
     """The logits of a forward pass; of a model in training mode the loss of a step, soft without a rate."""
     kept = None if rate is None else kept_lengths(shapes.batch, length, rate, shapes.spreads[0])
-    variant = Variant(model, replace(shapes, length=length), kept)
+    variant = Variant(model, replace(shapes, length=length), kept, shapes.precisions[0])
     if not model.training:
         return logits(variant)
     loss: Tensor = scored(variant) if rate is None else variant().loss

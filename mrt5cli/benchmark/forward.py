@@ -2,61 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mrt5cli.benchmark.models import Shapes, Variant, ours, plain
-from mrt5cli.benchmark.suite import Case, Parity, Suite
+from mrt5cli.benchmark.card import products
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, named, on_gpu, ours, plain
+from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
-EAGER_BF16 = f"{EAGER} bf16"
 
 
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """The plain models and ours; `padded` and `eager` compute what is left of the longest row for all."""
-    suite = Suite("forward")
+    """The plain models and ours, in each precision; `padded` and `eager` compute what is left of the longest
+    row for all. On a GPU our eager path is the oracle only."""
+    suite, checked = Suite("forward"), dict[str, Variant]()
+    fast, *others = implementations(base)
+    dense = {how: ours(base, how, deletion_type="none") for how in {"eager", fast, *others}}
+    deleting = {how: ours(base, how) for how in ("eager", "sdpa", fast)}
 
     def add(
         name: str,
         model: PreTrainedModel,
         against: Sequence[str],
         kept: Sequence[int] | None = None,
-        half: Sequence[str] | None = None,
+        *,
+        check: bool = False,
     ) -> None:
-        """Add a case, and one under bfloat16 autocast where `half` names what that is compared with."""
-        compared = {name: (against, False)}
-        if shapes.bf16 and half is not None:
-            compared[f"{name} bf16"] = half, True
-        for each, (others, in_half) in compared.items():
-            variant = Variant(model, shapes, kept, in_half)
+        """Add a case in each precision, beside others of that precision and the plain one in float32."""
+        for precision in shapes.precisions:
+            variant, each = Variant(model, shapes, kept, precision), named(name, precision)
             work = variant.macs(padded=not name.startswith("packed"))
-            suite.cases[each] = Case(partial(logits, variant), others, work)
+            others = [named(other, precision) for other in against] + [EAGER] * (precision != "fp32")
+            call = partial(logits, variant)
+            suite.cases[each] = Case(call, others, work, 2 * work, precision=precision)
+            if check:
+                checked[each] = variant
 
-    add(EAGER, plain(base, "eager"), [], half=[EAGER])
-    add(SDPA, plain(base, "sdpa"), [EAGER], half=[EAGER_BF16])
-    add("eager", ours(base, "eager", deletion_type="none"), [EAGER])
-    add("dense", ours(base, "packed", deletion_type="none"), [EAGER, SDPA], half=[EAGER, EAGER_BF16])
-    models = {name: ours(base, name) for name in ("eager", "sdpa", "packed")}
+    add(EAGER, plain(base, "eager"), [])
+    add(SDPA, plain(base, "sdpa"), [EAGER])
+    if not on_gpu(base):
+        add("eager", dense["eager"], [EAGER])
+    add("dense", dense[fast], [EAGER, SDPA], check=True)
+    for how in others:
+        add(f"dense by {how}", dense[how], [EAGER, SDPA], check=True)
     for tag, kept in shapes.deletions():
-        add(f"eager {tag}", models["eager"], ["eager"], kept)
-        add(f"padded {tag}", models["sdpa"], ["dense", f"eager {tag}"], kept)
-        against, half = ["dense", f"padded {tag}", EAGER], ["dense bf16", EAGER, EAGER_BF16]
-        add(f"packed {tag}", models["packed"], against, kept, half)
+        if not on_gpu(base):
+            add(f"eager {tag}", deleting["eager"], ["eager"], kept)
+        add(f"padded {tag}", deleting["sdpa"], ["dense", f"eager {tag}"], kept, check=True)
+        if fast != "sdpa":
+            add(f"packed {tag}", deleting[fast], ["dense", f"padded {tag}", SDPA, EAGER], kept, check=True)
+    if on_gpu(base):
+        suite.cases |= products(base, shapes)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
-        result = {name: case.call for name, case in suite.cases.items()}
-        yield "dense", Parity.of(result["eager"](), result["dense"]())
-        softmax = Variant(ours(base, "packed", deletion_type="none", use_softmax1=False), shapes)
-        yield "dense with softmax, from transformers", Parity.of(result[EAGER](), logits(softmax))
-        for tag, _ in shapes.deletions():
-            oracle = result[f"eager {tag}"]()
-            for name in (f"padded {tag}", f"packed {tag}"):
-                yield name, Parity.of(oracle, result[name]())
+    def checks() -> Checks:
+        @cache
+        def oracle(kept: Sequence[int] | None, *precision: Any) -> Tensor:
+            return logits(Variant((deleting if kept else dense)["eager"], shapes, kept, *precision))
+
+        def parity(variant: Variant) -> Parity:
+            kept = variant.kept and tuple(variant.kept)
+            rounded = None if variant.precision == "fp32" else oracle(kept, variant.precision)
+            return Parity.of(oracle(kept), logits(variant), rounded)
+
+        def of_transformers() -> Parity:
+            softmax, precision = (
+                ours(base, fast, deletion_type="none", use_softmax1=False),
+                shapes.precisions[0],
+            )
+            theirs = [Variant(plain(base, "eager"), shapes, None, each) for each in ("fp32", precision)]
+            exact, rounded = map(logits, theirs)
+            return Parity.of(exact, logits(Variant(softmax, shapes, None, precision)), rounded)
+
+        yield "dense with softmax, from transformers", of_transformers
+        for name, variant in checked.items():
+            yield name, partial(parity, variant)
 
     suite.checks = checks
     return suite

@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mrt5cli.benchmark.card import products
 from mrt5cli.benchmark.forward import EAGER, SDPA
-from mrt5cli.benchmark.models import Shapes, Variant, ours, plain
-from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, Case, Parity, Suite
+from mrt5cli.benchmark.models import Shapes, Variant, implementations, named, on_gpu, ours, plain
+from mrt5cli.benchmark.suite import LOGIT_TOLERANCE, SLACK, Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.fast.switch import fast_paths
+
+SLOW = "dense, fast paths off"
 
 
 def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """transformers' models and ours, dense and deleted."""
-    models = {
-        EAGER: (plain(base, "eager"), []),
-        SDPA: (plain(base, "sdpa"), [EAGER]),
-        "dense": (ours(base, "packed", deletion_type="none"), [EAGER, SDPA]),
-    }
-    variants = {name: (Variant(model, shapes), against) for name, (model, against) in models.items()}
-    deleting = ours(base, "packed")
-    deleted = {f"deleted {tag}": Variant(deleting, shapes, kept) for tag, kept in shapes.deletions()}
-    variants |= {name: (variant, ["dense", EAGER]) for name, variant in deleted.items()}
-    cases = {name: Case(partial(greedy, variant), against) for name, (variant, against) in variants.items()}
+    """transformers' models and ours, dense and deleted, in each precision; bf16 is that of the weights."""
+    suite, fast, gpu = Suite("generate"), implementations(base)[0], on_gpu(base)
+    checked: dict[str, tuple[MrT5ForConditionalGeneration, Variant]] = {}
 
-    def checks() -> Iterator[tuple[str, Parity]]:
-        plainly = Variant(ours(base, "eager", deletion_type="none"), shapes)
-        yield "dense", greedy_parity(plainly, cases["dense"].call())
-        oracle = ours(base, "eager")
-        for name, variant in deleted.items():
-            yield name, greedy_parity(Variant(oracle, shapes, variant.kept), cases[name].call())
+    def add(name: str, variant: Variant, against: list[str], check: Any = None) -> None:
+        call, precision = partial(_slowly if name == SLOW else greedy, variant), variant.precision
+        others = [named(other, precision) for other in against]
+        suite.cases[named(name, precision)] = Case(call, others, precision=precision)
+        if check is not None:
+            checked[named(name, precision)] = check, variant
 
-    return Suite("generate", cases, checks)
+    for precision in shapes.precisions:
+        weights = copy.deepcopy(base).to(torch.bfloat16) if precision == "bf16" else base
+        dense, deleting = ours(weights, fast, deletion_type="none"), ours(weights, fast)
+        build = partial(Variant, shapes=shapes, precision=precision)
+        if not gpu:
+            add(EAGER, build(plain(weights, "eager")), [])
+        add(SDPA, build(plain(weights, "sdpa")), [EAGER])
+        if gpu:
+            add(SLOW, build(dense), [SDPA])
+        add("dense", build(dense), [EAGER, SDPA, SLOW], weights)
+        for tag, kept in shapes.deletions():
+            against = ["dense", SDPA if gpu else EAGER]
+            add(f"deleted {tag}", build(deleting, kept=kept), against, weights)
+    if gpu:
+        suite.cases |= products(base, shapes)
+
+    def parity(name: str, weights: MrT5ForConditionalGeneration, variant: Variant) -> Parity:
+        kept, fields = variant.kept, {} if variant.kept else {"deletion_type": "none"}
+        oracle, rounded = (ours(each, "eager", **fields) for each in (base, weights))
+        tokens, exact = suite.cases[name].run(), Variant(oracle, shapes, kept)
+        if variant.precision == "fp32":
+            return greedy_parity(exact, tokens)
+        return greedy_parity(exact, tokens, Variant(rounded, shapes, kept, variant.precision))
+
+    def checks() -> Checks:
+        for name, given in checked.items():
+            yield name, partial(parity, name, *given)
+
+    suite.checks = checks
+    return suite
 
 
 def greedy(variant: Variant) -> Tensor:
@@ -46,17 +71,29 @@ def greedy(variant: Variant) -> Tensor:
     return model.generate(variant.ids, attention_mask=variant.mask, **how, **steered)
 
 
-def greedy_parity(oracle: Variant, tokens: Tensor) -> Parity:
+def _slowly(variant: Variant) -> Tensor:
+    with fast_paths(False):
+        return greedy(variant)
+
+
+def greedy_parity(oracle: Variant, tokens: Tensor, rounded: Variant | None = None) -> Parity:
     """How far below the oracle's best token the chosen ones lie, in logits, given the same tokens before.
 
     Not whether the oracle generates the same: at a near tie it may go another way, and never come back.
+
+    Args:
+        rounded: the oracle in the precision that the tokens were chosen in, where that is not float32.
     """
-    given = {"attention_mask": oracle.mask, "decoder_input_ids": tokens[:, :-1], "use_cache": False}
-    with torch.inference_mode():
-        logits = oracle.model(oracle.ids, **given, **oracle.steer()).logits
-    logits = logits.clone()
+
+    def scores(variant: Variant) -> Tensor:
+        with torch.inference_mode():
+            return variant(labels=None, decoder_input_ids=tokens[:, :-1]).logits.float()
+
+    logits = scores(oracle).clone()
+    size = float(logits.abs().max())
+    allowed = 2 * LOGIT_TOLERANCE * max(1.0, size / 5)
+    if rounded is not None:
+        allowed = max(allowed, 2 * SLACK * float((logits - scores(rounded)).abs().max()))
     logits[..., oracle.model.config.eos_token_id] = -torch.inf  # no answer may end before its last token
     chosen = logits.gather(2, tokens[:, 1:, None])[..., 0]
-    size = float(logits[logits.isfinite()].abs().max())
-    short = float((logits.amax(dim=-1) - chosen).max())
-    return Parity(short, size, 2 * LOGIT_TOLERANCE * max(1.0, size / 5))
+    return Parity(float((logits.amax(dim=-1) - chosen).max()), size, allowed)

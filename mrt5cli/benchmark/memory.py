@@ -1,7 +1,7 @@
-"""Memory of a case, in a process of its own: what it takes at its peak beside the model.
+"""Memory of a case: what it takes at its peak beside the model; on a CPU in a process of its own.
 
-The processes are forks of one that has built the weights, itself a fork of a server that has imported
-everything, so that nobody pays for what an earlier case left behind.
+A GPU's allocator knows what is in use. A CPU's processes are forks of one that has built the weights, itself
+a fork of a server that has imported everything, so that nobody pays for what an earlier case left behind.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mrt5cli.benchmark.models import Shapes
-from mrt5cli.benchmark.suite import Builder, Memory
+from mrt5cli.benchmark.models import Shapes, float32_products
+from mrt5cli.benchmark.suite import Builder, Case, Memory
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import first_line
 
@@ -26,8 +26,6 @@ ENVIRONMENT = {
     # glibc gives freed blocks of this size back at once, so that resident memory is what is in use.
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
-    # Looking for a GPU must not start CUDA in the server, which does not survive a fork.
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 
 _base: MrT5ForConditionalGeneration
@@ -40,12 +38,11 @@ def measure(
     shapes: Shapes,
     names: Sequence[str],
     threads: int,
-    device: torch.device,
 ) -> Iterator[tuple[str, Memory]]:
-    """The memory of some cases of a suite, one after the other.
+    """The memory of some cases of a suite on a CPU, one after the other.
 
     Args:
-        build, make_base, shapes: the suite, the weights on the CPU that it is built on, and its inputs.
+        build, make_base, shapes: the suite, the weights that it is built on, and its inputs.
         threads: of the CPU.
     """
     os.environ.update(ENVIRONMENT)  # for the server, which starts with the first process
@@ -54,7 +51,7 @@ def measure(
     with ProcessPoolExecutor(1, context, _keep_base, (make_base,)) as process:
         for name in names:
             try:
-                yield name, process.submit(_fork, build, shapes, name, threads, device).result()
+                yield name, process.submit(_fork, build, shapes, name, threads).result()
             except Exception as error:  # what the case raised, or that its process was killed
                 yield name, Memory(None, problem=f"{type(error).__name__}: {first_line(error)}")
 
@@ -71,20 +68,24 @@ def _fork(*case: Any) -> Memory:
         return process.submit(_measure_here, *case).result()
 
 
-def _measure_here(build: Builder, shapes: Shapes, name: str, threads: int, device: torch.device) -> Memory:
+def _measure_here(build: Builder, shapes: Shapes, name: str, threads: int) -> Memory:
     torch.set_num_threads(threads)
-    base = _base.to(device)
     small = replace(shapes, length=min(16, shapes.length), target=2)
-    build(base, small).cases[name].call()  # what libraries set up at a first call is not the case's
-    case = build(base, shapes).cases[name]
-    gauge = Gauge(base.device)
+    build(_base, small).cases[name].run()  # what libraries set up at a first call is not the case's
+    return memory_of(build(_base, shapes).cases[name], _base.device)
+
+
+def memory_of(case: Case, device: torch.device) -> Memory:
+    """Of a call in this process, which has called it before; a training step leaves its gradients."""
+    gauge = Gauge(device)
     if case.loss is None:
-        kept = case.call()
+        kept = case.run()
         del kept
         return Memory(gauge.peak())
-    loss = case.loss()
-    live = gauge.now()
-    loss.backward()  # type: ignore[no-untyped-call]
+    with float32_products(case.precision):
+        loss = case.loss()
+        live = gauge.now()
+        loss.backward()  # type: ignore[no-untyped-call]
     return Memory(gauge.peak(), live)
 
 

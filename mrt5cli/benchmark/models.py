@@ -6,8 +6,9 @@ Shapes: B rows, L source and T target positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
@@ -17,12 +18,22 @@ from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import BYT5_SHAPES, MrT5Config, MrT5ForConditionalGeneration, load, read_config
 from mrt5cli.models.checkpoint import sharing_weights
+from mrt5cli.models.fast.kernels import runs_on
 
 TINY = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2}
 SIZES: dict[str, Json] = {
     "tiny": TINY,
     **{name.removeprefix("google/"): shape for name, shape in BYT5_SHAPES.items()},
 }
+
+
+Precision = Literal["fp32", "bf16", "tf32"]
+"""Of matrix products: exact float32; bfloat16, by autocast or of the weights; float32 rounded to 10 bits."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "tf32": torch.float32}
+
+
+DROPOUT = 0.1
+"""The paper's, of attention weights and of everything else in training."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Shapes:
         batch, length, target: B, L and T.
         rates: deletion rates, 0 to below 1.
         spreads: "even", "wide" or both: how kept lengths are spread over the rows.
-        bf16: whether bfloat16 autocast is timed too.
+        precisions: what is timed in each of these.
     """
 
     batch: int
@@ -41,13 +52,41 @@ class Shapes:
     target: int
     rates: Sequence[float] = ()
     spreads: Sequence[str] = ("even",)
-    bf16: bool = False
+    precisions: Sequence[Precision] = ("fp32",)
 
     def deletions(self) -> Iterator[tuple[str, Sequence[int]]]:
         """The name of each deletion to time, and the positions that each row keeps."""
         for rate in self.rates:
             for spread in self.spreads if rate else ():
                 yield f"{100 * rate:g} % {spread}", kept_lengths(self.batch, self.length, rate, spread)
+
+
+def named(name: str, precision: Precision) -> str:
+    """The name of a case in a precision."""
+    return name if precision == "fp32" else f"{name} {precision}"
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Products of float32 matrices within are exact, or in "tf32" as a GPU's matrix units make them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def on_gpu(base: MrT5ForConditionalGeneration) -> bool:
+    """Whether the weights lie on one: then there is more to compare with, and less that is slow."""
+    return base.device.type == "cuda"
+
+
+def implementations(base: MrT5ForConditionalGeneration) -> list[str]:
+    """How our models attend where the weights lie, but for the written-out way; the first is the fast one."""
+    if not on_gpu(base):
+        return ["packed"]
+    return ["triton", "sdpa"] if runs_on(base.device, base.config.d_kv) else ["sdpa"]
 
 
 def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequence[int]:
@@ -89,7 +128,7 @@ def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> M
     return model.train(False)
 
 
-def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditionalGeneration:
+def plain(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> T5ForConditionalGeneration:
     """transformers' own T5 of the same weights, not copied; it computes softmax.
 
     Raises:
@@ -100,10 +139,9 @@ def plain(base: MrT5ForConditionalGeneration, attention: str) -> T5ForConditiona
             "this model has learned positions, and transformers' T5, which it is timed against, has none",
             "time its training or attention (--what train,attention), or a model with a relative bias",
         )
+    theirs = {"model_type": "t5", "scale_decoder_outputs": False, **fields}
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(
-            T5Config.from_dict({**base.config.to_dict(), "model_type": "t5", "scale_decoder_outputs": False})
-        )
+        model = T5ForConditionalGeneration(T5Config.from_dict({**base.config.to_dict(), **theirs}))
     model.config.tie_word_embeddings = False  # to older versions this says whether to scale
     model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
@@ -120,10 +158,14 @@ class Variant:
     """
 
     def __init__(
-        self, model: PreTrainedModel, shapes: Shapes, kept: Sequence[int] | None = None, half: bool = False
+        self,
+        model: PreTrainedModel,
+        shapes: Shapes,
+        kept: Sequence[int] | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        """`kept`: positions of each row, spread evenly, or None for all; `half`: bfloat16 autocast."""
-        self.model, self.kept, self.half = model, kept, half
+        """`kept`: positions of each row, spread evenly, or None for all; "bf16" is by autocast."""
+        self.model, self.kept, self.precision = model, kept, precision
         generator, device = torch.Generator().manual_seed(1), model.lm_head.weight.device
         self.ids = torch.randint(3, 259, (shapes.batch, shapes.length), generator=generator).to(device)
         self.labels = torch.randint(3, 259, (shapes.batch, shapes.target), generator=generator).to(device)
@@ -148,11 +190,12 @@ class Variant:
 
     def __call__(self, **options: Any) -> Any:
         """A teacher-forced forward pass."""
-        steered = self.steer()
-        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.half):
-            return self.model(
-                self.ids, attention_mask=self.mask, labels=self.labels, use_cache=False, **steered, **options
-            )
+        given = {"attention_mask": self.mask, "labels": self.labels, "use_cache": False, **options}
+        if isinstance(self.model, MrT5ForConditionalGeneration):
+            given["real_bytes"] = self.ids.numel()  # which collators count
+        half = torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with float32_products(self.precision), half:
+            return self.model(self.ids, **given, **self.steer())
 
     def macs(self, *, padded: bool = False) -> int:
         """Multiply-accumulates of a forward pass; `padded`: every row as long as the longest that is kept."""

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
+import transformers
 
 from mrt5cli.benchmark.attention import attention
+from mrt5cli.benchmark.card import Clock, host_waits
 from mrt5cli.benchmark.compiling import compiled
 from mrt5cli.benchmark.forward import forward
 from mrt5cli.benchmark.generation import generate
-from mrt5cli.benchmark.memory import measure
+from mrt5cli.benchmark.memory import Gauge, measure, memory_of
 from mrt5cli.benchmark.models import SIZES, Shapes, base_model
 from mrt5cli.benchmark.precision import precision_rows
-from mrt5cli.benchmark.suite import Builder, Ratio, Suite, interleave
+from mrt5cli.benchmark.suite import Builder, Case, Memory, Suite, interleave
 from mrt5cli.benchmark.training_step import train
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration, read_config
 from mrt5cli.runtime import device_name, usable_cpus
 from mrt5cli.subject import Subject
-from mrt5cli.text import byte_size
+from mrt5cli.text import byte_size, first_line
 
 BUILDERS: dict[str, Builder] = {
     "forward": forward,
@@ -55,6 +58,12 @@ class Report:
             if not found.holds
         ]
 
+    def problems(self) -> list[str]:
+        """Of each thing that could not be run, a sentence."""
+        return [
+            f"{suite.what}, {name}: {why}" for suite in self.suites for name, why in suite.problems.items()
+        ]
+
 
 @dataclass
 class Benchmark:
@@ -64,9 +73,11 @@ class Benchmark:
         subject: the model, or None for random weights of `size`.
         rounds: that count.
         threads: of the CPU.
-        memory: whether each case also runs once in a process of its own.
+        memory: whether that of each case is measured, too: on a CPU in a process of its own.
         limit: examples a subset that precision is measured on.
         done: called with a kind, the calls done and their number (0: not known).
+        save: called whenever there is more to report.
+        suites: what was measured so far.
     """
 
     subject: Subject | None
@@ -78,6 +89,8 @@ class Benchmark:
     memory: bool = False
     limit: int = 1000
     done: Callable[[str, int, int], None] = lambda kind, finished, total: None
+    save: Callable[[Report], None] = lambda report: None
+    suites: list[Suite] = field(default_factory=list)
 
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
@@ -96,8 +109,13 @@ class Benchmark:
         """
         self.check(kinds)
         torch.set_num_threads(self.threads)
-        suites = [self.measured(kind) for kind in kinds]
-        return Report(self.setting(), suites)
+        for kind in kinds:
+            self.measure(kind)
+        return self.report()
+
+    def report(self) -> Report:
+        """What there is so far."""
+        return Report(self.setting(), self.suites)
 
     def check(self, kinds: Sequence[str]) -> None:
         """Refuse what cannot be timed, before anything is; see `run`."""
@@ -119,41 +137,74 @@ class Benchmark:
                 "name its directory: mrt5 bench runs/NAME --what precision",
             )
 
-    def measured(self, kind: str) -> Suite:
+    def measure(self, kind: str) -> None:
         if kind == "precision":
-            assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
-            source, recipe = self.subject.source, self.subject.recipe
-            done = lambda batches: self.done(kind, batches, 0)
-            rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
-            return Suite(kind, notes=[of], rows=rows)
-        suite = BUILDERS[kind](self.base, self.shapes)
-        self.time(suite)
-        if self.memory and kind != "compile":
-            self.add_memory(suite, BUILDERS[kind])
-        return suite
+            self.suites.append(self._precisions())
+        else:
+            suite = BUILDERS[kind](self.base, self.shapes)
+            self.time(suite)
+            if self.memory and kind != "compile":
+                self.add_memory(suite, BUILDERS[kind])
+        self.save(self.report())
+
+    def _precisions(self) -> Suite:
+        assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
+        source, recipe = self.subject.source, self.subject.recipe
+        done = lambda batches: self.done("precision", batches, 0)
+        rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
+        return Suite("precision", notes=[of], rows=rows)
 
     def time(self, suite: Suite) -> None:
-        """Check all of a suite's results and time its cases."""
-        suite.parity = dict(suite.checks())
-        calls = {name: case.call for name, case in suite.cases.items()}
-        done = partial(self.done, suite.what)
-        seconds = interleave(calls, rounds=self.rounds, device=self.device, done=done)
+        """Check all of a suite's results and time its cases, which are of the report from here on."""
+        self.suites.append(suite)
+        for name, check in suite.checks():
+            with self._tried(suite, name):
+                suite.parity[name] = check()
+        clock, calls = Clock(self.device), {}
+        finished, total = 0, (self.rounds + 1) * len(suite.cases)
+
+        def done() -> None:
+            nonlocal finished
+            finished += 1
+            self.done(suite.what, finished, total)
+
         for name, case in suite.cases.items():
-            case.rounds = seconds[name]
-            for other in case.against:
-                work = suite.cases[other].macs
-                ideal = None if case.macs is None or work is None else work / case.macs
-                case.ratios.append(Ratio.of(other, seconds[other], seconds[name], ideal))
-            if case.compiling:
-                suite.notes.append(f"{name}: {case.compiling}")
+            with self._tried(suite, name):
+                calls[name] = partial(clock.seconds, case.run, clock.warm_up(case.run))
+                if self.device.type == "cuda":
+                    self._inspect(case)
+            done()
+        for seconds in interleave(calls, rounds=self.rounds, done=done):
+            for name, rounds in seconds.items():
+                suite.cases[name].rounds = rounds
+            suite.compare()
+            self.save(self.report())
+        suite.notes += [f"{name}: {case.compiling}" for name, case in suite.cases.items() if case.compiling]
+
+    def _inspect(self, case: Case) -> None:
+        """Look at a case on a GPU, by as few calls as will do."""
+        of_step = memory_of(case, self.device) if case.loss else None
+        gauge = Gauge(self.device)
+        case.waits = host_waits(case.run, self.device)  # and frees the step's gradients
+        case.memory = (of_step or Memory(gauge.peak())) if self.memory else None
+
+    @contextmanager
+    def _tried(self, suite: Suite, name: str) -> Iterator[None]:
+        """On a GPU one case's failure, for want of memory often, leaves the others theirs to be timed."""
+        try:
+            yield
+        except Exception as error:
+            if self.device.type != "cuda":
+                raise
+            suite.problems[name] = f"{type(error).__name__}: {first_line(error)}"
 
     def add_memory(self, suite: Suite, build: Builder) -> None:
-        """Measure each case's memory in a process of its own."""
+        """Say what each case's memory is beside, and on a CPU measure it, in a process of its own."""
         weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
-        suite.notes.append(
-            f"memory is beside the model's {byte_size(weights)}, each case in a process of its own"
-        )
-        memory = measure(build, self._make_base, self.shapes, list(suite.cases), self.threads, self.device)
+        suite.notes.append(f"memory is of each case alone, beside the model's {byte_size(weights)}")
+        if self.device.type == "cuda":
+            return
+        memory = measure(build, self._make_base, self.shapes, list(suite.cases), self.threads)
         for number, (name, found) in enumerate(memory, 1):
             suite.cases[name].memory = found
             if found.problem:
@@ -174,7 +225,9 @@ class Benchmark:
             "rows": ",".join(self.shapes.spreads),
             "rates": list(self.shapes.rates),
             "rounds": self.rounds,
+            "precisions": list(self.shapes.precisions),
             "torch": torch.__version__,
+            "transformers": transformers.__version__,
             "device": str(self.device),
             "device_name": device_name(self.device),
             "dtype": "float32",

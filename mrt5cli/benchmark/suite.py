@@ -6,18 +6,16 @@ ratios are taken within rounds, whose cases share their minute.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mrt5cli.benchmark.models import Shapes
+from mrt5cli.benchmark.models import Precision, Shapes, float32_products
 from mrt5cli.benchmark.precision import PrecisionRow
-from mrt5cli.evaluation.timing import wait
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import counted
@@ -26,6 +24,9 @@ LOGIT_TOLERANCE = 2e-4
 """Largest absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
 GRADIENT_TOLERANCE = 1e-3
 """The same of gradients, relative to the largest entry of each weight's."""
+SLACK = 3
+"""A fast path in bf16 or tf32 may be so many times as far from the float32 oracle as the oracle's own path is
+in that precision."""
 OTHER_LENGTHS = 10
 """Source lengths that compiled blocks must serve without compiling again."""
 
@@ -50,10 +51,21 @@ class Parity:
         return self.difference <= self.allowed
 
     @classmethod
-    def of(cls, oracle: Tensor, other: Tensor) -> Parity:
-        """Of two results in float32; rounding grows with their size."""
+    def of(cls, oracle: Tensor, other: Tensor, rounded: Tensor | None = None) -> Parity:
+        """Of two results; rounding grows with their size.
+
+        Args:
+            rounded: what the oracle's path gives in the precision of `other`, where that is not float32.
+        """
         size = float(oracle.abs().max())
-        return cls(float((oracle - other).abs().max()), size, LOGIT_TOLERANCE * max(1.0, size / 5))
+        allowed = LOGIT_TOLERANCE * max(1.0, size / 5)
+        if rounded is not None:
+            allowed = max(allowed, SLACK * float((oracle - rounded.float()).abs().max()))
+        return cls(float((oracle - other.float()).abs().max()), size, allowed)
+
+    def to_json(self) -> Json:
+        numbers = {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        return {**numbers, "holds": self.holds}
 
 
 @dataclass(frozen=True)
@@ -127,46 +139,70 @@ class Case:
 
     Attributes:
         call: does it once.
-        against: names of the cases it is compared with.
+        against: names of the cases it is compared with, where the suite has them.
         macs: multiply-accumulates of a forward pass, or None where they say nothing.
         operations: floating-point operations of the call that count, or None.
+        moved: bytes that the call must at least read and write, where that may be what bounds it.
+        precision: of its matrix products.
+        yardstick: it shows what the device can do; its `operations` or its `moved` are all there is to it.
         loss: of a training step, the forward pass alone, whose graph is kept for the backward pass.
         compiling: of a compiled case, what compiling it cost.
-        rounds: the seconds of each.
-        ratios: one for each name in `against`.
-        memory: of the case in a process of its own, if that was measured.
+        rounds: the seconds of each that is done.
+        ratios: one for each of the others in `against`, and for the same case in float32.
+        share_of_products: its operations a second, of the fastest matrix product's of the same precision.
+        share_of_roofline: the seconds that products and memory would need at their best, of those it takes.
+        memory: of the case alone, if that was measured.
+        waits: how often the host waited for a GPU in a call; None on a CPU.
     """
 
     call: Callable[[], Any]
     against: Sequence[str] = ()
     macs: int | None = None
     operations: int | None = None
+    moved: int | None = None
+    precision: Precision = "fp32"
+    yardstick: bool = False
     loss: Callable[[], Tensor] | None = None
     compiling: Costs | None = None
     rounds: Sequence[float] = ()
     ratios: list[Ratio] = field(default_factory=list)
+    share_of_products: float | None = None
+    share_of_roofline: float | None = None
     memory: Memory | None = None
+    waits: int | None = None
+
+    def run(self) -> Any:
+        """Call it in its precision."""
+        with float32_products(self.precision):
+            return self.call()
 
     @property
     def seconds(self) -> float:
-        """The median of the rounds'."""
+        """The median of the rounds', of which there is at least one."""
         return median(self.rounds)
 
     @property
     def operations_per_second(self) -> float | None:
-        return None if self.operations is None else self.operations / self.seconds
+        return self.operations / self.seconds if self.operations and self.rounds else None
 
     def to_json(self) -> Json:
         """What was measured, without what was called."""
         return {
-            "seconds": self.seconds,
+            "precision": self.precision,
+            "seconds": self.seconds if self.rounds else None,
             "rounds": self.rounds,
             "macs": self.macs,
             "operations_per_second": self.operations_per_second,
+            "share_of_products": self.share_of_products,
+            "share_of_roofline": self.share_of_roofline,
             "ratios": [asdict(ratio) for ratio in self.ratios],
             "memory": None if self.memory is None else asdict(self.memory),
+            "waits": self.waits,
             "compiling": None if self.compiling is None else asdict(self.compiling),
         }
+
+
+Checks = Iterator[tuple[str, Callable[[], Parity]]]
 
 
 @dataclass
@@ -175,25 +211,49 @@ class Suite:
 
     Attributes:
         cases: by name.
-        checks: runs fast paths and oracles, and gives the parity of each fast path.
+        checks: for each fast path what runs it and its oracle, and gives its parity.
         parity: what the checks gave.
+        problems: of what could not be run, why.
         notes: what else is to be said, a sentence each.
         rows: of the kind "precision", which has no cases.
     """
 
     what: str
     cases: dict[str, Case] = field(default_factory=dict)
-    checks: Callable[[], Iterator[tuple[str, Parity]]] = lambda: iter(())
+    checks: Callable[[], Checks] = lambda: iter(())
     parity: dict[str, Parity] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rows: list[PrecisionRow] = field(default_factory=list)
+
+    def compare(self) -> None:
+        """Set each case beside the others, and beside itself in float32, by the rounds that are done."""
+        timed = {name: case for name, case in self.cases.items() if case.rounds}
+        for name, case in timed.items():
+            case.ratios, exact = [], [name.removesuffix(f" {case.precision}")]
+            for other in dict.fromkeys([*case.against, *exact]):
+                if other not in timed or other == name:
+                    continue
+                work, slow = timed[other].macs, timed[other].rounds
+                ideal = None if case.macs is None or work is None else work / case.macs
+                case.ratios.append(Ratio.of(other, slow, case.rounds, ideal))
+            measures = [other for other in timed.values() if other.yardstick]
+            same = [other for other in measures if other.precision == case.precision]
+            products = max((other.operations_per_second or 0 for other in same), default=0)
+            copies = max(((other.moved or 0) / other.seconds for other in measures), default=0)
+            if products and case.operations:
+                least = case.operations / products
+                case.share_of_products = least / case.seconds
+                if copies and case.moved:
+                    case.share_of_roofline = max(least, case.moved / copies) / case.seconds
 
     def to_json(self) -> Json:
         """The results."""
         return {
             "what": self.what,
             "cases": [{"name": name, **case.to_json()} for name, case in self.cases.items()],
-            "parity": {name: {**asdict(one), "holds": one.holds} for name, one in self.parity.items()},
+            "parity": {name: one.to_json() for name, one in self.parity.items()},
+            "problems": self.problems,
             "notes": self.notes,
             "rows": [asdict(row) for row in self.rows],
         }
@@ -203,32 +263,23 @@ Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    device: torch.device,
-    done: Callable[[int, int], None] = lambda finished, total: None,
-) -> dict[str, list[float]]:
-    """Time every call once a round, each round beginning with another one; a first round warms up.
+    calls: Mapping[str, Callable[[], float]], *, rounds: int, done: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, list[float]]]:
+    """Time every call once a round, each round beginning with another one.
 
     Args:
-        rounds: that count, at least 1.
-        device: waited for before a clock is read.
-        done: called after each call with the number of those that are done, and of all.
+        calls: each gives the seconds that it took.
+        rounds: at least 1.
+        done: called after each call.
 
-    Returns:
-        The seconds of each, a round each.
+    Yields:
+        After each round the seconds of each call, a round each.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in range(1, rounds + 1):
         turn = number % len(names)
-        for place, name in enumerate(names[turn:] + names[:turn], 1):
-            wait(device)
-            start = time.perf_counter()
-            calls[name]()
-            wait(device)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-            done(number * len(names) + place, (rounds + 1) * len(names))
-    return seconds
+        for name in names[turn:] + names[:turn]:
+            seconds[name].append(calls[name]())
+            done()
+        yield seconds

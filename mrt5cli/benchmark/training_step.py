@@ -2,66 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from mrt5cli.benchmark.models import Shapes, Variant, ours
-from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, Case, Parity, Suite
+from mrt5cli.benchmark.card import products
+from mrt5cli.benchmark.forward import SDPA
+from mrt5cli.benchmark.models import (
+    DROPOUT,
+    Precision,
+    Shapes,
+    Variant,
+    float32_products,
+    implementations,
+    named,
+    on_gpu,
+    ours,
+    plain,
+)
+from mrt5cli.benchmark.reference import reference_like
+from mrt5cli.benchmark.suite import GRADIENT_TOLERANCE, SLACK, Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.recomputation import Recompute, recompute
+from mrt5cli.models.score_loss import SCORE_CEILING
 
-EAGER, FUSED = "eager, score loss", "fused, score loss"
+REFERENCE, EAGER, FUSED = "reference-like", "eager, score loss", "fused, score loss"
 RECOMPUTING: dict[str, Recompute] = {
     "fused, score loss, recomputing selectively": "selective",
     "fused, score loss, recomputing blocks": "blocks",
 }
 """Names of cases, and the recipe's `training.recompute`."""
+WHOLE, DROPPING = "fused, score loss, dropout, with AdamW's step", ", dropout"
 SCORE_COEFFICIENT, GATE_COEFFICIENT = 0.5, 1e-3
 """What the gate and score losses count in the step; the time does not depend on it."""
 
+Loss = Callable[[Variant], Tensor]
 
-def train(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """Soft steps with and without the score loss, with activations computed again, and hard steps.
 
-    No dropout anywhere, so that gradients can be compared; the optimizer's step is not part of it.
+def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool = False) -> Suite:
+    """Soft steps with and without the score loss, with activations computed again, and hard steps, in each
+    precision; on a GPU, or with `reference`, beside the reference-like step, and on a GPU beside
+    transformers' T5 and with dropout, too.
+
+    Gradients are compared without dropout. The optimizer's step is a case of its own.
     """
-    eager, fused, steered = (ours(base, how, dropout_rate=0.0) for how in ("eager", "packed", "packed"))
-    cases = {
-        EAGER: step(Variant(eager, shapes), scored),
-        FUSED: step(Variant(fused, shapes), scored, [EAGER]),
-    }
-    models = {EAGER: eager, FUSED: fused}
+    suite = Suite("train")
+    checked: dict[str, tuple[PreTrainedModel, Precision]] = {}
+
+    def add(
+        name: str,
+        model: PreTrainedModel,
+        loss: Loss,
+        against: Sequence[str] = (),
+        kept: Sequence[int] | None = None,
+        check: bool = False,
+    ) -> None:
+        for precision in shapes.precisions:
+            each, others = named(name, precision), [named(other, precision) for other in against]
+            make = whole_step if name == WHOLE else step
+            suite.cases[each] = make(Variant(model, shapes, kept, precision), loss, others)
+            if check:
+                checked[each] = model, precision
+
+    if on_gpu(base):
+        _add_soft_steps(base, add, DROPOUT, True)
+        whole = ours(copy.deepcopy(base), implementations(base)[0], dropout_rate=DROPOUT)
+        add(WHOLE, whole, scored, [f"{FUSED}{DROPPING}"])
+    _add_soft_steps(base, add, 0.0, reference or on_gpu(base))
+    _add_other_steps(base, add, shapes)
+    if on_gpu(base):
+        suite.cases |= products(base, shapes)
+
+    def checks() -> Checks:
+        eager = ours(base, "eager", dropout_rate=0.0)
+
+        @cache
+        def oracle(precision: Precision) -> dict[str, Tensor]:
+            return gradients(eager, step(Variant(eager, shapes, precision=precision), scored))
+
+        def parity(name: str, model: PreTrainedModel, precision: Precision) -> Parity:
+            rounded = None if precision == "fp32" else oracle(precision)
+            return gradient_parity(oracle("fp32"), gradients(model, suite.cases[name]), rounded)
+
+        for name, given in checked.items():
+            yield f"gradients of {name}", partial(parity, name, *given)
+
+    suite.checks = checks
+    return suite
+
+
+def _add_soft_steps(
+    base: MrT5ForConditionalGeneration, add: Callable[..., None], dropout: float, reference: bool
+) -> None:
+    """Those with the score loss, by every implementation, and what they are compared with."""
+    fields, suffix, check = {"dropout_rate": dropout}, DROPPING if dropout else "", not dropout
+    if reference:
+        add(REFERENCE + suffix, reference_like(base, **fields), returned_scores, check=check)
+    if on_gpu(base):
+        add(SDPA + suffix, plain(base, "sdpa", **fields), plain_loss)
+    else:
+        add(EAGER + suffix, ours(base, "eager", **fields), scored)
+    slow = [name + suffix for name in (REFERENCE, SDPA, EAGER)]
+    for place, how in enumerate(implementations(base)):
+        name = f"{how}, score loss" if place else FUSED
+        add(name + suffix, ours(base, how, **fields), scored, slow, check=check)
+
+
+def _add_other_steps(base: MrT5ForConditionalGeneration, add: Callable[..., None], shapes: Shapes) -> None:
+    """By the fast implementation: with activations computed again, without the score loss, and hard steps."""
+    build = partial(ours, base, implementations(base)[0], dropout_rate=0.0)
     for name, what in RECOMPUTING.items():
-        models[name] = ours(base, "packed", dropout_rate=0.0)
-        recompute(models[name], what)
-        cases[name] = step(Variant(models[name], shapes), scored, [EAGER, FUSED])
-    cases["fused"] = step(Variant(fused, shapes), lambda variant: soft_loss(variant()), [FUSED])
-    if shapes.bf16:
-        cases[f"{FUSED} bf16"] = step(Variant(fused, shapes, half=True), scored, [EAGER, FUSED])
+        lean = build()
+        recompute(lean, what)
+        add(name, lean, scored, [REFERENCE, EAGER, FUSED], check=True)
+    add("fused", build(), lambda variant: soft_loss(variant()), [FUSED])
+    steered = build()
     for tag, kept in shapes.deletions():
-        hard = Variant(steered, shapes, kept)
-        cases[f"fused, hard step {tag}"] = step(hard, lambda variant: variant().loss, ["fused", EAGER])
-
-    def checks() -> Iterator[tuple[str, Parity]]:
-        oracle = gradients(eager, cases[EAGER])
-        for name in (FUSED, *RECOMPUTING):
-            yield f"gradients of {name}", gradient_parity(oracle, gradients(models[name], cases[name]))
-
-    return Suite("train", cases, checks)
+        add(f"fused, hard step {tag}", steered, plain_loss, ["fused", SDPA, EAGER], kept)
 
 
-def step(variant: Variant, loss: Callable[[Variant], Tensor], against: Sequence[str] = ()) -> Case:
+def step(variant: Variant, loss: Loss, against: Sequence[str] = ()) -> Case:
     """One forward and backward pass of a model in training mode, whose gradients are freed after it."""
     variant.model.train()
+    work = variant.macs()
 
     def call() -> None:
         loss(variant).backward()  # type: ignore[no-untyped-call]
         variant.model.zero_grad(set_to_none=True)  # every model has gradients of its own
 
-    return Case(call, against, variant.macs(), loss=partial(loss, variant))
+    again = partial(loss, variant)  # backward multiplies twice as much; recomputation is no work that counts
+    return Case(call, against, work, 6 * work, precision=variant.precision, loss=again)
+
+
+def whole_step(variant: Variant, loss: Loss, against: Sequence[str]) -> Case:
+    """The same, and the optimizer's part of it, on weights that no other case has."""
+    model = variant.model
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def call() -> None:
+        loss(variant).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return replace(step(variant, loss, against), call=call, loss=None)
+
+
+def plain_loss(variant: Variant) -> Tensor:
+    """The cross-entropy alone, of whatever model."""
+    loss: Tensor = variant().loss
+    return loss
 
 
 def soft_loss(out: MrT5Output) -> Tensor:
@@ -78,21 +174,44 @@ def scored(variant: Variant) -> Tensor:
     return soft_loss(out) + SCORE_COEFFICIENT * out.score_loss
 
 
-def gradients(model: MrT5ForConditionalGeneration, case: Case) -> dict[str, Tensor]:
+def returned_scores(variant: Variant) -> Tensor:
+    """The same, from the scores of all layers, which a `reference_like` model returns."""
+    out: Any = variant(output_attentions=True)
+    layers = (*out.encoder_attentions[variant.model.config.delete_gate_layer :], *out.cross_attentions)
+    excess = [scores.clamp(min=SCORE_CEILING).mean() - SCORE_CEILING for scores in layers]
+    return soft_loss(out) + SCORE_COEFFICIENT * torch.stack(excess).mean()
+
+
+def gradients(model: PreTrainedModel, case: Case) -> dict[str, Tensor]:
     """Of every weight that gets one in a step."""
     assert case.loss is not None
-    case.loss().backward()  # type: ignore[no-untyped-call]
+    with float32_products(case.precision):
+        case.loss().backward()  # type: ignore[no-untyped-call]
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad(set_to_none=True)
     return found
 
 
-def gradient_parity(oracle: dict[str, Tensor], other: dict[str, Tensor]) -> Parity:
-    """The largest difference of any weight's gradient, relative to that gradient's largest entry."""
+def gradient_parity(
+    oracle: dict[str, Tensor], other: dict[str, Tensor], rounded: dict[str, Tensor] | None = None
+) -> Parity:
+    """The difference of the weight's gradient that is worst beside what is rounding, by its largest entry.
+
+    Args:
+        rounded: what the oracle's path gives in the precision of `other`, where that is not float32. A weight
+            may be `SLACK` times as far off as there, or as the average weight is.
+    """
+
+    def distances(found: dict[str, Tensor]) -> Tensor:
+        pairs = ((grad, found[name]) for name, grad in oracle.items())
+        return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs])
+
     if not oracle or oracle.keys() != other.keys():
         return Parity(float("nan"), 1.0, GRADIENT_TOLERANCE)
-    ratios = [
-        (oracle[name] - other[name]).abs().max() / oracle[name].abs().max().clamp(min=1e-12)
-        for name in oracle
-    ]
-    return Parity(float(torch.stack(ratios).max()), 1.0, GRADIENT_TOLERANCE)
+    found = distances(other)
+    allowed = torch.full_like(found, GRADIENT_TOLERANCE)
+    if rounded is not None:
+        lost = distances(rounded)
+        allowed = (SLACK * lost.clamp(min=lost.mean())).clamp(min=GRADIENT_TOLERANCE)
+    worst = (found / allowed).argmax()
+    return Parity(float(found[worst]), 1.0, float(allowed[worst]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 from mrt5cli import bounds
 from mrt5cli.commands import options
@@ -16,12 +17,14 @@ from mrt5cli.output import print_json
 from mrt5cli.text import byte_size, counted, number, percent, say, shortened
 
 if TYPE_CHECKING:
+    from mrt5cli.benchmark.models import Precision
     from mrt5cli.benchmark.precision import PrecisionRow
     from mrt5cli.benchmark.run import Report
     from mrt5cli.benchmark.suite import Case, Ratio
 
 KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
+PRECISIONS = ("fp32", "bf16", "tf32")
 
 Model = Annotated[str | None, argument("A run, checkpoint directory or Hub id.", "[MODEL]")]
 Size = Annotated[
@@ -35,9 +38,18 @@ Rows = Annotated[
 Batch = Annotated[int, amount("Rows a batch.", bounds.BATCH)]
 Length = Annotated[int, amount("Source positions of a row.", bounds.LENGTH, 8)]
 Target = Annotated[int, amount("Target positions of a row.", bounds.LENGTH, 2)]
-Rounds = Annotated[int, amount("Rounds that count; one more warms up.", bounds.ROUNDS)]
-Bf16 = Annotated[bool, option("Forward and train: also under bfloat16 autocast.", "--bf16")]
-Memory = Annotated[bool, option("Also the memory of each case, in a process of its own.", "--memory")]
+Rounds = Annotated[int, amount("Rounds that count, after those that warm up.", bounds.ROUNDS)]
+Precisions = Annotated[
+    str | None,
+    option(
+        "Of matrix products: which of fp32, bf16, tf32, with commas. [default: fp32; on a GPU bf16]",
+        "--precision",
+    ),
+]
+Bf16 = Annotated[bool, option("Also in bf16.", "--bf16")]
+Memory = Annotated[
+    bool, option("Also the memory of each case; on a CPU, in a process of its own.", "--memory")
+]
 Limit = Annotated[int, amount("Precision: held-out examples a subset.", bounds.EXAMPLES)]
 Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
 
@@ -53,6 +65,7 @@ def bench(
     length: Length = 1024,
     target: Target = 189,
     rounds: Rounds = 7,
+    precision: Precisions = None,
     bf16: Bf16 = False,
     memory: Memory = False,
     limit: Limit = 1000,
@@ -67,7 +80,8 @@ def bench(
 
     Ratios are taken within a round; their median and range are given, and the ratio of both sides' fastest
     rounds. The ideal is the ratio of multiply-accumulates. Results of the fast paths are checked against
-    the plain one in the same run: where one is not its equal, the command fails with exit code 1.
+    the plain one in the same run: where one is not its equal, the command fails with exit code 1. What is
+    measured is in --out after every round, and printed when the command is stopped.
 
     Examples:
 
@@ -83,22 +97,31 @@ def bench(
     from mrt5cli.subject import find_subjects
     from mrt5cli.writing import write_json
 
-    kinds = _words("--what", what, KINDS)
-    shapes = Shapes(
-        batch, length, target, shares("--rates", rates, or_none=True), _words("--rows", rows, SPREADS), bf16
-    )
+    kinds, spreads = _words("--what", what, KINDS), _words("--rows", rows, SPREADS)
     chosen = machine.device(device)
+    precisions = [] if precision is None else _words("--precision", precision, PRECISIONS)
+    precisions = precisions or ["fp32" if chosen.type == "cpu" else "bf16"]
+    if bf16 and "bf16" not in precisions:
+        precisions.append("bf16")
+    if "tf32" in precisions and chosen.type == "cpu":
+        raise UserError("--precision tf32 rounds products on a GPU, and this is a CPU", "leave it out")
+    deleted = shares("--rates", rates, or_none=True)
+    shapes = Shapes(batch, length, target, deleted, spreads, cast("list[Precision]", precisions))
     subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
     subject, threads = subjects[0] if subjects else None, threads or default_threads()
-    with bars("timing") as done:
-        benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, done)
-        report = benchmark.run(kinds)
-    if out is not None:
-        write_json(out, report.to_json())
-    if as_json:
-        print_json(report.to_json())
-    else:
-        present(report)
+    save = lambda report: None if out is None else write_json(out, report.to_json())
+    benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, save=save)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent where a time limit ends
+    try:
+        with bars("timing") as benchmark.done:
+            benchmark.run(kinds)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        report = benchmark.report()
+        if report.suites:
+            print_json(report.to_json()) if as_json else present(report)
+    if problems := report.problems():
+        raise RunFailed("not everything could be timed: " + "; ".join(problems))
     if broken := report.broken_parity():
         raise RunFailed(
             "a fast path does not compute what the plain one does: " + "; ".join(broken),
@@ -122,10 +145,11 @@ T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
 
 TIMED: Columns[Case] = {
-    "median": lambda case: (
-        f"{1000 * case.seconds:,.1f} ms" if case.seconds < 10 else f"{case.seconds:,.2f} s"
-    ),
-    "GFLOP/s": lambda case: f"{case.operations_per_second / 1e9:,.1f}" if case.operations_per_second else "",
+    "median": lambda case: _time(case.seconds) if case.rounds else "",
+    "FLOP/s": lambda case: _rate(case.operations_per_second),
+    "% of\nmatmul": lambda case: percent(case.share_of_products, 0),
+    "% of\nroofline": lambda case: percent(case.share_of_roofline, 0),
+    "waits": lambda case: "" if case.waits is None else str(case.waits),
     "peak\nmemory": lambda case: byte_size(case.memory.peak if case.memory else None),
     "live\nmemory": lambda case: byte_size(case.memory.live if case.memory else None),
 }
@@ -157,7 +181,7 @@ def present(report: Report) -> None:
     say(
         f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
         f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
-        f"{setting['torch']}; {setting['rounds']} rounds\n"
+        f"{setting['torch']}, transformers {setting['transformers']}; {setting['rounds']} rounds\n"
     )
     for suite in report.suites:
         say(suite.what)
@@ -168,9 +192,23 @@ def present(report: Report) -> None:
         for name, found in suite.parity.items():
             what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
             say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
+        for name, why in suite.problems.items():
+            say(f"{name}: could not be run, {why}")
         for note in suite.notes:
             say(note)
         say()
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:,.2f} s"
+    return f"{1000 * seconds:,.1f} ms" if seconds >= 0.01 else f"{1000 * seconds:.3f} ms"
+
+
+def _rate(operations: float | None) -> str:
+    if operations is None:
+        return ""
+    return f"{operations / 1e12:,.1f} T" if operations >= 1e12 else f"{operations / 1e9:,.1f} G"
 
 
 def _print_timings(cases: Mapping[str, Case]) -> None:

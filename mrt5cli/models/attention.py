@@ -1,9 +1,10 @@
-"""softmax1 attention with T5's additive biases, registered with transformers under four names.
+"""softmax1 attention with T5's additive biases, registered with transformers under five names.
 
-`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs a fused kernel; `mrt5_packed` does so
-on batches without padding on a CPU, and `mrt5_triton` on a GPU, too. Where a kernel cannot do what is wanted
-(dropping attention weights, returning them), the written-out steps take its place: results never depend on
-the name.
+`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs PyTorch's kernel, with gradients, score
+loss and dropout of ours (fast/fused.py); `mrt5_packed` does so on batches without padding, on a CPU;
+`mrt5_triton` runs kernels of ours on a GPU; `mrt5_auto`, the default, is the best of these where it is
+(fast/choice.py). Only attention weights that are to be returned need the written-out steps: results never
+depend on the name, but for which weights dropout drops.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -144,7 +145,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -
             penalty.add(excess, query, key, cross=options.cross)
         return output, None
     if options.weights or query.device.type == "cpu":
-        # The CPU's kernel drops no weights, and its substitute is slow.
+        # The public function's substitute for what a CPU's kernel cannot do is slower than the steps.
         return eager(query, key, value, options)
     if penalty is not None:
         penalty.look_at(query, key, options.added(gate=False), cross=options.cross)

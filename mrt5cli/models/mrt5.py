@@ -35,6 +35,7 @@ from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import hides_nothing
 from mrt5cli.models.encoder import MrT5Encoder
+from mrt5cli.models.fast.greedy import asked_for, decode
 from mrt5cli.models.fast.parts import use_fast
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.score_loss import ScorePenalty
@@ -92,6 +93,14 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}
             kwargs["encoder_outputs"] = MrT5EncoderOutput(**{name: encoded.get(name) for name in rows})
         return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+
+    def _sample(self, input_ids: Any, **wanted: Any) -> Any:  # type: ignore[override]  # all else by name
+        # Where transformers decodes greedily, or samples.
+        asked = asked_for(self, input_ids, **wanted) if type(self) is MrT5ForConditionalGeneration else None
+        if asked is None:
+            return super()._sample(input_ids, **wanted)  # type: ignore[misc]
+        encoded = MrT5EncoderOutput.of(wanted["encoder_outputs"], wanted.get("attention_mask"))
+        return decode(self, input_ids, asked, encoded)
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # names one of transformers' keywords itself
@@ -151,8 +160,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 real_bytes=real_bytes,
                 **kwargs,
             )
-        elif not isinstance(encoded, MrT5EncoderOutput):
-            encoded = MrT5EncoderOutput(last_hidden_state=encoded[0], attention_mask=attention_mask)
+        encoded = MrT5EncoderOutput.of(encoded, attention_mask)
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)

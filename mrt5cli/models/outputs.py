@@ -31,6 +31,13 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
     key_gate: Tensor | None = None
     packed: tuple[Tensor, Rows] | None = None
 
+    @classmethod
+    def of(cls, encoded: Any, attention_mask: Tensor | None) -> MrT5EncoderOutput:
+        """What a caller has of an encoder: this, or its states first among other things, with their mask."""
+        if isinstance(encoded, cls):
+            return encoded
+        return cls(last_hidden_state=encoded[0], attention_mask=attention_mask)
+
     def for_decoder(self) -> dict[str, Tensor | Rows | None]:
         """What the decoder and its cross-attention are called with."""
         states, rows = self.packed or (self.last_hidden_state, None)

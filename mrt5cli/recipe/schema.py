@@ -100,8 +100,7 @@ class ModelSection(Section):
     dropout: DropProbability = Field(0.1, description="probability of dropping a unit")
     attention_dropout: DropProbability | None = Field(
         None,
-        description="probability of dropping an attention weight; null: as dropout, which is the paper's; 0 "
-        "lets training use the fused attention core",
+        description="probability of dropping an attention weight; null: as dropout, which is the paper's",
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:

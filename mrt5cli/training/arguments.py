@@ -52,6 +52,7 @@ def training_arguments(
         max_steps=training.max_steps,
         per_device_train_batch_size=training.device_batch_size,
         gradient_accumulation_steps=micro_batches,
+        optim="adamw_torch_fused",
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.schedule],
         warmup_steps=training.warmup_steps,

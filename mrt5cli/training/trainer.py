@@ -101,8 +101,9 @@ class DeletionTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
+        # Filled there: a tensor made of a number would be copied to a GPU, which waits.
         self.controller = build_controller(
-            recipe.controller, lambda value: torch.tensor(value, dtype=torch.float32, device=args.device)
+            recipe.controller, lambda value: torch.full((), value, dtype=torch.float32, device=args.device)
         )
         # Of which batches are deleted hard; the same on all processes.
         self.draws = np.random.default_rng(recipe.seed)

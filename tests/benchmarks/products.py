@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrt5cli.benchmark.models import Shapes, ours
-from mrt5cli.benchmark.suite import Case, Parity, Suite
+from mrt5cli.benchmark.suite import Case, Checks, Parity, Suite
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 BOTH_WAYS = "forward and backward"
@@ -48,12 +49,15 @@ def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
             for who, called in ((PYTORCH, plain), (OURS, layer)):
                 _add(suite, f"{name}, {rows:,} rows", who, called, states, of_layer)
 
-    def checks() -> Iterator[tuple[str, Parity]]:
+    def parity(case: Case) -> Parity:
+        pairs = zip(suite.cases[case.against[0]].call(), case.call(), strict=True)
+        found = [Parity.of(one / one.abs().max(), other / one.abs().max()) for one, other in pairs]
+        return max(found, key=lambda parity: parity.difference)
+
+    def checks() -> Checks:
         for name, case in suite.cases.items():
             if case.against:
-                pairs = zip(suite.cases[case.against[0]].call(), case.call(), strict=True)
-                found = [Parity.of(one / one.abs().max(), other / one.abs().max()) for one, other in pairs]
-                yield name, max(found, key=lambda parity: parity.difference)
+                yield name, partial(parity, case)
 
     suite.checks = checks
     return suite

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/targets.py --batch 2
     python tests/benchmarks/targets.py --batch 2 --what products
+    python tests/benchmarks/targets.py --read bench-forward.json bench-train.json
 
 A speed target is met by the median of the ratios within rounds; where the ratio of the fastest rounds says
 otherwise, it is open.
@@ -14,19 +15,22 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loading import GIVES, TAKES, loader_rates
 from products import products
-from reference import REFERENCE, attention_beside_reference, train_beside_reference
+from reference import attention_beside_reference
 from startup import FIRST_STEP, HELP, startup
 
 from mrt5cli import runtime
-from mrt5cli.benchmark.forward import EAGER, forward
+from mrt5cli.benchmark.forward import EAGER, SDPA, forward
+from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.models import Shapes
 from mrt5cli.benchmark.run import Benchmark, Report, default_threads
 from mrt5cli.benchmark.suite import Builder, Suite
+from mrt5cli.benchmark.training_step import DROPPING, REFERENCE, train
 from mrt5cli.commands.bench import present
 from mrt5cli.commands.tables import print_table
 from mrt5cli.text import number, say
@@ -36,12 +40,14 @@ SIZE, LENGTH, TARGET = "byt5-small", 1024, 189
 BUILDERS: dict[str, Builder] = {
     "forward": forward,
     "attention": attention_beside_reference,
-    "train": train_beside_reference,
+    "train": partial(train, reference=True),
+    "generate": generate,
     "products": products,
 }
-TARGETED = ("forward", "attention", "train", "data", "startup")
-SLOW = ("forward", "train")
-"""Of these only what has a target is timed."""
+SLOW = ("forward", "train", "generate")
+"""Of these only what has a target is timed, and a GPU's matrix products."""
+GENERATED = 8
+"""Rows that a GPU is to generate at once."""
 STARTUP_ROUNDS = 5
 
 
@@ -54,8 +60,9 @@ class Target:
         what: the suite it is measured in.
         case, baseline: of that suite.
         must, stretch: the floor and the goal; None where there is no goal beyond the floor.
-        quantity: "speed" (times as fast as the baseline), "share_of_ideal" (0 to 1), "live" (memory held
-            between forward and backward pass, of the baseline's), or "seconds".
+        quantity: "speed" (times as fast as the baseline), "share_of_ideal" or
+            "share_of_products" (0 to 1), "live" (memory held between forward and backward pass, of the
+            baseline's), or "seconds".
         device: "cpu", "cuda", or "any".
     """
 
@@ -65,7 +72,7 @@ class Target:
     baseline: str | None
     must: float
     stretch: float | None = None
-    quantity: Literal["speed", "share_of_ideal", "live", "seconds"] = "speed"
+    quantity: Literal["speed", "share_of_ideal", "share_of_products", "live", "seconds"] = "speed"
     device: str = "cpu"
 
     @property
@@ -76,6 +83,8 @@ class Target:
 
 HALF, HALF_WIDE, MORE_WIDE = "packed 50 % even", "packed 50 % wide", "packed 70 % wide"
 FUSED, LEAN = "fused, score loss", "fused, score loss, recomputing blocks"
+BF16, AS_PAPER = " bf16", f"{DROPPING} bf16"
+DENSE, TRAINED, PLAINLY = f"dense{BF16}", f"{FUSED}{AS_PAPER}", f"{SDPA}{BF16}"
 TARGETS = (
     Target("dense over transformers eager", "forward", "dense", EAGER, 1.15, 1.35),
     Target("50 % deleted, even, over dense", "forward", HALF, "dense", 1.35, 1.5),
@@ -88,52 +97,18 @@ TARGETS = (
     Target("soft training step over reference-like", "train", FUSED, REFERENCE, 1.1, 1.2),
     Target("its live memory", "train", FUSED, REFERENCE, 0.5, None, "live"),
     Target("its live memory, recomputing blocks", "train", LEAN, REFERENCE, 0.5, 0.15, "live"),
-    Target(
-        "dense over transformers eager, both bf16",
-        "forward",
-        "dense bf16",
-        f"{EAGER} bf16",
-        2.0,
-        device="cuda",
+    Target("dense over transformers sdpa", "forward", DENSE, PLAINLY, 2.0, device="cuda"),
+    *(
+        Target(
+            f"50 % deleted, {rows}: share of the ideal", "forward", *of, 0.9, None, "share_of_ideal", "cuda"
+        )
+        for rows, of in (("even", (HALF + BF16, DENSE)), ("wide", (HALF_WIDE + BF16, DENSE)))
     ),
-    Target(
-        "50 % deleted, even, bf16: share of the ideal over dense",
-        "forward",
-        f"{HALF} bf16",
-        "dense bf16",
-        0.9,
-        None,
-        "share_of_ideal",
-        "cuda",
-    ),
-    Target(
-        "50 % deleted, wide, bf16: share of the ideal over dense",
-        "forward",
-        f"{HALF_WIDE} bf16",
-        "dense bf16",
-        0.85,
-        None,
-        "share_of_ideal",
-        "cuda",
-    ),
-    Target(
-        "soft training step over reference-like, both bf16",
-        "train",
-        f"{FUSED} bf16",
-        f"{REFERENCE} bf16",
-        2.5,
-        device="cuda",
-    ),
-    Target(
-        "its live memory, both bf16",
-        "train",
-        f"{FUSED} bf16",
-        f"{REFERENCE} bf16",
-        0.35,
-        None,
-        "live",
-        "cuda",
-    ),
+    Target("training step over reference-like", "train", TRAINED, REFERENCE + AS_PAPER, 2.5, device="cuda"),
+    Target("... over transformers sdpa, dense", "train", TRAINED, SDPA + AS_PAPER, 1.5, device="cuda"),
+    Target("its live memory", "train", TRAINED, REFERENCE + AS_PAPER, 0.35, None, "live", "cuda"),
+    Target("its share of a product's rate", "train", TRAINED, None, 0.4, None, "share_of_products", "cuda"),
+    Target("greedy decoding over transformers'", "generate", DENSE, PLAINLY, 3.0, device="cuda"),
     Target("loader over training", "data", GIVES, TAKES, 10.0, device="any"),
     Target(HELP, "startup", HELP, None, 0.4, None, "seconds", "any"),
     Target(FIRST_STEP, "startup", FIRST_STEP, None, 10.0, None, "seconds", "any"),
@@ -157,17 +132,12 @@ def on(device: str) -> list[Target]:
 
 
 def only_targeted(suite: Suite, device: str) -> Suite:
-    """The cases that the targets look at; what is checked stays, and is checked now."""
+    """The cases that the targets look at; what is checked stays."""
     needed = {
         name for target in on(device) if target.what == suite.what for name in (target.case, target.baseline)
     }
-    checked = list(suite.checks())
-    cases = {
-        name: replace(case, against=[other for other in case.against if other in needed])
-        for name, case in suite.cases.items()
-        if name in needed
-    }
-    return Suite(suite.what, cases, lambda: iter(checked))
+    cases = {name: case for name, case in suite.cases.items() if name in needed or case.yardstick}
+    return Suite(suite.what, cases, suite.checks)
 
 
 def measured(benchmark: Benchmark, what: str) -> Suite:
@@ -176,12 +146,13 @@ def measured(benchmark: Benchmark, what: str) -> Suite:
         return loader_rates(benchmark.base, benchmark.shapes, benchmark.done)
     if what == "startup":
         with tempfile.TemporaryDirectory() as folder:
-            short = replace(benchmark, rounds=min(benchmark.rounds, STARTUP_ROUNDS))
+            rounds = min(benchmark.rounds, STARTUP_ROUNDS)
+            short = replace(benchmark, rounds=rounds, memory=False, device=runtime.device("cpu"))
             suite = startup(Path(folder), benchmark.threads)
             short.time(suite)
             return suite
-    build = BUILDERS[what]
-    suite = build(benchmark.base, benchmark.shapes)
+    build, shapes = BUILDERS[what], benchmark.shapes
+    suite = build(benchmark.base, replace(shapes, batch=GENERATED) if what == "generate" else shapes)
     if what in SLOW:
         suite = only_targeted(suite, str(benchmark.device))
     benchmark.time(suite)
@@ -190,32 +161,34 @@ def measured(benchmark: Benchmark, what: str) -> Suite:
     return suite
 
 
-def judged(report: Report) -> list[Judged]:
-    """The targets that a run measured."""
-    setting = report.setting
+def judged(document: Any) -> list[Judged]:
+    """The targets that a document of this script or of `mrt5 bench --out` has measured."""
+    setting = document["setting"]
     fits = (setting["shape"], setting["length"], setting["target"]) == (SIZE, LENGTH, TARGET)
-    suites = {suite.what: suite for suite in report.suites}
+    suites = {suite["what"]: {case["name"]: case for case in suite["cases"]} for suite in document["suites"]}
     found = []
     for target in on(setting["device"]):
-        if target.what in suites:
-            value, fastest = measure_of(target, suites[target.what])
+        cases = suites.get(target.what, {})
+        if all(cases.get(name, {}).get("rounds") for name in (target.case, target.baseline) if name):
+            value, fastest = measure_of(target, cases)
             here = fits or target.what == "startup"
             found.append(Judged(target, value, fastest, verdict(target, value, fastest) if here else None))
     return found
 
 
-def measure_of(target: Target, suite: Suite) -> tuple[float, float | None]:
+def measure_of(target: Target, cases: Any) -> tuple[float, float | None]:
     """The number of a target, and what it would be by the fastest rounds."""
-    cases, case = suite.cases, suite.cases[target.case]
+    case = cases[target.case]
     if target.quantity == "seconds":
-        return case.seconds, min(case.rounds)
+        return case["seconds"], min(case["rounds"])
+    if target.quantity == "share_of_products":
+        return case["share_of_products"], None
     if target.quantity == "live":
-        ours, theirs = (cases[name].memory for name in (target.case, target.baseline))
-        return ours.live / theirs.live, None
-    [ratio] = [ratio for ratio in case.ratios if ratio.baseline == target.baseline]
+        return case["memory"]["live"] / cases[target.baseline]["memory"]["live"], None
+    [ratio] = [ratio for ratio in case["ratios"] if ratio["baseline"] == target.baseline]
     if target.quantity == "share_of_ideal":
-        return ratio.share_of_ideal, None
-    return ratio.median, ratio.fastest
+        return ratio["share_of_ideal"], None
+    return ratio["median"], ratio["fastest"]
 
 
 def verdict(target: Target, value: float, fastest: float | None) -> str:
@@ -231,40 +204,9 @@ def verdict(target: Target, value: float, fastest: float | None) -> str:
     return "stretch" if target.stretch is not None and reaches(value, target.stretch) else "met"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--what", default=",".join(TARGETED), help=f"of {', '.join(TARGETED)}, products")
-    parser.add_argument("--size", default=SIZE)
-    for name, default in (
-        ("batch", 4),
-        ("length", LENGTH),
-        ("target", TARGET),
-        ("rounds", 7),
-        ("threads", None),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
-    parser.add_argument("--out", type=Path, help="also write JSON to this file")
-    given = parser.parse_args()
-
-    benchmark = Benchmark(
-        None,
-        size=given.size,
-        shapes=Shapes(given.batch, given.length, given.target, (0.5, 0.7), ("even", "wide"), bf16=True),
-        rounds=given.rounds,
-        device=runtime.device(given.device),
-        threads=given.threads or default_threads(),
-        memory=True,
-        done=lambda what, finished, total: print(f"{what}: {finished} of {total}", file=sys.stderr),
-    )
-    benchmark.check([])
-    report = Report({}, [measured(benchmark, what) for what in given.what.split(",")])
-    report = replace(report, setting=benchmark.setting())
-    present(report)
-    found = judged(report)
-    say("targets")
+def show(document: Any) -> list[Judged]:
+    """Print the verdicts."""
+    found = judged(document)
     lines = [
         [
             each.target.name,
@@ -276,11 +218,56 @@ def main() -> int:
         ]
         for each in found
     ]
+    say("targets")
     print_table(["", "measured", "fastest\nrounds", "must", "stretch", ""], lines)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--what", help="what has targets on the device, by default; and products")
+    parser.add_argument("--size", default=SIZE)
+    for name, default in (
+        ("batch", 4),
+        ("length", LENGTH),
+        ("target", TARGET),
+        ("rounds", 7),
+        ("threads", None),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
+    parser.add_argument("--out", type=Path, help="also write JSON to this file")
+    parser.add_argument("--read", type=Path, nargs="+", help="only judge what `mrt5 bench --out` wrote")
+    given = parser.parse_args()
+    if given.read:
+        documents = [json.loads(path.read_text(encoding="utf-8")) for path in given.read]
+        show({**documents[0], "suites": [suite for one in documents for suite in one["suites"]]})
+        return 0
+
+    device = runtime.device(given.device)
+    precisions = ("bf16",) if device.type == "cuda" else ("fp32", "bf16")
+    kinds = given.what.split(",") if given.what else list(dict.fromkeys(one.what for one in on(str(device))))
+    benchmark = Benchmark(
+        None,
+        size=given.size,
+        shapes=Shapes(given.batch, given.length, given.target, (0.5, 0.7), ("even", "wide"), precisions),
+        rounds=given.rounds,
+        device=device,
+        threads=given.threads or default_threads(),
+        memory=True,
+        done=lambda what, finished, total: print(f"{what}: {finished} of {total}", file=sys.stderr),
+    )
+    benchmark.check([])
+    report = Report({}, [measured(benchmark, what) for what in kinds])
+    report = replace(report, setting=benchmark.setting())
+    present(report)
+    document = report.to_json()
+    document["targets"] = [asdict(each) for each in show(document)]
     if given.out is not None:
-        document = {**report.to_json(), "targets": [asdict(each) for each in found]}
         given.out.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    return 1 if report.broken_parity() else 0
+    return 1 if report.broken_parity() or report.problems() else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,12 +144,38 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
         (["--size", "huge"], "--size huge is not known"),
         (["nowhere/at/all"], "does not exist"),
         (["--what", "precision"], "--what precision needs a trained run"),
+        (["--precision", "fp8"], "--precision 'fp8': expected words of fp32, bf16, tf32"),
+        (["--precision", "fp32,tf32"], "--precision tf32 rounds products on a GPU, and this is a CPU"),
     ],
 )
 def test_wrong_words(words: list[str], message: str):
     result = bench(*words)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
+
+
+def test_what_was_measured_before_a_time_limit_is_not_lost(tmp_path: Path):
+    out = tmp_path / "bench.json"
+    words = [*SMALL, "--what", "attention", "--rounds", "90", "--length", "256", "--out", out]
+    command = [sys.executable, "-m", "mrt5cli", "bench", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()  # as `timeout` does
+    shown, said = process.communicate(timeout=100)
+    assert process.returncode == 130 and "interrupted" in said, said
+    [suite] = json.loads(out.read_text())["suites"]
+    rounds = {len(case["rounds"]) for case in suite["cases"]}
+    assert rounds <= set(range(1, 90)) and len(rounds) == 1
+    assert "fused forward and backward" in shown
+
+
+def test_precisions_are_those_asked_for():
+    result = bench(*SMALL, "--what", "attention", "--precision", "bf16", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["setting"]["precisions"] == ["bf16"]
+    assert {case["precision"] for case in document["suites"][0]["cases"]} == {"bf16"}
 
 
 def test_no_compiler():

@@ -41,6 +41,19 @@ def test_greedy(path: Path):
     torch.testing.assert_close(steps, tensors["out.step_logits_first2"], atol=limit, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("path", [case for case in CASES if case.id != "generation-t5_abs_cache_quirk"])
+def test_greedy_by_our_own_loop(path: Path, own_loop: list):
+    case, tensors = read_case(path)
+    arguments = {"hard_delete": False, **case["generate"]}
+    model = load(GOLDEN / case["model"], **case["config_overrides"])
+    ids, mask = (tensors[f"in.{name}"] for name in ("input_ids", "attention_mask"))
+    sequences = model.generate(ids, attention_mask=mask, **arguments)
+    assert len(own_loop) == (arguments.get("use_cache") is not False)
+    for row, safe in enumerate(tensors["out.safe_length_per_row"].tolist()):
+        assert sequences[row, :safe].tolist() == tensors["out.sequences"][row, :safe].tolist()
+
+
 def test_cached_steps_keep_counting_learned_positions():
     """The reference gives every cached step position 0; ours equals its run without a cache."""
     cached, tensors = read_case(GOLDEN / "cases/generation/t5_abs_cache_quirk.json")

@@ -86,7 +86,7 @@ class Oracle(torch.nn.Module):
         self.knows, self.gated = knows, gated
         self.doomed = torch.cat([VOWELS, torch.tensor([byte + 3 for byte in also_deletes], dtype=torch.long)])
 
-    def forward(self, input_ids, attention_mask, labels, hard_delete, real_bytes):
+    def forward(self, input_ids, attention_mask, labels, hard_delete, real_bytes, use_cache):
         assert real_bytes == attention_mask.sum()  # a GPU is not asked for it
         logits = torch.zeros(*labels.shape, 384)
         if self.knows and input_ids.shape[1] > 1:

@@ -9,32 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from variants import KINDS, random_rows, tiny
+from variants import KINDS, random_rows, tiny, writer
 
-from mrt5cli.byte_tokens import EOS, OFFSET, encode
+from mrt5cli.byte_tokens import OFFSET, encode
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.generation import choose, generate_answers
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
-from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.tasks.base import Task, make_batch
 
 LENGTHS = [5, 23, 9, 9, 31, 2, 14, 40]
 HARD = {"hard_delete": True}
 
 
-def writer(variant: str, **fields: Any) -> MrT5ForConditionalGeneration:
-    """A tiny model that writes small letters, and ends some answers early."""
-    model = tiny(variant, seed=7, **fields)
-    silent = torch.ones(384, dtype=torch.bool)
-    silent[[EOS, *range(ord("a") + OFFSET, ord("z") + OFFSET + 1)]] = False
-    model.lm_head.weight.data[silent] = 0.0
-    model.lm_head.weight.data[~silent] *= 30
-    model.lm_head.weight.data[EOS] *= 2
-    # The source decides: without it every answer of a random model is the same.
-    for block in model.decoder.block:
-        block.layer[1].EncDecAttention.o.weight.data *= 20
-    return model
+@pytest.fixture(params=["transformers' loop", "ours"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> None:
+    """Everything here holds for either."""
+    if request.param == "ours":
+        request.getfixturevalue("own_loop")
 
 
 def sources() -> list[torch.Tensor]:

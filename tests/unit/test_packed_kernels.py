@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,12 +25,14 @@ import torch
 from conftest import labelled
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from packed_kernels import HAS_TRITON, NEEDS_TRITON, Case, cases, compare, written_out
+from packed_kernels import HAS_TRITON, NEEDS_TRITON, SMALL, Case, cases, compare, written_out
 from test_packed import VARIANTS, pair, ragged
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mrt5cli import models
+from mrt5cli.models.attention import softmax1
 from mrt5cli.models.deletion import compact
 from mrt5cli.models.fast import kernels
 from mrt5cli.models.fast.kernels import Packed, grid
@@ -77,6 +80,58 @@ def test_with_the_tiles_of_a_launch():
 
 @needs_triton
 @interpreted
+@pytest.mark.parametrize("heads, width", [(16, 16), (5, 128)])
+def test_many_heads_and_wide_ones(heads: int, width: int):
+    compare(Case((18,), None, width, 9, True, True, 1.0, 0, dropout=0.1, heads=heads), "cpu")
+
+
+def dropped(seed: int, rate: float, queries: int, keys: int, **how) -> tuple[Tensor, Tensor]:
+    """What becomes of equal queries of two heads, without dropout and with it: (queries, 2, width)."""
+    from mrt5cli.models.fast.kernels.varlen import attend
+
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 2, 16, generator=generator).expand(queries, 2, 16)
+    key, value = (torch.randn(keys, 2, 16, generator=generator) for _ in range(2))
+    device = query.device
+    how |= {"queries": grid(1, queries, device), "keys": grid(1, keys, device), "rel": None, "gate": None}
+    plain, _ = attend(query, key, value, softmax1=True, **how)
+    torch.manual_seed(seed)
+    return plain, attend(query, key, value, softmax1=True, dropout=rate, **how)[0]
+
+
+@needs_triton
+@interpreted
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_the_mean_and_has_the_variance_it_should(rate: float):
+    """Of a sum of weights w times values v: rate / (1 - rate) * sum of (w v) ** 2."""
+    queries, keys = 256, 20
+    plain, found = dropped(3, rate, queries, keys)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 2, 16, generator=generator)
+    key, value = (torch.randn(keys, 2, 16, generator=generator) for _ in range(2))
+    weights = softmax1(torch.einsum("qhd,khd->hk", query, key))
+    due = rate / (1 - rate) * torch.einsum("hk,khd->hd", weights**2, value**2)
+    off = (found.mean(dim=0) - plain[0]) / (due / queries).sqrt()  # in standard errors
+    assert off.abs().max() < 4.5 and off.pow(2).mean() < 2
+    torch.testing.assert_close(found.var(dim=0).sum(), due.sum(), rtol=0.15, atol=0)
+
+
+@needs_triton
+@interpreted
+def test_a_generator_in_the_same_state_drops_the_same():
+    """Whatever the tiles."""
+    from mrt5cli.models.fast.kernels.varlen import Cut, Tiles
+
+    small = Tiles(SMALL, SMALL, 4, 1)
+    _, found = dropped(3, 0.3, 70, 40)
+    _, again = dropped(3, 0.3, 70, 40, cut=Cut(small, small, small))
+    _, other = dropped(4, 0.3, 70, 40)
+    torch.testing.assert_close(found, again)
+    assert not torch.allclose(found, other)
+
+
+@needs_triton
+@interpreted
 def test_a_column_of_a_longer_projection():
     """Strides of a fused q|k|v, and a gradient that is one number everywhere."""
     from mrt5cli.models.fast.kernels.varlen import attend
@@ -117,10 +172,12 @@ def test_a_regular_grid():
     assert packed.bounds.tolist() == [0, 4, 8, 12] and packed.longest == 4
 
 
-SHARED = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+BENCHMARKS = Path(packed_kernels.__file__).parent / "benchmarks"
+SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 """Bytes of shared memory a block may use, by compute capability; the smallest of the first is 8.6."""
-SPILLED = 128
+SPILLED = {("sm_90", "bfloat16"): 64}
 """Bytes of a thread's values that may lie outside of registers: in cache, read once or twice a tile."""
+SPILLED_ELSEWHERE = 400
 
 
 @needs_triton
@@ -135,9 +192,8 @@ def test_tiles_fit(tmp_path, capabilities: str, dtypes: str, widths: str):
     """The compiler takes every kernel, with everything on, and it fits: no GPU is needed for that."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    script = Path(packed_kernels.__file__).with_name("kernel_resources.py")
     done = subprocess.run(
-        [sys.executable, script, capabilities, dtypes, widths, "--json"],
+        [sys.executable, BENCHMARKS / "kernel_resources.py", capabilities, dtypes, widths, "--json"],
         env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
@@ -147,8 +203,24 @@ def test_tiles_fit(tmp_path, capabilities: str, dtypes: str, widths: str):
     combinations = [len(part.split(",")) for part in (capabilities, dtypes, widths)]
     assert len(found) == 3 * math.prod(combinations)
     for name, (registers, spilled, shared) in found.items():
-        capability = int(name.split()[0].removeprefix("sm_"))
-        assert registers <= 255 and spilled <= SPILLED and shared <= SHARED[capability], (name, found[name])
+        device, dtype, *_ = name.split()
+        assert registers <= 255, (name, registers)
+        assert spilled <= SPILLED.get((device, dtype), SPILLED_ELSEWHERE), (name, spilled)
+        assert shared <= SHARED[device], (name, shared)
+
+
+def test_the_table_of_the_readme():
+    module = runpy.run_path(str(BENCHMARKS / "roofline.py"))
+    readme = Path(models.__file__).with_name("README.md")
+    assert module["table"]() in readme.read_text(encoding="utf-8")
+
+
+def test_tiles_are_timed_on_a_gpu_only():
+    if torch.cuda.is_available():
+        pytest.skip("here they are")
+    module = runpy.run_path(str(BENCHMARKS / "tiles.py"))
+    with pytest.raises(SystemExit, match="tiles are timed on a CUDA device"):
+        module["main"]()
 
 
 @needs_triton
@@ -298,6 +370,15 @@ def test_how_often_a_forward_waits(by_kernel, monkeypatch, lengths, hard, known,
         out = fast(ids, **given_, real_bytes=known)
     torch.testing.assert_close(out.logits, expected, atol=2e-4, rtol=1e-4)
     assert by_kernel.calls and counter.count == waits
+
+
+def test_a_training_step_waits_for_nothing(by_kernel, monkeypatch):
+    _, model = pair("triton", use_softmax1=True, attention_dropout_rate=0.1)
+    ids, mask = ragged([9, 5], 12, 3)
+    monkeypatch.setattr("mrt5cli.models.mrt5.hides_nothing", lambda mask: False)
+    with Waits(by_kernel) as waits:
+        train(model.train(), ids, mask, ids[:, :4].clamp(min=3), output_score_loss=True, real_bytes=14)
+    assert by_kernel.calls and waits.count == 0
 
 
 def train(model, ids, mask, labels, **how):

@@ -23,6 +23,7 @@ from mrt5cli.models import attention, layout
 from mrt5cli.models.deletion import distance_bias
 from mrt5cli.models.fast import fused as fused_module
 from mrt5cli.models.fast.fused import How, fused, tiles
+from mrt5cli.models.recomputation import recompute
 
 pytestmark = [pytest.mark.drawn, pytest.mark.usefixtures("fast")]
 
@@ -204,12 +205,12 @@ def some(queries: int = 9, keys: int = 13, batch: int = 2) -> list[torch.Tensor]
 def test_gradients_with_dropout(tile: int, one: bool):
     """Against autograd, with the mask that was drawn; the score loss sees nothing of it."""
     ours, theirs = some(), some()
-    with patch.dict(fused_module.TILES, cpu=tile):
+    with patch.dict(fused_module.TILES, cpu=tile, cuda=tile):
         with patch.object(fused_module, "_seed", lambda: 7):
             *tensors, gate = ours
             output, excess = fused(*tensors, one, gate=gate, ceiling=1.0, dropout=0.3)
         how, kept = How(one, dropout=0.3, seed=7), torch.zeros(2, 3, 9, 13)
-        numbers = how.numbers(torch.device("cpu"))
+        numbers = how.numbers(output.device)
         for each in tiles(ours[0], ours[1]):
             kept[each] = how.kept(kept[each], numbers)
     query, key, value, bias, gate = theirs
@@ -251,6 +252,22 @@ def test_the_seed_decides():
         outputs.append([fused(*tensors, True, gate=gate, dropout=0.5)[0] for _ in range(2)])
     assert all(map(torch.equal, outputs[0], outputs[1]))
     assert not torch.equal(outputs[0][0], outputs[0][1]) and not torch.equal(outputs[0][0], outputs[2][0])
+
+
+@pytest.mark.parametrize("name", ["sdpa", "packed"])
+@pytest.mark.parametrize("what", ["selective", "blocks"])
+def test_what_is_computed_again_is_dropped_again(name: str, what: str):
+    gradients = []
+    for how in ("none", what):
+        model, inputs = training_pair(0.5)
+        model.set_attn_implementation(name)
+        recompute(model, how)
+        torch.manual_seed(4)
+        out = model(**inputs, use_cache=False)
+        (out.loss + out.score_loss).backward()
+        gradients.append([part.grad for part in model.parameters() if part.grad is not None])
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])

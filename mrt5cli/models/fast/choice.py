@@ -36,11 +36,12 @@ def choose(
     On a GPU, the first call of a kind with "auto" compiles our kernels and checks their numbers; if these are
     wrong, a warning says so, and PyTorch's kernel is used.
     """
-    named = {registered: name for name, registered in IMPLEMENTATIONS.items()}
-    name = named[config._attn_implementation or IMPLEMENTATIONS[DEFAULT]]
+    registered = config._attn_implementation or IMPLEMENTATIONS[DEFAULT]
+    # Another name is somebody's own attention function.
+    name = next((name for name in IMPLEMENTATIONS if IMPLEMENTATIONS[name] == registered), registered)
     if not fast_paths_are_on():
         return Choice("eager" if name == "eager" else "sdpa", "fast paths are switched off")
-    if name in ("eager", "sdpa"):
+    if name not in ("auto", "packed", "triton"):
         return Choice(name, "as asked for")
     hindered = obstacle(device, config.d_kv)
     if name == "packed" or hindered is not None:

@@ -118,7 +118,7 @@ def fused(
 
 def _seed() -> int:
     """Of one call's dropout: a number of the CPU, so that nobody waits for a GPU to tell it."""
-    return int(torch.randint(2**63 - 1, ()))
+    return int(torch.randint(2**63 - 1, (), device="cpu"))
 
 
 class _Fused(torch.autograd.Function):

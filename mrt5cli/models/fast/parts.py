@@ -1,7 +1,8 @@
 """The parts of transformers' T5 that have a faster twin here, and how a model gets them.
 
 A twin has the same parameters and computes the same, so that a module changes its class and nothing else.
-Those of the norm and of the feed-forward layer keep less for backward and run in fewer passes.
+Those of the norm and of the feed-forward layer keep less for backward and run in fewer passes; on a GPU they
+are a Triton kernel each way (kernels/around_attention.py), and products of the same states are one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import NewGELUActivation
-from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.t5.modeling_t5 import (
+    T5Attention,
+    T5DenseGatedActDense,
+    T5LayerCrossAttention,
+    T5LayerFF,
+    T5LayerNorm,
+    T5LayerSelfAttention,
+    eager_attention_forward,
+)
 
-from mrt5cli.models.fast.products import Linear, gated_product, is_its_weight, linear, suits_onednn
+from mrt5cli.models.fast.kernels import rows_run_on
+from mrt5cli.models.fast.products import (
+    Linear,
+    gated_product,
+    is_its_weight,
+    joins,
+    joint,
+    linear,
+    suits_onednn,
+)
 from mrt5cli.models.fast.switch import fast_paths_are_on
 
 
@@ -57,15 +77,31 @@ def _divided(states: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
 
 
 class RMSNorm(T5LayerNorm):
-    """The norm on (..., D); its parameter is that of transformers' class, whose forward this computes."""
+    """The norm on (..., D); its parameter is that of transformers' class, whose forward this computes.
+
+    Attributes:
+        feeds_products: all that reads its result multiplies it by weights. Then, under autocast on a GPU, the
+            result is what autocast would make of it for each of these products.
+    """
+
+    feeds_products = False
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        if rows_run_on(hidden_states, self.weight):
+            from mrt5cli.models.fast.kernels.around_attention import normalize  # needs triton
+
+            return normalize(hidden_states, self.weight, self.variance_epsilon, self._dtype(hidden_states))
         if torch.compiler.is_compiling() or not fast_paths_are_on():  # a compiler fuses the passes itself
             output: Tensor = super().forward(hidden_states)
             return output
         if not torch.is_grad_enabled():
             return _normalized(hidden_states, self.weight, self.variance_epsilon)[0]
         return _Normalize.apply(hidden_states, self.weight, self.variance_epsilon)
+
+    def _dtype(self, states: Tensor) -> torch.dtype:
+        if self.feeds_products and torch.is_autocast_enabled(states.device.type):
+            return torch.get_autocast_dtype(states.device.type)
+        return self.weight.dtype  # float32, or what half as wide transformers rounds to
 
 
 class _GatedOutput(torch.autograd.Function):
@@ -116,6 +152,8 @@ class GatedFeedForward(T5DenseGatedActDense):
             plain: Tensor = super().forward(hidden_states)
             return plain
         weight = self.wo.weight
+        if rows_run_on(hidden_states, weight) and is_its_weight(self.wo):
+            return self._by_kernels(hidden_states)
         if self._activates_within_products(hidden_states):
             hidden = gated_product(hidden_states, self.wi_0.weight, self.wi_1.weight)
             output: Tensor = self.wo(hidden.to(weight.dtype))
@@ -132,6 +170,18 @@ class GatedFeedForward(T5DenseGatedActDense):
             weight = weight.to(gate.dtype)
         return _GatedOutput.apply(gate, factor, weight, self.dropout.p if self.training else 0.0)
 
+    def _by_kernels(self, states: Tensor) -> Tensor:
+        from mrt5cli.models.fast.kernels.around_attention import gated_output  # needs triton
+
+        weight, factor = self.wo.weight, None
+        if joins(states, (self.wi_0, self.wi_1)):
+            gate = joint(states, (self.wi_0, self.wi_1))
+        else:
+            gate, factor = self.wi_0(states), self.wi_1(states)
+        if torch.is_autocast_enabled(gate.device.type):
+            weight = weight.to(gate.dtype)
+        return gated_output(gate, factor, weight, self.dropout.p if self.training else 0.0)
+
     def _activates_within_products(self, states: Tensor) -> bool:
         if torch.is_grad_enabled() or (self.training and self.dropout.p > 0):
             return False
@@ -140,8 +190,112 @@ class GatedFeedForward(T5DenseGatedActDense):
         return is_its_weight(self.wi_0) and is_its_weight(self.wi_1)
 
 
+Attended = tuple[Tensor, Tensor | None, Tensor | None]
+"""What a layer adds, or the states with it; position bias; attention weights."""
+
+
+class Attention(T5Attention):
+    """T5's attention; parameters are those of transformers' class. In training on a GPU, q|k|v are one
+    product, or k|v in cross-attention, of which the attention function gets views."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Attended:
+        cross = key_value_states is not None
+        source = hidden_states if key_value_states is None else key_value_states
+        layers = (self.k, self.v) if cross else (self.q, self.k, self.v)
+        # Caches, and a decoder's first block, which makes the bias of all, stay transformers'.
+        if past_key_values is not None or position_bias is None or not joins(source, layers):
+            attended: Attended = super().forward(
+                hidden_states, mask, key_value_states, position_bias, past_key_values, **kwargs
+            )
+            return attended
+        # [B, n, parts, N, H] -> parts of [B, N, n, H]
+        parts = joint(source, layers).unflatten(-1, (len(layers), self.n_heads, -1)).unbind(-3)
+        if cross:
+            parts = (self.q(hidden_states).unflatten(-1, (self.n_heads, -1)), *parts)
+        query, key, value = (part.transpose(-3, -2) for part in parts)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.dropout if self.training else 0.0
+        output, weights = attend(
+            self, query, key, value, mask,
+            dropout=dropout, scaling=self.scaling, position_bias=position_bias, **kwargs,
+        )  # fmt: skip
+        return self.o(output.flatten(-2)), position_bias, weights
+
+
+class _Half(nn.Module):
+    """Half of a block, which adds to its states what its layers make of them. On a GPU, where it drops some
+    of it, that is one kernel, and no mask is kept."""
+
+    dropout: nn.Dropout
+
+    def _drops_by_kernel(self, states: Tensor) -> bool:
+        return self.training and 0 < self.dropout.p < 1 and rows_run_on(states)
+
+    def _added(self, states: Tensor, update: Tensor) -> Tensor:
+        from mrt5cli.models.fast.kernels.around_attention import added  # needs triton
+
+        return added(states, update, self.dropout.p)
+
+
+class FeedForwardHalf(_Half, T5LayerFF):
+    """The norm, the feed-forward layer and the residual; parameters are those of transformers' class."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if not self._drops_by_kernel(hidden_states):
+            output: Tensor = super().forward(hidden_states)
+            return output
+        return self._added(hidden_states, self.DenseReluDense(self.layer_norm(hidden_states)))
+
+
+class SelfAttentionHalf(_Half, T5LayerSelfAttention):
+    """The norm, self-attention and the residual; parameters are those of transformers' class."""
+
+    def forward(  # type: ignore[override]  # a block gives all else by name
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Attended:
+        if not self._drops_by_kernel(hidden_states):
+            attended: Attended = super().forward(hidden_states, attention_mask, **kwargs)
+            return attended
+        update, *rest = self.SelfAttention(self.layer_norm(hidden_states), mask=attention_mask, **kwargs)
+        return self._added(hidden_states, update), *rest
+
+
+class CrossAttentionHalf(_Half, T5LayerCrossAttention):
+    """The norm, cross-attention and the residual; parameters are those of transformers' class."""
+
+    def forward(  # type: ignore[override]  # a block gives all else by name
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Attended:
+        if not self._drops_by_kernel(hidden_states):
+            attended: Attended = super().forward(hidden_states, key_value_states, attention_mask, **kwargs)
+            return attended
+        normed = self.layer_norm(hidden_states)
+        update, *rest = self.EncDecAttention(
+            normed, mask=attention_mask, key_value_states=key_value_states, **kwargs
+        )
+        return self._added(hidden_states, update), *rest
+
+
 FAST: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
+    T5Attention: Attention,
+    T5LayerCrossAttention: CrossAttentionHalf,
+    T5LayerFF: FeedForwardHalf,
+    T5LayerSelfAttention: SelfAttentionHalf,
     T5LayerNorm: RMSNorm,
     T5DenseGatedActDense: GatedFeedForward,
 }
@@ -154,6 +308,11 @@ def use_fast(model: nn.Module) -> None:
         twin = FAST.get(type(module))
         if twin is not None and _suits(module):
             module.__class__ = twin
+    for module in model.modules():
+        if isinstance(module, T5LayerSelfAttention | T5LayerCrossAttention | T5LayerFF):
+            norm = module.layer_norm
+            if isinstance(norm, RMSNorm):
+                norm.feeds_products = True
 
 
 def _suits(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Products with weight matrices by the faster of two libraries, on a CPU.
+"""Products with weight matrices: by the faster of two libraries on a CPU, several as one on a GPU.
 
 PyTorch multiplies float32 matrices on x86 by MKL. oneDNN, which lies beside it and serves PyTorch's own
 compiler, is faster where T5 is wide (`mrt5 bench --what products`), and applies the gated activation while a
@@ -7,11 +7,16 @@ product is still in the cache. Its operators are no public interface: they are t
 Narrow weights stay with MKL: oneDNN makes a kernel for every new number of rows, which packed batches change
 all the time, and there that takes as long as the product.
 
+On a GPU the products of the same states with several weights, q|k|v and wi_0|wi_1, are one in training
+(`joint`). Its weight is made at every call: under autocast that costs what autocast's own casts cost. One
+product gives the gradient of the states, in place of several and their sum, and all gradients of weights.
+
 Legend: R rows (of any number of dimensions), D input width, E output width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -20,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.switch import fast_paths_are_on
+from mrt5cli.models.fast.switch import fast_paths_are_on, gpu_paths_are_on
 
 WIDE = 2**19
 """A weight of so many numbers, or more, is multiplied by oneDNN; byt5-small's narrowest has 1472 x 384."""
@@ -83,6 +88,65 @@ class _Product(torch.autograd.Function):
         to_states = multiply(grad, weight.t()) if ctx.needs_input_grad[0] else None
         to_weight = grad.flatten(0, -2).t() @ states.flatten(0, -2) if ctx.needs_input_grad[1] else None
         return to_states, to_weight
+
+
+def joins(states: Tensor, layers: Sequence[nn.Module]) -> bool:
+    """Whether the products of states (R, D) with the weights (E, D) of several layers are to be one: on a
+    GPU, in training, where it pays.
+
+    Under autocast it always does. Else the weights are copied for it, 2 E D numbers to read and write, and
+    what is saved is to add up the gradients of the states, 3 R D for each product but the first.
+    """
+    if not gpu_paths_are_on(states) or not torch.is_grad_enabled() or not all(map(is_its_weight, layers)):
+        return False
+    weights = [layer.get_parameter("weight") for layer in layers]
+    if any(type(part.data) is not Tensor or part.dtype == torch.float64 for part in (states, *weights)):
+        return False
+    if torch.is_autocast_enabled(states.device.type):
+        return True
+    rows, outputs = states.numel() // states.shape[-1], sum(map(len, weights))
+    return all(weight.dtype == states.dtype for weight in weights) and (
+        3 * rows * (len(weights) - 1) >= 2 * outputs
+    )
+
+
+def joint(states: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """states (R, D) @ weight.T of several layers side by side, (R, sum of E), where `joins` says so."""
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    weights = [layer.get_parameter("weight") for layer in layers]
+    product: Tensor = _JointProduct.apply(states, dtype, *weights)
+    return product
+
+
+class _JointProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, dtype: torch.dtype, *weights: Tensor) -> Tensor:
+        ctx.of_states, ctx.of_weights = states.dtype, [weight.dtype for weight in weights]
+        ctx.sizes = [len(weight) for weight in weights]
+        states = states.to(dtype)
+        whole = states.new_empty(sum(ctx.sizes), states.shape[-1])
+        for part, weight in zip(whole.split(ctx.sizes), weights, strict=True):
+            part.copy_(weight)
+        ctx.save_for_backward(states, whole)
+        return F.linear(states, whole)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, whole = ctx.saved_tensors
+        to_states = F.linear(grad, whole.t()).to(ctx.of_states) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[2:]):
+            return to_states, None, *(None for _ in ctx.sizes)
+        parts = (grad.flatten(0, -2).t() @ states.flatten(0, -2)).split(ctx.sizes)
+        return (
+            to_states,
+            None,
+            *(
+                part.to(dtype) if needed else None
+                for part, dtype, needed in zip(parts, ctx.of_weights, ctx.needs_input_grad[2:], strict=True)
+            ),
+        )
 
 
 def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:

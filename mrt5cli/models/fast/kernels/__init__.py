@@ -1,7 +1,8 @@
-"""Packed attention on a GPU, by Triton kernels of our own.
+"""Triton kernels of our own, for a GPU.
 
-`device_layout.py` is what the model calls, `varlen.py` the autograd function, and `tiles.py` the kernels. The
-last two import triton: ask `runs_on` first.
+Packed attention: `device_layout.py` is what the model calls, `varlen.py` holds the autograd function, and
+`tiles.py` the kernels. What is around it: functions in `around_attention.py`, kernels in `elementwise.py`.
+All but the first import triton: ask `runs_on` or `rows_run_on` before.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mrt5cli.models.fast.switch import gpu_paths_are_on
+
 WIDEST_HEAD = 128
 """Tiles of wider heads would not fit the registers of a program."""
+WIDEST_ROW = 2**14
+"""Nor would longer rows of a norm, with sixteen warps."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,15 @@ def obstacle(device: torch.device, head_width: int) -> str | None:
 def runs_on(device: torch.device, head_width: int) -> bool:
     """Whether the kernels run there."""
     return obstacle(device, head_width) is None
+
+
+def rows_run_on(states: Tensor, *weights: Tensor) -> bool:
+    """Whether the kernels around attention take (R, D) and weights of the layer, and are right where these
+    lie."""
+    if not gpu_paths_are_on(states) or not _has_triton() or states.shape[-1] > WIDEST_ROW:
+        return False
+    if any(type(part.data) is not Tensor or part.dtype not in DTYPES for part in (states, *weights)):
+        return False
+    from mrt5cli.models.fast.kernels.around_attention import right_on  # needs triton
+
+    return right_on(states.device)

@@ -166,7 +166,7 @@ def written_out(
             scores = scores.masked_fill(places > places[:, None], float("-inf"))
         if score_ceiling is not None:
             above = (scores - score_ceiling).clamp(min=0)
-            excess = excess + (above if counted is None else above[:, counted[first:last]]).sum()
+            excess = excess + (above if counted is None else above * counted[first:last, None]).sum()
         if gate is not None:
             scores = scores + gate[start:stop]
         weights = softmax_1(scores) if softmax1 else scores.softmax(dim=-1)

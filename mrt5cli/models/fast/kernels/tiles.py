@@ -74,6 +74,20 @@ def _store(base, values, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.c
 
 
 @triton.jit
+def _load_each(base, places, length, other, is_near):
+    """Numbers of a vector that every thread of a program needs many of.
+
+    Args:
+        is_near: true, which the compiler cannot know. What lies in a branch it leaves there; else it would
+            fetch these ahead, each thread its own copies, whose addresses took a third of the registers.
+    """
+    values = places * 0.0
+    if is_near:
+        values = tl.load(base + places, mask=places < length, other=other)
+    return values
+
+
+@triton.jit
 def _sight(rows, first, length_k, CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr):
     """How many keys each query of a block sees; the most and the fewest of them."""
     limits = tl.zeros([BLOCK_Q], tl.int32) + length_k
@@ -199,7 +213,7 @@ def forward(
         columns = offset + tl.arange(0, BLOCK_K)
         keys = _load(k, columns, length_k, stride_kn, WIDTH, PADDED)
         if HAS_GATE:
-            gates = tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)
+            gates = _load_each(gate + start_k, columns, length_k, 0.0, offset < length_k)
         bias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
         if HAS_REL:
             first_k, last_k = _span(pos_k, offset, length_k, BLOCK_K)
@@ -291,7 +305,7 @@ def backward_queries(
         columns = offset + tl.arange(0, BLOCK_K)
         keys = _load(k, columns, length_k, stride_kn, WIDTH, PADDED)
         if HAS_GATE:
-            gates = tl.load(gate + start_k + columns, mask=columns < length_k, other=0.0)
+            gates = _load_each(gate + start_k, columns, length_k, 0.0, offset < length_k)
         bias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
         if HAS_REL:
             first_k, last_k = _span(pos_k, offset, length_k, BLOCK_K)
@@ -375,8 +389,8 @@ def backward_keys(
     for offset in range(first // BLOCK_Q * BLOCK_Q if CAUSAL else 0, length_q, BLOCK_Q):
         rows = offset + tl.arange(0, BLOCK_Q)
         queries = _load(q, rows, length_q, stride_qn, WIDTH, PADDED)
-        logs = tl.load(lse + one_head + rows, mask=rows < length_q, other=float("inf"))
-        through = tl.load(delta + one_head + rows, mask=rows < length_q, other=0.0)
+        logs = _load_each(lse + one_head, rows, length_q, float("inf"), offset < length_q)
+        through = _load_each(delta + one_head, rows, length_q, 0.0, offset < length_q)
         bias = tl.zeros([BLOCK_K, BLOCK_Q], tl.float32)  # transposed, as all of the tile
         if HAS_REL:
             first_q, last_q = _span(pos_q, offset, length_q, BLOCK_Q)

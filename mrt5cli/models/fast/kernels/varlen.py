@@ -26,12 +26,13 @@ REPLICAS = 16
 
 class Tiles(NamedTuple):
     """How a program is cut: rows of a tile, powers of 2 from 16 on; warps of a program; stages of the loop
-    over tiles, loads ahead included."""
+    over tiles, loads ahead included; the most registers of a thread, None as the compiler likes."""
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 class Cut(NamedTuple):
@@ -51,13 +52,27 @@ def padded_width(width: int) -> int:
 def tiles_for(width: int, dtype: torch.dtype) -> Cut:
     """The tiles for heads of a width.
 
-    They are not tuned: nobody has timed them on a GPU yet.
+    Nobody has timed them on a GPU yet: `python tests/benchmarks/tiles.py` does. What speaks for these: tiles
+    of 128 rows read the other side from the second cache half as often as those of 64; a thread's values are
+    in registers, all but a few (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up
+    and exponentiates more than it multiplies, gets two programs on a multiprocessor.
     """
-    if dtype == torch.float32:  # exact products are no work for matrix units: operands lie in registers
-        return Cut(Tiles(32, 32, 8, 1), Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1))
-    if padded_width(width) > 64:
-        return Cut(Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1))
-    return Cut(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 1), Tiles(64, 32, 4, 1))
+    narrow = padded_width(width) <= 64
+    if dtype != torch.float32:
+        if narrow:
+            return Cut(Tiles(128, 64, 8, 2, 128), Tiles(128, 32, 8, 2), Tiles(64, 128, 8, 2))
+        return Cut(Tiles(128, 64, 8, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 8, 2))
+    if _is_exact():  # exact products are no work for matrix units: operands lie in registers
+        warps = 4 if narrow else 8
+        return Cut(Tiles(32, 32, 8, 1), Tiles(32, 16, warps, 1), Tiles(16, 32, warps, 1))
+    if narrow:
+        return Cut(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2))
+    return Cut(Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1))
+
+
+def _is_exact() -> bool:
+    """float32 products are exact unless PyTorch's own would not be either."""
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 class _Options(NamedTuple):
@@ -217,16 +232,14 @@ def _constants(
     options: _Options,
     tile: Tiles,
 ) -> dict[str, Any]:
-    # float32 products are exact unless PyTorch's own would not be either.
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return {
+    chosen = {
         "HAS_REL": rel is not None,
         "HAS_GATE": gate is not None,
         "HAS_CEILING": options.ceiling is not None,
         "HAS_COUNTED": counted is not None,
         "HAS_DROPOUT": options.dropout > 0,
         "CAUSAL": options.causal,
-        "PRECISION": "ieee" if exact else "tf32",
+        "PRECISION": "ieee" if _is_exact() else "tf32",
         "WIDTH": query.shape[-1],
         "PADDED": padded_width(query.shape[-1]),
         "BLOCK_Q": tile.queries,
@@ -234,3 +247,4 @@ def _constants(
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
+    return chosen if tile.registers is None else chosen | {"maxnreg": tile.registers}

@@ -1,6 +1,6 @@
 """What the attention kernels take of a GPU that need not be here: registers, spilled bytes, shared memory.
 
-    python tests/kernel_resources.py        # a table of all; needs triton
+    python tests/benchmarks/kernel_resources.py        # a table of all; needs triton
 
 Triton's compiler and NVIDIA's assembler are asked with everything switched on. Each process compiles anew.
 """
@@ -66,6 +66,8 @@ def compiled(
         if types[key][0] == "*" or key.startswith("stride")
     }
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    if tile.registers is not None:
+        options["maxnreg"] = tile.registers
     target = GPUTarget("cuda", capability, 32)
     return compile(ASTSource(kernel, types, constants, aligned), target=target, options=options)
 

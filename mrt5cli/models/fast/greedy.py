@@ -1,0 +1,424 @@
+"""Greedy decoding on a GPU, a step of the whole decoder at one launch.
+
+A step of transformers' loop is hundreds of small operations, which the host issues more slowly than a GPU
+computes them. Here a step is a function of buffers that stay where they are: a CUDA graph records it once and
+replays it for every batch of its shape. Tokens are those of transformers' loop; where two logits all but tie,
+rounding may decide differently.
+
+Legend: B rows, S and T slots of source and target (positions, rounded up), n layers, N heads, H head width, D
+    model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers.activations import NewGELUActivation
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.generation import logits_process as processors
+from transformers.generation import stopping_criteria as criteria
+from transformers.models.t5.modeling_t5 import T5Block
+
+from mrt5cli.models.fast.parts import FAST
+from mrt5cli.models.fast.switch import fast_paths_are_on
+from mrt5cli.models.outputs import MrT5EncoderOutput
+from mrt5cli.models.stack import LearnedPositions, MrT5Decoder, self_attention
+
+DEVICES = {"cuda"}
+"""Where this loop serves; on a CPU one like it was hardly faster than transformers'."""
+DTYPES = {torch.float32, torch.bfloat16}
+SLOTS = 64
+"""Lengths are rounded up to a multiple of it: few graphs serve all lengths, and masks lie as kernels want."""
+LOOK = 8
+"""Steps between two looks at whether all rows have ended. A look makes the GPU pause for part of a step, and
+steps after the last end, LOOK - 1 at most, are for nothing."""
+GRAPHS = 16
+"""How many graphs a model keeps: those of the shapes it saw last."""
+
+PARTS = {
+    *(*FAST.values(), MrT5Decoder, T5Block, NewGELUActivation, LearnedPositions),
+    *(nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList),
+}
+"""Of a decoder that computes what its weights say: no adapter, quantised weight or other activation."""
+IDLE_HOOKS = {"transformers.utils.output_capturing", "mrt5cli.models.stack"}
+"""Files whose hooks record what is not wanted here, or give a layer its own bias, as this loop does."""
+CONSUMED = {"hard_delete", "deletion_threshold", "segment_ends", "real_bytes", "attention_mask"}
+"""What a call may give to the model and the encoder has read."""
+
+
+class Asked(NamedTuple):
+    """What a call wants of the loop.
+
+    Attributes:
+        steps: tokens of a row at most.
+        least: tokens that come before one may end a row.
+        ends: (E) ids that do, or None.
+        pad: id of what follows an end, or None where nothing ends.
+        dtype: of matrix products.
+    """
+
+    steps: int
+    least: int
+    ends: Tensor | None
+    pad: Tensor | None
+    dtype: torch.dtype
+
+
+def asked_for(
+    model: T5ForConditionalGeneration,
+    prompt: Tensor,
+    logits_processor: processors.LogitsProcessorList,
+    stopping_criteria: criteria.StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    synced_gpus: bool = False,
+    streamer: object = None,
+    encoder_outputs: object = None,
+    past_key_values: object = None,
+    use_cache: bool | None = None,
+    **given: object,
+) -> Asked | None:
+    """What a call of transformers' `_sample` wants of `decode`. None if transformers' loop is to serve it: on
+    another device, for more than greedy tokens, or a rule about them that is not of length, or an unusual
+    decoder."""
+    settings: Any = generation_config
+    kind, ends, least, steps = prompt.device.type, settings._eos_token_tensor, 0, 0
+    more = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
+    if more or synced_gpus or streamer is not None or prompt.shape[1] != 1:
+        return None
+    if kind not in DEVICES or not fast_paths_are_on() or torch.compiler.is_compiling():
+        return None
+    if not use_cache or not _is_new(past_key_values) or not _is_plain(model, prompt.device):
+        return None
+    if any(value is not None and name not in CONSUMED for name, value in given.items()):
+        return None
+    for rule in (*stopping_criteria, *logits_processor):
+        if type(rule) is criteria.MaxLengthCriteria:
+            steps = min(steps or rule.max_length, rule.max_length - 1)
+            continue
+        if type(rule) is processors.MinLengthLogitsProcessor:
+            least = max(least, rule.min_length - 1)
+        elif type(rule) is processors.MinNewTokensLengthLogitsProcessor:
+            least = max(least, rule.prompt_length_to_skip + rule.min_new_tokens - 1)
+        elif type(rule) is not criteria.EosTokenCriteria:
+            return None
+        if rule.eos_token_id is not ends:
+            return None
+    positions, weights = _positions(model.decoder), model.lm_head.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights
+    fits = steps > 0 and (positions is None or steps <= len(positions)) and {dtype, weights} <= DTYPES
+    return Asked(steps, least, ends, settings._pad_token_tensor, dtype) if fits else None
+
+
+def _is_new(cache: object) -> bool:
+    """Whether it is the cache that `generate` makes itself, unused."""
+    if type(cache) is not EncoderDecoderCache or getattr(cache, "_is_user_defined", False):
+        return False
+    own: Any = cache.self_attention_cache
+    return type(own) is DynamicCache and not own.offloading and own.get_seq_length() == 0
+
+
+def _is_plain(model: T5ForConditionalGeneration, device: torch.device) -> bool:
+    """Whether decoder and head compute what their weights say, which are alike and on the device."""
+    parts = [*model.decoder.modules(), model.lm_head]
+    if not {type(part) for part in parts} <= PARTS or any(part.training for part in parts):
+        return False
+    if any("forward" in vars(part) or getattr(part, "bias", None) is not None for part in (model, *parts)):
+        return False
+    hooks = [hook for part in (model, *parts) for at in _hooks(part) for hook in at.values()]
+    head = model.lm_head.weight
+    return {getattr(hook, "__module__", None) for hook in hooks} <= IDLE_HOOKS and all(
+        (type(weight.data), weight.dtype, weight.device) == (Tensor, head.dtype, device)
+        for weight in (*model.decoder.parameters(), head)
+    )
+
+
+def _hooks(part: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return part._forward_hooks, part._forward_pre_hooks
+
+
+def _positions(decoder: Any) -> Tensor | None:
+    """(positions, D), those learned, where they are added."""
+    table = decoder.absolute_pos_embed
+    return None if table is None or decoder.config.learned_positions == "unused" else table.weight
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """What a layer multiplies by: matrices that read the same states are one."""
+
+    norms: Tensor
+    qkv: Tensor
+    o: Tensor
+    source_q: Tensor
+    source_o: Tensor
+    wi: Tensor
+    wo: Tensor
+
+
+class Weights(NamedTuple):
+    """What decoding multiplies by; `source` is k and v of every layer's cross-attention."""
+
+    embedding: Tensor
+    positions: Tensor | None
+    layers: list[Layer]
+    source: Tensor
+    norm: Tensor
+    head: Tensor
+
+
+def weights_of(model: Any, dtype: torch.dtype, lay: Callable[[list[Tensor], torch.dtype], Tensor]) -> Weights:
+    """A model's weights, as one tensor where `lay` gets several: those of matrices in `dtype`."""
+    own, layers, source = model.lm_head.weight.dtype, [], []
+    for block in model.decoder.block:
+        inner, outer, ff = (next(part.children()) for part in block.layer)
+        norms = lay([part.layer_norm.weight for part in block.layer], own)
+        groups = (
+            [inner.q, inner.k, inner.v], [inner.o], [outer.q], [outer.o], [ff.wi_0, ff.wi_1], [ff.wo]
+        )  # fmt: skip
+        layers.append(Layer(norms, *(lay([part.weight for part in group], dtype) for group in groups)))
+        source += [outer.k.weight, outer.v.weight]
+    positions = _positions(model.decoder)
+    return Weights(
+        lay([model.decoder.embed_tokens.weight], own),
+        None if positions is None else lay([positions], own),
+        layers,
+        lay(source, dtype),
+        lay([model.decoder.final_layer_norm.weight], own),
+        lay([model.lm_head.weight], dtype),
+    )
+
+
+# --- a step -------------------------------------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    """Of a batch: B, S, T; whether attention is softmax1; how exact float32 products are."""
+
+    rows: int
+    source: int
+    target: int
+    softmax1: bool
+    precision: str
+
+
+class Step:
+    """A step of the decoder, from tokens to tokens, on buffers that stay where they are.
+
+    softmax1 is a softmax over one more key, whose score and value are 0: it has the last slot of each side.
+
+    Attributes:
+        token: (B) ids that a step reads, and overwrites with those it finds.
+        position: (1) theirs.
+        written: (B, T) what was found.
+        done: (B) bool, rows that have ended.
+        ends: (V) bool, ids that end a row.
+        pad: () id of what follows.
+        barred: (T, V) -inf where an id may not come after a position, else 0.
+        source, target: (n, 2, B, N, S or T, H) keys and values.
+        hidden: (B, 1, 1, S) what cross-attention adds to its scores.
+        bias: (T, n or 1, N or 1, T) what self-attention adds at each position.
+    """
+
+    def __init__(self, decoder: Any, weights: Weights, shape: Shape, pairs: Tensor) -> None:
+        self.shape, self.weights, self.epsilon = shape, weights, decoder.config.layer_norm_epsilon
+        self.source, self.target = torch.split(pairs, [shape.source, shape.target], dim=4)
+        rows, slots, vocabulary = shape.rows, shape.target, len(weights.head)
+        make = partial(torch.zeros, device=pairs.device)
+        self.token, self.written = (make(size, dtype=torch.long) for size in ((rows,), (rows, slots)))
+        self.position, self.pad = (make(size, dtype=torch.long) for size in ((1,), ()))
+        self.done, self.ends = (make(size, dtype=torch.bool) for size in (rows, vocabulary))
+        self.barred = make(slots, vocabulary)
+        self.hidden = make(rows, 1, 1, shape.source, dtype=pairs.dtype)
+        self.bias = self._bias(decoder).to(pairs.dtype).contiguous()
+        self.replay = recorded(self.step, pairs.device)
+
+    def step(self) -> None:
+        """Find the next token of each row, without asking the device anything."""
+        weights, (heads, width) = self.weights, self.source.shape[3::2]
+        states = weights.embedding.index_select(0, self.token)
+        if weights.positions is not None:
+            states += weights.positions.index_select(0, self.position)
+        biases = self.bias.index_select(0, self.position)[0, :, None, :, None]
+        for index, layer in enumerate(weights.layers):
+            to_self, to_source, to_inner = layer.norms.view(3, -1)
+            joint = self._product(states, to_self, layer.qkv).view(-1, 3, heads, width)
+            self.target[index].index_copy_(3, self.position, joint[:, 1:].transpose(0, 1)[..., None, :])
+            bias = biases[index % len(biases)]
+            _add(states, _attended(joint[:, 0], self.target[index], bias), layer.o)
+            query = self._product(states, to_source, layer.source_q).view(-1, heads, width)
+            _add(states, _attended(query, self.source[index], self.hidden), layer.source_o)
+            gate, factor = self._product(states, to_inner, layer.wi).chunk(2, dim=1)
+            _add(states, F.gelu(gate, approximate="tanh") * factor, layer.wo)
+        logits = self._product(states, weights.norm, weights.head) + self.barred.index_select(
+            0, self.position
+        )
+        torch.where(self.done, self.pad, logits.argmax(dim=1), out=self.token)
+        self.written.index_copy_(1, self.position, self.token[:, None])
+        self.done |= self.ends.index_select(0, self.token)
+        self.position += 1
+
+    def _product(self, states: Tensor, norm: Tensor, matrix: Tensor) -> Tensor:
+        return F.linear(F.rms_norm(states, norm.shape, norm, self.epsilon).to(matrix.dtype), matrix)
+
+    def begin(self, decoder: Any, prompt: Tensor, asked: Asked, encoded: MrT5EncoderOutput) -> None:
+        """Lay down a batch: its first tokens (B, 1), and what its encoder returned."""
+        for buffer in (self.position, self.done, self.ends, self.barred, self.target):
+            buffer.zero_()  # the target, too, as a weight of 0 does not undo what is no number
+        self.token.copy_(prompt[:, 0])
+        self.bias.copy_(self._bias(decoder))
+        if asked.ends is not None and asked.pad is not None:
+            self.ends.copy_(torch.isin(torch.arange(len(self.ends), device=prompt.device), asked.ends))
+            self.pad.copy_(asked.pad.squeeze())
+            self.barred[: asked.least].masked_fill_(self.ends, -torch.inf)
+        states, mask, gate = encoded.last_hidden_state, encoded.attention_mask, encoded.key_gate
+        assert states is not None  # an encoder's
+        length, seen = states.shape[1], self.hidden[..., : states.shape[1]]
+        self.hidden.fill_(-torch.inf)
+        if self.shape.softmax1:
+            self.hidden[..., -1:].zero_()
+        seen.copy_(torch.zeros_like(seen) if gate is None else gate[:, None, None])
+        if mask is not None:
+            seen.masked_fill_(mask[:, None, None] == 0, torch.finfo(seen.dtype).min)
+        layers, _, rows, heads, _, width = self.source.shape
+        pairs = F.linear(states.to(seen.dtype), self.weights.source).view(
+            rows, length, layers, 2, heads, width
+        )
+        self.source[..., :length, :].copy_(pairs.permute(2, 3, 0, 4, 1, 5))
+        self.source[..., length:, :].zero_()
+
+    def _bias(self, decoder: Any) -> Tensor:
+        slots, layers = self.shape.target, [self_attention(block) for block in decoder.block]
+        biases: Any = [part.compute_bias for part in layers if part.has_relative_attention_bias]
+        stacked = [compute(slots, slots)[0] for compute in biases] or [self.hidden.new_zeros(1, slots, slots)]
+        later = torch.ones(slots, slots, dtype=torch.bool, device=self.hidden.device).triu(1)
+        bias = torch.stack(stacked).masked_fill(later, -torch.inf)
+        if self.shape.softmax1:
+            bias[..., -1:].zero_()
+        return bias.permute(2, 0, 1, 3)
+
+    def run(self, asked: Asked) -> Tensor:
+        """(B, t) tokens, until every row has ended or the steps are over."""
+        count = 0
+        while count < asked.steps:
+            self.replay()
+            count += 1
+            if asked.ends is not None and count % LOOK == 0 and bool(self.done.all()):
+                break
+        tokens = self.written[:, :count].clone()
+        ends = self.ends[tokens]
+        lengths = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, count)
+        return tokens[:, : int(lengths.max())]
+
+
+def _attended(query: Tensor, pair: Tensor, bias: Tensor) -> Tensor:
+    """(B, N H) of queries (B, N, H) over keys and values (2, B, N, ..., H)."""
+    key, value = pair
+    return F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=bias, scale=1.0).flatten(1)
+
+
+def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
+    """states += vectors @ matrix.T, in one operation where precisions are the same."""
+    if states.dtype == matrix.dtype:
+        states.addmm_(vectors, matrix.t())
+    else:
+        states += F.linear(vectors, matrix)
+
+
+def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], object]:
+    """`step` as one launch of a CUDA graph; on another device, itself."""
+    if device.type != "cuda":
+        return step
+    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):
+        step()  # libraries load, choose and allocate in a first call, which cannot be recorded
+    here.wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating and pinning memory.
+    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+        step()
+    return graph.replay
+
+
+# --- what a model keeps -------------------------------------------------------------------------------------
+
+
+class Kept:
+    """The steps of a model; what they share: copies of its weights, and memory for keys and values.
+
+    Weights are copied in each call, because nothing tells for certain that none was changed: 0.1 ms for
+    byt5-small on an H200, by its bandwidth.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, dtype: torch.dtype) -> None:
+        self.kind, self.buffers = _kind(model, dtype), list[Tensor]()
+        self.memory = model.lm_head.weight.new_empty(0, dtype=dtype)
+        self.steps: OrderedDict[Shape, Step] = OrderedDict()
+
+        def lay(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+            self.buffers.append(torch.cat(parts).to(dtype))
+            return self.buffers[-1]
+
+        self.weights = weights_of(model, dtype, lay)
+
+    def step(self, model: T5ForConditionalGeneration, shape: Shape) -> Step:
+        """The step of a shape, with the weights as they are now."""
+        buffers, dtype = iter(self.buffers), self.memory.dtype
+        weights_of(model, dtype, lambda parts, _: torch.cat(parts, out=next(buffers)))
+        if shape not in self.steps:
+            decoder: Any = model.decoder
+            attention, slots = self_attention(decoder.block[0]), shape.source + shape.target
+            heads, width = attention.n_heads, attention.key_value_proj_dim
+            size = torch.Size((len(decoder.block), 2, shape.rows, heads, slots, width))
+            if len(self.memory) < size.numel():
+                self.steps.clear()  # they lie in the old memory
+                self.memory = self.memory.new_empty(size.numel())
+            self.steps[shape] = Step(decoder, self.weights, shape, self.memory[: size.numel()].view(size))
+            if len(self.steps) > GRAPHS:
+                self.steps.popitem(last=False)
+        self.steps.move_to_end(shape)
+        return self.steps[shape]
+
+
+def _kind(model: T5ForConditionalGeneration, dtype: torch.dtype) -> list[object]:
+    weights = (*model.decoder.parameters(), model.lm_head.weight)
+    return [dtype, *((weight.shape, weight.dtype, weight.device) for weight in weights)]
+
+
+_KEPT: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
+_LOCK = Lock()
+"""Two calls at once would write to the same buffers."""
+
+
+def decode(
+    model: T5ForConditionalGeneration, prompt: Tensor, asked: Asked, encoded: MrT5EncoderOutput
+) -> Tensor:
+    """(B, 1 + t) tokens, the prompt's (B, 1) first, as transformers' loop writes them."""
+    states, softmax1 = encoded.last_hidden_state, bool(model.decoder.config.use_softmax1)
+    assert states is not None  # an encoder's
+    source, target = (-(-(count + softmax1) // SLOTS) * SLOTS for count in (states.shape[1], asked.steps))
+    shape = Shape(len(prompt), source, target, softmax1, torch.get_float32_matmul_precision())
+    with (
+        _LOCK,
+        torch.cuda.device_of(prompt),  # type: ignore[no-untyped-call]
+        torch.inference_mode(False),  # else later calls outside of it could not write to the buffers
+        torch.no_grad(),
+        torch.autocast(prompt.device.type, enabled=False),
+    ):
+        kept = _KEPT.get(model)
+        if kept is None or kept.kind != _kind(model, asked.dtype):
+            kept = _KEPT[model] = Kept(model, asked.dtype)
+        step = kept.step(model, shape)
+        step.begin(model.decoder, prompt, asked, encoded)
+        return torch.cat([prompt, step.run(asked)], dim=1)
