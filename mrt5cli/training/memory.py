@@ -179,7 +179,8 @@ class Step:
             head = target * (self.number * sizes.d_model + (4 + self.number) * sizes.vocabulary)
             return sum(blocks) + ends + head + self.bias(decodes=True)
         gate = 8 * source * sizes.d_model if self.recipe.model.shortener.has_weights else 0
-        return sum(blocks) + ends + gate + 4 * last * sizes.d_model + self.bias(decodes=False)
+        outputs = 2 if self.attention == "triton" else 1  # packed and padded
+        return sum(blocks) + ends + gate + outputs * 4 * last * sizes.d_model + self.bias(decodes=False)
 
     def copies(self) -> int:
         """Of weights: autocast's in bf16, and on a GPU, in fp32, those of q|k|v and wi_0|wi_1 side by side.
@@ -211,11 +212,11 @@ class Step:
         rows, keys = (target, max(target, kept)) if decodes else (source, source)
         scores, rows = self.batch * rows * keys * sizes.heads, self.batch * rows
         of_feed_forward, held = 4 * self.number * rows * sizes.d_ff, self.feed_forward(rows)
-        of_attention = (8 + 2 * self.number + 12 * self.scored) * scores
+        of_attention = (8 + 2 * self.number) * scores
         if self.attention == "triton":
             of_attention = 0
         elif self.attention != "eager":
-            of_attention = (16 + 16 * self.scored) * min(TILES[self.on_gpu], scores)
+            of_attention = 16 * min(TILES[self.on_gpu], scores)
         # Attention's turn comes when the feed-forward layer's is over.
         most = max(of_feed_forward, of_attention - held)
         if self.recompute != "none":
