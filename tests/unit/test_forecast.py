@@ -23,13 +23,14 @@ from mrt5cli import runtime
 from mrt5cli.analysis.throughput import GPUS, NARROW, WIDE, core_rate, described, gpu_rate, kind_of
 from mrt5cli.errors import UserError
 from mrt5cli.models import build
+from mrt5cli.models.fast import fused
 from mrt5cli.models.fast.choice import Choice
 from mrt5cli.models.recomputation import Recompute, recompute
 from mrt5cli.recipe import Recipe, Shape, load
 from mrt5cli.runtime import Precision, Runtime
 from mrt5cli.training.estimates import parameters, sizes_of, step_flops
 from mrt5cli.training.forecast import Forecast, forecast
-from mrt5cli.training.memory import Step, StepMemory
+from mrt5cli.training.memory import TILES, Step, StepMemory
 
 # --- memory, beside what PyTorch allocates ------------------------------------------------------------------
 
@@ -156,6 +157,10 @@ def test_memory_of_the_classic_run_on_a_gpu(attention: str, how: str, gigabytes:
     held = [step.memory().held for step in steps]
     assert held[2] - held[1] == pytest.approx(32 / 24 * (held[1] - held[0]), rel=0.01)
     assert steps[0].memory().weights == 16 * parameters(sizes)
+
+
+def test_tiles_are_those_of_the_core() -> None:
+    assert {False: fused.TILES["cpu"], True: fused.TILES["cuda"]} == TILES
 
 
 def test_several_processes_hold_gradients_twice() -> None:
