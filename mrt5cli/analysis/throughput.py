@@ -58,11 +58,11 @@ GPUS: Mapping[str, Mapping[Precision, Rate]] = {
 ASSUMED = "A100"
 """The kind that is assumed where there is no GPU to ask, or one of another kind."""
 
-NARROW = Rate(34e9, "`make quickstart` (its ByT5, 119 s of 800 steps) on an AMD EPYC, 2026-11-28")
+NARROW = Rate(34e9, "`make quickstart` on an AMD EPYC, 2026-11-28")
 NARROW_SHARED = Rate(14e9, "`mrt5 reproduce miniature`, two jobs at a time on an AMD EPYC, 2026-11-28")
-WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` (byt5-small) on an AMD EPYC, 2026-11-26")
-"""One core of a CPU, in either precision: small models on a machine of their own and beside other jobs, where
-memory and caches are shared, and a forward pass of a wide one."""
+WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` on an AMD EPYC, 2026-11-26")
+"""One core of a CPU, in either precision: small models on a machine of their own (800 steps of ByT5 in 119 s)
+and beside other jobs, where memory and caches are shared, and a forward pass of byt5-small."""
 WIDE_MODEL = 1024
 """The d_model from which a model counts as wide."""
 

@@ -35,6 +35,7 @@ class ScorePenalty:
     def __init__(self, per: Literal["row", "batch"], targets: Tensor | None = None) -> None:
         self.per, self.targets = per, targets if per == "row" else None
         self.source: Tensor | None = None
+        self._summed = False
         self._means: dict[bool, list[Tensor]] = {False: [], True: []}  # by whether it is cross-attention
 
     @property
@@ -78,11 +79,14 @@ class ScorePenalty:
 
     def add_mean(self, mean: Tensor, *, cross: bool) -> None:
         """Add one layer's mean over its pairs."""
-        self._means[cross].append(mean)
+        # Blocks that backward computes again come once more; in here, they would not be freed.
+        if not self._summed:
+            self._means[cross].append(mean)
 
     def parts(self) -> Tensor:
         """(2,), what the encoder's layers and cross-attention's add to the mean over all: their pairs are of
         different numbers, and so are their shares in a mean over several batches."""
+        self._summed = True
         nothing = torch.zeros_like(self.layer_means[0])
         sums = [torch.stack([nothing, *means]).sum() for means in self._means.values()]
         return torch.stack(sums) / len(self.layer_means)

@@ -5,8 +5,8 @@ full, the norms' inputs, two of the four tensors of a gated feed-forward layer, 
 counts the bytes of a real step beside it. Batches are taken to be full of the longest examples, and soft:
 hard deletion needs less. With MRT5_FAST=0 more is held than is said here.
 
-Legend: R source positions of a micro-batch, S those left behind the gate, T target positions; D model width,
-    I heads times their width, F feed-forward width.
+Legend: R source positions of a micro-batch, S those left where positions are pooled, T target positions, D
+    model width.
 """
 
 from __future__ import annotations
@@ -105,15 +105,14 @@ class Step:
         casts = products if self.number == 2 and not self.on_gpu else min(products, 1)
         return rows * (4 * self.sizes.d_model + 4 + casts * self.number * self.sizes.d_model)
 
-    def dropped(self, rows: int, size: int | None = None) -> int:
-        """What dropout on (rows, D) remembers: on a GPU a mask, on a CPU its factors.
+    def dropped(self, rows: int) -> int:
+        """What dropout on (rows, D) in a block remembers: on a CPU its factors, on a GPU a seed."""
+        drops = self.recipe.model.dropout > 0 and not self.on_gpu
+        return drops * rows * self.number * self.sizes.d_model
 
-        Args:
-            size: of a number; a product's by default.
-        """
-        if not self.recipe.model.dropout:
-            return 0
-        return rows * self.sizes.d_model * (1 if self.on_gpu else size or self.number)
+    def dropped_at_ends(self, rows: int) -> int:
+        """The same of float32 states before the first block or behind the last: on a GPU a mask."""
+        return (self.recipe.model.dropout > 0) * rows * (1 if self.on_gpu else 4) * self.sizes.d_model
 
     def residual(self, rows: int) -> int:
         """What the dropout of a layer's result remembers: our kernels, a seed."""
@@ -179,12 +178,13 @@ class Step:
                 products = (self.products(decodes=decodes, rows=each) for each in rows)
                 blocks = [sum(both) for both in zip(blocks, products, strict=True)]
         first, last = rows[0], rows[-1]
-        ends = self.dropped(first, 4) + self.dropped(last, 4) + self.norm(last, 0)
+        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last, 0)
         if decodes:
             head = target * (self.number * sizes.d_model + (4 + self.number) * sizes.vocabulary)
             return sum(blocks) + ends + head + self.bias(decodes=True)
         gate = 8 * source * sizes.d_model if self.recipe.model.shortener.has_weights else 0
-        return sum(blocks) + ends + gate + 4 * last * sizes.d_model + self.bias(decodes=False)
+        outputs = 2 if self.attention == "triton" else 1  # packed and padded
+        return sum(blocks) + ends + gate + outputs * 4 * last * sizes.d_model + self.bias(decodes=False)
 
     def copies(self) -> int:
         """Of weights: autocast's in bf16, and on a GPU, in fp32, those of q|k|v and wi_0|wi_1 side by side.
@@ -216,11 +216,11 @@ class Step:
         rows, keys = (target, max(target, kept)) if decodes else (source, source)
         scores, rows = self.batch * rows * keys * sizes.heads, self.batch * rows
         of_feed_forward, held = 4 * self.number * rows * sizes.d_ff, self.feed_forward(rows)
-        of_attention = (8 + 2 * self.number + 12 * self.scored) * scores
+        of_attention = (8 + 2 * self.number) * scores
         if self.attention == "triton":
             of_attention = 0
         elif self.attention != "eager":
-            of_attention = (16 + 16 * self.scored) * min(TILES[self.on_gpu], scores)
+            of_attention = 16 * min(TILES[self.on_gpu], scores)
         # Attention's turn comes when the feed-forward layer's is over.
         most = max(of_feed_forward, of_attention - held)
         if self.recompute != "none":

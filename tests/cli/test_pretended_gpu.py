@@ -72,7 +72,7 @@ def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:
         "about 4 h 05 min of NVIDIA H200, 214,422 bytes a second (316 TFLOP/s, from arithmetic, not measured)"
     )
     memory = line(result, "memory")
-    assert memory.startswith("about 38.6 GB of 150 GB: 4.79 GB weights, gradients and Adam's moments, ")
+    assert memory.startswith("about 39 GB of 150 GB: 4.79 GB weights, gradients and Adam's moments, ")
     assert "599 MB copies of weights" in memory and "GB held for backward of 64 examples" in memory
     assert not Path("runs").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_kernels import NEEDS_TRITON
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -21,17 +23,19 @@ from mrt5cli import runtime
 from mrt5cli.analysis.throughput import GPUS, NARROW, WIDE, core_rate, described, gpu_rate, kind_of
 from mrt5cli.errors import UserError
 from mrt5cli.models import build
+from mrt5cli.models.fast import fused
 from mrt5cli.models.fast.choice import Choice
 from mrt5cli.models.recomputation import Recompute, recompute
 from mrt5cli.recipe import Recipe, Shape, load
 from mrt5cli.runtime import Precision, Runtime
 from mrt5cli.training.estimates import parameters, sizes_of, step_flops
 from mrt5cli.training.forecast import Forecast, forecast
-from mrt5cli.training.memory import Step
+from mrt5cli.training.memory import TILES, Step, StepMemory
 
 # --- memory, beside what PyTorch allocates ------------------------------------------------------------------
 
 SMALL = "{d_model: 96, d_ff: 224, d_kv: 16, num_heads: 3, num_layers: 4, num_decoder_layers: 2}"
+KERNELS = "mrt5cli.models.fast.kernels"
 MARK = 777
 """Bytes of an allocation that tells where in the profile forward ends; nothing else has that size."""
 
@@ -69,6 +73,29 @@ OTHERS = {
 }
 
 
+def measured(
+    overrides: tuple[str, ...], attention: str, how: Recompute, precision: Precision, *, on_gpu: bool = False
+) -> tuple[int, int, StepMemory]:
+    """What a step holds and takes at its peak beside its weights, and what is expected."""
+    recipe = small(*overrides, f"training.precision={precision}", f"training.recompute={how}")
+    torch.manual_seed(0)
+    model = build(recipe.model).train()
+    model.set_attn_implementation(attention)
+    recompute(model, how)
+    sizes, weights = sizes_of(recipe, model.config), model.num_parameters()
+    step = Step(recipe, sizes, weights, 4, attention, on_gpu=on_gpu)
+    ids, labels = (torch.randint(3, 259, (4, n)) for n in (step.lengths.source, step.lengths.target))
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = model(ids, labels=labels, output_score_loss=step.scored, use_cache=False)
+        parts = (out.loss, out.score_loss, out.delete_gate_output)
+        return sum((part.mean() for part in parts if part is not None), torch.zeros(()))
+
+    assert step.memory().weights == 16 * weights
+    return *allocated(loss), step.memory()
+
+
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("precision", get_args(Precision))
 @pytest.mark.parametrize(
@@ -82,29 +109,11 @@ OTHERS = {
 def test_memory_is_what_a_step_allocates(
     case: str, attention: str, how: Recompute, precision: Precision
 ) -> None:
-    """Within 10 % what is held; within 15 % below and 35 % above its peak, gradients of activations included:
+    """Within 12 % what is held; within 15 % below and 35 % above its peak, gradients of activations included:
     at this size single tensors of a backward pass weigh much."""
-    overrides = (CASES | OTHERS)[case]
-    recipe = small(*overrides, f"training.precision={precision}", f"training.recompute={how}")
-    torch.manual_seed(0)
-    model = build(recipe.model).train()
-    model.set_attn_implementation(attention)
-    recompute(model, how)
-    sizes, weights = sizes_of(recipe, model.config), model.num_parameters()
-    step = Step(recipe, sizes, weights, 4, attention, on_gpu=False)
-    ids, labels = (torch.randint(3, 259, (4, n)) for n in (step.lengths.source, step.lengths.target))
-
-    def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            out = model(ids, labels=labels, output_score_loss=step.scored)
-        parts = (out.loss, out.score_loss, out.delete_gate_output)
-        return sum((part.mean() for part in parts if part is not None), torch.zeros(()))
-
-    held, peak = allocated(loss)
-    expected = step.memory()
-    assert expected.held + expected.copies == pytest.approx(held, rel=0.1)
+    held, peak, expected = measured((CASES | OTHERS)[case], attention, how, precision)
+    assert expected.held + expected.copies == pytest.approx(held, rel=0.12)
     assert 0.85 * peak < expected.total - expected.weights < 1.35 * peak
-    assert expected.weights == 16 * weights
 
 
 @pytest.mark.usefixtures("fast")
@@ -131,8 +140,8 @@ def test_the_parts_are_what_autograd_saves() -> None:
 @pytest.mark.parametrize(
     ("attention", "how", "gigabytes"),
     [
-        ("triton", "none", (9.5, 22.0, 38.6)),
-        ("triton", "blocks", (6.1, 9.9, 15.0)),
+        ("triton", "none", (9.6, 22.2, 39.0)),
+        ("triton", "blocks", (6.1, 10.1, 15.3)),
         ("sdpa", "none", (9.6, 22.3, 38.7)),
         ("eager", "none", (14.8, 42.9, 80.5)),
     ],
@@ -143,11 +152,15 @@ def test_memory_of_the_classic_run_on_a_gpu(attention: str, how: str, gigabytes:
     sizes = sizes_of(recipe, Shape())
     steps = [Step(recipe, sizes, parameters(sizes), batch, attention, on_gpu=True) for batch in (8, 32, 64)]
     totals = [step.memory().total / 1e9 for step in steps]
-    assert totals == pytest.approx(gigabytes, rel=0.1)
+    assert totals == pytest.approx(gigabytes, rel=0.02)
     # What is held grows with the batch, and the weights take 16 bytes each.
     held = [step.memory().held for step in steps]
     assert held[2] - held[1] == pytest.approx(32 / 24 * (held[1] - held[0]), rel=0.01)
     assert steps[0].memory().weights == 16 * parameters(sizes)
+
+
+def test_tiles_are_those_of_the_core() -> None:
+    assert {False: fused.TILES["cpu"], True: fused.TILES["cuda"]} == TILES
 
 
 def test_several_processes_hold_gradients_twice() -> None:
@@ -272,7 +285,50 @@ def test_the_classic_run_at_64_does_not_fit_24_gigabytes() -> None:
     sizes = sizes_of(recipe, Shape())
     step = Step(recipe, sizes, parameters(sizes), 64, "triton", on_gpu=True)
     gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
-    with pytest.raises(UserError, match=r"of 64 examples takes about 38.6 GB; cuda:0 has 24 GB") as refused:
+    with pytest.raises(UserError, match=r"of 64 examples takes about 39 GB; cuda:0 has 24 GB") as refused:
         list(Forecast(gpu, gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9).notes())
     expected = "--set training.device_batch_size=16 or --set training.recompute=blocks"
     assert refused.value.hint == expected
+
+
+class Unlaunched:
+    """A Triton program that is never run: what it would write stays as it was allocated."""
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def dropout_of_a_gpu(states: Tensor, p: float, training: bool, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(states, p, True)[0] if training and p > 0 else states
+
+
+PROGRAMS = {
+    "varlen": ("forward", "backward_queries", "backward_keys"),
+    "around_attention": [
+        f"{what}_{way}" for what in ("norm", "gate", "add") for way in ("forward", "backward")
+    ],
+}
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on the CPU goes the way of a GPU, with kernels that allocate and compute nothing."""
+    for module, names in PROGRAMS.items():
+        for name in names:
+            monkeypatch.setattr(f"{KERNELS}.{module}.{name}", Unlaunched())
+    monkeypatch.setattr(f"{KERNELS}.around_attention.right_on", lambda device: True)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    for module in (KERNELS, "mrt5cli.models.fast.products"):
+        monkeypatch.setattr(f"{module}.gpu_paths_are_on", lambda tensor: True)
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropout_of_a_gpu)
+
+
+@pytest.mark.usefixtures("fast", "as_on_a_gpu")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason=NEEDS_TRITON)
+@pytest.mark.parametrize("how", get_args(Recompute))
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("case", CASES)
+def test_memory_on_a_gpu_is_what_a_step_allocates(precision: Precision, case: str, how: Recompute) -> None:
+    held, peak, expected = measured(CASES[case], "triton", how, precision, on_gpu=True)
+    assert expected.held + expected.copies == pytest.approx(held, rel=0.12)
+    assert 0.85 * peak < expected.total - expected.weights < 1.35 * peak
