@@ -114,10 +114,6 @@ class Step:
         """The same of float32 states before the first block or behind the last: on a GPU a mask."""
         return (self.recipe.model.dropout > 0) * rows * (1 if self.on_gpu else 4) * self.sizes.d_model
 
-    def residual(self, rows: int) -> int:
-        """What the dropout of a layer's result remembers: our kernels, a seed."""
-        return 0 if self.on_gpu else self.dropped(rows)
-
     def attend(self, queries: int, keys: int, pairs: int, *, scored: bool) -> int:
         """Queries, keys, values, output and, where scores are written out, those."""
         sizes, number = self.sizes, self.number
@@ -135,10 +131,10 @@ class Step:
     def block(self, *, decodes: bool, rows: int, length: int, scored: bool) -> int:
         """All that a block holds, without recomputation."""
         held = self.norm(rows, 3) + self.attend(rows, rows, rows * length, scored=scored and not decodes)
-        held += self.norm(rows, 2) + self.feed_forward(rows) + 2 * self.residual(rows)
+        held += self.norm(rows, 2) + self.feed_forward(rows) + 2 * self.dropped(rows)
         if decodes:
             source = self.rows.kept
-            held += self.norm(rows, 1) + self.residual(rows)
+            held += self.norm(rows, 1) + self.dropped(rows)
             held += self.attend(rows, source, rows * self.lengths.kept, scored=scored)
             if self.number == 2:  # the source's states, cast for keys and for values
                 held += (1 if self.on_gpu else 2) * 2 * source * self.sizes.d_model
