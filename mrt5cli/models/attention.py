@@ -204,7 +204,8 @@ def attend(
     cross = module.is_cross_attention
     penalty = None if module.is_decoder and not cross else score_penalty
     bias, hidden = (None, _of_keys(position_bias)) if cross else (position_bias, None)
-    if _of_keys(attention_mask) is None:
+    # Of a single query the bias is smaller than the keys, which a feature would copy.
+    if _of_keys(attention_mask) is None or query.shape[2] == 1:
         bias = _plus(bias, attention_mask)
     else:
         hidden = _plus(hidden, _of_keys(attention_mask))
