@@ -396,7 +396,7 @@ def cache(model: MrT5ForConditionalGeneration) -> EncoderDecoderCache:
         {"logits_processor": LogitsProcessorList([MinLengthLogitsProcessor(5, LETTERS)])},
         {"num_return_sequences": 2, "num_beams": 2},
     ],
-    ids=str,
+    ids=" ".join,  # the keys: a value may say where in memory it lies
 )
 def test_what_it_cannot_do_goes_transformers_way(wanted: dict[str, Any], own_loop: list[Any]) -> None:
     model = lively("mrt5")
