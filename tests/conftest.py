@@ -214,3 +214,14 @@ def one_thread() -> Generator[None, None, None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def exact_float32() -> Generator[None, None, None]:
+    """A GPU's TF32 would round matrix products to 10 bits."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)

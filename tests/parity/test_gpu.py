@@ -21,16 +21,8 @@ from mrt5cli.models import load
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("exact_float32"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """TF32 would round matrix products to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "triton"])

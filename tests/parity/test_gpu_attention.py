@@ -28,18 +28,10 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.usefixtures("fast"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("exact_float32"),
 ]
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON)
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """TF32 would round matrix products to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("bias", ["none", "shared", "of each row", "of each key"])

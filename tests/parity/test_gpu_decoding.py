@@ -18,19 +18,11 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.usefixtures("fast"),
+    pytest.mark.usefixtures("exact_float32"),
 ]
 
 HARD = {"hard_delete": True}
 LENGTHS = [9, 23, 14, 40, 30, 17, 2, 31]
-
-
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """TF32 would round matrix products to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

@@ -23,17 +23,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.skipif(not HAS_TRITON, reason=NEEDS_TRITON),
     pytest.mark.usefixtures("fast"),
+    pytest.mark.usefixtures("exact_float32"),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """TF32 would round matrix products to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def test_the_kernels_are_right_here():
