@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-gpu check docs fix smoke lock clean
+.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-kernels test-gpu check docs fix smoke lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -55,6 +55,11 @@ test-slow: setup  ## the tests that take minutes
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
+
+test-kernels: setup  ## the GPU's kernels without a GPU, in Triton's interpreter and by its compiler; installs triton aside
+	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/triton 'triton==3.9.*'
+	PYTHONPATH=$(CURDIR)/$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/pytest tests/unit/test_packed_kernels.py \
+	  tests/unit/test_around_attention.py tests/unit/test_choice.py tests/unit/test_forecast.py tests/unit/test_waits.py
 
 check: setup  ## lint, format, types, recipes; changes nothing
 	$(BIN)/ruff check .

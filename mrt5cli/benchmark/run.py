@@ -154,7 +154,9 @@ class Benchmark:
     def _auto(self, trains: bool) -> Choice:
         """What attention runs by where nobody says."""
         config, dtype = ours(self.base, DEFAULT).config, DTYPES[self.shapes.precisions[-1]]
-        return choose(config, self.device, dtype, drops=trains, scored=trains, trains=trains)
+        return choose(
+            config, self.device, dtype, drops=trains, score_per="row" if trains else None, trains=trains
+        )
 
     def _precisions(self) -> Suite:
         assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
@@ -206,6 +208,8 @@ class Benchmark:
             if self.device.type != "cuda":
                 raise
             suite.problems[name] = f"{type(error).__name__}: {first_line(error)}"
+            for weight in self.base.parameters():  # which all models share: gradients that a step left
+                weight.grad = None
 
     def add_memory(self, suite: Suite, build: Builder) -> None:
         """Say what each case's memory is beside, and on a CPU measure it, in a process of its own."""

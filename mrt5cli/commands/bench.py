@@ -181,7 +181,7 @@ def present(report: Report) -> None:
     say(
         f"{setting['model']}{size}; batch {setting['batch']} x {setting['length']} -> {setting['target']}, "
         f"{setting['rows']} rows; {setting['device_name']}, {counted(setting['threads'], 'thread')}, torch "
-        f"{setting['torch']}, transformers {setting['transformers']}; {setting['rounds']} rounds\n"
+        f"{setting['torch']}, transformers {setting['transformers']}; {counted(setting['rounds'], 'round')}\n"
     )
     for suite in report.suites:
         say(suite.what)

@@ -85,7 +85,7 @@ def conditions(model: MrT5ForConditionalGeneration) -> dict[str, str | int]:
     """What a time or a rounding depends on: device, its name, dtype of the weights, threads, attention."""
     weight = next(model.parameters())
     device = weight.device
-    attention = choose(model.config, device, weight.dtype, drops=False, scored=False, trains=False)
+    attention = choose(model.config, device, weight.dtype, drops=False, score_per=None, trains=False)
     return {
         "device": str(device),
         "device_name": device_name(device),

@@ -53,7 +53,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
     plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
     # The task's remarks are on what its description has read.
-    notes += [*prepared.task.remarks(), *prepared.start.notes, *expected.notes()]
+    notes += [*prepared.task.remarks(), *prepared.start.notes, *expected.advice(), *expected.notes()]
     return plan
 
 
@@ -118,6 +118,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
         compile_blocks(start.model)
     _check_room(plan.run.path, training, start.model.num_parameters())
     attention = _attention(start.model.config, plan)
+    plan.notes.extend(_other_attention(start.model.config, plan, attention))
     return Prepared(task, example, start, micro_batches, attention)
 
 
@@ -128,9 +129,21 @@ def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
     from mrt5cli.models.fast import choice
 
     dtype = torch.bfloat16 if plan.runtime.precision == "bf16" else torch.float32
-    scored = plan.recipe.loss.score_coefficient > 0
-    kind = {"drops": config.drops_weights, "scored": scored, "trains": True}
-    return choice.choose(config, plan.runtime.device, dtype, **kind)
+    loss = plan.recipe.loss
+    score_per = loss.score_per if loss.score_coefficient > 0 else None
+    device, drops = plan.runtime.device, config.drops_weights
+    return choice.choose(config, device, dtype, drops=drops, score_per=score_per, trains=True)
+
+
+def _other_attention(config: MrT5Config, plan: TrainingPlan, now: Choice) -> list[str]:
+    """A note where a resumed run will drop other attention weights than it would have."""
+    before = "" if plan.resume_step is None else plan.before.meta.get("attention", "")
+    if not before or not config.drops_weights or before.split()[0] == now.implementation:
+        return []
+    return [
+        f"attention ran by {before} and now runs by {now}: dropout drops other weights, so this run will not "
+        "come to the numbers that it would have come to"
+    ]
 
 
 def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:

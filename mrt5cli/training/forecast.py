@@ -57,8 +57,9 @@ class Forecast:
 
     def facts(self) -> dict[str, str]:
         """Lines of a plan."""
+        where = self.device if not self.on_gpu or self.runtime.world_size > 1 else f"one {self.device}"
         takes = (
-            f"about {duration(self.seconds)} of {self.device}, {self.bytes_per_second:,.0f} bytes a second "
+            f"about {duration(self.seconds)} on {where}, {self.bytes_per_second:,.0f} bytes a second "
             f"({self.rate}, {self.rate.origin})"
         )
         threads = self.runtime.describe()["threads"]
@@ -88,6 +89,15 @@ class Forecast:
             "measured": self.rate.measured or None,
             "memory": {**asdict(memory), "total": memory.total, "available": self.available},
         }
+
+    def advice(self) -> Iterator[str]:
+        """A sentence where another precision is far faster."""
+        if self.on_gpu and self.runtime.precision == "fp32":
+            half = gpu_rate("bf16", machine.device_name(self.runtime.device))
+            yield (
+                "exact float32 products do without a GPU's matrix units; with --set training.precision=bf16 "
+                f"this takes about {duration(self.seconds * self.rate.flops / half.flops)} ({half.origin})"
+            )
 
     def notes(self) -> Iterator[str]:
         """A sentence where memory may not do.

@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+except ImportError:
+    sys.exit("this needs triton, which comes with PyTorch for CUDA: pip install triton")
 
 from mrt5cli.models.fast.kernels import tiles, varlen
 

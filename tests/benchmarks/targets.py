@@ -242,6 +242,8 @@ def main() -> int:
     parser.add_argument("--read", type=Path, nargs="+", help="only judge what `mrt5 bench --out` wrote")
     given = parser.parse_args()
     if given.read:
+        if absent := [str(path) for path in given.read if not path.is_file()]:
+            sys.exit(f"--read: no such file: {', '.join(absent)}; `mrt5 bench --out FILE` writes one")
         documents = [json.loads(path.read_text(encoding="utf-8")) for path in given.read]
         show({**documents[0], "suites": [suite for one in documents for suite in one["suites"]]})
         return 0

@@ -50,9 +50,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pretend
     choice._checked.cache_clear()
 
 
-def pretrain(*overrides: str, json_too: bool = False) -> Result:
+def pretrain(*overrides: str, recipe: str = "pctrl40", json_too: bool = False) -> Result:
     sets = [word for each in (*OFFLINE, *overrides) for word in ("--set", each)]
-    words = ["pretrain", "pctrl40", "--dry-run", "--device", "cuda", *sets]
+    words = ["pretrain", recipe, "--dry-run", "--device", "cuda", *sets]
     return CliRunner().invoke(app, [*words, "--json"] if json_too else words)
 
 
@@ -63,13 +63,27 @@ def line(result: Result, name: str) -> str:
     return found[1]
 
 
+def test_float32_is_advised_against(pretend: Pretend) -> None:
+    pretend("NVIDIA H200", 150)
+    said = "with --set training.precision=bf16 this takes about 4 h 05 min (from arithmetic, not measured)"
+    assert said in " ".join(pretrain().stdout.split())
+    assert "training.precision=bf16" not in pretrain("training.precision=bf16").stdout.split("\n\n")[0]
+
+
+def test_a_shortener_that_looks_at_padding_is_not_said_to_run_by_our_kernels(pretend: Pretend) -> None:
+    pretend("NVIDIA H200", 150)
+    result = pretrain(TINY, "task.languages=[en]", recipe="multilingual_v3/random_30")
+    assert "attention by sdpa (shortening per batch looks at padding" in line(result, "device")
+
+
 def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     result = pretrain("training.precision=bf16", "training.device_batch_size=64")
     kernels = "triton (its numbers were checked on this device)"
     assert line(result, "device") == f"cuda:0 (NVIDIA H200), bf16; attention by {kernels}"
     assert line(result, "takes") == (
-        "about 4 h 05 min of NVIDIA H200, 214,422 bytes a second (316 TFLOP/s, from arithmetic, not measured)"
+        "about 4 h 05 min on one NVIDIA H200, 214,422 bytes a second "
+        "(316 TFLOP/s, from arithmetic, not measured)"
     )
     memory = line(result, "memory")
     assert memory.startswith("about 39 GB of 150 GB: 4.79 GB weights, gradients and Adam's moments, ")
@@ -145,7 +159,7 @@ def test_a_gpu_that_is_too_small_for_any_batch(pretend: Pretend) -> None:
 
 def test_a_gpu_of_no_known_kind_is_called_that(pretend: Pretend) -> None:
     pretend("NVIDIA Whatever", 80)
-    assert " of NVIDIA Whatever (unknown kind: assumed as an A100), " in line(pretrain(TINY), "takes")
+    assert " on one NVIDIA Whatever (unknown kind: assumed as an A100), " in line(pretrain(TINY), "takes")
 
 
 def test_a_gpu_without_bf16_is_refused(pretend: Pretend) -> None:

@@ -147,7 +147,7 @@ def test_memory_is_that_of_tiles(rate: float):
 def test_the_self_check_passes_and_is_quick(width: int, dtype: torch.dtype):
     device = torch.device("cuda", 0)
     for drops, scored in itertools.product((False, True), repeat=2):
-        work = Work(device, dtype, width, True, drops, scored, True)
+        work = Work(device, dtype, width, True, drops, scored, True, True)
         assert fault(work) == ""  # compiles
         start = time.perf_counter()
         fault(work)

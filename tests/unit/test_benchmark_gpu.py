@@ -81,7 +81,7 @@ def gpu(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespa
     for module in (attention, card, forward, generation, models, training_step):
         monkeypatch.setattr(module, "on_gpu", lambda base: True)
     monkeypatch.setattr(models, "runs_on", lambda device, width: True)
-    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda *_: None)
     monkeypatch.setattr("mrt5cli.models.fast.choice.fault", lambda work: "")
     kernels = SimpleNamespace(attend=written_out)
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", kernels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,13 +21,16 @@ from mrt5cli.models.fast.switch import fast_paths
 
 pytestmark = pytest.mark.usefixtures("fast")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+Per = Literal["row", "batch"] | None
 VARLEN = "mrt5cli.models.fast.kernels.varlen"
 
 
-def chosen(name: str | None, device: torch.device, width: int = 64) -> Choice:
-    config = MrT5Config(d_kv=width)
+def chosen(
+    name: str | None, device: torch.device, width: int = 64, score_per: Per = "row", **fields: Any
+) -> Choice:
+    config = MrT5Config(d_kv=width, **fields)
     config._attn_implementation_internal = None if name is None else IMPLEMENTATIONS[name]
-    return choose(config, device, torch.float32, drops=True, scored=True, trains=True)
+    return choose(config, device, torch.float32, drops=True, score_per=score_per, trains=True)
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def kernel(monkeypatch):
 
     choice._checked.cache_clear()
     monkeypatch.setitem(sys.modules, VARLEN, SimpleNamespace(attend=attend))
-    monkeypatch.setattr(choice, "obstacle", lambda device, width: None)
+    monkeypatch.setattr(choice, "obstacle", lambda *_: None)
     yield found
     choice._checked.cache_clear()
 
@@ -57,7 +61,10 @@ def kernel(monkeypatch):
     ],
 )
 def test_on_a_cpu(name: str | None, implementation: str):
-    assert chosen(name, CPU).implementation == implementation
+    assert chosen(name, CPU, score_per=None).implementation == implementation
+    assert chosen(name, CPU).implementation == implementation.replace(
+        "packed", "sdpa"
+    )  # pads with a score loss
     with fast_paths(False):
         off = chosen(name, CPU)
     assert off.implementation == ("eager" if name == "eager" else "sdpa")
@@ -87,6 +94,35 @@ def test_right_kernels_are_chosen_after_one_check(kernel):
     assert torch.equal(torch.get_rng_state(), before)  # a run's numbers are the same with and without it
     assert chosen("auto", CPU).implementation == "triton" and len(kernel.calls) == calls
     assert chosen("auto", CPU, 32).implementation == "triton" and len(kernel.calls) == 2 * calls
+
+
+def test_rules_that_look_at_padding_are_not_for_packed_rows(kernel):
+    for name in ("auto", "packed", "triton"):
+        assert chosen(name, CPU, score_per=None, shortening_per="batch").implementation == "sdpa"
+    found = chosen("auto", CPU, score_per="batch")
+    assert found.implementation == "triton" and "sdpa for batches with padding" in found.reason
+    assert "padding" not in chosen("auto", CPU, score_per="row").reason
+
+
+@pytest.mark.parametrize(
+    ("switch", "exact"),
+    [
+        (lambda: torch.set_float32_matmul_precision("high"), False),
+        (lambda: torch.set_float32_matmul_precision("highest"), True),
+        (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"), False),
+        (lambda: setattr(torch.backends, "fp32_precision", "tf32"), False),
+        (lambda: setattr(torch.backends, "fp32_precision", "ieee"), True),
+    ],
+    ids=["high", "highest", "matmul tf32", "all tf32", "all ieee"],
+)
+def test_either_switch_of_exact_products_is_read(switch, exact):
+    try:
+        switch()
+        assert kernels.float32_is_exact() == exact
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "none"  # as in a new process: it follows the other
 
 
 def without(name: str, **wrong):
@@ -152,4 +188,4 @@ def test_a_model_goes_the_way_that_was_chosen(kernel, right: bool):
 @pytest.mark.skipif(not HAS_TRITON or torch.cuda.is_available(), reason=NEEDS_TRITON)
 @pytest.mark.parametrize("drops, scored, trains", [(True, True, True), (False, False, False)])
 def test_the_kernels_pass_in_the_interpreter(drops: bool, scored: bool, trains: bool):
-    assert fault(Work(CPU, torch.float32, 16, True, drops, scored, trains)) == ""
+    assert fault(Work(CPU, torch.float32, 16, True, drops, scored, trains, True)) == ""

@@ -221,7 +221,7 @@ def test_hours_of_a_cpu_are_those_of_a_core(monkeypatch: pytest.MonkeyPatch) -> 
     recipe = small()
     whole, half = foretold(recipe), foretold(recipe, done=recipe.training.max_steps // 2)
     assert whole.seconds == 2 * half.seconds and whole.bytes_per_second == half.bytes_per_second
-    assert "of one core, " in whole.facts()["takes"]
+    assert "on one core, " in whole.facts()["takes"]
     told = [replace(whole, rate=rate).facts()["takes"] for rate in (NARROW, WIDE)]
     assert [each.endswith("; 4 threads take at best 1/4 of that") for each in told] == [False, True]
     flops = step_flops(recipe, sizes_of(recipe, recipe.model.shape or Shape())) * recipe.training.max_steps
@@ -317,7 +317,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in names:
             monkeypatch.setattr(f"{KERNELS}.{module}.{name}", Unlaunched())
     monkeypatch.setattr(f"{KERNELS}.around_attention.right_on", lambda device: True)
-    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda *_: None)
     for module in (KERNELS, "mrt5cli.models.fast.products"):
         monkeypatch.setattr(f"{module}.gpu_paths_are_on", lambda tensor: True)
     monkeypatch.setattr(torch.nn.functional, "dropout", dropout_of_a_gpu)

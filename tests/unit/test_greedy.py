@@ -7,6 +7,8 @@ replayed, and none of them makes the host wait.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -272,6 +274,22 @@ def test_larger_batches_take_the_memory_of_smaller_ones(recordings: list[Any]) -
     assert len(kept.steps) == 2
     begins = {step.source.untyped_storage().data_ptr() for step in kept.steps.values()}
     assert begins == {kept.memory.untyped_storage().data_ptr()}
+
+
+def test_a_step_that_cannot_be_recorded_is_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def graph(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    for name, stand_in in {"CUDAGraph": object, "current_device": lambda: 0, "graph": graph}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(greedy, "_stream", lambda _: None)
+    step = lambda: None
+    assert greedy.recorded(step) is step
+    assert "no CUDA graph of a decoding step: operation not permitted" in caplog.text
 
 
 def test_no_more_graphs_are_kept_than_wanted(recordings: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

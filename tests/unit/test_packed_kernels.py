@@ -306,7 +306,7 @@ def by_kernel(request, monkeypatch):
     else:
         core = written_out
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", SimpleNamespace(attend=counted))
-    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda *_: None)
     return found
 
 
@@ -525,7 +525,7 @@ def test_nothing_of_the_size_of_scores_is_made(monkeypatch, lengths: list[int], 
     heads, targets = 8, 128
     stand_in = SimpleNamespace(attend=like_kernels)
     monkeypatch.setitem(sys.modules, "mrt5cli.models.fast.kernels.varlen", stand_in)
-    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda device, width: None)
+    monkeypatch.setattr("mrt5cli.models.fast.choice.obstacle", lambda *_: None)
     _, model = pair(attention, dropout_rate=0.1, use_softmax1=True, num_heads=heads)
     ids, mask = ragged(lengths, 128, 3)
     labels = torch.randint(3, 259, (2, targets))

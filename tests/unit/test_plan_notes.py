@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mrt5cli import json_files, runtime
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.models import MrT5Config
 from mrt5cli.models.fast import choice
+from mrt5cli.models.fast.choice import Choice
 from mrt5cli.models.fast.kernels.checking import Work
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
+from mrt5cli.rundir import RunState
 from mrt5cli.training import record
-from mrt5cli.training.choose import choose
+from mrt5cli.training.choose import _other_attention, choose
 from mrt5cli.training.plan import RunOptions, TrainingPlan
 from mrt5cli.training.start import model_to_start
 
@@ -61,13 +65,36 @@ def test_what_attention_runs_by_is_said_with_a_reason(
         return "the output is off by 3"
 
     choice._checked.cache_clear()
-    monkeypatch.setattr(choice, "obstacle", lambda device, width: None)
+    monkeypatch.setattr(choice, "obstacle", lambda *_: None)
     monkeypatch.setattr(choice, "fault", checked)
     again = choose(plan.recipe, replace(plan.options, out=tmp_path / "other"))
     choice._checked.cache_clear()
     assert again.document["attention"].startswith("sdpa (the self-check of our kernels failed: the output is")
     [work] = asked
     assert work.trains and work.drops and not work.scored and work.width == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "rate", "noted"),
+    [
+        ("triton (checked)", 3, 0.1, True),
+        ("packed (on a CPU)", 3, 0.1, False),
+        ("triton (checked)", None, 0.1, False),  # starts anew
+        ("triton (checked)", 3, 0.0, False),  # drops nothing
+        (None, 3, 0.1, False),  # of a version that did not say
+    ],
+)
+def test_a_resumed_run_that_drops_other_weights_says_so(
+    before: str | None, step: int | None, rate: float, noted: bool
+) -> None:
+    meta = {} if before is None else {"attention": before}
+    plan: Any = SimpleNamespace(resume_step=step, before=RunState(meta=meta))
+    now = Choice("packed", "on a CPU")
+    notes = _other_attention(MrT5Config(dropout_rate=rate), plan, now)
+    assert notes == [
+        note for note in notes if "attention ran by triton (checked) and now runs by packed" in note
+    ]
+    assert bool(notes) == noted
 
 
 # --- what is cut --------------------------------------------------------------------------------------------

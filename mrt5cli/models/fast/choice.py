@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import torch
 
 from mrt5cli.models.attention import DEFAULT, IMPLEMENTATIONS
 from mrt5cli.models.config import MrT5Config
-from mrt5cli.models.fast.kernels import obstacle
+from mrt5cli.models.fast.kernels import float32_is_exact, obstacle
 from mrt5cli.models.fast.kernels.checking import Work, fault
 from mrt5cli.models.fast.switch import fast_paths_are_on
 
@@ -29,9 +30,15 @@ class Choice:
 
 
 def choose(
-    config: MrT5Config, device: torch.device, dtype: torch.dtype, *, drops: bool, scored: bool, trains: bool
+    config: MrT5Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    drops: bool,
+    score_per: Literal["row", "batch"] | None,
+    trains: bool,
 ) -> Choice:
-    """What attention runs by; the arguments are those of `Work`.
+    """What attention runs by in the encoder; arguments are those of `Work`, and of the score loss, if any.
 
     On a GPU, the first call of a kind with "auto" compiles our kernels and checks their numbers; if these are
     wrong, a warning says so, and PyTorch's kernel is used.
@@ -43,14 +50,22 @@ def choose(
         return Choice("eager" if name == "eager" else "sdpa", "fast paths are switched off")
     if name not in ("auto", "packed", "triton"):
         return Choice(name, "as asked for")
-    hindered = obstacle(device, config.d_kv)
+    if config.shortening_per == "batch":
+        return Choice("sdpa", "shortening per batch looks at padding, which packed rows have none of")
+    hindered = obstacle(device, config.d_kv, dtype)
     if name == "packed" or hindered is not None:
         if device.type == "cpu":
-            return Choice("packed", "on a CPU")
+            return Choice("sdpa", "with a score loss") if score_per else Choice("packed", "on a CPU")
         return Choice("sdpa", hindered or "rows are packed so on a CPU alone")
-    if name == "triton":
-        return Choice(name, "as asked for")
-    return _checked(Work(device, dtype, config.d_kv, config.use_softmax1, drops, scored, trains))
+    found = Choice(name, "as asked for")
+    if name == "auto":
+        scored, exact = score_per is not None, float32_is_exact()
+        work = Work(device, dtype, config.d_kv, config.use_softmax1, drops, scored, trains, exact)
+        found = _checked(work)
+    if found.implementation == "triton" and score_per == "batch":
+        padded = "sdpa for batches with padding, which the score loss counts"
+        return replace(found, reason=f"{found.reason}; {padded}")
+    return found
 
 
 @cache
@@ -60,7 +75,7 @@ def _checked(work: Work) -> Choice:
         return Choice("triton", "its numbers were checked on this device")
     logger.warning(
         "the self-check of our attention kernels failed on %s in %s: %s; attention runs by PyTorch's kernel, "
-        "slower and with the same results",
+        "slower, and dropout drops other weights",
         work.device, str(work.dtype).removeprefix("torch."), wrong,
     )  # fmt: skip
     return Choice("sdpa", f"the self-check of our kernels failed: {wrong}")

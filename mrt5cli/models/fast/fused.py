@@ -158,6 +158,11 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, excess_grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):
+            return _Fused._gradients(ctx, grad, excess_grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor, excess_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, bias, gate, hidden, output, lse, queries = ctx.saved_tensors
         how: How = ctx.how
         query_grad, key_grad, value_grad = (torch.empty_like(part) for part in (query, key, value))
@@ -256,7 +261,8 @@ _KERNELS = {"cpu": _flash, "cuda": _efficient}
 def _in_steps(bias: Tensor, dtype: torch.dtype) -> Tensor:
     """A bias (..., K) in a precision, with rows that begin at multiples of `STEP`: itself, if it is so."""
     steps = [step for step, size in zip(bias.stride(), bias.shape, strict=True) if size > 1]
-    if bias.dtype == dtype and steps[-1:] in ([], [1]) and not any(step % STEP for step in steps[:-1]):
+    apart = any(step % STEP for step in (bias.storage_offset(), *steps[:-1]))
+    if bias.dtype == dtype and steps[-1:] in ([], [1]) and not apart:
         return bias
     room = -bias.shape[-1] % STEP
     wide = bias.new_empty((*bias.shape[:-1], bias.shape[-1] + room), dtype=dtype)[..., : bias.shape[-1]]

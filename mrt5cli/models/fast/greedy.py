@@ -11,6 +11,7 @@ Legend: B rows, S and T slots of source and target (positions, rounded up), n la
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
@@ -21,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, T5ForConditionalGeneration
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -29,10 +31,13 @@ from transformers.generation import stopping_criteria as criteria
 from transformers.models.t5.modeling_t5 import T5Block
 
 from mrt5cli.models.deletion import HIDES
+from mrt5cli.models.fast.kernels import float32_is_exact
 from mrt5cli.models.fast.parts import FAST
 from mrt5cli.models.fast.switch import gpu_paths_are_on
 from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.stack import LearnedPositions, MrT5Decoder, self_attention
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {torch.float32, torch.bfloat16}
 SLOTS = 64
@@ -42,6 +47,8 @@ LONGEST = 2048
 LOOK = 8
 """Steps between two looks at whether all rows have ended. A look makes the GPU pause for part of a step, and
 steps after the last end, LOOK - 1 at most, are for nothing."""
+TAKE_BIASES = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+"""PyTorch's kernels that add biases, -inf among them: on a GPU the first, on a CPU the second."""
 GRAPHS = 16
 """How many graphs a model keeps: those of the shapes it saw last."""
 
@@ -211,13 +218,13 @@ def weights_of(model: Any, dtype: torch.dtype, lay: Callable[[list[Tensor], torc
 
 
 class Shape(NamedTuple):
-    """Of a batch: B, S, T; whether attention is softmax1; how exact float32 products are."""
+    """Of a batch: B, S, T; whether attention is softmax1, and float32 products are exact."""
 
     rows: int
     source: int
     target: int
     softmax1: bool
-    precision: str
+    exact: bool
 
 
 class Step:
@@ -339,7 +346,9 @@ class Step:
 def _attended(query: Tensor, pair: Tensor, bias: Tensor) -> Tensor:
     """(B, N H) of queries (B, N, H) over keys and values (2, B, N, ..., H)."""
     key, value = pair
-    return F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=bias, scale=1.0).flatten(1)
+    with sdpa_kernel(TAKE_BIASES):
+        found = F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=bias, scale=1.0)
+    return found.flatten(1)
 
 
 def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
@@ -360,8 +369,12 @@ def recorded(step: Callable[[], None]) -> Callable[[], object]:
     """`step` as one launch of a CUDA graph; libraries loaded and chose their kernels when it was called."""
     graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
     # Other threads may go on allocating and pinning memory.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        step()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            step()
+    except RuntimeError as error:  # of CUDA: an operation that this GPU's libraries do not record
+        logger.warning("no CUDA graph of a decoding step: %s; it takes many launches, and longer", error)
+        return step
     return graph.replay
 
 
@@ -425,7 +438,7 @@ def decode(
     states, softmax1 = encoded.last_hidden_state, bool(model.decoder.config.use_softmax1)
     assert states is not None  # an encoder's
     source, target = (-(-(count + softmax1) // SLOTS) * SLOTS for count in (states.shape[1], asked.steps))
-    shape = Shape(len(prompt), source, target, softmax1, torch.get_float32_matmul_precision())
+    shape = Shape(len(prompt), source, target, softmax1, float32_is_exact())
     with (
         _LOCK,
         torch.cuda.device_of(prompt),  # type: ignore[no-untyped-call]

@@ -20,7 +20,6 @@ from mrt5cli.models.deletion import distance_bias, hiding
 from mrt5cli.models.fast.choice import choose
 from mrt5cli.models.fast.fused import precision
 from mrt5cli.models.fast.kernels.device_layout import device_layout
-from mrt5cli.models.fast.switch import fast_paths_are_on
 from mrt5cli.models.layout import Layout, relative_bias
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners.base import Sequences, Shortening
@@ -186,15 +185,19 @@ def fast_layout(
         real_bytes: how many positions hold input, if that is known.
         training: the model is, and may drop attention weights.
     """
-    # The rules of the reference look at padding.
-    if not fast_paths_are_on() or torch.compiler.is_compiling() or config.shortening_per == "batch":
+    if torch.compiler.is_compiling():
         return Layout()
-    scored = score_penalty is not None
-    kind = {"drops": training and config.drops_weights, "scored": scored, "trains": torch.is_grad_enabled()}
-    chosen = choose(config, source.padding.device, precision(source.states), **kind).implementation
+    chosen = choose(
+        config,
+        source.padding.device,
+        precision(source.states),
+        drops=training and config.drops_weights,
+        score_per=None if score_penalty is None else score_penalty.per,
+        trains=torch.is_grad_enabled(),
+    ).implementation
     if chosen == "triton":
         return device_layout(source.mask, source.padding, score_penalty, real_bytes)
-    if chosen != "packed" or scored:
+    if chosen != "packed":
         return Layout()
     padded = bool(source.padding.any())
     # Not where the mask hides something else than the padding.

@@ -48,7 +48,17 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def obstacle(device: torch.device, head_width: int) -> str | None:
+def float32_is_exact() -> bool:
+    """Whether PyTorch multiplies float32 matrices exactly on a GPU, as our kernels then do."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except (
+        RuntimeError
+    ):  # once a program used the newer of PyTorch's two switches, the older is not to be read
+        return torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+def obstacle(device: torch.device, head_width: int, dtype: torch.dtype = torch.float32) -> str | None:
     """Why the kernels do not run there; None where they do. Without them a CPU packs row by row, and a GPU
     computes padding too.
 
@@ -59,6 +69,8 @@ def obstacle(device: torch.device, head_width: int) -> str | None:
         return "our kernels are for a GPU"
     if head_width > WIDEST_HEAD:
         return f"heads are {head_width} wide, and our kernels are for {WIDEST_HEAD} at most"
+    if dtype not in DTYPES:
+        return f"our kernels are not for {str(dtype).removeprefix('torch.')}"
     if torch.are_deterministic_algorithms_enabled():
         return "deterministic algorithms are asked for"
     return None if _has_triton() else "triton is not installed"

@@ -29,6 +29,7 @@ class Work(NamedTuple):
         drops: some of the attention weights.
         scored: with the score loss.
         trains: gradients are wanted.
+        exact: float32 products are.
     """
 
     device: torch.device
@@ -38,6 +39,7 @@ class Work(NamedTuple):
     drops: bool
     scored: bool
     trains: bool
+    exact: bool
 
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
@@ -67,15 +69,15 @@ def _differences(work: Work, attend: Attend) -> Iterator[str]:
         for what, due in wanted.items():
             difference = (found[what].float() - due.float()).abs().max().item()
             largest = due.float().abs().max().item()
-            if not difference <= _limit(work.dtype) * largest + 1e-5:  # nor if it is no number
+            if not difference <= _limit(work) * largest + 1e-5:  # nor if it is no number
                 yield f"{what} of {place} is off by {difference:.2g}, where the largest is {largest:.2g}"
 
 
-def _limit(dtype: torch.dtype) -> float:
+def _limit(work: Work) -> float:
     """The share of the largest value that a result may be off by."""
-    if dtype != torch.float32:
+    if work.dtype != torch.float32:
         return 0.04
-    return 1e-3 if torch.get_float32_matmul_precision() == "highest" else 0.02
+    return 1e-3 if work.exact else 0.02
 
 
 def _calls(work: Work) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import Packed
+from mrt5cli.models.fast.kernels import Packed, float32_is_exact
 from mrt5cli.models.fast.kernels.randomness import draw_seed, threshold
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
@@ -63,18 +63,13 @@ def tiles_for(width: int, dtype: torch.dtype) -> Cut:
         if narrow:
             return Cut(Tiles(128, 64, 8, 3, 128), Tiles(128, 32, 8, 3), Tiles(64, 128, 8, 3))
         return Cut(Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(32, 64, 8, 3))
-    if _is_exact():  # exact products are no work for matrix units: operands lie in registers
+    if float32_is_exact():  # exact products are no work for matrix units: operands lie in registers
         # Left alone, NVIDIA's assembler gives some of these 32 registers a thread and spills 1800 bytes.
         warps = 4 if narrow else 8
         return Cut(Tiles(32, 32, 8, 1, 255), Tiles(32, 16, warps, 1, 255), Tiles(16, 32, warps, 1, 255))
     if narrow:
         return Cut(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2))
     return Cut(Tiles(64, 32, 8, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1))
-
-
-def _is_exact() -> bool:
-    """float32 products are exact unless PyTorch's own would not be either."""
-    return torch.get_float32_matmul_precision() == "highest"
 
 
 class _Options(NamedTuple):
@@ -241,7 +236,7 @@ def _constants(
         "HAS_COUNTED": counted is not None,
         "HAS_DROPOUT": options.dropout > 0,
         "CAUSAL": options.causal,
-        "PRECISION": "ieee" if _is_exact() else "tf32",
+        "PRECISION": "ieee" if float32_is_exact() else "tf32",
         "WIDTH": query.shape[-1],
         "PADDED": padded_width(query.shape[-1]),
         "BLOCK_Q": tile.queries,
