@@ -263,6 +263,8 @@ def test_a_model_with_learned_positions(tmp_path: Path):
     longer = bench(tmp_path, "--length", 41, "--target", 4)
     assert longer.exit_code == 2
     assert "41 positions are more than the 40 that this model learned" in longer.stderr
+    precision = bench(tmp_path, "--what", "precision")
+    assert "needs a trained run" in precision.stderr, "which has texts of its own length"
     compared = bench(tmp_path, "--length", 16, "--target", 4)
     assert compared.exit_code == 2
     assert "learned positions, and transformers' T5, which it is timed against, has none" in compared.stderr
