@@ -18,9 +18,10 @@ from torch import Tensor
 from mrt5cli.byte_tokens import EOS, decode
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced, total
-from mrt5cli.evaluation.generation import choose, generate_answers
+from mrt5cli.evaluation.generation import choose
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
+from mrt5cli.generation.decoding import Decoding, generate_answers
 from mrt5cli.metrics.catalog import ANSWERED
 from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
@@ -168,7 +169,7 @@ class _Subset:
         answers = generate_answers(
             self.model,
             sources,
-            answer_length=self.task.answer_length or 1,
+            decoding=Decoding(self.task.answer_length or 1),
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
