@@ -16,7 +16,6 @@ from functools import lru_cache, partial, reduce
 from itertools import chain
 from pathlib import PurePath
 from random import Random
-from string import Formatter
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -40,6 +39,7 @@ from mrt5cli.recipe.tasks import (
     XQuADTask,
 )
 from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches_of, make_batch
+from mrt5cli.templates import Template
 from mrt5cli.text import counted, listed
 
 # What the order of training rows is drawn for, beside the seed.
@@ -98,13 +98,7 @@ class Encoding:
 
     def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """Whole sources and targets."""
-        text = pa.large_string()
-        pieces: list[pa.Scalar | pa.ChunkedArray] = []
-        for literal, column, _, _ in Formatter().parse(self.prompt):
-            pieces.append(pa.scalar(literal, text))
-            if column is not None:
-                pieces.append(table[column])
-        sources = pc.binary_join_element_wise(*pieces, pa.scalar("", text)).combine_chunks()
+        sources = Template.parse(self.prompt).render_table(table)
         return sources, first_texts(table[self.target]).combine_chunks()
 
 
