@@ -24,6 +24,7 @@ SHARED = (
 )
 """What every kind of work computes with."""
 DECODING = ("generation/decoding.py", "generation/utf8.py")
+THRESHOLDS = "generation/calibration.py"
 VALIDATION = (
     *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")),
     *DECODING,
@@ -31,8 +32,8 @@ VALIDATION = (
 """What training imports of evaluations: validation chooses the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
     "train": ("training/*.py", *VALIDATION),
-    "evaluate": ("evaluation/*.py", *DECODING),
-    "analyse": ("analysis/*.py", "evaluation/*.py", *DECODING),
+    "evaluate": ("evaluation/*.py", *DECODING, THRESHOLDS),
+    "analyse": ("analysis/*.py", "evaluation/*.py", *DECODING, THRESHOLDS),
 }
 """What else each kind of work computes with."""
 LEFT_OUT = {

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from mrt5cli.errors import HubAway, RunFailed, UserError
-from mrt5cli.evaluation.calibration import Calibration, calibrate
 from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
@@ -20,6 +19,7 @@ from mrt5cli.evaluation.published import PublishedRow, published_rows
 from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
+from mrt5cli.generation.calibration import Calibration, calibrate
 from mrt5cli.metrics.results import VERSION, Json, Row, finite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type

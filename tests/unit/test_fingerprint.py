@@ -36,7 +36,7 @@ FILES = {
     "training/losses.py": {"train"},
     "training/choose.py": {"train"},  # how a step is divided into batches
     "evaluation/counting.py": {"train", "evaluate", "analyse"},  # validation chooses the best weights
-    "evaluation/calibration.py": {"evaluate", "analyse"},  # another threshold for a model that is trained
+    "generation/calibration.py": {"evaluate", "analyse"},  # another threshold for a model that is trained
     "evaluation/compare.py": {"evaluate", "analyse"},
     "analysis/deletions.py": {"analyse"},
     "data/builders/spelling.py": set(),
