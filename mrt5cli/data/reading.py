@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -92,8 +93,7 @@ def rows_of(
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
-            lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines.read())
+            cells = _quoted_cells(stream, ",") if suffix == ".csv" else _tsv_cells(file, stream)
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
@@ -245,34 +245,67 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
         ) from error
 
 
-def _tsv_cells(text: str) -> Cells:
-    """Most writers of TSV quote nothing; those that do are known by what would make no sense else."""
-    lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
-    rows = ((number, line.split("\t")) for number, line in lines if line)
-    if '"' not in text:
-        return rows  # one at a time
-    plain = list(rows)
-    if _may_quote([cells for _, cells in plain]):
-        try:
-            quoted = list(_csv_cells(io.StringIO(text, newline=""), "\t"))
-            if len({len(cells) for _, cells in quoted}) == 1:
-                return quoted
-        except Damaged:
-            pass  # its quotes are text
-    return plain
+def _tsv_cells(file: DataFile, stream: BinaryIO) -> Cells:
+    """Most writers of TSV quote nothing; those that do are known by what would make no sense else.
+
+    Whether they do is looked up in the whole file before its first row, a line at a time; what comes over a
+    network is fetched once, and held.
+    """
+    held = stream.read() if file.remote else None
+
+    @contextmanager
+    def again() -> Iterator[BinaryIO]:
+        if held is not None:
+            yield io.BytesIO(held)
+            return
+        with file.utf8() as whole:
+            yield whole
+
+    with again() as lines:
+        may_quote = _may_quote(lines)
+    if may_quote:
+        with again() as lines:
+            may_quote = _are_rows(_quoted_cells(lines))
+    stream = stream if held is None else io.BytesIO(held)
+    return _quoted_cells(stream) if may_quote else _plain_cells(stream)
 
 
-def _may_quote(rows: Sequence[Sequence[str]]) -> bool:
+def _quoted_cells(stream: BinaryIO, delimiter: str = "\t") -> Cells:
+    lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+    return _csv_cells(lines, delimiter)
+
+
+def _plain_cells(stream: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(stream, start=1):
+        text = (line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")).decode(
+            "utf-8", "surrogateescape"
+        )
+        if text:
+            yield number, text.split("\t")
+
+
+def _may_quote(lines: BinaryIO) -> bool:
     """Whether lines make no rows of one width, or all cells that begin with a quote are written as CSV's.
 
     They are where such cells end with one, and one of them has doubled quotes, or all of the first row are.
     """
-    quoted = [cell for row in rows for cell in row if cell.startswith('"')]
-    if len({len(row) for row in rows}) > 1:
-        return bool(quoted)
-    if not quoted or not all(map(_QUOTED.fullmatch, quoted)):
-        return False
-    return any('""' in cell[1:-1] for cell in quoted) or all(cell.startswith('"') for cell in rows[0])
+    widths, begin, whole, doubled, first = set[int](), False, True, False, None
+    for _, row in _plain_cells(lines):
+        widths.add(len(row))
+        quoted = [cell for cell in row if cell.startswith('"')]
+        first = len(quoted) == len(row) if first is None else first
+        begin = begin or bool(quoted)
+        whole = whole and all(map(_QUOTED.fullmatch, quoted))
+        doubled = doubled or any('""' in cell[1:-1] for cell in quoted)
+    return begin and (len(widths) > 1 or (whole and (doubled or bool(first))))
+
+
+def _are_rows(cells: Cells) -> bool:
+    """Whether cells can be read, and make rows of one width."""
+    try:
+        return len({len(row) for _, row in cells}) == 1
+    except Damaged:
+        return False  # quotes are text
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def _without_rows(section: TaskSection) -> TableTask:
 def choose_prompt(
     own: Prompt | None, *, template: str | None = None, column: str | None = None, raw: bool = False
 ) -> Prompt | None:
-    """The prompt for inputs: another template, or the run's own unless texts are to go `raw`; None of neither.
+    """The prompt for inputs: another template, or the run's own unless texts go `raw`; None of neither.
 
     Args:
         own: of the run's task.
@@ -176,6 +176,7 @@ class Source:
         path: of the file; "-" is stdin. Its end says the format, and what it is packed in; whatever is no
             table is read line by line.
         prompt: what is put around texts; None for none.
+        text: the only input, in place of a file's.
         keep_rows: each input comes with its row.
 
     Attributes:
@@ -186,13 +187,17 @@ class Source:
         UserError: there is no such file, or the prompt does not fit its format.
     """
 
-    def __init__(self, path: str | Path, prompt: Prompt | None, *, keep_rows: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, prompt: Prompt | None, *, text: bytes | None = None, keep_rows: bool = False
+    ) -> None:
         self.name = "stdin" if str(path) == STDIN else str(path)
+        self.name, self._text = self.name if text is None else "--text", text
         self._file = DataFile(self.name, self._open)
         self._path, self._raw, self._keep_rows = Path(path), None, keep_rows
         self.read = 0
-        self._is_table = self.name != "stdin" and self._file.suffix in ROWS
-        if self.name != "stdin":
+        is_file = text is None and self.name != "stdin"
+        self._is_table = is_file and self._file.suffix in ROWS
+        if is_file:
             self._check_there()
         if self._is_table and prompt is None:
             raise UserError(
@@ -224,7 +229,7 @@ class Source:
         opened = io.FileIO(0, closefd=False) if self.name == "stdin" else io.FileIO(self._path)
         if self._raw is None:  # else a second look at the file
             self._raw = opened
-        return opened  # type: ignore[return-value]
+        return opened
 
     @property
     def estimate(self) -> int | None:
@@ -242,6 +247,9 @@ class Source:
             yield one
 
     def _lines(self) -> Iterator[Input]:
+        if self._text is not None:
+            yield self._line(self.name, self._text)
+            return
         try:
             with self._file.utf8() as stream:
                 for number, line in enumerate(stream, start=1):
