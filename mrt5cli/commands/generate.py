@@ -204,6 +204,7 @@ def generate(
     recorded = {} if out is None else settings_of(job, table, on_error)
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_sigterm())
+        stack.enter_context(inputs)
         output = stack.enter_context(opened(out, recorded, resume=resume))
         stack.enter_context(_told(output, out, inputs, job.options.input_length))
         pens = stack.enter_context(job.pens())

@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -65,7 +64,8 @@ def rows_of(
     """Rows of a file, in order.
 
     Args:
-        columns: that a table must have; whoever uses a row of JSON looks for them in it.
+        columns: that a table must have; whoever uses a row of JSON looks for them in it. Of
+            none, Parquet gives all it has.
         first: rows to pass over.
         header: CSV and TSV files must begin with the names of the columns. Where these may be missing, the
             first cells of a row are the columns in their order.
@@ -93,7 +93,10 @@ def rows_of(
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
-            cells = _quoted_cells(stream, ",") if suffix == ".csv" else _tsv_cells(file, stream)
+            held = stream.read() if suffix == ".tsv" and file.remote else None  # fetched once
+            quoted = suffix == ".csv" or _quotes_cells(file, held)
+            lines = _as_lines(stream if held is None else io.BytesIO(held), "" if quoted else "\n")
+            cells = _csv_cells(lines, "," if suffix == ".csv" else "\t") if quoted else _plain_cells(lines)
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
@@ -245,46 +248,36 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
         ) from error
 
 
-def _tsv_cells(file: DataFile, stream: BinaryIO) -> Cells:
-    """Most writers of TSV quote nothing; those that do are known by what would make no sense else.
-
-    Whether they do is looked up in the whole file before its first row, a line at a time; what comes over a
-    network is fetched once, and held.
-    """
-    held = stream.read() if file.remote else None
-
-    @contextmanager
-    def again() -> Iterator[BinaryIO]:
-        if held is not None:
-            yield io.BytesIO(held)
-            return
-        with file.utf8() as whole:
-            yield whole
-
-    with again() as lines:
-        may_quote = _may_quote(lines)
-    if may_quote:
-        with again() as lines:
-            may_quote = _are_rows(_quoted_cells(lines))
-    stream = stream if held is None else io.BytesIO(held)
-    return _quoted_cells(stream) if may_quote else _plain_cells(stream)
-
-
-def _quoted_cells(stream: BinaryIO, delimiter: str = "\t") -> Cells:
-    lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-    return _csv_cells(lines, delimiter)
-
-
-def _plain_cells(stream: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(stream, start=1):
-        text = (line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")).decode(
-            "utf-8", "surrogateescape"
-        )
+def _plain_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        text = line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
         if text:
             yield number, text.split("\t")
 
 
-def _may_quote(lines: BinaryIO) -> bool:
+def _as_lines(stream: BinaryIO, end: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=end)
+
+
+def _quotes_cells(file: DataFile, held: bytes | None) -> bool:
+    """Whether a TSV file quotes cells. Most writers of TSV quote nothing; those that do are known by what
+    would make no sense else.
+
+    All lines are looked at, one at a time, before the first row.
+
+    Args:
+        held: its content, where it is not to be read from where it is again.
+    """
+
+    def look(question: Callable[[Iterable[str]], bool], end: str) -> bool:
+        with file.utf8() if held is None else io.BytesIO(held) as stream:
+            lines = _as_lines(stream, end)
+            return question(lines)
+
+    return look(_may_quote, "\n") and look(_are_quoted_rows, "")
+
+
+def _may_quote(lines: Iterable[str]) -> bool:
     """Whether lines make no rows of one width, or all cells that begin with a quote are written as CSV's.
 
     They are where such cells end with one, and one of them has doubled quotes, or all of the first row are.
@@ -300,10 +293,10 @@ def _may_quote(lines: BinaryIO) -> bool:
     return begin and (len(widths) > 1 or (whole and (doubled or bool(first))))
 
 
-def _are_rows(cells: Cells) -> bool:
-    """Whether cells can be read, and make rows of one width."""
+def _are_quoted_rows(lines: Iterable[str]) -> bool:
+    """Whether lines can be read with quotes, and make rows of one width."""
     try:
-        return len({len(row) for _, row in cells}) == 1
+        return len({len(cells) for _, cells in _csv_cells(lines, "\t")}) == 1
     except Damaged:
         return False  # quotes are text
 
@@ -320,7 +313,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
         own = file.schema_arrow.names
         there = _checked_names(name, own, columns)
         wanted = {*(holder(there, column.name) for column in columns), LANGUAGE_COLUMN}
-        read = [old for old, new in zip(own, there, strict=True) if new in wanted]
+        read = [old for old, new in zip(own, there, strict=True) if not columns or new in wanted]
         number = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

@@ -128,6 +128,11 @@ class Settings:
                 f"give {self.num_return} outputs",
                 f"add --num-beams {self.num_return}, or --sample",
             )
+        if self.deletion_rate is not None and not 0 < self.deletion_rate < 1:
+            raise UserError(
+                f"--deletion-rate {self.deletion_rate:g}: a rate is a share of positions, above 0, below 1",
+                "for example --deletion-rate 0.5",
+            )
         moved = {"--threshold": self.threshold, "--deletion-rate": self.deletion_rate}
         if None not in moved.values():
             raise UserError(

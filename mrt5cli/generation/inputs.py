@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def choose_prompt(
 
 
 class Source:
-    """A file of inputs, or stdin, read once.
+    """A file of inputs, or stdin, read once; a context manager, which closes it.
 
     Args:
         path: of the file; "-" is stdin. Its end says the format, and what it is packed in; whatever is no
@@ -217,7 +218,14 @@ class Source:
                 f"give a table ({', '.join(ROWS)}), or say --prompt '{{line}}'",
             )
 
-    _raw: io.FileIO | None
+    _raw: BinaryIO | None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._raw is not None and self._raw is not sys.stdin.buffer:
+            self._raw.close()
 
     def _check_there(self) -> None:
         if self._path.is_dir():
@@ -226,7 +234,7 @@ class Source:
             raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
 
     def _open(self) -> BinaryIO:
-        opened = io.FileIO(0, closefd=False) if self.name == "stdin" else io.FileIO(self._path)
+        opened = sys.stdin.buffer if self.name == "stdin" else io.FileIO(self._path)
         if self._raw is None:  # else a second look at the file
             self._raw = opened
         return opened

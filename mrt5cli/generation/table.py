@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.data.formats import JSON, PARQUET, UNPACKED_BY, suffix_of
+from mrt5cli.data.formats import PARQUET, TABLES, UNPACKED_BY, suffix_of
 from mrt5cli.errors import UserError
 from mrt5cli.generation.generate import Job, OnError, Pens, Result, calibrated, outputs_of, results, windows
 from mrt5cli.generation.inputs import Input
@@ -51,7 +51,7 @@ class Table:
             )
         found: Format = format or format_of(name)
         if added is not None and found == "lines" and format is None:
-            found = "jsonl" if suffix_of(file) in (*JSON, *PARQUET) else format_of(suffix_of(file))
+            found = format_of(suffix_of(file)) if suffix_of(file) in TABLES else "jsonl"
         if added is not None and found == "lines":
             raise UserError(
                 "--add-column is of a table, and --format lines is none", "choose jsonl, csv or tsv"
