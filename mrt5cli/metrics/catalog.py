@@ -164,12 +164,6 @@ BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISH
 WHOLE_TARGETS = "sequence_accuracy"
 """The one of targets that are right throughout: for tasks that bring no measure of their own."""
 
-if TYPE_CHECKING:
-    BestMetric = str
-else:
-    BestMetric = Literal[tuple(metric.name for metric in MEASURED if metric.chooses)]
-"""What a recipe's `training.best_metric` may be."""
-
 
 ACCURACY = "accuracy"
 """Whether the likeliest of the task's choices is the right one, which takes a forward pass a choice."""
@@ -198,6 +192,11 @@ def register(metric: Metric, score: Callable[[str, Sequence[str]], float]) -> No
 def measures() -> list[str]:
     """The names of what a task may be judged by: the catalog's, and those registered by now."""
     return [metric.name for metric in METRICS.values() if metric.scores is not None]
+
+
+def choosers() -> list[str]:
+    """The names of what a recipe may keep the best weights by."""
+    return [metric.name for metric in METRICS.values() if metric.chooses]
 
 
 def misfit(name: str) -> str | None:

@@ -14,7 +14,7 @@ from tiny_runs import NO_GATE, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.metrics import scoring
+from mrt5cli.metrics import catalog, scoring
 from mrt5cli.metrics.results import SavedEvaluation
 
 PAIRS = "noisy\tclean\tlanguage\nhelo there\thello there\ten\nsalut,  toi\tsalut toi\tfr\nwrold\tworld\ten\n"
@@ -244,6 +244,41 @@ def test_training_keeps_what_is_best_by_a_measure(
     seen = [line["validation"]["total"][metric] for line in lines if "validation" in line]
     best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
     assert len(seen) == 2 and best["metric"] == metric and best["value"] == better(seen)
+
+
+OWN = """
+from mrt5cli.metrics.catalog import Metric, register
+
+vowels_kept = Metric("vowels_kept", "vowels kept", "vowels", "share", better="higher")
+register(vowels_kept, lambda answer, accepted: 0.25)
+"""
+
+
+def test_a_metric_of_the_users_own_chooses_and_is_shown(tmp_path: Path, runs: dict[str, Path]) -> None:
+    (tmp_path / "vowels.py").write_text(OWN)
+    recipe = yaml.safe_load((runs["all"] / "recipe.yaml").read_text())
+    recipe["task"]["metrics"] = ["vowels_kept"]
+    recipe["training"] |= {"max_steps": 1, "device_batch_size": 8, "eval_steps": 1}
+    recipe["training"]["best_metric"] = "vowels_kept"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["pretrain", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and "expected 'loss', 'token_accuracy'" in result.stderr
+    assert " or 'bleu', not 'vowels_kept'" in " ".join(result.stderr.split())
+
+    code = ["--code", str(tmp_path / "vowels.py")]
+    try:
+        result = CliRunner().invoke(app, [*words, *code])
+        assert result.exit_code == 0, result.output
+        text = printed(tmp_path / "run", *code)
+    finally:
+        catalog.METRICS.pop("vowels_kept", None)
+        scoring.OWN.pop("vowels_kept", None)
+    best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
+    assert (best["metric"], best["value"]) == ("vowels_kept", 0.25)
+    assert "vowels" in text and "25.00" in text
+    found = SavedEvaluation.read(tmp_path / "run" / "eval" / "text2text.json")
+    assert [row.others for row in found.rows] == [{"vowels_kept": 0.25}] * 3
 
 
 def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
