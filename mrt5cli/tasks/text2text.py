@@ -23,6 +23,8 @@ from mrt5cli.text import percent
 class Text2Text(RowsTask):
     """Parts of training are sources; those of other splits, where there is a column for it, languages too."""
 
+    normalization = "none"
+
     def __init__(self, section: Text2TextTask) -> None:
         lengths = section.input_length, section.target_length
         super().__init__(section.kind, Encoding(f"{{{INPUT}}}", TARGETS, *lengths))
@@ -68,6 +70,8 @@ class Text2Text(RowsTask):
     def _read(self, split: str, part: str) -> pa.Table:
         if part in self._sources:
             return pa.concat_tables(self._sources[part].tables(split).values())
+        if part not in self._halves:
+            self.parts(split)
         name, language = self._halves[part]
         return self._sources[name].tables(split)[language]
 
