@@ -14,7 +14,8 @@ from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
-from mrt5cli.recipe.tasks import TaskSection
+from mrt5cli.recipe.section import Section
+from mrt5cli.recipe.tasks import MixedHub, TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
@@ -162,9 +163,11 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
         raise UserError(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
+            lone = getattr(section, "source", None) is not None
+            pinned = "--set task.source.revision=" if lone else "in task.sources, revision: "
             raise UserError(
                 f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
-                f"--set task.source.revision={commits[name]}, or start anew with --out",
+                f"{pinned}{commits[name]}, or start anew with --out",
             )
     return task, example
 
@@ -183,12 +186,20 @@ def _micro_batches(training: TrainingSection, world_size: int) -> int:
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
-    """The task with its Hub dataset at the commit that the run began with, where the recipe names none."""
+    """The task with its Hub datasets at the commits that the run began with, where the recipe names none."""
+    if mixture := getattr(section, "sources", ()):
+        return section.model_copy(update={"sources": [_pinned(one, commits) for one in mixture]})
     source = getattr(section, "source", None)
     if source is None or source.kind != "hub" or source.revision is not None or len(commits) != 1:
         return section
     [commit] = commits.values()
     return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
+
+
+def _pinned(source: Section, commits: dict[str, str]) -> Section:
+    if not isinstance(source, MixedHub) or source.revision is not None or source.name not in commits:
+        return source
+    return source.model_copy(update={"revision": commits[source.name]})
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
@@ -202,7 +213,7 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
             f"use {others}",
         )
     if training.eval_steps:
-        check_held_out(task, section, "validation")
+        check_held_out(task, "validation")
 
 
 def _check_room(path: Path, training: TrainingSection, parameters: int) -> None:
