@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, create_model
@@ -106,13 +106,13 @@ class MixedEmbedded(Mixed, EmbeddedSource):
 class MixedFiles(Mixed, FilesSource):
     """Local text, as a source of a mixture."""
 
-    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the path's last part")
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
 
 
 class MixedHub(Mixed, HubSource):
     """A streamed Hugging Face dataset, as a source of a mixture."""
 
-    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the dataset's Hub id")
+    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the last part of the Hub id")
 
 
 MixedSource = Annotated[MixedEmbedded | MixedFiles | MixedHub, Field(discriminator="kind")]
@@ -135,9 +135,11 @@ class SourceInUse(NamedTuple):
 def name_of(source: EmbeddedSource | FilesSource | HubSource) -> str:
     """What a source of text is called beside others."""
     if isinstance(source, HubSource):
-        return getattr(source, "label", None) or source.name
+        return getattr(source, "label", None) or source.name.rpartition("/")[2] or source.name
     own: str | None = getattr(source, "name", None)
-    return own or (Path(source.path).name or source.path if isinstance(source, FilesSource) else source.kind)
+    if own is None and isinstance(source, FilesSource):
+        own = PurePath(source.path).name.partition(".")[0]
+    return own or source.kind
 
 
 class TaskBase(Section):
