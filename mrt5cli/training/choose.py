@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
@@ -14,8 +14,7 @@ from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
-from mrt5cli.recipe.section import Section
-from mrt5cli.recipe.tasks import MixedHub, TaskSection
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
@@ -188,18 +187,16 @@ def _micro_batches(training: TrainingSection, world_size: int) -> int:
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
     """The task with its Hub datasets at the commits that the run began with, where the recipe names none."""
     if mixture := getattr(section, "sources", ()):
-        return section.model_copy(update={"sources": [_pinned(one, commits) for one in mixture]})
+        return section.model_copy(update={"sources": [_at_one(one, commits) for one in mixture]})
     source = getattr(section, "source", None)
-    if source is None or source.kind != "hub" or source.revision is not None or len(commits) != 1:
-        return section
-    [commit] = commits.values()
-    return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
+    return section if source is None else section.model_copy(update={"source": _at_one(source, commits)})
 
 
-def _pinned(source: Section, commits: dict[str, str]) -> Section:
-    if not isinstance(source, MixedHub) or source.revision is not None or source.name not in commits:
+def _at_one(source: Any, commits: dict[str, str]) -> Any:
+    if source.kind != "hub" or source.revision is not None:
         return source
-    return source.model_copy(update={"revision": commits[source.name]})
+    only = next(iter(commits.values())) if len(commits) == 1 else None
+    return source.model_copy(update={"revision": commits.get(source.name, only)})
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
