@@ -200,7 +200,7 @@ def compare(
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
-    check_held_out(task, section, options.split, options.subsets or task.subsets(options.split))
+    check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:
         for subject in subjects:

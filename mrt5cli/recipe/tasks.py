@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
@@ -23,6 +23,7 @@ from mrt5cli.recipe.section import (
     Section,
     TargetLength,
     Text,
+    Weight,
     take_in_added_kinds,
     union_of,
 )
@@ -85,6 +86,64 @@ def seconds_of(duration: str) -> float:
 
 Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
 
+NAME_IN_MIXTURE = "what plans and evaluations call it; null: "
+
+
+class Mixed(Section):
+    """What a source of a mixture says beside where its text is."""
+
+    weight: Weight = Field(
+        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
+    )
+    languages: Languages | None = Field(
+        None, description="drawn uniformly from this source; null: task.languages"
+    )
+
+
+class MixedEmbedded(Mixed, EmbeddedSource):
+    """The documentation inside Python, as a source of a mixture."""
+
+    name: Line = Field("embedded", description="what plans and evaluations call it")
+
+
+class MixedFiles(Mixed, FilesSource):
+    """Local text, as a source of a mixture."""
+
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
+
+
+class MixedHub(Mixed, HubSource):
+    """A streamed Hugging Face dataset, as a source of a mixture."""
+
+    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the last part of the Hub id")
+
+
+MixedSource = Annotated[MixedEmbedded | MixedFiles | MixedHub, Field(discriminator="kind")]
+
+
+class SourceInUse(NamedTuple):
+    """A source of text, and what is drawn from it."""
+
+    name: str
+    source: EmbeddedSource | FilesSource | HubSource
+    languages: list[str]
+    weight: float
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its text is read in order instead of held in memory."""
+        return isinstance(self.source, HubSource) or getattr(self.source, "streaming", False)
+
+
+def name_of(source: EmbeddedSource | FilesSource | HubSource) -> str:
+    """What a source of text is called beside others."""
+    if isinstance(source, HubSource):
+        return getattr(source, "label", None) or source.name.rpartition("/")[2] or source.name
+    own: str | None = getattr(source, "name", None)
+    if own is None and isinstance(source, FilesSource):
+        own = PurePath(source.path).name.partition(".")[0]
+    return own or source.kind
+
 
 class TaskBase(Section):
     """What every task says of itself."""
@@ -99,17 +158,47 @@ class TaskBase(Section):
         """Byte tokens of a target at most, where a setting says so."""
         return getattr(self, "answer_length", None) or getattr(self, "target_length", None)
 
+    @property
+    def every_source(self) -> list[Any]:
+        """Where its rows or text come from: one source, those of a mixture, or none where all is made up."""
+        lone = getattr(self, "source", None)
+        return list(getattr(self, "sources", ())) if lone is None else [lone]
+
     def misfits(self) -> Iterator[tuple[str, str]]:
-        languages = getattr(self, "languages", [])
-        if twice := sorted({code for code in languages if languages.count(code) > 1}):
-            yield "languages", f"listed twice: {listed(twice)}"
+        yield from twice("languages", getattr(self, "languages", []))
+
+
+def twice(key: str, languages: list[str]) -> Iterator[tuple[str, str]]:
+    """The misfit of languages that are listed more than once."""
+    if found := sorted({code for code in languages if languages.count(code) > 1}):
+        yield key, f"listed twice: {listed(found)}"
+
+
+def one_or_several(task: TaskBase, kinds: str) -> Iterator[tuple[str, str]]:
+    """The misfits of a task that takes either one `source`, of these kinds, or a mixture of `sources`."""
+    lone, several = getattr(task, "source", None), getattr(task, "sources", [])
+    if lone is not None and several:
+        yield "sources", "give either source or sources; `source: null` takes away that of a base"
+    if lone is None and not several:
+        yield "source", f"missing; expected a section with kind {kinds}, or `sources`, a list of them"
 
 
 class SpanCorruptionTask(TaskBase):
     """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
 
     kind: Literal["span_corruption"]
-    source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
+    source: Source | None = Field(
+        None,
+        examples=[{"kind": "embedded"}],
+        description="where the text comes from",
+        exclude_if=lambda source: source is None,
+    )
+    sources: list[MixedSource] = Field(
+        [],
+        max_length=bounds.SOURCES,
+        description="in place of source: a mixture of several, each with a weight and reported apart",
+        exclude_if=lambda sources: not sources,
+    )
     languages: Languages = Field(
         ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
     )
@@ -124,15 +213,44 @@ class SpanCorruptionTask(TaskBase):
         "other, and a batch shows one or two; 'examples' needs the text in memory",
     )
 
+    def in_use(self) -> list[SourceInUse]:
+        """The lone source, or those of the mixture, with what they leave to the task filled in."""
+        if self.source is not None:
+            return [SourceInUse(name_of(self.source), self.source, self.languages, 1.0)]
+        return [
+            SourceInUse(name_of(one), one, one.languages or self.languages, one.weight)
+            for one in self.sources
+        ]
+
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
-        others = [code for code in self.languages if code != "en"]
-        if others and self.source.kind == "embedded":
-            yield "languages", f"the embedded text is English; there is no {listed(others)} in it"
-        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
-        if self.shuffle == "examples" and streamed:
+        yield from one_or_several(self, "embedded, files or hub")
+        used = self.in_use()
+        for number, one in enumerate(used):
+            own = getattr(one.source, "languages", None)
+            key = "languages" if own is None else f"sources.{number}.languages"
+            yield from twice(key, own or [])
+            others = [code for code in one.languages if code != "en"]
+            if others and isinstance(one.source, EmbeddedSource):
+                way_out = "; give that source languages: [en]" if self.sources and own is None else ""
+                yield key, f"the embedded text is English; there is no {listed(others)} in it{way_out}"
+        yield from self._misfits_of_names(used)
+        if self.shuffle == "examples" and any(one.is_streamed for one in used):
             text = "a streamed text is read in order, so only 'documents' can be drawn; leave it out"
             yield "shuffle", text
+
+    def _misfits_of_names(self, used: list[SourceInUse]) -> Iterator[tuple[str, str]]:
+        first: dict[str, int] = {}
+        revisions: dict[str, str | None] = {}
+        for number, one in enumerate(used):
+            if (before := first.setdefault(one.name, number)) != number:
+                key = "label" if isinstance(one.source, HubSource) else "name"
+                text = f"sources[{before}] is called {one.name!r} too; give each a {key} of its own"
+                yield f"sources.{number}.{key}", text
+            if isinstance(one.source, HubSource):
+                dataset, revision = one.source.name, one.source.revision
+                if revisions.setdefault(dataset, revision) != revision:
+                    yield f"sources.{number}.revision", f"{dataset} has another revision in a source above"
 
 
 class DiagnosticTask(TaskBase):
