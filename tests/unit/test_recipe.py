@@ -479,7 +479,7 @@ def test_shipped_recipes_leave_nothing_to_remark_on() -> None:
             "task",
             "missing; expected a section with kind span_corruption, copy, vowel_removal, "
             "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual, "
-            "or word_search",
+            "word_search or text2text",
         ),
         ("training", "training", "missing; expected a section (key: value lines)"),
     ],
