@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from mrt5cli import bounds
+from mrt5cli.metrics.catalog import misfit
 from mrt5cli.recipe.section import (
     Duration,
     Examples,
@@ -535,6 +536,7 @@ class Text2TextTask(RowTask):
         yield from one_or_several(self, "files or hub")
         yield from misfits_of_names(self.sources)
         yield from twice("metrics", self.metrics)
+        yield from (("metrics", wrong) for wrong in map(misfit, self.metrics) if wrong)
         yield from twice("choices", self.choices or [])
         if "accuracy" in self.metrics and self.choices is None:
             yield "choices", "missing; accuracy chooses among every target there is"

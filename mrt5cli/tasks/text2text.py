@@ -47,9 +47,6 @@ class Text2Text(RowsTask):
     def language_of(self, subset: str) -> str | None:
         return self._halves[subset][1] if subset in self._halves else None
 
-    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
-        return [tuple(targets) for targets in self.rows(split, subset, limit)[TARGETS].to_pylist()]
-
     def remarks(self) -> list[str]:
         files = [source.files for source in self._sources.values() if source.files is not None]
         return [*(remark for each in files for remark in each.remarks), *super().remarks()]
