@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -133,7 +134,7 @@ def evaluate(
     local = None if data is None else str(data)
     section = choose_task(task, subjects[0], local)
     if task is None:
-        _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
+        _check_one_task(subjects, apart_from={"train_examples"} | ({"source", "sources"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
     evaluation = replace(
@@ -202,7 +203,7 @@ def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) ->
         if other.recipe is None or first.recipe is None:
             continue
         for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
-            if key.partition(".")[0] not in apart_from:
+            if re.split(r"[.\[]", key)[0] not in apart_from:
                 raise UserError(
                     f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
                     "name the one to measure them on with --task",

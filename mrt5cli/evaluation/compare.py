@@ -240,7 +240,7 @@ def compare(
     for name in task.measures:
         if name not in METRICS:
             loaded.load(name)
-    check_held_out(task, section, options.split, options.subsets or task.subsets(options.split))
+    check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:
         for subject in subjects:

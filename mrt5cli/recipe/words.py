@@ -81,17 +81,19 @@ def all_keys() -> list[Key]:
 def _keys(section: Node, prefix: str, kind: str | None) -> Iterator[Key]:
     for name, node in section["properties"].items():
         yield Key(f"{prefix}{name}", kind, node, name in section.get("required", ()))
-        found = sections(node)
+        found = sections(node) or sections(node.get("items", {}))
+        item = "" if sections(node) else "[]"
         for inner in found:
             inner_kind = ", ".join(_kinds([inner])) if len(found) > 1 else None
-            yield from _keys(inner, f"{prefix}{name}.", inner_kind)
+            yield from _keys(inner, f"{prefix}{name}{item}.", inner_kind)
 
 
 def sections(node: Node) -> list[Node]:
     """The sections a value may be: several where `kind` chooses, none for a plain value."""
     if "properties" in node:
         return [node]
-    return [found for option in node.get("oneOf") or node.get("anyOf") or () for found in sections(option)]
+    options = node.get("oneOf") or node.get("anyOf") or []
+    return [section for option in options for section in sections(option)]
 
 
 def _kinds(options: Iterable[Node]) -> list[str]:
@@ -110,7 +112,8 @@ def expected(node: Node) -> str:
     if "const" in node or "enum" in node:
         return either(repr(choice) for choice in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
-        return f"a list of {expected(node['items']).removeprefix('some ')}"
+        item = expected(node["items"]).removeprefix("some ")
+        return f"a list of {item.replace('a section', 'sections', 1)}"
     what = WORDS[node["type"]]
     limits = {
         name: f"{limit:g}" if isinstance(limit := node[name], float) else str(limit)
@@ -154,7 +157,9 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     kinds = either(_kinds(sections(place.node)) or [""])
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
-        yield from (((*place.path, *key.split(".")), text) for key, text in cause.problems)
+        for key, text in cause.problems:
+            below = (int(part) if part.isdigit() else part for part in key.split("."))
+            yield (*place.path, *below), text
     elif item["type"] == "missing":
         yield place.path, f"missing; expected {expected(place.node)}"
     elif item["type"] == "extra_forbidden":

@@ -16,7 +16,6 @@ from mrt5cli.data.pairs import INPUT, TARGETS, Pairs
 from mrt5cli.recipe import Text2TextTask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, RowsTask
-from mrt5cli.text import percent
 
 
 @register("text2text")
@@ -64,9 +63,15 @@ class Text2Text(RowsTask):
         opened = [source.dataset_if_open for source in self._sources.values()]
         return {dataset.name: dataset.commit for dataset in opened if dataset is not None}
 
+    def shares(self) -> dict[str, float]:
+        several = len(self._sources) > 1
+        return dict(zip(self._sources, shares(self._weights()), strict=True)) if several else {}
+
     def _read(self, split: str, part: str) -> pa.Table:
         if part in self._sources:
             return pa.concat_tables(self._sources[part].tables(split).values())
+        if part not in self._halves:
+            self.parts(split)
         name, language = self._halves[part]
         return self._sources[name].tables(split)[language]
 
@@ -89,7 +94,6 @@ class Text2Text(RowsTask):
         return sum((source.empty for source in self._sources.values()), Counter[str]())
 
     def _origin(self) -> str:
-        if len(self._sources) == 1:
+        if not (drawn := self.shares()):
             return next(iter(self._sources.values())).origin
-        drawn = zip(self._sources, shares(self._weights()), strict=True)
-        return f"a mixture of {', '.join(f'{name} ({percent(share, 1)} %)' for name, share in drawn)}"
+        return " and ".join(f"{100 * share:.3g} % {name}" for name, share in drawn.items())

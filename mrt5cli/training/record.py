@@ -39,6 +39,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "seed": plan.recipe.seed,
         "parameters": prepared.start.model.num_parameters(),
         "data": prepared.task.commits(),
+        "shares": prepared.task.shares(),
         "command": sys.argv,
         "started": before.get("started", now),
         "ended": None,
