@@ -33,8 +33,8 @@ def check(path: Path, task: Task) -> None:
     if not generates(task.measures):
         told = ", ".join(task.measures) or "the loss"
         raise UserError(
-            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the true "
-            "targets",
+            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the "
+            "true targets",
             "leave it out, or write outputs with `mrt5 generate`",
         )
 
