@@ -31,7 +31,8 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
-    session = {"started": now, "from_step": plan.resume_step or 0, "code": code_version("train")}
+    session: dict[str, Any] = {"started": now, "from_step": plan.resume_step or 0}
+    session |= {"code": code_version("train"), "own_code": own_code.record()}
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
         "status": "running",
@@ -39,6 +40,8 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "seed": plan.recipe.seed,
         "parameters": prepared.start.model.num_parameters(),
         "data": prepared.task.commits(),
+        "code": own_code.record(),
+        "packages": _packages(plan, prepared),
         "command": sys.argv,
         "started": before.get("started", now),
         "ended": None,
@@ -91,7 +94,7 @@ def summary(run: RunDir) -> str:
         f"last logged: {', '.join(parts)}",
         *([_best(best)] if best else []),
         f"model: {run.model}",
-        " ".join(["next: mrt5 evaluate", str(run.path), *own_code.as_options()]),
+        f"next: mrt5 evaluate {run.path}",
     ]
     if target is not None and round(abs(rate - target), 6) > ON_TARGET:
         side = "above" if rate > target else "below"
@@ -128,6 +131,13 @@ def _best(best: Mapping[str, Any]) -> str:
         return f"no {name} could be measured on validation data: the model is that of the last step"
     early = "; stopped early, nothing better came" if best["stopped_early"] else ""
     return f"best: {name} {best['value']:.4f} on validation data at step {best['step']:,}{early}"
+
+
+def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
+    """The installed packages that bring what the run is made of, and their versions."""
+    used = (type(prepared.task), type(plan.recipe.model.shortener))
+    found = (own_code.package_of(each.__module__) for each in used)
+    return {package.name: package.version for package in found if package is not None}
 
 
 def _commit(folder: Path) -> str | None:
