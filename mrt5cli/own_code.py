@@ -18,15 +18,17 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import metadata
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.places import shown
 from mrt5cli.text import listed, shortened
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 RECIPE, META = "recipe.yaml", "meta.json"
 """What a run directory holds; see `rundir.RunDir`."""
@@ -201,9 +203,11 @@ def take_in_packages(asked: Collection[str] = ()) -> None:
     global PACKAGES
     if PACKAGES is not None:
         return
+    from importlib.metadata import entry_points  # a tenth of what `mrt5 --help` takes
+
     PACKAGES = []
-    found: dict[tuple[str, str], list[metadata.EntryPoint]] = defaultdict(list)
-    for entry in (entry for group in GROUPS for entry in metadata.entry_points(group=group)):
+    found: dict[tuple[str, str], list[EntryPoint]] = defaultdict(list)
+    for entry in (entry for group in GROUPS for entry in entry_points(group=group)):
         found[GROUPS[entry.group], entry.name].append(entry)
     for what, entries in found.items():
         _take_in(what, entries)
@@ -211,7 +215,7 @@ def take_in_packages(asked: Collection[str] = ()) -> None:
             logger.warning("%s", FAILED[what])
 
 
-def _take_in(what: tuple[str, str], entries: list[metadata.EntryPoint]) -> None:
+def _take_in(what: tuple[str, str], entries: list[EntryPoint]) -> None:
     assert PACKAGES is not None
     packages = [_package(entry) for entry in entries]
     if len(packages) > 1:
@@ -229,7 +233,7 @@ def _take_in(what: tuple[str, str], entries: list[metadata.EntryPoint]) -> None:
         )
 
 
-def _package(entry: metadata.EntryPoint) -> Package:
+def _package(entry: EntryPoint) -> Package:
     assert entry.dist is not None  # as of all that `entry_points` finds
     return Package(entry.dist.name, entry.dist.version, entry.module)
 
