@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask
-from mrt5cli.recipe.tasks import SECTIONS, TaskSection, kinds
+from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask, Text2TextTask
+from mrt5cli.recipe.tasks import SECTIONS, PairFiles, Shares, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -175,6 +175,11 @@ def _task_of_recipe(option: str) -> TaskSection:
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
     """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
     section = next(one for one in SECTIONS if kind in one.kinds())
+    if issubclass(section, Text2TextTask):
+        raise UserError(
+            f"{kind} needs a recipe, which names the columns of its rows",
+            "name one with --task, or make one: mrt5 recipe new text2text --data FILE",
+        )
     settings: dict[str, Any] = {"kind": kind}
     if issubclass(section, SpanCorruptionTask):
         settings |= {"source": {"kind": "embedded"}} | ({"input_length": max(16, length)} if length else {})
@@ -198,6 +203,10 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         )
     # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
     source: Any = FileRows.model_construct(kind="files", path=data)
+    if isinstance(section, Text2TextTask):
+        split = getattr(section.source, "split", Shares())
+        source = PairFiles.model_construct(kind="files", path=data, split=split)
+        return section.model_copy(update={"source": source, "sources": []})
     if isinstance(section, SpanCorruptionTask):
         source = FilesSource.model_construct(kind="files", path=data)
         if isinstance(section.source, FilesSource):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 
 from mrt5cli.data.formats import BadRow, json_value, not_utf8
 from mrt5cli.errors import UserError
@@ -22,6 +26,7 @@ class Column:
     """A column of a task's rows.
 
     Attributes:
+        name: its name; "a.b" is a column of that name, or else b within a.
         expected: what it holds, in words.
         read: makes the value we keep, a text or a list of texts, of one found in a row; raises `ValueError`
             that says what was found, or `Unusable`.
@@ -45,6 +50,29 @@ class Unusable(Exception):
 def text_column(name: str, *others: str, hint: str | None = None) -> Column:
     """A column of text. A lone surrogate, which no UTF-8 can hold, becomes "?"."""
     return Column(name, "text", read_text, others=others, hint=hint)
+
+
+def cell_column(name: str, hint: str | None = None) -> Column:
+    """A column of texts, numbers, or true and false; see `read_cell`."""
+    return Column(name, "text, a number, true or false", read_cell, hint=hint)
+
+
+def cells_column(name: str, hint: str | None = None, *, may_be_empty: bool = False) -> Column:
+    """A column of what a `cell_column` holds, or of lists of it.
+
+    Args:
+        may_be_empty: a row may have none.
+    """
+
+    def read(value: object) -> list[str]:
+        if may_be_empty and value is None:
+            return []
+        found = value if isinstance(value, list) else [value]
+        if not found and not may_be_empty:
+            raise ValueError("holds an empty list")
+        return [read_cell(one) for one in found]
+
+    return Column(name, "text, a number, true or false, or a list of them", read, many=True, hint=hint)
 
 
 def label_column(
@@ -89,6 +117,26 @@ def read_text(value: object) -> str:
     return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
 
 
+def read_cell(value: object) -> str:
+    """The text of a cell: a text, or a number, truth or date as it is written.
+
+    Cells of CSV and TSV are texts as they stand there. What JSON and Parquet hold as numbers is written as
+    JSON does: 3, 1.5, true.
+
+    Raises:
+        ValueError: it is nothing, no number, a list or columns of its own.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}")
+    if isinstance(value, int | float | Decimal | date | time):
+        return str(value)
+    if isinstance(value, Mapping):
+        raise ValueError(f"holds columns of its own ({listed(list(value), 4)}), which are named with a dot")
+    return read_text(value)
+
+
 def _read_answers(value: object) -> list[str]:
     found = value
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -110,6 +158,44 @@ def shown(value: object) -> str:
     return "nothing" if value is None else shortened(repr(value))
 
 
+def cell(row: Row, name: str) -> object:
+    """The value in a row's column; a column that is called "a.b" wins over b within a.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if name in row:
+        return row[name]
+    for head, rest in _ways_into(name):
+        within = row.get(head)
+        if isinstance(within, Mapping):
+            return cell(within, rest)
+        if head in row and within is None:
+            return None
+    raise KeyError(name)
+
+
+def holder(there: Iterable[str], name: str) -> str | None:
+    """Which of a table's columns a column is, or may be within."""
+    there = set(there)
+    return next((head for head in (name, *(head for head, _ in _ways_into(name))) if head in there), None)
+
+
+def _ways_into(name: str) -> Iterator[tuple[str, str]]:
+    """ "a.b" and "c", "a" and "b.c" for "a.b.c"."""
+    parts = name.split(".")
+    return ((".".join(parts[:k]), ".".join(parts[k:])) for k in range(len(parts) - 1, 0, -1))
+
+
+def names_in(row: Row) -> list[str]:
+    """Names of a row's columns, with dots where they have columns of their own."""
+    found: list[str] = []
+    for name, value in row.items():
+        inner = names_in(value) if isinstance(value, Mapping) else []
+        found += [f"{name}.{one}" for one in inner] or [name]
+    return found
+
+
 def our_names(there: Iterable[str], columns: Sequence[Column]) -> list[str]:
     """Names of columns, in any case and by any of their other names, as the task calls them."""
     there = list(there)
@@ -124,8 +210,11 @@ def our_names(there: Iterable[str], columns: Sequence[Column]) -> list[str]:
 def missing_column(where: str, name: str, there: Iterable[str], columns: Sequence[Column]) -> UserError:
     """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
+    there = names_in(there) if isinstance(there, Mapping) else list(there)
+    near = next(iter(difflib.get_close_matches(name, there, 1)), None)
+    meant = f"; did you mean {near!r}?" if near else ""
     return UserError(
-        f"{where}: no column {name!r}; it has {listed(list(there), 12) or 'none'}",
+        f"{where}: no column {name!r}; it has {listed(there, 12) or 'none'}{meant}",
         hint or "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
     )
 
@@ -140,7 +229,7 @@ def values_of(where: str, row: Row, columns: Sequence[Column]) -> dict[str, Valu
     values = {}
     for column in columns:
         try:
-            values[column.name] = column.read(row[column.name])
+            values[column.name] = column.read(cell(row, column.name))
         except KeyError:
             raise missing_column(where, column.name, row, columns) from None
         except ValueError as found:

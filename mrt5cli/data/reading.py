@@ -10,9 +10,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, missing_column, our_names
+from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, holder, missing_column, our_names
 from mrt5cli.data.formats import (
     CONVERT,
     JSON,
@@ -27,6 +27,9 @@ from mrt5cli.data.formats import (
 )
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, first_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
 PIECE_BYTES = 4096
@@ -220,7 +223,7 @@ def _checked_names(where: str, own: Sequence[str], columns: Sequence[Column]) ->
     names = our_names(own, columns)
     wanted = [column.name for column in columns]
     for name in (*wanted, LANGUAGE_COLUMN):
-        if name in wanted and name not in names:
+        if name in wanted and holder(names, name) is None:
             raise missing_column(where, name, own, columns)
         if names.count(name) > 1:
             raise UserError(f"{where}: several columns are called {name!r}", "rename or remove one")
@@ -283,7 +286,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
         file = parquet.ParquetFile(source)
         own = file.schema_arrow.names
         there = _checked_names(name, own, columns)
-        wanted = {*(column.name for column in columns), LANGUAGE_COLUMN}
+        wanted = {*(holder(there, column.name) for column in columns), LANGUAGE_COLUMN}
         read = [old for old, new in zip(own, there, strict=True) if new in wanted]
         number = 0
         for group in range(file.num_row_groups):
@@ -292,9 +295,20 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
                 number += size
                 continue
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=read):
-                for row in batch.rename_columns(our_names(batch.schema.names, columns)).to_pylist():
+                for row in _as_written(batch.rename_columns(our_names(batch.schema.names, columns))):
                     number += 1
                     if number > first:
                         yield FileRow(number, number, row)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise Damaged(first_line(error)) from error
+
+
+def _as_written(batch: pa.RecordBatch) -> list[dict[str, object]]:
+    """Rows of a batch; 0.1 in 32 bits is 0.1, not what its bits are in 64."""
+    import pyarrow as pa
+
+    for place, field in enumerate(batch.schema):
+        if field.type == pa.float32():
+            exact = batch.column(place).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(place, field.name, exact)
+    return batch.to_pylist()

@@ -29,6 +29,7 @@ from mrt5cli.recipe.tasks import GeneratedRows as GeneratedRows
 from mrt5cli.recipe.tasks import HubRows as HubRows
 from mrt5cli.recipe.tasks import HubSource as HubSource
 from mrt5cli.recipe.tasks import SpanCorruptionTask as SpanCorruptionTask
+from mrt5cli.recipe.tasks import Text2TextTask as Text2TextTask
 from mrt5cli.recipe.tasks import TyDiQATask as TyDiQATask
 from mrt5cli.recipe.tasks import XnliTask as XnliTask
 from mrt5cli.recipe.tasks import XQuADTask as XQuADTask

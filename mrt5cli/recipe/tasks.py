@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from mrt5cli import bounds
 from mrt5cli.recipe.section import (
@@ -20,9 +22,11 @@ from mrt5cli.recipe.section import (
     Rate,
     Section,
     TargetLength,
+    Text,
     take_in_added_kinds,
     union_of,
 )
+from mrt5cli.templates import Template
 from mrt5cli.text import listed
 
 REVISION = "commit, tag or branch of the dataset; null: its main branch as it is when a run starts"
@@ -265,6 +269,185 @@ class CharacterTask(RowTask):
         return self.target_length or CHARACTER_LENGTHS[self.kind][1]
 
 
+def _in_quotes(value: object) -> object:
+    if isinstance(value, dict):
+        raise ValueError('put it in quotes, because YAML reads braces as a mapping: "{column}"')
+    return value
+
+
+def _with_columns(text: str) -> str:
+    if not Template.parse(text).columns:
+        raise ValueError("names no column; write one in braces, such as {text}")
+    return text
+
+
+Prompt = Annotated[Text, AfterValidator(_with_columns), BeforeValidator(_in_quotes)]
+"""A text with columns in braces; see `Template`."""
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Shares(Section):
+    """Held-out splits that have no rows of their own, as shares of the training rows."""
+
+    validation: Share = Field(0.05, description="of the training rows; 0: none")
+    test: Share = Field(0.05, description="of the training rows; 0: none")
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        if self.validation + self.test >= 1:
+            yield "test", "with validation leaves no row for training; together they must be below 1"
+
+
+class SplitNames(Section):
+    """What a Hub dataset calls the splits."""
+
+    train: Line | None = Field(None, description="null: train")
+    validation: Line | None = Field(None, description="null: validation, valid, dev ...")
+    test: Line | None = Field(None, description="null: test")
+
+
+HeldOutShares = Annotated[
+    Shares,
+    Field(
+        description="of a split without rows of its own, the share of the training rows that is its, by a "
+        "hash of a row's input: rows with one input stay together, wherever they stand"
+    ),
+]
+
+
+class PairFiles(Section):
+    """Local files with any columns: .jsonl, .json, .csv, .tsv or .parquet, also packed."""
+
+    kind: Literal["files"]
+    path: Place = Field(
+        examples=["pairs.tsv"],
+        description="a file, or a folder with a file a split (train.tsv, test.tsv ...)",
+    )
+    split: HeldOutShares = Shares()
+
+
+class PairDataset(Section):
+    """A dataset on the Hugging Face Hub with any columns."""
+
+    kind: Literal["hub"]
+    name: Line = Field(description="Hub id of the dataset")
+    configuration: Line | None = Field(None, description="null: its only one, or its default")
+    revision: Line | None = Field(None, description=REVISION)
+    splits: SplitNames = Field(SplitNames(), description="what it calls the splits")
+    split: HeldOutShares = Shares()
+
+
+PairSource = PairFiles | PairDataset | GeneratedRows
+
+
+class Weighted(Section):
+    """A source of a mixture."""
+
+    weight: Annotated[float, Field(gt=0.0, le=bounds.COEFFICIENT)] = Field(
+        1.0, description="how often its rows are drawn, beside the weights of the others"
+    )
+    input: Prompt | None = Field(None, description="null: the task's")
+    target: Prompt | None = Field(None, description="null: the task's")
+
+
+class WeightedFiles(PairFiles, Weighted):
+    """Local files in a mixture."""
+
+    name: Line | None = Field(None, description="what evaluations call it; null: as its file or folder")
+
+
+class WeightedDataset(PairDataset, Weighted):
+    """A Hub dataset in a mixture; evaluations call it by the last part of its name."""
+
+
+class WeightedRows(GeneratedRows, Weighted):
+    """Random rows in a mixture."""
+
+    name: Line | None = Field(None, description="what evaluations call it; null: generated")
+
+
+WeightedSource = WeightedFiles | WeightedDataset | WeightedRows
+
+
+class Text2TextTask(RowTask):
+    """Any columns in, a text out: pairs of texts from local files or the Hub, by a recipe alone."""
+
+    kind: Literal["text2text"]
+    source: Annotated[PairSource, Field(discriminator="kind")] | None = Field(
+        None, examples=[{"kind": "files", "path": "pairs.tsv"}], description="where the rows come from"
+    )
+    sources: list[Annotated[WeightedSource, Field(discriminator="kind")]] = Field(
+        [],
+        max_length=bounds.LANGUAGES,
+        description="a mixture, in the place of source: several, each with a weight",
+    )
+    input: Prompt = Field(
+        examples=["Correct: {noisy}"],
+        description="what the model reads: text with columns in braces; {a.b} is column b within a; {{ is a "
+        "brace",
+    )
+    target: Prompt = Field(
+        examples=["{clean}"],
+        description="what it is to write; a lone column may hold lists of texts: all are right, and the "
+        "first is trained on",
+    )
+    input_length: InputLength = Field(
+        256, description="source at most, in byte tokens; what is longer is cut, and counted"
+    )
+    target_length: TargetLength = Field(256, description="target at most, in byte tokens, EOS included")
+    metrics: Annotated[list[Line], Field(min_length=1, max_length=bounds.LANGUAGES)] = Field(
+        ["exact_match"], description="what evaluations measure, the headline first"
+    )
+    language_column: Line | None = Field(
+        None, description="column with a row's language; evaluations report each"
+    )
+    references_column: Line | None = Field(
+        None, description="column with more texts that are right: one, or a list"
+    )
+    choices: Annotated[list[Text], Field(min_length=2, max_length=bounds.LANGUAGES)] | None = Field(
+        None, description="every target there is, where they are few; for accuracy"
+    )
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        yield from super().misfits()
+        if (self.source is None) != bool(self.sources):
+            yield "source", "give either source, or sources for a mixture, and not both"
+        for key, several in (("metrics", self.metrics), ("choices", self.choices or [])):
+            if twice := _twice(several):
+                yield key, f"listed twice: {listed(twice)}"
+        if twice := _twice(
+            [source.name for source in self.sources if source.kind == "files" and source.name]
+        ):
+            yield "sources", f"several are called {listed(twice)}"
+        revisions = {(one.name, one.revision) for one in self.sources if isinstance(one, PairDataset)}
+        if twice := _twice([name for name, _ in revisions]):
+            yield "sources", f"{listed(twice)} at several revisions; a dataset is read at one"
+        if "accuracy" in self.metrics and self.choices is None:
+            yield "choices", "missing; accuracy chooses among every target there is"
+
+    def named_sources(self) -> dict[str, PairSource | WeightedSource]:
+        """Sources by what evaluations call them; the only one is called "all"."""
+        if self.source is not None:
+            return {"all": self.source}
+        found: dict[str, PairSource | WeightedSource] = {}
+        for source in self.sources:
+            name = _called(source)
+            same = sum(name == called.rpartition(" ")[0] or name == called for called in found)
+            found[f"{name} {same + 1}" if same else name] = source
+        return found
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _called(source: WeightedSource) -> str:
+    """What a source is called where no other has its name."""
+    if isinstance(source, PairDataset):
+        return source.name.rpartition("/")[2]
+    own = PurePath(source.path).name.partition(".")[0] if isinstance(source, PairFiles) else source.kind
+    return source.name or own or source.kind
+
+
 class AddedTask(RowTask):
     """A task of the user's own, which a file given with --code registers."""
 
@@ -286,6 +469,7 @@ SECTIONS: list[type[TaskBase]] = [
     TyDiQATask,
     XQuADTask,
     CharacterTask,
+    Text2TextTask,
 ]
 """Of every kind of task, in the order that messages list them."""
 
@@ -310,7 +494,14 @@ def register(kind: str, section: type[TaskBase] | None = None) -> None:
 
 if TYPE_CHECKING:
     TaskSection = (
-        SpanCorruptionTask | DiagnosticTask | XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
+        SpanCorruptionTask
+        | DiagnosticTask
+        | XnliTask
+        | TyDiQATask
+        | XQuADTask
+        | CharacterTask
+        | Text2TextTask
+        | AddedTask
     )
 else:
     TaskSection = Annotated[union_of(SECTIONS), Field(discriminator="kind")]

@@ -90,8 +90,9 @@ def _keys(section: Node, prefix: str, kind: str | None) -> Iterator[Key]:
 
 def sections(node: Node) -> list[Node]:
     """The sections a value may be: several where `kind` chooses, none for a plain value."""
-    options = node.get("oneOf") or node.get("anyOf") or [node]
-    return [option for option in options if "properties" in option]
+    if "properties" in node:
+        return [node]
+    return [found for option in node.get("oneOf") or node.get("anyOf") or () for found in sections(option)]
 
 
 def _kinds(options: Iterable[Node]) -> list[str]:

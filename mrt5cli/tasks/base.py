@@ -153,9 +153,9 @@ class Task(ABC):
     answer_length: int | None = None
     sentinels: int = 0
     version: ClassVar[int] = 1
-    measures: ClassVar[tuple[str, ...]] = ()
+    measures: tuple[str, ...] = ()
     experiment: str | None = None
-    choices: ClassVar[tuple[str, ...] | None] = None
+    choices: tuple[str, ...] | None = None
 
     @abstractmethod
     def subsets(self, split: str) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import Chunks
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.data.mixtures import draw_sources
 from mrt5cli.data.sources import HubFiles, StreamedText, open_source
 from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans, plan_lengths
 from mrt5cli.data.streams import DocumentStream, LeftOut, StreamState
@@ -31,8 +32,6 @@ from mrt5cli.text import say_nothing, say_on_stderr
 
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
 NOISE_DRAW, DOCUMENTS_DRAW, LANGUAGES_DRAW, FILES_DRAW = range(4)
-# Examples of each language in one shuffled block.
-LANGUAGE_BLOCK = 64
 # From running numbers (P,) to raw rows (P, N).
 RowReader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 # Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
@@ -68,34 +67,6 @@ class Noise:
         return make_batch(*corrupt(raw, *draw_spans(self.generators(indices), len(raw), lengths)))
 
 
-@lru_cache(maxsize=64)
-def _language_block(languages: int, seed: int, block: int) -> NDArray[np.int64]:
-    """Language and running number of the examples of a block, (2, languages * 64)."""
-    generator = np.random.default_rng((seed, LANGUAGES_DRAW, block))
-    drawn = generator.permutation(np.repeat(np.arange(languages), LANGUAGE_BLOCK))
-    place = np.empty_like(drawn)
-    place[np.argsort(drawn, kind="stable")] = np.tile(np.arange(LANGUAGE_BLOCK), languages)
-    return np.stack([drawn, block * LANGUAGE_BLOCK + place])
-
-
-def draw_languages(
-    languages: int, seed: int, indices: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(B,) the language of each example by its index, and (B,) its running number within the language.
-
-    Languages are drawn uniformly without replacement from blocks with 64 examples of each, so that any
-    example can be found at once; the shares are then equal after every block.
-    """
-    if languages == 1:
-        return np.zeros_like(indices), indices
-    blocks, places = np.divmod(indices, languages * LANGUAGE_BLOCK)
-    found = np.empty((2, len(indices)), dtype=np.int64)
-    for block in np.unique(blocks):
-        rows = blocks == block
-        found[:, rows] = _language_block(languages, seed, int(block))[:, places[rows]]
-    return found[0], found[1]
-
-
 class Examples:
     """Batches of examples by their indices (B,): each has a language drawn for it, and spans are corrupted.
 
@@ -112,7 +83,7 @@ class Examples:
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Raw rows (B, N)."""
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
-        drawn, numbers = draw_languages(len(self._readers), self._seed, indices)
+        drawn, numbers = draw_sources([1] * len(self._readers), (self._seed, LANGUAGES_DRAW), indices)
         for language in np.unique(drawn):
             rows = np.flatnonzero(drawn == language)
             raw[rows] = self._readers[language](numbers[rows])

@@ -11,10 +11,10 @@ from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics.catalog import MEASURED, METRICS
 from mrt5cli.places import check_writable, room
-from mrt5cli.recipe import Recipe
+from mrt5cli.recipe import Recipe, Text2TextTask
 from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
-from mrt5cli.recipe.tasks import TaskSection
+from mrt5cli.recipe.tasks import PairDataset, PairSource, TaskSection, WeightedSource
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
@@ -183,12 +183,27 @@ def _micro_batches(training: TrainingSection, world_size: int) -> int:
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
-    """The task with its Hub dataset at the commit that the run began with, where the recipe names none."""
+    """The task with its Hub datasets at the commits that the run began with, where the recipe names none."""
+    if isinstance(section, Text2TextTask):
+        return _sources_at_commits(section, commits)
     source = getattr(section, "source", None)
     if source is None or source.kind != "hub" or source.revision is not None or len(commits) != 1:
         return section
     [commit] = commits.values()
     return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
+
+
+def _sources_at_commits(section: Text2TextTask, commits: dict[str, str]) -> Text2TextTask:
+    def at_commit(source: PairSource | WeightedSource) -> PairSource | WeightedSource:
+        if not isinstance(source, PairDataset) or source.revision is not None:
+            return source
+        return source.model_copy(update={"revision": commits.get(source.name)})
+
+    changes = {
+        "source": section.source and at_commit(section.source),
+        "sources": [*map(at_commit, section.sources)],
+    }
+    return section.model_copy(update=changes)
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:

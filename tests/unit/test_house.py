@@ -24,7 +24,8 @@ FLOORS = """
     rundir fingerprint
     recipe paper
     metrics
-    bounds byte_tokens errors hub json_files output own_code places runtime stand_ins text writing mrt5cli
+    hub json_files output own_code places runtime stand_ins writing
+    bounds byte_tokens errors templates text mrt5cli
 """
 """Rooms from the roof to the ground: packages of mrt5cli, its single files, and the package's own name and
 version. A run directory reads its recipe, so it and the fingerprint of a recipe stand above recipes; and

@@ -20,8 +20,6 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mrt5cli import hub as hub_module
@@ -33,7 +31,7 @@ from mrt5cli.data.texts import text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
-from mrt5cli.tasks.span_corruption import LANGUAGE_BLOCK, Noise, draw_languages
+from mrt5cli.tasks.span_corruption import Noise
 from mrt5cli.text import say_nothing
 
 RAW = 70  # tokens of text in an input of 64
@@ -187,24 +185,6 @@ def test_batches_own_their_memory(task: Task) -> None:
 
 # --- languages
 # ------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 15), st.integers(0, 1000), st.integers(0, 5000), st.integers(1, 300))
-def test_languages_are_functions_of_the_example(languages: int, seed: int, first: int, count: int) -> None:
-    drawn, numbers = draw_languages(languages, seed, np.arange(first, first + count))
-    last, number = draw_languages(languages, seed, np.array([first + count - 1]))
-    assert (drawn[-1], numbers[-1]) == (last[0], number[0])
-    for language in range(languages):
-        of_language = numbers[drawn == language]
-        assert (np.diff(of_language) == 1).all(), "a language's examples are taken one after the other"
-
-
-def test_languages_are_drawn_uniformly() -> None:
-    drawn, numbers = draw_languages(15, 42, np.arange(15 * LANGUAGE_BLOCK * 3))
-    assert (np.bincount(drawn) == 3 * LANGUAGE_BLOCK).all()
-    assert all(sorted(numbers[drawn == n]) == list(range(3 * LANGUAGE_BLOCK)) for n in range(15))
-    firsts = [draw_languages(15, seed, np.arange(1))[0][0] for seed in range(3000)]
-    assert abs(np.bincount(firsts, minlength=15) - 200).max() < 5 * 200**0.5
 
 
 def test_both_languages_come(folder: Path) -> None:

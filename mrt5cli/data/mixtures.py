@@ -1,0 +1,77 @@
+"""Mixtures: which of several sources (or languages) each example comes from.
+
+Letters: S sources, B examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from math import gcd, lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+COPIES = 64
+"""Examples in a shuffled block for each 1 in the weights' ratio, where that makes no block too long."""
+LONGEST_BLOCK = 2**15
+"""Examples in a block of weights that are not all equal."""
+
+
+def draw_sources(
+    weights: Sequence[float], seed: Sequence[int], indices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(B,) the source of each example by its index, and (B,) its running number within the source.
+
+    Sources are drawn without replacement from shuffled blocks, so that any example can be found at once; the
+    shares are then exact after every block (see `shares`), and numbers in a source have no gaps.
+
+    Args:
+        weights: (S,) of the sources, each above 0; only their ratios count.
+        seed: the numbers that the draw depends on.
+        indices: (B,) of the examples, from 0.
+    """
+    if len(weights) == 1:
+        return np.zeros_like(indices), indices
+    counts = block_counts(tuple(weights))
+    blocks, places = np.divmod(indices, sum(counts))
+    found = np.empty((2, len(indices)), dtype=np.int64)
+    for block in np.unique(blocks):
+        rows = blocks == block
+        found[:, rows] = _block(counts, tuple(seed), int(block))[:, places[rows]]
+    return found[0], found[1]
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """(S,) the share of the examples that `draw_sources` takes from each source."""
+    counts = block_counts(tuple(weights))
+    return [count / sum(counts) for count in counts]
+
+
+@lru_cache(maxsize=64)
+def block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """(S,) the examples of each source in a block.
+
+    They are in the ratio of the weights, as these are written in decimals, wherever a block of at most
+    `LONGEST_BLOCK` examples has that ratio; else each is the nearest, and at least 1.
+    """
+    # 0.1 is meant as one tenth, which no float is: its shortest decimal is read.
+    exact = [Fraction(str(weight)) for weight in weights]
+    whole = [int(weight * lcm(*(one.denominator for one in exact))) for weight in exact]
+    ratio = [one // gcd(*whole) for one in whole]
+    if len(set(ratio)) == 1:
+        return tuple(COPIES for _ in ratio)
+    if (copies := LONGEST_BLOCK // sum(ratio)) > 0:
+        return tuple(min(COPIES, copies) * one for one in ratio)
+    return tuple(max(1, round(Fraction(one * LONGEST_BLOCK, sum(ratio)))) for one in ratio)
+
+
+@lru_cache(maxsize=64)
+def _block(counts: tuple[int, ...], seed: tuple[int, ...], block: int) -> NDArray[np.int64]:
+    """Source and running number of the examples of a block, (2, B)."""
+    generator = np.random.default_rng((*seed, block))
+    drawn = generator.permutation(np.repeat(np.arange(len(counts)), counts))
+    place = np.empty_like(drawn)
+    place[np.argsort(drawn, kind="stable")] = np.concatenate([np.arange(count) for count in counts])
+    return np.stack([drawn, block * np.array(counts)[drawn] + place])
