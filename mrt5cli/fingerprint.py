@@ -23,14 +23,17 @@ SHARED = (
     "recipe/shorteners/*.py",  # which turn settings into what a model is built by
 )
 """What every kind of work computes with."""
-VALIDATION = tuple(
-    f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")
+DECODING = ("generation/decoding.py", "generation/utf8.py")
+THRESHOLDS = "generation/calibration.py"
+VALIDATION = (
+    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")),
+    *DECODING,
 )
 """What training imports of evaluations: validation chooses the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
     "train": ("training/*.py", *VALIDATION),
-    "evaluate": ("evaluation/*.py",),
-    "analyse": ("analysis/*.py", "evaluation/*.py"),
+    "evaluate": ("evaluation/*.py", *DECODING, THRESHOLDS),
+    "analyse": ("analysis/*.py", "evaluation/*.py", *DECODING, THRESHOLDS),
 }
 """What else each kind of work computes with."""
 LEFT_OUT = {

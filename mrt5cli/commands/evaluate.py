@@ -43,7 +43,8 @@ Constrained = Annotated[
     bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
 Rule = Annotated[
-    Literal["squad", "multilingual"] | None, option("How answers are compared. Default: squad, as published.")
+    Literal["squad", "multilingual", "none"] | None,
+    option("How exact match and F1 compare answers. Default: the task's; squad, as published, or none."),
 ]
 Other = Annotated[
     str | None,
@@ -78,6 +79,7 @@ def evaluate(
     limit: Limit = None,
     batch_size: BatchSize = None,
     device: options.Device = "auto",
+    precision: options.Precision = "fp32",
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
     as_json: AsJson = False,
@@ -143,6 +145,7 @@ def evaluate(
             section,
             evaluation,
             device=machine.device(device),
+            precision=precision,
             progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )

@@ -239,7 +239,7 @@ WRONG = [
     ("k_p=1", "unknown key; did you mean controller.k_p?"),
     (
         "evaluation.zzz=1",
-        "unknown key (known here: examples, batch_size, hard_delete)",
+        "unknown key (known here: examples, batch_size, hard_delete, generation)",
     ),
     # wrong types
     ("seed=1.5", "expected a whole number from 0 to 4294967295, not 1.5"),
