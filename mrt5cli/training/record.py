@@ -15,6 +15,7 @@ import mrt5cli
 from mrt5cli import own_code
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.scoring import OWN
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.plan import Prepared, TrainingPlan
@@ -135,7 +136,8 @@ def _best(best: Mapping[str, Any]) -> str:
 
 def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
     """The installed packages that bring what the run is made of, and their versions."""
-    used = (type(prepared.task), type(plan.recipe.model.shortener))
+    own = [OWN[name] for name in prepared.task.measures if name in OWN]
+    used = (type(prepared.task), type(plan.recipe.model.shortener), *own)
     found = (own_code.package_of(each.__module__) for each in used)
     return {package.name: package.version for package in found if package is not None}
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from mrt5cli import own_code
 from mrt5cli.cli import app
+from mrt5cli.metrics import catalog, scoring
 from mrt5cli.models import shorteners as modules
 from mrt5cli.recipe import shorteners as sections
 from mrt5cli.recipe import tasks as task_sections
@@ -46,6 +47,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     monkeypatch.setattr(own_code, "FAILED", {})
     monkeypatch.setattr(base, "_TASKS", dict(base._TASKS))
     before = list(task_sections.SECTIONS), list(sections.SHORTENERS), dict(modules.SHORTENERS)
+    metrics, own = dict(catalog.METRICS), dict(scoring.OWN)
     known = set(sys.modules)
     Path("own.yaml").write_text(own_task.RECIPE)
     yield lambda name, entry_points, **files: install(site, name, entry_points, **files)
@@ -55,6 +57,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     task_sections.SECTIONS[:], sections.SHORTENERS[:] = before[:2]
     modules.SHORTENERS.clear()
     modules.SHORTENERS.update(before[2])
+    for registry, kept in ((catalog.METRICS, metrics), (scoring.OWN, own)):
+        registry.clear()
+        registry.update(kept)
     own_code.IMPORTED.clear()
     take_in_added_kinds()
 
@@ -88,6 +93,58 @@ def test_a_shortener_is_found(installed: Install) -> None:
     assert own_code.package_of(type(sections.of_type("every_nth")).__module__) is None  # of the metaclass
     assert own_code.package_of(sections.of_type("every_nth").__module__) == package
     assert str(package) == "nth-gate 1.2"
+
+
+METRIC = "[mrt5.metrics]\nsame_length = lengths\n"
+LENGTHS = """
+from mrt5cli.metrics.catalog import Metric, register
+
+
+def same_length(answer, accepted):
+    return float(len(answer) in map(len, accepted))
+
+
+register(Metric("same_length", "as long as the target", "same\\nlength", "share"), same_length)
+"""
+TEXT2TEXT = """
+name: own
+description: A metric of one's own
+task:
+  kind: text2text
+  source: {kind: files, path: pairs.tsv, split: {validation: 0.3, test: 0.3}}
+  input: "{a}"
+  target: "{b}"
+  input_length: 16
+  target_length: 8
+  metrics: [same_length]
+model:
+  start: scratch
+  shape: {d_model: 16, d_ff: 32, d_kv: 8, num_heads: 2, num_layers: 2, num_decoder_layers: 1}
+training: {max_steps: 2, batch_size: 4, device_batch_size: 4, logging_steps: 1}
+"""
+
+
+@pytest.fixture
+def pairs(installed: Install) -> None:
+    Path("own.yaml").write_text(TEXT2TEXT)
+    rows = (f"{number}\t{number * number}" for number in range(40))
+    Path("pairs.tsv").write_text("\n".join(("a\tb", *rows)))
+
+
+def test_a_metric_is_found(installed: Install, pairs: None) -> None:
+    installed("length-metric", METRIC, lengths=LENGTHS)
+    mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu")
+    assert json.loads(Path("run/meta.json").read_text())["packages"] == {"length-metric": "1.2"}
+    done = CliRunner().invoke(app, ["evaluate", "run", "--device", "cpu", "--json"])
+    [row] = json.loads(done.stdout)["models"][0]["rows"]
+    assert 0 <= row["others"]["same_length"] <= 1
+
+
+def test_a_metric_that_fails_is_named_where_it_is_asked_for(installed: Install, pairs: None) -> None:
+    installed("length-metric", METRIC, lengths="import nowhere_to_be_found")
+    own_code.take_in_packages(asked=["same_length"])
+    told = catalog.misfit("same_length") or ""
+    assert "the metric 'same_length' of the installed length-metric 1.2 cannot be imported" in told
 
 
 def test_a_module_that_fails_is_named_where_its_kind_is_asked_for(installed: Install) -> None:
