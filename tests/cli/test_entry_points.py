@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 import test_own_code as own_shortener
 import test_own_task as own_task
+from own_kinds import forgotten
 from typer.testing import CliRunner
 
 from mrt5cli import own_code
 from mrt5cli.cli import app
-from mrt5cli.metrics import catalog, scoring
-from mrt5cli.models import shorteners as modules
+from mrt5cli.metrics import catalog
 from mrt5cli.recipe import shorteners as sections
-from mrt5cli.recipe import tasks as task_sections
-from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.tasks import base
 
 ROOT = Path(__file__).parents[2]
@@ -43,25 +41,13 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     site = tmp_path / "site"
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setattr(own_code, "PACKAGES", None)
-    monkeypatch.setattr(own_code, "FAILED", {})
-    monkeypatch.setattr(base, "_TASKS", dict(base._TASKS))
-    before = list(task_sections.SECTIONS), list(sections.SHORTENERS), dict(modules.SHORTENERS)
-    metrics, own = dict(catalog.METRICS), dict(scoring.OWN)
     known = set(sys.modules)
     Path("own.yaml").write_text(own_task.RECIPE)
-    yield lambda name, entry_points, **files: install(site, name, entry_points, **files)
+    with forgotten():
+        yield lambda name, entry_points, **files: install(site, name, entry_points, **files)
     for name in set(sys.modules) - known:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(site)):
             del sys.modules[name]
-    task_sections.SECTIONS[:], sections.SHORTENERS[:] = before[:2]
-    modules.SHORTENERS.clear()
-    modules.SHORTENERS.update(before[2])
-    for registry, kept in ((catalog.METRICS, metrics), (scoring.OWN, own)):
-        registry.clear()
-        registry.update(kept)
-    own_code.IMPORTED.clear()
-    take_in_added_kinds()
 
 
 def mrt5(*words: str, code: int = 0) -> str:

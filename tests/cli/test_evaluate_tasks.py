@@ -84,9 +84,7 @@ def test_choices(runs: dict[str, Path]) -> None:
     rows = told["models"][0]["rows"]
 
     assert told["constrained"] is True
-    assert rows[2]["accuracy"] == pytest.approx(
-        (rows[0]["accuracy"] + rows[1]["accuracy"]) / 2
-    )
+    assert rows[2]["accuracy"] == pytest.approx((rows[0]["accuracy"] + rows[1]["accuracy"]) / 2)
     assert rows[2]["accuracy"] >= rows[2]["sequence_accuracy"]
     plain = document(runs["xnli"], "--languages", "en,fr")["models"][0]["rows"]
     assert plain[2]["accuracy"] is None

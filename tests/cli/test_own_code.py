@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from own_kinds import forgotten
 from typer.testing import CliRunner
 
 from mrt5cli import cli, own_code
@@ -20,7 +20,6 @@ from mrt5cli.cli import app
 from mrt5cli.errors import RecipeError
 from mrt5cli.models import shorteners as modules
 from mrt5cli.recipe import shorteners as sections
-from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.rundir import RunDir
 from mrt5cli.subject import find_subject
 from mrt5cli.suite.states import _stale
@@ -95,20 +94,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "nth.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    with forgetting():
+    with forgotten():
         yield
-
-
-@contextmanager
-def forgetting() -> Iterator[None]:
-    """What is imported and registered is forgotten at the end."""
-    before = list(sections.SHORTENERS), dict(modules.SHORTENERS)
-    yield
-    sections.SHORTENERS[:] = before[0]
-    modules.SHORTENERS.clear()
-    modules.SHORTENERS.update(before[1])
-    own_code.IMPORTED.clear()
-    take_in_added_kinds()
 
 
 def mrt5(*words: str, code: int = 0) -> Any:
@@ -216,7 +203,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("trained")
     (where / "nth.py").write_text(OWN)
     (where / "own.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch, forgetting():
+    with pytest.MonkeyPatch.context() as patch, forgotten():
         patch.chdir(where)
         mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
     return where / "run"
