@@ -168,8 +168,8 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     elif item["type"] == "union_tag_not_found":
         yield (*place.path, "kind"), f"missing; expected {kinds}"
     elif item["type"] == "union_tag_invalid":
-        kind, key = str(item["ctx"]["tag"]), place.path[-1]
-        own = f"; {why_missing(str(key), kind)}" if key in OWN_KINDS else ""
+        kind, last = str(item["ctx"]["tag"]), str(place.path[-1])
+        own = f"; {why_missing(last, kind)}" if last in OWN_KINDS else ""
         yield (*place.path, "kind"), f"no such kind: {kind!r}; expected {kinds}{own}"
     elif item["type"] == "value_error":
         yield place.path, str(cause)
