@@ -50,6 +50,8 @@ class Key(NamedTuple):
     """The kind of section it belongs to, where a section comes in several."""
     schema: Node
     required: bool
+    within: tuple[str, ...]
+    """Key and kind of each section it is in that comes in several kinds, e.g. "task.text2text"."""
 
 
 @cache
@@ -76,17 +78,18 @@ when_kinds_are_added(schema.cache_clear)
 
 def all_keys() -> list[Key]:
     """Every setting of the schema, sections included, in the order of the schema."""
-    return list(_keys(schema(), "", None))
+    return list(_keys(schema(), "", None, ()))
 
 
-def _keys(section: Node, prefix: str, kind: str | None) -> Iterator[Key]:
+def _keys(section: Node, prefix: str, kind: str | None, within: tuple[str, ...]) -> Iterator[Key]:
     for name, node in section["properties"].items():
-        yield Key(f"{prefix}{name}", kind, node, name in section.get("required", ()))
+        yield Key(f"{prefix}{name}", kind, node, name in section.get("required", ()), within)
         found = sections(node) or sections(node.get("items", {}))
         item = "" if sections(node) else "[]"
         for inner in found:
-            inner_kind = ", ".join(_kinds([inner])) if len(found) > 1 else None
-            yield from _keys(inner, f"{prefix}{name}{item}.", inner_kind)
+            kinds = _kinds([inner]) if len(found) > 1 else []
+            places = (*within, *(f"{prefix}{name}.{kind}".replace("[]", "") for kind in kinds))
+            yield from _keys(inner, f"{prefix}{name}{item}.", ", ".join(kinds) or None, places)
 
 
 def sections(node: Node) -> list[Node]:
