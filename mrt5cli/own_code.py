@@ -267,8 +267,11 @@ def brought_by(module: str) -> str:
 def place_in(error: BaseException) -> str | None:
     """The line of such code that an error comes from, as "FILE, line N"; None where it passed none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if whose := brought_by(frame.f_globals.get("__name__", "")):
-            return f"{whose.removeprefix(', of ')}, line {line}"
+        module, file = frame.f_globals.get("__name__", ""), Path(frame.f_code.co_filename)
+        if file in IMPORTED:
+            return f"{IMPORTED[file].given}, line {line}"
+        if (package := package_of(module)) is not None:
+            return f"{file.name} of {package}, line {line}"
     return None
 
 

@@ -144,6 +144,13 @@ def test_a_module_that_fails_is_named_where_its_kind_is_asked_for(installed: Ins
     assert "note:" not in told
 
 
+def test_a_fault_in_it_is_told_by_its_line(installed: Install) -> None:
+    installed("reversal-task", TASK, reversing=own_task.OWN.replace("word[::-1]", "word.nothing"))
+    done = CliRunner().invoke(app, ["pretrain", "own.yaml", "--dry-run", "--device", "cpu"])
+    place = own_code.place_in(done.exception) if done.exception else None
+    assert place == "reversing.py of reversal-task 1.2, line 34"
+
+
 def test_elsewhere_it_is_a_note(installed: Install, caplog: pytest.LogCaptureFixture) -> None:
     installed("reversal-task", TASK, reversing="raise SystemExit('not today')")
     assert "vowel_removal" in mrt5("recipe", "show", "quickstart")

@@ -233,6 +233,7 @@ WITH_RUN = {
     "newest run": ("evaluate", "--device", "cpu", "--json"),
     "inspect": ("inspect-deletions", "run", "--text", "abcdef"),
     "checkpoint": ("inspect-deletions", "run/checkpoints/step-00000002", "--text", "abcdef"),
+    "bench": ("bench", "run", "--what", "precision", "--limit", "4", "--json"),
     "convert": ("convert", "run", "copy", "--to", "mrt5"),
     "resume": ("pretrain", "own.yaml", "--out", "run", "--resume", "--device", "cpu"),
     "from": ("finetune", "own.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
