@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import sacrebleu
 import yaml
+from own_kinds import forgotten
 from tiny_runs import NO_GATE, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.metrics import catalog, scoring
+from mrt5cli.metrics import scoring
 from mrt5cli.metrics.results import SavedEvaluation
 
 PAIRS = "noisy\tclean\tlanguage\nhelo there\thello there\ten\nsalut,  toi\tsalut toi\tfr\nwrold\tworld\ten\n"
@@ -267,13 +268,10 @@ def test_a_metric_of_the_users_own_chooses_and_is_shown(tmp_path: Path, runs: di
     assert " or 'bleu', not 'vowels_kept'" in " ".join(result.stderr.split())
 
     code = ["--code", str(tmp_path / "vowels.py")]
-    try:
+    with forgotten():
         result = CliRunner().invoke(app, [*words, *code])
         assert result.exit_code == 0, result.output
         text = printed(tmp_path / "run", *code)
-    finally:
-        catalog.METRICS.pop("vowels_kept", None)
-        scoring.OWN.pop("vowels_kept", None)
     best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
     assert (best["metric"], best["value"]) == ("vowels_kept", 0.25)
     assert "vowels" in text and "25.00" in text

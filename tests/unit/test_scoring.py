@@ -10,6 +10,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_kinds import forgotten
 
 from mrt5cli.errors import UserError
 from mrt5cli.metrics import catalog, scoring
@@ -145,12 +146,12 @@ def test_a_bootstrap_repeats_itself_and_says_nothing_of_what_has_no_number() -> 
 @pytest.fixture
 def half() -> Iterator[str]:
     """A metric that gives half a point to whatever is not the same."""
-    register(
-        Metric("half", "halves", "half", "share", better="higher"),
-        lambda answer, accepted: 1.0 if answer in accepted else 0.5,
-    )
-    yield "half"
-    del METRICS["half"], scoring.OWN["half"]
+    with forgotten():
+        register(
+            Metric("half", "halves", "half", "share", better="higher"),
+            lambda answer, accepted: 1.0 if answer in accepted else 0.5,
+        )
+        yield "half"
 
 
 def test_a_metric_of_the_users_own(half: str) -> None:
