@@ -134,7 +134,9 @@ def evaluate(
     local = None if data is None else str(data)
     section = choose_task(task, subjects[0], local)
     if task is None:
-        _check_one_task(subjects, apart_from={"train_examples"} | ({"source", "sources"} if data else set()))
+        _check_one_task(
+            subjects, apart_from={"train_examples", "metrics"} | ({"source", "sources"} if data else set())
+        )
     recipe = subjects[0].recipe
     settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
     evaluation = replace(

@@ -344,6 +344,11 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
             f"--constrained chooses among the possible targets, and those of {kind} are not few",
             "leave it out, or use --task xnli",
         )
+    if options.normalization is not None and not RULED & {*task.measures}:
+        raise UserError(
+            f"--normalization is how exact match and F1 compare answers, and {kind} is measured by neither",
+            "leave it out",
+        )
     return replace(
         options,
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),

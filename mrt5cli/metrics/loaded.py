@@ -22,7 +22,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.hub import Repository
 from mrt5cli.metrics.catalog import is_path, short
 from mrt5cli.metrics.scoring import Accepted
-from mrt5cli.text import first_line, listed, say_on_stderr
+from mrt5cli.text import announced, first_line, listed, say_on_stderr
 
 if TYPE_CHECKING:
     import evaluate
@@ -95,15 +95,16 @@ def load(name: str) -> LoadedMetric:
             score texts.
     """
     script, source = _local(name) or _of_the_hub(name)
-    import evaluate
+    with announced(f"loading the metric {name} ...", say_on_stderr):
+        import evaluate
 
-    try:
-        with redirect_stdout(sys.stderr):
-            module = evaluate.load(str(script), keep_in_memory=True)
-    except Exception as error:  # a script may do anything
-        raise _not_loaded(name, error) from error
-    metric = LoadedMetric(name, source, module, _takes_lists(name, module))
-    metric.score(TRIAL, [(text,) for text in TRIAL])
+        try:
+            with redirect_stdout(sys.stderr):
+                module = evaluate.load(str(script), keep_in_memory=True)
+        except Exception as error:  # a script may do anything
+            raise _not_loaded(name, error) from error
+        metric = LoadedMetric(name, source, module, _takes_lists(name, module))
+        metric.score(TRIAL, [(text,) for text in TRIAL])
     return metric
 
 

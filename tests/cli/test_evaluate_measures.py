@@ -15,6 +15,8 @@ from tiny_runs import NO_GATE, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
+from mrt5cli.errors import UserError
+from mrt5cli.evaluation import evaluate as evaluation
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.results import SavedEvaluation
 
@@ -168,6 +170,31 @@ def test_predictions_that_cannot_be(runs: dict[str, Path], tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_answers_are_kept_where_a_later_language_fails(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = evaluation._Subset.measure
+
+    def failing(part: Any) -> Any:
+        if part.subset == "fr":
+            raise UserError("the disk with fr is gone")
+        return measure(part)
+
+    monkeypatch.setattr(evaluation._Subset, "measure", failing)
+    result = evaluate(runs["all"], "--predictions", tmp_path / "answers.csv")
+    assert result.exit_code == 1 and "the disk with fr is gone" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["unfinished-answers.csv"]
+    with (tmp_path / "unfinished-answers.csv").open(newline="") as file:
+        assert [row["subset"] for row in csv.DictReader(file)] == ["en", "en"]
+
+
+def test_runs_that_were_trained_with_other_metrics_in_mind_are_measured_by_the_firsts(
+    runs: dict[str, Path], evaluate_modules: None
+) -> None:
+    told = json.loads(printed(runs["all"], runs["loaded"], "--limit", 1, "--json"))
+    assert [model["rows"][0]["cer"] is not None for model in told["models"]] == [True, True]
+
+
 def test_accuracy_chooses_without_being_asked_and_generates_nothing(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +251,8 @@ def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tm
 
 
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:
+    told = refused(runs["chosen"], "--normalization", "squad")
+    assert "--normalization is how exact match and F1 compare answers, and text2text is measured by" in told
     assert "answers compared by the squad rule" in printed(runs["all"], "--normalization", "squad")
     assert (runs["all"] / "eval" / "text2text-squad.json").is_file()
     printed(runs["all"], "--normalization", "none")
