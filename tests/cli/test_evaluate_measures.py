@@ -15,8 +15,9 @@ from tiny_runs import NO_GATE, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RunFailed
 from mrt5cli.evaluation import evaluate as evaluation
+from mrt5cli.generation.decoding import Decoding
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.results import SavedEvaluation
 
@@ -177,7 +178,7 @@ def test_answers_are_kept_where_a_later_language_fails(
 
     def failing(part: Any) -> Any:
         if part.subset == "fr":
-            raise UserError("the disk with fr is gone")
+            raise RunFailed("the disk with fr is gone")
         return measure(part)
 
     monkeypatch.setattr(evaluation._Subset, "measure", failing)
@@ -236,7 +237,16 @@ def test_a_metric_that_cannot_be_loaded_is_told_before_anything_is_measured(
     assert "HF_HUB_OFFLINE is set" in told and "evaluating" not in told
 
 
-def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+def test_beams_and_lengths_of_the_recipe(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, generate = [], evaluation.generate_answers
+
+    def watched(*given: Any, decoding: Decoding, **more: Any) -> list[str]:
+        seen.append(decoding)
+        return generate(*given, decoding=decoding, **more)
+
+    monkeypatch.setattr(evaluation, "generate_answers", watched)
     run = make_run(tmp_path, "beams", task=task(folder, "cer"))
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["evaluation"]["generation"] = {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
@@ -244,6 +254,7 @@ def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tm
     path = tmp_path / "short.jsonl"
     text = printed(run, "--predictions", path)
     assert "CER: answers found by 2 beams against" in text
+    assert seen == [Decoding(3, num_beams=2, length_penalty=0.5)] * 2
     told = json.loads((run / "eval" / "text2text-beams2-longest3-penalty0.5.json").read_text())
     assert told["generation"] == {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
     rows = [json.loads(line) for line in path.read_text().splitlines()]

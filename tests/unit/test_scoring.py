@@ -104,6 +104,7 @@ def test_texts_are_taken_as_they_are() -> None:
     assert number("exact_match", ["The Cat."], [("cat",)], "squad") == 1.0
     assert number("exact_match", ["The Cat."], [("cat",)], "none") == 0.0
     assert number("exact_match", [same[0]], [(same[0],)], "none") == 1.0
+    assert number("exact_match", ["a\r\n", " a"], [("a\n", "a"), ("a",)], "none") == 0.0
     assert number("f1", ["a B  c"], [("B\tc x",)], "none") == pytest.approx(2 / 3)
     assert number("f1", ["北京大"], [("北京",)], "none", "zh") == pytest.approx(0.8)
     assert number("cer", ["The Cat."], [("the cat",)], "squad") == 3 / 7, "whatever the rule"
