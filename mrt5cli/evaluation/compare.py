@@ -237,9 +237,7 @@ def compare(
     options = _checked(options, task, section.kind)
     if options.predictions is not None:
         predictions.check(options.predictions, task)
-    for name in task.measures:
-        if name not in METRICS:
-            loaded.load(name)
+    loaded.load_all([name for name in task.measures if name not in METRICS])
     check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:

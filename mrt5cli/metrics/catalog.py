@@ -230,8 +230,9 @@ def is_path(name: str) -> bool:
 
 
 def short(name: str) -> str:
-    """What a metric that is loaded is called where its numbers are."""
-    return PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
+    """What a metric that is loaded is called where its numbers are; all of its name where that is taken."""
+    own = PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
+    return name if own in METRICS else own
 
 
 def metric_of(name: str) -> Metric:

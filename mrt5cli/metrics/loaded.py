@@ -86,6 +86,22 @@ def numbers_of(name: str, others: Sequence[str]) -> list[str]:
     return [key for key in others if key == own or key.startswith(f"{own}.")]
 
 
+def load_all(names: Sequence[str]) -> None:
+    """Load metrics before they are needed.
+
+    Raises:
+        UserError: two have one name; or as `load`.
+    """
+    called: dict[str, str] = {}
+    for name in names:
+        other = called.setdefault(short(name), name)
+        if other != name:
+            raise UserError(
+                f"the metrics {other} and {name} are both called {short(name)}", "measure one of them"
+            )
+        load(name)
+
+
 @cache
 def load(name: str) -> LoadedMetric:
     """The metric of a name or a path, tried on two texts.
@@ -128,7 +144,7 @@ def _local(name: str) -> tuple[Path, str] | None:
 
 def _of_the_hub(name: str) -> tuple[Path, str]:
     repository = Repository("space", name if "/" in name else f"{CANONICAL}/{name}")
-    script = f"{short(name)}.py"
+    script = f"{name.rpartition('/')[2]}.py"
     try:
         path = repository.cached(script)
         info = repository.info(None if path is None else path.parent.name)

@@ -237,6 +237,15 @@ def test_a_metric_that_cannot_be_loaded_is_told_before_anything_is_measured(
     assert "HF_HUB_OFFLINE is set" in told and "evaluating" not in told
 
 
+def test_a_name_without_sense_is_refused_with_the_recipe(runs: dict[str, Path]) -> None:
+    words = ["recipe", "check", str(runs["all"] / "recipe.yaml"), "--set", "task.metrics=[excat_match, loss]"]
+    result = CliRunner().invoke(app, words)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "task.metrics 'excat_match' is no metric; did you mean exact_match?" in told
+    assert "task.metrics loss is measured in any case, and judges no task" in told
+
+
 def test_beams_and_lengths_of_the_recipe(
     runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def test_what_is_loaded_is_called_by_its_own_name() -> None:
     assert [short(name) for name in ("rouge", "owner/mine", "./here/mine.py", "~/a/mine")] == [
         "rouge"
     ] + 3 * ["mine"]
+    assert [short("./cer.py"), short("owner/cer")] == ["./cer.py", "owner/cer"], "that name is taken"
     assert metric_of("rouge.rougeL").column == "rouge.\nrougeL"
     assert catalog.is_measured("cer", ("cer",), False) and not catalog.is_measured("cer", (), True)
     assert catalog.is_measured("accuracy", (), True) and not catalog.is_measured("accuracy", (), False)
