@@ -151,6 +151,7 @@ def evaluate(
         runtime=runtime,
         deletion_rates=rates,
         test_difference=compare_with is not None,
+        precision=precision,
         predictions=predictions,
         data=local,
     )
@@ -162,7 +163,6 @@ def evaluate(
             section,
             evaluation,
             device=machine.device(device),
-            precision=precision,
             progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )

@@ -29,7 +29,6 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
-from mrt5cli.runtime import Precision
 from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import first_line
@@ -217,7 +216,6 @@ def compare(
     options: EvaluationOptions,
     *,
     device: torch.device | str | None = None,
-    precision: Precision = "fp32",
     progress: Progress = lambda name, subset, done: None,
     unfinished: Callable[[Comparison], object] = lambda comparison: None,
 ) -> Comparison:
@@ -226,7 +224,6 @@ def compare(
     Args:
         section: the recipe section of the task.
         device: where to compute; by default the CPU.
-        precision: of the weights.
         progress: called with the subject's name, the subset and the number of its examples done.
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
 
@@ -242,7 +239,7 @@ def compare(
     results: list[Result] = []
     try:
         for subject in subjects:
-            model = load_model(subject, device, precision)
+            model = load_model(subject, device, options.precision)
             check_fits(model, section, subject.name)
             for calibration in _calibrations(model, task, options, subject.name):
                 result = Result(

@@ -343,3 +343,4 @@ def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
 def test_half_precision_is_recorded(runs: dict[str, Path]) -> None:
     told = json.loads(printed(runs["vowels"], "--limit", 2, "--precision", "bf16", "--json"))
     assert told["models"][0]["dtype"] == "bfloat16"
+    assert (runs["vowels"] / "eval" / "vowel_removal-bf16.json").is_file()
