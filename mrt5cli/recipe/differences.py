@@ -14,6 +14,7 @@ FREE_KEYS = (
     "description",
     "paper",
     "evaluation",
+    "task.metrics",
     # A run that is resumed checks that the commit is the same.
     "task.source.revision",
     "task.source.patience",

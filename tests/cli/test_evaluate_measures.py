@@ -20,6 +20,8 @@ from mrt5cli.evaluation import evaluate as evaluation
 from mrt5cli.generation.decoding import Decoding
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.results import SavedEvaluation
+from mrt5cli.recipe import load
+from mrt5cli.recipe.differences import decides_numbers, differences
 
 PAIRS = "noisy\tclean\tlanguage\nhelo there\thello there\ten\nsalut,  toi\tsalut toi\tfr\nwrold\tworld\ten\n"
 SCRIPT = """
@@ -338,6 +340,13 @@ def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
     told = " ".join(result.stderr.split())
     assert "training.best_metric: wer is not measured in text2text" in told
     assert "use loss, token_accuracy, sequence_accuracy or exact_match" in told
+
+
+def test_a_run_may_be_resumed_with_other_metrics(runs: dict[str, Path]) -> None:
+    before = load(runs["all"] / "recipe.yaml")
+    now = load(runs["all"] / "recipe.yaml", ["task.metrics=[cer]", "task.input='{noisy}'"])
+    changed = differences(before, now)
+    assert {key: decides_numbers(key, now) for key in changed} == {"task.metrics": False, "task.input": True}
 
 
 def test_half_precision_is_recorded(runs: dict[str, Path]) -> None:
