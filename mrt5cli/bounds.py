@@ -33,6 +33,8 @@ THREADS = 1024
 CHECKPOINTS = 10**6
 ROUNDS = 10**6
 LANGUAGES = 10_000
+SOURCES = 1000
+"""Of a mixture."""
 TEXT = 10_000
 """Characters of a description or note."""
 LINE = 4096

@@ -220,6 +220,9 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         source = FilesSource.model_construct(kind="files", path=data)
         if isinstance(section.source, FilesSource):
             source = section.source.model_copy(update={"path": data})
+        languages = [language for one in section.in_use() for language in one.languages]
+        update = {"source": source, "sources": [], "languages": list(dict.fromkeys(languages))}
+        return section.model_copy(update=update)
     return section.model_copy(update={"source": source})
 
 

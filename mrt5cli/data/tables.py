@@ -144,6 +144,15 @@ class RowFolder:
         """Whether there are files of a split."""
         return any(name == split for name, _ in self._files)
 
+    def files(self, split: str) -> list[DataFile]:
+        """The files of all parts of a split."""
+        return [
+            DataFile.local(self.path / file)
+            for (name, _), files in self._files.items()
+            for file in files
+            if name == split
+        ]
+
     def parts(self, split: str) -> list[str]:
         """Parts of a split that have files of their own, in order of their names."""
         return sorted(part for name, part in self._files if name == split and part is not None)

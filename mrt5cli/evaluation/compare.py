@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mrt5cli.errors import HubAway, RunFailed, UserError
+from mrt5cli.evaluation import predictions
 from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
@@ -54,7 +55,7 @@ class Result:
     rows: list[Row]
     conditions: Mapping[str, str | int]
     deletion_type: str = "none"
-    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     @property
@@ -143,7 +144,7 @@ class Comparison:
 
     @property
     def made_by(self) -> dict[str, str]:
-        """What counts those measures that the toolkit does not itself: sacrebleu by its signature, a script."""
+        """What counts the measures that the toolkit does not itself: sacrebleu's signature, or a script."""
         found = {
             name: scoring.signature(name) if name in METRICS else loaded.load(name).source
             for name in self.measures
@@ -183,10 +184,16 @@ class Comparison:
     def save(self) -> list[str]:
         """Write each run's own results into its directory; models that come from no run have nowhere to go.
 
+        Answers are written where the options say, or, where they are not all, beside it.
+
         Returns:
             A line for each run: where its results are, or why they could not be written there.
         """
         lines = []
+        if (file := self.options.predictions) is not None:
+            path = file if self.unfinished is None else file.with_name(f"unfinished-{file.name}")
+            predictions.write(path, [(one.label, one.outcomes) for one in self.results], self.measures)
+            lines.append(f"saved {path}")
         for subject in {one.subject.source: one.subject for one in self.results}.values():
             if subject.run is None:
                 continue
@@ -228,10 +235,12 @@ def compare(
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
+    if options.predictions is not None:
+        predictions.check(options.predictions, task)
     for name in task.measures:
         if name not in METRICS:
             loaded.load(name)
-    check_held_out(task, section, options.split, options.subsets or task.subsets(options.split))
+    check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:
         for subject in subjects:
@@ -286,9 +295,13 @@ def _measure(
     """Fill in a result, of which the rows that are done stay where a later subset fails."""
     if result.calibration is not None:
         options = replace(options, threshold=result.calibration.threshold)
+
+    def finished(row: Row, outcomes: Outcomes) -> None:
+        result.rows.append(row)
+        result.outcomes[row.subset] = outcomes
+
     report = partial(progress, result.label)
-    measured = measure(model, task, options, progress=report, finished=result.rows.append)
-    result.rows, result.outcomes = measured.rows, measured.outcomes
+    result.rows = measure(model, task, options, progress=report, finished=finished).rows
 
 
 def _comparison(

@@ -102,7 +102,9 @@ class Outcomes:
     def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
         """The outcomes of batches, one after the other, before anything is generated."""
         names = [one.name for one in fields(cls) if one.name not in ("scores", "answers")]
-        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        }
         scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
         return cls(**arrays, scores=scores)
 

@@ -51,7 +51,7 @@ def measure(
     options: EvaluationOptions = DEFAULT,
     *,
     progress: Progress = lambda what, done: None,
-    finished: Callable[[Row], object] = lambda row: None,
+    finished: Callable[[Row, Outcomes], object] = lambda row, outcomes: None,
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
@@ -61,7 +61,7 @@ def measure(
     Args:
         model: put in eval mode meanwhile; it stays where it is.
         progress: called with the subset and the number of its examples done, and again for its answers.
-        finished: called with the row of a subset before the next one begins.
+        finished: called with the row and the outcomes of a subset before the next one begins.
 
     Raises:
         UserError: a subset without examples, or a measure that cannot be taken.
@@ -78,7 +78,7 @@ def measure(
             for subset in options.subsets or task.subsets(options.split):
                 row, outcomes[subset] = _Subset(model, task, subset, options, progress).measure()
                 rows.append(row)
-                finished(row)
+                finished(row, outcomes[subset])
     finally:
         model.train(was_training)
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)

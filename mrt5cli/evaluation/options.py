@@ -32,6 +32,7 @@ class EvaluationOptions:
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
         test_difference: also test whether the two models differ.
+        predictions: file to write answers to, an example a row.
         data: what replaces the task's own source, for the record.
         label: sets apart, by the name of their files, results whose other settings would share one.
     """
@@ -50,6 +51,7 @@ class EvaluationOptions:
     runtime: bool = False
     deletion_rates: Sequence[float] = ()
     test_difference: bool = False
+    predictions: Path | None = None
     data: str | None = None
     label: str = ""
 

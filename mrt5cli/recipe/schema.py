@@ -395,13 +395,18 @@ class Recipe(Section):
                 f"training.eval_steps {training.eval_steps} is above training.max_steps "
                 f"{training.max_steps}: nothing is measured on validation data"
             )
-        configured = getattr(getattr(self.task, "source", None), "configurations", {})
-        if unused := [code for code in configured if code not in getattr(self.task, "languages", ())]:
-            found.append(
-                f"task.source.configurations names {listed(unused)}, which is not in "
-                "task.languages: it is not read"
-            )
+        found += self._unused_configurations()
         return found
+
+    def _unused_configurations(self) -> Iterator[str]:
+        for number, source in enumerate(self.task.every_source):
+            own, of_task = getattr(source, "languages", None), getattr(self.task, "languages", ())
+            configured = getattr(source, "configurations", {})
+            if unused := [code for code in configured if code not in (own or of_task)]:
+                key = f"task.sources[{number}]" if getattr(self.task, "sources", ()) else "task.source"
+                languages = f"{key}.languages" if own else "task.languages"
+                named = f"{key}.configurations names {listed(unused)}"
+                yield f"{named}, which is not in {languages}: it is not read"
 
     @property
     def target_deletion_rate(self) -> float | None:

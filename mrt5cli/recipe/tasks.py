@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from mrt5cli import bounds
+from mrt5cli.metrics.catalog import misfit
 from mrt5cli.recipe.section import (
     Duration,
     Examples,
@@ -23,6 +23,7 @@ from mrt5cli.recipe.section import (
     Section,
     TargetLength,
     Text,
+    Weight,
     take_in_added_kinds,
     union_of,
 )
@@ -85,6 +86,64 @@ def seconds_of(duration: str) -> float:
 
 Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
 
+NAME_IN_MIXTURE = "what plans and evaluations call it; null: "
+
+
+class Mixed(Section):
+    """What a source of a mixture says beside where its text is."""
+
+    weight: Weight = Field(
+        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
+    )
+    languages: Languages | None = Field(
+        None, description="drawn uniformly from this source; null: task.languages"
+    )
+
+
+class MixedEmbedded(Mixed, EmbeddedSource):
+    """The documentation inside Python, as a source of a mixture."""
+
+    name: Line = Field("embedded", description="what plans and evaluations call it")
+
+
+class MixedFiles(Mixed, FilesSource):
+    """Local text, as a source of a mixture."""
+
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
+
+
+class MixedHub(Mixed, HubSource):
+    """A streamed Hugging Face dataset, as a source of a mixture."""
+
+    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the last part of the Hub id")
+
+
+MixedSource = Annotated[MixedEmbedded | MixedFiles | MixedHub, Field(discriminator="kind")]
+
+
+class SourceInUse(NamedTuple):
+    """A source of text, and what is drawn from it."""
+
+    name: str
+    source: EmbeddedSource | FilesSource | HubSource
+    languages: list[str]
+    weight: float
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its text is read in order instead of held in memory."""
+        return isinstance(self.source, HubSource) or getattr(self.source, "streaming", False)
+
+
+def name_of(source: Any) -> str:
+    """What a source of text or rows is called beside others."""
+    if source.kind == "hub":
+        return getattr(source, "label", None) or source.name.rpartition("/")[2] or source.name
+    own: str | None = getattr(source, "name", None)
+    if own is None and source.kind == "files":
+        own = PurePath(source.path).name.partition(".")[0]
+    return own or source.kind
+
 
 class TaskBase(Section):
     """What every task says of itself."""
@@ -99,17 +158,60 @@ class TaskBase(Section):
         """Byte tokens of a target at most, where a setting says so."""
         return getattr(self, "answer_length", None) or getattr(self, "target_length", None)
 
+    @property
+    def every_source(self) -> list[Any]:
+        """Where its rows or text come from: one source, those of a mixture, or none where all is made up."""
+        lone = getattr(self, "source", None)
+        return list(getattr(self, "sources", ())) if lone is None else [lone]
+
     def misfits(self) -> Iterator[tuple[str, str]]:
-        languages = getattr(self, "languages", [])
-        if twice := sorted({code for code in languages if languages.count(code) > 1}):
-            yield "languages", f"listed twice: {listed(twice)}"
+        yield from twice("languages", getattr(self, "languages", []))
+
+
+def twice(key: str, names: list[str]) -> Iterator[tuple[str, str]]:
+    """The misfit of names, such as languages, that are listed more than once."""
+    if found := sorted({name for name in names if names.count(name) > 1}):
+        yield key, f"listed twice: {listed(found)}"
+
+
+def one_or_several(task: TaskBase, kinds: str) -> Iterator[tuple[str, str]]:
+    """The misfits of a task that takes either one `source`, of these kinds, or a mixture of `sources`."""
+    lone, several = getattr(task, "source", None), getattr(task, "sources", [])
+    if lone is not None and several:
+        yield "sources", "give either source or sources; `source: null` takes away that of a base"
+    if lone is None and not several:
+        yield "source", f"missing; expected a section with kind {kinds}, or `sources`, a list of them"
+
+
+def misfits_of_names(sources: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """The misfits of a mixture in which two are called the same, or a dataset has two revisions."""
+    first: dict[str, int] = {}
+    revisions: dict[str, str | None] = {}
+    for number, one in enumerate(sources):
+        if (before := first.setdefault(name := name_of(one), number)) != number:
+            key = "label" if one.kind == "hub" else "name"
+            text = f"sources[{before}] is called {name!r} too; give each a {key} of its own"
+            yield f"sources.{number}.{key}", text
+        if one.kind == "hub" and revisions.setdefault(one.name, one.revision) != one.revision:
+            yield f"sources.{number}.revision", f"{one.name} has another revision in a source above"
 
 
 class SpanCorruptionTask(TaskBase):
     """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
 
     kind: Literal["span_corruption"]
-    source: Source = Field(examples=[{"kind": "embedded"}], description="where the text comes from")
+    source: Source | None = Field(
+        None,
+        examples=[{"kind": "embedded"}],
+        description="where the text comes from",
+        exclude_if=lambda source: source is None,
+    )
+    sources: list[MixedSource] = Field(
+        [],
+        max_length=bounds.SOURCES,
+        description="in place of source: a mixture of several, each with a weight and reported apart",
+        exclude_if=lambda sources: not sources,
+    )
     languages: Languages = Field(
         ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
     )
@@ -124,13 +226,29 @@ class SpanCorruptionTask(TaskBase):
         "other, and a batch shows one or two; 'examples' needs the text in memory",
     )
 
+    def in_use(self) -> list[SourceInUse]:
+        """The lone source, or those of the mixture, with what they leave to the task filled in."""
+        if self.source is not None:
+            return [SourceInUse(name_of(self.source), self.source, self.languages, 1.0)]
+        return [
+            SourceInUse(name_of(one), one, one.languages or self.languages, one.weight)
+            for one in self.sources
+        ]
+
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
-        others = [code for code in self.languages if code != "en"]
-        if others and self.source.kind == "embedded":
-            yield "languages", f"the embedded text is English; there is no {listed(others)} in it"
-        streamed = self.source.kind == "hub" or (self.source.kind == "files" and self.source.streaming)
-        if self.shuffle == "examples" and streamed:
+        yield from one_or_several(self, "embedded, files or hub")
+        used = self.in_use()
+        for number, one in enumerate(used):
+            own = getattr(one.source, "languages", None)
+            key = "languages" if own is None else f"sources.{number}.languages"
+            yield from twice(key, own or [])
+            others = [code for code in one.languages if code != "en"]
+            if others and isinstance(one.source, EmbeddedSource):
+                way_out = "; give that source languages: [en]" if self.sources and own is None else ""
+                yield key, f"the embedded text is English; there is no {listed(others)} in it{way_out}"
+        yield from misfits_of_names(self.sources)
+        if self.shuffle == "examples" and any(one.is_streamed for one in used):
             text = "a streamed text is read in order, so only 'documents' can be drawn; leave it out"
             yield "shuffle", text
 
@@ -342,8 +460,8 @@ PairSource = PairFiles | PairDataset | GeneratedRows
 class Weighted(Section):
     """A source of a mixture."""
 
-    weight: Annotated[float, Field(gt=0.0, le=bounds.COEFFICIENT)] = Field(
-        1.0, description="how often its rows are drawn, beside the weights of the others"
+    weight: Weight = Field(
+        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
     )
     input: Prompt | None = Field(None, description="null: the task's")
     target: Prompt | None = Field(None, description="null: the task's")
@@ -352,17 +470,19 @@ class Weighted(Section):
 class WeightedFiles(PairFiles, Weighted):
     """Local files in a mixture."""
 
-    name: Line | None = Field(None, description="what evaluations call it; null: as its file or folder")
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
 
 
 class WeightedDataset(PairDataset, Weighted):
-    """A Hub dataset in a mixture; evaluations call it by the last part of its name."""
+    """A Hub dataset in a mixture."""
+
+    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the last part of the Hub id")
 
 
 class WeightedRows(GeneratedRows, Weighted):
     """Random rows in a mixture."""
 
-    name: Line | None = Field(None, description="what evaluations call it; null: generated")
+    name: Line = Field("generated", description="what plans and evaluations call it")
 
 
 WeightedSource = WeightedFiles | WeightedDataset | WeightedRows
@@ -373,12 +493,16 @@ class Text2TextTask(RowTask):
 
     kind: Literal["text2text"]
     source: Annotated[PairSource, Field(discriminator="kind")] | None = Field(
-        None, examples=[{"kind": "files", "path": "pairs.tsv"}], description="where the rows come from"
+        None,
+        examples=[{"kind": "files", "path": "pairs.tsv"}],
+        description="where the rows come from",
+        exclude_if=lambda source: source is None,
     )
     sources: list[Annotated[WeightedSource, Field(discriminator="kind")]] = Field(
         [],
-        max_length=bounds.LANGUAGES,
-        description="a mixture, in the place of source: several, each with a weight",
+        max_length=bounds.SOURCES,
+        description="in place of source: a mixture of several, each with a weight and reported apart",
+        exclude_if=lambda sources: not sources,
     )
     input: Prompt = Field(
         examples=["Correct: {noisy}"],
@@ -409,43 +533,17 @@ class Text2TextTask(RowTask):
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
-        if (self.source is None) != bool(self.sources):
-            yield "source", "give either source, or sources for a mixture, and not both"
-        for key, several in (("metrics", self.metrics), ("choices", self.choices or [])):
-            if twice := _twice(several):
-                yield key, f"listed twice: {listed(twice)}"
-        if twice := _twice(
-            [source.name for source in self.sources if source.kind == "files" and source.name]
-        ):
-            yield "sources", f"several are called {listed(twice)}"
-        revisions = {(one.name, one.revision) for one in self.sources if isinstance(one, PairDataset)}
-        if twice := _twice([name for name, _ in revisions]):
-            yield "sources", f"{listed(twice)} at several revisions; a dataset is read at one"
+        yield from one_or_several(self, "files or hub")
+        yield from misfits_of_names(self.sources)
+        yield from twice("metrics", self.metrics)
+        yield from (("metrics", wrong) for wrong in map(misfit, self.metrics) if wrong)
+        yield from twice("choices", self.choices or [])
         if "accuracy" in self.metrics and self.choices is None:
             yield "choices", "missing; accuracy chooses among every target there is"
 
     def named_sources(self) -> dict[str, PairSource | WeightedSource]:
         """Sources by what evaluations call them; the only one is called "all"."""
-        if self.source is not None:
-            return {"all": self.source}
-        found: dict[str, PairSource | WeightedSource] = {}
-        for source in self.sources:
-            name = _called(source)
-            same = sum(name == called.rpartition(" ")[0] or name == called for called in found)
-            found[f"{name} {same + 1}" if same else name] = source
-        return found
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
-def _called(source: WeightedSource) -> str:
-    """What a source is called where no other has its name."""
-    if isinstance(source, PairDataset):
-        return source.name.rpartition("/")[2]
-    own = PurePath(source.path).name.partition(".")[0] if isinstance(source, PairFiles) else source.kind
-    return source.name or own or source.kind
+        return {name_of(one): one for one in self.sources} if self.source is None else {"all": self.source}
 
 
 class AddedTask(RowTask):

@@ -22,7 +22,6 @@ from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.answers import Normalization
-from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.recipe import tasks as sections
 
 if TYPE_CHECKING:
@@ -199,6 +198,14 @@ class Task(ABC):
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
         return None
 
+    def is_remote(self, subset: str) -> bool:
+        """Whether a subset is streamed from the Hub, where its first example takes requests."""
+        return False
+
+    def shares(self) -> dict[str, float]:
+        """Of a mixture, the share of the training examples that is drawn from each source, by its name."""
+        return {}
+
     def remarks(self) -> list[str]:
         """What the user should know of the data read so far, a sentence each."""
         return []
@@ -265,22 +272,20 @@ def build_task(section: TaskSection) -> Task:
     return _TASKS[section.kind](section)
 
 
-def check_held_out(
-    task: Task, section: TaskSection, split: str, subsets: Sequence[str] | None = None
-) -> None:
+def check_held_out(task: Task, split: str, subsets: Sequence[str] | None = None) -> None:
     """Look whether every subset has examples, before time is spent on the first.
 
-    Streams of the Hub are spared: there this takes a request for each language.
+    Streams of the Hub are spared: there this takes a request for each subset.
 
     Raises:
         UserError: one has none, or they cannot be read.
     """
-    if isinstance(section, SpanCorruptionTask) and section.source.kind == "hub":
-        return
     names = task.subsets(split) if subsets is None else subsets
     if not names:
         found = "; ".join(task.splits()) or "none"
         raise UserError(f"{task.name}: there are no {split} examples", f"the splits that are there: {found}")
     for subset in names:
+        if task.is_remote(subset):
+            continue
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
             raise UserError(f"there are no {split} examples for {subset!r}")

@@ -16,12 +16,13 @@ from mrt5cli.data.pairs import INPUT, TARGETS, Pairs
 from mrt5cli.recipe import Text2TextTask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, RowsTask
-from mrt5cli.text import percent
 
 
 @register("text2text")
 class Text2Text(RowsTask):
     """Parts of training are sources; those of other splits, where there is a column for it, languages too."""
+
+    normalization = "none"
 
     def __init__(self, section: Text2TextTask) -> None:
         lengths = section.input_length, section.target_length
@@ -46,9 +47,6 @@ class Text2Text(RowsTask):
     def language_of(self, subset: str) -> str | None:
         return self._halves[subset][1] if subset in self._halves else None
 
-    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
-        return [tuple(targets) for targets in self.rows(split, subset, limit)[TARGETS].to_pylist()]
-
     def remarks(self) -> list[str]:
         files = [source.files for source in self._sources.values() if source.files is not None]
         return [*(remark for each in files for remark in each.remarks), *super().remarks()]
@@ -65,9 +63,15 @@ class Text2Text(RowsTask):
         opened = [source.dataset_if_open for source in self._sources.values()]
         return {dataset.name: dataset.commit for dataset in opened if dataset is not None}
 
+    def shares(self) -> dict[str, float]:
+        several = len(self._sources) > 1
+        return dict(zip(self._sources, shares(self._weights()), strict=True)) if several else {}
+
     def _read(self, split: str, part: str) -> pa.Table:
         if part in self._sources:
             return pa.concat_tables(self._sources[part].tables(split).values())
+        if part not in self._halves:
+            self.parts(split)
         name, language = self._halves[part]
         return self._sources[name].tables(split)[language]
 
@@ -90,7 +94,6 @@ class Text2Text(RowsTask):
         return sum((source.empty for source in self._sources.values()), Counter[str]())
 
     def _origin(self) -> str:
-        if len(self._sources) == 1:
+        if not (drawn := self.shares()):
             return next(iter(self._sources.values())).origin
-        drawn = zip(self._sources, shares(self._weights()), strict=True)
-        return f"a mixture of {', '.join(f'{name} ({percent(share, 1)} %)' for name, share in drawn)}"
+        return " and ".join(f"{100 * share:.3g} % {name}" for name, share in drawn.items())

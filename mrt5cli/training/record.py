@@ -41,6 +41,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "seed": plan.recipe.seed,
         "parameters": prepared.start.model.num_parameters(),
         "data": prepared.task.commits(),
+        "shares": prepared.task.shares(),
         "code": own_code.record(),
         "packages": _packages(plan, prepared),
         "command": sys.argv,
