@@ -255,7 +255,8 @@ class Pairs:
                 found[split][language] = mine.combine_chunks()
         rows = sum(len(table) for groups in found.values() for table in groups.values())
         if not rows:
-            raise UserError(f"{self.origin}: no {place} rows", "see that the source is the right one")
+            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
+            raise UserError(f"{self.origin}: no {place} rows", left_out or "the source is empty")
         if not any(map(len, found[place].values())):
             raise UserError(
                 f"{self.origin}: by the hash of its input, each of {counted(rows, 'row')} falls into "

@@ -23,8 +23,8 @@ from hub_server import HubServer
 from pyarrow import parquet
 
 from mrt5cli.byte_tokens import decode
-from mrt5cli.errors import UserError
-from mrt5cli.recipe import Recipe, Text2TextTask, smoke
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import Recipe, Text2TextTask, load, smoke
 from mrt5cli.subject import Subject, choose_task
 from mrt5cli.tasks import build_task
 from mrt5cli.tasks.text2text import Text2Text
@@ -579,6 +579,13 @@ def test_what_a_dataset_does_not_have(hub: HubServer) -> None:
         from_hub(name="someone/extras").example("train")
 
 
+def test_a_dataset_of_rows_with_nothing(hub: HubServer) -> None:
+    publish(hub, {"train": [{"noisy": None, "clean": ""}]})
+    error = refused(from_hub())
+    assert error.message == "someone/words from the Hub: no train rows"
+    assert error.hint == "1 row left out, with nothing in it"
+
+
 # --- recipes, --data, --smoke -------------------------------------------------------------------------------
 
 
@@ -591,6 +598,47 @@ def recipe(**settings: Any) -> Recipe:
         "training": {"max_steps": 1},
     }
     return Recipe.model_validate_json(json.dumps(tree))
+
+
+FILE = {"kind": "files", "path": "a.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({}, "task.source", "missing; expected a section with kind files or hub, or `sources`"),
+        ({"source": FILE, "sources": [FILE]}, "task.sources", "give either source or sources"),
+        ({"source": {**FILE, "kind": "text"}}, "task.source.kind", "expected files, hub or generated"),
+        ({"source": {"kind": "files"}}, "task.source.path", "missing"),
+        ({"source": {"kind": "hub"}}, "task.source.name", "missing"),
+        ({"source": FILE, "input": {"noisy": None}}, "task.input", "put it in quotes"),
+        ({"source": FILE, "input": "Correct:"}, "task.input", "names no column"),
+        ({"source": FILE, "target": "{clean"}, "task.target", "the { at character 1 lacks its pair"),
+        ({"source": FILE, "target": "{clean:>3}"}, "task.target", "no formats or conversions"),
+        ({"source": {**FILE, "split": {"tets": 0.1}}}, "task.source.split.tets", "did you mean test?"),
+        ({"source": {**FILE, "split": {"test": 1}}}, "task.source.split.test", "at least 0 and below 1"),
+        (
+            {"source": {**FILE, "split": {"validation": 0.5, "test": 0.5}}},
+            "task.source.split.test",
+            "leaves no row for training",
+        ),
+        ({"sources": [FILE, {**FILE, "weight": 0}]}, "task.sources[1].weight", "expected a number from"),
+        ({"sources": [FILE, {**FILE, "target": "{"}]}, "task.sources[1].target", "lacks its pair"),
+        ({"sources": [FILE, FILE]}, "task.sources[1].name", "sources[0] is called 'a' too"),
+        ({"source": FILE, "metrics": []}, "task.metrics", "at least 1 item"),
+        ({"source": FILE, "metrics": ["cer", "cer"]}, "task.metrics", "listed twice: cer"),
+        ({"source": FILE, "metrics": ["accuracy"]}, "task.choices", "missing; accuracy chooses among"),
+        ({"source": FILE, "choices": ["a", "a"]}, "task.choices", "listed twice: a"),
+    ],
+)
+def test_wrong_recipes(tmp_path: Path, settings: dict[str, Any], key: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    tree = {"name": "mine", "description": "mine", "task": SECTION | settings, "training": {"max_steps": 1}}
+    file.write_text(json.dumps(tree))
+    with pytest.raises(RecipeError) as caught:
+        load(file)
+    assert {where for where, _ in caught.value.problems} == {key}
+    assert message in caught.value.problems[0][1]
 
 
 def test_smoke_keeps_local_rows_and_stands_in_for_the_hub(tmp_path: Path) -> None:
