@@ -26,6 +26,7 @@ from mrt5cli.data.tables import AT_ONCE, RowFolder, collect, first_texts, hub_ta
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     GeneratedRows,
+    GivenFiles,
     PairDataset,
     PairFiles,
     PairSource,
@@ -85,6 +86,7 @@ class Pairs:
                 language_of=self._checked,
                 part_of=lambda split, path: None,
                 plain=True,
+                whole=isinstance(source, GivenFiles),
             )
         elif isinstance(source, PairDataset):
             self.origin = f"{source.name} from the Hub"

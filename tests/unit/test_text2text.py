@@ -666,6 +666,24 @@ def test_data_takes_the_place_of_the_source(tmp_path: Path) -> None:
     made = build_task(replaced)
     assert isinstance(made, Text2Text)
     assert len(pairs(made, "test")) == 7
+    other.rename(tmp_path / "new.tsv")
+    replaced = choose_task(None, subject, str(tmp_path / "new.tsv"))
+    made = build_task(replaced)
+    assert isinstance(made, Text2Text)
+    assert len(pairs(made, "test")) == len(pairs(made, "validation")) == 7, (
+        "a file that says no split is whole"
+    )
+    assert made.splits() == ["train: new.tsv", "validation: new.tsv", "test: new.tsv"]
+    other = write(tmp_path / "pairs.tsv", MANY)
+    trained = recipe(
+        sources=[{"kind": "files", "path": str(other), "input": "Say: {noisy}", "target": "{clean}"}]
+    )
+    replaced = choose_task(None, Subject("run", "run", None, trained), str(tmp_path / "." / "pairs.tsv"))
+    made = build_task(replaced)
+    assert isinstance(made, Text2Text)
+    held_out = pairs(made, "test")
+    assert len(held_out) < 200 and held_out[0][0].startswith("Say: "), "what was trained on is not tested on"
+    assert replaced.model_dump(mode="json")["source"]["path"] == str(other)
     with pytest.raises(UserError, match="text2text needs a recipe, which names the columns of its rows"):
         choose_task("text2text", Subject("hub", "hub", None, None), str(other))
 
