@@ -208,7 +208,9 @@ class RowFolder:
             files = self._files[split, None]
             which = f"{self.path / files[0]} holds" if len(files) == 1 else f"all {len(files)} files hold"
             left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(f"{which} no rows", left_out or "there is nothing in it below names of columns")
+            raise UserError(
+                f"{which} no rows", left_out or "it is empty, or ends after the names of its columns"
+            )
         return groups
 
     def _missing(self, split: str, part: str | None) -> UserError:

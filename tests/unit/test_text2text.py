@@ -381,6 +381,8 @@ HEAD = "noisy\tclean\n"
         ("p.tsv", "nosy\tclean\na\tb\n", "p.tsv, line 1: no column 'noisy'; it has nosy, clean; did you mean "
          "'nosy'?", "task.input and task.target name columns"),
         ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in the first line"),
+        ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be parted by ';'"),
+        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\tclean", "parted by '\\t'"),
         ("p.jsonl", '{"noisy": "a"}\n', "p.jsonl, line 1: no column 'clean'; it has noisy", "task.target"),
         ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' holds columns of its "
          "own (en), which are named with a dot", None),
@@ -391,9 +393,9 @@ HEAD = "noisy\tclean\n"
         ("p.jsonl", '{"noisy": NaN, "clean": "b"}\n', "line 1: column 'noisy' holds nan", None),
         ("p.jsonl", '{"noisy": "a", "clean"\n', "p.jsonl, line 1: not JSON", None),
         ("p.jsonl", '["a"]', "p.jsonl, line 1: a row must be an object of columns", None),
-        ("p.jsonl", "[]", "p.jsonl holds no rows", "below names of columns"),
-        ("p.tsv", "", "p.tsv holds no rows", "below names of columns"),
-        ("p.tsv", HEAD, "p.tsv holds no rows", "below names of columns"),
+        ("p.jsonl", "[]", "p.jsonl holds no rows", "after the names of its columns"),
+        ("p.tsv", "", "p.tsv holds no rows", "after the names of its columns"),
+        ("p.tsv", HEAD, "p.tsv holds no rows", "after the names of its columns"),
         ("p.csv", "noisy,clean\n,\n , \n", "p.csv holds no rows", "2 rows left out, with nothing in it"),
         ("p.tsv", HEAD + "a\n", "p.tsv, line 2: 1 cell, expected 2 (noisy, clean)", "put in double quotes"),
         ("p.csv", 'noisy,clean\n"a,b\n', "p.csv cannot be read: line 2: a quote lacks its pair", None),
