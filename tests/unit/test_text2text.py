@@ -277,6 +277,20 @@ def test_another_share_of_one_split_leaves_the_other(tmp_path: Path) -> None:
     assert one.subsets("validation") == [] and other.subsets("validation") == ["all"]
 
 
+def test_more_rows_than_are_held_at_a_time(tmp_path: Path) -> None:
+    rows = [{"noisy": f"n{n}", "clean": [f"c{n}", "or"], "l": "ab"[n % 2]} for n in range(9001)]
+    made = task(write(tmp_path / "train.jsonl", rows), split={"validation": 0, "test": 0.5})
+    trained, tested = pairs(made, "train"), pairs(made, "test")
+    assert len(trained) + len(tested) == 9001 and abs(len(trained) - len(tested)) < 500
+    places = [int(target[1:]) for _, target in trained]
+    assert places == sorted(places) and {f"Correct: n{n}" for n in places} == {
+        source for source, _ in trained
+    }
+    assert all(also == "or" for _, also in made.references("test", "all"))
+    divided = task(tmp_path / "train.jsonl", language_column="l", split={"validation": 0, "test": 0.5})
+    assert sorted(pairs(divided, "test", "a") + pairs(divided, "test", "b")) == sorted(tested)
+
+
 def test_rows_with_one_input_stay_together(tmp_path: Path) -> None:
     rows = [{"noisy": row["noisy"], "clean": clean} for row in MANY[:300] for clean in ("a", "b", "a")]
     made = task(write(tmp_path / "a.tsv", rows), target="{clean}!", split={"validation": 0.3, "test": 0.3})
