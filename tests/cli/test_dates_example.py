@@ -48,4 +48,4 @@ def test_its_commands_run(readme: Path, tmp_path: Path) -> None:
         [row] = model["rows"]
         assert row["examples"] == 2_000 and row["exact_match"] is not None and row["cer"] is not None
     assert "example 1, " in done.stdout and "kind of byte" in done.stdout
-    assert "runs/smoke/dates-seed42" in done.stderr
+    assert "runs/smoke/dates-smoke-seed42" in done.stderr

@@ -303,6 +303,21 @@ def test_code_that_has_moved_is_known_by_its_content(run: Path) -> None:
     assert "note" not in mrt5(*WITH_RUN["evaluate"], "--code", "moved.py").stderr
 
 
+def test_code_that_has_moved_and_changed_is_used_where_it_is_named(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("nth.py").unlink()
+    Path("moved.py").write_text(OWN + "# a remark\n")
+    mrt5(*WITH_RUN["evaluate"], "--code", "moved.py")
+    assert "run was made with nth.py as it was before; moved.py is used" in caplog.text
+
+
+def test_another_file_is_given_beside_what_a_run_brings(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path("more.py").write_text("x = 1\n")
+    mrt5(*WITH_RUN["evaluate"], "--code", "more.py")
+    assert [path.name for path in own_code.IMPORTED] == ["more.py", "nth.py"] and not caplog.text
+
+
 def test_a_second_path_is_the_same_file(run: Path) -> None:
     Path("link.py").symlink_to("nth.py")
     shutil.copy("nth.py", "copy.py")
