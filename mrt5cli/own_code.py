@@ -86,7 +86,8 @@ def import_file(path: Path, *, named: bool = True) -> None:
         where = f" ({place})" if (place := place_in(error)) else ""
         del sys.modules[name], IMPORTED[file]
         what = f"{type(error).__name__}: {error}{where}"
-        raise UserError(f"--code {path} cannot be imported: {what}") from error
+        given = f"--code {path}" if named else f"{path}, which a run was made with,"
+        raise UserError(f"{given} cannot be imported: {what}") from error
 
 
 def _content(path: Path) -> bytes:

@@ -340,6 +340,13 @@ def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
     assert "no such kind: 'nth'" in told and "nth.py registers no shortener of that name" in told
 
 
+def test_a_file_that_fails_by_now_is_the_runs(run: Path) -> None:
+    Path("nth.py").write_text("import nowhere_to_be_found")
+    name_code(Path("nth.py"))
+    told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+    assert "nth.py, which a run was made with, cannot be imported: ModuleNotFoundError" in told
+
+
 def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:
     """What stands beside a checkpoint, of the Hub say, may be anybody's: even what looks like a run."""
     snapshot = Path("snapshot")
