@@ -170,7 +170,10 @@ def _unfit(file: Path, digest: str) -> str | None:
     """Why a file that a run names is not imported by itself; None where it may be."""
     if not file.is_file():
         return "is gone"
-    if any(map(is_run, file.resolve().parents)):
+    # As it was written. A relative path, or /proc/self/cwd, would lead to whatever came along with the run.
+    if file != file.resolve():
+        return "leads to another place"
+    if any(map(is_run, file.parents)):
         return "lies in a run directory, and code in one is not imported by itself"
     return None if sha256(_content(file)).hexdigest() == digest else "has changed since"
 

@@ -221,10 +221,10 @@ def run(trained: Path, folder: Path) -> Path:
     return Path("run")
 
 
-def name_code(file: Path, run: Path = Path("run")) -> None:
-    """Have a run say that it was made with a file as it is now."""
+def name_code(file: Path, path: str | None = None, run: Path = Path("run")) -> None:
+    """Have a run say that it was made with a file as it is now, by its real path or as given."""
     meta = json.loads((run / "meta.json").read_text())
-    meta["code"] = [{"path": str(file.absolute()), "sha256": sha256(file.read_bytes()).hexdigest()}]
+    meta["code"] = [{"path": path or str(file.resolve()), "sha256": sha256(file.read_bytes()).hexdigest()}]
     (run / "meta.json").write_text(json.dumps(meta))
 
 
@@ -260,6 +260,11 @@ def test_what_is_trained_from_a_run_remembers_it_too(run: Path) -> None:
 CHANGED = {
     "changed": (lambda: Path("nth.py").write_text(OWN + "# a remark\n"), "nth.py, which has changed since"),
     "gone": (lambda: Path("nth.py").unlink(), "nth.py, which is gone"),
+    "relative": (lambda: name_code(Path("nth.py"), "nth.py"), "nth.py, which leads to another place"),
+    "linked": (
+        lambda: name_code(Path("nth.py"), "/proc/self/cwd/nth.py"),
+        "/proc/self/cwd/nth.py, which leads to another place",
+    ),
     "inside": (
         lambda: name_code(Path("nth.py").rename("run/nth.py")),
         "run/nth.py, which lies in a run directory, and code in one is not imported by itself",
@@ -274,7 +279,7 @@ def test_code_that_is_not_what_it_was_is_not_imported(
 ) -> None:
     change()
     told = " ".join(mrt5(*WITH_RUN[name], code=2).output.split())
-    assert "error: run was made with /" in told and why in told
+    assert "error: run was made with " in told and why in told
     assert "to go on with the code as it is now, add --code " in told and not own_code.IMPORTED
 
 
