@@ -105,7 +105,11 @@ def newest_subject(option: str | None) -> Subject:
     from mrt5cli import rundir
 
     own_code.take_in_packages()
-    kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
+    unknown: UserError | None = None
+    try:
+        kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
+    except UserError as error:  # it may be of code that a run brings
+        kind, unknown = option, error
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
     finished = [run for run in runs if run.is_run and run.is_finished]
@@ -117,6 +121,8 @@ def newest_subject(option: str | None) -> Subject:
             continue
         if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
             return subject
+    if unknown is not None:
+        raise unknown
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
