@@ -23,17 +23,21 @@ SHARED = (
     "recipe/shorteners/*.py",  # which turn settings into what a model is built by
 )
 """What every kind of work computes with."""
-VALIDATION = tuple(
-    f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")
+DECODING = ("generation/decoding.py", "generation/utf8.py")
+THRESHOLDS = "generation/calibration.py"
+VALIDATION = (
+    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")),
+    *DECODING,
 )
 """What training imports of evaluations: validation chooses the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
     "train": ("training/*.py", *VALIDATION),
-    "evaluate": ("evaluation/*.py",),
-    "analyse": ("analysis/*.py", "evaluation/*.py"),
+    "evaluate": ("evaluation/*.py", *DECODING, THRESHOLDS),
+    "analyse": ("analysis/*.py", "evaluation/*.py", *DECODING, THRESHOLDS),
 }
 """What else each kind of work computes with."""
 LEFT_OUT = {
+    "evaluation/predictions.py",  # writes what was scored
     "evaluation/published.py",  # sets the paper's numbers beside ours
     "evaluation/significance.py",  # compares two results, which no kind of work does
     "metrics/evaluate_metrics.py",  # is for other libraries; evaluation counts without it

@@ -95,12 +95,8 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
             "the recipe decides: launch with --mixed_precision no",
         )
     chosen = device(requested)
-    if (
-        precision == "bf16"
-        and chosen.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise UserError(f"{device_name(chosen)} cannot compute in bf16", "set training.precision: fp32")
+    if precision == "bf16":
+        check_bf16(chosen, "set training.precision: fp32")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     set_seed(seed)
@@ -141,6 +137,18 @@ def device(requested: str | None = None) -> torch.device:
             f"--device {name} names one GPU for several processes", "use --device cuda; each takes its own"
         )
     return torch.device("cuda", index)
+
+
+def check_bf16(device: torch.device, hint: str) -> None:
+    """Refuse a GPU that cannot compute in bf16.
+
+    Args:
+        hint: what to do instead.
+    """
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{device_name(device)} cannot compute in bf16", hint)
 
 
 def processes() -> tuple[int, int]:

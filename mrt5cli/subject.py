@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.rundir import RunDir
+    from mrt5cli.runtime import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -120,15 +121,23 @@ def newest_subject(option: str | None) -> Subject:
     )
 
 
-def load_model(subject: Subject, device: torch.device | str | None = None) -> MrT5ForConditionalGeneration:
-    """The subject's model in eval mode, on a device.
+def load_model(
+    subject: Subject, device: torch.device | str | None = None, precision: Precision = "fp32"
+) -> MrT5ForConditionalGeneration:
+    """The subject's model in eval mode, on a device, its weights in a precision.
 
     Raises:
         CheckpointError: it is not a checkpoint we can load.
+        UserError: the device cannot compute in this precision.
     """
+    import torch
+
+    from mrt5cli import runtime
     from mrt5cli.models import load
 
-    model = load(subject.source)
+    if precision == "bf16" and device is not None:
+        runtime.check_bf16(torch.device(device), "leave out --precision")
+    model = load(subject.source, dtype={"fp32": "float32", "bf16": "bfloat16"}[precision])
     return model if device is None else model.to(device)
 
 

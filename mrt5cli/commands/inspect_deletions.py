@@ -105,7 +105,8 @@ def inspect_deletions(
 
 def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject, threshold: float | None) -> None:
     """Refuse a model that deletes nothing, and a threshold that is not between deleting and keeping."""
-    from mrt5cli.recipe.shorteners import of_config, of_type
+    from mrt5cli.generation.calibration import check_threshold
+    from mrt5cli.recipe.shorteners import of_type
 
     kind = of_type(model.config.deletion_type)
     if kind.refuses_inspection:
@@ -113,21 +114,8 @@ def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject, thres
             f"{subject.name} {kind.refuses_inspection}",
             "inspect a run whose recipe has a model.shortener that reads",
         )
-    if threshold is None:
-        return
-    shortener = of_config(model.config)
-    if shortener.refuses_threshold:
-        why = shortener.refuses_threshold.format_map(dict(shortener))
-        raise UserError(
-            f"{subject.name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out"
-        )
-    lowest = shortener.lowest_gate_value
-    if not lowest < threshold < 0:
-        raise UserError(
-            f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
-            f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
-            f"{model.config.deletion_threshold:g}",
-        )
+    if threshold is not None:
+        check_threshold(model.config, subject.name, threshold)
 
 
 def _text_rows(

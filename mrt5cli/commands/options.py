@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,7 @@ Resume = Annotated[bool, option("Resume from the latest checkpoint.", "--resume"
 Smoke = Annotated[bool, option("Shrink the recipe to seconds on a CPU, to see that it runs.", "--smoke")]
 DryRun = Annotated[bool, option("Check everything, say what would run, and stop.", "--dry-run")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")]
+Precision = Annotated[Literal["fp32", "bf16"], option("Of weights and products; bf16 is for GPUs.")]
 AsJson = Annotated[bool, option("Print one JSON document on stdout instead.", "--json")]
 Revision = Annotated[str | None, option("Branch, tag or commit of a Hub model. [default: main]")]
 NoPickle = Annotated[

@@ -21,7 +21,7 @@ from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.metrics.catalog import MEASURED
+from mrt5cli.metrics.catalog import MEASURED, metric_of
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
@@ -67,7 +67,10 @@ def model_card(job: Job) -> str:
         results=results,
         metrics=[
             metric
-            for metric in MEASURED
+            for metric in (
+                *MEASURED,
+                *map(metric_of, dict.fromkeys(name for _, row in results for name in row.others)),
+            )
             if metric.in_cards
             # Quality never stands without what was deleted.
             and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))

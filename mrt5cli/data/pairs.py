@@ -69,6 +69,7 @@ class Pairs:
         own = source if isinstance(source, Weighted) else None
         self._input = Template.parse((own and own.input) or task.input)
         self._target = Template.parse((own and own.target) or task.target)
+        self._texts = tuple(dict.fromkeys((*self._input.columns, *self._target.columns)))
         self._task, self._source, self._left_out = task, source, left_out
         self._columns = self._named_columns()
         self._read: dict[str, Groups] = {}
@@ -192,8 +193,7 @@ class Pairs:
 
     def _named_columns(self) -> dict[str, Column]:
         """What a row must have. A target's lone column may hold lists, unless the input names it too."""
-        names = [*self._input.columns, *self._target.columns]
-        columns = {name: cell_column(name, HINT) for name in names}
+        columns = {name: cell_column(name, HINT) for name in self._texts}
         if (lone := self._target.lone_column) is not None and lone not in self._input.columns:
             columns[lone] = cells_column(lone, HINT)
         if (language := self._task.language_column) is not None:
@@ -204,15 +204,12 @@ class Pairs:
 
     def _checked(self, row: Row) -> str | None:
         """The language of a row, None without a column for it; see `collect`."""
-        values = []
         try:
-            values = [cell(row, name) for name in (*self._input.columns, *self._target.columns)]
+            empty = all(_is_nothing(cell(row, name)) for name in self._texts)
             language = None if self._task.language_column is None else cell(row, self._task.language_column)
         except KeyError:
             return None  # reported with all the columns that a row must have
-        if all(
-            value is None or value == [] or (isinstance(value, str) and not value.strip()) for value in values
-        ):
+        if empty:
             raise Unusable("with nothing in it")
         if self._task.choices is not None:
             self._check_choice(row, self._task.choices)
@@ -254,7 +251,8 @@ class Pairs:
             for number, split in enumerate((place, *held)):
                 own = homes == number
                 self.empty[split] += int((blank & own).sum())
-                found[split][language] = pairs.filter(pa.array(own)) if held else pairs
+                mine = pairs.filter(pa.array(own)) if held else pairs
+                found[split][language] = mine.combine_chunks()
         rows = sum(len(table) for groups in found.values() for table in groups.values())
         if not rows:
             raise UserError(f"{self.origin}: no {place} rows", "see that the source is the right one")
@@ -339,6 +337,10 @@ class Pairs:
             return np.logical_and.reduce([_is_blank(first_texts(table[name])) for name in template.columns])
 
         return empty(self._input) | empty(self._target)
+
+
+def _is_nothing(value: object) -> bool:
+    return not value.strip() if isinstance(value, str) else value is None or value == []
 
 
 def _is_blank(texts: pa.ChunkedArray) -> NDArray[np.bool_]:

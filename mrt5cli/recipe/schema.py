@@ -284,6 +284,28 @@ class TrainingSection(Section):
             yield "patience", "needs best_metric: it counts evaluations without a better one"
 
 
+class GenerationSection(Section):
+    """How answers are generated that are scored."""
+
+    num_beams: Annotated[int, Field(ge=1, le=bounds.BEAMS)] = Field(1, description="1: greedily")
+    max_new_tokens: TargetLength | None = Field(
+        None,
+        description="byte tokens at most, EOS included; null: the longest that the task's targets may be",
+    )
+    length_penalty: Annotated[float, Field(ge=-bounds.PENALTY, le=bounds.PENALTY)] = Field(
+        1.0, description="exponent of the length that a beam's score is divided by; above 0 favours long ones"
+    )
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        if self.num_beams == 1 and not self.is_default("length_penalty"):
+            yield "length_penalty", "is only for beams, and num_beams is 1"
+
+    def named(self) -> list[str]:
+        """What differs from the defaults, as parts of a file's name."""
+        names = {"num_beams": "beams", "max_new_tokens": "longest", "length_penalty": "penalty"}
+        return [f"{name}{getattr(self, key):g}" for key, name in names.items() if not self.is_default(key)]
+
+
 class EvaluationSection(Section):
     """What `mrt5 evaluate` measures when no flag says otherwise."""
 
@@ -291,6 +313,9 @@ class EvaluationSection(Section):
     batch_size: BatchSize = Field(16, description="examples a forward pass")
     hard_delete: bool = Field(
         True, description="delete for real, as at inference; false: soft gates as in training"
+    )
+    generation: GenerationSection = Field(
+        GenerationSection(), description="how answers are generated, where the task's metrics are of such"
     )
 
 

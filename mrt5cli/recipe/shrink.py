@@ -123,12 +123,13 @@ def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
 def _replace_datasets(task: Tree) -> None:
     """Put generated rows in the place of those of the Hub, in a mixture with the same weight."""
     generated = {"kind": "generated", "examples": EXAMPLES}
-    if (task["source"] or {}).get("kind") == "hub":
+    if task.get("source", {}).get("kind") == "hub":
         task["source"] = generated
-    for number, source in enumerate(task["sources"]):
+    for number, source in enumerate(task.get("sources", ())):
         if source["kind"] == "hub":
             own = {key: source[key] for key in ("weight", "input", "target")}
-            task["sources"][number] = {**generated, "name": source["name"].rpartition("/")[2], **own}
+            name = source["label"] or source["name"].rpartition("/")[2]
+            task["sources"][number] = {**generated, "name": name, **own}
 
 
 def _shrink_model(model: Tree, recipe: Recipe, given: Tree) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from mrt5cli import bounds
+from mrt5cli.metrics.catalog import misfit
 from mrt5cli.recipe.section import (
     Duration,
     Examples,
@@ -135,12 +135,12 @@ class SourceInUse(NamedTuple):
         return isinstance(self.source, HubSource) or getattr(self.source, "streaming", False)
 
 
-def name_of(source: EmbeddedSource | FilesSource | HubSource) -> str:
-    """What a source of text is called beside others."""
-    if isinstance(source, HubSource):
+def name_of(source: Any) -> str:
+    """What a source of text or rows is called beside others."""
+    if source.kind == "hub":
         return getattr(source, "label", None) or source.name.rpartition("/")[2] or source.name
     own: str | None = getattr(source, "name", None)
-    if own is None and isinstance(source, FilesSource):
+    if own is None and source.kind == "files":
         own = PurePath(source.path).name.partition(".")[0]
     return own or source.kind
 
@@ -168,9 +168,9 @@ class TaskBase(Section):
         yield from twice("languages", getattr(self, "languages", []))
 
 
-def twice(key: str, languages: list[str]) -> Iterator[tuple[str, str]]:
-    """The misfit of languages that are listed more than once."""
-    if found := sorted({code for code in languages if languages.count(code) > 1}):
+def twice(key: str, names: list[str]) -> Iterator[tuple[str, str]]:
+    """The misfit of names, such as languages, that are listed more than once."""
+    if found := sorted({name for name in names if names.count(name) > 1}):
         yield key, f"listed twice: {listed(found)}"
 
 
@@ -181,6 +181,19 @@ def one_or_several(task: TaskBase, kinds: str) -> Iterator[tuple[str, str]]:
         yield "sources", "give either source or sources; `source: null` takes away that of a base"
     if lone is None and not several:
         yield "source", f"missing; expected a section with kind {kinds}, or `sources`, a list of them"
+
+
+def misfits_of_names(sources: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """The misfits of a mixture in which two are called the same, or a dataset has two revisions."""
+    first: dict[str, int] = {}
+    revisions: dict[str, str | None] = {}
+    for number, one in enumerate(sources):
+        if (before := first.setdefault(name := name_of(one), number)) != number:
+            key = "label" if one.kind == "hub" else "name"
+            text = f"sources[{before}] is called {name!r} too; give each a {key} of its own"
+            yield f"sources.{number}.{key}", text
+        if one.kind == "hub" and revisions.setdefault(one.name, one.revision) != one.revision:
+            yield f"sources.{number}.revision", f"{one.name} has another revision in a source above"
 
 
 class SpanCorruptionTask(TaskBase):
@@ -234,23 +247,10 @@ class SpanCorruptionTask(TaskBase):
             if others and isinstance(one.source, EmbeddedSource):
                 way_out = "; give that source languages: [en]" if self.sources and own is None else ""
                 yield key, f"the embedded text is English; there is no {listed(others)} in it{way_out}"
-        yield from self._misfits_of_names(used)
+        yield from misfits_of_names(self.sources)
         if self.shuffle == "examples" and any(one.is_streamed for one in used):
             text = "a streamed text is read in order, so only 'documents' can be drawn; leave it out"
             yield "shuffle", text
-
-    def _misfits_of_names(self, used: list[SourceInUse]) -> Iterator[tuple[str, str]]:
-        first: dict[str, int] = {}
-        revisions: dict[str, str | None] = {}
-        for number, one in enumerate(used):
-            if (before := first.setdefault(one.name, number)) != number:
-                key = "label" if isinstance(one.source, HubSource) else "name"
-                text = f"sources[{before}] is called {one.name!r} too; give each a {key} of its own"
-                yield f"sources.{number}.{key}", text
-            if isinstance(one.source, HubSource):
-                dataset, revision = one.source.name, one.source.revision
-                if revisions.setdefault(dataset, revision) != revision:
-                    yield f"sources.{number}.revision", f"{dataset} has another revision in a source above"
 
 
 class DiagnosticTask(TaskBase):
@@ -460,8 +460,8 @@ PairSource = PairFiles | PairDataset | GeneratedRows
 class Weighted(Section):
     """A source of a mixture."""
 
-    weight: Annotated[float, Field(gt=0.0, le=bounds.COEFFICIENT)] = Field(
-        1.0, description="how often its rows are drawn, beside the weights of the others"
+    weight: Weight = Field(
+        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
     )
     input: Prompt | None = Field(None, description="null: the task's")
     target: Prompt | None = Field(None, description="null: the task's")
@@ -470,17 +470,19 @@ class Weighted(Section):
 class WeightedFiles(PairFiles, Weighted):
     """Local files in a mixture."""
 
-    name: Line | None = Field(None, description="what evaluations call it; null: as its file or folder")
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
 
 
 class WeightedDataset(PairDataset, Weighted):
-    """A Hub dataset in a mixture; evaluations call it by the last part of its name."""
+    """A Hub dataset in a mixture."""
+
+    label: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}the last part of the Hub id")
 
 
 class WeightedRows(GeneratedRows, Weighted):
     """Random rows in a mixture."""
 
-    name: Line | None = Field(None, description="what evaluations call it; null: generated")
+    name: Line = Field("generated", description="what plans and evaluations call it")
 
 
 WeightedSource = WeightedFiles | WeightedDataset | WeightedRows
@@ -491,12 +493,16 @@ class Text2TextTask(RowTask):
 
     kind: Literal["text2text"]
     source: Annotated[PairSource, Field(discriminator="kind")] | None = Field(
-        None, examples=[{"kind": "files", "path": "pairs.tsv"}], description="where the rows come from"
+        None,
+        examples=[{"kind": "files", "path": "pairs.tsv"}],
+        description="where the rows come from",
+        exclude_if=lambda source: source is None,
     )
     sources: list[Annotated[WeightedSource, Field(discriminator="kind")]] = Field(
         [],
-        max_length=bounds.LANGUAGES,
-        description="a mixture, in the place of source: several, each with a weight",
+        max_length=bounds.SOURCES,
+        description="in place of source: a mixture of several, each with a weight and reported apart",
+        exclude_if=lambda sources: not sources,
     )
     input: Prompt = Field(
         examples=["Correct: {noisy}"],
@@ -527,43 +533,17 @@ class Text2TextTask(RowTask):
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from super().misfits()
-        if (self.source is None) != bool(self.sources):
-            yield "source", "give either source, or sources for a mixture, and not both"
-        for key, several in (("metrics", self.metrics), ("choices", self.choices or [])):
-            if twice := _twice(several):
-                yield key, f"listed twice: {listed(twice)}"
-        if twice := _twice(
-            [source.name for source in self.sources if source.kind == "files" and source.name]
-        ):
-            yield "sources", f"several are called {listed(twice)}"
-        revisions = {(one.name, one.revision) for one in self.sources if isinstance(one, PairDataset)}
-        if twice := _twice([name for name, _ in revisions]):
-            yield "sources", f"{listed(twice)} at several revisions; a dataset is read at one"
+        yield from one_or_several(self, "files or hub")
+        yield from misfits_of_names(self.sources)
+        yield from twice("metrics", self.metrics)
+        yield from (("metrics", wrong) for wrong in map(misfit, self.metrics) if wrong)
+        yield from twice("choices", self.choices or [])
         if "accuracy" in self.metrics and self.choices is None:
             yield "choices", "missing; accuracy chooses among every target there is"
 
     def named_sources(self) -> dict[str, PairSource | WeightedSource]:
         """Sources by what evaluations call them; the only one is called "all"."""
-        if self.source is not None:
-            return {"all": self.source}
-        found: dict[str, PairSource | WeightedSource] = {}
-        for source in self.sources:
-            name = _called(source)
-            same = sum(name == called.rpartition(" ")[0] or name == called for called in found)
-            found[f"{name} {same + 1}" if same else name] = source
-        return found
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
-def _called(source: WeightedSource) -> str:
-    """What a source is called where no other has its name."""
-    if isinstance(source, PairDataset):
-        return source.name.rpartition("/")[2]
-    own = PurePath(source.path).name.partition(".")[0] if isinstance(source, PairFiles) else source.kind
-    return source.name or own or source.kind
+        return {name_of(one): one for one in self.sources} if self.source is None else {"all": self.source}
 
 
 class AddedTask(RowTask):

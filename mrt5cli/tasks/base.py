@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.answers import Normalization
 from mrt5cli.recipe import tasks as sections
 
 if TYPE_CHECKING:
@@ -139,8 +140,9 @@ class Task(ABC):
         name: what the recipe calls it.
         version: raised when held-out data changes, so that results made before are not compared with
             later ones.
-        measures: the task's own numbers among those of an evaluation's row, the headline first; none where
-            loss and bits per byte are what counts.
+        measures: the task's own numbers, the headline first, as `metrics.catalog` names them; none where loss
+            and bits per byte are what counts. Some are of generated answers, and need `references`.
+        normalization: how exact match and F1 compare answers, see `metrics.answers`.
         experiment: the task's name in the published results; None where it has no rows there.
         choices: every target there is, where they are few enough to choose among; else None.
         answer_length: byte tokens to generate at most, EOS included; None where nothing is generated.
@@ -152,6 +154,7 @@ class Task(ABC):
     sentinels: int = 0
     version: ClassVar[int] = 1
     measures: tuple[str, ...] = ()
+    normalization: Normalization = "squad"
     experiment: str | None = None
     choices: tuple[str, ...] | None = None
 

@@ -30,6 +30,7 @@ from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.mixtures import draw_sources
 from mrt5cli.data.tables import RowFolder, collect, first_texts, hub_tables
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import generates
 from mrt5cli.recipe.tasks import (
     AddedTask,
     CharacterTask,
@@ -189,6 +190,8 @@ class RowsTask(Task):
 
     def __init__(self, name: str, encoding: Encoding) -> None:
         self.name, self.encoding = name, encoding
+        if self.answer_length is None and generates(self.measures):
+            self.answer_length = encoding.target_length
         # Rows, by the reason.
         self._left_out: Counter[str] = Counter()
         self._tables: dict[tuple[str, str], pa.Table] = {}
@@ -233,6 +236,13 @@ class RowsTask(Task):
         table, group = self.rows(split, subset, limit), batch_size * max(1, AT_ONCE // batch_size)
         groups = (table.slice(start, group) for start in range(0, len(table), group))
         return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
+
+    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
+        """See `Task`: each example's target, or all of its targets, the first of which is trained on."""
+        if not generates(self.measures):
+            return None
+        targets = self.rows(split, subset, limit)[self.encoding.target].to_pylist()
+        return [(target,) if isinstance(target, str) else tuple(target) for target in targets]
 
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
         return self.encoding.cut(self.rows(split, subset, limit))[0]

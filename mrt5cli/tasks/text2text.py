@@ -16,7 +16,6 @@ from mrt5cli.data.pairs import INPUT, TARGETS, Pairs
 from mrt5cli.recipe import Text2TextTask
 from mrt5cli.tasks.base import register
 from mrt5cli.tasks.tables import Encoding, RowsTask
-from mrt5cli.text import percent
 
 
 @register("text2text")
@@ -47,9 +46,6 @@ class Text2Text(RowsTask):
 
     def language_of(self, subset: str) -> str | None:
         return self._halves[subset][1] if subset in self._halves else None
-
-    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
-        return [tuple(targets) for targets in self.rows(split, subset, limit)[TARGETS].to_pylist()]
 
     def remarks(self) -> list[str]:
         files = [source.files for source in self._sources.values() if source.files is not None]
@@ -100,4 +96,4 @@ class Text2Text(RowsTask):
     def _origin(self) -> str:
         if not (drawn := self.shares()):
             return next(iter(self._sources.values())).origin
-        return f"a mixture of {', '.join(f'{name} ({percent(share, 1)} %)' for name, share in drawn.items())}"
+        return " and ".join(f"{100 * share:.3g} % {name}" for name, share in drawn.items())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
-from mrt5cli.metrics.catalog import MEASURED, METRICS
+from mrt5cli.metrics.catalog import METRICS, is_measured
 from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
@@ -202,12 +203,11 @@ def _at_one(source: Any, commits: dict[str, str]) -> Any:
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
     """Refuse a validation that could not be made, before hours go into training."""
     metric = training.best_metric
-    if metric is not None and METRICS[metric].answers and task.answer_length is None:
-        others = either(each.name for each in MEASURED if each.chooses and not each.answers)
+    can = partial(is_measured, measures=task.measures, choices=task.choices is not None)
+    measured = [name for name, each in METRICS.items() if each.chooses and can(name)]
+    if metric is not None and metric not in measured:
         raise UserError(
-            f"training.best_metric: {metric} is measured on generated answers, and in {section.kind} nothing "
-            "is generated",
-            f"use {others}",
+            f"training.best_metric: {metric} is not measured in {section.kind}", f"use {either(measured)}"
         )
     if training.eval_steps:
         check_held_out(task, "validation")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.calibration import Calibration, calibrate, nearest
+from mrt5cli.generation.calibration import Calibration, calibrate, nearest
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}

@@ -24,7 +24,7 @@ from variants import KINDS, batch_of, random_rows, tiny, writer
 from mrt5cli.benchmark.generation import generate
 from mrt5cli.benchmark.models import Shapes, base_model
 from mrt5cli.byte_tokens import EOS
-from mrt5cli.evaluation.generation import generate_answers
+from mrt5cli.generation.decoding import Decoding, generate_answers
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.fast import greedy
 from mrt5cli.models.fast.switch import fast_paths
@@ -505,7 +505,7 @@ def test_hooks_that_record_outputs_do_not_count(own_loop: list[Any]) -> None:
 def test_the_answers_of_an_evaluation_are_its(own_loop: list[Any]) -> None:
     rows = [torch.tensor(row) for row in random_rows(LENGTHS)]
     with torch.inference_mode():
-        generate_answers(lively("mrt5"), rows, answer_length=9, batch_size=4, deletion=HARD)
+        generate_answers(lively("mrt5"), rows, decoding=Decoding(9), batch_size=4, deletion=HARD)
 
     assert [asked.steps for asked in own_loop] == [9, 9]
 

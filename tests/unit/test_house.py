@@ -18,6 +18,7 @@ FLOORS = """
     suite drafting
     training analysis benchmark
     evaluation
+    generation
     convert tasks
     data subject
     models

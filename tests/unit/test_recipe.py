@@ -239,7 +239,7 @@ WRONG = [
     ("k_p=1", "unknown key; did you mean controller.k_p?"),
     (
         "evaluation.zzz=1",
-        "unknown key (known here: examples, batch_size, hard_delete)",
+        "unknown key (known here: examples, batch_size, hard_delete, generation)",
     ),
     # wrong types
     ("seed=1.5", "expected a whole number from 0 to 4294967295, not 1.5"),
@@ -478,8 +478,8 @@ def test_shipped_recipes_leave_nothing_to_remark_on() -> None:
             "task",
             "task",
             "missing; expected a section with kind span_corruption, copy, vowel_removal, "
-            "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual "
-            "or word_search",
+            "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual, "
+            "word_search or text2text",
         ),
         ("training", "training", "missing; expected a section (key: value lines)"),
     ],

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
-from mrt5cli.models import MrT5ForConditionalGeneration
-from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.recipe.shorteners import of_config, of_type
 from mrt5cli.tasks.base import Batch
 
 TOLERANCE = 0.01
@@ -72,6 +72,29 @@ def calibrate(
     if not len(values):
         raise UserError("there is no text to calibrate the threshold on")
     return [nearest(values, rate) for rate in rates]
+
+
+def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
+    """Refuse a threshold that is not between deleting and keeping, or that the model has no use for.
+
+    Args:
+        name: of the model, for people.
+
+    Raises:
+        UserError: it is one.
+    """
+    shortener = of_config(config)
+    refusal = shortener.refuses_threshold or (None if shortener.gates else "has no delete gate")
+    if refusal:
+        why = refusal.format_map(dict(shortener))
+        raise UserError(f"{name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out")
+    lowest = shortener.lowest_gate_value
+    if not lowest < threshold < 0:
+        raise UserError(
+            f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
+            f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
+            f"{config.deletion_threshold:g}",
+        )
 
 
 def nearest(values: NDArray[np.float32], rate: float) -> Calibration:

@@ -1,0 +1,296 @@
+"""What is read: lines, or rows of any format, each made into the text that the model gets.
+
+One input is held at a time. A list of JSON, and what is packed around Parquet, are read whole.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mrt5cli.data.columns import Column, Row, cell_column, holder, missing_column, our_names, values_of
+from mrt5cli.data.formats import JSON, ROWS, BadRow, Damaged, DataFile, not_utf8
+from mrt5cli.data.reading import rows_of
+from mrt5cli.errors import UserError
+from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.tasks import GeneratedRows, RowTask, TaskSection
+from mrt5cli.templates import Template
+
+if TYPE_CHECKING:
+    from mrt5cli.tasks.tables import TableTask
+
+STDIN = "-"
+BARE = Template.parse("{line}")
+"""A text as it is."""
+NO_TEXT = "there is no text in it"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A text for the model, or what keeps an input from being one.
+
+    Attributes:
+        where: it is, for people: "lines.txt, line 7".
+        text: with the prompt around it; empty where there is none.
+        row: all the columns that it came with, in their order, where they are wanted.
+        problem: what is wrong with it, or None.
+    """
+
+    where: str
+    text: bytes
+    row: Row | None = None
+    problem: UserError | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is put around the texts of an input.
+
+    Attributes:
+        template: with a place for each column.
+        columns: how these are read.
+    """
+
+    template: Template
+    columns: Sequence[Column]
+
+    @classmethod
+    def of(cls, template: Template, known: Sequence[Column] = ()) -> Prompt:
+        """The prompt of a template, whose columns may be known to a task by other names too."""
+        columns = {column.name: column for column in known if not column.many}
+        return cls(template, [columns.get(name) or cell_column(name) for name in template.columns])
+
+    @property
+    def lone(self) -> str | None:
+        """The only column, in whose place a line can stand; None of several."""
+        return self.columns[0].name if len(self.columns) == 1 else None
+
+    def around(self, texts: Mapping[str, bytes]) -> bytes:
+        """The text of an input, whose columns hold these."""
+        return b"".join(
+            literal.encode() + (b"" if column is None else texts[column])
+            for literal, column in self.template.pieces
+        )
+
+    def with_column(self, name: str) -> Prompt:
+        """The same words around another column."""
+        pieces = tuple((literal, column and name) for literal, column in self.template.pieces)
+        return Prompt.of(replace(self.template, pieces=pieces))
+
+
+# --- the prompt that is meant -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskOfRun:
+    """What a run's recipe says about its inputs and outputs.
+
+    Attributes:
+        prompt: that its task puts around texts; None for a task without one.
+        input_length, output_length: byte tokens at most, EOS included; None where it does not say.
+    """
+
+    prompt: Prompt | None = None
+    input_length: int | None = None
+    output_length: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe | None) -> TaskOfRun:
+        """What a recipe says; of no recipe, nothing."""
+        if recipe is None:
+            return cls()
+        section = recipe.task
+        prompt, output = None, section.longest_target
+        if text := getattr(section, "input", None):
+            prompt = Prompt.of(Template.parse(text))
+        elif isinstance(section, RowTask):
+            task = _without_rows(section)
+            prompt = Prompt.of(Template.parse(task.encoding.prompt), task.columns)
+            output = output or task.encoding.target_length
+        return cls(prompt, section.longest_source or None, output)
+
+
+def _without_rows(section: TaskSection) -> TableTask:
+    """A run's task, whose own rows may be gone by now."""
+    from mrt5cli.tasks.base import build_task
+
+    rows = GeneratedRows(kind="generated")
+    return build_task(section.model_copy(update={"source": rows}))  # type: ignore[return-value]
+
+
+def choose_prompt(
+    own: Prompt | None, *, template: str | None = None, column: str | None = None, raw: bool = False
+) -> Prompt | None:
+    """The prompt for inputs: another template, or the run's own unless texts are to go `raw`; None of neither.
+
+    Args:
+        own: of the run's task.
+        template: what `--prompt` says.
+        column: whose texts stand in the prompt's one place.
+
+    Raises:
+        UserError: the template is none, or options contradict each other.
+    """
+    given = {"--prompt": template is not None, "--column": column is not None, "--raw": raw}
+    if given["--prompt"] and (given["--column"] or raw):
+        other = "--column" if given["--column"] else "--raw"
+        raise UserError(
+            f"--prompt says all that {other} could",
+            f"leave one of them out; --prompt '{{{column or 'line'}}}'",
+        )
+    if template is not None:
+        try:
+            found = Prompt.of(Template.parse(template))
+        except ValueError as error:
+            raise UserError(f"--prompt '{template}': {error}") from error
+        if not found.columns:
+            raise UserError(
+                f"--prompt '{template}' has no place for the input", "name a column in braces, or {line}"
+            )
+        return found
+    own = None if raw else own
+    if column is None:
+        return own
+    if own is None:
+        return Prompt.of(Template(f"{{{column}}}", (("", column), ("", None))))
+    if own.lone is None:
+        names = ", ".join(one.name for one in own.columns)
+        raise UserError(
+            f"--column {column} is one text, and the run's prompt has several columns: {names}",
+            "leave it out, say all with --prompt, or add --raw",
+        )
+    return own.with_column(column)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """A file of inputs, or stdin, read once.
+
+    Args:
+        path: of the file; "-" is stdin. Its end says the format, and what it is packed in; whatever is no
+            table is read line by line.
+        prompt: what is put around texts; None for none.
+        keep_rows: each input comes with its row.
+
+    Attributes:
+        name: for people.
+        read: inputs so far.
+
+    Raises:
+        UserError: there is no such file, or the prompt does not fit its format.
+    """
+
+    def __init__(self, path: str | Path, prompt: Prompt | None, *, keep_rows: bool = False) -> None:
+        self.name = "stdin" if str(path) == STDIN else str(path)
+        self._file = DataFile(self.name, self._open)
+        self._path, self._raw, self._keep_rows = Path(path), None, keep_rows
+        self.read = 0
+        self._is_table = self.name != "stdin" and self._file.suffix in ROWS
+        if self.name != "stdin":
+            self._check_there()
+        if self._is_table and prompt is None:
+            raise UserError(
+                f"{self.name} has columns, and it is not known which of them is the input",
+                "name it with --column, or say --prompt 'Correct: {noisy}'",
+            )
+        if not self._is_table and keep_rows:
+            raise UserError(
+                f"--add-column adds one to a table, and {self.name} has lines",
+                "write a table of inputs and outputs with --format csv, tsv or jsonl",
+            )
+        self.prompt = prompt or Prompt.of(BARE)
+        if not self._is_table and self.prompt.lone is None:
+            names = ", ".join(one.name for one in self.prompt.columns)
+            raise UserError(
+                f"{self.name} has lines, and the prompt has several columns: {names}",
+                f"give a table ({', '.join(ROWS)}), or say --prompt '{{line}}'",
+            )
+
+    _raw: io.FileIO | None
+
+    def _check_there(self) -> None:
+        if self._path.is_dir():
+            raise UserError(f"{self.name} is a folder", "give one file; a folder's go one by one")
+        if not self._path.exists():
+            raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
+
+    def _open(self) -> BinaryIO:
+        opened = io.FileIO(0, closefd=False) if self.name == "stdin" else io.FileIO(self._path)
+        if self._raw is None:  # else a second look at the file
+            self._raw = opened
+        return opened  # type: ignore[return-value]
+
+    @property
+    def estimate(self) -> int | None:
+        """How many inputs there are, by the part of the file that was read; None where nobody knows."""
+        try:
+            assert self._raw is not None
+            size = os.fstat(self._raw.fileno()).st_size
+            return round(self.read * size / self._raw.tell()) if size else None
+        except (AssertionError, OSError, ValueError, ZeroDivisionError):
+            return None if self._raw is None or not self._raw.closed else self.read
+
+    def __iter__(self) -> Iterator[Input]:
+        for one in self._rows() if self._is_table else self._lines():
+            self.read += 1
+            yield one
+
+    def _lines(self) -> Iterator[Input]:
+        try:
+            with self._file.utf8() as stream:
+                for number, line in enumerate(stream, start=1):
+                    yield self._line(f"{self.name}, line {number}", line)
+        except Damaged as error:
+            raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error
+
+    def _line(self, where: str, line: bytes) -> Input:
+        text = line.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return _bad(where, not_utf8(error))
+        if not text.strip():
+            return _bad(where, BadRow(NO_TEXT))
+        assert self.prompt.lone is not None
+        return Input(where, self.prompt.around({self.prompt.lone: text}))
+
+    def _rows(self) -> Iterator[Input]:
+        columns = self.prompt.columns
+        try:
+            # With the names of columns given, they would be called as the prompt calls them.
+            for number, line, values in rows_of(self._file, () if self._keep_rows else columns):
+                where = f"{self.name}, {self._file.unit} {line}"
+                if isinstance(values, BadRow):
+                    yield _bad(where, values)
+                    continue
+                if number == 1 and self._keep_rows and self._file.suffix not in JSON:
+                    self._check_columns(values)
+                yield self._row(where, values)
+        except Damaged as error:
+            raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error
+
+    def _check_columns(self, row: Row) -> None:
+        for column in self.prompt.columns:
+            if holder(our_names(row, self.prompt.columns), column.name) is None:
+                raise missing_column(self.name, column.name, row, self.prompt.columns)
+
+    def _row(self, where: str, values: Row) -> Input:
+        columns, kept = self.prompt.columns, values if self._keep_rows else None
+        ours = dict(zip(our_names(values, columns), values.values(), strict=True)) if kept else values
+        try:
+            texts = {name: str(text).encode() for name, text in values_of(where, ours, columns).items()}
+        except UserError as error:
+            return Input(where, b"", kept, error)
+        if not any(text.strip() for text in texts.values()):
+            return Input(where, b"", kept, _bad(where, BadRow(NO_TEXT)).problem)
+        return Input(where, self.prompt.around(texts), kept)
+
+
+def _bad(where: str, row: BadRow) -> Input:
+    return Input(where, b"", None, UserError(f"{where}: {row.reason}", row.hint))

@@ -1,0 +1,208 @@
+"""What is written where: rows in any format, and a file that can be gone on with after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal, get_args
+
+from mrt5cli.errors import UserError
+from mrt5cli.json_files import read_object
+from mrt5cli.writing import write_json
+
+Format = Literal["lines", "jsonl", "csv", "tsv"]
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r"})
+
+
+def format_of(name: str) -> Format:
+    """The format that the end of a file's name says; "lines" where it says none of the others."""
+    suffix = PurePath(name.lower()).suffix.replace(".ndjson", ".jsonl").removeprefix(".")
+    return suffix if suffix in get_args(Format) else "lines"  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    r"""Rows as text, a line each; in CSV and TSV a cell in quotes may have line breaks.
+
+    Of "lines" only the last column is written, a line break in it as the two characters \n, so that there is
+    one line a row.
+    """
+
+    format: Format
+    columns: Sequence[str]
+
+    def head(self) -> str:
+        """What comes before the first row: in CSV and TSV the columns' names."""
+        return self._cells(self.columns) if self.format in DELIMITERS else ""
+
+    def row(self, row: Mapping[str, object]) -> str:
+        """A row, which has a value in each of the columns; None is an empty cell, or JSON's null."""
+        values = [row[column] for column in self.columns]
+        if self.format == "lines":
+            return f"{values[-1]}".translate(_BREAKS) + "\n"
+        if self.format in DELIMITERS:
+            return self._cells(values)
+        return (
+            json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, default=str) + "\n"
+        )
+
+    def _cells(self, values: Sequence[object]) -> str:
+        written = io.StringIO()
+        csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\n").writerow(
+            map(_cell, values)
+        )
+        return written.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A value as a cell has it: JSON where it is neither a text nor a number."""
+    if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+@dataclass
+class Done:
+    """How far an output is.
+
+    Attributes:
+        inputs: that were read, the bad ones too.
+        digest: of their texts.
+        bytes: that the output has.
+        outputs: rows written.
+        bad: inputs that were skipped, or whose output is empty.
+        cut: inputs longer than the model reads.
+        threshold: that a deletion rate was found to need, where one was asked for.
+    """
+
+    inputs: int = 0
+    digest: str = ""
+    bytes: int = 0
+    outputs: int = 0
+    bad: int = 0
+    cut: int = 0
+    threshold: float | None = None
+
+
+class Output:
+    """Where rows go: stdout, or a file that always ends with a whole window of them.
+
+    While a file is unfinished, one beside it says what it is the output of, and how far it is. What a kill
+    leaves behind that is cut off when it is gone on with.
+
+    Args:
+        stream: where bytes are written.
+        path: of the file; None for what cannot be gone on with.
+        settings: that decide what is written, in words and numbers.
+
+    Attributes:
+        done: how far it is.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path | None, settings: Mapping[str, Any], done: Done) -> None:
+        self._stream, self._path, self._settings = stream, path, settings
+        self.done = done
+        if path is not None:
+            self._note()
+
+    def write(self, text: str) -> None:
+        """Add rows, and remember `done` as it stands."""
+        content = text.encode("utf-8", "backslashreplace")
+        self._stream.write(content)
+        self._stream.flush()
+        self.done.bytes += len(content)
+        if self._path is not None:
+            os.fsync(self._stream.fileno())
+            self._note()
+
+    def finish(self) -> None:
+        """Say that the file is whole."""
+        if self._path is not None:
+            note_of(self._path).unlink(missing_ok=True)
+
+    def _note(self) -> None:
+        assert self._path is not None
+        write_json(note_of(self._path), {"settings": dict(self._settings), "done": asdict(self.done)})
+
+
+def note_of(path: Path) -> Path:
+    """The file beside an unfinished output that says how far it is."""
+    return path.with_name(f"{path.name}.unfinished.json")
+
+
+def begun(path: Path, settings: Mapping[str, Any]) -> Done:
+    """How far an unfinished output is; nothing of one that is not there.
+
+    Raises:
+        UserError: it is whole, or of other settings, or not as it was left.
+    """
+    note = note_of(path)
+    if not note.is_file():
+        if not path.exists():
+            return Done()
+        raise UserError(
+            f"--resume: {path} is finished, or was not written by mrt5 generate: there is no {note.name} "
+            "beside it",
+            "leave --resume out to write it anew, or choose another --out",
+        )
+    found = read_object(note, "remove it, and begin again")
+    try:
+        done, before = Done(**found["done"]), found["settings"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{note} is not what mrt5 generate writes", "remove it, and begin again") from error
+    for name in [*settings, *before]:
+        if settings.get(name) != before.get(name):
+            raise UserError(
+                f"--resume: {path} was begun with {name} {_said(before.get(name))}, and this is "
+                f"{_said(settings.get(name))}",
+                "repeat the command with the settings that it was begun with, or leave --resume out",
+            )
+    size = path.stat().st_size if path.exists() else 0
+    if size < done.bytes:
+        raise UserError(
+            f"--resume: {path} has {size:,} bytes, and {note.name} says that {done.bytes:,} were written",
+            f"remove {note.name}, and begin again",
+        )
+    return done
+
+
+def _said(value: object) -> str:
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def opened(path: Path | None, settings: Mapping[str, Any], *, resume: bool = False) -> Iterator[Output]:
+    """Where rows go, opened; a file that holds none of them yet is emptied.
+
+    Args:
+        path: None for stdout.
+        resume: go on where an unfinished file ends.
+
+    Raises:
+        UserError: there is nothing to go on with, see `begun`; or a file is unfinished, and nobody said to.
+    """
+    if path is None:
+        yield Output(sys.stdout.buffer, None, settings, Done())
+        return
+    plain = path.is_file() or not path.exists()
+    if not plain and resume:
+        raise UserError(f"--resume: {path} is no file that can be gone on with", "leave --resume out")
+    if plain and not resume and note_of(path).is_file():
+        raise UserError(
+            f"{path} is unfinished: {note_of(path).name} is beside it",
+            "add --resume to go on with it, or remove both to begin again",
+        )
+    done = begun(path, settings) if resume else Done()
+    with path.open("r+b" if resume and path.exists() else "wb") as stream:
+        if plain:
+            stream.truncate(done.bytes)
+            stream.seek(done.bytes)
+        yield Output(stream, path if plain else None, settings, done)

@@ -1,0 +1,74 @@
+"""Decoding that writes nothing but UTF-8.
+
+Which bytes may come next depends on at most three before: the lead byte of a character that is not whole yet
+says how many follow, and rules out for the first of them what would be an overlong form, a surrogate or a
+code point above U+10FFFF (Unicode, table 3-7).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from mrt5cli.byte_tokens import EOS, OFFSET
+
+WHOLE = 0
+"""The state between two characters."""
+LEADS = {
+    **{(0xC2, 0xDF): 1, (0xE1, 0xEC): 2, (0xEE, 0xEF): 2, (0xF1, 0xF3): 3},
+    **{(0xE0, 0xE0): 4, (0xED, 0xED): 5, (0xF0, 0xF0): 6, (0xF4, 0xF4): 7},
+}
+"""Ranges of lead bytes, and the state after one."""
+NEXT = {
+    1: (0x80, 0xBF, WHOLE),
+    2: (0x80, 0xBF, 1),
+    3: (0x80, 0xBF, 2),
+    4: (0xA0, 0xBF, 1),
+    5: (0x80, 0x9F, 1),
+    6: (0x90, 0xBF, 2),
+    7: (0x80, 0x8F, 2),
+}
+"""In each state within a character: the first and the last byte that may come, and the state after it."""
+MISSING = [0, 1, 2, 3, 2, 2, 3, 3]
+"""Bytes that a character still needs, by state."""
+
+
+def steps() -> Tensor:
+    """(8, 256) the state after a byte, or -1 where it may not come."""
+    table = torch.full((len(MISSING), 256), -1, dtype=torch.long)
+    table[WHOLE, :0x80] = WHOLE
+    for (first, last), state in LEADS.items():
+        table[WHOLE, first : last + 1] = state
+    for state, (first, last, after) in NEXT.items():
+        table[state, first : last + 1] = after
+    return table
+
+
+class OnlyUtf8(LogitsProcessor):
+    """Bars every token that cannot continue UTF-8, EOS within a character, and at the end of the length
+    characters that could not be finished.
+
+    Args:
+        vocabulary: V, ids that the model scores.
+        length: tokens of an output at most, beside the prompt of one.
+    """
+
+    def __init__(self, vocabulary: int, length: int, device: torch.device) -> None:
+        after = torch.full((len(MISSING), vocabulary), -1, dtype=torch.long)
+        after[:, OFFSET : OFFSET + 256] = steps()
+        missing = torch.tensor(MISSING)
+        needed = torch.where(after >= 0, 1 + missing[after.clamp(min=0)], 9)  # (8, V) tokens, this one too
+        needed[WHOLE, EOS] = 1
+        left = torch.arange(5)[:, None, None]
+        self._barred = torch.zeros(5, *needed.shape).masked_fill_(needed > left, -torch.inf).to(device)
+        # Of a text whose first bytes are not looked at, what is in no place is the end of a character.
+        self._after = after.clamp(min=WHOLE).to(device)
+        self._length = length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        state = torch.zeros_like(input_ids[:, 0])
+        for ids in input_ids[:, -3:].unbind(dim=1):
+            state = self._after[state, ids]
+        left = self._length + 1 - input_ids.shape[1]
+        return scores + self._barred[min(left, 4), state]
