@@ -16,7 +16,17 @@ import typer
 from typer.core import TyperGroup
 
 from mrt5cli import __version__, own_code
-from mrt5cli.commands import bench, convert, data, evaluate, inspect_deletions, recipe, reproduce, training
+from mrt5cli.commands import (
+    bench,
+    convert,
+    data,
+    evaluate,
+    generate,
+    inspect_deletions,
+    recipe,
+    reproduce,
+    training,
+)
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
@@ -92,6 +102,7 @@ def _mrt5(
 app.command(short_help="Train a model as its recipe says.")(training.pretrain)
 app.command(short_help="Fine-tune an existing model on a task.")(training.finetune)
 app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
+app.command(short_help="Write outputs for a file of inputs.")(generate.generate)
 app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
 app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
 app.command(short_help="Time models against each other.")(bench.bench)

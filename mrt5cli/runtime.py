@@ -139,6 +139,19 @@ def device(requested: str | None = None) -> torch.device:
     return torch.device("cuda", index)
 
 
+def devices(requested: str) -> list[torch.device]:
+    """Several devices, as `device` takes each, with commas between them; "all" is every GPU there is.
+
+    Raises:
+        UserError: one is not a device's name, or not there.
+    """
+    import torch
+
+    if requested == "all":
+        requested = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or "cuda"
+    return [device(name.strip()) for name in requested.split(",")]
+
+
 def check_bf16(device: torch.device, hint: str) -> None:
     """Refuse a GPU that cannot compute in bf16.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask, Text2TextTask
 from mrt5cli.recipe.tasks import SECTIONS, PairFiles, Shares, TaskSection, kinds
@@ -68,7 +69,7 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
         name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
         return Subject(name, str(found.folder), found.run, found.run.recipe())
     beside = found.folder / "recipe.yaml"
-    trained_on = recipe.load(beside) if beside.is_file() else None
+    trained_on = recipe.load(beside, trusted=False) if beside.is_file() else None
     return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
 
 
@@ -102,6 +103,7 @@ def newest_subject(option: str | None) -> Subject:
     """
     from mrt5cli import rundir
 
+    own_code.take_in_packages()
     kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]

@@ -15,33 +15,51 @@ Bar = Callable[[str, int, int], None]
 
 
 @contextmanager
-def bars(doing: str) -> Iterator[Bar]:
+def bars(doing: str, unit: str = "") -> Iterator[Bar]:
     """A bar for each name that it is called with, the number done, and that of all or 0.
 
     Where stderr is no terminal, lines: what is begun, and now and then how far it is.
 
     Args:
         doing: what is done with things of these names, one word.
+        unit: of what is counted, where how many a second matters.
     """
     if not sys.stderr.isatty():
-        yield _lines(doing)
+        yield _lines(doing, unit)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "")
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(Speed(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         known: dict[str, TaskID] = {}
 
         def bar(name: str, done: int, total: int) -> None:
             if name not in known:
                 known[name] = shown.add_task(name, total=total or None)
-            shown.update(known[name], completed=done)
+            shown.update(known[name], completed=done, total=total or None)
 
         yield bar
 
 
-def _lines(doing: str) -> Bar:
+def _lines(doing: str, unit: str) -> Bar:
     begun: dict[str, tuple[float, int]] = {}
     said = 0.0
 
@@ -55,8 +73,10 @@ def _lines(doing: str) -> Bar:
             return
         else:
             since, before = begun[name]
-            left = (now - since) / max(done - before, 1) * (total - done)
-            text = f"{name}: {done}" + (f" of {total}, about {duration(left)} left" if total else "")
+            each = (now - since) / max(done - before, 1)
+            rate = f", {1 / each:,.0f} {unit}/s" if unit and each else ""
+            left = f", about {duration(each * (total - done))} left" if total else ""
+            text = f"{name}: {done}" + (f" of {total}" if total else "") + rate + left
         said = now
         print(text, file=sys.stderr, flush=True)
 

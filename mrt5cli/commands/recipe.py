@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import places
+from mrt5cli import own_code, places
 from mrt5cli.commands.options import (
     AsJson,
     Code,
@@ -243,6 +243,7 @@ def schema(
     """
     from mrt5cli.recipe import words
 
+    own_code.take_in_packages()
     known = words.all_keys()
     chosen = [item for item in known if key is None or _is_of(item, key)]
     if not chosen:
@@ -323,7 +324,8 @@ def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:
-    from mrt5cli.recipe.loading import load, shown
+    from mrt5cli.places import shown
+    from mrt5cli.recipe.loading import load
 
     try:
         return Checked(shown(path), load(path, overrides))

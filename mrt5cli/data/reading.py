@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -64,7 +64,8 @@ def rows_of(
     """Rows of a file, in order.
 
     Args:
-        columns: that a table must have; whoever uses a row of JSON looks for them in it.
+        columns: that a table must have; whoever uses a row of JSON looks for them in it. Of
+            none, Parquet gives all it has.
         first: rows to pass over.
         header: CSV and TSV files must begin with the names of the columns. Where these may be missing, the
             first cells of a row are the columns in their order.
@@ -92,8 +93,10 @@ def rows_of(
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
-            lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-            cells = _csv_cells(lines, ",") if suffix == ".csv" else _tsv_cells(lines.read())
+            held = stream.read() if suffix == ".tsv" and file.remote else None  # fetched once
+            quoted = suffix == ".csv" or _quotes_cells(file, held)
+            lines = _as_lines(stream if held is None else io.BytesIO(held), "" if quoted else "\n")
+            cells = _csv_cells(lines, "," if suffix == ".csv" else "\t") if quoted else _plain_cells(lines)
             rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
             yield from islice(rows, first, None)
 
@@ -245,34 +248,57 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
         ) from error
 
 
-def _tsv_cells(text: str) -> Cells:
-    """Most writers of TSV quote nothing; those that do are known by what would make no sense else."""
-    lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
-    rows = ((number, line.split("\t")) for number, line in lines if line)
-    if '"' not in text:
-        return rows  # one at a time
-    plain = list(rows)
-    if _may_quote([cells for _, cells in plain]):
-        try:
-            quoted = list(_csv_cells(io.StringIO(text, newline=""), "\t"))
-            if len({len(cells) for _, cells in quoted}) == 1:
-                return quoted
-        except Damaged:
-            pass  # its quotes are text
-    return plain
+def _plain_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        text = line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
+        if text:
+            yield number, text.split("\t")
 
 
-def _may_quote(rows: Sequence[Sequence[str]]) -> bool:
+def _as_lines(stream: BinaryIO, end: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=end)
+
+
+def _quotes_cells(file: DataFile, held: bytes | None) -> bool:
+    """Whether a TSV file quotes cells. Most writers of TSV quote nothing; those that do are known by what
+    would make no sense else.
+
+    All lines are looked at, one at a time, before the first row.
+
+    Args:
+        held: its content, where it is not to be read from where it is again.
+    """
+
+    def look(question: Callable[[Iterable[str]], bool], end: str) -> bool:
+        with file.utf8() if held is None else io.BytesIO(held) as stream:
+            lines = _as_lines(stream, end)
+            return question(lines)
+
+    return look(_may_quote, "\n") and look(_are_quoted_rows, "")
+
+
+def _may_quote(lines: Iterable[str]) -> bool:
     """Whether lines make no rows of one width, or all cells that begin with a quote are written as CSV's.
 
     They are where such cells end with one, and one of them has doubled quotes, or all of the first row are.
     """
-    quoted = [cell for row in rows for cell in row if cell.startswith('"')]
-    if len({len(row) for row in rows}) > 1:
-        return bool(quoted)
-    if not quoted or not all(map(_QUOTED.fullmatch, quoted)):
-        return False
-    return any('""' in cell[1:-1] for cell in quoted) or all(cell.startswith('"') for cell in rows[0])
+    widths, begin, whole, doubled, first = set[int](), False, True, False, None
+    for _, row in _plain_cells(lines):
+        widths.add(len(row))
+        quoted = [cell for cell in row if cell.startswith('"')]
+        first = len(quoted) == len(row) if first is None else first
+        begin = begin or bool(quoted)
+        whole = whole and all(map(_QUOTED.fullmatch, quoted))
+        doubled = doubled or any('""' in cell[1:-1] for cell in quoted)
+    return begin and (len(widths) > 1 or (whole and (doubled or bool(first))))
+
+
+def _are_quoted_rows(lines: Iterable[str]) -> bool:
+    """Whether lines can be read with quotes, and make rows of one width."""
+    try:
+        return len({len(cells) for _, cells in _csv_cells(lines, "\t")}) == 1
+    except Damaged:
+        return False  # quotes are text
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------
@@ -287,7 +313,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
         own = file.schema_arrow.names
         there = _checked_names(name, own, columns)
         wanted = {*(holder(there, column.name) for column in columns), LANGUAGE_COLUMN}
-        read = [old for old, new in zip(own, there, strict=True) if new in wanted]
+        read = [old for old, new in zip(own, there, strict=True) if not columns or new in wanted]
         number = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

@@ -192,7 +192,7 @@ class Comparison:
         lines = []
         if (file := self.options.predictions) is not None:
             path = file if self.unfinished is None else file.with_name(f"unfinished-{file.name}")
-            predictions.write(path, self.results, self.measures)
+            predictions.write(path, [(one.label, one.outcomes) for one in self.results], self.measures)
             lines.append(f"saved {path}")
         for subject in {one.subject.source: one.subject for one in self.results}.values():
             if subject.run is None:

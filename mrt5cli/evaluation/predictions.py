@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Outcomes
@@ -13,9 +12,6 @@ from mrt5cli.metrics import scoring
 from mrt5cli.metrics.catalog import METRICS, generates
 from mrt5cli.tasks.base import Task
 from mrt5cli.writing import write_text
-
-if TYPE_CHECKING:
-    from mrt5cli.evaluation.compare import Result
 
 Row = dict[str, object]
 
@@ -33,20 +29,21 @@ def check(path: Path, task: Task) -> None:
     if not generates(task.measures):
         told = ", ".join(task.measures) or "the loss"
         raise UserError(
-            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the true "
-            "targets",
+            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the "
+            "true targets",
             "leave it out, or write outputs with `mrt5 generate`",
         )
 
 
-def write(path: Path, results: Sequence[Result], measures: Sequence[str]) -> None:
-    """Write each example of each result: its texts, its score by each measure, and what was deleted of it.
+def write(path: Path, results: Sequence[tuple[str, Mapping[str, Outcomes]]], measures: Sequence[str]) -> None:
+    """Write each example of each model: its texts, its score by each measure, and what was deleted of it.
 
     `deleted` is the share of the source's positions that are gone, 0 to 1, and `kept` the number that are
     left, EOS among them. A metric that is loaded has no score of an example.
 
     Args:
         path: of a format that its end says; see `check`.
+        results: what models are called, and the outcomes of each subset.
     """
     scored = [name for name in measures if name in METRICS]
     columns = ["subset", "input", "target", "references", "prediction", *scored, "deleted", "kept"]
@@ -54,9 +51,9 @@ def write(path: Path, results: Sequence[Result], measures: Sequence[str]) -> Non
         columns.insert(0, "model")
     rows = RowFormat(format_of(path.name), columns)
     text = [
-        rows.row({"model": result.label, "subset": subset, **row})
-        for result in results
-        for subset, outcomes in result.outcomes.items()
+        rows.row({"model": label, "subset": subset, **row})
+        for label, subsets in results
+        for subset, outcomes in subsets.items()
         for row in _rows(outcomes, scored)
     ]
     write_text(path, rows.head() + "".join(text))

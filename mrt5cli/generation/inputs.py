@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def _without_rows(section: TaskSection) -> TableTask:
 def choose_prompt(
     own: Prompt | None, *, template: str | None = None, column: str | None = None, raw: bool = False
 ) -> Prompt | None:
-    """The prompt for inputs: another template, or the run's own unless texts are to go `raw`; None of neither.
+    """The prompt for inputs: another template, or the run's own unless texts go `raw`; None of neither.
 
     Args:
         own: of the run's task.
@@ -170,12 +171,13 @@ def choose_prompt(
 
 
 class Source:
-    """A file of inputs, or stdin, read once.
+    """A file of inputs, or stdin, read once; a context manager, which closes it.
 
     Args:
         path: of the file; "-" is stdin. Its end says the format, and what it is packed in; whatever is no
             table is read line by line.
         prompt: what is put around texts; None for none.
+        text: the only input, in place of a file's.
         keep_rows: each input comes with its row.
 
     Attributes:
@@ -186,13 +188,17 @@ class Source:
         UserError: there is no such file, or the prompt does not fit its format.
     """
 
-    def __init__(self, path: str | Path, prompt: Prompt | None, *, keep_rows: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, prompt: Prompt | None, *, text: bytes | None = None, keep_rows: bool = False
+    ) -> None:
         self.name = "stdin" if str(path) == STDIN else str(path)
+        self.name, self._text = self.name if text is None else "--text", text
         self._file = DataFile(self.name, self._open)
         self._path, self._raw, self._keep_rows = Path(path), None, keep_rows
         self.read = 0
-        self._is_table = self.name != "stdin" and self._file.suffix in ROWS
-        if self.name != "stdin":
+        is_file = text is None and self.name != "stdin"
+        self._is_table = is_file and self._file.suffix in ROWS
+        if is_file:
             self._check_there()
         if self._is_table and prompt is None:
             raise UserError(
@@ -212,7 +218,14 @@ class Source:
                 f"give a table ({', '.join(ROWS)}), or say --prompt '{{line}}'",
             )
 
-    _raw: io.FileIO | None
+    _raw: BinaryIO | None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._raw is not None and self._raw is not sys.stdin.buffer:
+            self._raw.close()
 
     def _check_there(self) -> None:
         if self._path.is_dir():
@@ -221,10 +234,10 @@ class Source:
             raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
 
     def _open(self) -> BinaryIO:
-        opened = io.FileIO(0, closefd=False) if self.name == "stdin" else io.FileIO(self._path)
+        opened = sys.stdin.buffer if self.name == "stdin" else io.FileIO(self._path)
         if self._raw is None:  # else a second look at the file
             self._raw = opened
-        return opened  # type: ignore[return-value]
+        return opened
 
     @property
     def estimate(self) -> int | None:
@@ -242,6 +255,9 @@ class Source:
             yield one
 
     def _lines(self) -> Iterator[Input]:
+        if self._text is not None:
+            yield self._line(self.name, self._text)
+            return
         try:
             with self._file.utf8() as stream:
                 for number, line in enumerate(stream, start=1):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from mrt5cli.errors import UserError
@@ -18,13 +18,14 @@ from mrt5cli.json_files import read_object
 from mrt5cli.writing import write_json
 
 Format = Literal["lines", "jsonl", "csv", "tsv"]
+OUTPUT = "output"
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r"})
 
 
 def format_of(name: str) -> Format:
     """The format that the end of a file's name says; "lines" where it says none of the others."""
-    suffix = PurePath(name.lower()).suffix.replace(".ndjson", ".jsonl").removeprefix(".")
+    suffix = name.lower().rpartition(".")[2].replace("ndjson", "jsonl")
     return suffix if suffix in get_args(Format) else "lines"  # type: ignore[return-value]
 
 
@@ -32,8 +33,8 @@ def format_of(name: str) -> Format:
 class RowFormat:
     r"""Rows as text, a line each; in CSV and TSV a cell in quotes may have line breaks.
 
-    Of "lines" only the last column is written, a line break in it as the two characters \n, so that there is
-    one line a row.
+    Of "lines" only the column `output` is written, a line break in it as the two characters \n, so that there
+    is one line a row.
     """
 
     format: Format
@@ -44,15 +45,20 @@ class RowFormat:
         return self._cells(self.columns) if self.format in DELIMITERS else ""
 
     def row(self, row: Mapping[str, object]) -> str:
-        """A row, which has a value in each of the columns; None is an empty cell, or JSON's null."""
-        values = [row[column] for column in self.columns]
+        """A row; None is an empty cell, or JSON's null. JSON takes whatever columns a row has.
+
+        Raises:
+            UserError: a table has no such column.
+        """
+        if self.format == "jsonl":
+            return json.dumps(row, ensure_ascii=False, default=str) + "\n"
         if self.format == "lines":
-            return f"{values[-1]}".translate(_BREAKS) + "\n"
-        if self.format in DELIMITERS:
-            return self._cells(values)
-        return (
-            json.dumps(dict(zip(self.columns, values, strict=True)), ensure_ascii=False, default=str) + "\n"
-        )
+            return f"{row[OUTPUT]}".translate(_BREAKS) + "\n"
+        if others := [name for name in row if name not in self.columns]:
+            raise UserError(
+                f"a row has a column {others[0]!r}, and the first has none", "write rows that differ as jsonl"
+            )
+        return self._cells([row.get(column) for column in self.columns])
 
     def _cells(self, values: Sequence[object]) -> str:
         written = io.StringIO()
@@ -81,6 +87,7 @@ class Done:
         bad: inputs that were skipped, or whose output is empty.
         cut: inputs longer than the model reads.
         threshold: that a deletion rate was found to need, where one was asked for.
+        columns: of its rows; None before the first.
     """
 
     inputs: int = 0
@@ -90,6 +97,7 @@ class Done:
     bad: int = 0
     cut: int = 0
     threshold: float | None = None
+    columns: list[str] | None = None
 
 
 class Output:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
+from mrt5cli import own_code
 from mrt5cli.text import listed, number
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def register(metric: Metric, score: Callable[[str, Sequence[str]], float]) -> No
     from mrt5cli.metrics.scoring import OWN
 
     if metric.name in METRICS:
-        raise ValueError(f"there is a metric {metric.name!r} already")
+        whose = own_code.brought_by(getattr(OWN.get(metric.name), "__module__", ""))
+        raise ValueError(f"there is a metric {metric.name!r} already{whose}")
     METRICS[metric.name] = replace(metric, answers=True, scores="summed", chooses=metric.better is not None)
     OWN[metric.name] = score
 
@@ -210,6 +212,8 @@ def misfit(name: str) -> str | None:
         return None
     if name in METRICS:
         return f"{name} is measured in any case, and judges no task; name some of {listed(ours, len(ours))}"
+    if ("metric", name) in own_code.FAILED:
+        return own_code.FAILED["metric", name]
     if is_path(name):
         return None
     if not _HUB_NAME.fullmatch(name):
@@ -217,7 +221,7 @@ def misfit(name: str) -> str | None:
             f"{name!r} is neither a metric, which {listed(ours, len(ours))} are, nor a name or a path that "
             "`evaluate.load` could take"
         )
-    near = difflib.get_close_matches(name, ours, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75)
     return f"{name!r} is no metric; did you mean {near[0]}?" if near and name not in _NEAR_OURS else None
 
 

@@ -112,7 +112,7 @@ def _local(name: str) -> tuple[Path, str] | None:
     path = Path(name).expanduser()
     script = path / f"{path.resolve().name}.py" if path.is_dir() else path
     if script.is_file() and script.suffix == ".py":
-        return script, f"{script.name}, SHA-256 {hashlib.sha256(script.read_bytes()).hexdigest()}"
+        return script, f"{script.name}, SHA-256 {hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
     if not is_path(name):
         return None
     what = (
@@ -135,10 +135,10 @@ def _of_the_hub(name: str) -> tuple[Path, str]:
             files = [one.rfilename for one in info.siblings or () if re.fullmatch(r"\w+\.py", one.rfilename)]
             if script not in files:
                 raise UserError(f"{repository.name} has no {script}", "look for a slip in the name")
+            path = repository.fetch(script)
             for file in files:
-                if file != "app.py":  # the page that shows it
-                    repository.fetch(file, info.sha)
-            path = repository.fetch(script, info.sha)
+                if file not in (script, "app.py"):  # that is the page that shows it
+                    repository.fetch(file, path.parent.name)
     except UserError as error:
         raise type(error)(
             f"the metric {name!r} is not the toolkit's, and {error.message}", error.hint

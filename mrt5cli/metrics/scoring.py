@@ -37,6 +37,8 @@ GRADED: dict[str, Callable[..., float]] = {"exact_match": exact_match, "f1": f1}
 OWN: dict[str, Callable[[str, Sequence[str]], float]] = {}
 """What scores an answer, given the texts accepted for it, by a metric of the user's own."""
 SUMMED = ("cer", "wer", "chrf", "bleu")
+AT_ONCE = 4_000_000
+"""Draws held in memory at a time."""
 RESAMPLES = 1000
 """Samples of a bootstrap behind an interval."""
 
@@ -98,7 +100,9 @@ def value(name: str, sums: Sequence[float] | Statistics) -> float | None:
 
 
 def interval(name: str, groups: Sequence[Statistics]) -> tuple[float, float] | None:
-    """A 95 % interval of a summed metric by bootstrap over examples; None where some samples have no number.
+    """A 95 % interval of a summed metric by bootstrap over examples.
+
+    None where some samples have no number, and where all have the same, which is no certainty.
 
     Args:
         groups: (n, k) statistics of each subset, resampled within it; the number of all is the mean over
@@ -106,7 +110,7 @@ def interval(name: str, groups: Sequence[Statistics]) -> tuple[float, float] | N
     """
     values = resampled(name, groups, np.random.default_rng(0))
     low, high = np.quantile(values, (0.025, 0.975))
-    return None if math.isnan(low + high) else (float(low), float(high))
+    return (float(low), float(high)) if low < high else None
 
 
 def resampled(
@@ -120,19 +124,19 @@ def resampled(
     examples = sum(len(group) for group in groups)
     found = np.zeros(resamples)
     for group in groups:
-        size = len(group)
-        shares = np.full(size, 1 / size)
-        for sample in range(resamples):
-            sums = np.tensordot(generator.multinomial(size, shares), group, 1)
-            found[sample] += size / examples * _finite(name, sums)
+        size, step = len(group), max(1, AT_ONCE // len(group))
+        for start in range(0, resamples, step):
+            some = slice(start, min(start + step, resamples))
+            drawn = generator.multinomial(size, np.full(size, 1 / size), some.stop - start)
+            found[some] += size / examples * _numbers(name, np.tensordot(drawn, group, 1))
     return found
 
 
-def _finite(name: str, sums: Statistics) -> float:
-    if sums.ndim == 2:
-        return _finite(name, sums[0]) - _finite(name, sums[1])
-    found = value(name, sums)
-    return math.nan if found is None else found
+def _numbers(name: str, sums: Statistics) -> NDArray[np.float64]:
+    """(r,) numbers of sums (r, k), or (r, 2, k) as the difference of two; NaN where there is none."""
+    if sums.ndim == 3:
+        return _numbers(name, sums[:, 0]) - _numbers(name, sums[:, 1])
+    return np.array([value(name, each) for each in sums], dtype=float)
 
 
 def alone(name: str, found: NDArray[np.float64]) -> list[float | None]:
@@ -185,9 +189,9 @@ def _of_sacrebleu(name: str, answers: Sequence[str], accepted: Accepted) -> Stat
 
 
 def signature(name: str) -> str | None:
-    """How sacrebleu counts a metric, in its own notation; None for one that it does not count."""
+    """How sacrebleu counts a metric, in its notation; None for one that it does not count."""
     if name not in ("chrf", "bleu"):
         return None
     metric = _sacre(name)
     metric.num_refs = -1  # "var": as many as an example has
-    return str(metric.get_signature())
+    return f"sacrebleu, {metric.get_signature()}"

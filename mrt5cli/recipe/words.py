@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mrt5cli.own_code import why_missing
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.section import Misfit, when_kinds_are_added
 from mrt5cli.recipe.strict_yaml import Keys, inline
@@ -170,8 +171,9 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     elif item["type"] == "union_tag_not_found":
         yield (*place.path, "kind"), f"missing; expected {kinds}"
     elif item["type"] == "union_tag_invalid":
-        own = "; one of your own comes with --code FILE" if place.path[-1] in OWN_KINDS else ""
-        yield (*place.path, "kind"), f"no such kind: {item['ctx']['tag']!r}; expected {kinds}{own}"
+        kind, last = str(item["ctx"]["tag"]), str(place.path[-1])
+        own = f"; {why_missing(last, kind)}" if last in OWN_KINDS else ""
+        yield (*place.path, "kind"), f"no such kind: {kind!r}; expected {kinds}{own}"
     elif item["type"] == "value_error":
         yield place.path, str(cause)
     elif item["type"].startswith(("too_", "string_")) and item["type"] != "string_type":

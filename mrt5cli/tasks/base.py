@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mrt5cli import own_code
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
@@ -254,7 +255,8 @@ def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_T
         own = not task.__module__.startswith("mrt5cli.tasks.")
         for kind in kinds:
             if kind in _TASKS or (own and kind in sections.kinds()):
-                raise ValueError(f"there is a task {kind!r} already")
+                whose = own_code.brought_by(_TASKS[kind].__module__) if kind in _TASKS else ""
+                raise ValueError(f"there is a task {kind!r} already{whose}")
             _TASKS[kind] = task
             if own:
                 sections.register(kind, section)

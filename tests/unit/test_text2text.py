@@ -279,7 +279,7 @@ def test_another_share_of_one_split_leaves_the_other(tmp_path: Path) -> None:
 
 def test_rows_with_one_input_stay_together(tmp_path: Path) -> None:
     rows = [{"noisy": row["noisy"], "clean": clean} for row in MANY[:300] for clean in ("a", "b", "a")]
-    made = task(write(tmp_path / "a.tsv", rows), split={"validation": 0.3, "test": 0.3})
+    made = task(write(tmp_path / "a.tsv", rows), target="{clean}!", split={"validation": 0.3, "test": 0.3})
     found = [{source for source, _ in pairs(made, split)} for split in ("train", "validation", "test")]
     assert sum(map(len, found)) == 300 == len(set.union(*found))
     assert sum(len(pairs(made, split)) for split in ("train", "validation", "test")) == 900
@@ -348,9 +348,10 @@ def test_a_file_beside_training_files_is_left_out_and_said(tmp_path: Path) -> No
         (["a.csv", "b.tsv"], "they may be the same rows over again: keep those of one format"),
         (["train.csv", "train.jsonl"], "they may be the same rows over again: keep those of one format"),
         (["a.tsv", "a.tsv.gz"], "keep one of them"),
+        (["a1.tsv", "a1.tsv.gz"], "keep one of them"),
         (["train-a.tsv", "train-b.tsv"], "keep one of them"),
     ],
-    ids=["formats", "formats-of-a-split", "packed-and-not", "two-of-a-split"],
+    ids=["formats", "formats-of-a-split", "packed-and-not", "packed-and-not-numbered", "two-of-a-split"],
 )
 def test_files_that_may_be_the_same_rows(tmp_path: Path, files: list[str], hint: str) -> None:
     for name in files:
@@ -540,6 +541,13 @@ def test_a_dataset_of_the_hub(hub: HubServer) -> None:
     assert made.describe().startswith(
         "text2text, someone/words from the Hub, 50 training and 10 validation rows"
     )
+
+
+def test_a_split_that_is_named_is_no_other_one(hub: HubServer) -> None:
+    publish(hub, {"train": MANY[:500], "dev": MANY[:10]})
+    made = from_hub(splits={"test": "dev"})
+    assert len(pairs(made, "test")) == 10
+    assert set(pairs(made, "validation")).isdisjoint(pairs(made, "train")), "held out of the training rows"
 
 
 def test_a_dataset_with_one_split(hub: HubServer) -> None:

@@ -1,0 +1,269 @@
+"""`mrt5 generate`: what a model writes for a file of inputs, or for whatever stdin brings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mrt5cli import bounds, places
+from mrt5cli.commands import options
+from mrt5cli.commands.options import amount, argument, option
+from mrt5cli.commands.progress import bars
+from mrt5cli.errors import UserError
+from mrt5cli.text import counted, say_on_stderr
+
+if TYPE_CHECKING:
+    from mrt5cli.generation.inputs import Source
+    from mrt5cli.generation.outputs import Output
+
+TERMINATED = 143
+
+Model = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "MODEL")]
+File = Annotated[
+    str,
+    argument(
+        "Inputs: a table (.jsonl, .json, .csv, .tsv, .parquet), or lines; also packed. - is stdin, of lines.",
+        "FILE",
+    ),
+]
+Text = Annotated[str | None, option("Write for this text.", metavar="TEXT")]
+Column = Annotated[
+    str | None, option("The column of a table that holds the input; a.b is b within a.", metavar="NAME")
+]
+Prompt = Annotated[
+    str | None,
+    option(
+        "The text to give to the model, with columns in braces: 'Correct: {noisy}'. Of lines, {line} is the "
+        "line. Default: the prompt of the run's task, whose one column a line stands for.",
+        metavar="TEMPLATE",
+    ),
+]
+Raw = Annotated[bool, option("Give texts as they are, without the run's prompt.", "--raw")]
+Out = Annotated[Path | None, typer.Option(parser=places.new_file, help="Write to this file, not to stdout.")]
+Format = Annotated[
+    Literal["lines", "jsonl", "csv", "tsv"] | None,
+    option(
+        "Outputs alone, a line each, a line break in one as \\n; or rows of index, input, output, score, "
+        "deleted, kept and truncated. Default: by the end of --out's name, or lines."
+    ),
+]
+AddColumn = Annotated[
+    str | None,
+    option("Write the table of inputs with the outputs in a column of this name.", metavar="NAME"),
+]
+Resume = Annotated[bool, option("Go on with an unfinished --out.", "--resume")]
+OnError = Annotated[
+    Literal["error", "skip", "empty"],
+    option("An input that is not UTF-8, lacks its column or has no text: stop, skip it, or write nothing."),
+]
+NumBeams = Annotated[int, amount("Search with so many beams; 1 takes the likeliest byte each time.", 1024)]
+MaxNewTokens = Annotated[
+    int | None, amount("Bytes of an output at most. Default: the task's, or 256.", bounds.LENGTH)
+]
+Sample = Annotated[bool, option("Draw outputs.", "--sample")]
+Temperature = Annotated[float, amount("Above 1 draws wilder, below 1 tamer.", bounds.COEFFICIENT, 1e-6)]
+TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
+NumReturn = Annotated[int, amount("Outputs an input: the best beams, or so many draws.", 1024)]
+Seed = Annotated[int, amount("Of draws: an input's depend on it and on the input's number.", bounds.SEED, 0)]
+Hard = Annotated[
+    bool | None,
+    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one. Default: the model's own threshold.",
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
+    ),
+]
+Rate = Annotated[
+    float | None,
+    option("Delete this share, by a threshold found on the first 2,048 inputs.", metavar="RATE"),
+]
+BatchTokens = Annotated[
+    int | None,
+    amount(
+        "Places for bytes in a batch: rows x beams x (longest input + --max-new-tokens). Default: 16,384, on "
+        "a GPU 262,144.",
+        bounds.LENGTH * 1024,
+    ),
+]
+Devices = Annotated[
+    str, option("cpu, cuda, cuda:1, auto; all, or several with commas, for a process on each.")
+]
+Bytes = Annotated[
+    bool, option(r"Write bytes that are not UTF-8 as \xff and a backslash as two; else as U+FFFD.", "--bytes")
+]
+ValidUtf8 = Annotated[bool, option("Permit only bytes that continue UTF-8.", "--valid-utf8")]
+
+
+def generate(
+    model: Model,
+    file: File = "-",
+    text: Text = None,
+    column: Column = None,
+    prompt: Prompt = None,
+    raw: Raw = False,
+    out: Out = None,
+    format: Format = None,
+    add_column: AddColumn = None,
+    resume: Resume = False,
+    on_error: OnError = "error",
+    max_new_tokens: MaxNewTokens = None,
+    num_beams: NumBeams = 1,
+    sample: Sample = False,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    num_return: NumReturn = 1,
+    seed: Seed = 0,
+    valid_utf8: ValidUtf8 = False,
+    bytes: Bytes = False,
+    hard: Hard = None,
+    threshold: Threshold = None,
+    deletion_rate: Rate = None,
+    batch_tokens: BatchTokens = None,
+    precision: options.Precision = "fp32",
+    device: Devices = "auto",
+    revision: options.Revision = None,
+    no_pickle: options.NoPickle = False,
+    code: options.Code = None,
+) -> None:
+    """Write a model's output for each input, in their order, however many there are.
+
+    An output does not depend on the other inputs. With --out, what is done is kept when the command is
+    stopped, and --resume goes on.
+
+    Examples:
+
+      echo "tset" | mrt5 generate runs/mrt5-seed1
+
+      mrt5 generate runs/mrt5-seed1 lines.txt --out outputs.txt
+
+      mrt5 generate runs/mrt5-seed1 noisy.tsv --column noisy --out outputs.jsonl --num-beams 4
+
+      mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column corrected --resume
+
+      mrt5 generate runs/mrt5-seed1 --text "tset" --sample --temperature 0.8 --num-return 5
+    """
+    from mrt5cli.generation.generate import Job, Settings
+    from mrt5cli.generation.inputs import Source
+    from mrt5cli.generation.outputs import opened
+    from mrt5cli.generation.table import Table, settings_of, write
+    from mrt5cli.generation.writing import WINDOW
+    from mrt5cli.subject import find_subjects
+
+    if text is not None and file != "-":
+        raise UserError("--text is the input, and FILE has others", "leave one of them out")
+    if resume and out is None:
+        raise UserError("--resume goes on with a file", "name it with --out")
+    if add_column is not None and num_return > 1:
+        raise UserError("--add-column has room for one output a row", "leave --num-return out")
+    table = Table.of(format, out, file, add_column, bytes)
+    settings = Settings(
+        prompt=prompt,
+        column=column,
+        raw=raw,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        sample=sample,
+        temperature=temperature,
+        top_p=top_p,
+        num_return=num_return,
+        seed=seed,
+        valid_utf8=valid_utf8,
+        escapes=bytes,
+        hard_delete=hard,
+        threshold=threshold,
+        deletion_rate=deletion_rate,
+        batch_tokens=batch_tokens,
+        scores=table.scores,
+        precision=precision,
+        device=device,
+    )
+    (subject,) = find_subjects([model], revision, allow_pickle=not no_pickle)
+    job = Job.of(subject, settings)
+    inputs = Source(
+        file,
+        job.prompt,
+        text=None if text is None else os.fsencode(text),
+        keep_rows=add_column is not None,
+    )
+    at_terminal = file == "-" and text is None and sys.stdin.isatty()
+    if at_terminal:
+        say_on_stderr("a line at a time from the terminal; Ctrl-D ends")
+    recorded = {} if out is None else settings_of(job, table, on_error)
+    with ExitStack() as stack:
+        stack.enter_context(_stopped_by_sigterm())
+        stack.enter_context(inputs)
+        output = stack.enter_context(opened(out, recorded, resume=resume))
+        stack.enter_context(_told(output, out, inputs, job.options.input_length))
+        pens = stack.enter_context(job.pens())
+        before = output.done.inputs
+        bar = stack.enter_context(bars("generating", "inputs")) if not at_terminal else None
+
+        def progress(done: int) -> None:
+            if bar is not None:
+                bar(inputs.name, before + done, inputs.estimate or 0)
+
+        write(
+            job,
+            pens,
+            inputs,
+            output,
+            table,
+            on_error=on_error,
+            window=1 if at_terminal else WINDOW,
+            progress=progress,
+        )
+        output.finish()
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program as an exception does, so that what is open is closed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread, which takes signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _told(output: Output, out: Path | None, inputs: Source, length: int) -> Iterator[None]:
+    """Say on stderr what was done, and where it was not all, how to go on."""
+    before, begun = output.done.inputs, time.monotonic()
+    try:
+        yield
+    except BaseException:
+        if out is not None and out.is_file():
+            so_far = counted(output.done.inputs, "input")
+            say_on_stderr(f"{so_far} done in {out}; the same command with --resume goes on")
+        raise
+    done, seconds = output.done, time.monotonic() - begun
+    rate = f" ({(done.inputs - before) / seconds:,.1f} a second)" if seconds >= 1 else ""
+    if inputs.name != "--text":
+        say_on_stderr(f"{counted(done.inputs, 'input')}, {counted(done.outputs, 'output')}{rate}")
+    if done.bad:
+        say_on_stderr(f"{counted(done.bad, 'input')} could not be used")
+    if done.cut:
+        say_on_stderr(f"{counted(done.cut, 'input')} cut to {length:,} byte tokens")
+    if done.threshold is not None:
+        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted")

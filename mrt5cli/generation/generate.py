@@ -1,0 +1,407 @@
+"""Outputs for any number of inputs, in their order: `from mrt5cli import generate`, and its command's work.
+
+    inputs -> windows -> batches of like length -> outputs in the inputs' order
+
+A window of inputs is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from mrt5cli import own_code, runtime
+from mrt5cli.errors import UserError
+from mrt5cli.generation.calibration import Calibration
+from mrt5cli.generation.decoding import Decoding
+from mrt5cli.generation.inputs import BARE, Input, Prompt, TaskOfRun, choose_prompt
+from mrt5cli.generation.workers import Workers
+from mrt5cli.generation.writing import (
+    BATCH_TOKENS,
+    INPUT_LENGTH,
+    OUTPUT_LENGTH,
+    WINDOW,
+    Options,
+    Pen,
+    Progress,
+    Text,
+    Written,
+)
+from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, read_config
+from mrt5cli.subject import Subject, find_subject, load_model
+
+OnError = Literal["error", "skip", "empty"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """An output.
+
+    Attributes:
+        index: of its input, from 0.
+        input: what the model was given, its prompt included, as text; a byte that is no UTF-8 is replaced.
+        output: as text; a byte that is no UTF-8 is replaced, or an escape: see `as_text`.
+        score: log-probability of the output in nats, see `Written`.
+        deleted: share of the input's positions that the model deleted, 0 to 1, EOS among them.
+        kept: positions that are left.
+        truncated: the input was longer than the model reads, and was cut.
+        bytes: of the output.
+    """
+
+    index: int
+    input: str
+    output: str
+    score: float | None
+    deleted: float
+    kept: int
+    truncated: bool
+    bytes: bytes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for. None is what the run's recipe says, or a default.
+
+    Attributes:
+        prompt: a template with one column in braces for each input, or with those of a table. Default: that
+            of the run's task.
+        column: whose texts stand in the prompt's one place.
+        raw: no prompt.
+        input_length: byte tokens of an input at most, EOS included. Default: the task's, or 1,024.
+        max_new_tokens: byte tokens of an output at most, EOS included. Default: the task's, or 256.
+        num_beams, length_penalty, sample, temperature, top_p, num_return, seed, valid_utf8: see `Decoding`.
+        escapes: see `as_text`.
+        hard_delete: delete for real, or gate softly. Default: as the recipe evaluates, or for real.
+        threshold: gate value up to which a byte is deleted. Default: the model's own.
+        deletion_rate: share of positions to delete, by a threshold found on the first window of inputs.
+        batch_tokens: see `Options`. Default: by the kind of device.
+        scores: also find the probability of each output, for another pass of the decoder.
+        precision: of weights and products.
+        device: as `runtime.devices` takes it; several share the work.
+
+    Raises:
+        UserError: settings contradict each other.
+    """
+
+    prompt: str | None = None
+    column: str | None = None
+    raw: bool = False
+    input_length: int | None = None
+    max_new_tokens: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    num_return: int = 1
+    seed: int = 0
+    valid_utf8: bool = False
+    escapes: bool = False
+    hard_delete: bool | None = None
+    threshold: float | None = None
+    deletion_rate: float | None = None
+    batch_tokens: int | None = None
+    scores: bool = True
+    precision: runtime.Precision = "fp32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        drawn = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
+        for name in (name for name, given in drawn.items() if given and not self.sample):
+            raise UserError(f"{name} is of drawing, and outputs are not drawn", "add --sample")
+        if self.sample and self.num_beams > 1:
+            raise UserError(
+                "--sample draws outputs and --num-beams searches for the likeliest: one excludes the other",
+                "for several draws: --sample --num-return 4",
+            )
+        if self.num_return > 1 and not self.sample and self.num_return > self.num_beams:
+            raise UserError(
+                f"--num-return {self.num_return}: {self.num_beams} beam{'s' * (self.num_beams > 1)} cannot "
+                f"give {self.num_return} outputs",
+                f"add --num-beams {self.num_return}, or --sample",
+            )
+        if self.deletion_rate is not None and not 0 < self.deletion_rate < 1:
+            raise UserError(
+                f"--deletion-rate {self.deletion_rate:g}: a rate is a share of positions, above 0, below 1",
+                "for example --deletion-rate 0.5",
+            )
+        moved = {"--threshold": self.threshold, "--deletion-rate": self.deletion_rate}
+        if None not in moved.values():
+            raise UserError(
+                "--deletion-rate finds a threshold, and --threshold says one", "leave one of them out"
+            )
+        for name in (
+            name for name, value in moved.items() if value is not None and self.hard_delete is False
+        ):
+            raise UserError(f"{name} is of hard deletion; soft gates have none", "leave out --soft")
+
+    def options(
+        self, task: TaskOfRun, config: MrT5Config, hard_delete: bool, device: torch.device
+    ) -> Options:
+        """What decides outputs, for a model of this configuration."""
+        longest = config.max_position_embeddings if config.has_absolute_position_embeddings else None
+        decoding = Decoding(
+            self.max_new_tokens or _least(task.output_length or OUTPUT_LENGTH, longest),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    *("num_beams", "length_penalty", "sample", "temperature", "top_p"),
+                    *("num_return", "seed", "valid_utf8"),
+                )
+            },
+        )
+        return Options(
+            decoding,
+            input_length=self.input_length or _least(task.input_length or INPUT_LENGTH, longest),
+            hard_delete=hard_delete if self.hard_delete is None else self.hard_delete,
+            threshold=self.threshold,
+            batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type],
+            scores=self.scores,
+        )
+
+
+def _least(length: int, longest: int | None) -> int:
+    return length if longest is None else min(length, longest)
+
+
+def as_text(raw: bytes, *, escapes: bool = False) -> str:
+    r"""Bytes as text; what is no UTF-8 is replaced by U+FFFD.
+
+    Args:
+        escapes: it is written as \xff instead, and a backslash as two, so that the bytes can be had back.
+    """
+    if not escapes:
+        return raw.decode("utf-8", "replace")
+    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+# --- a model at work ----------------------------------------------------------------------------------------
+
+
+class Pens(Protocol):
+    """A `Pen`, or `Workers` with one each."""
+
+    def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration: ...
+    def move_threshold(self, threshold: float) -> None: ...
+    def write_all(
+        self, windows: Iterable[Sequence[Text]], progress: Progress = ...
+    ) -> Iterator[list[list[Written]]]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, and all that decides what it writes.
+
+    Attributes:
+        model: loaded, or where it is.
+        prompt: around inputs; None for none.
+    """
+
+    model: Subject | MrT5ForConditionalGeneration
+    settings: Settings
+    options: Options
+    prompt: Prompt | None
+    devices: Sequence[torch.device]
+
+    @classmethod
+    def of(cls, model: Subject | MrT5ForConditionalGeneration, settings: Settings) -> Job:
+        """What a model and settings come to.
+
+        Raises:
+            UserError: they do not fit together.
+        """
+        recipe = model.recipe if isinstance(model, Subject) else None
+        task = TaskOfRun.of(recipe)
+        hard_delete = True if recipe is None else recipe.evaluation.hard_delete
+        if isinstance(model, Subject):
+            config, devices = read_config(model.source), runtime.devices(settings.device)
+        else:
+            config, devices = model.config, [next(model.parameters()).device]
+        options = settings.options(task, config, hard_delete, devices[0])
+        if settings.deletion_rate is not None and not options.hard_delete:
+            raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
+        prompt = choose_prompt(
+            task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
+        )
+        return cls(model, settings, options, prompt, devices)
+
+    @contextmanager
+    def pens(self) -> Iterator[Pens]:
+        """What writes, on one device or on several.
+
+        Raises:
+            UserError: the model cannot be loaded, or cannot do as it is asked.
+        """
+        if not isinstance(self.model, Subject):
+            yield Pen(self.model, self.options)
+            return
+        make = partial(_pen, self.model.source, self.model.name, self.options, self.settings.precision)
+        if len(self.devices) == 1:
+            yield make([], str(self.devices[0]))
+            return
+        with Workers(partial(make, own_code.files()), [str(device) for device in self.devices]) as workers:
+            yield workers
+
+
+def _pen(
+    source: str, name: str, options: Options, precision: runtime.Precision, code: Sequence[Path], device: str
+) -> Pen:
+    """A pen with the model in a folder, in this process or in one of its own."""
+    for file in code:
+        own_code.import_file(file)
+    subject = Subject(name, source, None, None)
+    return Pen(load_model(subject, torch.device(device), precision), options, name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an input: outputs, of which a bad one has none."""
+
+    index: int
+    input: Input
+    written: Sequence[Written]
+
+
+Window = list[tuple[int, Input]]
+
+
+def windows(
+    inputs: Iterable[Input], on_error: OnError, *, first: int = 0, size: int = WINDOW
+) -> Iterator[Window]:
+    """Inputs by so many, numbered from `first` on; those before a bad one come before its error.
+
+    Raises:
+        UserError: an input is bad, and nobody said what to do then; or they cannot be read on.
+    """
+    held: Window = []
+    try:
+        for index, one in enumerate(inputs, first):
+            if one.problem is not None and on_error == "error":
+                raise one.problem
+            held.append((index, one))
+            if len(held) == size:
+                yield held
+                held = []
+    except UserError:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
+
+
+def _texts(window: Window) -> list[Text]:
+    return [Text(index, one.text) for index, one in window if one.problem is None]
+
+
+def calibrated(pens: Pens, found: Iterator[Window], rate: float) -> tuple[Calibration, Iterator[Window]]:
+    """The threshold that deletes a share of the first window that has a text, set; and all windows.
+
+    Raises:
+        UserError: there is no text, or the model has no learned gate.
+    """
+    before: list[Window] = []
+    for window in found:
+        before.append(window)
+        if _texts(window):
+            break
+    calibration = pens.threshold_for(rate, _texts(before[-1]) if before else [])
+    pens.move_threshold(calibration.threshold)
+    return calibration, chain(before, found)
+
+
+def results(
+    pens: Pens, found: Iterable[Window], progress: Progress = lambda done: None
+) -> Iterator[list[Result]]:
+    """What became of the inputs of each window, in their order."""
+    held: deque[Window] = deque()
+
+    def texts() -> Iterator[list[Text]]:
+        for window in found:
+            held.append(window)
+            yield _texts(window)
+
+    for written in pens.write_all(texts(), progress):
+        outputs = iter(written)
+        yield [
+            Result(index, one, next(outputs) if one.problem is None else ()) for index, one in held.popleft()
+        ]
+
+
+# --- in Python ----------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: str | Path | MrT5ForConditionalGeneration,
+    inputs: Iterable[str | bytes],
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = True,
+    **settings: Any,
+) -> Iterator[Generated]:
+    """What a model writes for each input, in their order, `num_return` outputs each.
+
+    Inputs are read a window at a time, of which texts of like length share a batch; no output depends on
+    its neighbours. (Random deletion is drawn for a batch, and is the same for the same inputs.)
+
+    Args:
+        model: a run directory, a checkpoint directory, a Hub id, or a model from `mrt5cli.models.load`, which
+            stays on its device and in its precision.
+        inputs: texts, or bytes of any encoding. A run's prompt, if it has one column, is put around each.
+        revision, allow_pickle: of a Hub model, see `mrt5cli.models.load`.
+        **settings: any of `Settings`, such as `num_beams=4` or `device="cuda:0,cuda:1"`.
+
+    Raises:
+        UserError: no such model, or settings that it does not fit, or that contradict each other.
+        TypeError: an input is neither text nor bytes; or there is no such setting.
+    """
+    found = model
+    if not isinstance(found, MrT5ForConditionalGeneration):
+        found = find_subject(str(found), revision=revision, allow_pickle=allow_pickle)  # type: ignore[assignment]
+    job = Job.of(found, Settings(**settings))  # type: ignore[arg-type]
+    prompt = job.prompt or Prompt.of(BARE)
+    if prompt.lone is None:
+        names = ", ".join(column.name for column in prompt.columns)
+        raise UserError(
+            f"inputs are one text each, and the run's prompt has several columns: {names}",
+            "make the texts whole, and say raw=True",
+        )
+    with ExitStack() as stack:
+        pens = stack.enter_context(job.pens())
+        return _generated(pens, (_input(prompt, one) for one in inputs), job.settings, stack.pop_all())
+
+
+def _input(prompt: Prompt, text: str | bytes) -> Input:
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"an input is a str or bytes, and this is {type(text).__name__}")
+    assert prompt.lone is not None
+    raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    return Input("", prompt.around({prompt.lone: raw}))
+
+
+def _generated(
+    pens: Pens, inputs: Iterable[Input], settings: Settings, last: ExitStack
+) -> Iterator[Generated]:
+    with last:
+        found = windows(inputs, "error")
+        if settings.deletion_rate is not None:
+            _, found = calibrated(pens, found, settings.deletion_rate)
+        for window in results(pens, found):
+            for result in window:
+                yield from outputs_of(result, settings.escapes)
+
+
+def outputs_of(result: Result, escapes: bool = False) -> Iterator[Generated]:
+    """The outputs of one input."""
+    text = as_text(result.input.text)
+    for one in result.written:
+        output = as_text(one.raw, escapes=escapes)
+        yield Generated(result.index, text, output, one.score, one.deleted, one.kept, one.truncated, one.raw)

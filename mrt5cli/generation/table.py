@@ -1,0 +1,178 @@
+"""Outputs as the rows that are asked for, written window by window, and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from mrt5cli.data.formats import PARQUET, TABLES, UNPACKED_BY, suffix_of
+from mrt5cli.errors import UserError
+from mrt5cli.generation.generate import Job, OnError, Pens, Result, calibrated, outputs_of, results, windows
+from mrt5cli.generation.inputs import Input
+from mrt5cli.generation.outputs import Format, Output, RowFormat, format_of
+from mrt5cli.generation.writing import WINDOW
+from mrt5cli.subject import Subject
+
+COLUMNS = ("index", "input", "output", "score", "deleted", "kept", "truncated")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is written of each output.
+
+    Attributes:
+        format: "lines" have the outputs alone.
+        added: the column that outputs get in the table of inputs; None writes a table of its own.
+        escapes: see `as_text`.
+    """
+
+    format: Format = "lines"
+    added: str | None = None
+    escapes: bool = False
+
+    @classmethod
+    def of(
+        cls, format: Format | None, out: Path | None, file: str, added: str | None, escapes: bool
+    ) -> Table:
+        """What options say, the end of --out's name, or that of the table to which a column is added.
+
+        Raises:
+            UserError: they say nothing that can be written.
+        """
+        name = "" if out is None else out.name.lower()
+        if name.endswith((*UNPACKED_BY, *PARQUET)) and format is None:
+            raise UserError(
+                f"--out {out}: outputs are written as lines, .jsonl, .csv or .tsv, and are not packed",
+                "choose one of these; whatever the name, --format says how it is written",
+            )
+        found: Format = format or format_of(name)
+        if added is not None and found == "lines" and format is None:
+            found = format_of(suffix_of(file)) if suffix_of(file) in TABLES else "jsonl"
+        if added is not None and found == "lines":
+            raise UserError(
+                "--add-column is of a table, and --format lines is none", "choose jsonl, csv or tsv"
+            )
+        return cls(found, added, escapes)
+
+    @property
+    def scores(self) -> bool:
+        """Whether the probability of outputs is wanted."""
+        return self.format != "lines" and self.added is None
+
+    def rows(self, result: Result, several: int) -> Iterator[dict[str, Any]]:
+        """The rows of an input; of a bad one, `several` that are empty."""
+        outputs = [asdict(one) for one in outputs_of(result, self.escapes)]
+        outputs = outputs or [{**dict.fromkeys(COLUMNS), "index": result.index, "output": ""}] * several
+        for one in outputs:
+            if self.added is None:
+                yield {name: one[name] for name in COLUMNS}
+                continue
+            if self.added in (row := result.input.row or {}):
+                raise UserError(
+                    f"{result.input.where}: there is a column {self.added!r} already", "choose another name"
+                )
+            yield {**row, self.added: one["output"]}
+
+
+def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:
+    """All that decides what is written but the inputs, by which an unfinished file is known again."""
+    assert isinstance(job.model, Subject)
+    options = asdict(job.options)
+    del options["batch_tokens"]  # decides how long it takes
+    prompt = None if job.prompt is None else [list(piece) for piece in job.prompt.template.pieces]
+    return {
+        **options.pop("decoding"),
+        **options,
+        "weights": _digest_of_weights(Path(job.model.source)),
+        "precision": job.settings.precision,
+        "deletion_rate": job.settings.deletion_rate,
+        "prompt": prompt,
+        "on_error": on_error,
+        "window": WINDOW,
+        **asdict(table),
+    }
+
+
+def _digest_of_weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(chain(folder.glob("*.safetensors"), folder.glob("*.bin"))):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def write(
+    job: Job,
+    pens: Pens,
+    inputs: Iterable[Input],
+    output: Output,
+    table: Table,
+    *,
+    on_error: OnError = "error",
+    window: int = WINDOW,
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Write the outputs of all inputs, from where the output is on; `output.done` says how far it came.
+
+    Args:
+        window: inputs that are held together.
+        progress: called with the number of inputs done now.
+
+    Raises:
+        UserError: an input is bad, see `windows`; or those that were done before are others now.
+    """
+    done, several = output.done, job.settings.num_return
+    seen = hashlib.blake2b(digest_size=16)
+    stream = iter(inputs)
+    for one in islice(stream, done.inputs):
+        _add(seen, one)
+    if done.inputs and seen.hexdigest() != done.digest:
+        raise UserError(
+            f"--resume: the first {done.inputs:,} inputs are not those that the file was begun with",
+            "give the same inputs, or leave --resume out",
+        )
+    found = windows(stream, on_error, first=done.inputs, size=window)
+    if done.threshold is not None:
+        pens.move_threshold(done.threshold)
+    elif job.settings.deletion_rate is not None:
+        calibration, found = calibrated(pens, found, job.settings.deletion_rate)
+        done.threshold = calibration.threshold
+    for part in results(pens, found, progress):
+        rows = [
+            row
+            for result in part
+            if result.written or on_error == "empty"
+            for row in table.rows(result, several)
+        ]
+        if done.columns is None and rows:
+            done.columns = list(rows[0])
+            head = RowFormat(table.format, done.columns).head()
+        else:
+            head = ""
+        form = RowFormat(table.format, done.columns or [])
+        for result in part:
+            _add(seen, result.input)
+            done.inputs += 1
+            done.bad += result.input.problem is not None
+            done.cut += any(one.truncated for one in result.written)
+        done.outputs += len(rows)
+        done.digest = seen.hexdigest()
+        output.write(head + "".join(map(form.row, rows)))
+
+
+def _add(digest: hashlib.blake2b, one: Input) -> None:
+    digest.update(len(one.text).to_bytes(8, "little") + one.text)
+
+
+def as_rows(rows: Iterable[Mapping[str, object]], format: Format) -> Iterator[str]:
+    """Rows of equal columns as the text of a file, piece by piece."""
+    form: RowFormat | None = None
+    for row in rows:
+        if form is None:
+            form = RowFormat(format, list(row))
+            yield form.head()
+        yield form.row(row)
