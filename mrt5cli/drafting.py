@@ -406,7 +406,9 @@ def _plain_name(data: str) -> str:
 
 PRETRAINED = "stanfordnlp/mrt5-small"
 BUDGET = 12_000_000
-"""Byte tokens that a small model is trained on: about four minutes on two cores."""
+"""Byte tokens that a small model is trained on, about four minutes on two cores; fewer where they would come
+again and again."""
+EPOCHS = 200
 SMALL_MODEL = """\
 # With learned positions, because a model from nothing is long in finding out where a byte stands with T5's
 # relative bias; and with noise on the gate's logits, so that gates are open or shut and not in between.
@@ -521,7 +523,8 @@ def _setup(draft: Draft, lengths: tuple[int, int], device: torch.device, start: 
         why = f"chosen for {machine.device_name(device)}; --start chooses another"
     if start == "scratch":
         batch = 64 if tokens <= 256 else 32 if tokens <= 1024 else 16
-        steps = max(300, min(3000, BUDGET // (batch * tokens) // 100 * 100))
+        most = min(3000, BUDGET // (batch * tokens), EPOCHS * len(draft.inputs) // batch)
+        steps = max(500, most // 100 * 100)
         model, gate = SMALL_MODEL.format(positions=max(lengths)), SMALL_GATE.format(delay=steps // 2)
         return Setup(f"A small model from nothing ({why}).", model, gate, batch, steps, "3.0e-3", "fp32")
     batch = 64 if on_gpu else 16
