@@ -21,7 +21,6 @@ from mrt5cli import runtime as machine
 from mrt5cli.bounds import NAME
 from mrt5cli.data.columns import Row, cell, cell_column, read_cell
 from mrt5cli.data.formats import PARQUET, Damaged, DataFile, without_suffix
-from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.tables import RowFolder
@@ -169,7 +168,7 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
         inputs,
         targets,
         _choices(distinct, len(targets)),
-        next((one.name for one in spoken if _are_languages(one.values)), None),
+        next((one.name for one in spoken if 2 <= len(one.values) <= MOST_CHOICES), None),
         [split for split in HELD_OUT if split not in sample.rows],
     )
 
@@ -390,10 +389,6 @@ def _choices(distinct: dict[str, None], rows: int) -> list[str] | None:
     few = 2 <= len(distinct) <= min(MOST_CHOICES, rows // ROWS_A_CHOICE)
     short = all(text.strip() and len(text.encode()) <= LONGEST_CHOICE for text in distinct)
     return sorted(distinct) if few and short else None
-
-
-def _are_languages(values: Sequence[str]) -> bool:
-    return 2 <= len(values) <= MOST_CHOICES and all(value in LANGUAGES for value in values)
 
 
 def _plain_name(data: str) -> str:

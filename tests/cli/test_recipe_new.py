@@ -154,7 +154,7 @@ def test_few_targets_are_choices() -> None:
 
 
 def test_languages_are_evaluated_apart() -> None:
-    rows = [{"written": f"x {n}", "iso": f"y {n}", "language": ["de", "fr"][n % 2]} for n in range(90)]
+    rows = [{"written": f"x {n}", "iso": f"y {n}", "language": ["nl", "fr"][n % 2]} for n in range(90)]
     Path("a.jsonl").write_text(lines(rows))
     assert new("--data", "a.jsonl").task.language_column == "language"
 
