@@ -190,7 +190,9 @@ def _sample(folder: RowFolder, data: str) -> Sample:
             whole = whole and len(taken) <= SAMPLE
             rows[split] = taken[:SAMPLE]
     if "train" not in rows:
-        raise UserError(f"{data} holds no training rows", "a row a line, below a line of column names")
+        other = f"by its name it is for {' and '.join(rows)}: rename it, or give the folder that it is in"
+        hint = other if rows else "expected a row a line, below a line of column names"
+        raise UserError(f"{data} holds no training rows", hint)
     return Sample(rows, whole)
 
 

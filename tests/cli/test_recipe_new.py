@@ -192,7 +192,7 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
     ("content", "arguments", "message", "hint"),
     [
         (None, [], "a.tsv does not exist", "expected a file, or a folder"),
-        ("", [], "a.tsv holds no training rows", "a row a line"),
+        ("", [], "a.tsv holds no training rows", "expected a row a line"),
         ("noisy\tclean\n", [], "a.tsv holds no training rows", "a row a line"),
         ("text\nhello\n", [], "take two columns of text, and there is only 'text'", "span_corruption"),
         ("a\tb\n1\t2\n", [], "there is none, beside 'a', 'b'", "--input and --target"),
@@ -233,6 +233,10 @@ def test_other_kinds_and_other_files() -> None:
     assert result.exit_code == 2 and "recipe new writes recipes for text2text, not 'xnli'" in result.stderr
     Path("a.txt").write_text("hello\n")
     assert "a.txt is of a format that is not read" in refused("--data", "a.txt")
+    Path("dev.tsv").write_text(table(PAIRS))
+    assert "hint: by its name it is for validation: rename it, or give the folder" in refused(
+        "--data", "dev.tsv"
+    )
     Path("a.parquet").write_bytes(b"PAR1 and no more")
     assert "a.parquet cannot be read as Parquet: " in refused("--data", "a.parquet")
 
