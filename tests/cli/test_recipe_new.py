@@ -126,6 +126,19 @@ def test_templates_are_taken_as_given() -> None:
     assert new("--data", "pairs.tsv", "--target", "{noisy}").task.input == "{clean}"
 
 
+def test_odd_names_stay_on_their_lines() -> None:
+    rows = [{"a\nb": f"x{n}", "c": f"y{n}", **{f"more{k}": "z" for k in range(30)}} for n in range(30)]
+    Path("a.jsonl").write_text(lines(rows))
+    task = new("--data", "a.jsonl", "--input", "Say\n{a\nb}").task
+    assert (task.input, task.target) == ("Say\n{a\nb}", "{c}")
+    text = Path("mine.yaml").read_text()
+    assert "#   a\\nb: text, 3 bytes" in text and "#   and 12 more columns\n" in text
+    Path("b.jsonl").write_text(
+        lines([{"text": [f"x{n}"], "one": f"y{n}", "two": f"z{n}"} for n in range(30)])
+    )
+    assert new("--data", "b.jsonl").task.input == "{one}", "an input is one text"
+
+
 def test_lengths_hold_99_of_100_rows() -> None:
     """Or all, where that takes little more; a byte is a token, and EOS is one more."""
     long = [{"a": "é" * 20, "b": "y" * 15} for _ in range(995)]  # 40 bytes, 15 bytes
@@ -272,3 +285,6 @@ def test_another_start(tmp_path: Path) -> None:
         model = new("--data", "pairs.tsv", "--start", str(start)).model
         assert (model.positions, model.max_positions) == ("absolute", 64)
         assert (model.shortener.kind, model.shortener.layer) == ("delete_gate", layer)
+    Path("long.jsonl").write_text(lines([{"a": "x" * 200, "b": "y" * 100}] * 9))
+    task = new("--data", "long.jsonl", "--start", str(start)).task
+    assert (task.input_length, task.target_length) == (64, 64), "what the run has positions for"
