@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from mrt5cli import runtime as machine
 from mrt5cli.bounds import NAME
 from mrt5cli.data.columns import Row, cell, cell_column, read_cell
-from mrt5cli.data.formats import PARQUET, Damaged, DataFile, without_suffix
+from mrt5cli.data.formats import PARQUET, TABLES, Damaged, DataFile, without_suffix
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.tables import RowFolder
@@ -60,6 +60,8 @@ TARGETS = (
     *("gold", "response", "phonemes", "pronunciation", "normalized", "translation", "reference", "summary"),
 )
 """What the columns of pairs are often called, the surest first."""
+WORDS_OF_A_ROW = 4
+"""From which on the name of a column looks like a text."""
 NEITHER = ("id", "idx", "index", "key", "uuid", "guid", "url", "split", "license")
 LANGUAGE = ("language", "lang", "locale")
 
@@ -149,6 +151,7 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
     source, wanted, chosen = _choose(data, columns, input_, target)
     for file in folder.files("train"):
         _first_rows(file, [*source.columns, *wanted.columns], 1)
+        _doubt_names(file, [*source.columns, *wanted.columns])
     inputs, targets, distinct = _rendered(sample, source, wanted)
     if not inputs:
         raise UserError(
@@ -211,6 +214,15 @@ def _first_rows(file: DataFile, names: Sequence[str], count: int) -> tuple[list[
             raise
     # The end of the head may be in the middle of a cell in quotes.
     return [row for _, row in islice(usable_rows(file, columns), count)], True
+
+
+def _doubt_names(file: DataFile, names: Sequence[str]) -> None:
+    """Say so where the first line of a table looks like a row."""
+    if file.suffix in TABLES and (odd := [one for one in names if len(one.split()) >= WORDS_OF_A_ROW]):
+        say_on_stderr(
+            f"note: the first line of {file.name} is taken for the names of its columns, such as "
+            f"{shortened(odd[0])!r}; if it is a row, put a line of names above it"
+        )
 
 
 def _head(file: DataFile) -> DataFile | None:

@@ -236,6 +236,15 @@ def test_what_cannot_be_looked_at(
     assert message in told.partition("\nhint")[0] and hint in told
 
 
+def test_a_table_without_names_is_doubted() -> None:
+    Path("a.tsv").write_text("Return a new einstance with\tReturn a new instance with\n" * 3)
+    result = run("--data", "a.tsv")
+    assert result.exit_code == 0
+    assert "the first line of a.tsv is taken for the names of its columns, such as 'Return a" in result.stderr
+    WRITERS["pairs.tsv"]()
+    assert run("--data", "pairs.tsv").stderr == ""
+
+
 def test_rows_without_a_pair_are_said() -> None:
     Path("a.jsonl").write_text(lines([{"noisy": "x"}, {"clean": "y"}]))
     assert "a.jsonl: no row has both {noisy} and {clean}" in refused("--data", "a.jsonl")
