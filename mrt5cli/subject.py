@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask, Text2TextTask
-from mrt5cli.recipe.tasks import SECTIONS, PairFiles, Shares, TaskSection, kinds
+from mrt5cli.recipe.tasks import SECTIONS, GivenFiles, PairFiles, Shares, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -213,9 +214,10 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
     # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
     source: Any = FileRows.model_construct(kind="files", path=data)
     if isinstance(section, Text2TextTask):
-        split = getattr(section.source, "split", Shares())
-        source = PairFiles.model_construct(kind="files", path=data, split=split)
-        return section.model_copy(update={"source": source, "sources": []})
+        # What was trained on keeps its held-out rows; other rows are all new.
+        own = (one for one in section.every_source if isinstance(one, PairFiles) and _same(one.path, data))
+        given = GivenFiles.model_construct(kind="files", path=data, split=Shares())
+        return section.model_copy(update={"source": next(own, given), "sources": []})
     if isinstance(section, SpanCorruptionTask):
         source = FilesSource.model_construct(kind="files", path=data)
         if isinstance(section.source, FilesSource):
@@ -224,6 +226,10 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         update = {"source": source, "sources": [], "languages": list(dict.fromkeys(languages))}
         return section.model_copy(update=update)
     return section.model_copy(update={"source": source})
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:
