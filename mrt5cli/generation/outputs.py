@@ -62,10 +62,10 @@ class RowFormat:
 
     def _cells(self, values: Sequence[object]) -> str:
         written = io.StringIO()
-        csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\n").writerow(
-            map(_cell, values)
-        )
-        return written.getvalue()
+        # Ending lines in "\n", csv would not quote a cell with "\r" in it.
+        writer = csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\r\n")
+        writer.writerow(map(_cell, values))
+        return written.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: object) -> object:

@@ -5,6 +5,7 @@ Letters: B rows, L byte tokens of the longest source, T of an output, R outputs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -169,7 +170,8 @@ class Pen:
         while start < len(ordered):
             longest = min(len(ordered[start].content) + 1, self.options.input_length)
             places = together * (longest + decoding.max_new_tokens)
-            stop = start + max(1, self.options.batch_tokens // places)
+            left, most = len(ordered) - start, max(1, self.options.batch_tokens // places)
+            stop = start + math.ceil(left / math.ceil(left / most))  # no batch of the few that are left over
             yield ordered[start:stop]
             start = stop
 

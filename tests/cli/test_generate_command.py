@@ -100,7 +100,6 @@ def test_lines_are_what_the_model_itself_generates(
     assert len(set(wanted)) > 3
 
     assert outputs(runs[name], lines) == wanted
-    assert outputs(runs[name], lines, "--batch-tokens", 1) == wanted
     assert outputs(runs[name], "-", stdin=lines.read_bytes()) == wanted
     monkeypatch.setattr(writing, "WINDOW", 3)
     assert outputs(runs[name], stdin=lines.read_bytes()) == wanted
