@@ -17,6 +17,10 @@ BATCH = 2**20
 """Examples a batch."""
 LENGTH = 2**21
 """Byte tokens of a source or target."""
+BEAMS = 2**12
+"""Hypotheses kept for a source, each as much work as one answer."""
+PENALTY = 100.0
+"""Exponents of a length, plus and minus."""
 LAYERS = 10_000
 WIDTH = 2**22
 """Of hidden states and feed-forward layers."""
@@ -29,6 +33,8 @@ THREADS = 1024
 CHECKPOINTS = 10**6
 ROUNDS = 10**6
 LANGUAGES = 10_000
+SOURCES = 1000
+"""Of a mixture."""
 TEXT = 10_000
 """Characters of a description or note."""
 LINE = 4096

@@ -37,6 +37,7 @@ DECIDES: dict[Work, tuple[str, ...]] = {
 }
 """What else each kind of work computes with."""
 LEFT_OUT = {
+    "evaluation/predictions.py",  # writes what was scored
     "evaluation/published.py",  # sets the paper's numbers beside ours
     "evaluation/significance.py",  # compares two results, which no kind of work does
     "metrics/evaluate_metrics.py",  # is for other libraries; evaluation counts without it

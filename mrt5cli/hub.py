@@ -1,4 +1,4 @@
-"""The Hugging Face Hub for models, datasets and pushes: retries, and a sentence for each kind of trouble.
+"""The Hugging Face Hub for models, datasets, metrics and pushes: retries, and a sentence for each trouble.
 
 huggingface_hub makes every request, with its proxies, HF_ENDPOINT, its token, and the cache that transformers
 and datasets share. It repeats only some requests; here trouble that may pass (no connection, a slow answer, a
@@ -22,20 +22,22 @@ from mrt5cli.errors import HubAway, UserError
 from mrt5cli.text import Tell, announced, duration, first_line, say_on_stderr
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import DatasetInfo, ModelInfo
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 
 PATIENCE = 10.0
 """Seconds of pauses between attempts, unless a caller has more patience."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 BUSY = (408, 425, 429)
 """Status codes besides 5xx that may be others soon."""
-ABSENT = {"model": "is neither a directory here nor", "dataset": "is not"}
-CHECK = {"model": "check the name", "dataset": "check task.source.name"}
+ABSENT = {"model": "is neither a directory here nor", "dataset": "is not", "space": "is not"}
+CHECK = {"model": "check the name", "dataset": "check task.source.name", "space": "check the task's metrics"}
+PAGES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 WAYS_OUT = {
     "model": "give a checkpoint directory, connect to the network, or try again later",
     "dataset": "use local files (--set task.source.kind=files --set task.source.path=FOLDER, or "
     "with evaluate --data FOLDER), connect to the network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy), "
     "or try again later",
+    "space": "use a metric of the toolkit or a local script, connect to the network, or try again later",
 }
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
@@ -68,21 +70,21 @@ def trouble(error: BaseException) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model or a dataset of the Hub; whatever keeps it from being read is a `UserError`.
+    """A model, a dataset or a space of the Hub; whatever keeps it from being read is a `UserError`.
 
     Attributes:
-        kind: which of the two.
+        kind: which of them. Metrics are spaces.
         name: its id, "owner/name".
         revision: branch, tag or commit; None is the main branch.
         tell: receives notes on waiting, and on the cache standing in for the Hub.
     """
 
-    kind: Literal["model", "dataset"]
+    kind: Literal["model", "dataset", "space"]
     name: str
     revision: str | None = None
     tell: Tell = say_on_stderr
 
-    def info(self, cached: str | None) -> ModelInfo | DatasetInfo | None:
+    def info(self, cached: str | None) -> ModelInfo | DatasetInfo | SpaceInfo | None:
         """What the Hub says of it, its commit and its files among that.
 
         None where the cache has to do: offline, or because the Hub is away.
@@ -205,7 +207,7 @@ class Repository:
             return HubAway(message, WAYS_OUT[self.kind])
         match error:
             case errors.GatedRepoError():
-                page = f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
+                page = f"{constants.ENDPOINT}/{PAGES[self.kind]}{self.name}"
                 return UserError(
                     f"{self.name} is gated: its owners grant access on request",
                     f"ask for access at {page}, then {LOG_IN}",

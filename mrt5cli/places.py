@@ -37,6 +37,12 @@ def path(text: str | Path) -> Path:
     return Path(place(str(text)))
 
 
+def shown(path: Path) -> str:
+    """A path as messages name it: from the working directory, where it lies below."""
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
 def find_home() -> None:
     """Give libraries a home for their caches where the user has none, and a name; called once, at the entry.
 

@@ -72,11 +72,11 @@ class RunDir:
 
     @property
     def recipe_path(self) -> Path:
-        return self.path / "recipe.yaml"
+        return self.path / own_code.RECIPE
 
     @property
     def meta_path(self) -> Path:
-        return self.path / "meta.json"
+        return self.path / own_code.META
 
     @property
     def metrics_path(self) -> Path:
@@ -136,7 +136,7 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        return self.recipe_path.is_file() and self.meta_path.is_file()
+        return own_code.is_run(self.path)
 
     @property
     def is_finished(self) -> bool:
@@ -151,7 +151,7 @@ class RunDir:
         """The command that resumes this run."""
         command = "finetune" if self.recipe().is_finetuning else "pretrain"
         words = ["mrt5", command, str(self.recipe_path), "--out", str(self.path), "--resume"]
-        return shlex.join([*words, *own_code.as_options()])
+        return shlex.join([*words, *own_code.as_options(self.meta())])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that a kill cut short is left out.
@@ -297,16 +297,19 @@ def default_directory(recipe: Recipe) -> Path:
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
 
-    A run stands for its finished model, or for its latest checkpoint while there is none.
+    A run stands for its finished model, or for its latest checkpoint while there is none. What the run was
+    made with of the user's own code is imported; a Hub model never brings any.
 
     Raises:
-        UserError: none of the three.
+        UserError: none of the three, or the code of a run has changed.
     """
     where, path = str(path_or_hub_id), Path(path_or_hub_id)
     if not where.strip():
         raise UserError("the model has no name; expected a run directory, a checkpoint directory or a Hub id")
+    own_code.take_in_packages()
     run = RunDir(path)
     if run.is_run:
+        own_code.import_again(path)
         if (run.model / "config.json").is_file():
             return str(run.model), run
         if steps := run.saved_steps():
@@ -317,6 +320,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
             f"train it: {run.resume_command}",
         )
     if (path / "config.json").is_file():
+        own_code.import_again(path)
         above = (RunDir(folder) for folder in path.absolute().parents[:2])
         return where, next((run for run in above if run.is_run), None)
     if path.is_file():

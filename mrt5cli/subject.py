@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mrt5cli import own_code
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask
-from mrt5cli.recipe.tasks import SECTIONS, TaskSection, kinds
+from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask, Text2TextTask
+from mrt5cli.recipe.tasks import SECTIONS, PairFiles, Shares, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
         name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
         return Subject(name, str(found.folder), found.run, found.run.recipe())
     beside = found.folder / "recipe.yaml"
-    trained_on = recipe.load(beside) if beside.is_file() else None
+    trained_on = recipe.load(beside, trusted=False) if beside.is_file() else None
     return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
 
 
@@ -102,6 +103,7 @@ def newest_subject(option: str | None) -> Subject:
     """
     from mrt5cli import rundir
 
+    own_code.take_in_packages()
     kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
@@ -182,6 +184,11 @@ def _task_of_recipe(option: str) -> TaskSection:
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
     """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
     section = next(one for one in SECTIONS if kind in one.kinds())
+    if issubclass(section, Text2TextTask):
+        raise UserError(
+            f"{kind} needs a recipe, which names the columns of its rows",
+            "name one with --task, or make one: mrt5 recipe new text2text --data FILE",
+        )
     settings: dict[str, Any] = {"kind": kind}
     if issubclass(section, SpanCorruptionTask):
         settings |= {"source": {"kind": "embedded"}} | ({"input_length": max(16, length)} if length else {})
@@ -205,10 +212,17 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         )
     # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
     source: Any = FileRows.model_construct(kind="files", path=data)
+    if isinstance(section, Text2TextTask):
+        split = getattr(section.source, "split", Shares())
+        source = PairFiles.model_construct(kind="files", path=data, split=split)
+        return section.model_copy(update={"source": source, "sources": []})
     if isinstance(section, SpanCorruptionTask):
         source = FilesSource.model_construct(kind="files", path=data)
         if isinstance(section.source, FilesSource):
             source = section.source.model_copy(update={"path": data})
+        languages = [language for one in section.in_use() for language in one.languages]
+        update = {"source": source, "sources": [], "languages": list(dict.fromkeys(languages))}
+        return section.model_copy(update=update)
     return section.model_copy(update={"source": source})
 
 

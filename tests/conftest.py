@@ -225,3 +225,15 @@ def exact_float32() -> Generator[None, None, None]:
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="session")
+def evaluate_modules(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """A folder of the session for the copies that `evaluate` makes of scripts, which it imports from one."""
+    import evaluate
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("evaluate"))
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder)
+        yield
+        sys.path[:] = [path for path in sys.path if path != folder]

@@ -4,7 +4,7 @@ like the real ones. `hub_server.py` has the fixtures; by hand:
     python tests/hubsim.py make ROOT [models/google/byt5-small datasets/facebook/xnli ...]
     python tests/hubsim.py serve ROOT PORT    # then HF_ENDPOINT=http://127.0.0.1:PORT HF_HUB_DISABLE_XET=1
 
-ROOT is {models,datasets}/OWNER/NAME/FILES. A repository may hold a file `.sim.json`:
+ROOT is {models,datasets,spaces}/OWNER/NAME/FILES. A repository may hold a file `.sim.json`:
 
     {"virtual": [["multilingual/c4-en.tfrecord-%05d-of-11264.json.gz", 11264, ["real-a.json.gz", ...]], ...],
      "refs": {"v1": "ANOTHER/REPO"}, "discussions": [...], "gated": true, "private": true}
@@ -185,11 +185,11 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.sim.fault(f"{self.command} {path}")
         if fault and self.failed(fault):
             return None
-        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
+        if match := re.fullmatch(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?", path):
             return self.api(match[1], match[2], match[3] or "", query)
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(.+)", path):
-            return self.resolve("datasets" if match[1] else "models", match[2], match[3], fault)
-        if re.fullmatch(r"/api/(models|datasets)/[^/]+", path):
+        if match := re.fullmatch(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/resolve/(.+)", path):
+            return self.resolve(match[1] or "models", match[2], match[3], fault)
+        if re.fullmatch(r"/api/(models|datasets|spaces)/[^/]+", path):
             return self.refuse("RepoNotFound", "Repository not found", 401)  # as the Hub answers unknown ids
         if path == "/api/whoami-v2":
             if self.headers.get("Authorization") == f"Bearer {TOKEN}":

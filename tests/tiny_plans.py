@@ -153,7 +153,8 @@ def blank_row(subset: str) -> dict[str, Any]:
     from mrt5cli.metrics.results import Row
 
     known = {"subset": subset, "examples": 10_000, "target_tokens": 1_890_000, "input_length": 1024.0}
-    return {field.name: known.get(field.name) for field in fields(Row)} | {"truncated": 0}
+    names = (field.name for field in fields(Row) if not field.name.startswith("others"))
+    return {name: known.get(name) for name in names} | {"truncated": 0}
 
 
 def document(settings: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def measured(
             batch_size=1,
             hard_delete=run.recipe.evaluation.hard_delete,
             source_removed=False,
-            generate=False,
+            measures=(),
         ),
         progress=partial(runs.progress, run.title),
     )

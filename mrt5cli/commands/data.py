@@ -117,6 +117,36 @@ def word_search(
     _show(out, made.build(out, options, words=words, overwrite=overwrite), as_json)
 
 
+@build.command(short_help="Written dates, and the same in ISO 8601.")
+def dates(
+    out: Out,
+    train: Examples = 20_000,
+    validation: Examples = 1_000,
+    test: Examples = 2_000,
+    seed: Seed = 42,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Dates as people write them in 15 languages, to be written as YYYY-MM-DD.
+
+    `am Freitag, dem 3. März 1995` is 1995-03-03, and `on Friday, 3/4/1994` is 1994-03-04. Needs no network
+    and no other data.
+
+    Writes train.tsv, validation.tsv and test.tsv, with the columns written, iso and language, and
+    manifest.json. No date is in two of the files.
+
+    Examples:
+
+      mrt5 data build dates data/dates
+
+      mrt5 data build dates data/dates --train 100000 --seed 7
+    """
+    from mrt5cli.data.builders import dates as made
+
+    options = made.Options(seed, train, validation, test)
+    _show(out, made.build(out, options, overwrite=overwrite), as_json)
+
+
 @build.command(short_help="Human rights in 15 languages.")
 def udhr(
     out: Out,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from mrt5cli import bounds
+import typer
+
+from mrt5cli import bounds, places
 from mrt5cli.commands import options
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.options import amount, argument, named, option, path, shares
@@ -43,7 +46,8 @@ Constrained = Annotated[
     bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
 Rule = Annotated[
-    Literal["squad", "multilingual"] | None, option("How answers are compared. Default: squad, as published.")
+    Literal["squad", "multilingual", "none"] | None,
+    option("How exact match and F1 compare answers. Default: the task's; squad, as published, or none."),
 ]
 Other = Annotated[
     str | None,
@@ -57,6 +61,14 @@ Rates = Annotated[
     ),
 ]
 Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        parser=places.new_file,
+        metavar="FILE",
+        help="Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores.",
+    ),
+]
 Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
 BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
 AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "--json")]
@@ -78,6 +90,8 @@ def evaluate(
     limit: Limit = None,
     batch_size: BatchSize = None,
     device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+    predictions: Predictions = None,
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
     as_json: AsJson = False,
@@ -101,6 +115,8 @@ def evaluate(
       mrt5 evaluate --task xnli --languages en,sw --constrained
 
       mrt5 evaluate runs/mrt5-seed1 --compare runs/byt5-seed1 --task tydiqa --data tydi/
+
+      mrt5 evaluate runs/mrt5-seed1 --predictions answers.jsonl
     """
     from mrt5cli import runtime as machine
     from mrt5cli.evaluation.compare import compare
@@ -118,7 +134,7 @@ def evaluate(
     local = None if data is None else str(data)
     section = choose_task(task, subjects[0], local)
     if task is None:
-        _check_one_task(subjects, apart_from={"train_examples"} | ({"source"} if data else set()))
+        _check_one_task(subjects, apart_from={"train_examples"} | ({"source", "sources"} if data else set()))
     recipe = subjects[0].recipe
     settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
     evaluation = replace(
@@ -133,6 +149,7 @@ def evaluate(
         runtime=runtime,
         deletion_rates=rates,
         test_difference=compare_with is not None,
+        predictions=predictions,
         data=local,
     )
     if rates and not evaluation.hard_delete:
@@ -143,6 +160,7 @@ def evaluate(
             section,
             evaluation,
             device=machine.device(device),
+            precision=precision,
             progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
@@ -185,7 +203,7 @@ def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) ->
         if other.recipe is None or first.recipe is None:
             continue
         for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
-            if key.partition(".")[0] not in apart_from:
+            if re.split(r"[.\[]", key)[0] not in apart_from:
                 raise UserError(
                     f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
                     "name the one to measure them on with --task",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mrt5cli.commands.tables import print_table
-from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
+from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS, generates, metric_of
 from mrt5cli.text import MISSING, duration, percent, say
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def present(comparison: Comparison) -> None:
         f"{options.deletion} deletion",
         f"batches of {options.batch_size}, {under['device_name']}, {under['dtype']}",
     ]
-    if options.normalization is not None:
-        heading.append(f"answers compared by the {options.normalization} rule")
+    if comparison.normalization not in (None, "none"):
+        heading.append(f"answers compared by the {comparison.normalization} rule")
     if options.data is not None:
         heading.append(f"data of {options.data}")
     say(", ".join(heading) + "\n")
@@ -69,7 +69,7 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         cut: Column = "cut", lambda line: f"{line[1].truncated:,}" if line[1].truncated else MISSING
         own = [
             column
-            for name in comparison.measures
+            for name in comparison.numbers
             for column in (_metric(name, kind), ("95 %\ninterval", partial(_interval, name)))
         ]
         others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
@@ -88,13 +88,14 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
 
 
 def _metric(name: str, task: str = "") -> Column:
-    metric = METRICS[name].on(task)
+    metric = metric_of(name).on(task)
     return metric.column, lambda line: metric.text(line[1].number(name))
 
 
 def _interval(name: str, line: Line) -> str:
-    ends = getattr(line[1], f"{name}_95")
-    return MISSING if ends is None else f"{percent(ends[0], 1)} - {percent(ends[1], 1)}"
+    ends, metric = line[1].interval(name), metric_of(name)
+    digits = 1 if metric.unit == "share" else metric.digits
+    return MISSING if ends is None else " - ".join(metric.text(end, digits) for end in ends)
 
 
 def _present_differences(comparison: Comparison) -> None:
@@ -104,7 +105,7 @@ def _present_differences(comparison: Comparison) -> None:
         rows = [one for one in comparison.differences if one.measure == measure]
         metric = METRICS[measure].on(comparison.task["kind"])
         shown = metric.text
-        title = f"{metric.title}, {'%' if metric.unit == 'share' else 'nats a token'}"
+        title = metric.heading + (" a token" if metric.unit == "nats" else "")
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
         say(f"\n{title} ({test})\n")
         print_table(
@@ -165,11 +166,8 @@ def _notes(comparison: Comparison) -> list[str]:
         "deleted: share of input positions (EOS counts, padding does not) whose gate is below the threshold"
         + (", or that are pooled into another" if pooling else "")
     ]
-    if options.normalization is not None:
-        notes.append(
-            "EM, F1: greedily generated answers against the best of the accepted ones; loss: of the first "
-            "accepted one, in nats a token"
-        )
+    if generates(comparison.measures):
+        notes += _notes_of_answers(comparison)
     elif WHOLE_TARGETS in comparison.measures:
         header = METRICS[WHOLE_TARGETS].on(comparison.task["kind"]).header.replace("\n", " ")
         notes.append(
@@ -185,6 +183,20 @@ def _notes(comparison: Comparison) -> list[str]:
     if pooling and not options.hard_delete:
         notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     return notes + [note for result in results if (note := _result_note(result))]
+
+
+def _notes_of_answers(comparison: Comparison) -> list[str]:
+    """How answers were generated, and what counts the measures of them that the toolkit does not itself."""
+    generated = [metric for name in comparison.measures if (metric := metric_of(name)).answers]
+    beams = comparison.options.generation.num_beams
+    how = "greedily generated answers" if beams == 1 else f"answers found by {beams} beams"
+    headers = ", ".join(metric.header.replace("\n", "") for metric in generated)
+    told = (
+        f"{headers}: {how} against the best of the accepted ones; loss: of the first accepted one, in nats a "
+        "token"
+    )
+    made = [f"{metric_of(name).header}: {by}" for name, by in comparison.made_by.items()]
+    return [told, *made]
 
 
 def _result_note(result: Result) -> str | None:

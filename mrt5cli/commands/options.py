@@ -98,6 +98,7 @@ Code = Annotated[
         # Before any other option: what it registers may be what they name.
         is_eager=True,
         callback=_import_code,
-        help="A Python file of your own to import first, which may register shorteners. May be repeated.",
+        help="A Python file of your own to import first, which may register tasks, shorteners and metrics. "
+        "A run remembers it. May be repeated.",
     ),
 ]

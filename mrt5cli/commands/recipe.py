@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrt5cli import places
-from mrt5cli.commands.options import AsJson, Code, Overrides, RecipeName, argument, option
+from mrt5cli import own_code, places
+from mrt5cli.commands.options import (
+    AsJson,
+    Code,
+    Device,
+    Overrides,
+    RecipeName,
+    argument,
+    named,
+    option,
+    path,
+)
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr
+from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -169,10 +180,51 @@ def copy(
 
 
 @app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of task: text2text.")],
+    data: Annotated[
+        Path, path("A file of pairs, or a folder with a file a split: jsonl, csv, tsv or parquet.")
+    ],
+    input_: Annotated[
+        str | None, option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input")
+    ] = None,
+    target: Annotated[str | None, option("What it is to write: '{clean}'.", "--target")] = None,
+    name: Annotated[str | None, option("Name of the recipe and its runs. [default: as the data]")] = None,
+    start: Annotated[
+        str | None,
+        named("Model to start from, or scratch. [default: by the device]", "--start", metavar="MODEL"),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Look at a table of pairs and print a recipe for it that runs, with comments on what was found.
+
+    Examples:
+
+      mrt5 recipe new text2text --data pairs.tsv > mine.yaml
+
+      mrt5 recipe new text2text --data pairs/ --input 'Correct: {noisy}' --target '{clean}' > mine.yaml
+    """
+    if kind != "text2text":
+        raise UserError(
+            f"recipe new writes recipes for text2text, not {shortened(kind)!r}",
+            "`mrt5 recipe list` shows recipes of other tasks, and `mrt5 recipe copy` copies one",
+        )
+    from mrt5cli import drafting, runtime
+
+    draft = drafting.look(str(data), input_=input_, target=target, name=name)
+    given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--start": start}
+    words = [word for key, value in given.items() if value is not None for word in (key, value)]
+    command = shlex.join(["mrt5", "recipe", "new", kind, *words])
+    print(drafting.written(draft, command, runtime.device(device), start), end="")
+
+
+@app.command()
 def schema(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="Only this key or section, e.g. training or model.shortener."),
+        typer.Argument(
+            metavar="KEY", help="Only this key, section or kind of section: training, task.text2text."
+        ),
     ] = None,
     as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,
@@ -185,15 +237,19 @@ def schema(
 
       mrt5 recipe schema model.shortener
 
+      mrt5 recipe schema task.text2text
+
       mrt5 recipe schema --json > recipe.schema.json
     """
     from mrt5cli.recipe import words
 
+    own_code.take_in_packages()
     known = words.all_keys()
-    chosen = [item for item in known if key is None or item.path == key or item.path.startswith(f"{key}.")]
+    chosen = [item for item in known if key is None or _is_of(item, key)]
     if not chosen:
         leaves = {item.path.rsplit(".", 1)[-1]: item.path for item in known}
-        near = words.nearest(str(key), [*(item.path for item in known), *leaves])
+        kinds = (kind for item in known for kind in item.within)
+        near = words.nearest(str(key), [*(item.path for item in known), *kinds, *leaves])
         raise UserError(
             f"no key {key!r} in a recipe",
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
@@ -205,7 +261,8 @@ def schema(
         print_json(whole)
         return
     if as_json:
-        print_json(chosen[0].schema)
+        of_kind = key in chosen[0].within
+        print_json({item.path: item.schema for item in chosen} if of_kind else chosen[0].schema)
         return
     for item in chosen:
         say(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
@@ -267,7 +324,8 @@ def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
 
 
 def _check(path: Path, overrides: Sequence[str]) -> Checked:
-    from mrt5cli.recipe.loading import load, shown
+    from mrt5cli.places import shown
+    from mrt5cli.recipe.loading import load
 
     try:
         return Checked(shown(path), load(path, overrides))
@@ -319,6 +377,12 @@ def _print_checked(checked: Sequence[Checked]) -> None:
 
 
 # --- schema -------------------------------------------------------------------------------------------------
+
+
+def _is_of(item: Key, key: str) -> bool:
+    """Whether a key is the one that is asked for, or within that section or kind of section."""
+    path, key = (text.replace("[]", "") for text in (item.path, key))
+    return path == key or path.startswith(f"{key}.") or key in item.within
 
 
 def _meaning(item: Key) -> str:

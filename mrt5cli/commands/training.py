@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from mrt5cli import own_code
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -50,10 +51,8 @@ def pretrain(
 
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
-    from mrt5cli.recipe import load
-
     assigned = assignments(overrides, revision)
-    chosen = load(recipe, assigned, smoke=smoke)
+    chosen = _load(recipe, assigned, smoke, out if resume else None)
     if chosen.is_finetuning:
         raise UserError(
             f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
@@ -93,10 +92,8 @@ def finetune(
 
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
-    from mrt5cli.recipe import load
-
     assigned = assignments(overrides, revision, from_)
-    chosen = load(recipe, assigned, smoke=smoke)
+    chosen = _load(recipe, assigned, smoke, out if resume else None)
     if chosen.model.start == "scratch":
         raise UserError(
             f"{recipe} has model.start: scratch, and fine-tuning starts from an existing model",
@@ -104,6 +101,15 @@ def finetune(
         )
     given = TrainingOptions(assigned, out, resume, smoke, dry_run, device, no_pickle, as_json)
     train(chosen, given)
+
+
+def _load(recipe: str, assigned: list[str], smoke: bool, resumed: Path | None) -> Recipe:
+    """The recipe to train, whose kinds may be of code that the run to resume was made with."""
+    from mrt5cli.recipe import load
+
+    if resumed is not None:
+        own_code.import_again(resumed)
+    return load(recipe, assigned, smoke=smoke)
 
 
 def assignments(

@@ -7,8 +7,9 @@ the deletion rate beside it, which is also why the metadata carries no results: 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,8 +19,9 @@ from mrt5cli.convert.files import Job, has_byte_vocabulary
 from mrt5cli.convert.modules import TRANSFORMERS
 from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.metrics.catalog import MEASURED
+from mrt5cli.metrics.catalog import MEASURED, metric_of
 from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
@@ -65,7 +67,10 @@ def model_card(job: Job) -> str:
         results=results,
         metrics=[
             metric
-            for metric in MEASURED
+            for metric in (
+                *MEASURED,
+                *map(metric_of, dict.fromkeys(name for _, row in results for name in row.others)),
+            )
             if metric.in_cards
             # Quality never stands without what was deleted.
             and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
@@ -86,16 +91,14 @@ def _of_the_recipe(recipe: Recipe | None) -> Json:
     if recipe is None:
         return {"recipe": None, "learned": None, "metadata": ModelCardData(**metadata).to_yaml()}
     task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
-    source, codes = getattr(task, "source", None), getattr(task, "languages", [])
-    kind, dataset = getattr(source, "kind", ""), getattr(source, "name", None)
-    if kind != "hub" or not dataset or not HUB_ID.fullmatch(dataset):
-        dataset = None
+    own = [getattr(one, "languages", None) for one in task.every_source]
+    codes = list(dict.fromkeys(code for some in own for code in some or getattr(task, "languages", [])))
     names = (f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in codes)
     description = " ".join(clean.description.split())
     metadata |= {
         # The Hub takes codes only, and folder names of local text can be anything.
         "language": [code for code in codes if LANGUAGE_CODE.fullmatch(code)] or None,
-        "datasets": None if dataset is None else [dataset],
+        "datasets": list(dict.fromkeys(filter(None, map(_dataset, task.every_source)))) or None,
         "base_model": base,
     }
     return {
@@ -104,14 +107,28 @@ def _of_the_recipe(recipe: Recipe | None) -> Json:
         "description": description if description.endswith((".", "!", "?")) else f"{description}.",
         "task": task,
         "learned": {DiagnosticTask: "letters", SpanCorruptionTask: "text"}.get(type(task)),
-        "dataset": dataset,
-        "source": kind,
+        "sources": _sources(task.every_source),
         "base": base,
         "languages": ", ".join(names),
         "planned": counted(recipe.training.max_steps, "optimizer step"),
         "recipe_yaml": text.rstrip(),
         "fence": "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0)),
     }
+
+
+def _dataset(source: Any) -> str | None:
+    """The Hub id of a source that is a dataset there."""
+    name = getattr(source, "name", None) if source.kind == "hub" else None
+    return name if name and HUB_ID.fullmatch(name) else None
+
+
+def _sources(sources: Sequence[Any]) -> list[Json]:
+    """What the template says of each source of the data."""
+    parts = shares([getattr(one, "weight", 1.0) for one in sources]) if sources else []
+    return [
+        {"kind": one.kind, "dataset": _dataset(one), "share": f"{100 * part:.3g} %"}
+        for one, part in zip(sources, parts, strict=True)
+    ]
 
 
 def _made_with(meta: Json) -> Iterator[str]:

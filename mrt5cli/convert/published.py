@@ -55,5 +55,7 @@ def _replace(tree: Any, where: str, base: str | None) -> Iterator[str]:
         elif key in FREE_TEXT:
             tree[key] = PATH_IN_TEXT.sub("(a path)", value)
         elif key in PLACES or LOCAL.match(value):
-            tree[key] = PLACES.get(str(key), ELSEWHERE)
+            # Sources of a mixture are called after their paths, which must stay apart.
+            number = where.rpartition(".")[2]
+            tree[key] = PLACES.get(str(key), ELSEWHERE) + (f"-{number}" if number.isdigit() else "")
             yield place

@@ -126,6 +126,8 @@ def read_cell(value: object) -> str:
     Raises:
         ValueError: it is nothing, no number, a list or columns of its own.
     """
+    if isinstance(value, str):
+        return read_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and not math.isfinite(value):

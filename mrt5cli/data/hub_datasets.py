@@ -54,13 +54,14 @@ class HubDataset:
         """A configuration by its name, if the dataset has it; the default one for None."""
         names = list(self._configurations)
         if name is None and (name := self._default) is None:
-            raise UserError(f"{self.name} has several configurations: {listed(names)}")
+            hint = "say which in task.source.configuration"
+            raise UserError(f"{self.name} has several configurations: {listed(names)}", hint)
         if name not in self._configurations:
             near = difflib.get_close_matches(name, names, 3)
             names = [*near, *(other for other in names if other not in near)]
             raise UserError(
                 f"{self.name} has no configuration {name!r}; it has {listed(names, len(near) or 8)}",
-                "see task.source.configurations and task.languages",
+                "see task.source.configuration, or task.source.configurations and task.languages",
             )
         return name
 

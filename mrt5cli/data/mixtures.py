@@ -20,7 +20,7 @@ LONGEST_BLOCK = 2**15
 
 
 def draw_sources(
-    weights: Sequence[float], seed: Sequence[int], indices: NDArray[np.int64]
+    weights: Sequence[float | Fraction], seed: Sequence[int], indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(B,) the source of each example by its index, and (B,) its running number within the source.
 
@@ -43,14 +43,14 @@ def draw_sources(
     return found[0], found[1]
 
 
-def shares(weights: Sequence[float]) -> list[float]:
+def shares(weights: Sequence[float | Fraction]) -> list[float]:
     """(S,) the share of the examples that `draw_sources` takes from each source."""
     counts = block_counts(tuple(weights))
     return [count / sum(counts) for count in counts]
 
 
 @lru_cache(maxsize=64)
-def block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
+def block_counts(weights: tuple[float | Fraction, ...]) -> tuple[int, ...]:
     """(S,) the examples of each source in a block.
 
     They are in the ratio of the weights, as these are written in decimals, wherever a block of at most

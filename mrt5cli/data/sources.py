@@ -23,7 +23,7 @@ from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.data.texts import Found, find_files, read_documents, text_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import EmbeddedSource, FilesSource, HubSource
-from mrt5cli.recipe.tasks import seconds_of
+from mrt5cli.recipe.tasks import MixedHub, seconds_of
 from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 # The way out for those who are stopped by a row or a file that cannot be read.
 REPAIR_HINT = "repair it, or take it out of task.source.path"
+MIXED_HINT = (
+    "skip_corrupt: true in this source of task.sources leaves it out, and counts it; where a run is "
+    "evaluated, the same in its recipe.yaml"
+)
 SKIP_HINT = (
     "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
     "key in its recipe.yaml"
@@ -138,6 +142,8 @@ class StreamedText:
             self._shuffled, skips = True, False
         else:
             self.description, self._hint = f"{source.name} from the Hub", SKIP_HINT
+            if isinstance(source, MixedHub):
+                self._hint = MIXED_HINT
             self._shuffled, skips = source.shuffle_shards, source.skip_corrupt
         self.left_out = LeftOut(np.zeros(2, dtype=np.int64)) if skips else None
 
@@ -230,7 +236,7 @@ def open_source(
     if len(languages) > 1 and not found.apart:
         raise UserError(
             f"streaming several languages from {path} needs one folder a language",
-            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or --set task.source.streaming=false",
+            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or say streaming: false",
         )
     return StreamedText(source, found)
 

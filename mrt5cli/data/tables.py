@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, Unusable, Value, language_column, values_of
 from mrt5cli.data.folders import Folder
-from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported
+from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_suffix
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
-from mrt5cli.data.splits import ParsedName, in_words, only_a_split, splits_of
+from mrt5cli.data.splits import ParsedName, in_words, only_a_split, read_name, splits_of
 from mrt5cli.errors import UserError
-from mrt5cli.text import listed
+from mrt5cli.text import counted, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# Rows that are held as Python's objects at a time.
+AT_ONCE = 4096
 
 
 def collect(
@@ -36,6 +39,7 @@ def collect(
 
     Args:
         rows: where each is ("train.csv, line 7"), and its values.
+        language_of: raises `ValueError` that says what is wrong with a row, or `Unusable`.
         left_out: counts rows that are of no use, by the reason.
 
     Raises:
@@ -43,18 +47,34 @@ def collect(
     """
     import pyarrow as pa
 
+    text = pa.large_string()
+    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
     groups: dict[str | None, list[dict[str, Value]]] = {}
+    tables: dict[str | None, list[pa.RecordBatch]] = {}
     for where, row in rows:
         try:
-            group = groups.setdefault(language_of(row), [])
+            language = language_of(row)
+            group = groups.setdefault(language, [])
             group.append(values_of(where, row, columns))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         except Unusable as reason:
             left_out[str(reason)] += 1
-    text = pa.large_string()
-    schema = pa.schema([(column.name, pa.list_(text) if column.many else text) for column in columns])
-    return {language: pa.Table.from_pylist(group, schema) for language, group in groups.items()}
+            continue
+        if len(group) == AT_ONCE:
+            tables.setdefault(language, []).append(pa.RecordBatch.from_pylist(group, schema))
+            group.clear()
+    for language, group in groups.items():
+        tables.setdefault(language, []).append(pa.RecordBatch.from_pylist(group, schema))
+    return {language: pa.Table.from_batches(batches, schema) for language, batches in tables.items()}
+
+
+def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The texts of a column, or the first of each list of texts."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
 
 
 class RowFolder:
@@ -63,6 +83,8 @@ class RowFolder:
     A split or part has one file, numbered pieces of one, or the files of a folder called as the split.
 
     Args:
+        plain: a file will do in the place of the folder, and where no file says train, those that say no
+            split are training rows, all of them.
         columns, header: as in `rows_of`.
         left_out: counts rows that are left out, by the reason.
         language_of: the language a row says it is in; None where parts are no languages.
@@ -91,15 +113,22 @@ class RowFolder:
         own_name: Callable[[str], str | None] = str,
         part_of: Callable[[str, PurePath], str | None] | None = None,
         parts: Callable[[str], Sequence[str]] | None = None,
+        plain: bool = False,
     ) -> None:
         self.path = Path(path)
         self._columns, self._header, self._left_out = columns, header, left_out
         self._languages, self._language_of = tuple(languages), language_of
         self._tables: dict[tuple[str, str | None], dict[str | None, pa.Table]] = {}
+        self._plain = plain
+        if plain and self.path.is_file():
+            self._files = self._alone()
+            self.splits, self.remarks = in_words({split: [self.path.name] for split, _ in self._files}), []
+            return
         if not self.path.is_dir():
+            wanted = "a file, or a folder with" if plain else "a folder with train, validation and test"
             raise UserError(
                 f"{self.path} is a file" if self.path.exists() else f"{self.path} does not exist",
-                f"expected a folder with train, validation and test files; {supported(ROWS)}",
+                f"expected {wanted} files; {supported(ROWS)}",
             )
         folder = Folder(self.path, ROWS)
         self._files = self._find(folder, own_name, part_of)
@@ -114,6 +143,15 @@ class RowFolder:
     def has(self, split: str) -> bool:
         """Whether there are files of a split."""
         return any(name == split for name, _ in self._files)
+
+    def files(self, split: str) -> list[DataFile]:
+        """The files of all parts of a split."""
+        return [
+            DataFile.local(self.path / file)
+            for (name, _), files in self._files.items()
+            for file in files
+            if name == split
+        ]
 
     def parts(self, split: str) -> list[str]:
         """Parts of a split that have files of their own, in order of their names."""
@@ -135,13 +173,10 @@ class RowFolder:
         undivided = (split, part) not in self._files
         key = split, None if undivided else part
         if key not in self._files:
-            there = ", ".join(sorted(_in_words(*key) for key in self._files))
-            name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
-            raise UserError(
-                f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
-                f"add {name}.jsonl (.csv, .tsv and .parquet will do too)",
-            )
-        groups, file = self._read(key), self.path / self._files[key][0]
+            raise self._missing(split, part)
+        if key not in self._tables:
+            self._tables[key] = self._read(key)
+        groups, file = self._tables[key], self.path / self._files[key][0]
         mine = {part} if undivided and len(wanted) > 1 else {part, None}
         own = [table for said, table in groups.items() if said in mine]
         others = {said or "no language": len(table) for said, table in groups.items() if said not in mine}
@@ -158,20 +193,53 @@ class RowFolder:
                 self._left_out[f"which {file.name} has in {said}"] = count
         return pa.concat_tables(own)
 
+    def groups(self, split: str) -> dict[str | None, pa.Table]:
+        """All rows of a split without parts, by the language that they say they are in.
+
+        Raises:
+            UserError: there are none, or what is wrong with one.
+        """
+        if (split, None) not in self._files:
+            raise self._missing(split, None)
+        groups = self._read((split, None))
+        if not any(map(len, groups.values())):
+            files = self._files[split, None]
+            which = f"{self.path / files[0]} holds" if len(files) == 1 else f"all {len(files)} files hold"
+            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
+            raise UserError(f"{which} no rows", left_out or "there is nothing in it below names of columns")
+        return groups
+
+    def _missing(self, split: str, part: str | None) -> UserError:
+        there = ", ".join(sorted(_in_words(*key) for key in self._files))
+        name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
+        return UserError(
+            f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
+            f"add {name}.jsonl (.csv, .tsv and .parquet will do too)",
+        )
+
     def _read(self, key: tuple[str, str | None]) -> dict[str | None, pa.Table]:
         """Tables of the files of a split and part, by the language that rows say they are in."""
-        if key not in self._tables:
-            files = [DataFile.local(self.path / file) for file in self._files[key]]
-            rows = (row for file in files for row in usable_rows(file, self._columns, header=self._header))
-            # What ids and the like say is only read where the file's name says nothing.
-            said = self._language_of and (self._language_of if key[1] is None else language_column)
+        files = [DataFile.local(self.path / file) for file in self._files[key]]
+        rows = (row for file in files for row in usable_rows(file, self._columns, header=self._header))
+        # What ids and the like say is only read where the file's name says nothing.
+        said = self._language_of and (self._language_of if key[1] is None else language_column)
 
-            def language(row: Row) -> str | None:
-                meant = said and said(row)
-                return meant and (language_meant(meant, self._languages) or meant)
+        def language(row: Row) -> str | None:
+            meant = said and said(row)
+            return meant and (language_meant(meant, self._languages) or meant)
 
-            self._tables[key] = collect(rows, self._columns, language, self._left_out)
-        return self._tables[key]
+        return collect(rows, self._columns, language, self._left_out)
+
+    def _alone(self) -> dict[tuple[str, str | None], list[str]]:
+        """The file that is in the place of a folder, of which the path from itself on is empty."""
+        name = self.path.name
+        if suffix_of(name) not in ROWS:
+            raise UserError(
+                f"{self.path} is of a format that is not read",
+                f"{supported(ROWS)}; a table whose cells are parted by tabs is called .tsv",
+            )
+        [(split, _)] = splits_of({name: read_name(PurePath(without_suffix(name)))}, str(self.path)).items()
+        return {(split or "train", None): [""]}
 
     def _find(
         self,
@@ -182,6 +250,8 @@ class RowFolder:
         said = folder.read_names(self._languages, own_name)
         splits = splits_of(said, str(self.path))
         unnamed = splits.pop("", [])
+        if self._plain and unnamed and "train" not in splits:
+            splits["train"], unnamed = unnamed, []
         if not splits:
             found = listed(unnamed, 5) if unnamed else folder.kinds()
             raise UserError(
@@ -195,29 +265,37 @@ class RowFolder:
                 part = part_of(split, said[file].path) if part_of else said[file].language
                 groups.setdefault((split, part), []).append(file)
         for key, files in groups.items():
-            if not _one_set(files, said):
+            if not self._one_set(files, said):
+                formats = len({suffix_of(file) for file in files})
                 raise UserError(
                     f"{self.path} has several files for {_in_words(*key)}: {listed(files, 4)}",
-                    "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or put "
-                    f"all that is to be used into a folder {key[0]}/",
+                    "they may be the same rows over again: keep those of one format"
+                    if formats > 1
+                    else "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or "
+                    f"put all that is to be used into a folder {key[0]}/",
                 )
         return groups
+
+    def _one_set(self, files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
+        """Whether files belong together: one, the pieces of one, or those of a folder called as their split.
+
+        And all of one format that say no split, where those are training rows.
+        """
+        if len(files) == 1:
+            return True
+        if len({suffix_of(file) for file in files}) > 1:
+            return False
+        if len({said[file].path for file in files}) < len(files):
+            return False  # packed and not
+        if len({said[file].base for file in files}) == 1:
+            return all(said[file].numbered for file in files)
+        folders = {PurePath(file).parent for file in files}
+        called = len(folders) == 1 and only_a_split(folders.pop().name)
+        return called or (self._plain and not any(said[file].splits for file in files))
 
 
 def _in_words(split: str, part: str | None) -> str:
     return split if part is None else f"{split} ({part})"
-
-
-def _one_set(files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
-    """Whether files belong together: one, the pieces of one, or those of a folder called as their split."""
-    if len(files) == 1:
-        return True
-    if len({suffix_of(file) for file in files}) > 1:
-        return False
-    if len({said[file].base for file in files}) == 1:
-        return all(said[file].numbered for file in files)
-    folders = {PurePath(file).parent for file in files}
-    return len(folders) == 1 and only_a_split(folders.pop().name)
 
 
 def hub_tables(

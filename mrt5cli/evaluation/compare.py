@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mrt5cli.errors import HubAway, RunFailed, UserError
+from mrt5cli.evaluation import predictions
 from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
@@ -20,17 +21,23 @@ from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.generation.calibration import Calibration, calibrate
+from mrt5cli.metrics import loaded, scoring
+from mrt5cli.metrics.answers import Normalization
+from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates
 from mrt5cli.metrics.results import VERSION, Json, Row, finite
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
+from mrt5cli.runtime import Precision
 from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import first_line
 from mrt5cli.writing import write_json
 
 Progress = Callable[[str, str, int], object]
+RULED = frozenset(scoring.GRADED)
+"""Measures that compare answers by a rule of normalisation."""
 
 
 @dataclass
@@ -48,7 +55,7 @@ class Result:
     rows: list[Row]
     conditions: Mapping[str, str | int]
     deletion_type: str = "none"
-    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     @property
@@ -112,6 +119,7 @@ class Comparison:
         task: its kind, version, settings, and the commits of its data.
         results: of each model, and of each rate it was set to.
         measures: names of the task's own numbers, the headline first; none where the loss is.
+        normalization: the rule by which answers were compared; None where none was.
         published: numbers of the same experiment.
         remarks: what the user should know of the data, a sentence each.
         unfinished: why it stops short of the last subset or model; its results have no total then.
@@ -121,10 +129,27 @@ class Comparison:
     options: EvaluationOptions
     results: Sequence[Result]
     measures: Sequence[str] = ()
+    normalization: Normalization | None = None
     published: Sequence[PublishedRow] = ()
     differences: Sequence[Difference] = ()
     remarks: Sequence[str] = ()
     unfinished: str | None = None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the measures' numbers in rows: a metric that is loaded may have several."""
+        others = self.results[0].rows[0].others
+        found = ([name] if name in METRICS else loaded.numbers_of(name, [*others]) for name in self.measures)
+        return [name for names in found for name in names]
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """What counts the measures that the toolkit does not itself: sacrebleu's signature, or a script."""
+        found = {
+            name: scoring.signature(name) if name in METRICS else loaded.load(name).source
+            for name in self.measures
+        }
+        return {name: made for name, made in found.items() if made is not None}
 
     def document(self) -> Json:
         """Everything, for JSON; numbers that are not finite become null."""
@@ -138,7 +163,9 @@ class Comparison:
             "limit": options.limit,
             "batch_size": options.batch_size,
             "constrained": options.constrained,
-            "normalization": options.normalization,
+            "normalization": self.normalization,
+            "generation": options.generation.model_dump() if generates(self.measures) else None,
+            "metrics": self.made_by,
             "languages": None if options.subsets is None else list(options.subsets),
             "data": options.data,
             "timed_passes": PASSES,
@@ -157,10 +184,16 @@ class Comparison:
     def save(self) -> list[str]:
         """Write each run's own results into its directory; models that come from no run have nowhere to go.
 
+        Answers are written where the options say, or, where they are not all, beside it.
+
         Returns:
             A line for each run: where its results are, or why they could not be written there.
         """
         lines = []
+        if (file := self.options.predictions) is not None:
+            path = file if self.unfinished is None else file.with_name(f"unfinished-{file.name}")
+            predictions.write(path, [(one.label, one.outcomes) for one in self.results], self.measures)
+            lines.append(f"saved {path}")
         for subject in {one.subject.source: one.subject for one in self.results}.values():
             if subject.run is None:
                 continue
@@ -184,6 +217,7 @@ def compare(
     options: EvaluationOptions,
     *,
     device: torch.device | str | None = None,
+    precision: Precision = "fp32",
     progress: Progress = lambda name, subset, done: None,
     unfinished: Callable[[Comparison], object] = lambda comparison: None,
 ) -> Comparison:
@@ -192,19 +226,25 @@ def compare(
     Args:
         section: the recipe section of the task.
         device: where to compute; by default the CPU.
+        precision: of the weights.
         progress: called with the subject's name, the subset and the number of its examples done.
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset, or no choices to be constrained to.
+        UserError: the task has no such subset, or no choices to be constrained to; a metric cannot be loaded.
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
-    check_held_out(task, section, options.split, options.subsets or task.subsets(options.split))
+    if options.predictions is not None:
+        predictions.check(options.predictions, task)
+    for name in task.measures:
+        if name not in METRICS:
+            loaded.load(name)
+    check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:
         for subject in subjects:
-            model = load_model(subject, device)
+            model = load_model(subject, device, precision)
             check_fits(model, section, subject.name)
             for calibration in _calibrations(model, task, options, subject.name):
                 result = Result(
@@ -255,9 +295,13 @@ def _measure(
     """Fill in a result, of which the rows that are done stay where a later subset fails."""
     if result.calibration is not None:
         options = replace(options, threshold=result.calibration.threshold)
+
+    def finished(row: Row, outcomes: Outcomes) -> None:
+        result.rows.append(row)
+        result.outcomes[row.subset] = outcomes
+
     report = partial(progress, result.label)
-    measured = measure(model, task, options, progress=report, finished=result.rows.append)
-    result.rows, result.outcomes = measured.rows, measured.outcomes
+    result.rows = measure(model, task, options, progress=report, finished=finished).rows
 
 
 def _comparison(
@@ -274,12 +318,20 @@ def _comparison(
         "settings": section.model_dump(mode="json"),
         "commits": task.commits(),
     }
-    measures = (*(["constrained_accuracy"] if options.constrained else []), *task.measures)
-    return Comparison(described, options, results, measures, remarks=task.remarks(), unfinished=unfinished)
+    constrained = [ACCURACY] if options.constrained and ACCURACY not in task.measures else []
+    return Comparison(
+        described,
+        options,
+        results,
+        (*constrained, *task.measures),
+        normalization=options.normalization or task.normalization if RULED & {*task.measures} else None,
+        remarks=task.remarks(),
+        unfinished=unfinished,
+    )
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
-    """The options with subsets in the task's order and the rule of answers, if all is what the task has."""
+    """The options with subsets in the task's order and a rule only where it is another than the task's."""
     there, split = list(task.subsets(options.split)), options.split
     unknown = [name for name in options.subsets or () if name not in there]
     if unknown:
@@ -295,5 +347,5 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
     return replace(
         options,
         subsets=options.subsets and tuple(name for name in there if name in options.subsets),
-        normalization=None if task.answer_length is None else options.normalization or "squad",
+        normalization=None if options.normalization == task.normalization else options.normalization,
     )

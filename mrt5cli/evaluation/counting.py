@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.metrics import scoring
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.counts import (
     Ratio,
@@ -25,7 +26,7 @@ from mrt5cli.metrics.counts import (
     right_in_rows,
     wilson_interval,
 )
-from mrt5cli.metrics.results import TOTAL, Row
+from mrt5cli.metrics.results import TOTAL, Interval, Row
 from mrt5cli.models import MrT5Output
 from mrt5cli.tasks.base import Batch
 
@@ -52,6 +53,23 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model answers to each example of a subset; n examples.
+
+    Attributes:
+        inputs: n sources, as far as the model was given them.
+        accepted: n tuples of the answers that are right, the target first.
+        texts: n answers.
+        others: numbers of all answers by metrics that are loaded, by their names in `Row.others`.
+    """
+
+    inputs: Sequence[str]
+    accepted: Sequence[tuple[str, ...]]
+    texts: Sequence[str]
+    others: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """What became of each example of a subset, in the task's order; n examples.
 
@@ -61,7 +79,9 @@ class Outcomes:
         tokens_right: (n,) int, of them predicted right, teacher-forced.
         positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
             gates, that would be.
-        scores: (n,) each, by the names of metrics that are means over examples: right or wrong, or 0 to 1.
+        scores: by the names of metrics, (n,) each for means over examples (right or wrong, or 0 to 1), and
+            (n, k) statistics for what is summed; see `metrics.scoring`.
+        answers: that the model generated; None where it did not.
     """
 
     nats: NDArray[np.float64]
@@ -69,7 +89,8 @@ class Outcomes:
     tokens_right: NDArray[np.int64]
     positions: NDArray[np.int64]
     kept: NDArray[np.int64]
-    scores: Mapping[str, NDArray[np.generic]]
+    scores: Mapping[str, NDArray[Any]]
+    answers: Answers | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -79,9 +100,11 @@ class Outcomes:
 
     @classmethod
     def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """The outcomes of batches, one after the other."""
-        names = [one.name for one in fields(cls) if one.name != "scores"]
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        """The outcomes of batches, one after the other, before anything is generated."""
+        names = [one.name for one in fields(cls) if one.name not in ("scores", "answers")]
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        }
         scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
         return cls(**arrays, scores=scores)
 
@@ -142,10 +165,9 @@ def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> 
     nats = Ratio(float(outcomes.nats.sum()), tokens).value
     right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
     whole = Ratio(float(outcomes.right.sum()), int((outcomes.tokens > 0).sum()))
-    scores: dict[str, Any] = {}
-    for name, values in outcomes.scores.items():
-        if name != WHOLE_TARGETS:  # that counts examples that have targets
-            scores |= {name: float(values.mean()), f"{name}_95": mean_interval([values])}
+    scores = {name: found for name, found in outcomes.scores.items() if name != WHOLE_TARGETS}
+    numbers = {name: scoring.of_all(name, found) for name, found in scores.items()}
+    intervals = {name: _interval(name, [found]) for name, found in scores.items()}
     return Row(
         subset=subset,
         examples=examples,
@@ -163,30 +185,47 @@ def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> 
         gate_precision=lost.precision.value,
         gate_recall=lost.recall.value,
         truncated=truncated,
-        **scores,
+        **_fields(numbers | dict(outcomes.answers.others if outcomes.answers else {}), intervals),
     )
+
+
+def _interval(name: str, groups: Sequence[NDArray[Any]]) -> Interval | None:
+    """The 95 % interval of a metric, from its scores or statistics in each subset."""
+    return scoring.interval(name, groups) if groups[0].ndim == 2 else mean_interval(groups)
+
+
+def _fields(numbers: Mapping[str, float | None], intervals: Mapping[str, Interval | None]) -> dict[str, Any]:
+    """Numbers as the fields of a row that they are, the rest of them as its `others`."""
+    return {
+        **{name: value for name, value in numbers.items() if hasattr(Row, name)},
+        **{f"{name}_95": ends for name, ends in intervals.items() if hasattr(Row, name)},
+        "others": {name: value for name, value in numbers.items() if not hasattr(Row, name)},
+        "others_95": {name: ends for name, ends in intervals.items() if not hasattr(Row, name)},
+    }
 
 
 def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -> Row:
     """Means over subsets weighted by their examples; None for what a subset has no number of.
 
     Args:
-        outcomes: of each subset by its name; without them graded metrics have no interval.
+        outcomes: of each subset by its name; without them only what is right or wrong has an interval.
     """
     examples = sum(row.examples for row in rows)
-    found: dict[str, Any] = {}
-    for name in (field.name for field in fields(Row)):
-        values = [getattr(row, name) for row in rows]
+    numbers: dict[str, float | None] = {}
+    for name in (*(field.name for field in fields(Row)), *rows[0].others):
+        values = [row.number(name) for row in rows]
         if all(isinstance(value, float) for value in values):
-            weighted = (row.examples * value for row, value in zip(rows, values, strict=True))
-            found[name] = sum(weighted) / examples
-    for name in (name for name in METRICS if hasattr(Row, f"{name}_95")):
-        if not METRICS[name].graded:
-            found[f"{name}_95"] = wilson_interval(found.get(name), examples)
-        elif outcomes is not None:
-            scores = [outcomes[row.subset].scores.get(name) for row in rows]
-            found[f"{name}_95"] = mean_interval([score for score in scores if score is not None])
-    found |= {
+            weighted = (row.examples * value for row, value in zip(rows, values, strict=True))  # type: ignore[operator]
+            numbers[name] = sum(weighted) / examples
+    intervals: dict[str, Interval | None] = {}
+    for name, metric in METRICS.items():
+        if metric.scores == "right":
+            intervals[name] = wilson_interval(numbers.get(name), examples)
+        elif metric.scores and outcomes is not None and numbers.get(name) is not None:
+            scores = (outcomes[row.subset].scores.get(name) for row in rows)
+            groups = [group for group in scores if group is not None]
+            intervals[name] = _interval(name, groups) if len(groups) == len(rows) else None
+    found = _fields(numbers, intervals) | {
         "subset": TOTAL,
         "examples": examples,
         "target_tokens": sum(row.target_tokens for row in rows),

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mrt5cli.byte_tokens import EOS, decode
 from mrt5cli.errors import UserError
-from mrt5cli.evaluation.counting import Outcomes, Tally, row_of, tally, teacher_forced, total
+from mrt5cli.evaluation.counting import Answers, Outcomes, Tally, row_of, tally, teacher_forced, total
 from mrt5cli.evaluation.generation import choose
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.generation.decoding import Decoding, generate_answers
-from mrt5cli.metrics.catalog import ANSWERED
+from mrt5cli.metrics import loaded, scoring
+from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates, metric_of
 from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
@@ -51,20 +51,20 @@ def measure(
     options: EvaluationOptions = DEFAULT,
     *,
     progress: Progress = lambda what, done: None,
-    finished: Callable[[Row], object] = lambda row: None,
+    finished: Callable[[Row, Outcomes], object] = lambda row, outcomes: None,
 ) -> Measured:
     """A row a subset and, when there are several, a total weighted by examples as in the paper.
 
-    Where a task has accepted answers, the model also generates its own and they are scored, unless the
-    options say not to; all else is teacher-forced.
+    All is teacher-forced but the task's measures of generated answers: for those the model also answers each
+    source itself.
 
     Args:
         model: put in eval mode meanwhile; it stays where it is.
         progress: called with the subset and the number of its examples done, and again for its answers.
-        finished: called with the row of a subset before the next one begins.
+        finished: called with the row and the outcomes of a subset before the next one begins.
 
     Raises:
-        UserError: a subset without examples.
+        UserError: a subset without examples, or a measure that cannot be taken.
     """
     was_training = model.training
     model.train(False)
@@ -78,7 +78,7 @@ def measure(
             for subset in options.subsets or task.subsets(options.split):
                 row, outcomes[subset] = _Subset(model, task, subset, options, progress).measure()
                 rows.append(row)
-                finished(row)
+                finished(row, outcomes[subset])
     finally:
         model.train(was_training)
     return Measured([*rows, total(rows, outcomes)] if len(rows) > 1 else rows, outcomes)
@@ -97,6 +97,7 @@ class _Subset:
     ) -> None:
         self.model, self.task, self.subset, self.options = model, task, subset, options
         self.progress = progress
+        self.measures = task.measures if options.measures is None else options.measures
         self.device = next(model.parameters()).device
         self.watch = Stopwatch(self.device) if options.runtime else None
         self.deletion: dict[str, bool | float] = {"hard_delete": options.hard_delete}
@@ -107,7 +108,7 @@ class _Subset:
     def measure(self) -> tuple[Row, Outcomes]:
         options = self.options
         part = options.split, self.subset, options.limit
-        references = self.task.references(*part) if options.generate else None
+        references = _accepted(self.task, part) if generates(self.measures) else None
         lost = Tally()
         parts: list[Outcomes] = []
         removed: list[Outcomes] = []
@@ -150,43 +151,63 @@ class _Subset:
 
     def _forced(self, batch: dict[str, Any]) -> tuple[MrT5Output, Outcomes]:
         """The output given the targets and what became of them; with choices, also what is chosen."""
-        choices = self.task.choices if self.options.constrained else None
+        choices = self.task.choices if self.options.constrained or ACCURACY in self.measures else None
         if choices is None:
+            if ACCURACY in self.measures:
+                raise UserError(f"{self.task.name} is measured by accuracy, and says no choices")
             output = self._forward(batch)
             return output, teacher_forced(output, batch)
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "real_bytes")}
         encoded = self.model.encoder(**given, **self.deletion)
         output = self.model(encoder_outputs=encoded, labels=batch["labels"])
         chosen = choose(self.model, encoded, choices, len(batch["labels"]))
-        right = chosen == [choices.index(decode(row)) for row in batch["labels"].cpu().numpy()]
+        targets = [decode(row) for row in batch["labels"].cpu().numpy()]
+        right = chosen == [choices.index(target) if target in choices else -1 for target in targets]
         outcomes = teacher_forced(output, batch)
-        return output, replace(outcomes, scores={**outcomes.scores, "constrained_accuracy": right})
+        return output, replace(outcomes, scores={**outcomes.scores, ACCURACY: right})
 
     def _answered(
         self, outcomes: Outcomes, sources: list[Tensor], references: list[tuple[str, ...]]
     ) -> Outcomes:
         """The outcomes with the answers that the model generates, and their scores."""
+        how, task = self.options.generation, self.task
         answers = generate_answers(
             self.model,
             sources,
-            decoding=Decoding(self.task.answer_length or 1),
+            decoding=Decoding(
+                how.max_new_tokens or task.answer_length or 1, how.num_beams, how.length_penalty
+            ),
             batch_size=self.options.batch_size,
             deletion=self.deletion,
             watch=self.watch,
             progress=lambda done: self.progress(f"{self.subset}, answers", done),
         )
-        how = self.options.normalization or "squad", self.task.language_of(self.subset)
-        pairs = list(zip(answers, references, strict=True))
-        scores = {
-            metric.name: np.array([metric.score(answer, accepted, *how) for answer, accepted in pairs])
-            for metric in ANSWERED
-        }
-        return replace(outcomes, scores={**outcomes.scores, **scores})
+        rule, language = self.options.normalization or task.normalization, task.language_of(self.subset)
+        scores, others = dict(outcomes.scores), dict[str, float]()
+        for name in (name for name in self.measures if metric_of(name).answers):
+            if name in METRICS:
+                scores[name] = scoring.scored(name, answers, references, rule, language)
+            else:
+                others |= loaded.load(name).score(answers, references)
+        inputs = [decode(row.numpy()) for row in sources]
+        return replace(outcomes, scores=scores, answers=Answers(inputs, references, answers, others))
 
     def _forward(self, batch: dict[str, Any]) -> MrT5Output:
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels", "real_bytes")}
         output: MrT5Output = self.model(**given, **self.deletion, use_cache=False)
         return output
+
+
+def _accepted(task: Task, part: tuple[str, str, int | None]) -> list[tuple[str, ...]]:
+    """The accepted answers of a task that is measured by generated ones."""
+    references = task.references(*part)
+    if references is None or task.answer_length is None:
+        lacks = "references()" if references is None else "answer_length"
+        raise UserError(
+            f"{task.name} is measured by generated answers ({', '.join(task.measures)}), and has no {lacks}",
+            "a task of such measures says which answers it accepts, and how long they may be",
+        )
+    return references
 
 
 def without_source(batch: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from mrt5cli.metrics.answers import Normalization
-from mrt5cli.recipe import EvaluationSection
+from mrt5cli.recipe import EvaluationSection, GenerationSection
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,16 @@ class EvaluationOptions:
         hard_delete: delete for real, as at inference; False gates softly, as in training.
         threshold: gate value under which a byte is deleted, in place of the model's own; hard deletion only.
         source_removed: also score the same targets without their source.
-        generate: where a task has accepted answers, have the model generate its own, which takes long.
+        measures: those of the task's measures to take, beside what is teacher-forced; None for all. Some take
+            long: answers have to be generated for them.
+        generation: how answers are generated.
         constrained: also choose among the task's choices.
-        normalization: of generated answers and accepted ones, see `metrics.answers`; None is "squad".
+        normalization: of generated answers and accepted ones, see `metrics.answers`; None is the task's.
         runtime: also time forward passes, five a batch.
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
         test_difference: also test whether the two models differ.
+        predictions: file to write answers to, an example a row.
         data: what replaces the task's own source, for the record.
         label: sets apart, by the name of their files, results whose other settings would share one.
     """
@@ -41,19 +44,26 @@ class EvaluationOptions:
     hard_delete: bool = True
     threshold: float | None = None
     source_removed: bool = True
-    generate: bool = True
+    measures: Sequence[str] | None = None
+    generation: GenerationSection = field(default_factory=GenerationSection)
     constrained: bool = False
     normalization: Normalization | None = None
     runtime: bool = False
     deletion_rates: Sequence[float] = ()
     test_difference: bool = False
+    predictions: Path | None = None
     data: str | None = None
     label: str = ""
 
     @classmethod
     def of(cls, section: EvaluationSection) -> Self:
         """What a recipe says of evaluations."""
-        return cls(batch_size=section.batch_size, limit=section.examples, hard_delete=section.hard_delete)
+        return cls(
+            batch_size=section.batch_size,
+            limit=section.examples,
+            hard_delete=section.hard_delete,
+            generation=section.generation,
+        )
 
     @property
     def deletion(self) -> str:
@@ -72,7 +82,8 @@ class EvaluationOptions:
             "" if self.split == "test" else self.split,
             "" if self.hard_delete else "soft",
             "constrained" if self.constrained else "",
-            "" if self.normalization in (None, "squad") else self.normalization,
+            self.normalization,
+            *self.generation.named(),
             "" if self.subsets is None else "+".join(self.subsets),
             "rates" if self.deletion_rates else "",
             "" if self.data is None else f"data-{Path(self.data).resolve().name}",

@@ -1,7 +1,8 @@
 """Whether two models differ: tests on outcomes paired by example.
 
 What is right or wrong goes through McNemar's exact test; anything else through a paired bootstrap, resampled
-within each subset, so that a total keeps its languages' shares. All differences are first minus second.
+within each subset, so that a total keeps its languages' shares. All differences are first minus second. Of
+metrics that are loaded nothing is known by example, and nothing is tested.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrt5cli.evaluation.counting import Outcomes
-from mrt5cli.metrics import Z_95
+from mrt5cli.metrics import Z_95, scoring
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL
 
 AT_ONCE = 4_000_000
 """Draws held in memory at a time."""
+SAMPLES = 2000
+"""Resamples where each is a function of sums, which takes longer than a mean."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,28 @@ def differences(
     if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
         measures = (WHOLE_TARGETS,)
     found = []
-    for name in (*measures, "loss"):
+    for name in (*(name for name in measures if name in METRICS), "loss"):
         for subset, parts in groups:
             one, other = ([outcomes[part] for part in parts] for outcomes in (first, second))
-            if name == "loss":
-                tokens = [outcomes.tokens for outcomes in one]
-                nats, others = ([outcomes.nats for outcomes in side] for side in (one, other))
-                found.append(compare_means(subset, name, nats, others, tokens))
-            else:
-                test = compare_means if METRICS[name].graded else compare_right
-                scores = ([outcomes.scores[name] for outcomes in side] for side in (one, other))
-                found.append(test(subset, name, *scores))
+            found += _difference(subset, name, one, other)
     return found
+
+
+def _difference(
+    subset: str, name: str, one: Sequence[Outcomes], other: Sequence[Outcomes]
+) -> list[Difference]:
+    """One measure of two models; none where one of them has no number of it."""
+    over_tokens = {"loss": "nats", "token_accuracy": "tokens_right"}
+    if name in over_tokens:
+        sums, others = ([getattr(outcomes, over_tokens[name]) for outcomes in side] for side in (one, other))
+        return [compare_means(subset, name, sums, others, [outcomes.tokens for outcomes in one])]
+    scores, others = ([outcomes.scores[name] for outcomes in side] for side in (one, other))
+    match METRICS[name].scores:
+        case "right":
+            return [compare_right(subset, name, scores, others)]
+        case "graded":
+            return [compare_means(subset, name, scores, others)]
+    return compare_sums(subset, name, scores, others)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -157,13 +170,43 @@ def compare_means(
         values[0] += share * float(a.sum() / w.sum())
         values[1] += share * float(b.sum() / w.sum())
         drawn += share * _resampled(a - b, w, resamples, generator)
-    difference = values[0] - values[1]
+    return _by_bootstrap(subset, measure, values[0], values[1], drawn)
+
+
+def compare_sums(
+    subset: str, measure: str, first: Sequence[ArrayLike], second: Sequence[ArrayLike]
+) -> list[Difference]:
+    """The same of a metric that is summed, from each example's statistics (n, k); see `metrics.scoring`.
+
+    None where a model, or a sample of examples, has no number of it.
+    """
+    pairs = [np.stack([np.asarray(a), np.asarray(b)], axis=1) for a, b in zip(first, second, strict=True)]
+    examples = sum(len(pair) for pair in pairs)
+    values = [
+        [
+            len(pair) / examples * number
+            for pair in pairs
+            if (number := scoring.of_all(measure, pair[:, side])) is not None
+        ]
+        for side in (0, 1)
+    ]
+    drawn = scoring.resampled(measure, pairs, np.random.default_rng(0), SAMPLES)
+    if any(len(side) < len(pairs) for side in values) or np.isnan(drawn).any():
+        return []
+    return [_by_bootstrap(subset, measure, sum(values[0]), sum(values[1]), drawn)]
+
+
+def _by_bootstrap(
+    subset: str, measure: str, first: float, second: float, drawn: NDArray[np.float64]
+) -> Difference:
+    """The difference of two numbers, with what resampling makes of it (resamples,)."""
+    difference = first - second
     # Sums in another order differ by rounding: what is equal to within that counts as equally far.
     slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(drawn).max()))
     farther = int((np.abs(drawn - difference) >= abs(difference) - slack).sum())
     low, high = np.quantile(drawn, (0.025, 0.975))
-    p_value = (farther + 1) / (resamples + 1)
-    return Difference(subset, measure, values[0], values[1], float(low), float(high), p_value, "bootstrap")
+    p_value = (farther + 1) / (len(drawn) + 1)
+    return Difference(subset, measure, first, second, float(low), float(high), p_value, "bootstrap")
 
 
 def _resampled(

@@ -1,8 +1,8 @@
 """Answers compared as texts: what is taken off before, exact match, and F1 over tokens.
 
-Two rules. "squad" is the official SQuAD v1.1 script's, which the published numbers use for every language:
-lower case, no ASCII punctuation, no English article, single spaces. "multilingual" is right for the other
-languages too:
+Three rules. "none" takes texts as they are, byte for byte. "squad" is the official SQuAD v1.1 script's, which
+the published numbers use for every language: lower case, no ASCII punctuation, no English article, single
+spaces. "multilingual" is right for the other languages too:
 
 - NFKC and case folding, so that full-width forms and "ß" compare as readers see them;
 - no punctuation of any script, no ASCII symbols, no invisible format characters, any Unicode white space;
@@ -24,8 +24,8 @@ from typing import Literal
 
 import regex
 
-Normalization = Literal["squad", "multilingual"]
-NORMALIZATIONS: tuple[Normalization, ...] = ("squad", "multilingual")
+Normalization = Literal["squad", "multilingual", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("squad", "multilingual", "none")
 
 NO_SPACES = frozenset({"bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Languages, as codes, whose writing does not part words."""
@@ -37,29 +37,35 @@ _CHARACTERS = regex.compile(r"\p{Nd}+|[\p{Ll}\p{Lu}\p{Lt}]+|\S")
 
 
 def normalise(text: str, rule: Normalization = "squad", language: str | None = None) -> str:
-    """The text as answers are compared, tokens parted by single spaces.
+    """The text as answers are compared; by all rules but "none", tokens parted by single spaces.
 
     Args:
         rule: see above.
-        language: its code, e.g. "zh" or "zh-TW"; "squad" does not look at it. None is a language with spaces
-            and without articles.
+        language: its code, e.g. "zh" or "zh-TW"; only "multilingual" looks at it. None is a language with
+            spaces and without articles.
     """
+    if rule == "none":
+        return text
     if rule == "squad":
         # ASCII punctuation goes before articles: "a." is an article, too.
         plain = text.lower().translate(_ASCII_PUNCTUATION)
         return " ".join(_ARTICLES.sub(" ", plain).split())
     if rule != "multilingual":
         raise ValueError(f"{rule!r} is no normalisation, only {', '.join(NORMALIZATIONS)}")
-    base = "" if language is None else language.replace("_", "-").split("-")[0].lower()
     # NFKC yields capitals and punctuation, folding undoes compositions, and a mark may have stood between two
     # characters that compose: hence three times.
     folded = _nfkc(_nfkc(text).casefold())
     plain = _nfkc(_MARKS.sub("", folded))
-    if base == "en":
+    if _base(language) == "en":
         plain = _ARTICLES.sub(" ", plain)
     # What parts words is Python's to say: control characters that `\S` takes for characters do, too.
-    words = plain.split()
-    return " ".join(_CHARACTERS.findall(" ".join(words)) if base in NO_SPACES else words)
+    return " ".join(tokens(plain, language))
+
+
+def tokens(text: str, language: str | None = None) -> list[str]:
+    """What there is between white space; of a language written without spaces, the characters (see above)."""
+    words = text.split()
+    return _CHARACTERS.findall(" ".join(words)) if _base(language) in NO_SPACES else words
 
 
 def exact_match(
@@ -81,7 +87,13 @@ def f1(
     0 where they share no token: also where both are empty, as in the official script.
     """
     said, accepted = _all_normalised(prediction, references, rule, language)
-    return max(_overlap(said.split(), one.split()) for one in accepted)
+    # What the other rules return has its tokens parted already.
+    parted = partial(tokens, language=language if rule == "none" else None)
+    return max(_overlap(parted(said), parted(one)) for one in accepted)
+
+
+def _base(language: str | None) -> str:
+    return "" if language is None else language.replace("_", "-").split("-")[0].lower()
 
 
 _nfkc = partial(unicodedata.normalize, "NFKC")

@@ -1,26 +1,30 @@
 """Every number that is measured or was published: its name, its words, its unit, which way is better.
 
-A new metric is one entry here, the field of its name in `results.Row`, and the function that counts it.
-Tables, model cards, verdicts and the recipe's `training.best_metric` iterate this list. It imports nothing
-heavy.
+A new metric is one entry here, the field of its name in `results.Row`, and the function that counts it; one
+of the user's own is added by `register`, and has its numbers in `Row.others`. Tables, model cards, verdicts
+and the recipe's `training.best_metric` iterate this list. It imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from mrt5cli.text import number
+from mrt5cli import own_code
+from mrt5cli.text import listed, number
 
 if TYPE_CHECKING:
     import evaluate
 
-    from mrt5cli.metrics.answers import Normalization
 
 Unit = Literal["share", "number", "nats", "ms", "count"]
 Better = Literal["lower", "higher"]
+Scores = Literal["right", "graded", "summed"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Metric:
     """One of them.
 
     Attributes:
-        name: of the field of `results.Row`.
+        name: of the field of `results.Row`, or in its `others`.
         title: in words.
         header: of a narrow column, its lines parted by line breaks; of what no such column has, empty.
         unit: a "share" is 0 to 1 and printed in percent; the others are printed as they are.
@@ -37,9 +41,10 @@ class Metric:
         published: its name in `published.yaml`, or empty.
         chooses: a recipe may keep the weights that are best by it.
         in_cards: model cards show it. Lengths repeat the deletion rate, and times belong to a machine.
-        answers: scores a generated answer, by the function of its name in `answers`, and is not measured
-            given the true targets.
-        graded: a mean of scores between 0 and 1, and not of what is right or wrong.
+        answers: scores generated answers, and is not measured given the true targets.
+        scores: what makes it a measure that a task may be judged by: the share of what is "right", a mean of
+            scores between 0 and 1 ("graded"), or a function of what is "summed" over examples. None for what
+            every evaluation brings beside its measures, lengths and losses.
     """
 
     name: str
@@ -52,7 +57,7 @@ class Metric:
     chooses: bool = False
     in_cards: bool = True
     answers: bool = False
-    graded: bool = False
+    scores: Scores | None = None
 
     @property
     def factor(self) -> float:
@@ -82,14 +87,6 @@ class Metric:
         labels = task == "xnli" and self.name == WHOLE_TARGETS
         return replace(self, title="accuracy", header="acc.") if labels else self
 
-    def score(
-        self, answer: str, accepted: Sequence[str], rule: Normalization = "squad", language: str | None = None
-    ) -> float:
-        """How good one generated answer is by it; see `answers.f1`."""
-        from mrt5cli.metrics import answers
-
-        return float(getattr(answers, self.name)(answer, accepted, rule, language))
-
     def load(self, **options: object) -> evaluate.Metric:
         """The metric as an `evaluate.Metric`, without a network.
 
@@ -99,8 +96,8 @@ class Metric:
         - bits per byte: the summed cross-entropy in nats of a row, a batch or a shard, and its number of
           target tokens;
         - deletion rate: rows of gate values (`scale` to 0) and of input ids, and a `threshold`;
-        - exact match and F1: answers and the texts accepted for each, and a `rule` and a `language` as in
-          `answers.normalise`.
+        - exact match, F1, character and word error rate, chrF and BLEU: answers and the texts accepted for
+          each, a `language` and, for the first two, a `rule`, as in `answers.normalise`.
 
         It returns the number, which is None over nothing, and the `count` of what it is over.
 
@@ -110,14 +107,14 @@ class Metric:
         Raises:
             ValueError: it is not counted from such pairs, as a time is not.
         """
-        from mrt5cli.metrics.evaluate_metrics import COUNTED, CountedMetric
+        from mrt5cli.metrics.evaluate_metrics import CountedMetric
 
-        if self.name not in COUNTED:
-            raise ValueError(f"{self.name} is not counted from pairs, as {', '.join(COUNTED)} are")
         return CountedMetric(self.name, **options)
 
 
 _share = partial(Metric, unit="share", better="higher")
+_right = partial(_share, scores="right", chooses=True)
+_answers = partial(Metric, scores="summed", answers=True, chooses=True)
 _not_in_cards = partial(Metric, in_cards=False)
 
 MEASURED = (
@@ -128,13 +125,15 @@ MEASURED = (
     Metric("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
     _not_in_cards("kept_length", "kept length", "kept\nmean", digits=1),
     _not_in_cards("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len"),
-    _share("token_accuracy", "token accuracy", "token\nacc.", published="token_accuracy", chooses=True),
-    _share(
-        "sequence_accuracy", "sequence accuracy", "seq.\nacc.", published="sequence_accuracy", chooses=True
-    ),
-    _share("constrained_accuracy", "accuracy among choices", "constr."),
-    _share("exact_match", "exact match", "EM", published="exact_match", chooses=True, answers=True),
-    _share("f1", "F1", "F1", published="f1", chooses=True, answers=True, graded=True),
+    _right("token_accuracy", "token accuracy", "token\nacc.", published="token_accuracy"),
+    _right("sequence_accuracy", "sequence accuracy", "seq.\nacc.", published="sequence_accuracy"),
+    _right("accuracy", "accuracy among choices", "choice\nacc."),
+    _right("exact_match", "exact match", "EM", published="exact_match", answers=True),
+    _share("f1", "F1", "F1", published="f1", chooses=True, answers=True, scores="graded"),
+    _answers("cer", "character error rate", "CER", "share", better="lower"),
+    _answers("wer", "word error rate", "WER", "share", better="lower"),
+    _answers("chrf", "chrF", "chrF", better="higher"),
+    _answers("bleu", "BLEU", "BLEU", better="higher"),
     Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
     Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
     _not_in_cards(
@@ -158,7 +157,7 @@ PUBLISHED_ONLY = (
 """What only the paper, and an analysis of several runs, has a number of."""
 
 METRICS = {metric.name: metric for metric in MEASURED}
-"""What an evaluation measures, by name."""
+"""What an evaluation measures, and the user's own metrics that are registered by now, by name."""
 
 BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISHED_ONLY) if metric.published}
 """All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
@@ -166,11 +165,89 @@ BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISH
 WHOLE_TARGETS = "sequence_accuracy"
 """The one of targets that are right throughout: for tasks that bring no measure of their own."""
 
-ANSWERED = tuple(metric for metric in MEASURED if metric.answers)
-"""Those of answers that a model has to generate, which takes far longer than scoring given targets."""
-
 if TYPE_CHECKING:
     BestMetric = str
 else:
     BestMetric = Literal[tuple(metric.name for metric in MEASURED if metric.chooses)]
 """What a recipe's `training.best_metric` may be."""
+
+
+ACCURACY = "accuracy"
+"""Whether the likeliest of the task's choices is the right one, which takes a forward pass a choice."""
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NEAR_OURS = ("bleurt",)
+"""Metrics of `evaluate.load` that look like a slip of one of ours."""
+
+
+def register(metric: Metric, score: Callable[[str, Sequence[str]], float]) -> None:
+    """Add a metric of generated answers to those that a task may name: the mean of an answer's scores.
+
+    Args:
+        score: called with an answer and the texts accepted for it, at least one.
+
+    Raises:
+        ValueError: there is a metric of that name already.
+    """
+    from mrt5cli.metrics.scoring import OWN
+
+    if metric.name in METRICS:
+        whose = own_code.brought_by(getattr(OWN.get(metric.name), "__module__", ""))
+        raise ValueError(f"there is a metric {metric.name!r} already{whose}")
+    METRICS[metric.name] = replace(metric, answers=True, scores="summed", chooses=metric.better is not None)
+    OWN[metric.name] = score
+
+
+def measures() -> list[str]:
+    """The names of what a task may be judged by: the catalog's, and those registered by now."""
+    return [metric.name for metric in METRICS.values() if metric.scores is not None]
+
+
+def misfit(name: str) -> str | None:
+    """What is wrong with a task's measure; None for one of `measures`, or for a name or path to be loaded.
+
+    Nothing is loaded for that: whether there is such a metric shows when an evaluation starts.
+    """
+    ours = measures()
+    if name in ours:
+        return None
+    if name in METRICS:
+        return f"{name} is measured in any case, and judges no task; name some of {listed(ours, len(ours))}"
+    if ("metric", name) in own_code.FAILED:
+        return own_code.FAILED["metric", name]
+    if is_path(name):
+        return None
+    if not _HUB_NAME.fullmatch(name):
+        return (
+            f"{name!r} is neither a metric, which {listed(ours, len(ours))} are, nor a name or a path that "
+            "`evaluate.load` could take"
+        )
+    near = difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75)
+    return f"{name!r} is no metric; did you mean {near[0]}?" if near and name not in _NEAR_OURS else None
+
+
+def is_path(name: str) -> bool:
+    """Whether a measure is a script of the user's own for `evaluate.load`, or its folder."""
+    return name.endswith(".py") or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def short(name: str) -> str:
+    """What a metric that is loaded is called where its numbers are."""
+    return PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
+
+
+def metric_of(name: str) -> Metric:
+    """The catalog's metric, or one for a loaded metric or one of its numbers, of which little is known."""
+    if name in METRICS:
+        return METRICS[name]
+    title = short(name)
+    return Metric(name, title, title.replace(".", ".\n"), digits=4, answers=True)
+
+
+def is_measured(name: str, measures: Sequence[str], choices: bool) -> bool:
+    """Whether evaluations can have one of the catalog's numbers of a task with such measures, or choices."""
+    return name in measures or (choices if name == ACCURACY else not METRICS[name].answers)
+
+
+def generates(names: Sequence[str]) -> bool:
+    """Whether one of these measures is of answers that a model has to generate, which takes long."""
+    return any(metric_of(name).answers for name in names)

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import datasets
 import evaluate
 
-from mrt5cli.metrics.answers import exact_match, f1
 from mrt5cli.metrics.counts import Ratio, deleted_bytes, sequences_right, tokens_right
+from mrt5cli.metrics.scoring import is_of_answers, number
 
 _IDS = datasets.Sequence(datasets.Value("int64"))
 _GATE = datasets.Sequence(datasets.Value("float32"))
 _TEXT = datasets.Value("string")
-
-
-def _scored(score: Callable[..., float]) -> Callable[..., Ratio]:
-    return lambda *pair, **options: Ratio(score(*pair, **options), 1)
 
 
 def _bits(nats: float, tokens: int) -> Ratio:
@@ -32,17 +29,24 @@ COUNTED: Mapping[str, tuple[Callable[..., Ratio], object, object]] = {
     "sequence_accuracy": (sequences_right, _IDS, _IDS),
     "bits_per_byte": (_bits, datasets.Value("float64"), datasets.Value("int64")),
     "deletion_rate": (deleted_bytes, _GATE, _IDS),
-    "exact_match": (_scored(exact_match), _TEXT, datasets.Sequence(_TEXT)),
-    "f1": (_scored(f1), _TEXT, datasets.Sequence(_TEXT)),
 }
 """What counts a pair, and what its prediction and its reference are, by the name of the metric."""
 
 
 class CountedMetric(evaluate.Metric):  # type: ignore[misc]  # the library has no type annotations
-    """A ratio summed over pairs of a prediction and a reference, and divided once; `config_name` is whose."""
+    """A metric of the catalog, summed over pairs of a prediction and a reference; `config_name` is which.
+
+    Raises:
+        ValueError: it is not counted from such pairs, as a time is not.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
-        _, prediction, reference = COUNTED[self.config_name]
+        if is_of_answers(self.config_name):
+            prediction, reference = _TEXT, datasets.Sequence(_TEXT)
+        elif self.config_name in COUNTED:
+            _, prediction, reference = COUNTED[self.config_name]
+        else:
+            raise ValueError(f"{self.config_name} is not counted from pairs")
         return evaluate.MetricInfo(
             description=self.config_name.replace("_", " "),
             citation="https://arxiv.org/abs/2410.20771",
@@ -50,9 +54,12 @@ class CountedMetric(evaluate.Metric):  # type: ignore[misc]  # the library has n
         )
 
     def _compute(
-        self, *, predictions: Sequence[object], references: Sequence[object], **options: object
+        self, *, predictions: Sequence[Any], references: Sequence[Any], **options: Any
     ) -> dict[str, float | int | None]:
-        count, *_ = COUNTED[self.config_name]
+        name = self.config_name
+        if is_of_answers(name):
+            return {name: number(name, predictions, references, **options), "count": len(predictions)}
+        count, *_ = COUNTED[name]
         pairs = zip(predictions, references, strict=True)
         found = sum((count(*pair, **options) for pair in pairs), Ratio())
-        return {self.config_name: found.value, "count": found.count}
+        return {name: found.value, "count": found.count}

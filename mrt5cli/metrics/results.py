@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError, model_validat
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
 
-VERSION = 2
-"""Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of."""
+VERSION = 3
+"""Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of; before 3
+what is now `accuracy` was called `constrained_accuracy`, and answers were greedy."""
 TOTAL = "total"
 
 Interval = tuple[float, float]
@@ -47,8 +48,13 @@ class Row:
             that loss makes no use of its input.
         ms_per_example: of a forward pass, when timed; where answers are generated, of one that is given the
             source and the generated answer. The median is that of the batches.
+        accuracy: the likeliest of the task's choices is the right one, 0 to 1.
         exact_match, f1: of generated answers against the accepted ones, 0 to 1.
-        constrained_accuracy: the likeliest of the task's choices is the right one, 0 to 1.
+        cer, wer: character and word error rate of generated answers, edits by the length of the reference,
+            which may be above 1.
+        chrf, bleu: of generated answers, 0 to 100.
+        others, others_95: of metrics of the user's own, by their names, and of metrics that are loaded, by
+            the metric's name, or "metric.number" where it has several.
         truncated: sources that were cut to the task's input length.
     """
 
@@ -76,14 +82,29 @@ class Row:
     exact_match_95: Interval | None = None
     f1: float | None = None
     f1_95: Interval | None = None
-    constrained_accuracy: float | None = None
-    constrained_accuracy_95: Interval | None = None
+    accuracy: float | None = None
+    accuracy_95: Interval | None = None
+    cer: float | None = None
+    cer_95: Interval | None = None
+    wer: float | None = None
+    wer_95: Interval | None = None
+    chrf: float | None = None
+    chrf_95: Interval | None = None
+    bleu: float | None = None
+    bleu_95: Interval | None = None
+    others: Mapping[str, float | None] = field(default_factory=dict)
+    others_95: Mapping[str, Interval | None] = field(default_factory=dict)
     truncated: int = 0
 
     def number(self, name: str) -> float | None:
-        """The number of a metric of the catalog."""
-        value: float | None = getattr(self, name)
-        return value
+        """The number of a metric of the catalog, or one of the others."""
+        value: float | None = getattr(self, name, None)
+        return self.others.get(name) if value is None else value
+
+    def interval(self, name: str) -> Interval | None:
+        """Its 95 % interval, where it has one."""
+        ends: Interval | None = getattr(self, f"{name}_95", None)
+        return self.others_95.get(name) if ends is None else ends
 
     def known(self, name: str) -> float:
         """The number of a metric that was measured."""
@@ -106,7 +127,7 @@ class Row:
 
     def to_json(self) -> Json:
         """What a file holds of it; numbers that are not finite become null."""
-        return finite(asdict(self))
+        return finite(asdict(self)) | {"others": finite(self.others)}
 
 
 def finite(tree: Mapping[str, object]) -> Json:
@@ -139,12 +160,19 @@ class SavedModel(BaseModel, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _step_of_version_1(cls, tree: object) -> object:
-        """Version 1 says the step in the path of the checkpoint, and nowhere else."""
+    def _of_older_versions(cls, tree: object) -> object:
+        """Version 1 says the step in the path of the checkpoint only; see `VERSION` for accuracy."""
         if isinstance(tree, dict) and "step" not in tree:
             found = re.fullmatch(r"step-(\d+)", Path(tree.get("source", "")).name)
-            return {**tree, "step": int(found[1]) if found else None}
+            tree = {**tree, "step": int(found[1]) if found else None}
+        if isinstance(tree, dict) and isinstance(rows := tree.get("rows"), list | tuple):
+            tree = {**tree, "rows": [_renamed(row) if isinstance(row, dict) else row for row in rows]}
         return tree
+
+
+def _renamed(row: Json) -> Json:
+    """A row with the names that its numbers have now."""
+    return {re.sub("^constrained_accuracy", "accuracy", name): value for name, value in row.items()}
 
 
 class SavedEvaluation(BaseModel, frozen=True):
@@ -158,7 +186,7 @@ class SavedEvaluation(BaseModel, frozen=True):
         code: version of the code that made it.
     """
 
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     task: str = Field(validation_alias=AliasPath("task", "kind"))
     settings: Json = Field(default_factory=dict, validation_alias=AliasPath("task", "settings"))
     split: str

@@ -10,6 +10,7 @@ from mrt5cli.recipe.loading import load as load
 from mrt5cli.recipe.loading import parse_overrides as parse_overrides
 from mrt5cli.recipe.schema import ConstantController as ConstantController
 from mrt5cli.recipe.schema import EvaluationSection as EvaluationSection
+from mrt5cli.recipe.schema import GenerationSection as GenerationSection
 from mrt5cli.recipe.schema import LossSection as LossSection
 from mrt5cli.recipe.schema import ModelSection as ModelSection
 from mrt5cli.recipe.schema import PController as PController
@@ -29,6 +30,7 @@ from mrt5cli.recipe.tasks import GeneratedRows as GeneratedRows
 from mrt5cli.recipe.tasks import HubRows as HubRows
 from mrt5cli.recipe.tasks import HubSource as HubSource
 from mrt5cli.recipe.tasks import SpanCorruptionTask as SpanCorruptionTask
+from mrt5cli.recipe.tasks import Text2TextTask as Text2TextTask
 from mrt5cli.recipe.tasks import TyDiQATask as TyDiQATask
 from mrt5cli.recipe.tasks import XnliTask as XnliTask
 from mrt5cli.recipe.tasks import XQuADTask as XQuADTask

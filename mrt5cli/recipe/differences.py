@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel
 
 from mrt5cli.recipe.schema import Recipe
@@ -43,6 +45,7 @@ def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
 
 def decides_numbers(key: str, recipe: Recipe) -> bool:
     """Whether a run with another value of a key would be another run."""
+    key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
     chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
 
@@ -52,6 +55,9 @@ def _flat(tree: Tree, prefix: str = "") -> dict[str, str]:
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for number, item in enumerate(value):
+                flat |= _flat(item, f"{prefix}{key}[{number}].")
         else:
             flat[f"{prefix}{key}"] = inline(value)
     return flat

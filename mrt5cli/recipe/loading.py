@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import mrt5cli
-from mrt5cli import places
+from mrt5cli import own_code, places
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.places import shown
 from mrt5cli.recipe import strict_yaml, tasks, words
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Document, Keys, Tree, YamlProblem, parse
@@ -25,22 +26,29 @@ class Whole(Tree):
     """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
 
 
-def load(source: str | Path, overrides: Sequence[str] = (), *, smoke: bool = False) -> Recipe:
+def load(
+    source: str | Path, overrides: Sequence[str] = (), *, smoke: bool = False, trusted: bool = True
+) -> Recipe:
     """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
+
+    The kinds that it names may be the user's own: what installed packages bring is imported, and, where it is
+    a run's recipe or starts from a run, the files that the run was made with.
 
     Args:
         source: the file, or the name of a shipped recipe.
         overrides: assignments "a.b=c", as of `--set`.
         smoke: it will be made small, so that steps given with `--set` need not fit a recipe of full size.
+        trusted: False imports no files: it came from somewhere else.
 
     Raises:
         RecipeError: it is none, with every problem.
-        UserError: there is no such recipe, or a file cannot be read.
+        UserError: there is no such recipe, a file cannot be read, or the code of a run has changed.
     """
     path = find(source)
     tree: Tree = {}
     origins: dict[Keys, str] = {}
-    for file, document in read_chain(path):
+    chain = read_chain(path)
+    for file, document in chain:
         tree = merge(tree, document.tree)
         prefix = "" if file == path else f"{shown(file)}, "
         origins |= {keys: f"{prefix}line {line}" for keys, line in document.lines.items()}
@@ -49,6 +57,10 @@ def load(source: str | Path, overrides: Sequence[str] = (), *, smoke: bool = Fal
         given.get("training", {}).pop("max_steps", None)
     tree = merge(tree, given)
     origins |= dict.fromkeys(_paths(given), OVERRIDE)
+    own_code.take_in_packages(asked=set(_texts(tree)))
+    if trusted:
+        for place in (*(file for file, _ in chain), *_start(tree)):
+            own_code.import_again(place)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -212,12 +224,6 @@ def shipped_directory() -> Path:
     return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
 
-def shown(path: Path) -> str:
-    """A file's name for messages: relative when it lies below the working directory."""
-    absolute = Path(os.path.abspath(path))
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
-
-
 def _base_file(path: Path, base: object) -> Path:
     if not isinstance(base, str) or not base:
         raise RecipeError(shown(path), [("extends", "expected the file of one other recipe")])
@@ -237,6 +243,22 @@ def _put(tree: Tree, keys: list[str], value: object) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
+
+
+def _start(tree: Tree) -> list[Path]:
+    """The directory that the model of a recipe, not checked yet, starts from, if it is one."""
+    model = tree.get("model")
+    start = model.get("start") if isinstance(model, dict) else None
+    found = [places.path(start)] if isinstance(start, str) else []
+    return [folder for folder in found if os.path.isdir(folder)]
+
+
+def _texts(tree: object) -> Iterator[str]:
+    """Every text in a tree."""
+    if isinstance(tree, str):
+        yield tree
+    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _texts(item)
 
 
 def _paths(tree: object, path: Keys = ()) -> Iterator[Keys]:

@@ -284,6 +284,28 @@ class TrainingSection(Section):
             yield "patience", "needs best_metric: it counts evaluations without a better one"
 
 
+class GenerationSection(Section):
+    """How answers are generated that are scored."""
+
+    num_beams: Annotated[int, Field(ge=1, le=bounds.BEAMS)] = Field(1, description="1: greedily")
+    max_new_tokens: TargetLength | None = Field(
+        None,
+        description="byte tokens at most, EOS included; null: the longest that the task's targets may be",
+    )
+    length_penalty: Annotated[float, Field(ge=-bounds.PENALTY, le=bounds.PENALTY)] = Field(
+        1.0, description="exponent of the length that a beam's score is divided by; above 0 favours long ones"
+    )
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        if self.num_beams == 1 and not self.is_default("length_penalty"):
+            yield "length_penalty", "is only for beams, and num_beams is 1"
+
+    def named(self) -> list[str]:
+        """What differs from the defaults, as parts of a file's name."""
+        names = {"num_beams": "beams", "max_new_tokens": "longest", "length_penalty": "penalty"}
+        return [f"{name}{getattr(self, key):g}" for key, name in names.items() if not self.is_default(key)]
+
+
 class EvaluationSection(Section):
     """What `mrt5 evaluate` measures when no flag says otherwise."""
 
@@ -291,6 +313,9 @@ class EvaluationSection(Section):
     batch_size: BatchSize = Field(16, description="examples a forward pass")
     hard_delete: bool = Field(
         True, description="delete for real, as at inference; false: soft gates as in training"
+    )
+    generation: GenerationSection = Field(
+        GenerationSection(), description="how answers are generated, where the task's metrics are of such"
     )
 
 
@@ -370,13 +395,18 @@ class Recipe(Section):
                 f"training.eval_steps {training.eval_steps} is above training.max_steps "
                 f"{training.max_steps}: nothing is measured on validation data"
             )
-        configured = getattr(getattr(self.task, "source", None), "configurations", {})
-        if unused := [code for code in configured if code not in getattr(self.task, "languages", ())]:
-            found.append(
-                f"task.source.configurations names {listed(unused)}, which is not in "
-                "task.languages: it is not read"
-            )
+        found += self._unused_configurations()
         return found
+
+    def _unused_configurations(self) -> Iterator[str]:
+        for number, source in enumerate(self.task.every_source):
+            own, of_task = getattr(source, "languages", None), getattr(self.task, "languages", ())
+            configured = getattr(source, "configurations", {})
+            if unused := [code for code in configured if code not in (own or of_task)]:
+                key = f"task.sources[{number}]" if getattr(self.task, "sources", ()) else "task.source"
+                languages = f"{key}.languages" if own else "task.languages"
+                named = f"{key}.configurations names {listed(unused)}"
+                yield f"{named}, which is not in {languages}: it is not read"
 
     @property
     def target_deletion_rate(self) -> float | None:

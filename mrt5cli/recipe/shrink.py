@@ -3,8 +3,8 @@
 What is kept is what chooses code: the task, the shortener and its settings, softmax1, positions, the losses,
 the controller, the schedule, the precision, gradient accumulation. What is shrunk is size and time. Text of
 the Hub is replaced by the embedded text (which is English, so the languages become `en`), rows of a
-downstream task by generated ones, and a start from a checkpoint or the Hub by a random model: the numbers of
-such a run mean nothing.
+downstream task by generated ones (local files of text2text stay), and a start from a checkpoint or the Hub by
+a random model: the numbers of such a run mean nothing.
 
 What somebody sets by hand, with `--set`, stays as it is set, but for what stands in for the Hub and for a
 trained model: those are replaced all the same, and `left_out_of_smoke` says so.
@@ -19,7 +19,7 @@ from mrt5cli.recipe import words
 from mrt5cli.recipe.loading import merge
 from mrt5cli.recipe.schema import Recipe, Shape
 from mrt5cli.recipe.strict_yaml import Tree
-from mrt5cli.recipe.tasks import DiagnosticTask, RowTask
+from mrt5cli.recipe.tasks import DiagnosticTask, RowTask, SpanCorruptionTask, Text2TextTask, name_of
 
 SUFFIX = "-smoke"
 STEPS = 6
@@ -67,13 +67,18 @@ def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
 def _replaced(recipe: Recipe) -> list[tuple[str, str]]:
     """Sections and keys that stand for the Hub or for a trained model."""
     keys: list[tuple[str, str]] = []
-    if not isinstance(recipe.task, DiagnosticTask) and recipe.task.source.kind == "hub":
-        keys = [("task", "source")]
-        if not isinstance(recipe.task, RowTask):
+    if _reads_hub(recipe):
+        lone = not getattr(recipe.task, "sources", ())
+        keys = [("task", "source" if lone else "sources")]
+        if lone and isinstance(recipe.task, SpanCorruptionTask):
             keys.append(("task", "languages"))
     if recipe.model.start != "scratch":
         keys += [("model", "start"), ("model", "revision"), ("model", "shape")]
     return keys
+
+
+def _reads_hub(recipe: Recipe) -> bool:
+    return any(source.kind == "hub" for source in recipe.task.every_source)
 
 
 def _without(tree: Tree, paths: list[tuple[str, ...]], above: tuple[str, ...] = ()) -> Tree:
@@ -94,15 +99,37 @@ def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
         _at_most(task, train_examples=64, eval_examples=16)
         return
     task["input_length"] = min(recipe.task.longest_source, 64)
-    if isinstance(recipe.task, RowTask):
-        if "source" not in given or recipe.task.source.kind == "hub":
+    if isinstance(recipe.task, Text2TextTask):
+        _at_most(task, target_length=16)
+        _replace_datasets(task)
+    elif isinstance(recipe.task, RowTask):
+        if "source" not in given or _reads_hub(recipe):
             task["source"] = {"kind": "generated", "examples": EXAMPLES}
         if "languages" in task:
             task["languages"] = task["languages"][:2]
         if "answer_length" in task:
             _at_most(task, answer_length=8)
-    elif recipe.task.source.kind == "hub":
+    elif recipe.task.sources:
+        task["sources"] = [
+            {"kind": "embedded", "name": name_of(one), "weight": one.weight, "languages": ["en"]}
+            if one.kind == "hub"
+            else dumped
+            for one, dumped in zip(recipe.task.sources, task["sources"], strict=True)
+        ]
+    elif _reads_hub(recipe):
         task |= {"source": {"kind": "embedded"}, "languages": ["en"]}
+
+
+def _replace_datasets(task: Tree) -> None:
+    """Put generated rows in the place of those of the Hub, in a mixture with the same weight."""
+    generated = {"kind": "generated", "examples": EXAMPLES}
+    if task.get("source", {}).get("kind") == "hub":
+        task["source"] = generated
+    for number, source in enumerate(task.get("sources", ())):
+        if source["kind"] == "hub":
+            own = {key: source[key] for key in ("weight", "input", "target")}
+            name = source["label"] or source["name"].rpartition("/")[2]
+            task["sources"][number] = {**generated, "name": name, **own}
 
 
 def _shrink_model(model: Tree, recipe: Recipe, given: Tree) -> None:

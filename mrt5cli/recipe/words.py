@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mrt5cli.own_code import why_missing
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.section import Misfit, when_kinds_are_added
 from mrt5cli.recipe.strict_yaml import Keys, inline
@@ -49,6 +50,8 @@ class Key(NamedTuple):
     """The kind of section it belongs to, where a section comes in several."""
     schema: Node
     required: bool
+    within: tuple[str, ...]
+    """Key and kind of each section it is in that comes in several kinds, e.g. "task.text2text"."""
 
 
 @cache
@@ -75,22 +78,26 @@ when_kinds_are_added(schema.cache_clear)
 
 def all_keys() -> list[Key]:
     """Every setting of the schema, sections included, in the order of the schema."""
-    return list(_keys(schema(), "", None))
+    return list(_keys(schema(), "", None, ()))
 
 
-def _keys(section: Node, prefix: str, kind: str | None) -> Iterator[Key]:
+def _keys(section: Node, prefix: str, kind: str | None, within: tuple[str, ...]) -> Iterator[Key]:
     for name, node in section["properties"].items():
-        yield Key(f"{prefix}{name}", kind, node, name in section.get("required", ()))
-        found = sections(node)
+        yield Key(f"{prefix}{name}", kind, node, name in section.get("required", ()), within)
+        found = sections(node) or sections(node.get("items", {}))
+        item = "" if sections(node) else "[]"
         for inner in found:
-            inner_kind = ", ".join(_kinds([inner])) if len(found) > 1 else None
-            yield from _keys(inner, f"{prefix}{name}.", inner_kind)
+            kinds = _kinds([inner]) if len(found) > 1 else []
+            places = (*within, *(f"{prefix}{name}.{kind}".replace("[]", "") for kind in kinds))
+            yield from _keys(inner, f"{prefix}{name}{item}.", ", ".join(kinds) or None, places)
 
 
 def sections(node: Node) -> list[Node]:
     """The sections a value may be: several where `kind` chooses, none for a plain value."""
-    options = node.get("oneOf") or node.get("anyOf") or [node]
-    return [option for option in options if "properties" in option]
+    if "properties" in node:
+        return [node]
+    options = node.get("oneOf") or node.get("anyOf") or []
+    return [section for option in options for section in sections(option)]
 
 
 def _kinds(options: Iterable[Node]) -> list[str]:
@@ -109,7 +116,8 @@ def expected(node: Node) -> str:
     if "const" in node or "enum" in node:
         return either(repr(choice) for choice in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
-        return f"a list of {expected(node['items']).removeprefix('some ')}"
+        item = expected(node["items"]).removeprefix("some ")
+        return f"a list of {item.replace('a section', 'sections', 1)}"
     what = WORDS[node["type"]]
     limits = {
         name: f"{limit:g}" if isinstance(limit := node[name], float) else str(limit)
@@ -153,7 +161,9 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     kinds = either(_kinds(sections(place.node)) or [""])
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
-        yield from (((*place.path, *key.split(".")), text) for key, text in cause.problems)
+        for key, text in cause.problems:
+            below = (int(part) if part.isdigit() else part for part in key.split("."))
+            yield (*place.path, *below), text
     elif item["type"] == "missing":
         yield place.path, f"missing; expected {expected(place.node)}"
     elif item["type"] == "extra_forbidden":
@@ -161,8 +171,9 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     elif item["type"] == "union_tag_not_found":
         yield (*place.path, "kind"), f"missing; expected {kinds}"
     elif item["type"] == "union_tag_invalid":
-        own = "; one of your own comes with --code FILE" if place.path[-1] in OWN_KINDS else ""
-        yield (*place.path, "kind"), f"no such kind: {item['ctx']['tag']!r}; expected {kinds}{own}"
+        kind, last = str(item["ctx"]["tag"]), str(place.path[-1])
+        own = f"; {why_missing(last, kind)}" if last in OWN_KINDS else ""
+        yield (*place.path, "kind"), f"no such kind: {kind!r}; expected {kinds}{own}"
     elif item["type"] == "value_error":
         yield place.path, str(cause)
     elif item["type"].startswith(("too_", "string_")) and item["type"] != "string_type":

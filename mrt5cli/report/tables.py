@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, MEASURED, WHOLE_TARGETS, Metric, metric_of
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper import tolerances
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE
@@ -181,12 +181,18 @@ def our_runs(results: Results) -> Table | None:
     if not found:
         return None
     runs = pd.DataFrame(
-        vars(one.rows[-1]) | {"recipe": ran.name, "seed": ran.seed, "task": one.task} for ran, one in found
+        vars(one.rows[-1])
+        | dict(one.rows[-1].others)
+        | {"recipe": ran.name, "seed": ran.seed, "task": one.task}
+        for ran, one in found
     )
     recipes = runs.groupby("recipe", sort=False)
     columns = [
         metric
-        for metric in MEASURED
+        for metric in (
+            *MEASURED,
+            *map(metric_of, dict.fromkeys(name for _, one in found for name in one.rows[-1].others)),
+        )
         if any(_is_shown(metric, of.task.iloc[0]) and of[metric.name].notna().any() for _, of in recipes)
     ]
     lines = []

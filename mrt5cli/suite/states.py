@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
 from mrt5cli.json_files import read_object
@@ -81,6 +82,8 @@ def _stale(job: TrainJob, meta: Json) -> str | None:
     if codes != {now}:
         of = ", ".join(sorted(code or "unknown" for code in codes - {now}))
         return f"trained by other code ({of}; now {now})"
+    if not own_code.unchanged(meta):
+        return "trained by other code of yours"
     for start in job.needs:
         if start.status != "done":
             return f"what it starts from is {start.status}: {start.name}"

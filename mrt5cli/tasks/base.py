@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mrt5cli import own_code
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.errors import UserError
-from mrt5cli.recipe import SpanCorruptionTask
+from mrt5cli.metrics.answers import Normalization
 from mrt5cli.recipe import tasks as sections
 
 if TYPE_CHECKING:
@@ -140,8 +141,9 @@ class Task(ABC):
         name: what the recipe calls it.
         version: raised when held-out data changes, so that results made before are not compared with
             later ones.
-        measures: the task's own numbers among those of an evaluation's row, the headline first; none where
-            loss and bits per byte are what counts.
+        measures: the task's own numbers, the headline first, as `metrics.catalog` names them; none where loss
+            and bits per byte are what counts. Some are of generated answers, and need `references`.
+        normalization: how exact match and F1 compare answers, see `metrics.answers`.
         experiment: the task's name in the published results; None where it has no rows there.
         choices: every target there is, where they are few enough to choose among; else None.
         answer_length: byte tokens to generate at most, EOS included; None where nothing is generated.
@@ -152,9 +154,10 @@ class Task(ABC):
     answer_length: int | None = None
     sentinels: int = 0
     version: ClassVar[int] = 1
-    measures: ClassVar[tuple[str, ...]] = ()
+    measures: tuple[str, ...] = ()
+    normalization: Normalization = "squad"
     experiment: str | None = None
-    choices: ClassVar[tuple[str, ...] | None] = None
+    choices: tuple[str, ...] | None = None
 
     @abstractmethod
     def subsets(self, split: str) -> list[str]:
@@ -194,6 +197,14 @@ class Task(ABC):
     def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
         return None
+
+    def is_remote(self, subset: str) -> bool:
+        """Whether a subset is streamed from the Hub, where its first example takes requests."""
+        return False
+
+    def shares(self) -> dict[str, float]:
+        """Of a mixture, the share of the training examples that is drawn from each source, by its name."""
+        return {}
 
     def remarks(self) -> list[str]:
         """What the user should know of the data read so far, a sentence each."""
@@ -244,7 +255,8 @@ def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_T
         own = not task.__module__.startswith("mrt5cli.tasks.")
         for kind in kinds:
             if kind in _TASKS or (own and kind in sections.kinds()):
-                raise ValueError(f"there is a task {kind!r} already")
+                whose = own_code.brought_by(_TASKS[kind].__module__) if kind in _TASKS else ""
+                raise ValueError(f"there is a task {kind!r} already{whose}")
             _TASKS[kind] = task
             if own:
                 sections.register(kind, section)
@@ -260,22 +272,20 @@ def build_task(section: TaskSection) -> Task:
     return _TASKS[section.kind](section)
 
 
-def check_held_out(
-    task: Task, section: TaskSection, split: str, subsets: Sequence[str] | None = None
-) -> None:
+def check_held_out(task: Task, split: str, subsets: Sequence[str] | None = None) -> None:
     """Look whether every subset has examples, before time is spent on the first.
 
-    Streams of the Hub are spared: there this takes a request for each language.
+    Streams of the Hub are spared: there this takes a request for each subset.
 
     Raises:
         UserError: one has none, or they cannot be read.
     """
-    if isinstance(section, SpanCorruptionTask) and section.source.kind == "hub":
-        return
     names = task.subsets(split) if subsets is None else subsets
     if not names:
         found = "; ".join(task.splits()) or "none"
         raise UserError(f"{task.name}: there are no {split} examples", f"the splits that are there: {found}")
     for subset in names:
+        if task.is_remote(subset):
+            continue
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
             raise UserError(f"there are no {split} examples for {subset!r}")

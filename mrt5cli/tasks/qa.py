@@ -33,10 +33,6 @@ class QuestionAnswering(TableTask):
         # Targets are cut where sources are, as in the reference; `answer_length` is for generation.
         super().__init__(section, Encoding(prompt, "answers", length, target_length=length))
 
-    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]]:
-        """See `Task`; the first of an example's answers is its target."""
-        return [tuple(answers) for answers in self.rows(split, subset, limit)["answers"].to_pylist()]
-
     def generate(self, draw: Random, part: str, number: int) -> Row:
         """A passage of words, two or three of which are the answer; the question is the word before."""
         passage = words(draw, draw.randint(20, 60), part)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 
 from mrt5cli.data.corpus import Chunks
 from mrt5cli.data.languages import LANGUAGES
-from mrt5cli.data.mixtures import draw_sources
-from mrt5cli.data.sources import HubFiles, StreamedText, open_source
+from mrt5cli.data.mixtures import draw_sources, shares
+from mrt5cli.data.sources import HubFiles, MemoryText, StreamedText, open_source
 from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans, plan_lengths
 from mrt5cli.data.streams import DocumentStream, LeftOut, StreamState
 from mrt5cli.errors import UserError
@@ -31,7 +32,7 @@ from mrt5cli.tasks.base import HELD_OUT_SEED, Batch, BatchStream, SeekableStream
 from mrt5cli.text import say_nothing, say_on_stderr
 
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
-NOISE_DRAW, DOCUMENTS_DRAW, LANGUAGES_DRAW, FILES_DRAW = range(4)
+NOISE_DRAW, DOCUMENTS_DRAW, PARTS_DRAW, FILES_DRAW = range(4)
 # From running numbers (P,) to raw rows (P, N).
 RowReader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 # Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
@@ -67,14 +68,32 @@ class Noise:
         return make_batch(*corrupt(raw, *draw_spans(self.generators(indices), len(raw), lengths)))
 
 
-class Examples:
-    """Batches of examples by their indices (B,): each has a language drawn for it, and spans are corrupted.
+class Part(NamedTuple):
+    """One language of one source: what an example is drawn from, and what evaluation reports apart.
 
-    Args:
-        readers: of each language; from the running numbers (P,) of its examples to their raw rows (P, N).
+    Attributes:
+        subset: its name in evaluations.
+        weight: of its source, divided among the languages of that.
     """
 
-    def __init__(self, readers: Sequence[RowReader], lengths: SpanLengths, seed: int) -> None:
+    subset: str
+    source: str
+    language: str
+    text: MemoryText | StreamedText
+    weight: Fraction
+
+
+class Examples:
+    """Batches of examples by their indices (B,): each has a part drawn for it, and spans are corrupted.
+
+    Args:
+        readers: of each part; from the running numbers (P,) of its examples to their raw rows (P, N).
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], readers: Sequence[RowReader], lengths: SpanLengths, seed: int
+    ) -> None:
+        self._weights = [part.weight for part in parts]
         self._readers, self._lengths, self._seed, self._noise = readers, lengths, seed, Noise(seed)
 
     def __call__(self, indices: NDArray[np.int64]) -> Batch:
@@ -83,10 +102,10 @@ class Examples:
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Raw rows (B, N)."""
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
-        drawn, numbers = draw_sources([1] * len(self._readers), (self._seed, LANGUAGES_DRAW), indices)
-        for language in np.unique(drawn):
-            rows = np.flatnonzero(drawn == language)
-            raw[rows] = self._readers[language](numbers[rows])
+        drawn, numbers = draw_sources(self._weights, (self._seed, PARTS_DRAW), indices)
+        for part in np.unique(drawn):
+            rows = np.flatnonzero(drawn == part)
+            raw[rows] = self._readers[part](numbers[rows])
         return raw
 
     def corrupted(self, raw: NDArray[np.uint8], indices: NDArray[np.int64]) -> Batch:
@@ -95,7 +114,7 @@ class Examples:
 
 
 class StreamedExamples(BatchStream):
-    """Training batches of text that is read in order.
+    """Training batches of text of which some is read in order, beside some in memory perhaps.
 
     Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
     share, so batches depend on the number of workers, and resuming reads again what was read before. Notes on
@@ -104,11 +123,9 @@ class StreamedExamples(BatchStream):
 
     may_fail = True
 
-    def __init__(
-        self, task: SpanCorruption, text: StreamedText, seed: int, batch_size: int, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, task: SpanCorruption, seed: int, batch_size: int, rank: int, world_size: int) -> None:
         super().__init__()
-        self._text, self._languages, self._lengths, self._seed = text, task.languages, task.lengths, seed
+        self._task, self._seed = task, seed
         self._batch_size, self._shard = batch_size, [rank, world_size]
         # (batches before, states of the readers, what they had left out), oldest first.
         self._marks: deque[tuple[int, list[StreamState], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
@@ -120,20 +137,24 @@ class StreamedExamples(BatchStream):
         rank, world_size = self._shard
         # Batch b belongs to share b % workers, whichever worker the loader has make it after a resume.
         share = (self.start_batch + worker) % workers
-        streams = [
-            self._text.train(
-                language,
-                key=(self._seed, FILES_DRAW, index),
+        streams: list[DocumentStream] = []
+        readers: list[RowReader] = []
+        for number, part in enumerate(self._task.parts):
+            if isinstance(part.text, MemoryText):
+                readers.append(self._task.chunks(number, part.text, self._seed).read)
+                continue
+            stream = part.text.train(
+                part.language,
+                key=(self._seed, FILES_DRAW, number),
                 shard=rank * workers + share,
                 shards=world_size * workers,
                 counts=self._left_out,
                 tell=say_on_stderr if rank == worker == 0 else say_nothing,
             )
-            for index, language in enumerate(self._languages)
-        ]
+            streams.append(stream)
+            readers.append(partial(_next_rows, stream, self._task.lengths.raw))
         first = share if workers > 1 else self._restore(streams)
-        readers = [partial(_next_rows, stream, self._lengths.raw) for stream in streams]
-        examples = Examples(readers, self._lengths, self._seed)
+        examples = Examples(self._task.parts, readers, self._task.lengths, self._seed)
         for batch in itertools.count(first, workers):
             if workers == 1:
                 states = [stream.state_dict() for stream in streams]
@@ -193,7 +214,6 @@ class SpanCorruption(Task):
     name = "span_corruption"
 
     def __init__(self, section: SpanCorruptionTask) -> None:
-        self.languages = list(section.languages)
         self.shuffle = section.shuffle
         self.lengths = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
         if self.lengths.spans > MOST_SPANS:
@@ -203,35 +223,41 @@ class SpanCorruption(Task):
                 "lower task.input_length or task.noise_density, or raise task.mean_span_length",
             )
         self.sentinels = self.lengths.spans
-        self.text = open_source(section.source, self.languages)
+        self.parts = _parts(section)
+        self.texts = {part.source: part.text for part in self.parts}
 
     def subsets(self, split: str) -> list[str]:
-        return list(self.languages)
+        return [part.subset for part in self.parts]
+
+    def chunks(self, number: int, text: MemoryText, seed: int) -> Chunks:
+        """The training rows of a part by its number, whose text is in memory."""
+        size, scattered = self.lengths.raw, self.shuffle == "examples"
+        corpus = text.corpus(self.parts[number].language, "train", size)
+        return Chunks(corpus, size, (seed, DOCUMENTS_DRAW, number), scattered)
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        if isinstance(self.text, StreamedText):
-            return StreamedExamples(self, self.text, seed, batch_size, rank, world_size)
-        size, scattered = self.lengths.raw, self.shuffle == "examples"
-        chunks = [
-            Chunks(self.text.corpus(language, "train", size), size, (seed, DOCUMENTS_DRAW, number), scattered)
-            for number, language in enumerate(self.languages)
-        ]
-        examples = Examples([each.read for each in chunks], self.lengths, seed)
+        readers: list[RowReader] = []
+        for number, part in enumerate(self.parts):
+            if isinstance(part.text, StreamedText):
+                return StreamedExamples(self, seed, batch_size, rank, world_size)
+            readers.append(self.chunks(number, part.text, seed).read)
+        examples = Examples(self.parts, readers, self.lengths, seed)
         return SeekableStream(examples, batch_size=batch_size, rank=rank, world_size=world_size)
 
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None
     ) -> Iterator[Batch]:
-        """Batches of one language; see `Task`. Example i has the same noise in every run."""
+        """Batches of one part; see `Task`. Example i has the same noise in every run."""
         size, noise, first = self.lengths.raw, Noise(HELD_OUT_SEED), 0
-        source = self.text.held_out(subset, split, size)
+        part = next(part for part in self.parts if part.subset == subset)
+        source = part.text.held_out(part.language, split, size)
         while limit is None or first < limit:
             wanted = batch_size if limit is None else min(batch_size, limit - first)
             taken = source.take(wanted * size)
             whole = len(taken) // size
             if first == whole == 0:
                 raise UserError(
-                    f"too little {split} text in {self.text.description} ({subset}): "
+                    f"too little {split} text in {part.text.description} ({part.language}): "
                     f"{len(taken)} bytes, and one example takes {size}"
                 )
             if whole:
@@ -241,18 +267,58 @@ class SpanCorruption(Task):
                 return
             first += wanted
 
+    def is_remote(self, subset: str) -> bool:
+        [text] = (part.text for part in self.parts if part.subset == subset)
+        return isinstance(text, StreamedText) and isinstance(text.files, HubFiles)
+
+    def shares(self) -> dict[str, float]:
+        found = dict.fromkeys(self.texts, 0.0)
+        if len(found) == 1:
+            return {}
+        for part, share in zip(self.parts, shares([part.weight for part in self.parts]), strict=True):
+            found[part.source] += share
+        return found
+
     def remarks(self) -> list[str]:
-        return self.text.remarks()
+        return [self._of(name, line) for name, text in self.texts.items() for line in text.remarks()]
 
     def splits(self) -> list[str]:
-        return list(self.text.splits)
+        return [self._of(name, line) for name, text in self.texts.items() for line in text.splits]
+
+    def _of(self, name: str, line: str) -> str:
+        """A line on a source, in front of which its name stands where there are others."""
+        return line if len(self.texts) == 1 else f"{name}: {line}"
 
     def commits(self) -> dict[str, str]:
-        files = self.text.files if isinstance(self.text, StreamedText) else None
-        return {files.dataset.name: files.dataset.commit} if isinstance(files, HubFiles) else {}
+        files = [text.files for text in self.texts.values() if isinstance(text, StreamedText)]
+        return {one.dataset.name: one.dataset.commit for one in files if isinstance(one, HubFiles)}
 
     def describe(self) -> str:
-        first = LANGUAGES[self.languages[0]].name if self.languages[0] in LANGUAGES else self.languages[0]
-        languages = first if len(self.languages) == 1 else f"{len(self.languages)} languages"
+        codes = list(dict.fromkeys(part.language for part in self.parts))
+        first = LANGUAGES[codes[0]].name if codes[0] in LANGUAGES else codes[0]
+        languages = first if len(codes) == 1 else f"{len(codes)} languages"
         lengths = f"{self.lengths.inputs} -> {self.lengths.targets} byte tokens"
-        return f"span corruption, {self.text.description}, {languages}, {lengths}"
+        shares = self.shares()
+        texts = [
+            f"{100 * shares[name]:.3g} % {name}: {text.description}" if shares else text.description
+            for name, text in self.texts.items()
+        ]
+        return f"span corruption, {', '.join(texts)}, {languages}, {lengths}"
+
+
+def _parts(section: SpanCorruptionTask) -> list[Part]:
+    """Every language of every source.
+
+    With one source, evaluations call them by their languages; with several, by their sources, and by both
+    where there are several languages too.
+    """
+    used = section.in_use()
+    codes = {language for one in used for language in one.languages}
+    parts = []
+    for one in used:
+        text = open_source(one.source, one.languages)
+        for language in one.languages:
+            both = one.name if len(codes) == 1 else f"{one.name}/{language}"
+            weight = Fraction(str(one.weight)) / len(one.languages)
+            parts.append(Part(language if len(used) == 1 else both, one.name, language, text, weight))
+    return parts

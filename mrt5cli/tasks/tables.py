@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
+from functools import reduce
 from itertools import chain
 from pathlib import PurePath
 from random import Random
@@ -27,8 +27,10 @@ from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, OFFSET, PAD
 from mrt5cli.data.characters import shown
 from mrt5cli.data.columns import Column, Row, language_column
 from mrt5cli.data.hub_datasets import HubDataset
-from mrt5cli.data.tables import RowFolder, collect, hub_tables
+from mrt5cli.data.mixtures import draw_sources
+from mrt5cli.data.tables import RowFolder, collect, first_texts, hub_tables
 from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import generates
 from mrt5cli.recipe.tasks import (
     AddedTask,
     CharacterTask,
@@ -42,8 +44,8 @@ from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches
 from mrt5cli.templates import Template
 from mrt5cli.text import counted, listed
 
-# What the order of training rows is drawn for, beside the seed.
-ORDER = 0
+# What the order of training rows, and the source of each, is drawn for, beside the seed.
+ORDER, MIXTURE = 0, 1
 # Rows encoded at a time, about.
 AT_ONCE = 64
 # The part of a split that has no others.
@@ -102,11 +104,6 @@ class Encoding:
         return sources, first_texts(table[self.target]).combine_chunks()
 
 
-def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The texts of a column, or the first of each list of texts."""
-    return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
-
-
 def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np.int64]:
     """Ids (B, L) of texts, each followed by EOS, filled up to the longest; long ones are cut before EOS."""
     _, offsets, content = texts.buffers()
@@ -124,29 +121,179 @@ def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np
 # --- order --------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
-def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(rows)
+class RowOrder:
+    """Which of so many rows each training example is; each pass over them has an order of its own.
+
+    Args:
+        key: numbers that the orders depend on.
+    """
+
+    def __init__(self, rows: int, key: Sequence[int]) -> None:
+        self._rows, self._key = rows, tuple(key)
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows (B,) of the examples of these indices (B,)."""
+        epochs, places = np.divmod(indices, self._rows)
+        drawn = np.empty_like(indices)
+        for epoch in np.unique(epochs).tolist():
+            of_epoch = epochs == epoch
+            drawn[of_epoch] = self._order(epoch)[places[of_epoch]]
+        return drawn
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            for other in list(self._orders)[:-1]:  # a batch may begin in one pass and end in the next
+                del self._orders[other]
+            self._orders[epoch] = np.random.default_rng((*self._key, epoch)).permutation(self._rows)
+        return self._orders[epoch]
 
 
-def shuffled(rows: int, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of so many rows each training example (B,) is; each pass over them has an order of its own."""
-    epochs, places = np.divmod(indices, rows)
-    drawn = np.empty_like(indices)
-    for epoch in np.unique(epochs):
-        of_epoch = epochs == epoch
-        drawn[of_epoch] = _order(rows, seed, int(epoch))[places[of_epoch]]
-    return drawn
+class TrainingRows:
+    """Makes batches of training rows.
 
+    Args:
+        tables: of the sources, each of which is read in an order of its own.
+        weights: how often a row of each is drawn.
+    """
 
-def _training_batch(table: pa.Table, encoding: Encoding, seed: int, indices: NDArray[np.int64]) -> Batch:
-    return encoding.batch(table.take(shuffled(len(table), seed, indices)))
+    def __init__(
+        self, tables: Sequence[pa.Table], weights: Sequence[float], encoding: Encoding, seed: int
+    ) -> None:
+        self._table = pa.concat_tables(tables).combine_chunks()
+        self._starts = np.cumsum([0, *map(len, tables)])
+        self._encoding, self._weights, self._seed = encoding, weights, seed
+        self._orders = [
+            RowOrder(len(table), (seed, ORDER, *([number] if number else [])))
+            for number, table in enumerate(tables)
+        ]
+
+    def __call__(self, indices: NDArray[np.int64]) -> Batch:
+        """The examples of these indices (B,)."""
+        sources, numbers = draw_sources(self._weights, (self._seed, MIXTURE), indices)
+        places = np.empty_like(indices)
+        for source in np.unique(sources).tolist():
+            own = sources == source
+            places[own] = self._starts[source] + self._orders[source](numbers[own])
+        return self._encoding.batch(self._table.take(places))
 
 
 # --- task ---------------------------------------------------------------------------------------------------
 
 
-class TableTask(Task):
+class RowsTask(Task):
+    """What tasks of rows share, wherever those are: they are encoded a batch at a time.
+
+    Attributes:
+        encoding: how a row of its tables becomes a source and a target.
+    """
+
+    def __init__(self, name: str, encoding: Encoding) -> None:
+        self.name, self.encoding = name, encoding
+        if self.answer_length is None and generates(self.measures):
+            self.answer_length = encoding.target_length
+        # Rows, by the reason.
+        self._left_out: Counter[str] = Counter()
+        self._tables: dict[tuple[str, str], pa.Table] = {}
+
+    @abstractmethod
+    def parts(self, split: str) -> list[str]:
+        """What "train", "validation" or "test" consists of: languages, subsets, sources, or just "all"."""
+
+    @abstractmethod
+    def _read(self, split: str, part: str) -> pa.Table:
+        """Rows of a part from where they are; called once for each."""
+
+    @abstractmethod
+    def _has(self, split: str) -> bool:
+        """Whether a split can be read."""
+
+    @abstractmethod
+    def _origin(self) -> str:
+        """Where the rows are, in words."""
+
+    @abstractmethod
+    def _empty(self) -> dict[str, int]:
+        """Of each split, how many of the rows read so far have an empty text."""
+
+    def _weights(self) -> Sequence[float] | None:
+        """How often a row of each part of the training rows is drawn; None: as often as any other row."""
+        return None
+
+    def subsets(self, split: str) -> list[str]:
+        return self.parts(split)
+
+    def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
+        tables, weights = [self.rows("train", part) for part in self.parts("train")], self._weights()
+        if weights is None:
+            tables, weights = [pa.concat_tables(tables)], [1.0]
+        read = TrainingRows(tables, weights, self.encoding, seed)
+        return SeekableStream(read, batch_size=batch_size, rank=rank, world_size=world_size, at_once=AT_ONCE)
+
+    def held_out(
+        self, split: str, subset: str, *, batch_size: int, limit: int | None = None
+    ) -> Iterator[Batch]:
+        table, group = self.rows(split, subset, limit), batch_size * max(1, AT_ONCE // batch_size)
+        groups = (table.slice(start, group) for start in range(0, len(table), group))
+        return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
+
+    def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
+        """See `Task`: each example's target, or all of its targets, the first of which is trained on."""
+        if not generates(self.measures):
+            return None
+        targets = self.rows(split, subset, limit)[self.encoding.target].to_pylist()
+        return [(target,) if isinstance(target, str) else tuple(target) for target in targets]
+
+    def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
+        return self.encoding.cut(self.rows(split, subset, limit))[0]
+
+    def remarks(self) -> list[str]:
+        """How many rows are left out, and how many of those read so far have an empty text."""
+        remarks = self._rows_left_out()
+        if found := [f"{count:,} of {split}" for split, count in self._empty().items() if count]:
+            remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
+        return remarks
+
+    def describe(self) -> str:
+        counts, cut = [], Counter[str]()
+        for split, name in (("train", "training"), ("validation", "validation")):
+            tables = [self.rows(split, part) for part in self.parts(split)] if self._has(split) else []
+            counts += [f"{sum(map(len, tables)):,} {name}"] if tables else []
+            for table in tables:
+                cut.update(dict(zip(("source", "target"), self.encoding.cut(table), strict=True)))
+        facts = [self.name, self._origin(), *([f"{' and '.join(counts)} rows"] if counts else [])]
+        if self._has("test") and self.parts("test") != self.parts("train"):
+            facts.append(f"test of {listed(self.parts('test'), 3)}")
+        longest_target = self.answer_length or self.encoding.target_length
+        facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
+        cuts = [counted(number, noun) for noun, number in cut.items() if number]
+        return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
+
+    def example(self, split: str) -> tuple[str, str]:
+        batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
+        return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
+
+    def rows(self, split: str, part: str, limit: int | None = None) -> pa.Table:
+        """The first rows of a part of "train", "validation" or "test"; by default all.
+
+        Raises:
+            UserError: they cannot be had, or one is not as expected.
+        """
+        key = split, part
+        if key not in self._tables:
+            table = self._read(split, part)
+            if not len(table):
+                raise UserError(
+                    f"{self._origin()}: no {split} rows of {part}", "; ".join(self._rows_left_out()) or None
+                )
+            self._tables[key] = table.combine_chunks()
+        return self._tables[key].slice(0, limit)
+
+    def _rows_left_out(self) -> list[str]:
+        return [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
+
+
+class TableTask(RowsTask):
     """A task whose examples are rows of local files, of a Hub dataset, or generated.
 
     Attributes:
@@ -167,11 +314,9 @@ class TableTask(Task):
     by_language: ClassVar[bool] = True
 
     def __init__(self, section: RowsSection, encoding: Encoding) -> None:
-        self.name = section.kind
-        self.section, self.encoding = section, encoding
+        super().__init__(section.kind, encoding)
+        self.section = section
         self.files: RowFolder | None = None
-        # Rows, by the reason.
-        self._left_out: Counter[str] = Counter()
         languages = [] if isinstance(section, CharacterTask) else section.languages
         if section.source.kind == "files":
             self.files = RowFolder(
@@ -192,7 +337,6 @@ class TableTask(Task):
                 f"{self._origin()} has no language {others[0]!r}; it has {', '.join(self.languages)}",
                 "see task.languages",
             )
-        self._tables: dict[tuple[str, str], pa.Table] = {}
         self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
 
@@ -244,80 +388,17 @@ class TableTask(Task):
 
     # What training and evaluation use.
 
-    def subsets(self, split: str) -> list[str]:
-        return self.parts(split)
-
     def language_of(self, subset: str) -> str | None:
         return subset if self.by_language else None
 
-    def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        tables = [self.rows("train", part) for part in self.parts("train")]
-        table = pa.concat_tables(tables).combine_chunks()
-        read = partial(_training_batch, table, self.encoding, seed)
-        return SeekableStream(read, batch_size=batch_size, rank=rank, world_size=world_size, at_once=AT_ONCE)
-
-    def held_out(
-        self, split: str, subset: str, *, batch_size: int, limit: int | None = None
-    ) -> Iterator[Batch]:
-        table, group = self.rows(split, subset, limit), batch_size * max(1, AT_ONCE // batch_size)
-        groups = (table.slice(start, group) for start in range(0, len(table), group))
-        return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
-
-    def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
-        return self.encoding.cut(self.rows(split, subset, limit))[0]
-
     def remarks(self) -> list[str]:
-        """How many rows are left out, and how many of those read so far have an empty text."""
-        remarks = [] if self.files is None else list(self.files.remarks)
-        remarks += self._rows_left_out()
-        empty = Counter[str]()
-        for (split, _), table in self._tables.items():
-            blank = [pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "") for column in table.columns]
-            empty[split] += pc.sum(reduce(pc.or_, blank)).as_py()
-        if found := [f"{count:,} of {split}" for split, count in empty.items() if count]:
-            remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
-        return remarks
+        return [*([] if self.files is None else self.files.remarks), *super().remarks()]
 
     def splits(self) -> list[str]:
         return [] if self.files is None else self.files.splits
 
     def commits(self) -> dict[str, str]:
         return {name: dataset.commit for name, dataset in self._datasets.items()}
-
-    def describe(self) -> str:
-        counts, cut = [], Counter[str]()
-        for split, name in (("train", "training"), ("validation", "validation")):
-            tables = [self.rows(split, part) for part in self.parts(split)] if self._has(split) else []
-            counts += [f"{sum(map(len, tables)):,} {name}"] if tables else []
-            for table in tables:
-                cut.update(dict(zip(("source", "target"), self.encoding.cut(table), strict=True)))
-        facts = [self.name, self._origin(), *([f"{' and '.join(counts)} rows"] if counts else [])]
-        if self._has("test") and self.parts("test") != self.parts("train"):
-            facts.append(f"test of {listed(self.parts('test'), 3)}")
-        longest_target = self.answer_length or self.encoding.target_length
-        facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
-        cuts = [counted(number, noun) for noun, number in cut.items() if number]
-        return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
-
-    def example(self, split: str) -> tuple[str, str]:
-        batch = self.encoding.batch(self.rows(split, self.parts(split)[0], 1))
-        return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
-
-    def rows(self, split: str, part: str, limit: int | None = None) -> pa.Table:
-        """The first rows of a part of "train", "validation" or "test"; by default all.
-
-        Raises:
-            UserError: they cannot be had, or one is not as expected.
-        """
-        key = split, part
-        if key not in self._tables:
-            table = self._read(split, part)
-            if not len(table):
-                raise UserError(
-                    f"{self._origin()}: no {split} rows of {part}", "; ".join(self._rows_left_out()) or None
-                )
-            self._tables[key] = table.combine_chunks()
-        return self._tables[key].slice(0, limit)
 
     def _read(self, split: str, part: str) -> pa.Table:
         """Rows of a part from where they are; called once for each."""
@@ -351,8 +432,12 @@ class TableTask(Task):
             self._datasets[place.name] = HubDataset(place.name, revision, cached=True)
         return self._datasets[place.name]
 
-    def _rows_left_out(self) -> list[str]:
-        return [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
+    def _empty(self) -> dict[str, int]:
+        empty = Counter[str]()
+        for (split, _), table in self._tables.items():
+            blank = [pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "") for column in table.columns]
+            empty[split] += pc.sum(reduce(pc.or_, blank)).as_py()
+        return empty
 
     def _has(self, split: str) -> bool:
         return self.files is None or self.files.has(split)

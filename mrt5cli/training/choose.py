@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
-from mrt5cli.metrics.catalog import MEASURED, METRICS
+from mrt5cli.metrics.catalog import METRICS, is_measured
 from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
@@ -162,9 +163,11 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
         raise UserError(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
+            lone = getattr(section, "source", None) is not None
+            pinned = "--set task.source.revision=" if lone else "in task.sources, revision: "
             raise UserError(
                 f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
-                f"--set task.source.revision={commits[name]}, or start anew with --out",
+                f"{pinned}{commits[name]}, or start anew with --out",
             )
     return task, example
 
@@ -183,26 +186,31 @@ def _micro_batches(training: TrainingSection, world_size: int) -> int:
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
-    """The task with its Hub dataset at the commit that the run began with, where the recipe names none."""
+    """The task with its Hub datasets at the commits that the run began with, where the recipe names none."""
+    if mixture := getattr(section, "sources", ()):
+        return section.model_copy(update={"sources": [_at_one(one, commits) for one in mixture]})
     source = getattr(section, "source", None)
-    if source is None or source.kind != "hub" or source.revision is not None or len(commits) != 1:
-        return section
-    [commit] = commits.values()
-    return section.model_copy(update={"source": source.model_copy(update={"revision": commit})})
+    return section if source is None else section.model_copy(update={"source": _at_one(source, commits)})
+
+
+def _at_one(source: Any, commits: dict[str, str]) -> Any:
+    if source.kind != "hub" or source.revision is not None:
+        return source
+    only = next(iter(commits.values())) if len(commits) == 1 else None
+    return source.model_copy(update={"revision": commits.get(source.name, only)})
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
     """Refuse a validation that could not be made, before hours go into training."""
     metric = training.best_metric
-    if metric is not None and METRICS[metric].answers and task.answer_length is None:
-        others = either(each.name for each in MEASURED if each.chooses and not each.answers)
+    can = partial(is_measured, measures=task.measures, choices=task.choices is not None)
+    measured = [name for name, each in METRICS.items() if each.chooses and can(name)]
+    if metric is not None and metric not in measured:
         raise UserError(
-            f"training.best_metric: {metric} is measured on generated answers, and in {section.kind} nothing "
-            "is generated",
-            f"use {others}",
+            f"training.best_metric: {metric} is not measured in {section.kind}", f"use {either(measured)}"
         )
     if training.eval_steps:
-        check_held_out(task, section, "validation")
+        check_held_out(task, "validation")
 
 
 def _check_room(path: Path, training: TrainingSection, parameters: int) -> None:

@@ -15,6 +15,7 @@ import mrt5cli
 from mrt5cli import own_code
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.metrics.scoring import OWN
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.plan import Prepared, TrainingPlan
@@ -31,7 +32,8 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
-    session = {"started": now, "from_step": plan.resume_step or 0, "code": code_version("train")}
+    session: dict[str, Any] = {"started": now, "from_step": plan.resume_step or 0}
+    session |= {"code": code_version("train"), "own_code": own_code.record()}
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
         "status": "running",
@@ -39,6 +41,9 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "seed": plan.recipe.seed,
         "parameters": prepared.start.model.num_parameters(),
         "data": prepared.task.commits(),
+        "shares": prepared.task.shares(),
+        "code": own_code.record(),
+        "packages": _packages(plan, prepared),
         "command": sys.argv,
         "started": before.get("started", now),
         "ended": None,
@@ -91,7 +96,7 @@ def summary(run: RunDir) -> str:
         f"last logged: {', '.join(parts)}",
         *([_best(best)] if best else []),
         f"model: {run.model}",
-        " ".join(["next: mrt5 evaluate", str(run.path), *own_code.as_options()]),
+        f"next: mrt5 evaluate {run.path}",
     ]
     if target is not None and round(abs(rate - target), 6) > ON_TARGET:
         side = "above" if rate > target else "below"
@@ -128,6 +133,14 @@ def _best(best: Mapping[str, Any]) -> str:
         return f"no {name} could be measured on validation data: the model is that of the last step"
     early = "; stopped early, nothing better came" if best["stopped_early"] else ""
     return f"best: {name} {best['value']:.4f} on validation data at step {best['step']:,}{early}"
+
+
+def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
+    """The installed packages that bring what the run is made of, and their versions."""
+    own = [OWN[name] for name in prepared.task.measures if name in OWN]
+    used = (type(prepared.task), type(plan.recipe.model.shortener), *own)
+    found = (own_code.package_of(each.__module__) for each in used)
+    return {package.name: package.version for package in found if package is not None}
 
 
 def _commit(folder: Path) -> str | None:

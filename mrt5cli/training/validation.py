@@ -11,7 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mrt5cli.errors import DataLost, UserError
 from mrt5cli.evaluation.evaluate import measure
 from mrt5cli.evaluation.options import EvaluationOptions
-from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Task
@@ -40,7 +39,8 @@ class Validation(TrainerCallback):
             EvaluationOptions.of(recipe.evaluation),
             split="validation",
             source_removed=False,
-            generate=self.best is not None and bool(METRICS[self.best.metric].answers),
+            # Answers, and choices, take long: only where they decide.
+            measures=() if self.best is None else (self.best.metric,),
         )
 
     def on_step_end(
@@ -60,11 +60,11 @@ class Validation(TrainerCallback):
         except UserError as error:
             raise DataLost.because_of(error) from error
         names = dict.fromkeys(MEASURED if best is None else (*MEASURED, best.metric))
-        numbers = {row.subset: {name: getattr(row, name) for name in names} for row in rows}
+        numbers = {row.subset: {name: row.number(name) for name in names} for row in rows}
         line: dict[str, object] = {"step": state.global_step, "validation": numbers}
         if best is not None:
             # The last row is the total where there are several.
-            measured = getattr(rows[-1], best.metric) if rows else None
+            measured = rows[-1].number(best.metric) if rows else None
             better = self.trainer.offer(float("nan") if measured is None else measured)
             line["best"] = {"metric": best.metric, "value": measured, "better": better, "waited": best.waited}
             if best.exhausted:

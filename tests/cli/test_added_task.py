@@ -1,15 +1,17 @@
-"""What mrt5cli/tasks/README.md says on adding a task: its two files, used as it says."""
+"""What mrt5cli/tasks/README.md says on adding a task: its recipe, and its two files, used as it says."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_kinds import forgotten
+from typer.testing import CliRunner
+
+from mrt5cli.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,47 +26,63 @@ def block(language: str, beginning: str) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the new task, its recipe and some data."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the new task, the recipes, a metric and some data."""
     (tmp_path / "pronunciation.py").write_text(block("python", '"""Grapheme to phoneme'))
     (tmp_path / "pronunciation.yaml").write_text(block("yaml", "name: pronunciation"))
+    (tmp_path / "lexicon.yaml").write_text(block("yaml", "name: lexicon"))
+    (tmp_path / "metric.py").write_text(block("python", '"""Whether the answer has'))
     lexicon = tmp_path / "lexicon"
     lexicon.mkdir()
     for split in ("train", "validation", "test"):
         rows = [f"word{number}\tw o r d {number}" for number in range(20)]
         (lexicon / f"{split}.tsv").write_text("word\tphonemes\n" + "\n".join(rows) + "\n")
-    return tmp_path
+    rows = [f"word{number}\tw o r d {number}" for number in range(200)]
+    (tmp_path / "lexicon.tsv").write_text("word\tphonemes\n" + "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    with forgotten():
+        yield tmp_path
 
 
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mrt5cli", *words, "--code", "pronunciation.py"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+def run(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
-def test_one_file_and_one_recipe_make_a_task(folder: Path):
-    run(folder, "recipe", "check", "pronunciation.yaml")
-    # Its own rows in its own files, on a model of no size.
-    shape = "{d_model: 16, d_ff: 32, d_kv: 8, num_heads: 2, num_layers: 4, num_decoder_layers: 1}"
-    small = ["training.max_steps=4", "training.batch_size=4", "training.device_batch_size=4"]
-    small += ["training.eval_steps=2", f"model.shape={shape}"]
-    words = [word for setting in small for word in ("--set", setting)]
-    run(folder, "pretrain", "pronunciation.yaml", "--out", "run", "--device", "cpu", *words)
-    document = json.loads(run(folder, "evaluate", "run", "--device", "cpu", "--limit", "10", "--json"))
+SHAPE = "{d_model: 16, d_ff: 32, d_kv: 8, num_heads: 2, num_layers: 4, num_decoder_layers: 1}"
+SMALL = [
+    "training.max_steps=4",
+    "training.batch_size=4",
+    "training.device_batch_size=4",
+    "training.eval_steps=2",
+]
+ON_A_SMALL_MODEL = [word for setting in (*SMALL, f"model.shape={SHAPE}") for word in ("--set", setting)]
+"""A model of no size, and few steps."""
+
+
+def test_one_file_and_one_recipe_make_a_task(folder: Path) -> None:
+    run("recipe", "check", "pronunciation.yaml", "--code", "pronunciation.py")
+    given = ("--out", "run", "--device", "cpu", "--code", "pronunciation.py")
+    run("pretrain", "pronunciation.yaml", *given, *ON_A_SMALL_MODEL)
+    document = json.loads(run("evaluate", "run", "--device", "cpu", "--limit", "10", "--json"))
     [row] = document["models"][0]["rows"]
     assert (row["subset"], row["examples"]) == ("all", 10)
-    assert "wo" in run(folder, "inspect-deletions", "run", "--device", "cpu", "--limit", "1").replace(
-        "[-", ""
-    )
+    assert "wo" in run("inspect-deletions", "run", "--device", "cpu", "--limit", "1").replace("[-", "")
 
 
-def test_a_smoke_run_generates_its_rows(folder: Path):
-    run(folder, "pretrain", "pronunciation.yaml", "--smoke", "--out", "smoke", "--device", "cpu")
+def test_a_recipe_alone_makes_a_task_and_a_file_brings_a_metric(folder: Path) -> None:
+    metrics = ("--set", "task.metrics=[exact_match, cer, same_length]")
+    given = ("--out", "run", "--device", "cpu", "--code", "metric.py")
+    run("pretrain", "lexicon.yaml", *given, *ON_A_SMALL_MODEL, *metrics)
+    document = json.loads(run("evaluate", "run", "--device", "cpu", "--json"))
+    [row] = document["models"][0]["rows"]
+    assert 2 <= row["examples"] <= 25 and row["exact_match"] == 0.0 and row["cer"] > 0
+    assert 0 <= row["others"]["same_length"] <= 1
+
+
+def test_a_smoke_run_generates_its_rows(folder: Path) -> None:
+    given = ("--out", "smoke", "--device", "cpu", "--code", "pronunciation.py")
+    run("pretrain", "pronunciation.yaml", "--smoke", *given)
     recipe = (folder / "smoke" / "recipe.yaml").read_text()
     assert "kind: generated" in recipe

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 
-KINDS = ("spelling", "word-search", "udhr")
+KINDS = ("spelling", "word-search", "dates", "udhr")
 
 
 def mrt5(*arguments: object) -> tuple[int, str, str]:
@@ -118,3 +118,17 @@ def test_a_wrong_input_is_one_sentence(tmp_path: Path, arguments: list[str], exp
     assert code == 2 and shown == ""
     assert expected in " ".join(said.split()) and "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_dates_print_what_was_made(tmp_path: Path) -> None:
+    sizes = ("--train", 30, "--validation", 2, "--test", 3)
+    code, shown, said = mrt5("dates", tmp_path / "out", *sizes)
+    assert (code, said) == (0, "")
+    assert shown.splitlines()[0] == f"{tmp_path / 'out'}: dates, seed 42"
+    counts = [line.split()[:2] for line in shown.splitlines() if ".tsv" in line]
+    assert counts == [["train.tsv", "30"], ["validation.tsv", "2"], ["test.tsv", "3"]]
+    assert "no date is in two files" in shown
+    code, _, said = mrt5("dates", tmp_path / "out", *sizes)
+    assert code == 2 and "holds a data set already" in said
+    code, shown, _ = mrt5("dates", tmp_path / "out", "--seed", 7, *sizes, "--overwrite", "--json")
+    assert code == 0 and json.loads(shown)["seed"] == 7

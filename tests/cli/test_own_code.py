@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from own_kinds import forgotten
 from typer.testing import CliRunner
 
 from mrt5cli import cli, own_code
 from mrt5cli.cli import app
+from mrt5cli.errors import RecipeError
 from mrt5cli.models import shorteners as modules
 from mrt5cli.recipe import shorteners as sections
-from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.rundir import RunDir
+from mrt5cli.subject import find_subject
+from mrt5cli.suite.states import _stale
 
 OWN = '''
 """Every nth byte stays."""
@@ -87,13 +94,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "nth.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    before = list(sections.SHORTENERS), dict(modules.SHORTENERS)
-    yield
-    sections.SHORTENERS[:] = before[0]
-    modules.SHORTENERS.clear()
-    modules.SHORTENERS.update(before[1])
-    own_code.IMPORTED.clear()
-    take_in_added_kinds()
+    with forgotten():
+        yield
 
 
 def mrt5(*words: str, code: int = 0) -> Any:
@@ -104,7 +106,7 @@ def mrt5(*words: str, code: int = 0) -> Any:
 
 def test_trained_saved_and_loaded_again():
     done = mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
-    assert "mrt5 evaluate run --code nth.py" in done.output
+    assert "next: mrt5 evaluate run\n" in done.output
     saved = json.loads(Path("run/model/config.json").read_text())
     assert (saved["deletion_type"], saved["nth_that_stays"]) == ("every_nth", 3)
     [row] = json.loads(mrt5("evaluate", "run", "--code", "nth.py", "--device", "cpu", "--json").stdout)[
@@ -138,20 +140,24 @@ def test_how_to_go_on_names_the_file(tmp_path: Path):
     own_code.import_file(Path("nth.py"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     assert RunDir(tmp_path).resume_command.endswith("--resume --code nth.py")
+    (tmp_path / "meta.json").write_text(json.dumps({"code": own_code.record()}))
+    assert RunDir(tmp_path).resume_command.endswith("--resume")  # the run names it itself
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (None, "there is no such file"),
-        ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division"),
+        ("\nx = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero (wrong.py, line 2)"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+        ("x = (", "cannot be imported: SyntaxError: '(' was never closed (wrong.py, line 1)"),
     ],
 )
 def test_a_file_that_cannot_be_imported(content: str | None, reason: str):
     if content is not None:
         Path("wrong.py").write_text(content)
     assert reason in mrt5("recipe", "show", "quickstart", "--code", "wrong.py", code=2).output
+    assert not own_code.IMPORTED
 
 
 def test_a_fault_in_it_is_told_by_its_line(
@@ -186,3 +192,162 @@ def test_a_suite_trains_it_in_processes_of_their_own(monkeypatch: pytest.MonkeyP
         "train own seed 42": "done",
         "evaluate own seed 42 vowel_removal": "done",
     }
+
+
+# --- a run remembers it -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the recipe."""
+    where = tmp_path_factory.mktemp("trained")
+    (where / "nth.py").write_text(OWN)
+    (where / "own.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch, forgotten():
+        patch.chdir(where)
+        mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
+    return where / "run"
+
+
+@pytest.fixture
+def run(trained: Path, folder: Path) -> Path:
+    """A copy of that run whose file is the one in the working directory."""
+    shutil.copytree(trained, "run")
+    meta = json.loads(Path("run/meta.json").read_text())
+    [entry] = meta["code"]
+    assert entry == {"path": str(trained.parent / "nth.py"), "sha256": sha256(OWN.encode()).hexdigest()}
+    assert [session["own_code"] for session in meta["sessions"]] == [[entry]]
+    name_code(Path("nth.py"))
+    return Path("run")
+
+
+def name_code(file: Path, run: Path = Path("run")) -> None:
+    """Have a run say that it was made with a file as it is now."""
+    meta = json.loads((run / "meta.json").read_text())
+    meta["code"] = [{"path": str(file.absolute()), "sha256": sha256(file.read_bytes()).hexdigest()}]
+    (run / "meta.json").write_text(json.dumps(meta))
+
+
+WITH_RUN = {
+    "evaluate": ("evaluate", "run", "--device", "cpu", "--json"),
+    "newest run": ("evaluate", "--device", "cpu", "--json"),
+    "inspect": ("inspect-deletions", "run", "--text", "abcdef"),
+    "checkpoint": ("inspect-deletions", "run/checkpoints/step-00000002", "--text", "abcdef"),
+    "bench": ("bench", "run", "--what", "precision", "--limit", "4", "--json"),
+    "convert": ("convert", "run", "copy", "--to", "mrt5"),
+    "resume": ("pretrain", "own.yaml", "--out", "run", "--resume", "--device", "cpu"),
+    "from": ("finetune", "own.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
+    "start": ("finetune", "own.yaml", "--set", "model={start: run}", "--dry-run"),
+    "its recipe": ("recipe", "show", "run/recipe.yaml"),
+    "the task of its recipe": ("evaluate", "run", "--task", "run/recipe.yaml", "--device", "cpu"),
+}
+
+
+@pytest.mark.parametrize("words", WITH_RUN.values(), ids=WITH_RUN)
+def test_a_run_brings_its_code_along(run: Path, words: tuple[str, ...]) -> None:
+    if words[1].startswith("--"):
+        Path("runs").mkdir()
+        run.rename("runs/run")
+    mrt5(*words)
+    assert [path.name for path in own_code.IMPORTED] == ["nth.py"]
+
+
+def test_what_is_trained_from_a_run_remembers_it_too(run: Path) -> None:
+    mrt5(*WITH_RUN["from"])
+    assert json.loads(Path("new/meta.json").read_text())["code"] == own_code.record() != []
+
+
+CHANGED = {
+    "changed": (lambda: Path("nth.py").write_text(OWN + "# a remark\n"), "nth.py, which has changed since"),
+    "gone": (lambda: Path("nth.py").unlink(), "nth.py, which is gone"),
+    "inside": (
+        lambda: name_code(Path("nth.py").rename("run/nth.py")),
+        "run/nth.py, which lies in a run directory, and code in one is not imported by itself",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), CHANGED.values(), ids=CHANGED)
+@pytest.mark.parametrize("name", ["evaluate", "resume", "from", "checkpoint"])
+def test_code_that_is_not_what_it_was_is_not_imported(
+    run: Path, change: Callable[[], object], why: str, name: str
+) -> None:
+    change()
+    told = " ".join(mrt5(*WITH_RUN[name], code=2).output.split())
+    assert "error: run was made with /" in told and why in told
+    assert "to go on with the code as it is now, add --code " in told and not own_code.IMPORTED
+
+
+def test_changed_code_is_used_where_it_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = own_code_of(run)
+    Path("nth.py").write_text(OWN + "# a remark\n")
+    mrt5(*WITH_RUN["evaluate"], "--code", "nth.py")
+    assert "run was made with nth.py as it was before; nth.py is used" in caplog.text
+    meta = json.loads(Path("run/meta.json").read_text())
+    (run / "meta.json").write_text(json.dumps({**meta, "status": "interrupted"}))
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "checkpoints/step-00000002")
+    mrt5(*WITH_RUN["resume"], "--code", "nth.py")
+    after = json.loads(Path("run/meta.json").read_text())
+    assert after["code"] == own_code.record() != before
+    assert [session["own_code"] for session in after["sessions"][1:]] == [after["code"]]
+
+
+def own_code_of(run: Path) -> object:
+    return json.loads((run / "meta.json").read_text())["code"]
+
+
+def test_code_that_has_moved_is_known_by_its_content(run: Path) -> None:
+    Path("nth.py").rename("moved.py")
+    assert "which is gone" in " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+    assert "note" not in mrt5(*WITH_RUN["evaluate"], "--code", "moved.py").stderr
+
+
+def test_a_second_path_is_the_same_file(run: Path) -> None:
+    Path("link.py").symlink_to("nth.py")
+    shutil.copy("nth.py", "copy.py")
+    mrt5("recipe", "show", "own.yaml", "--code", "link.py", "--code", "copy.py", "--code", "nth.py")
+    assert len(own_code.IMPORTED) == 1
+
+
+def test_two_files_of_one_kind_are_both_named(run: Path) -> None:
+    Path("other.py").write_text(OWN + "# of somebody else\n")
+    told = mrt5("recipe", "show", "own.yaml", "--code", "nth.py", "--code", "other.py", code=2).output
+    told = " ".join(told.split())
+    assert "--code other.py cannot be imported: ValueError: there is a shortener 'every_nth'" in told
+    assert "already: Nth, of nth.py (other.py, line 13)" in told
+
+
+def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
+    Path("nth.py").write_text("x = 1\n")
+    name_code(Path("nth.py"))
+    told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+    assert "no such kind: 'nth'" in told and "nth.py registers no shortener of that name" in told
+
+
+def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:
+    """What stands beside a checkpoint, of the Hub say, may be anybody's: even what looks like a run."""
+    snapshot = Path("snapshot")
+    shutil.copytree(run / "model", snapshot)
+    shutil.copy(run / "meta.json", snapshot)
+    hub = SimpleNamespace(run=None, folder=snapshot, commit="1" * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mrt5cli.models.hub_files.locate", lambda *args, **options: hub)
+        with pytest.raises(RecipeError, match="no such kind: 'nth'"):
+            find_subject("someone/model")
+    assert not own_code.IMPORTED
+
+
+def test_what_is_written_as_code_is_checked(run: Path) -> None:
+    for wrong in ("nth.py", [{"path": 3}], [["nth.py"]]):
+        meta = json.loads((run / "meta.json").read_text())
+        (run / "meta.json").write_text(json.dumps({**meta, "code": wrong}))
+        told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+        assert "names code in another way than it is written" in told
+
+
+def test_a_suite_trains_again_what_was_made_with_other_code(run: Path) -> None:
+    job, meta = SimpleNamespace(needs=[]), json.loads((run / "meta.json").read_text())
+    assert _stale(job, meta) == "trained by other code of yours"
+    own_code.import_file(Path("nth.py"))
+    assert _stale(job, meta) is None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_kinds import forgotten
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parent.parent.parent
+from mrt5cli.cli import app
+
 OWN = '''
 """Every word, its letters turned around and perhaps repeated."""
 
@@ -58,41 +59,37 @@ evaluation: {examples: 8, batch_size: 4}
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "reversal.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(RECIPE)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    with forgotten():
+        yield
 
 
-def mrt5(folder: Path, *words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mrt5cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr if code else done.stdout
+def mrt5(*words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output
+    return done.output if code else done.stdout
 
 
-def test_trained_and_evaluated(folder: Path) -> None:
+def test_trained_and_evaluated() -> None:
     given = ("--device", "cpu", "--code", "reversal.py")
-    mrt5(folder, "pretrain", "own.yaml", "--out", "run", *given)
-    assert "times: 2" in (folder / "run" / "recipe.yaml").read_text()
-    document = json.loads(mrt5(folder, "evaluate", "run", *given, "--json"))
+    mrt5("pretrain", "own.yaml", "--out", "run", *given)
+    assert "times: 2" in Path("run/recipe.yaml").read_text()
+    document = json.loads(mrt5("evaluate", "run", *given, "--json"))
     [row] = document["models"][0]["rows"]
     assert (row["subset"], row["examples"]) == ("all", 8)
 
 
-def test_recipes_know_it_only_with_the_file(folder: Path) -> None:
-    assert "no such kind: 'reversal'" in mrt5(folder, "recipe", "check", "own.yaml", code=2)
+def test_recipes_know_it_only_with_the_file() -> None:
+    assert "no such kind: 'reversal'" in mrt5("recipe", "check", "own.yaml", code=2)
     words = ("recipe", "show", "own.yaml", "--code", "reversal.py", "--set", "task.times=4")
-    assert "task.times" in mrt5(folder, *words, code=2)
+    assert "task.times" in mrt5(*words, code=2)
 
 
-def test_a_kind_that_is_there_is_not_taken_over(folder: Path) -> None:
-    (folder / "reversal.py").write_text(OWN.replace('"reversal"', '"xnli"'))
-    told = mrt5(folder, "recipe", "show", "own.yaml", "--code", "reversal.py", code=2)
+def test_a_kind_that_is_there_is_not_taken_over() -> None:
+    Path("reversal.py").write_text(OWN.replace('"reversal"', '"xnli"'))
+    told = mrt5("recipe", "show", "own.yaml", "--code", "reversal.py", code=2)
     assert "there is a task 'xnli' already" in " ".join(told.split())

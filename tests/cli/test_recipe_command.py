@@ -48,7 +48,7 @@ def test_list_has_a_line_for_every_recipe() -> None:
         for group in "\n".join(lines).split("\n\n")
     ]
     assert all(len(set(group)) == 1 for group in groups)
-    assert len(groups) == len({Path(name).parent for name in shipped()}) == 20
+    assert len(groups) == len({Path(name).parent for name in shipped()}) == 21
     commands = {line.split()[0]: line.split()[1] for line in lines if line}
     assert commands["xnli_v3/mrt5_50"] == commands["xquad/byt5"] == "finetune"
     assert commands["pctrl40"] == commands["quickstart"] == "pretrain"

@@ -25,7 +25,7 @@ def limits_of(node: words.Node) -> Iterator[words.Node]:
     for option in node.get("anyOf", [node]):
         yield option
         for inner in (option.get("items"), *option.get("patternProperties", {}).values()):
-            yield from limits_of(inner) if inner else ()
+            yield from limits_of(inner) if inner and not words.sections(inner) else ()
 
 
 def test_every_key_of_a_recipe_has_bounds() -> None:
@@ -50,11 +50,11 @@ def test_no_number_of_a_recipe_may_be_nonsense(value: str) -> None:
     for key in NUMBERS:
         *parents, name = key.path.split(".")
         section = {"kind": key.kind.split(", ")[0]} if key.kind else {}
+        assignment = f"{name}: {value}" if not section else f"kind: {section['kind']}, {name}: {value}"
+        parent, in_list, _ = ".".join(parents).partition("[]")
+        inner = f"[{{{assignment}}}]" if in_list else f"{{{assignment}}}"
         try:
-            assignment = f"{name}: {value}" if not section else f"kind: {section['kind']}, {name}: {value}"
-            load(
-                "quickstart_byt5", [f"{'.'.join(parents)}={{{assignment}}}" if parents else f"{name}={value}"]
-            )
+            load("quickstart_byt5", [f"{parent}={inner}" if parents else f"{name}={value}"])
         except RecipeError as error:
             assert any(key.path.startswith(path.split("[")[0]) for path, _ in error.problems), (
                 key.path,

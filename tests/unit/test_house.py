@@ -15,7 +15,7 @@ FLOORS = """
     __main__
     cli commands
     report
-    suite
+    suite drafting
     training analysis benchmark
     evaluation
     generation

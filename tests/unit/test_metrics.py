@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt5cli.metrics.catalog import ANSWERED, BY_PUBLISHED_NAME, METRICS
+from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.counts import (
     Ratio,
     below_threshold,
@@ -231,10 +231,6 @@ def test_every_published_metric_is_in_the_catalog() -> None:
     from mrt5cli.paper.published import published
 
     assert {row.metric.partition("[")[0] for row in published().values()} <= set(BY_PUBLISHED_NAME)
-
-
-def test_answers_are_scored_by_the_function_of_the_metrics_name() -> None:
-    assert [metric.score("x b", ("b",)) for metric in ANSWERED] == [0.0, pytest.approx(2 / 3)]
 
 
 def test_labels_are_right_as_a_whole() -> None:

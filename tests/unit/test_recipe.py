@@ -239,7 +239,7 @@ WRONG = [
     ("k_p=1", "unknown key; did you mean controller.k_p?"),
     (
         "evaluation.zzz=1",
-        "unknown key (known here: examples, batch_size, hard_delete)",
+        "unknown key (known here: examples, batch_size, hard_delete, generation)",
     ),
     # wrong types
     ("seed=1.5", "expected a whole number from 0 to 4294967295, not 1.5"),
@@ -331,7 +331,7 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
         (
             ["task={kind: span_corruption}"],
             "task.source",
-            "missing; expected a section with kind embedded, files or hub",
+            "missing; expected a section with kind embedded, files or hub, or `sources`, a list of them",
         ),
         (
             ["controller.kind=PI"],
@@ -478,8 +478,8 @@ def test_shipped_recipes_leave_nothing_to_remark_on() -> None:
             "task",
             "task",
             "missing; expected a section with kind span_corruption, copy, vowel_removal, "
-            "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual "
-            "or word_search",
+            "contextual_vowel_removal, merge_ABC, xnli, tydiqa, xquad, spelling_correction_contextual, "
+            "word_search or text2text",
         ),
         ("training", "training", "missing; expected a section (key: value lines)"),
     ],
@@ -537,8 +537,10 @@ def test_whatever_is_put_in_whatever_place_is_answered_in_a_sentence(plain: Path
     ]
     for key in recipe_words.all_keys():
         for value in odd:
+            place, in_list, leaf = key.path.partition("[].")
+            assignment = f"{place}=[{{{leaf}: {value}}}]" if in_list else f"{place}={value}"
             try:
-                load(plain, [f"{key.path}={value}"])
+                load(plain, [assignment])
             except RecipeError as error:
                 for _, text in error.problems:
                     assert text.startswith(OURS), (key.path, value, text)

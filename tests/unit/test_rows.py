@@ -30,7 +30,7 @@ from mrt5cli.recipe import CharacterTask, DiagnosticTask, TyDiQATask, XnliTask, 
 from mrt5cli.recipe.tasks import AddedTask
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import batches_of, make_batch
-from mrt5cli.tasks.tables import Encoding, TableTask, shuffled, token_ids
+from mrt5cli.tasks.tables import Encoding, RowOrder, TableTask, token_ids
 
 PAIRS = [
     {
@@ -409,8 +409,8 @@ def test_streams_travel_to_processes_that_start_afresh(task: Task) -> None:
 
 
 def test_an_order_is_drawn_for_every_pass() -> None:
-    rows = shuffled(23, 3, np.arange(200))
-    assert rows[23 * 4 + 2] == shuffled(23, 3, np.array([23 * 4 + 2]))[0]
+    rows = RowOrder(23, (3, 0))(np.arange(200))
+    assert rows[23 * 4 + 2] == RowOrder(23, (3, 0))(np.array([23 * 4 + 2]))[0]
     assert all(sorted(rows[start : start + 23]) == list(range(23)) for start in range(0, 184, 23))
 
 

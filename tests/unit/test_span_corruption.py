@@ -143,7 +143,7 @@ def test_held_out_examples_do_not_depend_on_the_batch_size(languages: Path) -> N
 def test_asking_for_more_than_there_is_gives_what_there_is(languages: Path) -> None:
     task = task_of({"kind": "files", "path": str(languages)})
     held_out = list(task.held_out("validation", "en", batch_size=1000, limit=10**6))
-    corpus = task.text.corpus("en", "validation", 1)  # type: ignore[union-attr]
+    corpus = task.parts[0].text.corpus("en", "validation", 1)  # type: ignore[union-attr]
     assert [len(batch["labels"]) for batch in held_out] == [len(corpus.buffer) // task.lengths.raw]
 
 

@@ -89,7 +89,7 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def seekable(task: Task) -> bool:
-    return not (hasattr(task, "text") and isinstance(task.text, sources.StreamedText))
+    return not any(isinstance(part.text, sources.StreamedText) for part in getattr(task, "parts", ()))
 
 
 # --- any stream
@@ -335,13 +335,13 @@ NUMBERS = itertools.count()
 
 def one_pass(task: Task) -> str:
     """All text of one pass, as it comes."""
-    stream = task.text.held_out("en", "train", 0)  # type: ignore[attr-defined]
+    stream = task.parts[0].text.held_out("en", "train", 0)  # type: ignore[attr-defined]
     return stream.take(1_000_000).tobytes().replace(b"\xff", b"\n").decode()
 
 
 def share(task: Task, worker: int, workers: int) -> set[str]:
     """Numbers of the documents of one pass that a worker gets."""
-    stream = task.text.train("en", key=(1,), shard=worker, shards=workers)  # type: ignore[attr-defined]
+    stream = task.parts[0].text.train("en", key=(1,), shard=worker, shards=workers)  # type: ignore[attr-defined]
     taken = bytearray()
     while stream.state_dict()["at"][0] == 0:
         taken += stream.take(50).tobytes()
@@ -449,11 +449,11 @@ def test_parquet_of_the_hub(corpus: HubServer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a.parquet after row 0: damaged"):
         one_pass(task)
     corpus.clear()
-    stream = task.text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
+    stream = task.parts[0].text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
     stream.take(len(whole) // 2)
     state = stream.state_dict()
     after = stream.take(300).tobytes()
-    again = task.text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
+    again = task.parts[0].text.train("en", key=(1,), shard=0, shards=1)  # type: ignore[attr-defined]
     again.load_state_dict(json.loads(json.dumps(state)))
     assert again.take(300).tobytes() == after
 

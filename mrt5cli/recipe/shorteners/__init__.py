@@ -5,6 +5,7 @@ The modules that compute them are in `mrt5cli.models.shorteners`, whose README.m
 
 from __future__ import annotations
 
+from mrt5cli import own_code
 from mrt5cli.recipe.section import take_in_added_kinds
 from mrt5cli.recipe.shorteners.base import Configuration as Configuration
 from mrt5cli.recipe.shorteners.base import Placed as Placed
@@ -40,7 +41,8 @@ def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
     for other in SHORTENERS:
         taken = {*other.kinds(), *other.deletion_types} & {*section.kinds(), *section.deletion_types}
         if taken:
-            raise ValueError(f"there is a shortener {min(taken)!r} already: {other.__name__}")
+            whose = f"{other.__name__}{own_code.brought_by(other.__module__)}"
+            raise ValueError(f"there is a shortener {min(taken)!r} already: {whose}")
     SHORTENERS.append(section)
     take_in_added_kinds()
     return section
@@ -56,7 +58,8 @@ def of_type(deletion_type: str) -> type[ShortenerSection]:
         if deletion_type in section.deletion_types:
             return section
     raise ValueError(
-        f"no kind of shortener has deletion_type {deletion_type!r}; a file given with --code may"
+        f"no kind of shortener has deletion_type {deletion_type!r}; a file given with --code may, or an "
+        "installed package"
     )
 
 

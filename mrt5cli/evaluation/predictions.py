@@ -1,0 +1,85 @@
+"""`mrt5 evaluate --predictions`: what models answer, a row an example, with the score of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mrt5cli.errors import UserError
+from mrt5cli.evaluation.counting import Outcomes
+from mrt5cli.generation.outputs import RowFormat, format_of
+from mrt5cli.metrics import scoring
+from mrt5cli.metrics.catalog import METRICS, generates
+from mrt5cli.tasks.base import Task
+from mrt5cli.writing import write_text
+
+Row = dict[str, object]
+
+
+def check(path: Path, task: Task) -> None:
+    """Refuse a file whose format is not known, and a task without answers to write.
+
+    Raises:
+        UserError: as said.
+    """
+    if format_of(path.name) == "lines":
+        raise UserError(
+            f"--predictions {path}: the end of its name says no format", "call it .jsonl, .csv or .tsv"
+        )
+    if not generates(task.measures):
+        told = ", ".join(task.measures) or "the loss"
+        raise UserError(
+            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the "
+            "true targets",
+            "leave it out, or write outputs with `mrt5 generate`",
+        )
+
+
+def write(path: Path, results: Sequence[tuple[str, Mapping[str, Outcomes]]], measures: Sequence[str]) -> None:
+    """Write each example of each model: its texts, its score by each measure, and what was deleted of it.
+
+    `deleted` is the share of the source's positions that are gone, 0 to 1, and `kept` the number that are
+    left, EOS among them. A metric that is loaded has no score of an example.
+
+    Args:
+        path: of a format that its end says; see `check`.
+        results: what models are called, and the outcomes of each subset.
+    """
+    scored = [name for name in measures if name in METRICS]
+    columns = ["subset", "input", "target", "references", "prediction", *scored, "deleted", "kept"]
+    if len(results) > 1:
+        columns.insert(0, "model")
+    rows = RowFormat(format_of(path.name), columns)
+    text = [
+        rows.row({"model": label, "subset": subset, **row})
+        for label, subsets in results
+        for subset, outcomes in subsets.items()
+        for row in _rows(outcomes, scored)
+    ]
+    write_text(path, rows.head() + "".join(text))
+
+
+def _rows(outcomes: Outcomes, measures: Sequence[str]) -> Iterator[Row]:
+    answers = outcomes.answers
+    assert answers is not None
+    scores = [_scores(name, outcomes) for name in measures]
+    deleted = 1 - outcomes.kept / outcomes.positions
+    for place, texts in enumerate(zip(answers.inputs, answers.accepted, answers.texts, strict=True)):
+        source, accepted, answer = texts
+        yield {
+            "input": source,
+            "target": accepted[0],
+            "references": list(accepted),
+            "prediction": answer,
+            **{name: each[place] for name, each in zip(measures, scores, strict=True)},
+            "deleted": float(deleted[place]),
+            "kept": int(outcomes.kept[place]),
+        }
+
+
+def _scores(name: str, outcomes: Outcomes) -> list[float | None]:
+    """Of each example by itself."""
+    if name == "token_accuracy":
+        pairs = zip(outcomes.tokens_right.tolist(), outcomes.tokens.tolist(), strict=True)
+        return [right / tokens if tokens else None for right, tokens in pairs]
+    return scoring.alone(name, outcomes.scores[name])
