@@ -23,6 +23,14 @@ from mrt5cli.generation import writing
 from mrt5cli.models import load
 
 QUESTIONS = {"kind": "tydiqa", "source": {"kind": "files", "path": "gone"}, "input_length": 40}
+PAIRS = {
+    "kind": "text2text",
+    "source": {"kind": "files", "path": "gone"},
+    "input": "Correct: {noisy}",
+    "target": "{clean}",
+    "input_length": 24,
+    "target_length": 9,
+}
 SPELLING = {"kind": "spelling_correction_contextual", "source": {"kind": "files", "path": "gone"}}
 TEXTS = ["abc", "hello world", "été 北京", "a", "  two  words ", "abcdefghijklmnopqrstuvwxyz", '"q" \\ ,x\t.']
 
@@ -37,6 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "random": make_run(folder, "random", shortener=SHORTENERS["random"]),
         "spans": make_run(folder, "spans", task=SPANS),
         "questions": make_run(folder, "questions", task=answers),
+        "pairs": make_run(folder, "pairs", task=PAIRS),
         "spelling": make_run(folder, "spelling", task=SPELLING),
     }
 
@@ -303,6 +312,22 @@ def test_the_prompt_of_a_runs_task(runs: dict[str, Path], tmp_path: Path) -> Non
     assert row["input"] == "Who?"
     rows = saved(tmp_path / "s.tsv", "input\tother\nteh\tx\n")
     assert outputs(runs["spelling"], rows) == outputs(runs["spelling"], "--text", "teh")
+
+
+def test_a_line_stands_in_the_one_column_of_a_prompt(runs: dict[str, Path], tmp_path: Path) -> None:
+    rows = saved(tmp_path / "rows.csv", "noisy,other\nteh,a\n")
+
+    def given(*how: object) -> str:
+        (row,) = map(json.loads, outputs(runs["pairs"], *how, "--format", "jsonl"))
+        assert len(row["output"].encode()) <= 3 * 9, "the task's length of targets"
+        return row["input"]
+
+    assert given("--text", "teh") == given(rows) == "Correct: teh"
+    assert given(rows, "--column", "other") == "Correct: a"
+    assert given("--text", "teh", "--raw") == given("--text", "teh", "--prompt", "{line}") == "teh"
+    assert given(rows, "--column", "other", "--raw") == "a"
+    assert given(rows, "--prompt", "{other}{{{noisy}}}") == "a{teh}"
+    problem(generate(runs["pairs"], saved(tmp_path / "x.csv", "a\nb\n")), "no column 'noisy'; it has a")
 
 
 @pytest.mark.parametrize(
