@@ -135,6 +135,7 @@ def write(
             f"--resume: the first {done.inputs:,} inputs are not those that the file was begun with",
             "give the same inputs, or leave --resume out",
         )
+    output.begin()
     found = windows(stream, on_error, first=done.inputs, size=window)
     if done.threshold is not None:
         pens.move_threshold(done.threshold)

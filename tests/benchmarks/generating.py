@@ -26,7 +26,7 @@ from mrt5cli.benchmark.models import Shapes, Variant, base_model, ours
 from mrt5cli.byte_tokens import EOS, encode
 from mrt5cli.generation.generate import Job, Settings
 from mrt5cli.generation.inputs import Source
-from mrt5cli.generation.outputs import opened
+from mrt5cli.generation.outputs import Output
 from mrt5cli.generation.table import Table, write
 from mrt5cli.models import MrT5ForConditionalGeneration
 
@@ -104,7 +104,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def through(job: Job, file: Path, out: Path) -> None:
     """What the command does."""
-    with job.pens() as pens, Source(file, None) as inputs, opened(out, {}) as output:
+    with job.pens() as pens, Source(file, None) as inputs, Output(out, {}) as output:
         write(job, pens, inputs, output, Table())
         output.finish()
 

@@ -290,8 +290,8 @@ def test_lines_of_any_system(runs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_no_inputs_are_no_outputs(runs: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("empty.txt", "empty.csv"):
-        result = generate(runs["mrt5"], saved(tmp_path / name, ""), "--column", "a")
+    for name, how in (("empty.txt", ()), ("empty.csv", ("--column", "a"))):
+        result = generate(runs["mrt5"], saved(tmp_path / name, ""), *how)
         assert (result.exit_code, result.stdout) == (0, ""), result.output
     out = tmp_path / "out.csv"
     assert (
@@ -400,6 +400,8 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--column a --prompt {a}", ("--prompt", "--column")),
         ("--raw --prompt {a}", ("--prompt", "--raw")),
         ("--add-column c", ("--add-column", "has lines")),
+        ("--column c", ("--column", "has lines")),
+        ("--out lines.txt", ("--out lines.txt", "is the file of inputs")),
         ("--add-column c --num-return 2 --sample", ("--add-column", "--num-return")),
         ("--resume", ("--resume", "--out")),
         ("--text x", ("--text", "FILE")),
