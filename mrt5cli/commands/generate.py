@@ -151,7 +151,7 @@ def generate(
 
       mrt5 generate runs/mrt5-seed1 noisy.tsv --column noisy --out outputs.jsonl --num-beams 4
 
-      mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column corrected --resume
+      mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column clean --out clean.csv
 
       mrt5 generate runs/mrt5-seed1 --text "tset" --sample --temperature 0.8 --num-return 5
     """
