@@ -52,6 +52,32 @@ def test_every_model_writes_what_it_writes_alone(variant: str, hard: bool) -> No
         assert [one.index for one in found] == list(range(len(TEXTS)))
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"num_beams": 3, "num_return": 2}, {"sample": True, "num_return": 2, "valid_utf8": True}],
+    ids=str,
+)
+def test_a_score_is_of_the_tokens_up_to_the_end(how: dict[str, Any]) -> None:
+    model = writer("mrt5")
+    model.lm_head.weight.data /= 8
+    found = list(generate(model, TEXTS, max_new_tokens=9, **how))
+
+    ends = 0
+    for one in found:
+        ids, labels = encode(one.input, add_eos=True), encode(one.bytes, add_eos=len(one.bytes) < 9)
+        ends += len(one.bytes) < 9
+        with torch.inference_mode():
+            ids, labels = torch.from_numpy(ids)[None], torch.from_numpy(labels)[None]
+            output = model(ids, labels=labels, hard_delete=True)
+        nats = output.logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
+        assert one.score == pytest.approx(float(nats), rel=1e-3, abs=1e-4)
+        assert (one.kept, one.deleted) == (
+            int(output.kept_lengths),
+            1 - int(output.kept_lengths) / ids.shape[1],
+        )
+    assert 0 < ends < len(found) == len(TEXTS) * how.get("num_return", 1)
+
+
 def test_inputs_are_read_no_further_than_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
