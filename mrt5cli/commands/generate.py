@@ -94,7 +94,7 @@ BatchTokens = Annotated[
     int | None,
     amount(
         "Places for bytes in a batch: rows x beams x (longest input + --max-new-tokens). Default: 16,384, on "
-        "a GPU 262,144.",
+        "a GPU 131,072.",
         bounds.LENGTH * 1024,
     ),
 ]

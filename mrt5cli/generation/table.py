@@ -69,13 +69,18 @@ class Table:
         outputs = outputs or [{**dict.fromkeys(COLUMNS), "index": result.index, "output": ""}] * several
         for one in outputs:
             if self.added is None:
-                yield {name: one[name] for name in COLUMNS}
+                yield {name: _rounded(one[name]) for name in COLUMNS}
                 continue
             if self.added in (row := result.input.row or {}):
                 raise UserError(
                     f"{result.input.where}: there is a column {self.added!r} already", "choose another name"
                 )
             yield {**row, self.added: one["output"]}
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to the digits that do not depend on what else is in a batch."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 INPUT_LENGTH = 1024
 """Byte tokens of a source, for a model whose task nobody knows: ByT5's own in pre-training."""
 OUTPUT_LENGTH = 256
-BATCH_TOKENS = {"cpu": 16_384, "cuda": 262_144}
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 """Places for tokens in a batch, by the kind of device; see `Options`."""
 Progress = Callable[[int], object]
 WINDOW = 2048

@@ -78,6 +78,21 @@ def test_a_score_is_of_the_tokens_up_to_the_end(how: dict[str, Any]) -> None:
     assert 0 < ends < len(found) == len(TEXTS) * how.get("num_return", 1)
 
 
+def test_plain_greedy_decoding_is_left_to_the_loop_for_gpus(own_loop: list[Any]) -> None:
+    found = [one.bytes for one in generate(writer("mrt5"), TEXTS, max_new_tokens=9)]
+    assert len(own_loop) == 1
+    assert found == [bytes(i - 3 for i in alone(writer("mrt5"), text, 9, hard_delete=True)) for text in TEXTS]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"sample": True, "valid_utf8": True}], ids=str)
+def test_a_gpu_writes_what_a_cpu_does(tmp_path: Path, how: dict[str, Any], exact_float32: None) -> None:
+    model = writer("mrt5")
+    wanted = [(one.bytes, one.kept) for one in generate(model, TEXTS, max_new_tokens=9, **how)]
+    found = list(generate(model.cuda(), TEXTS, max_new_tokens=9, **how))
+    assert [(one.bytes, one.kept) for one in found] == wanted
+
+
 def test_inputs_are_read_no_further_than_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
