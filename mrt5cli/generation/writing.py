@@ -29,6 +29,8 @@ BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 Progress = Callable[[int], object]
 WINDOW = 2048
 """Texts that are put into batches together."""
+WINDOW_BYTES = 2**26
+"""Of texts that are held together, where they are long."""
 
 
 @dataclass(frozen=True)

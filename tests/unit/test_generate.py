@@ -193,6 +193,8 @@ def test_windows_end_before_a_bad_input() -> None:
     with pytest.raises(UserError, match="line 4: bad"):
         next(found)
     assert [len(window) for window in windows(inputs, "skip", size=2)] == [2, 2, 1]
+    long = [Input("", b"x" * 2**25)] * 5
+    assert [len(window) for window in windows(long, "error")] == [3, 2]
 
 
 @settings(max_examples=50)
