@@ -5,7 +5,6 @@ One input is held at a time. A list of JSON, and what is packed around Parquet, 
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -238,7 +237,7 @@ class Source:
             raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
 
     def _open(self) -> BinaryIO:
-        opened = sys.stdin.buffer if self.name == "stdin" else io.FileIO(self._path)
+        opened = sys.stdin.buffer if self.name == "stdin" else self._path.open("rb")
         if self._raw is None:  # else a second look at the file
             self._raw = opened
         return opened

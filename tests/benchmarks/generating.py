@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64, help="byte tokens of a line, EOS included")
     parser.add_argument("--target", type=int, default=32, help="byte tokens of an output")
     parser.add_argument("--alone", type=int, default=64, help="lines a part that are written for alone")
-    parser.add_argument("--rounds", type=int, default=5, help="parts of the lines")
+    parser.add_argument("--rounds", type=int, default=10, help="parts of the lines")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.byte_tokens import encode, to_bytes
 from mrt5cli.cli import app
+from mrt5cli.commands.progress import bars
 from mrt5cli.generation import writing
 from mrt5cli.models import load
 
@@ -502,3 +503,16 @@ def test_a_threshold_that_was_found_is_kept(
     assert generate(runs["spans"], whole, *how, "--resume").exit_code == 0
 
     assert generate(runs["spans"], whole, *how[:2]).stdout_bytes == how[3].read_bytes()
+
+
+def test_a_log_says_how_fast_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([1.0, 10.0, 41.0])
+    monkeypatch.setattr("mrt5cli.commands.progress.time.monotonic", lambda: next(clock))
+    with bars("generating", "inputs") as tell:
+        for finished in (100, 500, 4100):
+            tell("in.txt", finished, 9000)
+
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["generating in.txt", "in.txt: 4100 of 9000, 100 inputs/s, about 49 s left"]

@@ -22,7 +22,7 @@ from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.generation import writing
 from mrt5cli.generation.generate import as_text, windows
-from mrt5cli.generation.inputs import Input
+from mrt5cli.generation.inputs import Input, Source
 from mrt5cli.generation.outputs import RowFormat, format_of
 from mrt5cli.generation.workers import Workers
 from mrt5cli.generation.writing import Options, Pen, Text
@@ -182,6 +182,18 @@ def test_escapes_can_be_undone(raw: bytes) -> None:
         else:
             back, rest = back + rest[0].encode(), rest[1:]
     assert back == raw
+
+
+def test_how_many_inputs_there_are_is_estimated(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("ab\n" * 900)
+    with Source(file, None) as inputs:
+        assert inputs.estimate is None
+        each = iter(inputs)
+        for _ in range(100):
+            next(each)
+        assert inputs.estimate == 900
+        assert len(list(each)) == 800
 
 
 def test_windows_end_before_a_bad_input() -> None:
