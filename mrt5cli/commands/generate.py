@@ -94,7 +94,7 @@ BatchTokens = Annotated[
     int | None,
     amount(
         "Places for bytes in a batch: rows x beams x (longest input + --max-new-tokens). Default: 16,384, on "
-        "a GPU 262,144.",
+        "a GPU 131,072.",
         bounds.LENGTH * 1024,
     ),
 ]
@@ -151,13 +151,13 @@ def generate(
 
       mrt5 generate runs/mrt5-seed1 noisy.tsv --column noisy --out outputs.jsonl --num-beams 4
 
-      mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column corrected --resume
+      mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column clean --out clean.csv
 
       mrt5 generate runs/mrt5-seed1 --text "tset" --sample --temperature 0.8 --num-return 5
     """
     from mrt5cli.generation.generate import Job, Settings
     from mrt5cli.generation.inputs import Source
-    from mrt5cli.generation.outputs import opened
+    from mrt5cli.generation.outputs import Output
     from mrt5cli.generation.table import Table, settings_of, write
     from mrt5cli.generation.writing import WINDOW
     from mrt5cli.subject import find_subjects
@@ -198,6 +198,13 @@ def generate(
         text=None if text is None else os.fsencode(text),
         keep_rows=add_column is not None,
     )
+    if column is not None and not inputs.is_table:
+        raise UserError(
+            f"--column is of a table, and {inputs.name} has lines",
+            "leave it out: a line stands for the prompt's one column",
+        )
+    if out is not None and out.exists() and Path(file).exists() and out.samefile(file):
+        raise UserError(f"--out {out} is the file of inputs", "choose another name")
     at_terminal = file == "-" and text is None and sys.stdin.isatty()
     if at_terminal:
         say_on_stderr("a line at a time from the terminal; Ctrl-D ends")
@@ -205,11 +212,13 @@ def generate(
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_sigterm())
         stack.enter_context(inputs)
-        output = stack.enter_context(opened(out, recorded, resume=resume))
+        output = stack.enter_context(Output(out, recorded, resume=resume))
         stack.enter_context(_told(output, out, inputs, job.options.input_length))
         pens = stack.enter_context(job.pens())
         before = output.done.inputs
-        bar = stack.enter_context(bars("generating", "inputs")) if not at_terminal else None
+        # On a terminal the outputs themselves show how far it is.
+        silent = at_terminal or (out is None and sys.stdout.isatty())
+        bar = None if silent else stack.enter_context(bars("generating", "inputs"))
 
         def progress(done: int) -> None:
             if bar is not None:
@@ -253,7 +262,7 @@ def _told(output: Output, out: Path | None, inputs: Source, length: int) -> Iter
     try:
         yield
     except BaseException:
-        if out is not None and out.is_file():
+        if output.begun:
             so_far = counted(output.done.inputs, "input")
             say_on_stderr(f"{so_far} done in {out}; the same command with --resume goes on")
         raise

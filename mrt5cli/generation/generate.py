@@ -29,6 +29,7 @@ from mrt5cli.generation.writing import (
     INPUT_LENGTH,
     OUTPUT_LENGTH,
     WINDOW,
+    WINDOW_BYTES,
     Options,
     Pen,
     Progress,
@@ -138,10 +139,6 @@ class Settings:
             raise UserError(
                 "--deletion-rate finds a threshold, and --threshold says one", "leave one of them out"
             )
-        for name in (
-            name for name, value in moved.items() if value is not None and self.hard_delete is False
-        ):
-            raise UserError(f"{name} is of hard deletion; soft gates have none", "leave out --soft")
 
     def options(
         self, task: TaskOfRun, config: MrT5Config, hard_delete: bool, device: torch.device
@@ -163,7 +160,7 @@ class Settings:
             input_length=self.input_length or _least(task.input_length or INPUT_LENGTH, longest),
             hard_delete=hard_delete if self.hard_delete is None else self.hard_delete,
             threshold=self.threshold,
-            batch_tokens=self.batch_tokens or BATCH_TOKENS[device.type],
+            batch_tokens=self.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]),
             scores=self.scores,
         )
 
@@ -226,8 +223,11 @@ class Job:
         else:
             config, devices = model.config, [next(model.parameters()).device]
         options = settings.options(task, config, hard_delete, devices[0])
-        if settings.deletion_rate is not None and not options.hard_delete:
-            raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
+        moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
+        for name in (name for name, value in moved.items() if value is not None and not options.hard_delete):
+            raise UserError(
+                f"{name} is of hard deletion; soft gates have none", "leave out --soft, or add --hard"
+            )
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )
@@ -276,20 +276,23 @@ Window = list[tuple[int, Input]]
 def windows(
     inputs: Iterable[Input], on_error: OnError, *, first: int = 0, size: int = WINDOW
 ) -> Iterator[Window]:
-    """Inputs by so many, numbered from `first` on; those before a bad one come before its error.
+    """Inputs by so many, or by WINDOW_BYTES of text, numbered from `first` on; those before a bad one come
+    before its error.
 
     Raises:
         UserError: an input is bad, and nobody said what to do then; or they cannot be read on.
     """
     held: Window = []
+    room = WINDOW_BYTES
     try:
         for index, one in enumerate(inputs, first):
             if one.problem is not None and on_error == "error":
                 raise one.problem
             held.append((index, one))
-            if len(held) == size:
+            room -= len(one.text)
+            if len(held) == size or room < 0:
                 yield held
-                held = []
+                held, room = [], WINDOW_BYTES
     except UserError:
         if held:
             yield held

@@ -5,7 +5,6 @@ One input is held at a time. A list of JSON, and what is packed around Parquet, 
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from mrt5cli.data.formats import JSON, ROWS, BadRow, Damaged, DataFile, not_utf8
 from mrt5cli.data.reading import rows_of
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.tasks import GeneratedRows, RowTask, TaskSection
+from mrt5cli.recipe.tasks import GeneratedRows, TaskSection
 from mrt5cli.templates import Template
 
 if TYPE_CHECKING:
@@ -108,17 +107,20 @@ class TaskOfRun:
         prompt, output = None, section.longest_target
         if text := getattr(section, "input", None):
             prompt = Prompt.of(Template.parse(text))
-        elif isinstance(section, RowTask):
-            task = _without_rows(section)
+        elif (task := _without_rows(section)) is not None:
             prompt = Prompt.of(Template.parse(task.encoding.prompt), task.columns)
             output = output or task.encoding.target_length
         return cls(prompt, section.longest_source or None, output)
 
 
-def _without_rows(section: TaskSection) -> TableTask:
-    """A run's task, whose own rows may be gone by now."""
-    from mrt5cli.tasks.base import build_task
+def _without_rows(section: TaskSection) -> TableTask | None:
+    """A run's task, whose own rows may be gone by now; None of one without a prompt around its columns."""
+    from mrt5cli.tasks.base import build_task, task_class
+    from mrt5cli.tasks.tables import TableTask
 
+    kind = task_class(section.kind)
+    if not (isinstance(kind, type) and issubclass(kind, TableTask)):
+        return None
     rows = GeneratedRows(kind="generated")
     return build_task(section.model_copy(update={"source": rows}))  # type: ignore[return-value]
 
@@ -182,6 +184,7 @@ class Source:
 
     Attributes:
         name: for people.
+        is_table: it has columns; else it has lines.
         read: inputs so far.
 
     Raises:
@@ -197,21 +200,21 @@ class Source:
         self._path, self._raw, self._keep_rows = Path(path), None, keep_rows
         self.read = 0
         is_file = text is None and self.name != "stdin"
-        self._is_table = is_file and self._file.suffix in ROWS
+        self.is_table = is_file and self._file.suffix in ROWS
         if is_file:
             self._check_there()
-        if self._is_table and prompt is None:
+        if self.is_table and prompt is None:
             raise UserError(
                 f"{self.name} has columns, and it is not known which of them is the input",
                 "name it with --column, or say --prompt 'Correct: {noisy}'",
             )
-        if not self._is_table and keep_rows:
+        if not self.is_table and keep_rows:
             raise UserError(
                 f"--add-column adds one to a table, and {self.name} has lines",
                 "write a table of inputs and outputs with --format csv, tsv or jsonl",
             )
         self.prompt = prompt or Prompt.of(BARE)
-        if not self._is_table and self.prompt.lone is None:
+        if not self.is_table and self.prompt.lone is None:
             names = ", ".join(one.name for one in self.prompt.columns)
             raise UserError(
                 f"{self.name} has lines, and the prompt has several columns: {names}",
@@ -234,7 +237,7 @@ class Source:
             raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
 
     def _open(self) -> BinaryIO:
-        opened = sys.stdin.buffer if self.name == "stdin" else io.FileIO(self._path)
+        opened = sys.stdin.buffer if self.name == "stdin" else self._path.open("rb")
         if self._raw is None:  # else a second look at the file
             self._raw = opened
         return opened
@@ -250,7 +253,7 @@ class Source:
             return None if self._raw is None or not self._raw.closed else self.read
 
     def __iter__(self) -> Iterator[Input]:
-        for one in self._rows() if self._is_table else self._lines():
+        for one in self._rows() if self.is_table else self._lines():
             self.read += 1
             yield one
 

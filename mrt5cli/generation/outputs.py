@@ -7,15 +7,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
-from mrt5cli.writing import write_json
+from mrt5cli.writing import naming, write_json
 
 Format = Literal["lines", "jsonl", "csv", "tsv"]
 OUTPUT = "output"
@@ -62,10 +61,10 @@ class RowFormat:
 
     def _cells(self, values: Sequence[object]) -> str:
         written = io.StringIO()
-        csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\n").writerow(
-            map(_cell, values)
-        )
-        return written.getvalue()
+        # Ending lines in "\n", csv would not quote a cell with "\r" in it.
+        writer = csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\r\n")
+        writer.writerow(map(_cell, values))
+        return written.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: object) -> object:
@@ -107,27 +106,57 @@ class Output:
     leaves behind that is cut off when it is gone on with.
 
     Args:
-        stream: where bytes are written.
-        path: of the file; None for what cannot be gone on with.
+        path: of the file; None for stdout.
         settings: that decide what is written, in words and numbers.
+        resume: go on where an unfinished file ends.
 
     Attributes:
         done: how far it is.
+        begun: whether the file is being written, and not as it was before.
+
+    Raises:
+        UserError: there is nothing to go on with, see `left_off`; or it is unfinished, and nobody said to.
     """
 
-    def __init__(self, stream: BinaryIO, path: Path | None, settings: Mapping[str, Any], done: Done) -> None:
-        self._stream, self._path, self._settings = stream, path, settings
-        self.done = done
-        if path is not None:
-            self._note()
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resume: bool = False) -> None:
+        self._path, self._settings, self.begun = path, settings, False
+        self.done = left_off(path, settings) if path is not None and resume else Done()
+        self._stream: BinaryIO = sys.stdout.buffer
+        if path is not None and not resume and note_of(path).is_file():
+            raise UserError(
+                f"{path} is unfinished: {note_of(path).name} is beside it",
+                "add --resume to go on with it, or remove both to begin again",
+            )
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.begun:
+            self._stream.close()
+
+    def begin(self) -> None:
+        """Open the file, when all that can fail before its first row has not."""
+        if self._path is not None:
+            with naming(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = self._path.open("r+b" if self._path.exists() else "wb")
+                self.begun = True
+                self._stream.truncate(self.done.bytes)
+                self._stream.seek(self.done.bytes)
+                self._note()
 
     def write(self, text: str) -> None:
         """Add rows, and remember `done` as it stands."""
         content = text.encode("utf-8", "backslashreplace")
-        self._stream.write(content)
-        self._stream.flush()
         self.done.bytes += len(content)
-        if self._path is not None:
+        if self._path is None:
+            self._stream.write(content)
+            self._stream.flush()
+            return
+        with naming(self._path):
+            self._stream.write(content)
+            self._stream.flush()
             os.fsync(self._stream.fileno())
             self._note()
 
@@ -146,7 +175,7 @@ def note_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished.json")
 
 
-def begun(path: Path, settings: Mapping[str, Any]) -> Done:
+def left_off(path: Path, settings: Mapping[str, Any]) -> Done:
     """How far an unfinished output is; nothing of one that is not there.
 
     Raises:
@@ -184,33 +213,3 @@ def begun(path: Path, settings: Mapping[str, Any]) -> Done:
 
 def _said(value: object) -> str:
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-@contextmanager
-def opened(path: Path | None, settings: Mapping[str, Any], *, resume: bool = False) -> Iterator[Output]:
-    """Where rows go, opened; a file that holds none of them yet is emptied.
-
-    Args:
-        path: None for stdout.
-        resume: go on where an unfinished file ends.
-
-    Raises:
-        UserError: there is nothing to go on with, see `begun`; or a file is unfinished, and nobody said to.
-    """
-    if path is None:
-        yield Output(sys.stdout.buffer, None, settings, Done())
-        return
-    plain = path.is_file() or not path.exists()
-    if not plain and resume:
-        raise UserError(f"--resume: {path} is no file that can be gone on with", "leave --resume out")
-    if plain and not resume and note_of(path).is_file():
-        raise UserError(
-            f"{path} is unfinished: {note_of(path).name} is beside it",
-            "add --resume to go on with it, or remove both to begin again",
-        )
-    done = begun(path, settings) if resume else Done()
-    with path.open("r+b" if resume and path.exists() else "wb") as stream:
-        if plain:
-            stream.truncate(done.bytes)
-            stream.seek(done.bytes)
-        yield Output(stream, path if plain else None, settings, done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from mrt5cli.data.formats import PARQUET, TABLES, UNPACKED_BY, suffix_of
 from mrt5cli.errors import UserError
 from mrt5cli.generation.generate import Job, OnError, Pens, Result, calibrated, outputs_of, results, windows
 from mrt5cli.generation.inputs import Input
-from mrt5cli.generation.outputs import Format, Output, RowFormat, format_of
+from mrt5cli.generation.outputs import Done, Format, Output, RowFormat, format_of
 from mrt5cli.generation.writing import WINDOW
 from mrt5cli.subject import Subject
 
@@ -69,13 +69,18 @@ class Table:
         outputs = outputs or [{**dict.fromkeys(COLUMNS), "index": result.index, "output": ""}] * several
         for one in outputs:
             if self.added is None:
-                yield {name: one[name] for name in COLUMNS}
+                yield {name: _rounded(one[name]) for name in COLUMNS}
                 continue
             if self.added in (row := result.input.row or {}):
                 raise UserError(
                     f"{result.input.where}: there is a column {self.added!r} already", "choose another name"
                 )
             yield {**row, self.added: one["output"]}
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to the digits that do not depend on what else is in a batch."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:
@@ -125,9 +130,7 @@ def write(
     Raises:
         UserError: an input is bad, see `windows`; or those that were done before are others now.
     """
-    done, several = output.done, job.settings.num_return
-    seen = hashlib.blake2b(digest_size=16)
-    stream = iter(inputs)
+    done, seen, stream = output.done, hashlib.blake2b(digest_size=16), iter(inputs)
     for one in islice(stream, done.inputs):
         _add(seen, one)
     if done.inputs and seen.hexdigest() != done.digest:
@@ -135,6 +138,7 @@ def write(
             f"--resume: the first {done.inputs:,} inputs are not those that the file was begun with",
             "give the same inputs, or leave --resume out",
         )
+    output.begin()
     found = windows(stream, on_error, first=done.inputs, size=window)
     if done.threshold is not None:
         pens.move_threshold(done.threshold)
@@ -142,37 +146,25 @@ def write(
         calibration, found = calibrated(pens, found, job.settings.deletion_rate)
         done.threshold = calibration.threshold
     for part in results(pens, found, progress):
-        rows = [
-            row
-            for result in part
-            if result.written or on_error == "empty"
-            for row in table.rows(result, several)
-        ]
-        if done.columns is None and rows:
-            done.columns = list(rows[0])
-            head = RowFormat(table.format, done.columns).head()
-        else:
-            head = ""
-        form = RowFormat(table.format, done.columns or [])
-        for result in part:
-            _add(seen, result.input)
-            done.inputs += 1
-            done.bad += result.input.problem is not None
-            done.cut += any(one.truncated for one in result.written)
-        done.outputs += len(rows)
-        done.digest = seen.hexdigest()
-        output.write(head + "".join(map(form.row, rows)))
+        kept = [result for result in part if result.written or on_error == "empty"]
+        rows = [row for result in kept for row in table.rows(result, job.settings.num_return)]
+        first = done.columns is None and bool(rows)
+        form = RowFormat(table.format, list(rows[0]) if first else done.columns or [])
+        text = (form.head() if first else "") + "".join(map(form.row, rows))
+        done.columns = list(form.columns) or None
+        _count(done, seen, part, len(rows))
+        output.write(text)
 
 
-def _add(digest: hashlib.blake2b, one: Input) -> None:
-    digest.update(len(one.text).to_bytes(8, "little") + one.text)
+def _count(done: Done, seen: hashlib.blake2b, part: Iterable[Result], rows: int) -> None:
+    for result in part:
+        _add(seen, result.input)
+        done.inputs += 1
+        done.bad += result.input.problem is not None
+        done.cut += any(one.truncated for one in result.written)
+    done.outputs += rows
+    done.digest = seen.hexdigest()
 
 
-def as_rows(rows: Iterable[Mapping[str, object]], format: Format) -> Iterator[str]:
-    """Rows of equal columns as the text of a file, piece by piece."""
-    form: RowFormat | None = None
-    for row in rows:
-        if form is None:
-            form = RowFormat(format, list(row))
-            yield form.head()
-        yield form.row(row)
+def _add(seen: hashlib.blake2b, one: Input) -> None:
+    seen.update(len(one.text).to_bytes(8, "little") + one.text)

@@ -5,6 +5,7 @@ Letters: B rows, L byte tokens of the longest source, T of an output, R outputs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,11 +24,13 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 INPUT_LENGTH = 1024
 """Byte tokens of a source, for a model whose task nobody knows: ByT5's own in pre-training."""
 OUTPUT_LENGTH = 256
-BATCH_TOKENS = {"cpu": 16_384, "cuda": 262_144}
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 """Places for tokens in a batch, by the kind of device; see `Options`."""
 Progress = Callable[[int], object]
 WINDOW = 2048
 """Texts that are put into batches together."""
+WINDOW_BYTES = 2**26
+"""Of texts that are held together, where they are long."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,8 @@ class Pen:
         while start < len(ordered):
             longest = min(len(ordered[start].content) + 1, self.options.input_length)
             places = together * (longest + decoding.max_new_tokens)
-            stop = start + max(1, self.options.batch_tokens // places)
+            left, most = len(ordered) - start, max(1, self.options.batch_tokens // places)
+            stop = start + math.ceil(left / math.ceil(left / most))  # no batch of the few that are left over
             yield ordered[start:stop]
             start = stop
 

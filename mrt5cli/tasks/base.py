@@ -266,10 +266,15 @@ def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_T
 
 
 def build_task(section: TaskSection) -> Task:
-    """The task of a recipe's task section, from the file of this folder or given with --code that has it."""
-    if section.kind not in _TASKS:
-        importlib.import_module(f"mrt5cli.tasks.{_FILES.get(section.kind, section.kind)}")
-    return _TASKS[section.kind](section)
+    """The task of a recipe's task section."""
+    return task_class(section.kind)(section)
+
+
+def task_class(kind: str) -> Callable[..., Task]:
+    """What builds a kind of task, from the file of this folder or given with --code that has it."""
+    if kind not in _TASKS:
+        importlib.import_module(f"mrt5cli.tasks.{_FILES.get(kind, kind)}")
+    return _TASKS[kind]
 
 
 def check_held_out(task: Task, split: str, subsets: Sequence[str] | None = None) -> None:

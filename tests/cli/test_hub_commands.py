@@ -176,3 +176,21 @@ def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Pat
     os.close(main)
     assert process.wait() == 0, shown
     assert b"pytorch_model.bin: 100%" in shown
+
+
+def test_generate_takes_a_hub_id(byt5: HubServer) -> None:
+    how = ["generate", BYT5, "--text", "abc", "--max-new-tokens", 3, "--device", "cpu"]
+    result = mrt5(*how)
+
+    assert result.stderr.count(NOTE) == 1
+    assert mrt5(*how, "--revision", byt5.commit(f"models/{BYT5}")).stdout == result.stdout
+    assert "pickle" in mrt5(*how, "--no-pickle", code=2).stderr
+
+
+def test_generate_reads_the_recipe_beside_a_model(exported: HubServer) -> None:
+    text = "ab" * 99
+    (row,) = mrt5(
+        "generate", "me/tiny", "--text", text, "--format", "jsonl", "--device", "cpu"
+    ).stdout.splitlines()
+
+    assert json.loads(row)["truncated"], "its task reads 64 byte tokens"

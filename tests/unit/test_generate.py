@@ -1,0 +1,279 @@
+"""Outputs for any number of inputs, in Python: the model's own, in their order, whatever is beside them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import make_run
+from variants import KINDS, shared, writer
+
+import mrt5cli
+from mrt5cli import generate
+from mrt5cli.byte_tokens import encode
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.generation import writing
+from mrt5cli.generation.generate import as_text, windows
+from mrt5cli.generation.inputs import Input, Source
+from mrt5cli.generation.outputs import RowFormat, format_of
+from mrt5cli.generation.workers import Workers
+from mrt5cli.generation.writing import Options, Pen, Text
+
+TEXTS = ["", "a", "hello", "été", "what is it", "where did they all go then", "x" * 40, "b\nc", "d\0e"]
+
+
+def alone(model: Any, text: str, most: int, **how: Any) -> list[int]:
+    ids = torch.from_numpy(encode(text, add_eos=True))[None]
+    with torch.inference_mode():
+        found = model.generate(ids, max_new_tokens=most, do_sample=False, **how)[0, 1:].tolist()
+    return found[: found.index(1)] if 1 in found else found
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("variant", [name for name in KINDS if name != "random"])
+def test_every_model_writes_what_it_writes_alone(variant: str, hard: bool) -> None:
+    model = writer(variant)
+    for tokens in (70, 10_000):
+        how = {"max_new_tokens": 9, "hard_delete": hard, "batch_tokens": tokens, "scores": False}
+        found = list(generate(model, TEXTS, **how))
+
+        assert [one.bytes for one in found] == [
+            bytes(i - 3 for i in alone(model, text, 9, hard_delete=hard)) for text in TEXTS
+        ]
+        assert [one.input for one in found] == TEXTS
+        assert [one.index for one in found] == list(range(len(TEXTS)))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"num_beams": 3, "num_return": 2}, {"sample": True, "num_return": 2, "valid_utf8": True}],
+    ids=str,
+)
+def test_a_score_is_of_the_tokens_up_to_the_end(how: dict[str, Any]) -> None:
+    model = writer("mrt5")
+    model.lm_head.weight.data /= 8
+    found = list(generate(model, TEXTS, max_new_tokens=9, **how))
+
+    ends = 0
+    for one in found:
+        ids, labels = encode(one.input, add_eos=True), encode(one.bytes, add_eos=len(one.bytes) < 9)
+        ends += len(one.bytes) < 9
+        with torch.inference_mode():
+            ids, labels = torch.from_numpy(ids)[None], torch.from_numpy(labels)[None]
+            output = model(ids, labels=labels, hard_delete=True)
+        nats = output.logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
+        assert one.score == pytest.approx(float(nats), rel=1e-3, abs=1e-4)
+        assert (one.kept, one.deleted) == (
+            int(output.kept_lengths),
+            1 - int(output.kept_lengths) / ids.shape[1],
+        )
+    assert 0 < ends < len(found) == len(TEXTS) * how.get("num_return", 1)
+
+
+def test_plain_greedy_decoding_is_left_to_the_loop_for_gpus(own_loop: list[Any]) -> None:
+    found = [one.bytes for one in generate(writer("mrt5"), TEXTS, max_new_tokens=9)]
+    assert len(own_loop) == 1
+    assert found == [bytes(i - 3 for i in alone(writer("mrt5"), text, 9, hard_delete=True)) for text in TEXTS]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"sample": True, "valid_utf8": True}], ids=str)
+def test_a_gpu_writes_what_a_cpu_does(tmp_path: Path, how: dict[str, Any], exact_float32: None) -> None:
+    model = writer("mrt5")
+    wanted = [(one.bytes, one.kept) for one in generate(model, TEXTS, max_new_tokens=9, **how)]
+    found = list(generate(model.cuda(), TEXTS, max_new_tokens=9, **how))
+    assert [(one.bytes, one.kept) for one in found] == wanted
+
+
+def test_inputs_are_read_no_further_than_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def endless() -> Iterator[str]:
+        while True:
+            read.append(1)
+            yield f"number {len(read)}"
+
+    found = generate(writer("mrt5"), endless(), max_new_tokens=2, scores=False)
+    assert not read
+    assert next(found).input == "number 1"
+    assert len(read) == writing.WINDOW
+
+
+def test_bytes_are_taken_as_they_are() -> None:
+    (one,) = generate(writer("mrt5"), [b"a\xff"], max_new_tokens=2)
+
+    assert one.input == "a\ufffd"
+    with pytest.raises(TypeError, match="str or bytes, and this is int"):
+        list(generate(writer("mrt5"), [3]))  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="beams"):
+        generate(writer("mrt5"), [], beams=3)
+
+
+def test_a_run_is_named_by_its_folder_and_its_prompt_is_put_around(tmp_path: Path) -> None:
+    task = {"kind": "word_search", "source": {"kind": "files", "path": "gone"}}
+    run = make_run(tmp_path, "words", task=task)
+
+    (one,) = generate(run, ["cat"])
+    (same,) = generate(str(run), ["cat"], prompt="{line}", device="cpu")
+    (other,) = generate(run, ["cat"], prompt="Find {{{word}}}")
+
+    assert (one.input, one.output) == (same.input, same.output) == ("cat", one.output)
+    assert other.input == "Find {cat}"
+    assert len(one.bytes) <= 16
+    with pytest.raises(UserError, match="no place for the input"):
+        generate(run, [], prompt="Find")
+
+
+def test_an_input_that_is_too_long_is_cut() -> None:
+    model = writer("mrt5")
+    cut, whole = generate(model, ["abcdef", "abc"], input_length=4, max_new_tokens=5)
+
+    assert (cut.truncated, whole.truncated) == (True, False)
+    assert (cut.bytes, cut.kept) == (whole.bytes, whole.kept)
+    learned = writer("mrt5", has_absolute_position_embeddings=True, max_position_embeddings=40)
+    assert next(generate(learned, ["x" * 60])).truncated
+    with pytest.raises(UserError, match="learned 40 positions, and cannot write 41 byte tokens"):
+        generate(learned, ["x"], max_new_tokens=41)
+    with pytest.raises(UserError, match="learned 40 positions, and cannot read 41 byte tokens"):
+        generate(learned, ["x"], input_length=41)
+
+
+def test_bf16_is_of_weights(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "half")
+    seen: list[torch.dtype] = []
+    write = Pen.write
+
+    def look(self: Pen, *rest: Any) -> Any:
+        seen.append(next(self.model.parameters()).dtype)
+        return write(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pen, "write", look)
+        half, full = (next(generate(run, ["abc"], precision=name)) for name in ("bf16", "fp32"))
+    assert seen == [torch.bfloat16, torch.float32]
+    assert half.score == pytest.approx(full.score, rel=0.2)
+    assert half.score != full.score
+
+
+def test_a_model_that_was_training_is_not_while_it_writes() -> None:
+    model = writer("mrt5", dropout_rate=0.5).train()
+    assert [one.output for one in generate(model, TEXTS, max_new_tokens=5)] == [
+        one.output for one in generate(writer("mrt5"), TEXTS, max_new_tokens=5)
+    ]
+
+
+@given(st.binary(max_size=30))
+def test_escapes_can_be_undone(raw: bytes) -> None:
+    text = as_text(raw, escapes=True)
+    back, rest = b"", text
+    while rest:
+        if rest.startswith("\\\\"):
+            back, rest = back + b"\\", rest[2:]
+        elif rest.startswith("\\x"):
+            back, rest = back + bytes.fromhex(rest[2:4]), rest[4:]
+        else:
+            back, rest = back + rest[0].encode(), rest[1:]
+    assert back == raw
+
+
+def test_how_many_inputs_there_are_is_estimated(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("ab\n" * 900)
+    with Source(file, None) as inputs:
+        assert inputs.estimate is None
+        each = iter(inputs)
+        for _ in range(100):
+            next(each)
+        assert inputs.estimate == 900
+        assert len(list(each)) == 800
+
+
+def test_windows_end_before_a_bad_input() -> None:
+    bad = Input("line 4", b"", None, UserError("line 4: bad"))
+    inputs = [Input("", b"a"), Input("", b"b"), Input("", b"c"), bad, Input("", b"d")]
+    found = windows(inputs, "error", size=2, first=5)
+
+    assert [[index for index, _ in window] for window in (next(found), next(found))] == [[5, 6], [7]]
+    with pytest.raises(UserError, match="line 4: bad"):
+        next(found)
+    assert [len(window) for window in windows(inputs, "skip", size=2)] == [2, 2, 1]
+    long = [Input("", b"x" * 2**25)] * 5
+    assert [len(window) for window in windows(long, "error")] == [3, 2]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.text("a\"',\t\n\r \\é", max_size=6), min_size=1, max_size=4), st.sampled_from(["csv", "tsv"])
+)
+def test_tables_are_read_as_they_were_written(cells: list[str], kind: Any) -> None:
+    import csv
+    import io
+
+    names = [f"c{n}" for n in range(len(cells))]
+    form = RowFormat(kind, names)
+    text = form.head() + form.row(dict(zip(names, cells, strict=True)))
+    lines = io.StringIO(text, newline="")
+
+    assert list(csv.reader(lines, delimiter={"csv": ",", "tsv": "\t"}[kind], strict=True)) == [names, cells]
+
+
+def test_rows_of_other_columns_make_no_table() -> None:
+    form = RowFormat("csv", ["a", "b"])
+    assert form.row({"b": None, "a": {"x": [1]}}) == '"{""x"": [1]}",\n'
+    assert form.row({"a": True}) == "true,\n"
+    with pytest.raises(UserError, match="a column 'c', and the first has none"):
+        form.row({"c": 1})
+    assert [format_of(name) for name in ("A.CSV", "b.ndjson", "c", "d.txt", "e.tsv")] == [
+        *("csv", "jsonl", "lines", "lines", "tsv")
+    ]
+
+
+def test_batches_hold_what_they_may_and_are_of_like_size() -> None:
+    pen = Pen(shared("mrt5"), Options(writing.Decoding(10), batch_tokens=100))
+    texts = [Text(n, b"x" * length) for n, length in enumerate([1, 39, 2, 9, 9, 9, 9, 9, 300, 4])]
+
+    sizes = [[len(text.content) for text in batch] for batch in pen._batches(texts)]
+
+    assert sizes == [[300], [39, 9], [9, 9, 9, 9], [4, 2, 1]]
+    assert sorted(text.number for batch in pen._batches(texts) for text in batch) == list(range(10))
+
+
+class Fails:
+    """A pen that fails in a way of its own for each text."""
+
+    def write(self, texts: list[Text]) -> Any:
+        if texts[0].content == b"no":
+            raise UserError("no", "a hint")
+        if texts[0].content == b"end":
+            os._exit(3)
+        return [[text.number] for text in texts]
+
+
+def failing(device: str) -> Any:
+    return Fails()
+
+
+@pytest.mark.slow
+def test_what_fails_on_a_device_is_said() -> None:
+    with Workers(failing, ["cpu", "cpu"]) as workers:
+        windows = [[Text(n, b"")] for n in range(5)]
+        assert list(workers.write_all(windows)) == [[[n]] for n in range(5)]
+        with pytest.raises(UserError, match="no") as error:
+            list(workers.write_all([[Text(0, b"no")]]))
+        assert error.value.hint == "a hint"
+        with pytest.raises(RunFailed, match=r"the process on cpu ended \(3\)"):
+            list(workers.write_all([[Text(0, b"end")]]))
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, mrt5cli; assert 'torch' not in sys.modules; assert not hasattr(mrt5cli, 'nothing')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert mrt5cli.generate is generate
