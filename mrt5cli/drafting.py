@@ -20,13 +20,12 @@ from pydantic import ValidationError
 from mrt5cli import runtime as machine
 from mrt5cli.bounds import NAME
 from mrt5cli.data.columns import Row, cell, cell_column, read_cell
-from mrt5cli.data.formats import PARQUET, Damaged, DataFile, without_suffix
-from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.data.formats import PARQUET, TABLES, Damaged, DataFile, without_suffix
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS
 from mrt5cli.data.tables import RowFolder
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.recipe import Recipe, words
+from mrt5cli.recipe import ModelSection, Recipe, words
 from mrt5cli.recipe.strict_yaml import inline, parse
 from mrt5cli.rundir import RunDir
 from mrt5cli.templates import Template
@@ -61,6 +60,8 @@ TARGETS = (
     *("gold", "response", "phonemes", "pronunciation", "normalized", "translation", "reference", "summary"),
 )
 """What the columns of pairs are often called, the surest first."""
+WORDS_OF_A_ROW = 4
+"""From which on the name of a column looks like a text."""
 NEITHER = ("id", "idx", "index", "key", "uuid", "guid", "url", "split", "license")
 LANGUAGE = ("language", "lang", "locale")
 
@@ -150,6 +151,7 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
     source, wanted, chosen = _choose(data, columns, input_, target)
     for file in folder.files("train"):
         _first_rows(file, [*source.columns, *wanted.columns], 1)
+        _doubt_names(file, [*source.columns, *wanted.columns])
     inputs, targets, distinct = _rendered(sample, source, wanted)
     if not inputs:
         raise UserError(
@@ -159,18 +161,18 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
     used = {*source.columns, *wanted.columns}
     spoken = [one for one in columns if one.words[0] in LANGUAGE and one.filled and one.name not in used]
     return Draft(
-        data,
-        name or _plain_name(data),
-        source.text,
-        wanted.text,
-        chosen,
-        columns,
-        sample,
-        inputs,
-        targets,
-        _choices(distinct, len(targets)),
-        next((one.name for one in spoken if _are_languages(one.values)), None),
-        [split for split in HELD_OUT if split not in sample.rows],
+        data=data,
+        name=name or _plain_name(data),
+        input=source.text,
+        target=wanted.text,
+        chosen=chosen,
+        columns=columns,
+        sample=sample,
+        inputs=inputs,
+        targets=targets,
+        choices=_choices(distinct, len(targets)),
+        language=next((one.name for one in spoken if 2 <= len(one.values) <= MOST_CHOICES), None),
+        missing=[split for split in HELD_OUT if split not in sample.rows],
     )
 
 
@@ -191,7 +193,9 @@ def _sample(folder: RowFolder, data: str) -> Sample:
             whole = whole and len(taken) <= SAMPLE
             rows[split] = taken[:SAMPLE]
     if "train" not in rows:
-        raise UserError(f"{data} holds no training rows", "a row a line, below a line of column names")
+        other = f"by its name it is for {' and '.join(rows)}: rename it, or give the folder that it is in"
+        hint = other if rows else "expected a row a line, below a line of column names"
+        raise UserError(f"{data} holds no training rows", hint)
     return Sample(rows, whole)
 
 
@@ -210,6 +214,15 @@ def _first_rows(file: DataFile, names: Sequence[str], count: int) -> tuple[list[
             raise
     # The end of the head may be in the middle of a cell in quotes.
     return [row for _, row in islice(usable_rows(file, columns), count)], True
+
+
+def _doubt_names(file: DataFile, names: Sequence[str]) -> None:
+    """Say so where the first line of a table looks like a row."""
+    if file.suffix in TABLES and (odd := [one for one in names if len(one.split()) >= WORDS_OF_A_ROW]):
+        say_on_stderr(
+            f"note: the first line of {file.name} is taken for the names of its columns, such as "
+            f"{shortened(odd[0])!r}; if it is a row, put a line of names above it"
+        )
 
 
 def _head(file: DataFile) -> DataFile | None:
@@ -331,7 +344,9 @@ def _choose(
     ways: dict[str, str] = {}
     # The target first: its names are the surer ones, and any text may be called a text.
     for option, names in (("--target", TARGETS), ("--input", INPUTS)):
-        if option not in given and (found := _by_name(names, free)):
+        several = option == "--target"  # right ones, of which any will do
+        may_be = [one for one in free if several or one.kind != "lists of texts"]
+        if option not in given and (found := _by_name(names, may_be)):
             given[option], ways[option] = Template.parse(f"{{{found.name}}}"), "by its name"
             free.remove(found)
     for option in ("--input", "--target"):
@@ -392,10 +407,6 @@ def _choices(distinct: dict[str, None], rows: int) -> list[str] | None:
     return sorted(distinct) if few and short else None
 
 
-def _are_languages(values: Sequence[str]) -> bool:
-    return 2 <= len(values) <= MOST_CHOICES and all(value in LANGUAGES for value in values)
-
-
 def _plain_name(data: str) -> str:
     """A recipe's name from that of its data."""
     name = re.sub(r"[^a-z0-9._-]+", "-", PurePath(without_suffix(data)).name.lower()).strip("._-")
@@ -406,7 +417,9 @@ def _plain_name(data: str) -> str:
 
 PRETRAINED = "stanfordnlp/mrt5-small"
 BUDGET = 12_000_000
-"""Byte tokens that a small model is trained on: about four minutes on two cores."""
+"""Byte tokens that a small model is trained on, about four minutes on two cores; fewer where they would come
+again and again."""
+EPOCHS = 200
 SMALL_MODEL = """\
 # With learned positions, because a model from nothing is long in finding out where a byte stands with T5's
 # relative bias; and with noise on the gate's logits, so that gates are open or shut and not in between.
@@ -441,7 +454,9 @@ controller:
   k_p: 0.5
   k_i: 1.0e-5
 """
-FRESH_GATE = {"kind": "delete_gate", "layer": 3, "norm": "rms", "bias_init": 1.0}
+PAPERS_SHORTENER = {"kind": "delete_gate", "layer": 3, "norm": "rms", "bias_init": 1.0}
+MOST_COLUMNS = 20
+"""That are listed in comments."""
 
 
 @dataclass(frozen=True)
@@ -449,10 +464,12 @@ class Setup:
     """The model that a recipe trains, and how.
 
     Attributes:
+        command: that trains it.
         why: where it starts, in words.
         model, gate: the sections of the model, and of loss and controller.
     """
 
+    command: str
     why: str
     model: str
     gate: str
@@ -472,8 +489,15 @@ def written(draft: Draft, command: str, device: torch.device, start: str | None)
     Raises:
         RecipeError: what was given, such as the name, is not what a recipe can say.
     """
-    lengths = _length(draft.inputs, MOST_INPUT), _length(draft.targets, MOST_TARGET)
-    setup = _setup(draft, lengths, device, start)
+    before = (
+        RunDir(Path(start)).recipe().model if start and RunDir(Path(start)).recipe_path.is_file() else None
+    )
+    positions = before.max_positions if before and before.positions == "absolute" else MOST_INPUT
+    lengths = tuple(
+        min(positions, _length(tokens, most))
+        for tokens, most in ((draft.inputs, MOST_INPUT), (draft.targets, MOST_TARGET))
+    )
+    setup = _setup(draft, lengths, device, start, before)
     batch = setup.batch_size
     while True:
         text = "\n".join(
@@ -513,7 +537,18 @@ def _length(tokens: Sequence[int], most: int) -> int:
     return min(most, all_rows if all_rows <= LITTLE_MORE * most_rows else most_rows)
 
 
-def _setup(draft: Draft, lengths: tuple[int, int], device: torch.device, start: str | None) -> Setup:
+def _setup(
+    draft: Draft,
+    lengths: Sequence[int],
+    device: torch.device,
+    start: str | None,
+    before: ModelSection | None,
+) -> Setup:
+    """How long and by what to train, for byte tokens of sources and targets.
+
+    Args:
+        before: the model of the run that it starts from, if it is one.
+    """
     tokens, on_gpu = sum(lengths), device.type == "cuda"
     why = "as --start says"
     if start is None:
@@ -521,29 +556,29 @@ def _setup(draft: Draft, lengths: tuple[int, int], device: torch.device, start: 
         why = f"chosen for {machine.device_name(device)}; --start chooses another"
     if start == "scratch":
         batch = 64 if tokens <= 256 else 32 if tokens <= 1024 else 16
-        steps = max(300, min(3000, BUDGET // (batch * tokens) // 100 * 100))
+        most = min(3000, BUDGET // (batch * tokens), EPOCHS * len(draft.inputs) // batch)
+        steps = max(500, most // 100 * 100)
         model, gate = SMALL_MODEL.format(positions=max(lengths)), SMALL_GATE.format(delay=steps // 2)
-        return Setup(f"A small model from nothing ({why}).", model, gate, batch, steps, "3.0e-3", "fp32")
+        why = f"A small model from nothing ({why})."
+        return Setup("pretrain", why, model, gate, batch, steps, "3.0e-3", "fp32")
     batch = 64 if on_gpu else 16
     steps = max(200, min(3000, 10 * len(draft.inputs) // batch // 100 * 100))
     precision = "bf16" if on_gpu else "fp32"
     why = f"A trained model goes on training ({why})."
-    return Setup(why, _model_from(start), PAPERS_GATE, batch, steps, "1.0e-4", precision)
+    model = _model_from(start, before)
+    return Setup("finetune", why, model, PAPERS_GATE, batch, steps, "1.0e-4", precision)
 
 
-def _model_from(start: str) -> str:
+def _model_from(start: str, before: ModelSection | None) -> str:
     """The section of a model that starts from another: as that of a run, else as published models."""
-    run, model = RunDir(Path(start)), dict[str, object]()
-    model["start"] = start
-    model["shortener"] = FRESH_GATE
-    if run.recipe_path.is_file():
-        before = run.recipe().model
+    model: dict[str, object] = {"start": start, "shortener": PAPERS_SHORTENER}
+    if before is not None:
         if before.positions == "absolute":
             model |= {"positions": "absolute", "max_positions": before.max_positions}
         if before.shortener.kind == "delete_gate":
             model["shortener"] = before.shortener.model_dump(mode="json", exclude_defaults=True)
         elif before.shape is not None:
-            model["shortener"] = FRESH_GATE | {"layer": min(3, before.shape.num_layers - 1)}
+            model["shortener"] = PAPERS_SHORTENER | {"layer": min(3, before.shape.num_layers - 1)}
     return "model:\n" + "".join(f"  {key}: {inline(value)}\n" for key, value in model.items())
 
 
@@ -551,32 +586,38 @@ def _head_of(draft: Draft, setup: Setup, command: str) -> str:
     rows = draft.sample.rows
     counts = " and ".join(f"{len(some):,} of {split}" for split, some in rows.items())
     seen = f"{'all' if draft.sample.whole else 'the first'} rows ({counts}):"
-    many = [f"{len(one.values):,}" if len(one.values) <= MOST_CHOICES else "many" for one in draft.columns]
-    found = [
-        f"#   {one.name}: {one.kind}, {one.mean:.0f} bytes on average, {count} different"
-        for one, count in zip(draft.columns, many, strict=True)
-    ]
-    train = "pretrain" if "start: scratch" in setup.model else "finetune"
+    found = []
+    for one in draft.columns[:MOST_COLUMNS]:
+        count = f"{len(one.values):,}" if len(one.values) <= MOST_CHOICES else "many"
+        name = _on_one_line(shortened(one.name))
+        found.append(f"#   {name}: {one.kind}, {one.mean:.0f} bytes on average, {count} different")
+    if more := len(draft.columns) - len(found):
+        found.append(f"#   and {more:,} more columns")
+    train = f"mrt5 {setup.command} THIS.yaml"
     lines = [
         "# A start, to be changed at will, written by",
-        f"#   {command}",
+        f"#   {_on_one_line(command)}",
         "# `mrt5 recipe schema task.text2text` explains its keys.",
         f"# Found in {seen}",
         *found,
         *([f"# Chosen: {draft.chosen}.", "# --input and --target name others."] if draft.chosen else []),
         "# Run, beginning with a few seconds in small:",
-        f"#   mrt5 {train} THIS.yaml --smoke && mrt5 {train} THIS.yaml",
+        f"#   {train} --smoke && {train}",
         f"#   mrt5 evaluate runs/{draft.name}-seed42",
         "",
         f"name: {inline(draft.name)}",
-        f"description: {inline(f'MrT5 writes {draft.target} for {draft.input}')}",
+        f"description: {inline(shortened(f'MrT5 writes {draft.target} for {draft.input}'))}",
         "seed: 42",
         "",
     ]
     return "\n".join(lines)
 
 
-def _task(draft: Draft, lengths: tuple[int, int]) -> str:
+def _on_one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _task(draft: Draft, lengths: Sequence[int]) -> str:
     inputs, targets = (
         sum(one > length for one in tokens)
         for tokens, length in zip((draft.inputs, draft.targets), lengths, strict=True)

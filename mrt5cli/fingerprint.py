@@ -19,7 +19,8 @@ from mrt5cli.recipe import Recipe
 Work = Literal["train", "evaluate", "analyse"]
 
 SHARED = (
-    *("byte_tokens.py", "runtime.py", "models/**/*.py", "data/*.py", "tasks/*.py", "metrics/*.py"),
+    *("byte_tokens.py", "runtime.py", "templates.py"),
+    *("models/**/*.py", "data/*.py", "tasks/*.py", "metrics/*.py"),
     "recipe/shorteners/*.py",  # which turn settings into what a model is built by
 )
 """What every kind of work computes with."""

@@ -30,7 +30,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 BUSY = (408, 425, 429)
 """Status codes besides 5xx that may be others soon."""
 ABSENT = {"model": "is neither a directory here nor", "dataset": "is not", "space": "is not"}
-CHECK = {"model": "check the name", "dataset": "check task.source.name", "space": "check the task's metrics"}
+CHECK = {
+    "model": "check the name",
+    "dataset": "check task.source.name",
+    "space": "check the task's metrics, of which one of your own comes with --code FILE",
+}
 PAGES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 WAYS_OUT = {
     "model": "give a checkpoint directory, connect to the network, or try again later",

@@ -86,7 +86,8 @@ def import_file(path: Path, *, named: bool = True) -> None:
         where = f" ({place})" if (place := place_in(error)) else ""
         del sys.modules[name], IMPORTED[file]
         what = f"{type(error).__name__}: {error}{where}"
-        raise UserError(f"--code {path} cannot be imported: {what}") from error
+        given = f"--code {path}" if named else f"{path}, which a run was made with,"
+        raise UserError(f"{given} cannot be imported: {what}") from error
 
 
 def _content(path: Path) -> bytes:
@@ -119,7 +120,7 @@ def is_run(folder: Path) -> bool:
 def import_again(path: Path) -> None:
     """Import the files that a run was made with, where they are what they were.
 
-    A file that is named with --code and has the name of one of them takes its place.
+    What is named with --code takes the place of one that has the same name, or cannot be had as it was.
 
     Args:
         path: the directory of the run, or what lies in it: its recipe, a checkpoint; else nothing is done.
@@ -131,20 +132,22 @@ def import_again(path: Path) -> None:
     run = next((folder for folder in (absolute, *absolute.parents[:2]) if is_run(folder)), None)
     if run is None:
         return
+    named = {at.name: one.given for at, one in IMPORTED.items() if one.named}
     for file, digest in _recorded(read_object(run / META)).items():
         if _imported(digest):
             continue
-        stands_in = next((one for at, one in IMPORTED.items() if one.named and at.name == file.name), None)
-        if stands_in is not None:
-            _say_once(f"{shown(run)} was made with {file.name} as it was before; {stands_in.given} is used")
-        elif why := _unfit(file, digest):
+        why = _unfit(file, digest)
+        if why is None and file.name not in named:
+            import_file(file, named=False)
+        elif named:
+            instead = named.get(file.name, listed([*named.values()]))
+            _say_once(f"{shown(run)} was made with {file.name} as it was before; {instead} is used")
+        else:
             again = f"--code {file}" if file.is_file() else "--code FILE"
             raise UserError(
                 f"{shown(run)} was made with {file}, which {why}",
                 f"to go on with the code as it is now, add {again} to the command",
             )
-        else:
-            import_file(file, named=False)
 
 
 def unchanged(meta: Mapping[str, Any]) -> bool:
@@ -167,7 +170,10 @@ def _unfit(file: Path, digest: str) -> str | None:
     """Why a file that a run names is not imported by itself; None where it may be."""
     if not file.is_file():
         return "is gone"
-    if any(map(is_run, file.resolve().parents)):
+    # As it was written. A relative path, or /proc/self/cwd, would lead to whatever came along with the run.
+    if file != file.resolve():
+        return "leads to another place"
+    if any(map(is_run, file.parents)):
         return "lies in a run directory, and code in one is not imported by itself"
     return None if sha256(_content(file)).hexdigest() == digest else "has changed since"
 

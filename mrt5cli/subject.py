@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import DiagnosticTask, FileRows, FilesSource, Recipe, SpanCorruptionTask, Text2TextTask
-from mrt5cli.recipe.tasks import SECTIONS, PairFiles, Shares, TaskSection, kinds
+from mrt5cli.recipe.tasks import SECTIONS, GivenFiles, PairFiles, Shares, TaskSection, kinds
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,11 @@ def newest_subject(option: str | None) -> Subject:
     from mrt5cli import rundir
 
     own_code.take_in_packages()
-    kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
+    unknown: UserError | None = None
+    try:
+        kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
+    except UserError as error:  # it may be of code that a run brings
+        kind, unknown = option, error
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
     finished = [run for run in runs if run.is_run and run.is_finished]
@@ -116,6 +121,8 @@ def newest_subject(option: str | None) -> Subject:
             continue
         if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
             return subject
+    if unknown is not None:
+        raise unknown
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
@@ -213,9 +220,10 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
     # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
     source: Any = FileRows.model_construct(kind="files", path=data)
     if isinstance(section, Text2TextTask):
-        split = getattr(section.source, "split", Shares())
-        source = PairFiles.model_construct(kind="files", path=data, split=split)
-        return section.model_copy(update={"source": source, "sources": []})
+        # What was trained on keeps its held-out rows; other rows are all new.
+        own = (one for one in section.every_source if isinstance(one, PairFiles) and _same(one.path, data))
+        given = GivenFiles.model_construct(kind="files", path=data, split=Shares())
+        return section.model_copy(update={"source": next(own, given), "sources": []})
     if isinstance(section, SpanCorruptionTask):
         source = FilesSource.model_construct(kind="files", path=data)
         if isinstance(section.source, FilesSource):
@@ -224,6 +232,10 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         update = {"source": source, "sources": [], "languages": list(dict.fromkeys(languages))}
         return section.model_copy(update=update)
     return section.model_copy(update={"source": source})
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:

@@ -71,6 +71,8 @@ class Template:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if self.lone_column is not None:
+            return table[self.lone_column].combine_chunks()
         text = pa.large_string()
         pieces: list[pa.Scalar | pa.ChunkedArray] = []
         for literal, column in self.pieces:

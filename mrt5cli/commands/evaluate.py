@@ -134,7 +134,9 @@ def evaluate(
     local = None if data is None else str(data)
     section = choose_task(task, subjects[0], local)
     if task is None:
-        _check_one_task(subjects, apart_from={"train_examples"} | ({"source", "sources"} if data else set()))
+        _check_one_task(
+            subjects, apart_from={"train_examples", "metrics"} | ({"source", "sources"} if data else set())
+        )
     recipe = subjects[0].recipe
     settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
     evaluation = replace(
@@ -149,6 +151,7 @@ def evaluate(
         runtime=runtime,
         deletion_rates=rates,
         test_difference=compare_with is not None,
+        precision=precision,
         predictions=predictions,
         data=local,
     )
@@ -160,7 +163,6 @@ def evaluate(
             section,
             evaluation,
             device=machine.device(device),
-            precision=precision,
             progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )

@@ -214,6 +214,9 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     hint = next((column.hint for column in columns if column.name == name), None)
     there = names_in(there) if isinstance(there, Mapping) else list(there)
     near = next(iter(difflib.get_close_matches(name, there, 1)), None)
+    if len(there) == 1 and (mark := next((mark for mark in ("\t", ";", "|", ",") if mark in there[0]), None)):
+        near = None
+        hint = f"its cells seem to be parted by {mark!r}; those of .csv are by ',', those of .tsv by tabs"
     meant = f"; did you mean {near!r}?" if near else ""
     return UserError(
         f"{where}: no column {name!r}; it has {listed(there, 12) or 'none'}{meant}",

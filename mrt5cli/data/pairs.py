@@ -22,10 +22,11 @@ from mrt5cli.data.corpus import fingerprint
 from mrt5cli.data.generated import words
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, read_name
-from mrt5cli.data.tables import RowFolder, collect, first_texts, hub_tables
+from mrt5cli.data.tables import AT_ONCE, RowFolder, collect, first_texts, hub_tables
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     GeneratedRows,
+    GivenFiles,
     PairDataset,
     PairFiles,
     PairSource,
@@ -85,6 +86,7 @@ class Pairs:
                 language_of=self._checked,
                 part_of=lambda split, path: None,
                 plain=True,
+                whole=isinstance(source, GivenFiles),
             )
         elif isinstance(source, PairDataset):
             self.origin = f"{source.name} from the Hub"
@@ -246,16 +248,20 @@ class Pairs:
         ]
         found: dict[str, Groups] = {split: {} for split in (place, *held)}
         for language, table in self._groups(place).items():
-            homes = self._homes(table, held)
-            pairs, blank = self._pairs(table), self._blank(table)
-            for number, split in enumerate((place, *held)):
-                own = homes == number
-                self.empty[split] += int((blank & own).sum())
-                mine = pairs.filter(pa.array(own)) if held else pairs
-                found[split][language] = mine.combine_chunks()
+            pieces: dict[str, list[pa.Table]] = {split: [] for split in found}
+            for start in range(0, max(1, len(table)), AT_ONCE):
+                some = table.slice(start, AT_ONCE)
+                homes, pairs, blank = self._homes(some, held), self._pairs(some), self._blank(some)
+                for number, split in enumerate(found):
+                    own = homes == number
+                    self.empty[split] += int((blank & own).sum())
+                    pieces[split].append(pairs.filter(pa.array(own)) if held else pairs)
+            for split, tables in pieces.items():
+                found[split][language] = pa.concat_tables(tables).combine_chunks()
         rows = sum(len(table) for groups in found.values() for table in groups.values())
         if not rows:
-            raise UserError(f"{self.origin}: no {place} rows", "see that the source is the right one")
+            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
+            raise UserError(f"{self.origin}: no {place} rows", left_out or "the source is empty")
         if not any(map(len, found[place].values())):
             raise UserError(
                 f"{self.origin}: by the hash of its input, each of {counted(rows, 'row')} falls into "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
 # The way out for those who are stopped by a row or a file that cannot be read.
-REPAIR_HINT = "repair it, or take it out of task.source.path"
+REPAIR_HINT = "repair it, or take it out of the data"
 MIXED_HINT = (
     "skip_corrupt: true in this source of task.sources leaves it out, and counts it; where a run is "
     "evaluated, the same in its recipe.yaml"
@@ -236,7 +236,7 @@ def open_source(
     if len(languages) > 1 and not found.apart:
         raise UserError(
             f"streaming several languages from {path} needs one folder a language",
-            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or say streaming: false",
+            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or set streaming: false",
         )
     return StreamedText(source, found)
 

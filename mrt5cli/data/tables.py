@@ -16,7 +16,7 @@ from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_s
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
-from mrt5cli.data.splits import ParsedName, in_words, only_a_split, read_name, splits_of
+from mrt5cli.data.splits import SPLITS, ParsedName, in_words, only_a_split, read_name, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
@@ -85,6 +85,7 @@ class RowFolder:
     Args:
         plain: a file will do in the place of the folder, and where no file says train, those that say no
             split are training rows, all of them.
+        whole: and those of any other split that no file says.
         columns, header: as in `rows_of`.
         left_out: counts rows that are left out, by the reason.
         language_of: the language a row says it is in; None where parts are no languages.
@@ -114,12 +115,13 @@ class RowFolder:
         part_of: Callable[[str, PurePath], str | None] | None = None,
         parts: Callable[[str], Sequence[str]] | None = None,
         plain: bool = False,
+        whole: bool = False,
     ) -> None:
         self.path = Path(path)
         self._columns, self._header, self._left_out = columns, header, left_out
         self._languages, self._language_of = tuple(languages), language_of
         self._tables: dict[tuple[str, str | None], dict[str | None, pa.Table]] = {}
-        self._plain = plain
+        self._unnamed = SPLITS if whole else ("train",) if plain else ()
         if plain and self.path.is_file():
             self._files = self._alone()
             self.splits, self.remarks = in_words({split: [self.path.name] for split, _ in self._files}), []
@@ -206,7 +208,9 @@ class RowFolder:
             files = self._files[split, None]
             which = f"{self.path / files[0]} holds" if len(files) == 1 else f"all {len(files)} files hold"
             left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(f"{which} no rows", left_out or "there is nothing in it below names of columns")
+            raise UserError(
+                f"{which} no rows", left_out or "it is empty, or ends after the names of its columns"
+            )
         return groups
 
     def _missing(self, split: str, part: str | None) -> UserError:
@@ -239,7 +243,7 @@ class RowFolder:
                 f"{supported(ROWS)}; a table whose cells are parted by tabs is called .tsv",
             )
         [(split, _)] = splits_of({name: read_name(PurePath(without_suffix(name)))}, str(self.path)).items()
-        return {(split or "train", None): [""]}
+        return {(one, None): [""] for one in ([split] if split else self._unnamed)}
 
     def _find(
         self,
@@ -250,8 +254,8 @@ class RowFolder:
         said = folder.read_names(self._languages, own_name)
         splits = splits_of(said, str(self.path))
         unnamed = splits.pop("", [])
-        if self._plain and unnamed and "train" not in splits:
-            splits["train"], unnamed = unnamed, []
+        if self._unnamed and unnamed and "train" not in splits:
+            splits, unnamed = dict.fromkeys(self._unnamed, unnamed) | splits, []
         if not splits:
             found = listed(unnamed, 5) if unnamed else folder.kinds()
             raise UserError(
@@ -279,7 +283,7 @@ class RowFolder:
     def _one_set(self, files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
         """Whether files belong together: one, the pieces of one, or those of a folder called as their split.
 
-        And all of one format that say no split, where those are training rows.
+        And all of one format that say no split, where those are not left out.
         """
         if len(files) == 1:
             return True
@@ -291,7 +295,7 @@ class RowFolder:
             return all(said[file].numbered for file in files)
         folders = {PurePath(file).parent for file in files}
         called = len(folders) == 1 and only_a_split(folders.pop().name)
-        return called or (self._plain and not any(said[file].splits for file in files))
+        return called or (bool(self._unnamed) and not any(said[file].splits for file in files))
 
 
 def _in_words(split: str, part: str | None) -> str:

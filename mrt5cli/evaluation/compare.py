@@ -29,7 +29,6 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection
 from mrt5cli.recipe.tasks import TaskSection
-from mrt5cli.runtime import Precision
 from mrt5cli.subject import Subject, check_fits, load_model
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import first_line
@@ -217,7 +216,6 @@ def compare(
     options: EvaluationOptions,
     *,
     device: torch.device | str | None = None,
-    precision: Precision = "fp32",
     progress: Progress = lambda name, subset, done: None,
     unfinished: Callable[[Comparison], object] = lambda comparison: None,
 ) -> Comparison:
@@ -226,7 +224,6 @@ def compare(
     Args:
         section: the recipe section of the task.
         device: where to compute; by default the CPU.
-        precision: of the weights.
         progress: called with the subject's name, the subset and the number of its examples done.
         unfinished: called with what has been measured, if anything, where a later subset or subject fails.
 
@@ -237,14 +234,12 @@ def compare(
     options = _checked(options, task, section.kind)
     if options.predictions is not None:
         predictions.check(options.predictions, task)
-    for name in task.measures:
-        if name not in METRICS:
-            loaded.load(name)
+    loaded.load_all([name for name in task.measures if name not in METRICS])
     check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []
     try:
         for subject in subjects:
-            model = load_model(subject, device, precision)
+            model = load_model(subject, device, options.precision)
             check_fits(model, section, subject.name)
             for calibration in _calibrations(model, task, options, subject.name):
                 result = Result(
@@ -343,6 +338,11 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
         raise UserError(
             f"--constrained chooses among the possible targets, and those of {kind} are not few",
             "leave it out, or use --task xnli",
+        )
+    if options.normalization is not None and not RULED & {*task.measures}:
+        raise UserError(
+            f"--normalization is how exact match and F1 compare answers, and {kind} is measured by neither",
+            "leave it out",
         )
     return replace(
         options,

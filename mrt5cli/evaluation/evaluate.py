@@ -27,6 +27,7 @@ from mrt5cli.metrics.results import Row
 from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Task
+from mrt5cli.text import announced, say_on_stderr
 
 Progress = Callable[[str, int], object]
 DEFAULT = EvaluationOptions()
@@ -185,10 +186,11 @@ class _Subset:
         rule, language = self.options.normalization or task.normalization, task.language_of(self.subset)
         scores, others = dict(outcomes.scores), dict[str, float]()
         for name in (name for name in self.measures if metric_of(name).answers):
-            if name in METRICS:
-                scores[name] = scoring.scored(name, answers, references, rule, language)
-            else:
-                others |= loaded.load(name).score(answers, references)
+            with announced(f"scoring {len(answers):,} answers by {name} ...", say_on_stderr):
+                if name in METRICS:
+                    scores[name] = scoring.scored(name, answers, references, rule, language)
+                else:
+                    others |= loaded.load(name).score(answers, references)
         inputs = [decode(row.numpy()) for row in sources]
         return replace(outcomes, scores=scores, answers=Answers(inputs, references, answers, others))
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.recipe import EvaluationSection, GenerationSection
+from mrt5cli.runtime import Precision
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class EvaluationOptions:
         generation: how answers are generated.
         constrained: also choose among the task's choices.
         normalization: of generated answers and accepted ones, see `metrics.answers`; None is the task's.
+        precision: of the model's weights.
         runtime: also time forward passes, five a batch.
         deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
             validation examples a subset.
@@ -48,6 +50,7 @@ class EvaluationOptions:
     generation: GenerationSection = field(default_factory=GenerationSection)
     constrained: bool = False
     normalization: Normalization | None = None
+    precision: Precision = "fp32"
     runtime: bool = False
     deletion_rates: Sequence[float] = ()
     test_difference: bool = False
@@ -84,6 +87,7 @@ class EvaluationOptions:
             "constrained" if self.constrained else "",
             self.normalization,
             *self.generation.named(),
+            "" if self.precision == "fp32" else self.precision,
             "" if self.subsets is None else "+".join(self.subsets),
             "rates" if self.deletion_rates else "",
             "" if self.data is None else f"data-{Path(self.data).resolve().name}",

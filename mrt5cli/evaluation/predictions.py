@@ -47,11 +47,12 @@ def write(path: Path, results: Sequence[tuple[str, Mapping[str, Outcomes]]], mea
     """
     scored = [name for name in measures if name in METRICS]
     columns = ["subset", "input", "target", "references", "prediction", *scored, "deleted", "kept"]
-    if len(results) > 1:
+    several = len(results) > 1
+    if several:
         columns.insert(0, "model")
     rows = RowFormat(format_of(path.name), columns)
     text = [
-        rows.row({"model": label, "subset": subset, **row})
+        rows.row({**({"model": label} if several else {}), "subset": subset, **row})
         for label, subsets in results
         for subset, outcomes in subsets.items()
         for row in _rows(outcomes, scored)

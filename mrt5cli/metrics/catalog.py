@@ -165,12 +165,6 @@ BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISH
 WHOLE_TARGETS = "sequence_accuracy"
 """The one of targets that are right throughout: for tasks that bring no measure of their own."""
 
-if TYPE_CHECKING:
-    BestMetric = str
-else:
-    BestMetric = Literal[tuple(metric.name for metric in MEASURED if metric.chooses)]
-"""What a recipe's `training.best_metric` may be."""
-
 
 ACCURACY = "accuracy"
 """Whether the likeliest of the task's choices is the right one, which takes a forward pass a choice."""
@@ -202,6 +196,11 @@ def measures() -> list[str]:
     return [metric.name for metric in METRICS.values() if metric.scores is not None]
 
 
+def choosers() -> list[str]:
+    """The names of what a recipe may keep the best weights by."""
+    return [metric.name for metric in METRICS.values() if metric.chooses]
+
+
 def misfit(name: str) -> str | None:
     """What is wrong with a task's measure; None for one of `measures`, or for a name or path to be loaded.
 
@@ -231,8 +230,9 @@ def is_path(name: str) -> bool:
 
 
 def short(name: str) -> str:
-    """What a metric that is loaded is called where its numbers are."""
-    return PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
+    """What a metric that is loaded is called where its numbers are; all of its name where that is taken."""
+    own = PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
+    return name if own in METRICS else own
 
 
 def metric_of(name: str) -> Metric:

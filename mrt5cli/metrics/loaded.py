@@ -22,7 +22,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.hub import Repository
 from mrt5cli.metrics.catalog import is_path, short
 from mrt5cli.metrics.scoring import Accepted
-from mrt5cli.text import first_line, listed, say_on_stderr
+from mrt5cli.text import announced, first_line, listed, say_on_stderr
 
 if TYPE_CHECKING:
     import evaluate
@@ -86,6 +86,22 @@ def numbers_of(name: str, others: Sequence[str]) -> list[str]:
     return [key for key in others if key == own or key.startswith(f"{own}.")]
 
 
+def load_all(names: Sequence[str]) -> None:
+    """Load metrics before they are needed.
+
+    Raises:
+        UserError: two have one name; or as `load`.
+    """
+    called: dict[str, str] = {}
+    for name in names:
+        other = called.setdefault(short(name), name)
+        if other != name:
+            raise UserError(
+                f"the metrics {other} and {name} are both called {short(name)}", "measure one of them"
+            )
+        load(name)
+
+
 @cache
 def load(name: str) -> LoadedMetric:
     """The metric of a name or a path, tried on two texts.
@@ -95,15 +111,16 @@ def load(name: str) -> LoadedMetric:
             score texts.
     """
     script, source = _local(name) or _of_the_hub(name)
-    import evaluate
+    with announced(f"loading the metric {name} ...", say_on_stderr):
+        import evaluate
 
-    try:
-        with redirect_stdout(sys.stderr):
-            module = evaluate.load(str(script), keep_in_memory=True)
-    except Exception as error:  # a script may do anything
-        raise _not_loaded(name, error) from error
-    metric = LoadedMetric(name, source, module, _takes_lists(name, module))
-    metric.score(TRIAL, [(text,) for text in TRIAL])
+        try:
+            with redirect_stdout(sys.stderr):
+                module = evaluate.load(str(script), keep_in_memory=True)
+        except Exception as error:  # a script may do anything
+            raise _not_loaded(name, error) from error
+        metric = LoadedMetric(name, source, module, _takes_lists(name, module))
+        metric.score(TRIAL, [(text,) for text in TRIAL])
     return metric
 
 
@@ -127,7 +144,7 @@ def _local(name: str) -> tuple[Path, str] | None:
 
 def _of_the_hub(name: str) -> tuple[Path, str]:
     repository = Repository("space", name if "/" in name else f"{CANONICAL}/{name}")
-    script = f"{short(name)}.py"
+    script = f"{name.rpartition('/')[2]}.py"
     try:
         path = repository.cached(script)
         info = repository.info(None if path is None else path.parent.name)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from mrt5cli import bounds
-from mrt5cli.metrics.catalog import BestMetric
+from mrt5cli.metrics.catalog import choosers
 from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
     BatchSize,
@@ -216,6 +216,17 @@ Controller = Annotated[
 
 
 # --- training and evaluation --------------------------------------------------------------------------------
+
+
+def _chooser(name: str) -> str:
+    # Not a `Literal`: a file of the user's own may register metrics later.
+    if name not in choosers():
+        *some, last = map(repr, choosers())
+        raise ValueError(f"expected {', '.join(some)} or {last}, not {name!r}")
+    return name
+
+
+BestMetric = Annotated[str, AfterValidator(_chooser), WithJsonSchema({"enum": choosers()})]
 
 
 class TrainingSection(Section):

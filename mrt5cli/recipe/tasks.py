@@ -443,6 +443,10 @@ class PairFiles(Section):
     split: HeldOutShares = Shares()
 
 
+class GivenFiles(PairFiles):
+    """Those given with --data: whole for whichever split is asked for, unless their names say which."""
+
+
 class PairDataset(Section):
     """A dataset on the Hugging Face Hub with any columns."""
 

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import sacrebleu
 import yaml
+from own_kinds import forgotten
 from tiny_runs import NO_GATE, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
+from mrt5cli.errors import RunFailed
+from mrt5cli.evaluation import evaluate as evaluation
+from mrt5cli.generation.decoding import Decoding
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.results import SavedEvaluation
 
@@ -167,6 +171,31 @@ def test_predictions_that_cannot_be(runs: dict[str, Path], tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_answers_are_kept_where_a_later_language_fails(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = evaluation._Subset.measure
+
+    def failing(part: Any) -> Any:
+        if part.subset == "fr":
+            raise RunFailed("the disk with fr is gone")
+        return measure(part)
+
+    monkeypatch.setattr(evaluation._Subset, "measure", failing)
+    result = evaluate(runs["all"], "--predictions", tmp_path / "answers.csv")
+    assert result.exit_code == 1 and "the disk with fr is gone" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["unfinished-answers.csv"]
+    with (tmp_path / "unfinished-answers.csv").open(newline="") as file:
+        assert [row["subset"] for row in csv.DictReader(file)] == ["en", "en"]
+
+
+def test_runs_that_were_trained_with_other_metrics_in_mind_are_measured_by_the_firsts(
+    runs: dict[str, Path], evaluate_modules: None
+) -> None:
+    told = json.loads(printed(runs["all"], runs["loaded"], "--limit", 1, "--json"))
+    assert [model["rows"][0]["cer"] is not None for model in told["models"]] == [True, True]
+
+
 def test_accuracy_chooses_without_being_asked_and_generates_nothing(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +237,25 @@ def test_a_metric_that_cannot_be_loaded_is_told_before_anything_is_measured(
     assert "HF_HUB_OFFLINE is set" in told and "evaluating" not in told
 
 
-def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+def test_a_name_without_sense_is_refused_with_the_recipe(runs: dict[str, Path]) -> None:
+    words = ["recipe", "check", str(runs["all"] / "recipe.yaml"), "--set", "task.metrics=[excat_match, loss]"]
+    result = CliRunner().invoke(app, words)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "task.metrics 'excat_match' is no metric; did you mean exact_match?" in told
+    assert "task.metrics loss is measured in any case, and judges no task" in told
+
+
+def test_beams_and_lengths_of_the_recipe(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, generate = [], evaluation.generate_answers
+
+    def watched(*given: Any, decoding: Decoding, **more: Any) -> list[str]:
+        seen.append(decoding)
+        return generate(*given, decoding=decoding, **more)
+
+    monkeypatch.setattr(evaluation, "generate_answers", watched)
     run = make_run(tmp_path, "beams", task=task(folder, "cer"))
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["evaluation"]["generation"] = {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
@@ -216,6 +263,7 @@ def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tm
     path = tmp_path / "short.jsonl"
     text = printed(run, "--predictions", path)
     assert "CER: answers found by 2 beams against" in text
+    assert seen == [Decoding(3, num_beams=2, length_penalty=0.5)] * 2
     told = json.loads((run / "eval" / "text2text-beams2-longest3-penalty0.5.json").read_text())
     assert told["generation"] == {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -223,6 +271,8 @@ def test_beams_and_lengths_of_the_recipe(runs: dict[str, Path], folder: Path, tm
 
 
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:
+    told = refused(runs["chosen"], "--normalization", "squad")
+    assert "--normalization is how exact match and F1 compare answers, and text2text is measured by" in told
     assert "answers compared by the squad rule" in printed(runs["all"], "--normalization", "squad")
     assert (runs["all"] / "eval" / "text2text-squad.json").is_file()
     printed(runs["all"], "--normalization", "none")
@@ -246,6 +296,38 @@ def test_training_keeps_what_is_best_by_a_measure(
     assert len(seen) == 2 and best["metric"] == metric and best["value"] == better(seen)
 
 
+OWN = """
+from mrt5cli.metrics.catalog import Metric, register
+
+vowels_kept = Metric("vowels_kept", "vowels kept", "vowels", "share", better="higher")
+register(vowels_kept, lambda answer, accepted: 0.25)
+"""
+
+
+def test_a_metric_of_the_users_own_chooses_and_is_shown(tmp_path: Path, runs: dict[str, Path]) -> None:
+    (tmp_path / "vowels.py").write_text(OWN)
+    recipe = yaml.safe_load((runs["all"] / "recipe.yaml").read_text())
+    recipe["task"]["metrics"] = ["vowels_kept"]
+    recipe["training"] |= {"max_steps": 1, "device_batch_size": 8, "eval_steps": 1}
+    recipe["training"]["best_metric"] = "vowels_kept"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["pretrain", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and "expected 'loss', 'token_accuracy'" in result.stderr
+    assert " or 'bleu', not 'vowels_kept'" in " ".join(result.stderr.split())
+
+    code = ["--code", str(tmp_path / "vowels.py")]
+    with forgotten():
+        result = CliRunner().invoke(app, [*words, *code])
+        assert result.exit_code == 0, result.output
+        text = printed(tmp_path / "run", *code)
+    best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
+    assert (best["metric"], best["value"]) == ("vowels_kept", 0.25)
+    assert "vowels" in text and "25.00" in text
+    found = SavedEvaluation.read(tmp_path / "run" / "eval" / "text2text.json")
+    assert [row.others for row in found.rows] == [{"vowels_kept": 0.25}] * 3
+
+
 def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
     folder: Path, tmp_path: Path, runs: dict[str, Path]
 ) -> None:
@@ -261,3 +343,4 @@ def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
 def test_half_precision_is_recorded(runs: dict[str, Path]) -> None:
     told = json.loads(printed(runs["vowels"], "--limit", 2, "--precision", "bf16", "--json"))
     assert told["models"][0]["dtype"] == "bfloat16"
+    assert (runs["vowels"] / "eval" / "vowel_removal-bf16.json").is_file()

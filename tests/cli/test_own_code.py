@@ -221,10 +221,10 @@ def run(trained: Path, folder: Path) -> Path:
     return Path("run")
 
 
-def name_code(file: Path, run: Path = Path("run")) -> None:
-    """Have a run say that it was made with a file as it is now."""
+def name_code(file: Path, path: str | None = None, run: Path = Path("run")) -> None:
+    """Have a run say that it was made with a file as it is now, by its real path or as given."""
     meta = json.loads((run / "meta.json").read_text())
-    meta["code"] = [{"path": str(file.absolute()), "sha256": sha256(file.read_bytes()).hexdigest()}]
+    meta["code"] = [{"path": path or str(file.resolve()), "sha256": sha256(file.read_bytes()).hexdigest()}]
     (run / "meta.json").write_text(json.dumps(meta))
 
 
@@ -260,6 +260,11 @@ def test_what_is_trained_from_a_run_remembers_it_too(run: Path) -> None:
 CHANGED = {
     "changed": (lambda: Path("nth.py").write_text(OWN + "# a remark\n"), "nth.py, which has changed since"),
     "gone": (lambda: Path("nth.py").unlink(), "nth.py, which is gone"),
+    "relative": (lambda: name_code(Path("nth.py"), "nth.py"), "nth.py, which leads to another place"),
+    "linked": (
+        lambda: name_code(Path("nth.py"), "/proc/self/cwd/nth.py"),
+        "/proc/self/cwd/nth.py, which leads to another place",
+    ),
     "inside": (
         lambda: name_code(Path("nth.py").rename("run/nth.py")),
         "run/nth.py, which lies in a run directory, and code in one is not imported by itself",
@@ -274,7 +279,7 @@ def test_code_that_is_not_what_it_was_is_not_imported(
 ) -> None:
     change()
     told = " ".join(mrt5(*WITH_RUN[name], code=2).output.split())
-    assert "error: run was made with /" in told and why in told
+    assert "error: run was made with " in told and why in told
     assert "to go on with the code as it is now, add --code " in told and not own_code.IMPORTED
 
 
@@ -303,6 +308,21 @@ def test_code_that_has_moved_is_known_by_its_content(run: Path) -> None:
     assert "note" not in mrt5(*WITH_RUN["evaluate"], "--code", "moved.py").stderr
 
 
+def test_code_that_has_moved_and_changed_is_used_where_it_is_named(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("nth.py").unlink()
+    Path("moved.py").write_text(OWN + "# a remark\n")
+    mrt5(*WITH_RUN["evaluate"], "--code", "moved.py")
+    assert "run was made with nth.py as it was before; moved.py is used" in caplog.text
+
+
+def test_another_file_is_given_beside_what_a_run_brings(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path("more.py").write_text("x = 1\n")
+    mrt5(*WITH_RUN["evaluate"], "--code", "more.py")
+    assert [path.name for path in own_code.IMPORTED] == ["more.py", "nth.py"] and not caplog.text
+
+
 def test_a_second_path_is_the_same_file(run: Path) -> None:
     Path("link.py").symlink_to("nth.py")
     shutil.copy("nth.py", "copy.py")
@@ -323,6 +343,13 @@ def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
     name_code(Path("nth.py"))
     told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
     assert "no such kind: 'nth'" in told and "nth.py registers no shortener of that name" in told
+
+
+def test_a_file_that_fails_by_now_is_the_runs(run: Path) -> None:
+    Path("nth.py").write_text("import nowhere_to_be_found")
+    name_code(Path("nth.py"))
+    told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+    assert "nth.py, which a run was made with, cannot be imported: ModuleNotFoundError" in told
 
 
 def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:

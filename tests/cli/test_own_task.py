@@ -10,7 +10,11 @@ import pytest
 from own_kinds import forgotten
 from typer.testing import CliRunner
 
+from mrt5cli import own_code
 from mrt5cli.cli import app
+from mrt5cli.recipe import tasks
+from mrt5cli.recipe.section import take_in_added_kinds
+from mrt5cli.tasks import base
 
 OWN = '''
 """Every word, its letters turned around and perhaps repeated."""
@@ -81,6 +85,24 @@ def test_trained_and_evaluated() -> None:
     document = json.loads(mrt5("evaluate", "run", *given, "--json"))
     [row] = document["models"][0]["rows"]
     assert (row["subset"], row["examples"]) == ("all", 8)
+
+
+def test_the_newest_run_of_it_is_found_by_its_code() -> None:
+    mrt5("pretrain", "own.yaml", "--device", "cpu", "--code", "reversal.py")
+    with forgotten():
+        forget_reversal()
+        told = mrt5("evaluate", "--task", "reversal", "--device", "cpu", "--limit", "4")
+        assert "newest finished run: own-seed42" in told
+    told = mrt5("evaluate", "--task", "reversals", code=2)
+    assert "--task reversals: no recipe 'reversals'" in told
+
+
+def forget_reversal() -> None:
+    """As a process is that has not imported it yet."""
+    own_code.IMPORTED.clear()
+    del base._TASKS["reversal"]
+    del tasks.SECTIONS[-1]
+    take_in_added_kinds()
 
 
 def test_recipes_know_it_only_with_the_file() -> None:

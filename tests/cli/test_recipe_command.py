@@ -260,8 +260,28 @@ def test_schema_of_one_key_or_section() -> None:
     assert all(line[0] in " c" for line in mrt5("schema", "controller").stdout.splitlines())
 
 
+def test_schema_of_a_kind() -> None:
+    text = mrt5("schema", "task.text2text").stdout
+    assert text.startswith("task.kind  (text2text)\n") and "task.choices  (text2text)\n" in text
+    assert "task.sources[].weight  (files)\n" in text and "noise_density" not in text
+    assert mrt5("schema", "model.shortener.random").stdout.startswith("model.shortener.kind  (random)\n")
+    assert list(json.loads(mrt5("schema", "controller.constant", "--json").stdout)) == [
+        "controller.kind",
+        "controller.alpha",
+    ]
+    for key in ("task.sources", "task.sources.weight", "task.sources.embedded"):
+        assert mrt5("schema", key).stdout.startswith("task.sources"), key
+
+
 @pytest.mark.parametrize(
-    ("key", "near"), [("trainng", "training"), ("max_step", "training.max_steps"), ("training.lr_rate", None)]
+    ("key", "near"),
+    [
+        ("text2txt", None),
+        ("task.txt2text", "task.text2text"),
+        ("trainng", "training"),
+        ("max_step", "training.max_steps"),
+        ("training.lr_rate", None),
+    ],
 )
 def test_schema_of_an_unknown_key(key: str, near: str | None) -> None:
     result = mrt5("schema", key, code=2)

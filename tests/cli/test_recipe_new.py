@@ -126,6 +126,19 @@ def test_templates_are_taken_as_given() -> None:
     assert new("--data", "pairs.tsv", "--target", "{noisy}").task.input == "{clean}"
 
 
+def test_odd_names_stay_on_their_lines() -> None:
+    rows = [{"a\nb": f"x{n}", "c": f"y{n}", **{f"more{k}": "z" for k in range(30)}} for n in range(30)]
+    Path("a.jsonl").write_text(lines(rows))
+    task = new("--data", "a.jsonl", "--input", "Say\n{a\nb}").task
+    assert (task.input, task.target) == ("Say\n{a\nb}", "{c}")
+    text = Path("mine.yaml").read_text()
+    assert "#   a\\nb: text, 3 bytes" in text and "#   and 12 more columns\n" in text
+    Path("b.jsonl").write_text(
+        lines([{"text": [f"x{n}"], "one": f"y{n}", "two": f"z{n}"} for n in range(30)])
+    )
+    assert new("--data", "b.jsonl").task.input == "{one}", "an input is one text"
+
+
 def test_lengths_hold_99_of_100_rows() -> None:
     """Or all, where that takes little more; a byte is a token, and EOS is one more."""
     long = [{"a": "é" * 20, "b": "y" * 15} for _ in range(995)]  # 40 bytes, 15 bytes
@@ -154,7 +167,7 @@ def test_few_targets_are_choices() -> None:
 
 
 def test_languages_are_evaluated_apart() -> None:
-    rows = [{"written": f"x {n}", "iso": f"y {n}", "language": ["de", "fr"][n % 2]} for n in range(90)]
+    rows = [{"written": f"x {n}", "iso": f"y {n}", "language": ["nl", "fr"][n % 2]} for n in range(90)]
     Path("a.jsonl").write_text(lines(rows))
     assert new("--data", "a.jsonl").task.language_column == "language"
 
@@ -192,7 +205,7 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
     ("content", "arguments", "message", "hint"),
     [
         (None, [], "a.tsv does not exist", "expected a file, or a folder"),
-        ("", [], "a.tsv holds no training rows", "a row a line"),
+        ("", [], "a.tsv holds no training rows", "expected a row a line"),
         ("noisy\tclean\n", [], "a.tsv holds no training rows", "a row a line"),
         ("text\nhello\n", [], "take two columns of text, and there is only 'text'", "span_corruption"),
         ("a\tb\n1\t2\n", [], "there is none, beside 'a', 'b'", "--input and --target"),
@@ -223,6 +236,15 @@ def test_what_cannot_be_looked_at(
     assert message in told.partition("\nhint")[0] and hint in told
 
 
+def test_a_table_without_names_is_doubted() -> None:
+    Path("a.tsv").write_text("Return a new einstance with\tReturn a new instance with\n" * 3)
+    result = run("--data", "a.tsv")
+    assert result.exit_code == 0
+    assert "the first line of a.tsv is taken for the names of its columns, such as 'Return a" in result.stderr
+    WRITERS["pairs.tsv"]()
+    assert run("--data", "pairs.tsv").stderr == ""
+
+
 def test_rows_without_a_pair_are_said() -> None:
     Path("a.jsonl").write_text(lines([{"noisy": "x"}, {"clean": "y"}]))
     assert "a.jsonl: no row has both {noisy} and {clean}" in refused("--data", "a.jsonl")
@@ -233,6 +255,10 @@ def test_other_kinds_and_other_files() -> None:
     assert result.exit_code == 2 and "recipe new writes recipes for text2text, not 'xnli'" in result.stderr
     Path("a.txt").write_text("hello\n")
     assert "a.txt is of a format that is not read" in refused("--data", "a.txt")
+    Path("dev.tsv").write_text(table(PAIRS))
+    assert "hint: by its name it is for validation: rename it, or give the folder" in refused(
+        "--data", "dev.tsv"
+    )
     Path("a.parquet").write_bytes(b"PAR1 and no more")
     assert "a.parquet cannot be read as Parquet: " in refused("--data", "a.parquet")
 
@@ -268,3 +294,6 @@ def test_another_start(tmp_path: Path) -> None:
         model = new("--data", "pairs.tsv", "--start", str(start)).model
         assert (model.positions, model.max_positions) == ("absolute", 64)
         assert (model.shortener.kind, model.shortener.layer) == ("delete_gate", layer)
+    Path("long.jsonl").write_text(lines([{"a": "x" * 200, "b": "y" * 100}] * 9))
+    task = new("--data", "long.jsonl", "--start", str(start)).task
+    assert (task.input_length, task.target_length) == (64, 64), "what the run has positions for"

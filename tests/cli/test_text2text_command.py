@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import hubsim
 import pytest
 import yaml
+from hub_server import HubServer
 from runs_of_commands import curve
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
@@ -85,6 +87,8 @@ def test_trained_resumed_evaluated_and_looked_into(here: Path, mixed: bool) -> N
     rows = {row["subset"]: row for row in told["models"][0]["rows"]}
     assert set(rows) == ({"words", "back", "total"} if mixed else {"all"})
     assert all(0 <= row["exact_match"] <= 1 and row["examples"] >= 6 for row in rows.values())
+    if mixed:
+        return
     Path("test.csv").write_text("word,turned\nab,ba\n")
     told = json.loads(mrt5("evaluate", "whole", "--data", "test.csv", "--json").stdout)
     assert [row["examples"] for row in told["models"][0]["rows"]] == [1]
@@ -92,6 +96,23 @@ def test_trained_resumed_evaluated_and_looked_into(here: Path, mixed: bool) -> N
     mrt5("convert", "whole", "exported", "--to", "hub")
     card = Path("exported/README.md").read_text(encoding="utf-8")
     assert "local files, which are not part of this repository" in card and "words.tsv" not in card
+
+
+def test_rows_of_the_hub_and_their_commit(here: Path, hub: HubServer) -> None:
+    def make(folder: Path) -> None:
+        (folder / "train.csv").write_text("\n".join(["word,turned", *ROWS, ""]).replace("\t", ","))
+        hubsim.write_card(folder, {"default": {"train": "train.csv"}})
+
+    hub.add("datasets/someone/words", make)
+    tree = yaml.safe_load(RECIPE)
+    tree["task"]["source"] = {"kind": "hub", "name": "someone/words", "split": {"test": 0.2}}
+    Path("around.yaml").write_text(json.dumps(tree))
+    plan = mrt5("pretrain", "around.yaml", "--out", "run", "--set", "training.eval_steps=0").output
+    assert "text2text, someone/words from the Hub, " in plan and "a share of 20 %" in plan
+    run = RunDir(Path("run"))
+    assert run.meta()["data"] == {"someone/words": hub.commit("datasets/someone/words")}
+    told = mrt5("pretrain", "around.yaml", "--smoke").output
+    assert "generated rows" in told and "someone/words" not in told
 
 
 def test_a_wrong_column_is_one_sentence(here: Path) -> None:

@@ -15,7 +15,7 @@ from mrt5cli.suite.jobs import Experiment
 from mrt5cli.suite.suites import load_suite
 
 SUITE = load_suite("paper")
-OTHERS = ("quickstart", "local_text", "spelling_small", "miniature/")
+OTHERS = ("quickstart", "local_text", "spelling_small", "miniature/", "dates/")
 """Recipes that are not the paper's: small, and without a network."""
 
 SECTIONS = {

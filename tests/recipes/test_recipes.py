@@ -53,6 +53,7 @@ def test_none_is_overlooked() -> None:
     folders.pop("miniature", None)  # counted by its own tests
     assert folders == {
         "recipes": 8,
+        "dates": 3,
         "diagnostic_v1": 11,
         "diagnostic_v3": 9,
         "english_v1": 16,

@@ -32,7 +32,7 @@ def test_a_folder_without_a_test_says_what_it_has(tmp_path: Path) -> None:
     source = {"kind": "files", "path": str(tmp_path)}
     section = CharacterTask.model_validate({"kind": SPELLING, "source": source})
     with pytest.raises(UserError, match=f"^{SPELLING}: there are no test examples") as refused:
-        check_held_out(build_task(section), section, "test")
+        check_held_out(build_task(section), "test")
     assert "train.tsv" in (refused.value.hint or "")
 
 

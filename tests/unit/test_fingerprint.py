@@ -30,6 +30,7 @@ PACKAGE = Path(mrt5cli.__file__).parent
 
 FILES = {
     "models/mrt5.py": {"train", "evaluate", "analyse"},
+    "templates.py": {"train", "evaluate", "analyse"},  # what a model is given to read
     "data/span_noise.py": {"train", "evaluate", "analyse"},
     "recipe/shorteners/delete_gate.py": {"train", "evaluate", "analyse"},  # settings become a configuration
     "metrics/catalog.py": {"train", "evaluate", "analyse"},  # which direction of a metric is better

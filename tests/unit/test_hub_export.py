@@ -326,6 +326,24 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
     assert "gate recall" not in rows[0]  # nobody measured it
 
 
+def test_the_card_of_a_mixture(tmp_path: Path) -> None:
+    task = {
+        "kind": "span_corruption",
+        "sources": [
+            {"kind": "hub", "name": "owner/texts", "weight": 3, "languages": ["sw", "de"]},
+            {"kind": "files", "path": "/home/me/more"},
+        ],
+    }
+    from mrt5cli.recipe import Recipe
+
+    tree = {"name": "mixed", "description": "Two texts", "task": task, "training": {"max_steps": 1}}
+    metadata, text = card_of(export(tmp_path / "out", recipe=Recipe.model_validate(tree)))
+    assert (metadata["datasets"], metadata["language"]) == (["owner/texts"], ["sw", "de", "en"])
+    link = "[owner/texts](https://huggingface.co/datasets/owner/texts)"
+    assert f"on a mixture: 75 % from {link}, 25 % from local files" in text
+    assert "/home/me" not in text
+
+
 def test_a_checkpoint_has_its_own_results_and_step(evaluated: RunDir, run: RunDir, tmp_path: Path) -> None:
     checkpoint = tmp_path / "tiny-seed3" / "checkpoints" / "step-00000500"
     load(run.model).save_pretrained(checkpoint)

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics import loaded
-from mrt5cli.metrics.loaded import load, numbers_of
+from mrt5cli.metrics.loaded import load, load_all, numbers_of
 
 SCRIPT = """
 import datasets
@@ -71,6 +71,15 @@ def test_lists_of_references_where_the_metric_takes_them(features: str, tmp_path
     assert metric.score(["a", "b", "c"], [("x", "a"), ("b",), ("x", "y", "z")]) == {"among": 2.0}
 
 
+def test_two_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
+    first, second = script(tmp_path / "a" / "same.py"), script(tmp_path / "b" / "same.py")
+    load_all([first])
+    with pytest.raises(UserError, match=r"the metrics .*same\.py and .*same\.py are both called same"):
+        load_all([first, second])
+    mine = script(tmp_path / "cer.py")
+    assert load(mine).score(["a"], [("a",)]) == {mine: 1.0}, "the toolkit has a metric of that name"
+
+
 def test_what_a_metric_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load(script(tmp_path / "loud.py", f"print('look at me'); {SAME}", imports="print('hello')"))
     out, err = capsys.readouterr()
@@ -124,7 +133,7 @@ def provide(hub: HubServer, name: str, **given: str) -> None:
     hub.add(f"spaces/{name}", make)
 
 
-@pytest.mark.parametrize("name", ["alike", "somebody/alike"])
+@pytest.mark.parametrize("name", ["alike", "somebody/alike", "somebody/bleu"])
 def test_a_metric_of_the_hub_is_named_with_its_commit_and_kept(
     name: str, hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +142,7 @@ def test_a_metric_of_the_hub_is_named_with_its_commit_and_kept(
 
     metric = load(name)
 
-    assert metric.score(["a"], [("a",)]) == {"alike": 1.0}
+    assert metric.score(["a"], [("a",)]) == {"alike" if name.endswith("alike") else name: 1.0}
     told = capsys.readouterr().err
     assert f"note: the metric {name} is code from the Hub that runs on this machine:" in told
     assert metric.source in told

@@ -22,6 +22,7 @@ from mrt5cli.data.mixtures import LONGEST_BLOCK, block_counts, draw_sources, sha
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe, SpanCorruptionTask, dump, left_out_of_smoke, load, smoke, words
 from mrt5cli.recipe.differences import decides_numbers, differences
+from mrt5cli.recipe.strict_yaml import parse
 from mrt5cli.subject import _with_data as with_data
 from mrt5cli.tasks import Batch, Task, build_task
 from mrt5cli.tasks.base import check_held_out
@@ -371,3 +372,12 @@ def test_other_data_takes_the_place_of_a_mixture(folder: Path) -> None:
     replaced = with_data(mixed, str(folder / "wiki"))
     assert (replaced.source.path, replaced.sources) == (str(folder / "wiki"), [])
     assert replaced.languages == ["sw", "de", "en"]
+
+
+def test_the_example_in_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    [block] = [part.partition("```")[0] for part in readme.split("```yaml\n")[1:] if "sources:" in part]
+    used = SpanCorruptionTask.model_validate(parse(block).tree["task"]).in_use()
+    assert [one.name for one in used] == ["c4", "own", "embedded"]
+    assert shares([one.weight for one in used]) == pytest.approx([0.6, 0.3, 0.1])
+    assert [one.languages for one in used] == [["en", "sw"], ["en"], ["en"]]

@@ -535,15 +535,15 @@ def test_whatever_is_put_in_whatever_place_is_answered_in_a_sentence(plain: Path
         "0.5",
         "99999999999999999999",
     ]
-    for key in recipe_words.all_keys():
+    for path in {key.path: None for key in recipe_words.all_keys()}:
         for value in odd:
-            place, in_list, leaf = key.path.partition("[].")
+            place, in_list, leaf = path.partition("[].")
             assignment = f"{place}=[{{{leaf}: {value}}}]" if in_list else f"{place}={value}"
             try:
                 load(plain, [assignment])
             except RecipeError as error:
                 for _, text in error.problems:
-                    assert text.startswith(OURS), (key.path, value, text)
+                    assert text.startswith(OURS), (path, value, text)
 
 
 OURS = (

@@ -64,6 +64,21 @@ def test_results_of_version_1_are_read() -> None:
     assert found.timed_on[1:] == ("float32", 1, 8)
 
 
+def test_accuracy_had_another_name_before_version_3() -> None:
+    row = {"subset": "en", "examples": 3, "constrained_accuracy": 0.5, "constrained_accuracy_95": [0.1, 0.9]}
+    [read] = SavedModel.model_validate({"source": "m", "rows": [row]}).rows
+    assert read == Row("en", 3, accuracy=0.5, accuracy_95=(0.1, 0.9))
+
+
+def test_numbers_of_others_are_kept_apart() -> None:
+    row = Row(
+        "en", 3, cer=1.5, others={"rouge.rouge1": 0.5, "mine": float("nan")}, others_95={"mine": (0, 1)}
+    )
+    back = read(json.dumps(row.to_json(), allow_nan=False))
+    assert (back.number("rouge.rouge1"), back.number("mine"), back.number("cer")) == (0.5, None, 1.5)
+    assert (back.interval("mine"), back.interval("cer"), back.number("nothing")) == ((0.0, 1.0), None, None)
+
+
 def test_other_thresholds_of_version_1_are_told_by_their_field() -> None:
     found = SavedEvaluation.read(VERSION_1 / "vowel_removal-rates.json")
 

@@ -10,6 +10,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_kinds import forgotten
 
 from mrt5cli.errors import UserError
 from mrt5cli.metrics import catalog, scoring
@@ -103,6 +104,7 @@ def test_texts_are_taken_as_they_are() -> None:
     assert number("exact_match", ["The Cat."], [("cat",)], "squad") == 1.0
     assert number("exact_match", ["The Cat."], [("cat",)], "none") == 0.0
     assert number("exact_match", [same[0]], [(same[0],)], "none") == 1.0
+    assert number("exact_match", ["a\r\n", " a"], [("a\n", "a"), ("a",)], "none") == 0.0
     assert number("f1", ["a B  c"], [("B\tc x",)], "none") == pytest.approx(2 / 3)
     assert number("f1", ["北京大"], [("北京",)], "none", "zh") == pytest.approx(0.8)
     assert number("cer", ["The Cat."], [("the cat",)], "squad") == 3 / 7, "whatever the rule"
@@ -145,12 +147,12 @@ def test_a_bootstrap_repeats_itself_and_says_nothing_of_what_has_no_number() -> 
 @pytest.fixture
 def half() -> Iterator[str]:
     """A metric that gives half a point to whatever is not the same."""
-    register(
-        Metric("half", "halves", "half", "share", better="higher"),
-        lambda answer, accepted: 1.0 if answer in accepted else 0.5,
-    )
-    yield "half"
-    del METRICS["half"], scoring.OWN["half"]
+    with forgotten():
+        register(
+            Metric("half", "halves", "half", "share", better="higher"),
+            lambda answer, accepted: 1.0 if answer in accepted else 0.5,
+        )
+        yield "half"
 
 
 def test_a_metric_of_the_users_own(half: str) -> None:
@@ -203,6 +205,7 @@ def test_what_is_loaded_is_called_by_its_own_name() -> None:
     assert [short(name) for name in ("rouge", "owner/mine", "./here/mine.py", "~/a/mine")] == [
         "rouge"
     ] + 3 * ["mine"]
+    assert [short("./cer.py"), short("owner/cer")] == ["./cer.py", "owner/cer"], "that name is taken"
     assert metric_of("rouge.rougeL").column == "rouge.\nrougeL"
     assert catalog.is_measured("cer", ("cer",), False) and not catalog.is_measured("cer", (), True)
     assert catalog.is_measured("accuracy", (), True) and not catalog.is_measured("accuracy", (), False)

@@ -14,6 +14,7 @@ from mrt5cli.evaluation.significance import (
     Difference,
     compare_means,
     compare_right,
+    compare_sums,
     mcnemar,
     paired_interval,
 )
@@ -150,6 +151,29 @@ def test_the_bootstrap_of_a_hundred_thousand_examples_takes_seconds() -> None:
 
     assert time.process_time() - started < 5
     assert told.p_value == pytest.approx(1 / 1001)
+
+
+def test_what_is_summed_differs_as_its_means_do_where_all_weigh_the_same() -> None:
+    generator = np.random.default_rng(3)
+    first, second = ([generator.random(400), generator.random(100)] for _ in range(2))
+    second = [part + 0.05 for part in second]
+
+    [told] = compare_sums(
+        "x", "cer", *([np.stack([s, 0 * s + 1], 1) for s in side] for side in (first, second))
+    )
+
+    means = compare_means("x", "cer", first, second)
+    assert (told.first, told.second) == pytest.approx((means.first, means.second))
+    assert (told.low, told.high) == pytest.approx((means.low, means.high), abs=0.01)
+    assert told.p_value == pytest.approx(means.p_value, abs=0.03)
+
+
+def test_what_is_summed_is_divided_once_and_has_no_difference_without_a_number() -> None:
+    first, second = np.array([[1.0, 10], [5, 5]]), np.array([[2.0, 10], [0, 0]])
+
+    [told] = compare_sums("x", "cer", [first], [second])
+    assert (told.first, told.second) == (6 / 15, 2 / 10)
+    assert compare_sums("x", "cer", [first], [np.array([[2.0, 0], [0, 0]])]) == []
 
 
 def test_a_difference_is_first_minus_second() -> None:

@@ -33,6 +33,7 @@ from mrt5cli.recipe import DiagnosticTask, SpanCorruptionTask
 from mrt5cli.tasks import Batch, BatchStream, Task, build_task
 from mrt5cli.tasks.span_corruption import Noise
 from mrt5cli.text import say_nothing
+from mrt5cli.training.choose import _at_commit
 
 RAW = 70  # tokens of text in an input of 64
 
@@ -288,6 +289,38 @@ def test_held_out_of_the_hub(corpus: HubServer, monkeypatch: pytest.MonkeyPatch)
     assert sum(len(b["labels"]) for b in test) == len(english) - 10
     rows = {bytes(row.numpy()) for row in torch.cat([b["input_ids"] for b in test])}
     assert rows.isdisjoint(bytes(row.numpy()) for row in english[:10])
+
+
+def test_a_mixture_of_the_hub_and_files(corpus: HubServer, folder: Path) -> None:
+    streamed = {"kind": "hub", "name": "owner/streams", "weight": 3}
+    files = {"kind": "files", "path": str(folder), "languages": ["sw"]}
+    section = SpanCorruptionTask.model_validate(
+        {"kind": "span_corruption", "sources": [streamed, files], "input_length": 64, "mean_span_length": 3.0}
+    )
+    task = build_task(section)
+    whole = take(task.train_stream(batch_size=16, seed=1), 16)
+    assert text_of(whole).count("en-") > text_of(whole).count("sw-") > 0
+    stream = task.train_stream(batch_size=16, seed=1)
+    take(stream, 9)
+    resumed = build_task(section).train_stream(batch_size=16, seed=1)
+    resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(7))))
+    assert same(take(resumed, 9), whole[7:])
+    assert task.subsets("test") == ["streams/en", f"{folder.name}/sw"]
+    assert [task.is_remote(subset) for subset in task.subsets("test")] == [True, False]
+    # A resumed run reads the commit that it began with.
+    [commit] = task.commits().values()
+    pinned = _at_commit(section, {"owner/streams": commit})
+    assert isinstance(pinned, SpanCorruptionTask)
+    assert [getattr(one, "revision", "none") for one in pinned.sources] == [commit, "none"]
+    assert _at_commit(pinned, {"owner/streams": "another"}) == pinned
+    # What cannot be read is told with a way out that a mixture has.
+    _, name = publish(corpus, {"train-0.jsonl": b"no JSON\n"})
+    broken = section.sources[0].model_copy(update={"name": name})
+    with pytest.raises(UserError) as caught:
+        take(
+            build_task(section.model_copy(update={"sources": [broken]})).train_stream(batch_size=1, seed=1), 1
+        )
+    assert "skip_corrupt: true in this source of task.sources leaves it out" in str(caught.value.hint)
 
 
 def test_hub_refusals(corpus: HubServer) -> None:

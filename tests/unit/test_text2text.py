@@ -23,8 +23,8 @@ from hub_server import HubServer
 from pyarrow import parquet
 
 from mrt5cli.byte_tokens import decode
-from mrt5cli.errors import UserError
-from mrt5cli.recipe import Recipe, Text2TextTask, smoke
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import Recipe, Text2TextTask, load, smoke
 from mrt5cli.subject import Subject, choose_task
 from mrt5cli.tasks import build_task
 from mrt5cli.tasks.text2text import Text2Text
@@ -277,9 +277,23 @@ def test_another_share_of_one_split_leaves_the_other(tmp_path: Path) -> None:
     assert one.subsets("validation") == [] and other.subsets("validation") == ["all"]
 
 
+def test_more_rows_than_are_held_at_a_time(tmp_path: Path) -> None:
+    rows = [{"noisy": f"n{n}", "clean": [f"c{n}", "or"], "l": "ab"[n % 2]} for n in range(9001)]
+    made = task(write(tmp_path / "train.jsonl", rows), split={"validation": 0, "test": 0.5})
+    trained, tested = pairs(made, "train"), pairs(made, "test")
+    assert len(trained) + len(tested) == 9001 and abs(len(trained) - len(tested)) < 500
+    places = [int(target[1:]) for _, target in trained]
+    assert places == sorted(places) and {f"Correct: n{n}" for n in places} == {
+        source for source, _ in trained
+    }
+    assert all(also == "or" for _, also in made.references("test", "all"))
+    divided = task(tmp_path / "train.jsonl", language_column="l", split={"validation": 0, "test": 0.5})
+    assert sorted(pairs(divided, "test", "a") + pairs(divided, "test", "b")) == sorted(tested)
+
+
 def test_rows_with_one_input_stay_together(tmp_path: Path) -> None:
     rows = [{"noisy": row["noisy"], "clean": clean} for row in MANY[:300] for clean in ("a", "b", "a")]
-    made = task(write(tmp_path / "a.tsv", rows), split={"validation": 0.3, "test": 0.3})
+    made = task(write(tmp_path / "a.tsv", rows), target="{clean}!", split={"validation": 0.3, "test": 0.3})
     found = [{source for source, _ in pairs(made, split)} for split in ("train", "validation", "test")]
     assert sum(map(len, found)) == 300 == len(set.union(*found))
     assert sum(len(pairs(made, split)) for split in ("train", "validation", "test")) == 900
@@ -348,9 +362,10 @@ def test_a_file_beside_training_files_is_left_out_and_said(tmp_path: Path) -> No
         (["a.csv", "b.tsv"], "they may be the same rows over again: keep those of one format"),
         (["train.csv", "train.jsonl"], "they may be the same rows over again: keep those of one format"),
         (["a.tsv", "a.tsv.gz"], "keep one of them"),
+        (["a1.tsv", "a1.tsv.gz"], "keep one of them"),
         (["train-a.tsv", "train-b.tsv"], "keep one of them"),
     ],
-    ids=["formats", "formats-of-a-split", "packed-and-not", "two-of-a-split"],
+    ids=["formats", "formats-of-a-split", "packed-and-not", "packed-and-not-numbered", "two-of-a-split"],
 )
 def test_files_that_may_be_the_same_rows(tmp_path: Path, files: list[str], hint: str) -> None:
     for name in files:
@@ -380,6 +395,8 @@ HEAD = "noisy\tclean\n"
         ("p.tsv", "nosy\tclean\na\tb\n", "p.tsv, line 1: no column 'noisy'; it has nosy, clean; did you mean "
          "'nosy'?", "task.input and task.target name columns"),
         ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in the first line"),
+        ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be parted by ';'"),
+        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\tclean", "parted by '\\t'"),
         ("p.jsonl", '{"noisy": "a"}\n', "p.jsonl, line 1: no column 'clean'; it has noisy", "task.target"),
         ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' holds columns of its "
          "own (en), which are named with a dot", None),
@@ -390,9 +407,9 @@ HEAD = "noisy\tclean\n"
         ("p.jsonl", '{"noisy": NaN, "clean": "b"}\n', "line 1: column 'noisy' holds nan", None),
         ("p.jsonl", '{"noisy": "a", "clean"\n', "p.jsonl, line 1: not JSON", None),
         ("p.jsonl", '["a"]', "p.jsonl, line 1: a row must be an object of columns", None),
-        ("p.jsonl", "[]", "p.jsonl holds no rows", "below names of columns"),
-        ("p.tsv", "", "p.tsv holds no rows", "below names of columns"),
-        ("p.tsv", HEAD, "p.tsv holds no rows", "below names of columns"),
+        ("p.jsonl", "[]", "p.jsonl holds no rows", "after the names of its columns"),
+        ("p.tsv", "", "p.tsv holds no rows", "after the names of its columns"),
+        ("p.tsv", HEAD, "p.tsv holds no rows", "after the names of its columns"),
         ("p.csv", "noisy,clean\n,\n , \n", "p.csv holds no rows", "2 rows left out, with nothing in it"),
         ("p.tsv", HEAD + "a\n", "p.tsv, line 2: 1 cell, expected 2 (noisy, clean)", "put in double quotes"),
         ("p.csv", 'noisy,clean\n"a,b\n', "p.csv cannot be read: line 2: a quote lacks its pair", None),
@@ -542,6 +559,13 @@ def test_a_dataset_of_the_hub(hub: HubServer) -> None:
     )
 
 
+def test_a_split_that_is_named_is_no_other_one(hub: HubServer) -> None:
+    publish(hub, {"train": MANY[:500], "dev": MANY[:10]})
+    made = from_hub(splits={"test": "dev"})
+    assert len(pairs(made, "test")) == 10
+    assert set(pairs(made, "validation")).isdisjoint(pairs(made, "train")), "held out of the training rows"
+
+
 def test_a_dataset_with_one_split(hub: HubServer) -> None:
     publish(hub, {"train": MANY})
     made = from_hub(split={"test": 0.2})
@@ -571,6 +595,13 @@ def test_what_a_dataset_does_not_have(hub: HubServer) -> None:
         from_hub(name="someone/extras").example("train")
 
 
+def test_a_dataset_of_rows_with_nothing(hub: HubServer) -> None:
+    publish(hub, {"train": [{"noisy": None, "clean": ""}]})
+    error = refused(from_hub())
+    assert error.message == "someone/words from the Hub: no train rows"
+    assert error.hint == "1 row left out, with nothing in it"
+
+
 # --- recipes, --data, --smoke -------------------------------------------------------------------------------
 
 
@@ -583,6 +614,47 @@ def recipe(**settings: Any) -> Recipe:
         "training": {"max_steps": 1},
     }
     return Recipe.model_validate_json(json.dumps(tree))
+
+
+FILE = {"kind": "files", "path": "a.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({}, "task.source", "missing; expected a section with kind files or hub, or `sources`"),
+        ({"source": FILE, "sources": [FILE]}, "task.sources", "give either source or sources"),
+        ({"source": {**FILE, "kind": "text"}}, "task.source.kind", "expected files, hub or generated"),
+        ({"source": {"kind": "files"}}, "task.source.path", "missing"),
+        ({"source": {"kind": "hub"}}, "task.source.name", "missing"),
+        ({"source": FILE, "input": {"noisy": None}}, "task.input", "put it in quotes"),
+        ({"source": FILE, "input": "Correct:"}, "task.input", "names no column"),
+        ({"source": FILE, "target": "{clean"}, "task.target", "the { at character 1 lacks its pair"),
+        ({"source": FILE, "target": "{clean:>3}"}, "task.target", "no formats or conversions"),
+        ({"source": {**FILE, "split": {"tets": 0.1}}}, "task.source.split.tets", "did you mean test?"),
+        ({"source": {**FILE, "split": {"test": 1}}}, "task.source.split.test", "at least 0 and below 1"),
+        (
+            {"source": {**FILE, "split": {"validation": 0.5, "test": 0.5}}},
+            "task.source.split.test",
+            "leaves no row for training",
+        ),
+        ({"sources": [FILE, {**FILE, "weight": 0}]}, "task.sources[1].weight", "expected a number from"),
+        ({"sources": [FILE, {**FILE, "target": "{"}]}, "task.sources[1].target", "lacks its pair"),
+        ({"sources": [FILE, FILE]}, "task.sources[1].name", "sources[0] is called 'a' too"),
+        ({"source": FILE, "metrics": []}, "task.metrics", "at least 1 item"),
+        ({"source": FILE, "metrics": ["cer", "cer"]}, "task.metrics", "listed twice: cer"),
+        ({"source": FILE, "metrics": ["accuracy"]}, "task.choices", "missing; accuracy chooses among"),
+        ({"source": FILE, "choices": ["a", "a"]}, "task.choices", "listed twice: a"),
+    ],
+)
+def test_wrong_recipes(tmp_path: Path, settings: dict[str, Any], key: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    tree = {"name": "mine", "description": "mine", "task": SECTION | settings, "training": {"max_steps": 1}}
+    file.write_text(json.dumps(tree))
+    with pytest.raises(RecipeError) as caught:
+        load(file)
+    assert {where for where, _ in caught.value.problems} == {key}
+    assert message in caught.value.problems[0][1]
 
 
 def test_smoke_keeps_local_rows_and_stands_in_for_the_hub(tmp_path: Path) -> None:
@@ -610,6 +682,24 @@ def test_data_takes_the_place_of_the_source(tmp_path: Path) -> None:
     made = build_task(replaced)
     assert isinstance(made, Text2Text)
     assert len(pairs(made, "test")) == 7
+    other.rename(tmp_path / "new.tsv")
+    replaced = choose_task(None, subject, str(tmp_path / "new.tsv"))
+    made = build_task(replaced)
+    assert isinstance(made, Text2Text)
+    assert len(pairs(made, "test")) == len(pairs(made, "validation")) == 7, (
+        "a file that says no split is whole"
+    )
+    assert made.splits() == ["train: new.tsv", "validation: new.tsv", "test: new.tsv"]
+    other = write(tmp_path / "pairs.tsv", MANY)
+    trained = recipe(
+        sources=[{"kind": "files", "path": str(other), "input": "Say: {noisy}", "target": "{clean}"}]
+    )
+    replaced = choose_task(None, Subject("run", "run", None, trained), str(tmp_path / "." / "pairs.tsv"))
+    made = build_task(replaced)
+    assert isinstance(made, Text2Text)
+    held_out = pairs(made, "test")
+    assert len(held_out) < 200 and held_out[0][0].startswith("Say: "), "what was trained on is not tested on"
+    assert replaced.model_dump(mode="json")["source"]["path"] == str(other)
     with pytest.raises(UserError, match="text2text needs a recipe, which names the columns of its rows"):
         choose_task("text2text", Subject("hub", "hub", None, None), str(other))
 
