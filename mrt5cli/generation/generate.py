@@ -257,6 +257,7 @@ def _pen(
     """A pen with the model in a folder, in this process or in one of its own."""
     for file in code:
         own_code.import_file(file)
+    own_code.take_in_packages()
     subject = Subject(name, source, None, None)
     return Pen(load_model(subject, torch.device(device), precision), options, name)
 

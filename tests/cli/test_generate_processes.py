@@ -96,3 +96,12 @@ def test_memory_does_not_grow_with_the_file(run: Path, tmp_path: Path) -> None:
 
     assert size > 3
     assert peaks[1] < peaks[0] + 30, peaks
+
+
+def test_its_benchmark_runs() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "generating.py"
+    small = ["--lines", "8", "--rounds", "2", "--length", "16", "--target", "2", "--alone", "2"]
+    said = subprocess.run([sys.executable, script, *small], capture_output=True, text=True, check=True).stdout
+
+    assert said.startswith("tiny, 8 lines of 16 -> 2 byte tokens")
+    assert said.count("goal") == 2
