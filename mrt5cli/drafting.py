@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from mrt5cli import runtime as machine
 from mrt5cli.bounds import NAME
-from mrt5cli.data.columns import Row, cell, cell_column, read_cell
+from mrt5cli.data.columns import Row, cell, cell_column, other_mark, read_cell
 from mrt5cli.data.formats import PARQUET, TABLES, Damaged, DataFile, without_suffix
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS
@@ -396,8 +396,9 @@ def _too_few(data: str, columns: Sequence[Found]) -> UserError:
     beside = f", beside {listed(others)}" if others else ""
     return UserError(
         f"{data}: an input and a target take two columns of text, and there is {found}{beside}",
-        "name what is to be used with --input and --target; a text without a target is what span_corruption "
-        "learns from (mrt5 recipe copy local_text)",
+        other_mark([one.name for one in columns])
+        or "name what is to be used with --input and --target; span_corruption learns from texts without "
+        "targets (mrt5 recipe copy local_text)",
     )
 
 

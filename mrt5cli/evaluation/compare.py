@@ -233,7 +233,8 @@ def compare(
     task = build_task(section)
     options = _checked(options, task, section.kind)
     if options.predictions is not None:
-        predictions.check(options.predictions, task)
+        trained = [subject.recipe.task for subject in subjects if subject.recipe is not None]
+        predictions.check(options.predictions, task, [section, *trained])
     loaded.load_all([name for name in task.measures if name not in METRICS])
     check_held_out(task, options.split, options.subsets or task.subsets(options.split))
     results: list[Result] = []

@@ -170,6 +170,11 @@ def _not_loaded(name: str, error: Exception) -> UserError:
     needed = re.search(r"'pip install ([^']+)'", str(error)) if isinstance(error, ImportError) else None
     if needed:
         packages = needed[1].strip()
+        if "," in packages:  # `evaluate` reads "import a, b" as the package "a,"
+            return UserError(
+                f"the metric {name} imports several modules in one line, which `evaluate` cannot read",
+                "give each import of its script a line of its own",
+            )
         return UserError(
             f"the metric {name} needs what is not installed: {packages}", f"pip install {packages}"
         )

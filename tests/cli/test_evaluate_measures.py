@@ -171,6 +171,19 @@ def test_predictions_that_cannot_be(runs: dict[str, Path], tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_predictions_never_take_the_place_of_examples(
+    runs: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    (data := tmp_path / "mine.tsv").write_text(PAIRS)
+    told = refused(runs["all"], "--data", data, "--predictions", data)
+    assert f"{data} holds the examples" in told and data.read_text() == PAIRS
+    inside = folder / "pairs" / "test.tsv"
+    told = refused(runs["all"], "--data", data, "--predictions", inside)
+    assert f"is in {folder / 'pairs'}, which holds the examples" in told and inside.read_text() == PAIRS
+    both = tmp_path / "both.csv"
+    assert "choose another name" in refused(runs["all"], "--predictions", both, "--out", both)
+
+
 def test_answers_are_kept_where_a_later_language_fails(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +257,24 @@ def test_a_name_without_sense_is_refused_with_the_recipe(runs: dict[str, Path]) 
     assert result.exit_code == 2
     assert "task.metrics 'excat_match' is no metric; did you mean exact_match?" in told
     assert "task.metrics loss is measured in any case, and judges no task" in told
+
+
+def test_a_card_tells_results_under_different_conditions_apart(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "told", task=task(folder, "exact_match"))
+    (tmp_path / "more.tsv").write_text(PAIRS)
+    printed(run)
+    printed(run, "--precision", "bf16")
+    printed(run, "--normalization", "squad", "--data", tmp_path / "more.tsv")
+    printed(run, "--deletion-rate", 0.5)
+    result = CliRunner().invoke(app, ["convert", str(run), str(tmp_path / "card"), "--to", "hub"])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "card" / "README.md").read_text()
+    how = ["", ", bfloat16", ", squad rule, other data", "", ", threshold moved to delete 50 %"]
+    rows = [
+        line.split(" | ")[2] for line in card.splitlines() if line.startswith("| text2text | test | hard")
+    ]
+    assert sorted(rows) == sorted(3 * [f"hard{each}" for each in how])
+    assert "more.tsv" not in card
 
 
 def test_beams_and_lengths_of_the_recipe(
