@@ -422,8 +422,8 @@ BUDGET = 12_000_000
 again and again."""
 EPOCHS = 200
 SMALL_MODEL = """\
-# With learned positions, because a model from nothing is long in finding out where a byte stands with T5's
-# relative bias; and with noise on the gate's logits, so that gates are open or shut and not in between.
+# Learned positions, because a model trained from scratch takes long to learn from T5's relative bias where a
+# byte stands; noise on the gate's logits, so that gates end up open or shut and not in between.
 model:
   start: scratch
   shape: {{d_model: 64, d_ff: 256, d_kv: 16, num_heads: 4, num_layers: 3, num_decoder_layers: 2}}
@@ -433,8 +433,8 @@ model:
   shortener: {{kind: delete_gate, layer: 2, bias_init: 3.0, noise: logistic}}
 """
 SMALL_GATE = """\
-# The first half of the steps deletes nothing. Then the gate's weight in the loss rises until the target share
-# of bytes is deleted; in half of the steps for real, as in evaluation.
+# Nothing is deleted in the first half of the steps. Then the gate's weight in the loss rises until the target
+# share of bytes is deleted; in half of those steps they are really removed, as in evaluation.
 loss:
   score_coefficient: 0.5
   regularizer_delay: {delay}
@@ -448,7 +448,7 @@ controller:
   alpha_max: 0.08
 """
 PAPERS_GATE = """\
-# The paper's controller: the gate's weight in the loss rises until so many bytes are deleted.
+# The paper's controller: the gate's weight in the loss rises until the target share of bytes is deleted.
 controller:
   kind: pi
   target_deletion_rate: 0.5
@@ -560,12 +560,12 @@ def _setup(
         most = min(3000, BUDGET // (batch * tokens), EPOCHS * len(draft.inputs) // batch)
         steps = max(500, most // 100 * 100)
         model, gate = SMALL_MODEL.format(positions=max(lengths)), SMALL_GATE.format(delay=steps // 2)
-        why = f"A small model from nothing ({why})."
+        why = f"A small model, trained from scratch ({why})."
         return Setup("pretrain", why, model, gate, batch, steps, "3.0e-3", "fp32")
     batch = 64 if on_gpu else 16
     steps = max(200, min(3000, 10 * len(draft.inputs) // batch // 100 * 100))
     precision = "bf16" if on_gpu else "fp32"
-    why = f"A trained model goes on training ({why})."
+    why = f"A trained model is trained further ({why})."
     model = _model_from(start, before)
     return Setup("finetune", why, model, PAPERS_GATE, batch, steps, "1.0e-4", precision)
 
@@ -585,7 +585,7 @@ def _model_from(start: str, before: ModelSection | None) -> str:
 
 def _head_of(draft: Draft, setup: Setup, command: str) -> str:
     rows = draft.sample.rows
-    counts = " and ".join(f"{len(some):,} of {split}" for split, some in rows.items())
+    counts = ", ".join(f"{len(some):,} of {split}" for split, some in rows.items())
     seen = f"{'all' if draft.sample.whole else 'the first'} rows ({counts}):"
     found = []
     for one in draft.columns[:MOST_COLUMNS]:
@@ -596,13 +596,13 @@ def _head_of(draft: Draft, setup: Setup, command: str) -> str:
         found.append(f"#   and {more:,} more columns")
     train = f"mrt5 {setup.command} THIS.yaml"
     lines = [
-        "# A start, to be changed at will, written by",
+        "# A starting point, to be changed freely, written by",
         f"#   {_on_one_line(command)}",
         "# `mrt5 recipe schema task.text2text` explains its keys.",
         f"# Found in {seen}",
         *found,
         *([f"# Chosen: {draft.chosen}.", "# --input and --target name others."] if draft.chosen else []),
-        "# Run, beginning with a few seconds in small:",
+        "# To run it, with a few seconds of a tiny model first:",
         f"#   {train} --smoke && {train}",
         f"#   mrt5 evaluate runs/{draft.name}-seed42",
         "",
@@ -623,15 +623,16 @@ def _task(draft: Draft, lengths: Sequence[int]) -> str:
         sum(one > length for one in tokens)
         for tokens, length in zip((draft.inputs, draft.targets), lengths, strict=True)
     )
-    longest = f"the longest have {max(draft.inputs):,} and {max(draft.targets):,}"
-    cut = f"; {counted(inputs, 'input')} and {counted(targets, 'target')} are cut" if inputs + targets else ""
-    lines = [f"# Lengths are in byte tokens: {longest}{cut}."]
+    longest = f"the longest input has {max(draft.inputs):,}, the longest target {max(draft.targets):,}"
+    lines = [f"# Lengths are in byte tokens: {longest}."]
+    if inputs + targets:
+        lines.append(f"# {counted(inputs, 'input')} and {counted(targets, 'target')} will be cut.")
     split = ""
     if draft.missing:
         share = 0.1 if len(draft.sample.rows["train"]) < FEW_ROWS else 0.05
         split = f", split: {{{', '.join(f'{name}: {share}' for name in draft.missing)}}}"
         which = " and ".join(draft.missing)
-        lines.append(f"# No file is for {which}: shares of the rows are, by a hash of the input.")
+        lines.append(f"# No file is for {which}, so shares of the rows are held out by a hash of the input.")
     if draft.choices:
         lines.append(f"# Only {len(draft.choices)} different targets were seen: the task is to choose one.")
     lines += [

@@ -161,7 +161,7 @@ def _conditions(one: SavedEvaluation, model: SavedModel) -> str:
 
     Which other data they are of stays untold: a card is published, and their path is nobody's business.
     """
-    found = [one.deletion]
+    found: list[str] = [one.deletion]
     if model.calibration is not None:
         found.append(f"threshold moved to delete {100 * model.calibration['rate']:g} %")
     if model.dtype not in (None, "float32"):

@@ -20,7 +20,7 @@ import numpy as np
 
 from mrt5cli.errors import UserError
 from mrt5cli.hub import Repository
-from mrt5cli.metrics.catalog import is_path, short
+from mrt5cli.metrics.catalog import METRICS, is_path, short
 from mrt5cli.metrics.scoring import Accepted
 from mrt5cli.text import announced, first_line, listed, say_on_stderr
 
@@ -100,6 +100,17 @@ def load_all(names: Sequence[str]) -> None:
                 f"the metrics {other} and {name} are both called {short(name)}", "measure one of them"
             )
         load(name)
+
+
+def check_scripts(names: Sequence[str]) -> None:
+    """Refuse a script of the user's own that is not there; nothing is loaded for it.
+
+    Raises:
+        UserError: as said.
+    """
+    for name in names:
+        if name not in METRICS and is_path(name):
+            _local(name)
 
 
 @cache

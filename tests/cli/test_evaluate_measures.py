@@ -371,6 +371,13 @@ def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
     assert "use loss, token_accuracy, sequence_accuracy or exact_match" in told
 
 
+def test_a_script_that_is_not_there_is_told_before_training(runs: dict[str, Path], tmp_path: Path) -> None:
+    words = ["pretrain", str(runs["loaded"] / "recipe.yaml"), "--dry-run", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*words, "--set", "task.metrics=[exact_match, ./gone.py]"])
+    assert result.exit_code == 2, result.output
+    assert "the metric ./gone.py is not there" in result.stderr
+
+
 def test_half_precision_is_recorded(runs: dict[str, Path]) -> None:
     told = json.loads(printed(runs["vowels"], "--limit", 2, "--precision", "bf16", "--json"))
     assert told["models"][0]["dtype"] == "bfloat16"

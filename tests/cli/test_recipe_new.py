@@ -147,7 +147,7 @@ def test_lengths_hold_99_of_100_rows() -> None:
     assert (recipe.task.input_length, recipe.task.target_length) == (64, 16)
     assert recipe.model.max_positions == 64
     text = Path("mine.yaml").read_text()
-    assert "the longest have 55 and 401; 0 inputs and 5 targets are cut." in text
+    assert "the longest input has 55, the longest target 401.\n# 0 inputs and 5 targets will be cut." in text
     Path("a.jsonl").write_text(lines([{"a": "x" * 10**6, "b": "y" * 10**5}] * 3))
     huge = new("--data", "a.jsonl")
     assert (huge.task.input_length, huge.task.target_length) == (drafting.MOST_INPUT, drafting.MOST_TARGET)
@@ -180,7 +180,7 @@ def test_a_folder_with_splits() -> None:
     assert "validation: 0" not in run("--data", "all").stdout
     assert new("--data", "all", "--name", "mine").name == "mine"
     assert "split: {validation: 0.1}" in run("--data", "some").stdout
-    assert "(60 of train and 60 of validation and 60 of test)" in run("--data", "all").stdout
+    assert "(60 of train, 60 of validation, 60 of test)" in run("--data", "all").stdout
 
 
 def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
