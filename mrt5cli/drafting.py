@@ -40,6 +40,8 @@ SAMPLE = 10_000
 """Rows of each split that are looked at."""
 HEAD_BYTES = 2**22
 """Of a TSV file, which is otherwise read as a whole, because any quote in it may decide how it is read."""
+FURTHER = "-further"
+"""What the name of a recipe ends with that starts from a run which is called the same."""
 MOST_CHOICES, LONGEST_CHOICE = 50, 64
 """Different targets, and bytes of one, up to which a task is one of choosing."""
 ROWS_A_CHOICE = 5
@@ -133,13 +135,16 @@ class Draft:
     missing: list[str]
 
 
-def look(data: str, *, input_: str | None, target: str | None, name: str | None) -> Draft:
+def look(
+    data: str, *, input_: str | None, target: str | None, name: str | None, start: str | None = None
+) -> Draft:
     """What a file or folder of pairs holds.
 
     Args:
         data: its path.
         input_, target: templates; by default columns that are found by their names, else by their order.
-        name: of the recipe; by default that of the data.
+        name: of the recipe; by default that of the data, and another one than the run's that it starts from.
+        start: a model to start from.
 
     Raises:
         UserError: there are no such data, no two columns of text in them, or not the columns of a template.
@@ -162,7 +167,7 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
     spoken = [one for one in columns if one.words[0] in LANGUAGE and one.filled and one.name not in used]
     return Draft(
         data=data,
-        name=name or _plain_name(data),
+        name=name or _plain_name(data, start),
         input=source.text,
         target=wanted.text,
         chosen=chosen,
@@ -408,10 +413,12 @@ def _choices(distinct: dict[str, None], rows: int) -> list[str] | None:
     return sorted(distinct) if few and short else None
 
 
-def _plain_name(data: str) -> str:
-    """A recipe's name from that of its data."""
+def _plain_name(data: str, start: str | None) -> str:
+    """A recipe's name from that of its data; a run's directory is not its next one's, too."""
     name = re.sub(r"[^a-z0-9._-]+", "-", PurePath(without_suffix(data)).name.lower()).strip("._-")
-    return name[:NAME] or "pairs"
+    name = name[: NAME - len(FURTHER)] or "pairs"
+    taken = start is not None and re.fullmatch(rf"{re.escape(name)}(-seed\d+)?", PurePath(start).name)
+    return name + FURTHER if taken else name
 
 
 # --- what is written ----------------------------------------------------------------------------------------

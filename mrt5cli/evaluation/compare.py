@@ -237,11 +237,12 @@ def compare(
         predictions.check(options.predictions, task, [section, *trained])
     loaded.load_all([name for name in task.measures if name not in METRICS])
     check_held_out(task, options.split, options.subsets or task.subsets(options.split))
+    longest_answer = max(section.longest_target or 0, options.generation.max_new_tokens or 0)
     results: list[Result] = []
     try:
         for subject in subjects:
             model = load_model(subject, device, options.precision)
-            check_fits(model, section, subject.name)
+            check_fits(model, section, subject.name, longest_answer)
             for calibration in _calibrations(model, task, options, subject.name):
                 result = Result(
                     subject, [], conditions(model), model.config.deletion_type, calibration=calibration

@@ -374,6 +374,11 @@ class Recipe(Section):
             for key, length in lengths.items():
                 if length > self.model.max_positions:
                     yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
+            if (most := self.evaluation.generation.max_new_tokens or 0) > self.model.max_positions:
+                yield (
+                    "evaluation.generation.max_new_tokens",
+                    f"{most} is more than model.max_positions {self.model.max_positions}",
+                )
 
     def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
         """Settings about a delete gate that the shortener is not, or that never come to act on it."""

@@ -301,6 +301,15 @@ def test_beams_and_lengths_of_the_recipe(
     assert all(len(row["prediction"].encode()) <= 3 * 3 for row in rows)
 
 
+def test_targets_beyond_the_positions_of_a_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "short", task=task(folder, "cer"), positions="absolute", max_positions=32)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["task"]["target_length"] = recipe["model"]["max_positions"] = 40
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(recipe))
+    told = refused(run, "--task", tmp_path / "longer.yaml")
+    assert "learned 32 positions and cannot write the 40 of text2text" in told
+
+
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:
     told = refused(runs["chosen"], "--normalization", "squad")
     assert "--normalization is how exact match and F1 compare answers, and text2text is measured by" in told

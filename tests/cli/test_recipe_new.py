@@ -295,6 +295,8 @@ def test_another_start(tmp_path: Path) -> None:
         model = new("--data", "pairs.tsv", "--start", str(start)).model
         assert (model.positions, model.max_positions) == ("absolute", 64)
         assert (model.shortener.kind, model.shortener.layer) == ("delete_gate", layer)
+    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42").name == "pairs-further"
+    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42", "--name", "mine").name == "mine"
     Path("long.jsonl").write_text(lines([{"a": "x" * 200, "b": "y" * 100}] * 9))
     task = new("--data", "long.jsonl", "--start", str(start)).task
     assert (task.input_length, task.target_length) == (64, 64), "what the run has positions for"
