@@ -155,6 +155,7 @@ def evaluate(
         test_difference=compare_with is not None,
         precision=precision,
         predictions=predictions,
+        recipe=task or "",
         data=local,
     )
     if rates and not evaluation.hard_delete:

@@ -41,7 +41,7 @@ def model_card(job: Job) -> str:
     shortener = shorteners.of_config(config)
     checkpoint = STEP_NAME.fullmatch(Path(job.model.name_or_path or "").name)
     step = int(checkpoint[1]) if checkpoint else None
-    results = _results(job.run, step)
+    results = _results(job.run, step, recipe)
     meta = {} if job.run is None else job.run.meta()
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
@@ -143,12 +143,14 @@ def _made_with(meta: Json) -> Iterator[str]:
         yield f"commit `{meta['commit']}`"
 
 
-def _results(run: RunDir | None, step: int | None) -> list[tuple[SavedEvaluation, str, Row]]:
+def _results(
+    run: RunDir | None, step: int | None, recipe: Recipe | None
+) -> list[tuple[SavedEvaluation, str, Row]]:
     """Every evaluation of this model that lies in the run's eval folder, and under what conditions it was."""
     hint = "evaluate the run again, or take the file away"
     paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
     return [
-        (one, _conditions(one, model), row)
+        (one, _conditions(one, model, recipe), row)
         for one in (SavedEvaluation.read(path, hint) for path in paths)
         for model in one.models
         if model.step == step
@@ -156,7 +158,7 @@ def _results(run: RunDir | None, step: int | None) -> list[tuple[SavedEvaluation
     ]
 
 
-def _conditions(one: SavedEvaluation, model: SavedModel) -> str:
+def _conditions(one: SavedEvaluation, model: SavedModel, recipe: Recipe | None) -> str:
     """How bytes were deleted, and all that sets these results apart from others of the model.
 
     Which other data they are of stays untold: a card is published, and their path is nobody's business.
@@ -170,6 +172,10 @@ def _conditions(one: SavedEvaluation, model: SavedModel) -> str:
         found.append(f"{one.normalization} rule")
     if one.generation is not None and (beams := one.generation["num_beams"]) > 1:
         found.append(f"{beams} beams")
+    if one.task == "text2text" and recipe is not None:
+        own = recipe.task.model_dump(mode="json")
+        if any(one.settings.get(key) != own.get(key) for key in ("input", "target")):
+            found.append(f"another task: {one.settings.get('input')} -> {one.settings.get('target')}")
     if one.data is not None:
         found.append("other data")
     return ", ".join(found)

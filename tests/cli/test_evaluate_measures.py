@@ -277,6 +277,23 @@ def test_a_card_tells_results_under_different_conditions_apart(folder: Path, tmp
     assert "more.tsv" not in card
 
 
+def test_results_on_the_task_of_another_recipe_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "own", task=task(folder, "exact_match"))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["task"]["input"] = "{noisy}"
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(recipe))
+    printed(run, "--task", run / "recipe.yaml")
+    own = (run / "eval" / "text2text.json").read_text()
+    printed(run, "--task", tmp_path / "bare.yaml")
+    assert (run / "eval" / "text2text.json").read_text() == own
+    assert sorted(path.name for path in (run / "eval").iterdir()) == ["text2text-bare.json", "text2text.json"]
+    result = CliRunner().invoke(app, ["convert", str(run), str(tmp_path / "card"), "--to", "hub"])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "| test | hard, another task: {noisy} -> {clean} | total |" in card
+    assert "| test | hard | total |" in card
+
+
 def test_beams_and_lengths_of_the_recipe(
     runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -416,7 +416,7 @@ HEAD = "noisy\tclean\n"
         ("p.tsv", HEAD.encode() + b"\xc3\xa9\tb\ncaf\xe9\tb\n", "line 3: not UTF-8: byte 0xe9", "iconv"),
         ("p.tsv", "noisy\tnoisy\tclean\n", "p.tsv, line 1: several columns are called 'noisy'", "rename"),
         ("p.parquet", b"PAR1 and no more", "p.parquet cannot be read as Parquet", None),
-        ("p.txt", "a b", "p.txt is of a format that is not read", "parted by tabs is called .tsv"),
+        ("p.txt", "a b", "p.txt is of a format that is not read", "separated by tabs .tsv"),
         ("train_test.tsv", HEAD, "says test and train, and can be of one split only", "rename it"),
     ],
 )  # fmt: skip
