@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from mrt5cli import runtime as machine
 from mrt5cli.bounds import NAME
-from mrt5cli.data.columns import Row, cell, cell_column, read_cell
+from mrt5cli.data.columns import Row, cell, cell_column, other_mark, read_cell
 from mrt5cli.data.formats import PARQUET, TABLES, Damaged, DataFile, without_suffix
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS
@@ -40,6 +40,8 @@ SAMPLE = 10_000
 """Rows of each split that are looked at."""
 HEAD_BYTES = 2**22
 """Of a TSV file, which is otherwise read as a whole, because any quote in it may decide how it is read."""
+FURTHER = "-further"
+"""What the name of a recipe ends with that starts from a run which is called the same."""
 MOST_CHOICES, LONGEST_CHOICE = 50, 64
 """Different targets, and bytes of one, up to which a task is one of choosing."""
 ROWS_A_CHOICE = 5
@@ -133,13 +135,16 @@ class Draft:
     missing: list[str]
 
 
-def look(data: str, *, input_: str | None, target: str | None, name: str | None) -> Draft:
+def look(
+    data: str, *, input_: str | None, target: str | None, name: str | None, start: str | None = None
+) -> Draft:
     """What a file or folder of pairs holds.
 
     Args:
         data: its path.
         input_, target: templates; by default columns that are found by their names, else by their order.
-        name: of the recipe; by default that of the data.
+        name: of the recipe; by default that of the data, and another one than the run's that it starts from.
+        start: a model to start from.
 
     Raises:
         UserError: there are no such data, no two columns of text in them, or not the columns of a template.
@@ -162,7 +167,7 @@ def look(data: str, *, input_: str | None, target: str | None, name: str | None)
     spoken = [one for one in columns if one.words[0] in LANGUAGE and one.filled and one.name not in used]
     return Draft(
         data=data,
-        name=name or _plain_name(data),
+        name=name or _plain_name(data, start),
         input=source.text,
         target=wanted.text,
         chosen=chosen,
@@ -396,8 +401,9 @@ def _too_few(data: str, columns: Sequence[Found]) -> UserError:
     beside = f", beside {listed(others)}" if others else ""
     return UserError(
         f"{data}: an input and a target take two columns of text, and there is {found}{beside}",
-        "name what is to be used with --input and --target; a text without a target is what span_corruption "
-        "learns from (mrt5 recipe copy local_text)",
+        other_mark([one.name for one in columns])
+        or "name what is to be used with --input and --target; span_corruption learns from texts without "
+        "targets (mrt5 recipe copy local_text)",
     )
 
 
@@ -407,10 +413,12 @@ def _choices(distinct: dict[str, None], rows: int) -> list[str] | None:
     return sorted(distinct) if few and short else None
 
 
-def _plain_name(data: str) -> str:
-    """A recipe's name from that of its data."""
+def _plain_name(data: str, start: str | None) -> str:
+    """A recipe's name from that of its data; a run's directory is not its next one's, too."""
     name = re.sub(r"[^a-z0-9._-]+", "-", PurePath(without_suffix(data)).name.lower()).strip("._-")
-    return name[:NAME] or "pairs"
+    name = name[: NAME - len(FURTHER)] or "pairs"
+    taken = start is not None and re.fullmatch(rf"{re.escape(name)}(-seed\d+)?", PurePath(start).name)
+    return name + FURTHER if taken else name
 
 
 # --- what is written ----------------------------------------------------------------------------------------
@@ -421,8 +429,8 @@ BUDGET = 12_000_000
 again and again."""
 EPOCHS = 200
 SMALL_MODEL = """\
-# With learned positions, because a model from nothing is long in finding out where a byte stands with T5's
-# relative bias; and with noise on the gate's logits, so that gates are open or shut and not in between.
+# Learned positions, because a model trained from scratch takes long to learn from T5's relative bias where a
+# byte stands; noise on the gate's logits, so that gates end up open or shut and not in between.
 model:
   start: scratch
   shape: {{d_model: 64, d_ff: 256, d_kv: 16, num_heads: 4, num_layers: 3, num_decoder_layers: 2}}
@@ -432,8 +440,8 @@ model:
   shortener: {{kind: delete_gate, layer: 2, bias_init: 3.0, noise: logistic}}
 """
 SMALL_GATE = """\
-# The first half of the steps deletes nothing. Then the gate's weight in the loss rises until the target share
-# of bytes is deleted; in half of the steps for real, as in evaluation.
+# Nothing is deleted in the first half of the steps. Then the gate's weight in the loss rises until the target
+# share of bytes is deleted; in half of those steps they are really removed, as in evaluation.
 loss:
   score_coefficient: 0.5
   regularizer_delay: {delay}
@@ -447,7 +455,7 @@ controller:
   alpha_max: 0.08
 """
 PAPERS_GATE = """\
-# The paper's controller: the gate's weight in the loss rises until so many bytes are deleted.
+# The paper's controller: the gate's weight in the loss rises until the target share of bytes is deleted.
 controller:
   kind: pi
   target_deletion_rate: 0.5
@@ -559,12 +567,12 @@ def _setup(
         most = min(3000, BUDGET // (batch * tokens), EPOCHS * len(draft.inputs) // batch)
         steps = max(500, most // 100 * 100)
         model, gate = SMALL_MODEL.format(positions=max(lengths)), SMALL_GATE.format(delay=steps // 2)
-        why = f"A small model from nothing ({why})."
+        why = f"A small model, trained from scratch ({why})."
         return Setup("pretrain", why, model, gate, batch, steps, "3.0e-3", "fp32")
     batch = 64 if on_gpu else 16
     steps = max(200, min(3000, 10 * len(draft.inputs) // batch // 100 * 100))
     precision = "bf16" if on_gpu else "fp32"
-    why = f"A trained model goes on training ({why})."
+    why = f"A trained model is trained further ({why})."
     model = _model_from(start, before)
     return Setup("finetune", why, model, PAPERS_GATE, batch, steps, "1.0e-4", precision)
 
@@ -584,7 +592,7 @@ def _model_from(start: str, before: ModelSection | None) -> str:
 
 def _head_of(draft: Draft, setup: Setup, command: str) -> str:
     rows = draft.sample.rows
-    counts = " and ".join(f"{len(some):,} of {split}" for split, some in rows.items())
+    counts = ", ".join(f"{len(some):,} of {split}" for split, some in rows.items())
     seen = f"{'all' if draft.sample.whole else 'the first'} rows ({counts}):"
     found = []
     for one in draft.columns[:MOST_COLUMNS]:
@@ -595,13 +603,13 @@ def _head_of(draft: Draft, setup: Setup, command: str) -> str:
         found.append(f"#   and {more:,} more columns")
     train = f"mrt5 {setup.command} THIS.yaml"
     lines = [
-        "# A start, to be changed at will, written by",
+        "# A starting point, to be changed freely, written by",
         f"#   {_on_one_line(command)}",
         "# `mrt5 recipe schema task.text2text` explains its keys.",
         f"# Found in {seen}",
         *found,
         *([f"# Chosen: {draft.chosen}.", "# --input and --target name others."] if draft.chosen else []),
-        "# Run, beginning with a few seconds in small:",
+        "# To run it, with a few seconds of a tiny model first:",
         f"#   {train} --smoke && {train}",
         f"#   mrt5 evaluate runs/{draft.name}-seed42",
         "",
@@ -622,15 +630,16 @@ def _task(draft: Draft, lengths: Sequence[int]) -> str:
         sum(one > length for one in tokens)
         for tokens, length in zip((draft.inputs, draft.targets), lengths, strict=True)
     )
-    longest = f"the longest have {max(draft.inputs):,} and {max(draft.targets):,}"
-    cut = f"; {counted(inputs, 'input')} and {counted(targets, 'target')} are cut" if inputs + targets else ""
-    lines = [f"# Lengths are in byte tokens: {longest}{cut}."]
+    longest = f"the longest input has {max(draft.inputs):,}, the longest target {max(draft.targets):,}"
+    lines = [f"# Lengths are in byte tokens: {longest}."]
+    if inputs + targets:
+        lines.append(f"# {counted(inputs, 'input')} and {counted(targets, 'target')} will be cut.")
     split = ""
     if draft.missing:
         share = 0.1 if len(draft.sample.rows["train"]) < FEW_ROWS else 0.05
         split = f", split: {{{', '.join(f'{name}: {share}' for name in draft.missing)}}}"
         which = " and ".join(draft.missing)
-        lines.append(f"# No file is for {which}: shares of the rows are, by a hash of the input.")
+        lines.append(f"# No file is for {which}, so shares of the rows are held out by a hash of the input.")
     if draft.choices:
         lines.append(f"# Only {len(draft.choices)} different targets were seen: the task is to choose one.")
     lines += [

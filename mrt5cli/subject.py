@@ -238,8 +238,13 @@ def _same(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: str) -> None:
+def check_fits(
+    model: MrT5ForConditionalGeneration, section: TaskSection, name: str, longest_answer: int = 0
+) -> None:
     """Refuse a task that is longer than what the model has positions for.
+
+    Args:
+        longest_answer: byte tokens of a target or an answer, at most; 0 where none is read or written.
 
     Raises:
         UserError: the model has learned positions, and too few.
@@ -250,4 +255,10 @@ def check_fits(model: MrT5ForConditionalGeneration, section: TaskSection, name: 
             f"{name} learned {config.max_position_embeddings} positions and cannot read the "
             f"{section.longest_source} of {section.kind}",
             "choose a task with shorter inputs",
+        )
+    if config.has_absolute_position_embeddings and longest_answer > config.max_position_embeddings:
+        raise UserError(
+            f"{name} learned {config.max_position_embeddings} positions and cannot write the "
+            f"{longest_answer} of {section.kind}",
+            "choose a task with shorter targets",
         )

@@ -124,6 +124,8 @@ def evaluate(
     from mrt5cli.recipe import EvaluationSection
     from mrt5cli.subject import choose_task, find_subjects, newest_subject
 
+    if predictions is not None and out is not None and predictions.resolve() == out.resolve():
+        raise UserError(f"--predictions and --out are both {out}", "choose another name for one of them")
     rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate)
     subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
@@ -153,6 +155,7 @@ def evaluate(
         test_difference=compare_with is not None,
         precision=precision,
         predictions=predictions,
+        recipe=task or "",
         data=local,
     )
     if rates and not evaluation.hard_delete:

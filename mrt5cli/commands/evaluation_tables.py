@@ -190,7 +190,7 @@ def _notes_of_answers(comparison: Comparison) -> list[str]:
     generated = [metric for name in comparison.measures if (metric := metric_of(name)).answers]
     beams = comparison.options.generation.num_beams
     how = "greedily generated answers" if beams == 1 else f"answers found by {beams} beams"
-    headers = ", ".join(metric.header.replace("\n", "") for metric in generated)
+    headers = ", ".join(metric.header.replace(".\n", ".").replace("\n", " ") for metric in generated)
     told = (
         f"{headers}: {how} against the best of the accepted ones; loss: of the first accepted one, in nats a "
         "token"

@@ -211,7 +211,7 @@ def new(
         )
     from mrt5cli import drafting, runtime
 
-    draft = drafting.look(str(data), input_=input_, target=target, name=name)
+    draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
     given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--start": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words])

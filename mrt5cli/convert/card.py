@@ -22,7 +22,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED, metric_of
-from mrt5cli.metrics.results import Json, Row, SavedEvaluation
+from mrt5cli.metrics.results import Json, Row, SavedEvaluation, SavedModel
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
 from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
 from mrt5cli.text import counted
@@ -41,7 +41,7 @@ def model_card(job: Job) -> str:
     shortener = shorteners.of_config(config)
     checkpoint = STEP_NAME.fullmatch(Path(job.model.name_or_path or "").name)
     step = int(checkpoint[1]) if checkpoint else None
-    results = _results(job.run, step)
+    results = _results(job.run, step, recipe)
     meta = {} if job.run is None else job.run.meta()
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
@@ -69,11 +69,11 @@ def model_card(job: Job) -> str:
             metric
             for metric in (
                 *MEASURED,
-                *map(metric_of, dict.fromkeys(name for _, row in results for name in row.others)),
+                *map(metric_of, dict.fromkeys(name for *_, row in results for name in row.others)),
             )
             if metric.in_cards
             # Quality never stands without what was deleted.
-            and (metric.name == DELETED or any(row.number(metric.name) is not None for _, row in results))
+            and (metric.name == DELETED or any(row.number(metric.name) is not None for *_, row in results))
         ],
         sentinel=FIRST_SENTINEL,
         transformers=".".join(str(part) for part in TRANSFORMERS),
@@ -143,14 +143,39 @@ def _made_with(meta: Json) -> Iterator[str]:
         yield f"commit `{meta['commit']}`"
 
 
-def _results(run: RunDir | None, step: int | None) -> list[tuple[SavedEvaluation, Row]]:
-    """Every evaluation of exactly this model that lies in the run's eval folder."""
+def _results(
+    run: RunDir | None, step: int | None, recipe: Recipe | None
+) -> list[tuple[SavedEvaluation, str, Row]]:
+    """Every evaluation of this model that lies in the run's eval folder, and under what conditions it was."""
     hint = "evaluate the run again, or take the file away"
     paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
     return [
-        (one, row)
+        (one, _conditions(one, model, recipe), row)
         for one in (SavedEvaluation.read(path, hint) for path in paths)
         for model in one.models
         if model.step == step
         for row in model.rows
     ]
+
+
+def _conditions(one: SavedEvaluation, model: SavedModel, recipe: Recipe | None) -> str:
+    """How bytes were deleted, and all that sets these results apart from others of the model.
+
+    Which other data they are of stays untold: a card is published, and their path is nobody's business.
+    """
+    found: list[str] = [one.deletion]
+    if model.calibration is not None:
+        found.append(f"threshold moved to delete {100 * model.calibration['rate']:g} %")
+    if model.dtype not in (None, "float32"):
+        found.append(str(model.dtype))
+    if one.normalization not in (None, "none"):
+        found.append(f"{one.normalization} rule")
+    if one.generation is not None and (beams := one.generation["num_beams"]) > 1:
+        found.append(f"{beams} beams")
+    if one.task == "text2text" and recipe is not None:
+        own = recipe.task.model_dump(mode="json")
+        if any(one.settings.get(key) != own.get(key) for key in ("input", "target")):
+            found.append(f"another task: {one.settings.get('input')} -> {one.settings.get('target')}")
+    if one.data is not None:
+        found.append("other data")
+    return ", ".join(found)

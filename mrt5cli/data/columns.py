@@ -214,14 +214,19 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     hint = next((column.hint for column in columns if column.name == name), None)
     there = names_in(there) if isinstance(there, Mapping) else list(there)
     near = next(iter(difflib.get_close_matches(name, there, 1)), None)
-    if len(there) == 1 and (mark := next((mark for mark in ("\t", ";", "|", ",") if mark in there[0]), None)):
-        near = None
-        hint = f"its cells seem to be parted by {mark!r}; those of .csv are by ',', those of .tsv by tabs"
+    if odd := other_mark(there):
+        near, hint = None, odd
     meant = f"; did you mean {near!r}?" if near else ""
     return UserError(
         f"{where}: no column {name!r}; it has {listed(there, 12) or 'none'}{meant}",
         hint or "a row has " + "; ".join(f"{column.name}: {column.expected}" for column in columns),
     )
+
+
+def other_mark(there: Sequence[str]) -> str | None:
+    """The hint for a table whose one column is named as if several were, parted by another mark."""
+    mark = next((mark for mark in ("\t", ";", "|", ",") if len(there) == 1 and mark in there[0]), None)
+    return mark and f"its cells seem to be separated by {mark!r}; .csv takes ',' and .tsv takes tabs"
 
 
 def values_of(where: str, row: Row, columns: Sequence[Column]) -> dict[str, Value]:

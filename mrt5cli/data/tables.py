@@ -240,7 +240,7 @@ class RowFolder:
         if suffix_of(name) not in ROWS:
             raise UserError(
                 f"{self.path} is of a format that is not read",
-                f"{supported(ROWS)}; a table whose cells are parted by tabs is called .tsv",
+                f"{supported(ROWS)}; call a table whose cells are separated by tabs .tsv",
             )
         [(split, _)] = splits_of({name: read_name(PurePath(without_suffix(name)))}, str(self.path)).items()
         return {(one, None): [""] for one in ([split] if split else self._unnamed)}

@@ -180,6 +180,17 @@ class Comparison:
             ],
         }
 
+    def _called(self, subject: Subject) -> str:
+        """The task in the name of a run's file of results: two of text2text may have nothing in common."""
+        kind, own = str(self.task["kind"]), None if subject.recipe is None else subject.recipe.task
+        if kind != "text2text" or not self.options.recipe or own is None:
+            return kind
+        apart = {"metrics", "source", "sources"} if self.options.data else {"metrics"}
+        same = own.model_dump(mode="json", exclude=apart) == {
+            key: value for key, value in self.task["settings"].items() if key not in apart
+        }
+        return kind if same else f"{kind}-{Path(self.options.recipe).stem}"
+
     def save(self) -> list[str]:
         """Write each run's own results into its directory; models that come from no run have nowhere to go.
 
@@ -198,7 +209,7 @@ class Comparison:
                 continue
             own = [result for result in self.results if result.subject.source == subject.source]
             checkpoint = None if subject.step is None else Path(subject.source).name
-            name = self.options.result_name(self.task["kind"], checkpoint)
+            name = self.options.result_name(self._called(subject), checkpoint)
             # What is unfinished goes to a folder of its own, which nobody takes for whole results.
             path = subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
             try:
@@ -233,14 +244,16 @@ def compare(
     task = build_task(section)
     options = _checked(options, task, section.kind)
     if options.predictions is not None:
-        predictions.check(options.predictions, task)
+        trained = [subject.recipe.task for subject in subjects if subject.recipe is not None]
+        predictions.check(options.predictions, task, [section, *trained])
     loaded.load_all([name for name in task.measures if name not in METRICS])
     check_held_out(task, options.split, options.subsets or task.subsets(options.split))
+    longest_answer = max(section.longest_target or 0, options.generation.max_new_tokens or 0)
     results: list[Result] = []
     try:
         for subject in subjects:
             model = load_model(subject, device, options.precision)
-            check_fits(model, section, subject.name)
+            check_fits(model, section, subject.name, longest_answer)
             for calibration in _calibrations(model, task, options, subject.name):
                 result = Result(
                     subject, [], conditions(model), model.config.deletion_type, calibration=calibration

@@ -36,6 +36,7 @@ class EvaluationOptions:
         test_difference: also test whether the two models differ.
         predictions: file to write answers to, an example a row.
         data: what replaces the task's own source, for the record.
+        recipe: what --task said, if a recipe's task is measured and not the run's own.
         label: sets apart, by the name of their files, results whose other settings would share one.
     """
 
@@ -56,6 +57,7 @@ class EvaluationOptions:
     test_difference: bool = False
     predictions: Path | None = None
     data: str | None = None
+    recipe: str = ""
     label: str = ""
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mrt5cli.errors import UserError
@@ -10,14 +10,18 @@ from mrt5cli.evaluation.counting import Outcomes
 from mrt5cli.generation.outputs import RowFormat, format_of
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.catalog import METRICS, generates
+from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.tasks.base import Task
 from mrt5cli.writing import write_text
 
 Row = dict[str, object]
 
 
-def check(path: Path, task: Task) -> None:
-    """Refuse a file whose format is not known, and a task without answers to write.
+def check(path: Path, task: Task, sections: Iterable[TaskSection]) -> None:
+    """Refuse a file whose format is not known or that examples come from, and a task without answers.
+
+    Args:
+        sections: of the task that is measured, and of those that the models were trained on.
 
     Raises:
         UserError: as said.
@@ -33,6 +37,20 @@ def check(path: Path, task: Task) -> None:
             "true targets",
             "leave it out, or write outputs with `mrt5 generate`",
         )
+    for data in _files_of(sections):
+        if Path(data).resolve() in (path.resolve(), *path.resolve().parents):
+            where = (
+                "holds the examples" if Path(data).is_file() else f"is in {data}, which holds the examples"
+            )
+            raise UserError(f"--predictions {path} {where}", "choose another name")
+
+
+def _files_of(sections: Iterable[TaskSection]) -> Iterator[str]:
+    """The files and folders that tasks read examples from."""
+    for section in sections:
+        for source in (getattr(section, "source", None), *getattr(section, "sources", ())):
+            if (path := getattr(source, "path", None)) is not None:
+                yield path
 
 
 def write(path: Path, results: Sequence[tuple[str, Mapping[str, Outcomes]]], measures: Sequence[str]) -> None:

@@ -220,7 +220,8 @@ def misfit(name: str) -> str | None:
             f"{name!r} is neither a metric, which {listed(ours, len(ours))} are, nor a name or a path that "
             "`evaluate.load` could take"
         )
-    near = difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75)
+    near = [one for one in ours if METRICS[one].header.lower() == name.lower()]  # "EM"
+    near = near or difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75)
     return f"{name!r} is no metric; did you mean {near[0]}?" if near and name not in _NEAR_OURS else None
 
 

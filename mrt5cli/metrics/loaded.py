@@ -20,7 +20,7 @@ import numpy as np
 
 from mrt5cli.errors import UserError
 from mrt5cli.hub import Repository
-from mrt5cli.metrics.catalog import is_path, short
+from mrt5cli.metrics.catalog import METRICS, is_path, short
 from mrt5cli.metrics.scoring import Accepted
 from mrt5cli.text import announced, first_line, listed, say_on_stderr
 
@@ -102,6 +102,17 @@ def load_all(names: Sequence[str]) -> None:
         load(name)
 
 
+def check_scripts(names: Sequence[str]) -> None:
+    """Refuse a script of the user's own that is not there; nothing is loaded for it.
+
+    Raises:
+        UserError: as said.
+    """
+    for name in names:
+        if name not in METRICS and is_path(name):
+            _local(name)
+
+
 @cache
 def load(name: str) -> LoadedMetric:
     """The metric of a name or a path, tried on two texts.
@@ -170,6 +181,11 @@ def _not_loaded(name: str, error: Exception) -> UserError:
     needed = re.search(r"'pip install ([^']+)'", str(error)) if isinstance(error, ImportError) else None
     if needed:
         packages = needed[1].strip()
+        if "," in packages:  # `evaluate` reads "import a, b" as the package "a,"
+            return UserError(
+                f"the metric {name} imports several modules in one line, which `evaluate` cannot read",
+                "give each import of its script a line of its own",
+            )
         return UserError(
             f"the metric {name} needs what is not installed: {packages}", f"pip install {packages}"
         )

@@ -195,6 +195,8 @@ class SavedEvaluation(BaseModel, frozen=True):
     models: tuple[SavedModel, ...]
     limit: int | None = None
     constrained: bool = False
+    normalization: str | None = None
+    generation: Json | None = None
     languages: tuple[str, ...] | None = None
     data: str | None = None
     code: str | None = None

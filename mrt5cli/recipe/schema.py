@@ -298,7 +298,7 @@ class TrainingSection(Section):
 class GenerationSection(Section):
     """How answers are generated that are scored."""
 
-    num_beams: Annotated[int, Field(ge=1, le=bounds.BEAMS)] = Field(1, description="1: greedily")
+    num_beams: Annotated[int, Field(ge=1, le=bounds.BEAMS)] = Field(1, description="1: greedy decoding")
     max_new_tokens: TargetLength | None = Field(
         None,
         description="byte tokens at most, EOS included; null: the longest that the task's targets may be",
@@ -326,7 +326,7 @@ class EvaluationSection(Section):
         True, description="delete for real, as at inference; false: soft gates as in training"
     )
     generation: GenerationSection = Field(
-        GenerationSection(), description="how answers are generated, where the task's metrics are of such"
+        GenerationSection(), description="how answers are generated, if a metric of the task scores them"
     )
 
 
@@ -374,6 +374,11 @@ class Recipe(Section):
             for key, length in lengths.items():
                 if length > self.model.max_positions:
                     yield "model.max_positions", f"{self.model.max_positions} is below task.{key} {length}"
+            if (most := self.evaluation.generation.max_new_tokens or 0) > self.model.max_positions:
+                yield (
+                    "evaluation.generation.max_new_tokens",
+                    f"{most} is more than model.max_positions {self.model.max_positions}",
+                )
 
     def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
         """Settings about a delete gate that the shortener is not, or that never come to act on it."""

@@ -526,7 +526,7 @@ class Text2TextTask(RowTask):
         ["exact_match"], description="what evaluations measure, the headline first"
     )
     language_column: Line | None = Field(
-        None, description="column with a row's language; evaluations report each"
+        None, description="column with each row's language; evaluations report every language"
     )
     references_column: Line | None = Field(
         None, description="column with more texts that are right: one, or a list"

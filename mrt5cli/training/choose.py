@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
 from mrt5cli.metrics.catalog import METRICS, is_measured
+from mrt5cli.metrics.loaded import check_scripts
 from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.differences import decides_numbers, differences
@@ -201,7 +202,7 @@ def _at_one(source: Any, commits: dict[str, str]) -> Any:
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
-    """Refuse a validation that could not be made, before hours go into training."""
+    """Refuse a validation, or a later evaluation, that could not be made, before hours go into training."""
     metric = training.best_metric
     can = partial(is_measured, measures=task.measures, choices=task.choices is not None)
     measured = [name for name, each in METRICS.items() if each.chooses and can(name)]
@@ -209,6 +210,7 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
         raise UserError(
             f"training.best_metric: {metric} is not measured in {section.kind}", f"use {either(measured)}"
         )
+    check_scripts(task.measures)
     if training.eval_steps:
         check_held_out(task, "validation")
 

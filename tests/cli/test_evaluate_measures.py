@@ -173,6 +173,19 @@ def test_predictions_that_cannot_be(runs: dict[str, Path], tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_predictions_never_take_the_place_of_examples(
+    runs: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    (data := tmp_path / "mine.tsv").write_text(PAIRS)
+    told = refused(runs["all"], "--data", data, "--predictions", data)
+    assert f"{data} holds the examples" in told and data.read_text() == PAIRS
+    inside = folder / "pairs" / "test.tsv"
+    told = refused(runs["all"], "--data", data, "--predictions", inside)
+    assert f"is in {folder / 'pairs'}, which holds the examples" in told and inside.read_text() == PAIRS
+    both = tmp_path / "both.csv"
+    assert "choose another name" in refused(runs["all"], "--predictions", both, "--out", both)
+
+
 def test_answers_are_kept_where_a_later_language_fails(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +261,41 @@ def test_a_name_without_sense_is_refused_with_the_recipe(runs: dict[str, Path]) 
     assert "task.metrics loss is measured in any case, and judges no task" in told
 
 
+def test_a_card_tells_results_under_different_conditions_apart(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "told", task=task(folder, "exact_match"))
+    (tmp_path / "more.tsv").write_text(PAIRS)
+    printed(run)
+    printed(run, "--precision", "bf16")
+    printed(run, "--normalization", "squad", "--data", tmp_path / "more.tsv")
+    printed(run, "--deletion-rate", 0.5)
+    result = CliRunner().invoke(app, ["convert", str(run), str(tmp_path / "card"), "--to", "hub"])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "card" / "README.md").read_text()
+    how = ["", ", bfloat16", ", squad rule, other data", "", ", threshold moved to delete 50 %"]
+    rows = [
+        line.split(" | ")[2] for line in card.splitlines() if line.startswith("| text2text | test | hard")
+    ]
+    assert sorted(rows) == sorted(3 * [f"hard{each}" for each in how])
+    assert "more.tsv" not in card
+
+
+def test_results_on_the_task_of_another_recipe_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "own", task=task(folder, "exact_match"))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["task"]["input"] = "{noisy}"
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(recipe))
+    printed(run, "--task", run / "recipe.yaml")
+    own = (run / "eval" / "text2text.json").read_text()
+    printed(run, "--task", tmp_path / "bare.yaml")
+    assert (run / "eval" / "text2text.json").read_text() == own
+    assert sorted(path.name for path in (run / "eval").iterdir()) == ["text2text-bare.json", "text2text.json"]
+    result = CliRunner().invoke(app, ["convert", str(run), str(tmp_path / "card"), "--to", "hub"])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "| test | hard, another task: {noisy} -> {clean} | total |" in card
+    assert "| test | hard | total |" in card
+
+
 def test_beams_and_lengths_of_the_recipe(
     runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +318,15 @@ def test_beams_and_lengths_of_the_recipe(
     assert told["generation"] == {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(len(row["prediction"].encode()) <= 3 * 3 for row in rows)
+
+
+def test_targets_beyond_the_positions_of_a_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "short", task=task(folder, "cer"), positions="absolute", max_positions=32)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["task"]["target_length"] = recipe["model"]["max_positions"] = 40
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(recipe))
+    told = refused(run, "--task", tmp_path / "longer.yaml")
+    assert "learned 32 positions and cannot write the 40 of text2text" in told
 
 
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:
@@ -301,7 +358,7 @@ def test_training_keeps_what_is_best_by_a_measure(
 OWN = """
 from mrt5cli.metrics.catalog import Metric, register
 
-vowels_kept = Metric("vowels_kept", "vowels kept", "vowels", "share", better="higher")
+vowels_kept = Metric("vowels_kept", "vowels kept", "vowels\\nkept", "share", better="higher")
 register(vowels_kept, lambda answer, accepted: 0.25)
 """
 
@@ -325,7 +382,7 @@ def test_a_metric_of_the_users_own_chooses_and_is_shown(tmp_path: Path, runs: di
         text = printed(tmp_path / "run", *code)
     best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
     assert (best["metric"], best["value"]) == ("vowels_kept", 0.25)
-    assert "vowels" in text and "25.00" in text
+    assert "vowels kept: greedily generated" in " ".join(text.split()) and "25.00" in text
     found = SavedEvaluation.read(tmp_path / "run" / "eval" / "text2text.json")
     assert [row.others for row in found.rows] == [{"vowels_kept": 0.25}] * 3
 
@@ -347,6 +404,13 @@ def test_a_run_may_be_resumed_with_other_metrics(runs: dict[str, Path]) -> None:
     now = load(runs["all"] / "recipe.yaml", ["task.metrics=[cer]", "task.input='{noisy}'"])
     changed = differences(before, now)
     assert {key: decides_numbers(key, now) for key in changed} == {"task.metrics": False, "task.input": True}
+
+
+def test_a_script_that_is_not_there_is_told_before_training(runs: dict[str, Path], tmp_path: Path) -> None:
+    words = ["pretrain", str(runs["loaded"] / "recipe.yaml"), "--dry-run", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*words, "--set", "task.metrics=[exact_match, ./gone.py]"])
+    assert result.exit_code == 2, result.output
+    assert "the metric ./gone.py is not there" in result.stderr
 
 
 def test_half_precision_is_recorded(runs: dict[str, Path]) -> None:

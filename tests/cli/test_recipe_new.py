@@ -147,7 +147,7 @@ def test_lengths_hold_99_of_100_rows() -> None:
     assert (recipe.task.input_length, recipe.task.target_length) == (64, 16)
     assert recipe.model.max_positions == 64
     text = Path("mine.yaml").read_text()
-    assert "the longest have 55 and 401; 0 inputs and 5 targets are cut." in text
+    assert "the longest input has 55, the longest target 401.\n# 0 inputs and 5 targets will be cut." in text
     Path("a.jsonl").write_text(lines([{"a": "x" * 10**6, "b": "y" * 10**5}] * 3))
     huge = new("--data", "a.jsonl")
     assert (huge.task.input_length, huge.task.target_length) == (drafting.MOST_INPUT, drafting.MOST_TARGET)
@@ -180,7 +180,7 @@ def test_a_folder_with_splits() -> None:
     assert "validation: 0" not in run("--data", "all").stdout
     assert new("--data", "all", "--name", "mine").name == "mine"
     assert "split: {validation: 0.1}" in run("--data", "some").stdout
-    assert "(60 of train and 60 of validation and 60 of test)" in run("--data", "all").stdout
+    assert "(60 of train, 60 of validation, 60 of test)" in run("--data", "all").stdout
 
 
 def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +208,7 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
         ("", [], "a.tsv holds no training rows", "expected a row a line"),
         ("noisy\tclean\n", [], "a.tsv holds no training rows", "a row a line"),
         ("text\nhello\n", [], "take two columns of text, and there is only 'text'", "span_corruption"),
+        ("noisy;clean\na;b\n", [], "there is only 'noisy;clean'", "cells seem to be separated by ';'"),
         ("a\tb\n1\t2\n", [], "there is none, beside 'a', 'b'", "--input and --target"),
         ("noisy\tclean\nx\ty\tz\n", [], "a.tsv, line 2: 3 cells, expected 2 (noisy, clean)", ""),
         ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are called 'noisy'", "rename or remove one"),
@@ -294,6 +295,8 @@ def test_another_start(tmp_path: Path) -> None:
         model = new("--data", "pairs.tsv", "--start", str(start)).model
         assert (model.positions, model.max_positions) == ("absolute", 64)
         assert (model.shortener.kind, model.shortener.layer) == ("delete_gate", layer)
+    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42").name == "pairs-further"
+    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42", "--name", "mine").name == "mine"
     Path("long.jsonl").write_text(lines([{"a": "x" * 200, "b": "y" * 100}] * 9))
     task = new("--data", "long.jsonl", "--start", str(start)).task
     assert (task.input_length, task.target_length) == (64, 64), "what the run has positions for"

@@ -384,6 +384,11 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "512 is below task.answer_length 513 (--set)",
         ),
         (
+            ["model.positions=absolute", "evaluation.generation.max_new_tokens=1025"],
+            "evaluation.generation.max_new_tokens",
+            "1025 is more than model.max_positions 1024 (--set)",
+        ),
+        (
             ["model.shortener={kind: none}", "controller={kind: constant}", "loss.entropy_coefficient_1=1"],
             "loss.entropy_coefficient_1",
             "is about a delete gate, and model.shortener is 'none' (--set)",

@@ -182,6 +182,7 @@ def test_a_metric_of_the_users_own_that_fails_is_named(
         *((name, None) for name in ("./my metric.py", "/where/ever", "~/metrics/mine", "a/mine/mine.py")),
         ("excat_match", "'excat_match' is no metric; did you mean exact_match?"),
         ("CER", "'CER' is no metric; did you mean cer?"),
+        ("EM", "'EM' is no metric; did you mean exact_match?"),
         ("chrF", "'chrF' is no metric; did you mean chrf?"),
         ("loss", "loss is measured in any case, and judges no task; name some of token_accuracy, "),
         ("a metric", "'a metric' is neither a metric, which token_accuracy, "),

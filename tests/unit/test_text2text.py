@@ -395,8 +395,8 @@ HEAD = "noisy\tclean\n"
         ("p.tsv", "nosy\tclean\na\tb\n", "p.tsv, line 1: no column 'noisy'; it has nosy, clean; did you mean "
          "'nosy'?", "task.input and task.target name columns"),
         ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in the first line"),
-        ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be parted by ';'"),
-        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\tclean", "parted by '\\t'"),
+        ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be separated by ';'"),
+        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\tclean", "separated by '\\t'"),
         ("p.jsonl", '{"noisy": "a"}\n', "p.jsonl, line 1: no column 'clean'; it has noisy", "task.target"),
         ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' holds columns of its "
          "own (en), which are named with a dot", None),
@@ -416,7 +416,7 @@ HEAD = "noisy\tclean\n"
         ("p.tsv", HEAD.encode() + b"\xc3\xa9\tb\ncaf\xe9\tb\n", "line 3: not UTF-8: byte 0xe9", "iconv"),
         ("p.tsv", "noisy\tnoisy\tclean\n", "p.tsv, line 1: several columns are called 'noisy'", "rename"),
         ("p.parquet", b"PAR1 and no more", "p.parquet cannot be read as Parquet", None),
-        ("p.txt", "a b", "p.txt is of a format that is not read", "parted by tabs is called .tsv"),
+        ("p.txt", "a b", "p.txt is of a format that is not read", "separated by tabs .tsv"),
         ("train_test.tsv", HEAD, "says test and train, and can be of one split only", "rename it"),
     ],
 )  # fmt: skip
