@@ -48,7 +48,12 @@ Prompt = Annotated[
     ),
 ]
 Raw = Annotated[bool, option("Give texts as they are, without the run's prompt.", "--raw")]
-Out = Annotated[Path | None, typer.Option(parser=places.new_file, help="Write to this file, not to stdout.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        parser=places.new_file, help="Write to this file, not to stdout; what is there is replaced."
+    ),
+]
 Format = Annotated[
     Literal["lines", "jsonl", "csv", "tsv"] | None,
     option(
@@ -162,6 +167,7 @@ def generate(
     from mrt5cli.generation.writing import WINDOW
     from mrt5cli.subject import find_subjects
 
+    out = None if out == Path("-") else out
     if text is not None and file != "-":
         raise UserError("--text is the input, and FILE has others", "leave one of them out")
     if resume and out is None:
@@ -196,7 +202,7 @@ def generate(
         file,
         job.prompt,
         text=None if text is None else os.fsencode(text),
-        keep_rows=add_column is not None,
+        added=add_column,
     )
     if column is not None and not inputs.is_table:
         raise UserError(
@@ -217,7 +223,7 @@ def generate(
         pens = stack.enter_context(job.pens())
         before = output.done.inputs
         # On a terminal the outputs themselves show how far it is.
-        silent = at_terminal or (out is None and sys.stdout.isatty())
+        silent = at_terminal or text is not None or (out is None and sys.stdout.isatty())
         bar = None if silent else stack.enter_context(bars("generating", "inputs"))
 
         def progress(done: int) -> None:
@@ -275,4 +281,5 @@ def _told(output: Output, out: Path | None, inputs: Source, length: int) -> Iter
     if done.cut:
         say_on_stderr(f"{counted(done.cut, 'input')} cut to {length:,} byte tokens")
     if done.threshold is not None:
-        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted")
+        share = "" if done.reached is None else f": {100 * done.reached:.1f} % of the first inputs' positions"
+        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted{share}")

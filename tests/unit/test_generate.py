@@ -262,6 +262,30 @@ def failing(device: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(
+            {"num_beams": 0},
+            {"num_return": 0},
+            {"max_new_tokens": 0},
+            {"batch_tokens": -1},
+            {"input_length": 0},
+        ),
+        *({"sample": True, "seed": -1}, {"sample": True, "top_p": 0.0}, {"sample": True, "temperature": 0.0}),
+        *({"precision": "fp16"}, {"device": "cpu,cpu"}, {"precision": "bf16"}),
+    ],
+)
+def test_settings_out_of_range_are_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{list(how)[-1]}|a loaded model stays"):
+        generate(writer("mrt5"), ["ab"], **how)
+
+
+def test_one_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match="into a list"):
+        generate(writer("mrt5"), "ab")
+
+
 def test_what_fails_on_a_device_is_said() -> None:
     with Workers(failing, ["cpu", "cpu"]) as workers:
         windows = [[Text(n, b"")] for n in range(5)]
