@@ -35,7 +35,7 @@ File = Annotated[
         "FILE",
     ),
 ]
-Text = Annotated[str | None, option("Write for this text.", metavar="TEXT")]
+Text = Annotated[str | None, option("The only input, in place of FILE.", metavar="TEXT")]
 Column = Annotated[
     str | None, option("The column of a table that holds the input; a.b is b within a.", metavar="NAME")
 ]
@@ -63,21 +63,23 @@ Format = Annotated[
 ]
 AddColumn = Annotated[
     str | None,
-    option("Write the table of inputs with the outputs in a column of this name.", metavar="NAME"),
+    option("Write the table of inputs with the outputs in a new column of this name.", metavar="NAME"),
 ]
 Resume = Annotated[bool, option("Go on with an unfinished --out.", "--resume")]
 OnError = Annotated[
     Literal["error", "skip", "empty"],
     option("An input that is not UTF-8, lacks its column or has no text: stop, skip it, or write nothing."),
 ]
-NumBeams = Annotated[int, amount("Search with so many beams; 1 takes the likeliest byte each time.", 1024)]
+NumBeams = Annotated[
+    int, amount("Width of the beam search; 1 is greedy: the likeliest byte each time.", 1024)
+]
 MaxNewTokens = Annotated[
     int | None, amount("Bytes of an output at most. Default: the task's, or 256.", bounds.LENGTH)
 ]
-Sample = Annotated[bool, option("Draw outputs.", "--sample")]
+Sample = Annotated[bool, option("Draw bytes at random by their probability, not the likeliest.", "--sample")]
 Temperature = Annotated[float, amount("Above 1 draws wilder, below 1 tamer.", bounds.COEFFICIENT, 1e-6)]
 TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
-NumReturn = Annotated[int, amount("Outputs an input: the best beams, or so many draws.", 1024)]
+NumReturn = Annotated[int, amount("Outputs per input: the best beams, or as many draws.", 1024)]
 Seed = Annotated[int, amount("Of draws: an input's depend on it and on the input's number.", bounds.SEED, 0)]
 Hard = Annotated[
     bool | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -278,6 +279,15 @@ def test_settings_out_of_range_are_refused(how: dict[str, Any]) -> None:
 def test_one_text_is_not_taken_for_its_letters() -> None:
     with pytest.raises(TypeError, match="into a list"):
         generate(writer("mrt5"), "ab")
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_starting() -> None:
+    with Workers(Fails, ["cpu"]) as workers:
+        (process,) = workers._processes
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT}
 
 
 @pytest.mark.slow
