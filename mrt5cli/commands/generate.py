@@ -35,7 +35,7 @@ File = Annotated[
         "FILE",
     ),
 ]
-Text = Annotated[str | None, option("Write for this text.", metavar="TEXT")]
+Text = Annotated[str | None, option("The only input, in place of FILE.", metavar="TEXT")]
 Column = Annotated[
     str | None, option("The column of a table that holds the input; a.b is b within a.", metavar="NAME")
 ]
@@ -48,7 +48,12 @@ Prompt = Annotated[
     ),
 ]
 Raw = Annotated[bool, option("Give texts as they are, without the run's prompt.", "--raw")]
-Out = Annotated[Path | None, typer.Option(parser=places.new_file, help="Write to this file, not to stdout.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        parser=places.new_file, help="Write to this file, not to stdout; what is there is replaced."
+    ),
+]
 Format = Annotated[
     Literal["lines", "jsonl", "csv", "tsv"] | None,
     option(
@@ -58,21 +63,23 @@ Format = Annotated[
 ]
 AddColumn = Annotated[
     str | None,
-    option("Write the table of inputs with the outputs in a column of this name.", metavar="NAME"),
+    option("Write the table of inputs with the outputs in a new column of this name.", metavar="NAME"),
 ]
 Resume = Annotated[bool, option("Go on with an unfinished --out.", "--resume")]
 OnError = Annotated[
     Literal["error", "skip", "empty"],
     option("An input that is not UTF-8, lacks its column or has no text: stop, skip it, or write nothing."),
 ]
-NumBeams = Annotated[int, amount("Search with so many beams; 1 takes the likeliest byte each time.", 1024)]
+NumBeams = Annotated[
+    int, amount("Width of the beam search; 1 is greedy: the likeliest byte each time.", 1024)
+]
 MaxNewTokens = Annotated[
     int | None, amount("Bytes of an output at most. Default: the task's, or 256.", bounds.LENGTH)
 ]
-Sample = Annotated[bool, option("Draw outputs.", "--sample")]
+Sample = Annotated[bool, option("Draw bytes at random by their probability, not the likeliest.", "--sample")]
 Temperature = Annotated[float, amount("Above 1 draws wilder, below 1 tamer.", bounds.COEFFICIENT, 1e-6)]
 TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
-NumReturn = Annotated[int, amount("Outputs an input: the best beams, or so many draws.", 1024)]
+NumReturn = Annotated[int, amount("Outputs per input: the best beams, or as many draws.", 1024)]
 Seed = Annotated[int, amount("Of draws: an input's depend on it and on the input's number.", bounds.SEED, 0)]
 Hard = Annotated[
     bool | None,
@@ -162,6 +169,7 @@ def generate(
     from mrt5cli.generation.writing import WINDOW
     from mrt5cli.subject import find_subjects
 
+    out = None if out == Path("-") else out
     if text is not None and file != "-":
         raise UserError("--text is the input, and FILE has others", "leave one of them out")
     if resume and out is None:
@@ -196,7 +204,7 @@ def generate(
         file,
         job.prompt,
         text=None if text is None else os.fsencode(text),
-        keep_rows=add_column is not None,
+        added=add_column,
     )
     if column is not None and not inputs.is_table:
         raise UserError(
@@ -217,7 +225,7 @@ def generate(
         pens = stack.enter_context(job.pens())
         before = output.done.inputs
         # On a terminal the outputs themselves show how far it is.
-        silent = at_terminal or (out is None and sys.stdout.isatty())
+        silent = at_terminal or text is not None or (out is None and sys.stdout.isatty())
         bar = None if silent else stack.enter_context(bars("generating", "inputs"))
 
         def progress(done: int) -> None:
@@ -275,4 +283,5 @@ def _told(output: Output, out: Path | None, inputs: Source, length: int) -> Iter
     if done.cut:
         say_on_stderr(f"{counted(done.cut, 'input')} cut to {length:,} byte tokens")
     if done.threshold is not None:
-        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted")
+        share = "" if done.reached is None else f": {100 * done.reached:.1f} % of the first inputs' positions"
+        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted{share}")

@@ -7,6 +7,7 @@ A window of inputs is held at a time.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
@@ -115,6 +116,17 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        counts = {"num_beams": 1, "num_return": 1, "max_new_tokens": 1, "input_length": 1, "batch_tokens": 1}
+        for name, least in {**counts, "seed": 0}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"{name} is {value}, expected {least} or more")
+        if not (0 < self.temperature < math.inf and 0 < self.top_p <= 1):
+            raise UserError(
+                f"temperature is {self.temperature:g} and top_p {self.top_p:g}, expected more than 0, and of "
+                "top_p 1 at most"
+            )
+        if self.precision not in get_args(runtime.Precision):
+            raise UserError(f"precision is {self.precision!r}, expected fp32 or bf16")
         drawn = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
         for name in (name for name, given in drawn.items() if given and not self.sample):
             raise UserError(f"{name} is of drawing, and outputs are not drawn", "add --sample")
@@ -221,6 +233,11 @@ class Job:
         if isinstance(model, Subject):
             config, devices = read_config(model.source), runtime.devices(settings.device)
         else:
+            if settings.device != "auto" or settings.precision != "fp32":
+                raise UserError(
+                    "a loaded model stays on its device and in its precision",
+                    "move the model, or name its run",
+                )
             config, devices = model.config, [next(model.parameters()).device]
         options = settings.options(task, config, hard_delete, devices[0])
         moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
@@ -288,7 +305,8 @@ def windows(
     try:
         for index, one in enumerate(inputs, first):
             if one.problem is not None and on_error == "error":
-                raise one.problem
+                ways = "--on-error skip leaves such inputs out, --on-error empty writes nothing for them"
+                raise UserError(str(one.problem.message), "; ".join(filter(None, (one.problem.hint, ways))))
             held.append((index, one))
             room -= len(one.text)
             if len(held) == size or room < 0:
@@ -359,14 +377,17 @@ def generate(
     Args:
         model: a run directory, a checkpoint directory, a Hub id, or a model from `mrt5cli.models.load`, which
             stays on its device and in its precision.
-        inputs: texts, or bytes of any encoding. A run's prompt, if it has one column, is put around each.
+        inputs: texts, or bytes of any encoding, as they are: lines of an open file keep their line breaks,
+            which `mrt5 generate` removes. A run's prompt, if it has one column, is put around each.
         revision, allow_pickle: of a Hub model, see `mrt5cli.models.load`.
         **settings: any of `Settings`, such as `num_beams=4` or `device="cuda:0,cuda:1"`.
 
     Raises:
         UserError: no such model, or settings that it does not fit, or that contradict each other.
-        TypeError: an input is neither text nor bytes; or there is no such setting.
+        TypeError: inputs are one text, or one is neither text nor bytes; or there is no such setting.
     """
+    if isinstance(inputs, str | bytes):
+        raise TypeError("inputs are several texts, and this is one: put it into a list")
     found = model
     if not isinstance(found, MrT5ForConditionalGeneration):
         found = find_subject(str(found), revision=revision, allow_pickle=allow_pickle)  # type: ignore[assignment]

@@ -27,6 +27,7 @@ STDIN = "-"
 BARE = Template.parse("{line}")
 """A text as it is."""
 NO_TEXT = "there is no text in it"
+NAME_IT = "say which column is the input with --column, or with --prompt 'Correct: {noisy}'"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Prompt:
     @classmethod
     def of(cls, template: Template, known: Sequence[Column] = ()) -> Prompt:
         """The prompt of a template, whose columns may be known to a task by other names too."""
-        columns = {column.name: column for column in known if not column.many}
-        return cls(template, [columns.get(name) or cell_column(name) for name in template.columns])
+        columns = {column.name: replace(column, hint=NAME_IT) for column in known if not column.many}
+        return cls(template, [columns.get(name) or cell_column(name, NAME_IT) for name in template.columns])
 
     @property
     def lone(self) -> str | None:
@@ -180,7 +181,7 @@ class Source:
             table is read line by line.
         prompt: what is put around texts; None for none.
         text: the only input, in place of a file's.
-        keep_rows: each input comes with its row.
+        added: the column that outputs get beside those of the file: each input comes with its row.
 
     Attributes:
         name: for people.
@@ -192,12 +193,12 @@ class Source:
     """
 
     def __init__(
-        self, path: str | Path, prompt: Prompt | None, *, text: bytes | None = None, keep_rows: bool = False
+        self, path: str | Path, prompt: Prompt | None, *, text: bytes | None = None, added: str | None = None
     ) -> None:
         self.name = "stdin" if str(path) == STDIN else str(path)
         self.name, self._text = self.name if text is None else "--text", text
         self._file = DataFile(self.name, self._open)
-        self._path, self._raw, self._keep_rows = Path(path), None, keep_rows
+        self._path, self._raw, self._added = Path(path), None, added
         self.read = 0
         is_file = text is None and self.name != "stdin"
         self.is_table = is_file and self._file.suffix in ROWS
@@ -206,9 +207,9 @@ class Source:
         if self.is_table and prompt is None:
             raise UserError(
                 f"{self.name} has columns, and it is not known which of them is the input",
-                "name it with --column, or say --prompt 'Correct: {noisy}'",
+                NAME_IT,
             )
-        if not self.is_table and keep_rows:
+        if not self.is_table and added is not None:
             raise UserError(
                 f"--add-column adds one to a table, and {self.name} has lines",
                 "write a table of inputs and outputs with --format csv, tsv or jsonl",
@@ -283,13 +284,17 @@ class Source:
         columns = self.prompt.columns
         try:
             # With the names of columns given, they would be called as the prompt calls them.
-            for number, line, values in rows_of(self._file, () if self._keep_rows else columns):
+            for number, line, values in rows_of(self._file, columns if self._added is None else ()):
                 where = f"{self.name}, {self._file.unit} {line}"
                 if isinstance(values, BadRow):
                     yield _bad(where, values)
                     continue
-                if number == 1 and self._keep_rows and self._file.suffix not in JSON:
+                if number == 1 and self._added is not None and self._file.suffix not in JSON:
                     self._check_columns(values)
+                if self._added in values:
+                    raise UserError(
+                        f"{where}: there is a column {self._added!r} already", "choose another name"
+                    )
                 yield self._row(where, values)
         except Damaged as error:
             raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error
@@ -300,7 +305,7 @@ class Source:
                 raise missing_column(self.name, column.name, row, self.prompt.columns)
 
     def _row(self, where: str, values: Row) -> Input:
-        columns, kept = self.prompt.columns, values if self._keep_rows else None
+        columns, kept = self.prompt.columns, None if self._added is None else values
         ours = dict(zip(our_names(values, columns), values.values(), strict=True)) if kept else values
         try:
             texts = {name: str(text).encode() for name, text in values_of(where, ours, columns).items()}

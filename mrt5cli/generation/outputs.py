@@ -86,6 +86,7 @@ class Done:
         bad: inputs that were skipped, or whose output is empty.
         cut: inputs longer than the model reads.
         threshold: that a deletion rate was found to need, where one was asked for.
+        reached: share of positions that it deletes of the inputs that it was found on, 0 to 1.
         columns: of its rows; None before the first.
     """
 
@@ -96,6 +97,7 @@ class Done:
     bad: int = 0
     cut: int = 0
     threshold: float | None = None
+    reached: float | None = None
     columns: list[str] | None = None
 
 
@@ -195,12 +197,15 @@ def left_off(path: Path, settings: Mapping[str, Any]) -> Done:
         done, before = Done(**found["done"]), found["settings"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{note} is not what mrt5 generate writes", "remove it, and begin again") from error
+    if not done.bad:  # then nothing has come of it yet
+        before = {**before, "on_error": settings.get("on_error")}
     for name in [*settings, *before]:
         if settings.get(name) != before.get(name):
             raise UserError(
                 f"--resume: {path} was begun with {name} {_said(before.get(name))}, and this is "
                 f"{_said(settings.get(name))}",
-                "repeat the command with the settings that it was begun with, or leave --resume out",
+                f"repeat the command with the settings that it was begun with, or remove {path.name} and "
+                f"{note.name} to begin again",
             )
     size = path.stat().st_size if path.exists() else 0
     if size < done.bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from mrt5cli.generation.generate import Job, OnError, Pens, Result, calibrated, 
 from mrt5cli.generation.inputs import Input
 from mrt5cli.generation.outputs import Done, Format, Output, RowFormat, format_of
 from mrt5cli.generation.writing import WINDOW
+from mrt5cli.models import read_config
+from mrt5cli.recipe.shorteners import RandomGate
 from mrt5cli.subject import Subject
 
 COLUMNS = ("index", "input", "output", "score", "deleted", "kept", "truncated")
@@ -44,7 +47,7 @@ class Table:
             UserError: they say nothing that can be written.
         """
         name = "" if out is None else out.name.lower()
-        if name.endswith((*UNPACKED_BY, *PARQUET)) and format is None:
+        if name.endswith((*UNPACKED_BY, *PARQUET, ".json")) and format is None:
             raise UserError(
                 f"--out {out}: outputs are written as lines, .jsonl, .csv or .tsv, and are not packed",
                 "choose one of these; whatever the name, --format says how it is written",
@@ -71,11 +74,14 @@ class Table:
             if self.added is None:
                 yield {name: _rounded(one[name]) for name in COLUMNS}
                 continue
-            if self.added in (row := result.input.row or {}):
-                raise UserError(
-                    f"{result.input.where}: there is a column {self.added!r} already", "choose another name"
-                )
-            yield {**row, self.added: one["output"]}
+            yield {**(result.input.row or {}), self.added: one["output"]}
+
+    def columns(self, kept: Sequence[Result]) -> list[str]:
+        """Of the rows of these inputs, as the first that could be read has them."""
+        if self.added is None:
+            return list(COLUMNS)
+        row = next((result.input.row for result in kept if result.input.row is not None), {})
+        return [*row, self.added]
 
 
 def _rounded(value: Any) -> Any:
@@ -87,7 +93,8 @@ def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:
     """All that decides what is written but the inputs, by which an unfinished file is known again."""
     assert isinstance(job.model, Subject)
     options = asdict(job.options)
-    del options["batch_tokens"]  # decides how long it takes
+    if read_config(job.model.source).deletion_type not in RandomGate.deletion_types:  # drawn for a batch
+        del options["batch_tokens"]  # decides how long it takes
     prompt = None if job.prompt is None else [list(piece) for piece in job.prompt.template.pieces]
     return {
         **options.pop("decoding"),
@@ -98,7 +105,9 @@ def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:
         "prompt": prompt,
         "on_error": on_error,
         "window": WINDOW,
-        **asdict(table),
+        "format": table.format,
+        "add_column": table.added,
+        "bytes": table.escapes,
     }
 
 
@@ -136,7 +145,7 @@ def write(
     if done.inputs and seen.hexdigest() != done.digest:
         raise UserError(
             f"--resume: the first {done.inputs:,} inputs are not those that the file was begun with",
-            "give the same inputs, or leave --resume out",
+            "give the same inputs, or remove the file and the one beside it to begin again",
         )
     output.begin()
     found = windows(stream, on_error, first=done.inputs, size=window)
@@ -144,16 +153,18 @@ def write(
         pens.move_threshold(done.threshold)
     elif job.settings.deletion_rate is not None:
         calibration, found = calibrated(pens, found, job.settings.deletion_rate)
-        done.threshold = calibration.threshold
+        done.threshold, done.reached = calibration.threshold, calibration.reached
     for part in results(pens, found, progress):
         kept = [result for result in part if result.written or on_error == "empty"]
         rows = [row for result in kept for row in table.rows(result, job.settings.num_return)]
         first = done.columns is None and bool(rows)
-        form = RowFormat(table.format, list(rows[0]) if first else done.columns or [])
+        form = RowFormat(table.format, table.columns(kept) if first else done.columns or [])
         text = (form.head() if first else "") + "".join(map(form.row, rows))
         done.columns = list(form.columns) or None
         _count(done, seen, part, len(rows))
         output.write(text)
+    if done.columns is None and table.added is None:
+        output.write(RowFormat(table.format, COLUMNS).head())
 
 
 def _count(done: Done, seen: hashlib.blake2b, part: Iterable[Result], rows: int) -> None:
@@ -168,3 +179,5 @@ def _count(done: Done, seen: hashlib.blake2b, part: Iterable[Result], rows: int)
 
 def _add(seen: hashlib.blake2b, one: Input) -> None:
     seen.update(len(one.text).to_bytes(8, "little") + one.text)
+    if one.row is not None:
+        seen.update(json.dumps(one.row, default=str).encode())

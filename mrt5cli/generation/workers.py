@@ -10,7 +10,8 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,7 +35,8 @@ class Workers:
         for device in devices:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, make, device, len(devices)), daemon=True)
-            process.start()
+            with _without_ctrl_c():
+                process.start()
             theirs.close()  # so that an end of the process is one of the pipe
             self._ends.append(ours)
             self._processes.append(process)
@@ -117,9 +119,20 @@ class Workers:
         return found
 
 
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started meanwhile get no SIGINT, not even while they import: a terminal sends it to
+    all, and the first process says when to end. What comes for that one comes after."""
+    resource_tracker.ensure_running()  # or the first process starts it, which lets SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: int) -> None:
     """What a process does: build a pen, and use it as it is told until nobody tells any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process says when
     import torch
 
     from mrt5cli.runtime import usable_cpus

@@ -298,7 +298,9 @@ def test_no_inputs_are_no_outputs(runs: dict[str, Path], tmp_path: Path) -> None
     assert (
         generate(runs["mrt5"], saved(tmp_path / "0.csv", "a\n"), "--column", "a", "--out", out).exit_code == 0
     )
-    assert out.read_bytes() == b""
+    assert out.read_bytes() == b"index,input,output,score,deleted,kept,truncated\n"
+    assert generate(runs["mrt5"], "--out", tmp_path / "0.jsonl", stdin=b"").exit_code == 0
+    assert (tmp_path / "0.jsonl").read_bytes() == b""
 
 
 def test_the_prompt_of_a_runs_task(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -367,7 +369,27 @@ def test_a_bad_row(runs: dict[str, Path], tmp_path: Path) -> None:
     kept = generate(runs["mrt5"], file, "--column", "a", "--on-error", "skip", "--add-column", "c")
     assert [list(json.loads(row)) for row in kept.stdout.splitlines()] == [["a", "c"]] * 2
     short = saved(tmp_path / "rows.csv", "a,b\nab,1\nab\n")
-    problem(generate(runs["mrt5"], short, "--column", "a"), "rows.csv, line 3", "1 cell, expected 2")
+    problem(
+        generate(runs["mrt5"], short, "--column", "a"),
+        "rows.csv, line 3",
+        "1 cell, expected 2",
+        "--on-error skip",
+    )
+
+
+def test_a_first_row_that_is_bad_does_not_say_the_columns(runs: dict[str, Path], tmp_path: Path) -> None:
+    file = saved(tmp_path / "rows.csv", "a,b\nab\nab,1\nab,2,3\n")
+    found = outputs(runs["mrt5"], file, "--column", "a", "--on-error", "empty", "--add-column", "c")
+    assert (found[0], found[1], found[3]) == ("a,b,c", ",,", ",,")
+    assert found[2].startswith("ab,1,")
+
+
+def test_a_column_that_is_there_already_is_refused_before_the_work(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing.Pen, "write", None)
+    rows = saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
+    problem(generate(runs["mrt5"], rows, "--column", "noisy", "--add-column", "b"), "a column 'b' already")
 
 
 def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -377,7 +399,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     problem(generate(run, rows), "--column", "--prompt")
     problem(generate(run, rows, "--column", "nosy"), "no column 'nosy'", "did you mean 'noisy'?")
     problem(generate(run, rows, "--column", "nosy", "--add-column", "c"), "did you mean 'noisy'?")
-    problem(generate(run, rows, "--column", "noisy", "--add-column", "b"), "a column 'b' already")
+    problem(generate(runs["questions"], rows), "no column 'question'", "--column", "--prompt")
     problem(generate(run, rows, "--prompt", "{noisy"), "lacks its pair")
     problem(generate(run, rows, "--prompt", "noisy"), "no place for the input")
     problem(
@@ -409,6 +431,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--device gpu", ("--device gpu",)),
         ("--device cpu,gpu", ("--device gpu",)),
         ("--out x.jsonl.gz", ("not packed",)),
+        ("--out x.json", (".jsonl",)),
         ("--revision main", ("--revision main",)),
     ],
 )
@@ -482,13 +505,56 @@ def test_going_on_with_something_else_is_refused(
 
     problem(generate(runs["mrt5"], lines, "--out", out), "is unfinished", "--resume")
     problem(generate(runs["spans"], bad, "--out", out, "--resume"), "was begun with")
-    for option, value in (("seed", 9), ("max-new-tokens", 9), ("on-error", "skip")):
-        changed = generate(runs["mrt5"], lines, "--out", out, "--resume", f"--{option}", value)
-        problem(changed, f"was begun with {option.replace('-', '_')} ", f"this is {json.dumps(value)}")
+    for option, value in (("seed", 9), ("max-new-tokens", 9), ("bytes", None)):
+        changed = generate(
+            runs["mrt5"], lines, "--out", out, "--resume", f"--{option}", *([value] if value else [])
+        )
+        problem(
+            changed, f"was begun with {option.replace('-', '_')} ", f"this is {json.dumps(value or True)}"
+        )
     other = saved(tmp_path / "other.txt", "1\n" * 20)
     problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs are not those")
     assert generate(runs["mrt5"], lines, "--out", out, "--resume").exit_code == 0
     assert out.read_bytes() == generate(runs["mrt5"], lines).stdout_bytes
+
+
+def test_after_a_bad_input_it_may_be_said_to_skip_such(
+    runs: dict[str, Path], tmp_path: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "WINDOW", 2)
+    out, bad = (
+        tmp_path / "out.txt",
+        saved(tmp_path / "bad.txt", lines.read_bytes() + b"\n" + lines.read_bytes()),
+    )
+    how = [runs["mrt5"], bad, "--out", out]
+    problem(generate(*how), "line 8", "--on-error skip", "--resume")
+    assert generate(*how, "--resume", "--on-error", "skip").exit_code == 0
+    assert out.read_bytes() == generate(runs["mrt5"], lines).stdout_bytes * 2
+
+
+def test_any_column_of_a_table_that_has_changed_is_seen(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "WINDOW", 2)
+    how = ["--column", "a", "--add-column", "c", "--out", tmp_path / "out.csv"]
+    rows = saved(tmp_path / "rows.csv", "a,b\nab,1\nab,2\n,3\n")
+    problem(generate(runs["mrt5"], rows, *how), "line 4")
+    saved(rows, "a,b\nab,1\nab,0\nab,3\n")
+    problem(generate(runs["mrt5"], rows, *how, "--resume"), "the first 2 inputs are not those")
+
+
+def test_what_is_drawn_for_a_batch_goes_on_in_the_same_batches(
+    runs: dict[str, Path], tmp_path: Path, lines: Path
+) -> None:
+    bad, out = saved(tmp_path / "bad.txt", lines.read_bytes() + b"\n"), tmp_path / "out.txt"
+    for run in ("random", "mrt5"):
+        problem(generate(runs[run], bad, "--out", out), "line 8")
+        resumed = generate(runs[run], lines, "--out", out, "--resume", "--batch-tokens", 999)
+        if run == "random":
+            problem(resumed, "was begun with batch_tokens")
+            assert generate(runs[run], lines, "--out", out, "--resume").exit_code == 0
+        else:
+            assert resumed.exit_code == 0, resumed.output
 
 
 def test_a_threshold_that_was_found_is_kept(

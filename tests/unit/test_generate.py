@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -259,6 +260,34 @@ class Fails:
 
 def failing(device: str) -> Any:
     return Fails()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"num_beams": 0}, {"num_return": 0}, {"max_new_tokens": 0}),
+        *({"batch_tokens": -1}, {"input_length": 0}),
+        *({"sample": True, "seed": -1}, {"sample": True, "top_p": 0.0}, {"sample": True, "temperature": 0.0}),
+        *({"precision": "fp16"}, {"device": "cpu,cpu"}, {"precision": "bf16"}),
+    ],
+)
+def test_settings_out_of_range_are_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{list(how)[-1]}|a loaded model stays"):
+        generate(writer("mrt5"), ["ab"], **how)
+
+
+def test_one_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match="into a list"):
+        generate(writer("mrt5"), "ab")
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_starting() -> None:
+    with Workers(Fails, ["cpu"]) as workers:
+        (process,) = workers._processes
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT}
 
 
 @pytest.mark.slow
