@@ -71,10 +71,16 @@ OnError = Annotated[
     option("An input that is not UTF-8, lacks its column or has no text: stop, skip it, or write nothing."),
 ]
 NumBeams = Annotated[
-    int, amount("Width of the beam search; 1 is greedy: the likeliest byte each time.", 1024)
+    int | None,
+    amount(
+        "Width of the beam search; 1 is greedy: the likeliest byte each time. Default: as the recipe "
+        "evaluates, or 1.",
+        bounds.BEAMS,
+    ),
 ]
 MaxNewTokens = Annotated[
-    int | None, amount("Bytes of an output at most. Default: the task's, or 256.", bounds.LENGTH)
+    int | None,
+    amount("Bytes of an output at most. Default: as the recipe evaluates, or 256.", bounds.LENGTH),
 ]
 Sample = Annotated[bool, option("Draw bytes at random by their probability, not the likeliest.", "--sample")]
 Temperature = Annotated[float, amount("Above 1 draws wilder, below 1 tamer.", bounds.COEFFICIENT, 1e-6)]
@@ -95,7 +101,7 @@ Threshold = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    option("Delete this share, by a threshold found on the first 2,048 inputs.", metavar="RATE"),
+    amount("Delete this share of the bytes, by a threshold found on the first 2,048 inputs.", 1, 0),
 ]
 BatchTokens = Annotated[
     int | None,
@@ -127,7 +133,7 @@ def generate(
     resume: Resume = False,
     on_error: OnError = "error",
     max_new_tokens: MaxNewTokens = None,
-    num_beams: NumBeams = 1,
+    num_beams: NumBeams = None,
     sample: Sample = False,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -38,7 +38,9 @@ from mrt5cli.generation.writing import (
     Written,
 )
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, read_config
+from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
 from mrt5cli.subject import Subject, find_subject, load_model
+from mrt5cli.text import counted
 
 OnError = Literal["error", "skip", "empty"]
 
@@ -78,8 +80,11 @@ class Settings:
         column: whose texts stand in the prompt's one place.
         raw: no prompt.
         input_length: byte tokens of an input at most, EOS included. Default: the task's, or 1,024.
-        max_new_tokens: byte tokens of an output at most, EOS included. Default: the task's, or 256.
-        num_beams, length_penalty, sample, temperature, top_p, num_return, seed, valid_utf8: see `Decoding`.
+        max_new_tokens: byte tokens of an output at most, EOS included. Default: as the recipe evaluates, else
+            the task's, or 256.
+        num_beams, length_penalty: see `Decoding`. Default: as the recipe evaluates, or greedy; nothing is
+            searched for where outputs are drawn.
+        sample, temperature, top_p, num_return, seed, valid_utf8: see `Decoding`.
         escapes: see `as_text`.
         hard_delete: delete for real, or gate softly. Default: as the recipe evaluates, or for real.
         threshold: gate value up to which a byte is deleted. Default: the model's own.
@@ -98,8 +103,8 @@ class Settings:
     raw: bool = False
     input_length: int | None = None
     max_new_tokens: int | None = None
-    num_beams: int = 1
-    length_penalty: float = 1.0
+    num_beams: int | None = None
+    length_penalty: float | None = None
     sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
@@ -130,15 +135,15 @@ class Settings:
         drawn = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
         for name in (name for name, given in drawn.items() if given and not self.sample):
             raise UserError(f"{name} is of drawing, and outputs are not drawn", "add --sample")
-        if self.sample and self.num_beams > 1:
+        if self.sample and (self.num_beams or 1) > 1:
             raise UserError(
                 "--sample draws outputs and --num-beams searches for the likeliest: one excludes the other",
                 "for several draws: --sample --num-return 4",
             )
-        if self.num_return > 1 and not self.sample and self.num_return > self.num_beams:
+        if self.num_beams is not None and not self.sample and self.num_return > self.num_beams:
             raise UserError(
-                f"--num-return {self.num_return}: {self.num_beams} beam{'s' * (self.num_beams > 1)} cannot "
-                f"give {self.num_return} outputs",
+                f"--num-return {self.num_return}: {counted(self.num_beams, 'beam')} cannot give "
+                f"{self.num_return} outputs",
                 f"add --num-beams {self.num_return}, or --sample",
             )
         if self.deletion_rate is not None and not 0 < self.deletion_rate < 1:
@@ -152,25 +157,40 @@ class Settings:
                 "--deletion-rate finds a threshold, and --threshold says one", "leave one of them out"
             )
 
-    def options(
-        self, task: TaskOfRun, config: MrT5Config, hard_delete: bool, device: torch.device
-    ) -> Options:
-        """What decides outputs, for a model of this configuration."""
+    def filled(self, evaluation: EvaluationSection) -> Settings:
+        """The same with what an evaluation decodes and deletes by, where nothing was said.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        how = GenerationSection() if self.sample or self.num_beams is not None else evaluation.generation
+        return replace(
+            self,
+            max_new_tokens=self.max_new_tokens or evaluation.generation.max_new_tokens,
+            num_beams=self.num_beams or how.num_beams,
+            length_penalty=how.length_penalty if self.length_penalty is None else self.length_penalty,
+            hard_delete=evaluation.hard_delete if self.hard_delete is None else self.hard_delete,
+        )
+
+    def options(self, task: TaskOfRun, config: MrT5Config, device: torch.device) -> Options:
+        """What decides outputs, for a model of this configuration; all is `filled` in."""
+        assert self.num_beams is not None and self.length_penalty is not None and self.hard_delete is not None
         longest = config.max_position_embeddings if config.has_absolute_position_embeddings else None
         decoding = Decoding(
             self.max_new_tokens or _least(task.output_length or OUTPUT_LENGTH, longest),
-            **{
-                name: getattr(self, name)
-                for name in (
-                    *("num_beams", "length_penalty", "sample", "temperature", "top_p"),
-                    *("num_return", "seed", "valid_utf8"),
-                )
-            },
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+            sample=self.sample,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            num_return=self.num_return,
+            seed=self.seed,
+            valid_utf8=self.valid_utf8,
         )
         return Options(
             decoding,
             input_length=self.input_length or _least(task.input_length or INPUT_LENGTH, longest),
-            hard_delete=hard_delete if self.hard_delete is None else self.hard_delete,
+            hard_delete=self.hard_delete,
             threshold=self.threshold,
             batch_tokens=self.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]),
             scores=self.scores,
@@ -229,7 +249,7 @@ class Job:
         """
         recipe = model.recipe if isinstance(model, Subject) else None
         task = TaskOfRun.of(recipe)
-        hard_delete = True if recipe is None else recipe.evaluation.hard_delete
+        settings = settings.filled(EvaluationSection() if recipe is None else recipe.evaluation)
         if isinstance(model, Subject):
             config, devices = read_config(model.source), runtime.devices(settings.device)
         else:
@@ -239,7 +259,7 @@ class Job:
                     "move the model, or name its run",
                 )
             config, devices = model.config, [next(model.parameters()).device]
-        options = settings.options(task, config, hard_delete, devices[0])
+        options = settings.options(task, config, devices[0])
         moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
         for name in (name for name, value in moved.items() if value is not None and not options.hard_delete):
             raise UserError(

@@ -419,7 +419,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--soft --threshold=-3", ("--threshold", "leave out --soft")),
         ("--deletion-rate 0.5 --threshold=-3", ("--deletion-rate", "leave one")),
         ("--threshold 3", ("--threshold 3 is not a gate value",)),
-        ("--deletion-rate 1.5", ("--deletion-rate", "below 1")),
+        ("--deletion-rate 1", ("--deletion-rate", "below 1")),
         ("--column a --prompt {a}", ("--prompt", "--column")),
         ("--raw --prompt {a}", ("--prompt", "--raw")),
         ("--add-column c", ("--add-column", "has lines")),

@@ -22,11 +22,12 @@ from mrt5cli import generate
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.generation import writing
-from mrt5cli.generation.generate import as_text, windows
+from mrt5cli.generation.generate import Settings, as_text, windows
 from mrt5cli.generation.inputs import Input, Source
 from mrt5cli.generation.outputs import RowFormat, format_of
 from mrt5cli.generation.workers import Workers
 from mrt5cli.generation.writing import Options, Pen, Text
+from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
 
 TEXTS = ["", "a", "hello", "été", "what is it", "where did they all go then", "x" * 40, "b\nc", "d\0e"]
 
@@ -274,6 +275,22 @@ def failing(device: str) -> Any:
 def test_settings_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"{list(how)[-1]}|a loaded model stays"):
         generate(writer("mrt5"), ["ab"], **how)
+
+
+def test_what_nobody_says_is_as_the_recipe_evaluates() -> None:
+    how = GenerationSection(num_beams=4, max_new_tokens=7, length_penalty=0.5)
+    recipes = EvaluationSection(generation=how, hard_delete=False)
+
+    def decided(**given: Any) -> tuple[int | None, float | None, int | None, bool | None]:
+        found = Settings(**given).filled(recipes)
+        return found.num_beams, found.length_penalty, found.max_new_tokens, found.hard_delete
+
+    assert decided() == (4, 0.5, 7, False)
+    assert decided(num_beams=2, hard_delete=True) == (2, 1.0, 7, True)
+    assert decided(max_new_tokens=9, length_penalty=2.0, num_return=4) == (4, 2.0, 9, False)
+    assert decided(sample=True, num_return=3) == (1, 1.0, 7, False)
+    with pytest.raises(UserError, match="--num-return 5: 4 beams cannot give 5"):
+        decided(num_return=5)
 
 
 def test_one_text_is_not_taken_for_its_letters() -> None:
