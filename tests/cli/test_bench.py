@@ -89,6 +89,7 @@ def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
     assert "MORE THAN" in result.stdout  # what was measured is shown all the same
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_smaller_where_less_is_kept():
     words = ["--length", "200", "--target", "20", "--rounds", "1"]
     command = [sys.executable, "-m", "mrt5cli", "bench", *SMALL, *words, "--what", "train", "--rates", "0"]

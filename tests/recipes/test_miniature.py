@@ -1,6 +1,7 @@
 """The paper in miniature: its comparisons are fair, whole and independent of where they are run."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -13,6 +14,7 @@ RECIPES = {name: recipes.load(path) for name, path in shipped().items() if name 
 EXPERIMENTS = {experiment.id: experiment for experiment in load_suite("miniature")}
 
 
+@cache
 def all_recipes():
     return {name: recipes.load(path) for name, path in shipped().items()}
 
