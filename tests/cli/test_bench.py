@@ -179,6 +179,7 @@ def test_precisions_are_those_asked_for():
     assert {case["precision"] for case in document["suites"][0]["cases"]} == {"bf16"}
 
 
+@pytest.mark.slow
 def test_no_compiler():
     command = [sys.executable, "-m", "mrt5cli", "bench", *SMALL, "--what", "compile", "--rounds", "1"]
     environment = {**os.environ, "CXX": "no-such-compiler"}

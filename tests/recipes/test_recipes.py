@@ -18,6 +18,9 @@ from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.rundir import default_directory
 from mrt5cli.suite.suites import load_suite
 
+# Recipes do not change, and reading all of them takes over a second.
+loaded = cache(load)
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 IDS = [file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in FILES]
@@ -79,12 +82,12 @@ def test_none_is_overlooked() -> None:
 
 
 def test_names_are_distinct() -> None:
-    assert len({load(file).name for file in FILES}) == len(FILES)
+    assert len({loaded(file).name for file in FILES}) == len(FILES)
 
 
 @each_recipe
 def test_goes_through_yaml_unchanged(file: Path, tmp_path: Path) -> None:
-    recipe = load(file)
+    recipe = loaded(file)
     (tmp_path / "resolved.yaml").write_text(dump(recipe), encoding="utf-8")
     assert load(tmp_path / "resolved.yaml") == recipe
 
@@ -93,7 +96,7 @@ def test_goes_through_yaml_unchanged(file: Path, tmp_path: Path) -> None:
 def test_opens_with_how_to_run_it(file: Path) -> None:
     header = re.split(r"^[^#]", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
     path = file.relative_to(ROOT).as_posix()
-    command = "finetune" if load(file).is_finetuning else "pretrain"
+    command = "finetune" if loaded(file).is_finetuning else "pretrain"
     run = rf"mrt5 {command} {re.escape(path)}( |\n)"
     if file.parent.name == "zero_shot":  # a task, not a run
         run = r"mrt5 evaluate \S+ --task zero_shot/mc4 "
@@ -111,7 +114,7 @@ def test_is_found_by_its_name(file: Path) -> None:
 
 @each_recipe
 def test_shrinks_to_a_recipe_without_network_and_weights(file: Path) -> None:
-    recipe = load(file)
+    recipe = loaded(file)
     small = smoke(recipe)
     assert small.name == f"{recipe.name}-smoke"
     assert small.model.start == "scratch" and small.model.shape is not None
@@ -187,7 +190,7 @@ def test_smoke_trains_every_kind_of_baseline(
 
 @each_recipe
 def test_names_its_published_numbers(file: Path) -> None:
-    recipe = load(file)
+    recipe = loaded(file)
     name = file.relative_to(ROOT / "recipes").with_suffix("").as_posix()
     if name not in PAPER or name in UNPUBLISHED:
         assert recipe.paper is None or (name, recipe.paper.rows) == ("pctrl40", [])
@@ -203,7 +206,7 @@ def test_names_its_published_numbers(file: Path) -> None:
 
 def test_the_experiment_of_a_recipe_is_one_that_its_rows_are_of() -> None:
     for name in PAPER:
-        paper = load(name).paper
+        paper = loaded(name).paper
         if paper is not None and paper.rows:
             assert paper.experiment in {published()[row].experiment for row in paper.rows}, name
 
@@ -289,7 +292,7 @@ def _is_of(row: Published, recipe: Recipe) -> bool:
 def test_settings_common_to_a_group(
     group: str, steps: int, batch_size: int, device_batch_size: int, length: int
 ) -> None:
-    recipes = [load(file) for file in (ROOT / "recipes" / group).glob("*.yaml")]
+    recipes = [loaded(file) for file in (ROOT / "recipes" / group).glob("*.yaml")]
     assert recipes
     for recipe in recipes:
         training = recipe.training
@@ -306,7 +309,7 @@ def test_settings_common_to_a_group(
 def test_gates_are_those_of_their_version() -> None:
     layers: Counter[int] = Counter()
     for name in PAPER:
-        gate = load(name).model.shortener
+        gate = loaded(name).model.shortener
         if gate.kind != "delete_gate":
             continue
         group = name.split("/")[0]
@@ -321,10 +324,10 @@ def test_gates_are_those_of_their_version() -> None:
 
 
 def test_controllers_update_as_the_published_runs_did() -> None:
-    steered = [name for name in PAPER if load(name).controller.kind != "constant"]
+    steered = [name for name in PAPER if loaded(name).controller.kind != "constant"]
     assert len(steered) == 22
     for name in steered:
-        controller = load(name).controller
+        controller = loaded(name).controller
         p = name.startswith(("pctrl40", "gate_placement_v1"))
         assert controller.kind == ("p" if p else "pi"), name
         assert (controller.update_per, controller.every_steps) == ("micro_batch", 10 if p else 1), name
@@ -335,7 +338,7 @@ def test_losses_are_averaged_as_in_the_published_runs_where_it_matters() -> None
     """The reference's mean of means is another number only where its micro-batches hold unequal counts."""
     found = set()
     for name in PAPER:
-        recipe = load(name)
+        recipe = loaded(name)
         matters = name not in UNPUBLISHED and recipe.paper is not None and recipe.paper.rows != []
         matters &= recipe.training.batch_size > recipe.training.device_batch_size
         differs = matters and _counts_differ(recipe)
@@ -398,7 +401,7 @@ def test_a_variant_changes_what_it_is_about_and_nothing_else(
     below = _settings(load(base))
     found = set()
     for file in files:
-        variant = _settings(load(file))
+        variant = _settings(loaded(file))
         found |= {key for key in below.keys() | variant.keys() if below.get(key) != variant.get(key)}
     assert found == changed
 
@@ -431,8 +434,8 @@ def test_baselines_follow_the_laws_the_published_numbers_rest_on() -> None:
     """A batch's rows share the rate, the mask or the empty slots, and boundaries are drawn in evaluation."""
     counts: dict[str, int] = {}
     for name, path in shipped().items():
-        shortener = load(path).model.shortener
-        published = load(path).paper is not None or name.startswith("xquad")
+        shortener = loaded(path).model.shortener
+        published = loaded(path).paper is not None or name.startswith("xquad")
         if not published or shortener.kind in ("none", "delete_gate"):
             continue
         counts[shortener.kind] = counts.get(shortener.kind, 0) + 1
@@ -452,7 +455,7 @@ DOWNSTREAM += ("xnli_v1", "spelling_v1", "word_search_v1")
 def test_downstream_recipes_start_from_the_run_of_their_own_kind(group: str) -> None:
     """A run that a shipped recipe makes, with the same shortener, whose weights therefore fit."""
     makers = {str(default_directory(made)): made for made in map(load, FILES)}
-    recipes = [load(file) for file in sorted((ROOT / "recipes" / group).glob("*.yaml"))]
+    recipes = [loaded(file) for file in sorted((ROOT / "recipes" / group).glob("*.yaml"))]
     kinds = ["none", "delete_gate"]
     if not group.endswith("_v1"):
         kinds = ["boundary_predictor", "none", "convolution", "delete_gate"]
@@ -478,7 +481,7 @@ def test_every_model_builds() -> None:
 
     sections = {}
     for file in FILES:
-        for recipe in (load(file), smoke(load(file))):
+        for recipe in (loaded(file), smoke(loaded(file))):
             if not recipe.model.start.startswith("runs/"):
                 sections.setdefault(recipe.model.model_dump_json(), recipe.model)
     assert len(sections) >= 50
@@ -493,7 +496,7 @@ def test_the_large_model_has_the_papers_size() -> None:
     from mrt5cli.models import build
 
     sizes = {
-        name: sum(parameter.numel() for parameter in build(load(name).model, device="meta").parameters())
+        name: sum(parameter.numel() for parameter in build(loaded(name).model, device="meta").parameters())
         for name in ("large_v3/byt5", "large_v3/mrt5_50")
     }
     assert round(sizes["large_v3/byt5"] / 1e9, 1) == 1.2
