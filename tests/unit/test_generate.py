@@ -27,6 +27,7 @@ from mrt5cli.generation.inputs import Input, Source
 from mrt5cli.generation.outputs import RowFormat, format_of
 from mrt5cli.generation.workers import Workers
 from mrt5cli.generation.writing import Options, Pen, Text
+from mrt5cli.models.fast.switch import fast_paths
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
 
 TEXTS = ["", "a", "hello", "été", "what is it", "where did they all go then", "x" * 40, "b\nc", "d\0e"]
@@ -81,7 +82,8 @@ def test_a_score_is_of_the_tokens_up_to_the_end(how: dict[str, Any]) -> None:
 
 
 def test_plain_greedy_decoding_is_left_to_the_loop_for_gpus(own_loop: list[Any]) -> None:
-    found = [one.bytes for one in generate(writer("mrt5"), TEXTS, max_new_tokens=9)]
+    with fast_paths(True):
+        found = [one.bytes for one in generate(writer("mrt5"), TEXTS, max_new_tokens=9)]
     assert len(own_loop) == 1
     assert found == [bytes(i - 3 for i in alone(writer("mrt5"), text, 9, hard_delete=True)) for text in TEXTS]
 
