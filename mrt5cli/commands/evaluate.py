@@ -38,10 +38,6 @@ Languages = Annotated[
     str | None, option("Only these languages, or parts of the test. Default: all.", metavar="A,B")
 ]
 Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
-Hard = Annotated[
-    bool | None,
-    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
-]
 Constrained = Annotated[
     bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
@@ -81,7 +77,7 @@ def evaluate(
     split: Split = "test",
     languages: Languages = None,
     data: Data = None,
-    hard: Hard = None,
+    hard: options.Hard = None,
     constrained: Constrained = False,
     normalization: Rule = None,
     compare_with: Other = None,

@@ -31,7 +31,8 @@ Model = Annotated[str, argument("A run directory, checkpoint directory or Hub id
 File = Annotated[
     str,
     argument(
-        "Inputs: a table (.jsonl, .json, .csv, .tsv, .parquet), or lines; also packed. - is stdin, of lines.",
+        "Inputs: a table (.jsonl, .json, .csv, .tsv, .parquet), or lines; compressed files "
+        "too. - reads lines from stdin.",
         "FILE",
     ),
 ]
@@ -83,21 +84,16 @@ MaxNewTokens = Annotated[
     amount("Bytes of an output at most. Default: as the recipe evaluates, or 256.", bounds.LENGTH),
 ]
 Sample = Annotated[bool, option("Draw bytes at random by their probability, not the likeliest.", "--sample")]
-Temperature = Annotated[float, amount("Above 1 draws wilder, below 1 tamer.", bounds.COEFFICIENT, 1e-6)]
-TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
-NumReturn = Annotated[int, amount("Outputs per input: the best beams, or as many draws.", 1024)]
-Seed = Annotated[int, amount("Of draws: an input's depend on it and on the input's number.", bounds.SEED, 0)]
-Hard = Annotated[
-    bool | None,
-    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
-]
-Threshold = Annotated[
-    float | None,
+Temperature = Annotated[
+    float,
     amount(
-        "Delete gate values up to this one. Default: the model's own threshold.",
-        bounds.COEFFICIENT,
-        -bounds.COEFFICIENT,
+        "Above 1 flattens the distribution that is drawn from, below 1 sharpens it.", bounds.COEFFICIENT, 1e-6
     ),
+]
+TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
+NumReturn = Annotated[int, amount("Outputs for each input: the best beams, or so many draws.", 1024)]
+Seed = Annotated[
+    int, amount("Seed of the draws, which depend on it and on the input's number.", bounds.SEED, 0)
 ]
 Rate = Annotated[
     float | None,
@@ -106,8 +102,8 @@ Rate = Annotated[
 BatchTokens = Annotated[
     int | None,
     amount(
-        "Places for bytes in a batch: rows x beams x (longest input + --max-new-tokens). Default: 16,384, on "
-        "a GPU 131,072.",
+        "Byte tokens in a batch, padding included: rows x beams x (longest input + --max-new-tokens). "
+        "Default: 16,384, on a GPU 131,072.",
         bounds.LENGTH * 1024,
     ),
 ]
@@ -141,8 +137,8 @@ def generate(
     seed: Seed = 0,
     valid_utf8: ValidUtf8 = False,
     bytes: Bytes = False,
-    hard: Hard = None,
-    threshold: Threshold = None,
+    hard: options.Hard = None,
+    threshold: options.Threshold = None,
     deletion_rate: Rate = None,
     batch_tokens: BatchTokens = None,
     precision: options.Precision = "fp32",

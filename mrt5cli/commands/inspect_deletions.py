@@ -35,14 +35,6 @@ Task = Annotated[
 Limit = Annotated[
     int | None, amount(f"Examples ({EXAMPLES}), or pieces of a long text ({PIECES}).", bounds.EXAMPLES)
 ]
-Threshold = Annotated[
-    float | None,
-    amount(
-        "Delete gate values up to this one. Default: the model's own threshold.",
-        bounds.COEFFICIENT,
-        -bounds.COEFFICIENT,
-    ),
-]
 
 
 def inspect_deletions(
@@ -52,7 +44,7 @@ def inspect_deletions(
     file: File = None,
     task: Task = None,
     limit: Limit = None,
-    threshold: Threshold = None,
+    threshold: options.Threshold = None,
     device: options.Device = "auto",
     no_pickle: options.NoPickle = False,
     code: options.Code = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mrt5cli import own_code, places
+from mrt5cli import bounds, own_code, places
 from mrt5cli.errors import UserError
 from mrt5cli.text import shortened
 
@@ -52,11 +52,25 @@ Out = Annotated[Path | None, path("The run directory. [default: runs/NAME-seedSE
 Document = Annotated[
     Path | None, typer.Option(parser=places.new_file, help="Also write the JSON document to this file.")
 ]
+Hard = Annotated[
+    bool | None,
+    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one. Default: the model's own threshold.",
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
+    ),
+]
 Resume = Annotated[bool, option("Resume from the latest checkpoint.", "--resume")]
 Smoke = Annotated[bool, option("Shrink the recipe to seconds on a CPU, to see that it runs.", "--smoke")]
 DryRun = Annotated[bool, option("Check everything, say what would run, and stop.", "--dry-run")]
 Device = Annotated[str, option("cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one.")]
-Precision = Annotated[Literal["fp32", "bf16"], option("Of weights and products; bf16 is for GPUs.")]
+Precision = Annotated[
+    Literal["fp32", "bf16"], option("The precision of weights and products; bf16 is meant for GPUs.")
+]
 AsJson = Annotated[bool, option("Print one JSON document on stdout instead.", "--json")]
 Revision = Annotated[str | None, option("Branch, tag or commit of a Hub model. [default: main]")]
 NoPickle = Annotated[
