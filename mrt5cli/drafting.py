@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -487,12 +488,15 @@ class Setup:
     precision: str
 
 
-def written(draft: Draft, command: str, device: torch.device, start: str | None) -> str:
+def written(
+    draft: Draft, command: str, device: torch.device, start: str | None, code: Sequence[str] = ()
+) -> str:
     """A recipe with comments on what was found, a step of which fits the device.
 
     Args:
         command: that it comes from.
         start: a model to start from, or "scratch"; None chooses by the device.
+        code: options that name the Python files to train with.
 
     Raises:
         RecipeError: what was given, such as the name, is not what a recipe can say.
@@ -510,7 +514,7 @@ def written(draft: Draft, command: str, device: torch.device, start: str | None)
     while True:
         text = "\n".join(
             [
-                _head_of(draft, setup, command),
+                _head_of(draft, setup, command, code),
                 _task(draft, lengths),
                 setup.model,
                 setup.gate,
@@ -590,7 +594,7 @@ def _model_from(start: str, before: ModelSection | None) -> str:
     return "model:\n" + "".join(f"  {key}: {inline(value)}\n" for key, value in model.items())
 
 
-def _head_of(draft: Draft, setup: Setup, command: str) -> str:
+def _head_of(draft: Draft, setup: Setup, command: str, code: Sequence[str]) -> str:
     rows = draft.sample.rows
     counts = ", ".join(f"{len(some):,} of {split}" for split, some in rows.items())
     seen = f"{'all' if draft.sample.whole else 'the first'} rows ({counts}):"
@@ -601,7 +605,7 @@ def _head_of(draft: Draft, setup: Setup, command: str) -> str:
         found.append(f"#   {name}: {one.kind}, {one.mean:.0f} bytes on average, {count} different")
     if more := len(draft.columns) - len(found):
         found.append(f"#   and {more:,} more columns")
-    train = f"mrt5 {setup.command} THIS.yaml"
+    train = _on_one_line(shlex.join(["mrt5", setup.command, "THIS.yaml", *code]))
     lines = [
         "# A starting point, to be changed freely, written by",
         f"#   {_on_one_line(command)}",

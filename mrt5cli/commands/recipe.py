@@ -195,6 +195,7 @@ def new(
         named("Model to start from, or scratch. [default: by the device]", "--start", metavar="MODEL"),
     ] = None,
     device: Device = "auto",
+    code: Code = None,
 ) -> None:
     """Look at a table of pairs and print a recipe for it that runs, with comments on what was found.
 
@@ -214,8 +215,9 @@ def new(
     draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
     given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--start": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
-    command = shlex.join(["mrt5", "recipe", "new", kind, *words])
-    print(drafting.written(draft, command, runtime.device(device), start), end="")
+    own = [word for file in code or () for word in ("--code", str(file))]
+    command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
+    print(drafting.written(draft, command, runtime.device(device), start, own), end="")
 
 
 @app.command()

@@ -93,6 +93,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder with the file and a recipe; what is registered is forgotten again."""
     (tmp_path / "nth.py").write_text(OWN)
     (tmp_path / "own.yaml").write_text(RECIPE)
+    pairs = [f"tset {n}\ttest {n}\n" for n in range(40)]
+    (tmp_path / "pairs.tsv").write_text("".join(["noisy\tclean\n", *pairs]))
     monkeypatch.chdir(tmp_path)
     with forgotten():
         yield
@@ -238,6 +240,7 @@ WITH_RUN = {
     "resume": ("pretrain", "own.yaml", "--out", "run", "--resume", "--device", "cpu"),
     "from": ("finetune", "own.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
     "start": ("finetune", "own.yaml", "--set", "model={start: run}", "--dry-run"),
+    "drafted from": ("recipe", "new", "text2text", "--data", "pairs.tsv", "--start", "run"),
     "its recipe": ("recipe", "show", "run/recipe.yaml"),
     "the task of its recipe": ("evaluate", "run", "--task", "run/recipe.yaml", "--device", "cpu"),
 }
@@ -300,6 +303,17 @@ def test_changed_code_is_used_where_it_is_named(run: Path, caplog: pytest.LogCap
 
 def own_code_of(run: Path) -> object:
     return json.loads((run / "meta.json").read_text())["code"]
+
+
+def test_a_recipe_is_drafted_from_a_run_of_changed_code(run: Path) -> None:
+    Path("nth.py").write_text(OWN + "# a remark\n")
+    words = ("recipe", "new", "text2text", "--data", "pairs.tsv", "--start", "run")
+    assert "add --code" in " ".join(mrt5(*words, code=2).output.split())
+    drafted = mrt5(*words, "--code", "nth.py").stdout
+    train = "mrt5 finetune THIS.yaml --code nth.py"
+    assert f"#   {train} --smoke && {train}\n" in drafted
+    Path("drafted.yaml").write_text(drafted)
+    assert "0 problems" in mrt5("recipe", "check", "drafted.yaml", "--code", "nth.py").output
 
 
 def test_code_that_has_moved_is_known_by_its_content(run: Path) -> None:
