@@ -43,8 +43,12 @@ class MrT5Encoder(MrT5Stack):
 
     @property
     def shortener(self) -> Shortener | None:
-        """What shortens the sequence, wherever it sits."""
-        return next((module for module in self.modules() if isinstance(module, Shortener)), None)
+        """What shortens the sequence."""
+        kind = SHORTENERS.get(self.config.deletion_type)
+        if kind is None:
+            return None
+        # By its name: it may be wrapped, by PEFT in what holds its frozen weights as well as those in training.
+        return cast(Shortener, getattr(self.block[self.config.delete_gate_layer], kind.name))
 
     @merge_with_config_defaults
     @capture_outputs
