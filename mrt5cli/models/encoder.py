@@ -47,7 +47,7 @@ class MrT5Encoder(MrT5Stack):
         kind = SHORTENERS.get(self.config.deletion_type)
         if kind is None:
             return None
-        # By its name: it may be wrapped, by PEFT in what holds its frozen weights as well as those in training.
+        # By its name: PEFT wraps it together with a copy of it, and knows which of the two is trained.
         return cast(Shortener, getattr(self.block[self.config.delete_gate_layer], kind.name))
 
     @merge_with_config_defaults

@@ -230,7 +230,7 @@ BestMetric = Annotated[str, AfterValidator(_chooser), WithJsonSchema({"enum": ch
 
 
 class LoraSection(Section):
-    """Changes of low rank (LoRA) that are trained in place of weights; the shortener is trained as a whole."""
+    """Changes of low rank (LoRA), trained in place of weights; the shortener is trained as a whole."""
 
     rank: Annotated[int, Field(ge=1, le=bounds.HEAD_WIDTH)] = Field(8, description="rank of each change")
     alpha: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(

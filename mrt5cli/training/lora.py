@@ -1,10 +1,10 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) by the package peft: small changes of some weight matrices are
 trained, and the shortener as a whole; every other weight stays as it is.
 
-The layers of peft take their places inside the model, which remains one of ours to all that trains it. What is
-saved is a model without them, each weight with its change added in, so that every command takes a checkpoint
-of such a run as it takes any other. To resume, a checkpoint also holds the changes, and the weights that they
-were added to: subtracting would not bring those back to the last bit.
+The layers of peft take their places inside the model, which remains one of ours to all that trains it. What
+is saved is a model without them, each weight with its change added in, so that every command takes a
+checkpoint of such a run as it takes any other. To resume, a checkpoint also holds the changes, and the
+weights that they were added to: subtracting would not bring those back to the last bit.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def add_lora(
 @torch.no_grad()
 def merged(model: MrT5ForConditionalGeneration) -> dict[str, Tensor]:
     """A model's weights by the names of one without LoRA, changes added in; those of the model stay."""
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import Linear
 
     state = model.state_dict()
     for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, Linear):
             frozen = state.pop(f"{name}.base_layer.weight")
             [adapter] = layer.active_adapters
             state[f"{name}.weight"] = frozen + layer.get_delta_weight(adapter)

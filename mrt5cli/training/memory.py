@@ -107,9 +107,10 @@ class Step:
 
     # --- parts: bytes that backward needs of them -----------------------------------------------------------
 
-    def norm(self, rows: int, products: int) -> int:
+    def norm(self, rows: int, *readers: str) -> int:
         """Its input in float32, a number a row, and its output as the products that follow read it; autocast
-        casts it for each."""
+        casts it for each. A weight that is not trained needs none."""
+        products = sum(self.recipe.training.lora is None or name in self.changed for name in readers)
         casts = products if self.number == 2 and not self.on_gpu else min(products, 1)
         return rows * (4 * self.sizes.d_model + 4 + casts * self.number * self.sizes.d_model)
 
@@ -134,17 +135,19 @@ class Step:
 
     def feed_forward(self, rows: int) -> int:
         drops = self.recipe.model.dropout > 0
-        if "wo" in self.changed:  # then it is PyTorch's: activation and product are kept, and what dropped them
+        if (
+            "wo" in self.changed
+        ):  # then it is PyTorch's: activation and product are kept, and what dropped them
             return rows * self.sizes.d_ff * (4 * self.number + drops * (1 if self.on_gpu else self.number))
         return rows * self.sizes.d_ff * (2 * self.number + (drops and not self.on_gpu))
 
     def block(self, *, decodes: bool, rows: int, length: int, scored: bool) -> int:
         """All that a block holds, without recomputation."""
-        held = self.norm(rows, 3) + self.attend(rows, rows, rows * length, scored=scored and not decodes)
-        held += self.norm(rows, 2) + self.feed_forward(rows) + 2 * self.dropped(rows)
+        held = self.norm(rows, *"qkv") + self.attend(rows, rows, rows * length, scored=scored and not decodes)
+        held += self.norm(rows, "wi_0", "wi_1") + self.feed_forward(rows) + 2 * self.dropped(rows)
         if decodes:
             source = self.rows.kept
-            held += self.norm(rows, 1) + self.dropped(rows)
+            held += self.norm(rows, "q") + self.dropped(rows)
             held += self.attend(rows, source, rows * self.lengths.kept, scored=scored)
             if self.number == 2:  # the source's states, cast for keys and for values
                 held += (1 if self.on_gpu else 2) * 2 * source * self.sizes.d_model
@@ -188,7 +191,7 @@ class Step:
                 products = (self.products(decodes=decodes, rows=each) for each in rows)
                 blocks = [sum(both) for both in zip(blocks, products, strict=True)]
         first, last = rows[0], rows[-1]
-        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last, 0)
+        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last)
         if decodes:
             head = target * (self.number * sizes.d_model + (4 + self.number) * sizes.vocabulary)
             return sum(blocks) + ends + head + self.bias(decodes=True)
