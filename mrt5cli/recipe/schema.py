@@ -239,6 +239,7 @@ class LoraSection(Section):
     targets: list[Literal["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"]] = Field(
         ["q", "v"],
         min_length=1,
+        max_length=8,
         description="weight matrices that are changed, in every layer: queries, keys, values and outputs of "
         "self- and cross-attention (q, k, v, o), the feed-forward layer (wi_0, wi_1, wo), the head (lm_head)",
     )
