@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_trainers import by_transformers, new_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
@@ -20,6 +21,7 @@ from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.recipe import LoraSection
 from mrt5cli.rundir import resolve_model
 from mrt5cli.training import lora
+from mrt5cli.training.rate_controller import DeletionRateController
 
 # PEFT asks transformers 5.23 by a name that this deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -192,6 +194,20 @@ def test_transformers_trainer_trains_it_however_batches_accumulate(tmp_path: Pat
     assert whole[0] > whole[-1] and losses(1) == pytest.approx(whole, abs=1e-4)
     written = {path.name for path in (tmp_path / "4/checkpoint-3").iterdir()}
     assert "adapter_model.safetensors" in written and "model.safetensors" not in written
+
+
+def test_a_controller_steers_it_as_it_does_a_model_of_ours():
+    def trained(model: Any) -> list[tuple[float, float]]:
+        control = DeletionRateController(0.7, kind="pi", k_p=1.0, k_i=0.02)
+        trainer = by_transformers(Trainer, 1, model, control, max_steps=8, learning_rate=1e-2)
+        return [(line["loss"], line["alpha"]) for line in trainer.state.log_history if "loss" in line]
+
+    base, inside = new_model(), new_model()
+    torch.manual_seed(1)
+    lora.add_lora(inside, LoraSection(rank=4))
+    torch.manual_seed(1)
+    found = trained(get_peft_model(base, config(lora_alpha=16)))
+    assert found == trained(inside) and found[-1][1] > 0 and base.deletion_control is None
 
 
 def test_an_adapter_is_no_model_and_says_what_to_do(tmp_path: Path):
