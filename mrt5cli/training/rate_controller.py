@@ -114,8 +114,10 @@ class DeletionRateController(TrainerCallback, ExportableState):
         Raises:
             UserError: there is no MrT5 in it, or one without a learned gate.
         """
-        # By what it has, not by its class: that of an exported model is a class of its own files.
-        self._model = next((part for part in model.modules() if hasattr(part, "deletion_control")), None)
+        # By what its class has, not by name: that of an exported model is a class of its own files. And not by
+        # what it has itself: PEFT's passes on what is asked of it, but not what is set.
+        found = (part for part in model.modules() if hasattr(type(part), "deletion_control"))
+        self._model = next(found, None)
         if self._model is None:
             raise UserError(
                 f"DeletionRateController found no MrT5 in {type(model).__name__}",
