@@ -39,7 +39,7 @@ from mrt5cli.generation.writing import (
 )
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, read_config
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
-from mrt5cli.subject import Subject, find_subject, load_model
+from mrt5cli.subject import Subject, check_stays, find_subject, load_model
 from mrt5cli.text import counted
 
 OnError = Literal["error", "skip", "empty"]
@@ -253,11 +253,7 @@ class Job:
         if isinstance(model, Subject):
             config, devices = read_config(model.source), runtime.devices(settings.device)
         else:
-            if settings.device != "auto" or settings.precision != "fp32":
-                raise UserError(
-                    "a loaded model stays on its device and in its precision",
-                    "move the model, or name its run",
-                )
+            check_stays(settings.device, settings.precision)
             config, devices = model.config, [next(model.parameters()).device]
         options = settings.options(task, config, devices[0])
         moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
