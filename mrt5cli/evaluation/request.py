@@ -163,7 +163,7 @@ def _subjects(
     for one in models:
         if isinstance(one, MrT5ForConditionalGeneration):
             check_stays(device, precision)
-            subjects.append(Subject("the loaded model", one.name_or_path or "", None, None, model=one))
+            subjects.append(Subject("the loaded model", "in memory", None, None, model=one))
         else:
             subjects.append(next(found))
     return subjects

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, TypedDict, Unpack, get_args
 
 import torch
 
@@ -195,6 +195,32 @@ class Settings:
             batch_tokens=self.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]),
             scores=self.scores,
         )
+
+
+class Given(TypedDict, total=False):
+    """`Settings` as keyword arguments, for whoever checks types."""
+
+    prompt: str | None
+    column: str | None
+    raw: bool
+    input_length: int | None
+    max_new_tokens: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    sample: bool
+    temperature: float
+    top_p: float
+    num_return: int
+    seed: int
+    valid_utf8: bool
+    escapes: bool
+    hard_delete: bool | None
+    threshold: float | None
+    deletion_rate: float | None
+    batch_tokens: int | None
+    scores: bool
+    precision: runtime.Precision
+    device: str
 
 
 def _least(length: int, longest: int | None) -> int:
@@ -383,7 +409,7 @@ def generate(
     *,
     revision: str | None = None,
     allow_pickle: bool = True,
-    **settings: Any,
+    **settings: Unpack[Given],
 ) -> Iterator[Generated]:
     """What a model writes for each input, in their order, `num_return` outputs each.
 
@@ -391,11 +417,11 @@ def generate(
     its neighbours. (Random deletion is drawn for a batch, and is the same for the same inputs.)
 
     Args:
-        model: a run directory, a checkpoint directory, a Hub id, or a model from `mrt5cli.models.load`, which
-            stays on its device and in its precision.
+        model: a run directory, a checkpoint directory, a Hub id, or a model from `load`, which stays on its
+            device and in its precision.
         inputs: texts, or bytes of any encoding, as they are: lines of an open file keep their line breaks,
             which `mrt5 generate` removes. A run's prompt, if it has one column, is put around each.
-        revision, allow_pickle: of a Hub model, see `mrt5cli.models.load`.
+        revision, allow_pickle: of a Hub model, see `load`.
         **settings: any of `Settings`, such as `num_beams=4` or `device="cuda:0,cuda:1"`.
 
     Raises:

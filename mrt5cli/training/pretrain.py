@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from mrt5cli import own_code
 from mrt5cli import recipe as recipes
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RecipeError
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.recipe.strict_yaml import YamlProblem, inline
 from mrt5cli.rundir import RunDir, default_directory
 from mrt5cli.text import quiet
 
@@ -67,11 +67,7 @@ def pretrain(
 
     for file in code:
         own_code.import_file(Path(file))
-    given = assignments(
-        [f"{key}={_value(key, value)}" for key, value in (settings or {}).items()],
-        revision,
-        None if start is None else str(start),
-    )
+    given = assignments(_as_typed(settings or {}), revision, None if start is None else str(start))
     out = None if out is None else Path(out)
     with quiet(not progress):
         chosen = wanted(recipe, given, smoke=smoke, resumed=out if resume else None)
@@ -82,15 +78,17 @@ def pretrain(
         )
 
 
-def _value(key: str, value: object) -> str:
-    """A setting's value as `--set` takes it."""
-    try:
-        return inline(str(value) if isinstance(value, Path) else value)
-    except ValueError as error:
-        raise UserError(
-            f"{key} is a {type(value).__name__}, and settings are numbers, text, true and false, None, lists "
-            "and mappings"
-        ) from error
+def _as_typed(settings: Mapping[str, object]) -> list[str]:
+    """Settings as --set takes them."""
+    problems, typed = [], []
+    for key, value in settings.items():
+        try:
+            typed.append(f"{key}={inline(str(value) if isinstance(value, Path) else value)}")
+        except YamlProblem as problem:
+            problems.append((key, f"{problem}; use numbers, text, booleans, None, lists and dicts"))
+    if problems:
+        raise RecipeError("settings", problems)
+    return typed
 
 
 def assignments(
