@@ -155,6 +155,9 @@ def convert(
         raise UserError("--license is stated in the model card, which --to hub writes", "add --to hub")
     if license is None and license_link is not None:
         raise UserError("--license-link is of a licence, and none is named", "add --license NAME")
+    from mrt5cli.convert.license import stated
+
+    licence = None if license is None else stated(license, license_link)
     rate = None
     if deletion_rate is not None:
         rate, *more = options.shares("--deletion-rate", deletion_rate)
@@ -170,7 +173,6 @@ def convert(
 
     from mrt5cli.convert.conversion import ConversionOptions
     from mrt5cli.convert.conversion import convert as run
-    from mrt5cli.convert.license import stated
 
     conversion = ConversionOptions(
         to,
@@ -186,7 +188,7 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
-        license=None if license is None else stated(license, license_link),
+        license=licence,
     )
     # Shown on a terminal only: reading and writing gigabytes takes a while.
     spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")

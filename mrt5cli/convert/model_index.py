@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from huggingface_hub import EvalResult
 from pydantic import ValidationError
 
+from mrt5cli.errors import UserError
 from mrt5cli.metrics.catalog import METRICS, Metric
 from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
 from mrt5cli.recipe import Recipe, SpanCorruptionTask, Text2TextTask
@@ -129,9 +130,12 @@ def _dataset(one: SavedEvaluation, section: TaskBase | None, subset: str) -> Jso
     kind = source.kind if source is not None else "mixture" if sources else "letters"
     if kind == "generated":
         return None
-    name, configuration, split = f"mrt5-{one.task}", None, one.split
+    name, configuration, split = f"mrt5-{one.task}-{kind}", None, one.split
     if kind == "hub":
-        name, configuration, split = _place(one, section, source, subset)
+        try:
+            name, configuration, split = _place(one, section, source, subset)
+        except UserError:  # what could be evaluated once, and can no longer
+            return None
         if not HUB_ID.fullmatch(name):
             return None
     return {

@@ -17,6 +17,7 @@ from mrt5cli.convert.card import model_card
 from mrt5cli.convert.conversion import ConversionOptions, convert
 from mrt5cli.convert.files import Job
 from mrt5cli.convert.license import IDENTIFIERS, license_name, of_card, stated
+from mrt5cli.convert.model_index import ELSEWHERE
 from mrt5cli.errors import UserError
 from mrt5cli.models import load
 from mrt5cli.recipe import Recipe
@@ -107,6 +108,7 @@ def test_what_has_no_rate_or_no_dataset_is_left_out(run: RunDir, tmp_path: Path)
         evaluation(SPANS, row(deletion_rate=None, loss=2.0)),
         evaluation(SPANS, row(loss=2.0), data=f"/home/me/{PLANTED}"),
         evaluation({"kind": "xnli", "source": {"kind": "generated"}}, row(loss=2.0)),
+        evaluation({"kind": "xnli", "source": {"kind": "hub"}, "languages": ["gone"]}, row("gone", loss=2.0)),
         evaluation({"kind": "xnli", "source": {"kind": "hub", "name": "a b"}}, row(loss=2.0)),
         {
             **evaluation(SPANS, row(loss=2.0)),
@@ -210,7 +212,8 @@ def test_metadata_lists_the_hubs_metrics_once(run: RunDir, tmp_path: Path) -> No
             [
                 ("allenai/c4", "sw", "test"),
                 ("allenai/c4", "de", "test"),
-                ("mrt5-span_corruption", None, "test"),
+                ("mrt5-span_corruption-files", None, "test"),
+                ("mrt5-span_corruption-mixture", None, "test"),
             ],
         ),
         (
@@ -219,11 +222,11 @@ def test_metadata_lists_the_hubs_metrics_once(run: RunDir, tmp_path: Path) -> No
             ["en", "sw", "total"],
             [("me/p", "c", "t")],
         ),
-        ({"kind": "vowel_removal"}, ["all"], [("mrt5-vowel_removal", None, "test")]),
+        ({"kind": "vowel_removal"}, ["all"], [("mrt5-vowel_removal-letters", None, "test")]),
         (
             {"kind": "xnli", "source": {"kind": "files", "path": f"/home/{PLANTED}"}},
             ["en"],
-            [("mrt5-xnli", None, "test")],
+            [("mrt5-xnli-files", None, "test")],
         ),
     ],
 )
@@ -235,10 +238,9 @@ def test_a_dataset_is_named_as_it_is_loaded(
     assert places(results) == expected
     told = {(one.metric_name, one.unique_identifier) for one in results}
     assert len(told) == len(results), "no two numbers look the same"
-    assert all(one.dataset_name in (one.dataset_type, *WORDS) for one in results)
-
-
-WORDS = ("local files", "generated letter strings", "all sources of a mixture")
+    for one in results:
+        kind = one.dataset_type.removeprefix(f"mrt5-{task['kind']}-")
+        assert one.dataset_name == ELSEWHERE.get(kind, one.dataset_type)
 
 
 def test_a_dataset_is_at_the_commit_that_was_read(run: RunDir, tmp_path: Path) -> None:
