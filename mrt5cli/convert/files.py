@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import ByT5Tokenizer
 
 from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.convert.published import published
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.recipe import Recipe
@@ -26,6 +27,8 @@ class Job:
         recipe, run: what the model comes from, or None.
         shard_size: weights above it go into several files.
         repo_id: the Hub repository it is meant for, "owner/name", or None.
+        license: what the card's metadata states of the licence, see `license`.
+        moved: the deletion threshold is another than that of the run, whose results the card shows.
     """
 
     model: MrT5ForConditionalGeneration
@@ -33,6 +36,8 @@ class Job:
     run: RunDir | None = None
     shard_size: str = "5GB"
     repo_id: str | None = None
+    license: Json = field(default_factory=dict)
+    moved: bool = False
 
     @property
     def config(self) -> MrT5Config:
