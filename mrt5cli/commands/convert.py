@@ -55,6 +55,33 @@ Softmax1 = Annotated[
 RecipeOfGate = Annotated[
     str | None, named("Take a new shortener, and softmax1, from this recipe.", metavar="RECIPE")
 ]
+InferenceDeletion = Annotated[
+    Literal["hard", "soft"] | None,
+    option(
+        "How the model deletes outside of training where a call does not say. Default: the source's, which "
+        "is soft where it does not say; hard for a new gate."
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    amount(
+        "Delete gate values up to this one from now on. Default: the source's.",
+        bounds.COEFFICIENT,
+        -bounds.COEFFICIENT,
+    ),
+]
+Rate = Annotated[
+    str | None,
+    option(
+        "Find the threshold that deletes this share of a task's validation text, and store both.",
+        metavar="RATE",
+    ),
+]
+Task = Annotated[
+    str | None,
+    named("Of --deletion-rate: a task, or a recipe. Default: the source's own.", metavar="TASK"),
+]
+Data = Annotated[Path | None, options.path("Of --deletion-rate: other rows or text of the task.")]
 Seed = Annotated[int, amount("Of a new shortener's weights.", bounds.SEED, 0)]
 Dtype = Annotated[Literal["float32", "bfloat16"] | None, option("Of the weights. Default: the source's.")]
 Overwrite = Annotated[bool, option("Replace a checkpoint at DEST.", "--overwrite")]
@@ -76,6 +103,11 @@ def convert(
     gate: Gate = None,
     softmax1: Softmax1 = None,
     recipe: RecipeOfGate = None,
+    inference_deletion: InferenceDeletion = None,
+    threshold: Threshold = None,
+    deletion_rate: Rate = None,
+    task: Task = None,
+    data: Data = None,
     seed: Seed = 42,
     dtype: Dtype = None,
     no_pickle: options.NoPickle = False,
@@ -105,7 +137,16 @@ def convert(
         raise UserError(
             "--private is of the repository that --push makes", "add --push REPO, or leave it out"
         )
+    rate = None
+    if deletion_rate is not None:
+        rate, *more = options.shares("--deletion-rate", deletion_rate)
+        if more or threshold is not None:
+            raise UserError("a model has one deletion threshold", "give one --deletion-rate, or --threshold")
+    elif task is not None or data is not None:
+        raise UserError("--task and --data are what --deletion-rate looks at", "add it, or leave them out")
     fields = _fields(layer, gate, softmax1, recipe)
+    stored = {"inference_deletion": inference_deletion, "deletion_threshold": threshold}
+    fields |= {name: value for name, value in stored.items() if value is not None}
     from rich.console import Console
     from rich.text import Text
 
@@ -116,6 +157,9 @@ def convert(
         to,
         revision=revision,
         fields=fields,
+        deletion_rate=rate,
+        task=task,
+        data=None if data is None else str(data),
         dtype=dtype,
         allow_pickle=not no_pickle,
         seed=seed,

@@ -11,6 +11,8 @@ import torch
 from mrt5cli.convert.files import Job
 from mrt5cli.convert.layouts import LAYOUTS
 from mrt5cli.errors import FULL, RunFailed, UserError
+from mrt5cli.evaluation.options import EvaluationOptions
+from mrt5cli.generation.calibration import calibrate_on_task, check_threshold
 from mrt5cli.hub import check_can_push, push
 from mrt5cli.metrics.results import Json
 from mrt5cli.models.checkpoint import Description, describe, dtype_name, load, of_a_shortener
@@ -20,10 +22,14 @@ from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.models.weights import stored_dtype
 from mrt5cli.places import check_writable
-from mrt5cli.recipe import shorteners
+from mrt5cli.recipe import EvaluationSection, shorteners
 from mrt5cli.rundir import resolve_model
-from mrt5cli.subject import find_subjects
+from mrt5cli.subject import Subject, choose_task, find_subjects
+from mrt5cli.tasks.base import build_task
 from mrt5cli.writing import whole_directory
+
+STORED = {"deletion_threshold", "inference_deletion"}
+"""Fields of the configuration that say how a shortener deletes; a conversion may set them."""
 
 
 @dataclass
@@ -60,6 +66,8 @@ class ConversionOptions:
         layout: one of `layouts.LAYOUTS`.
         revision: of a Hub id: a branch, tag or commit.
         fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
+        deletion_rate: also move the deletion threshold, to where this share of the validation examples of a
+            task is deleted; the task and its data as `choose_task` takes them.
         dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
         overwrite: a checkpoint at the destination is replaced.
         shard_size: weights above it go into several files.
@@ -69,6 +77,9 @@ class ConversionOptions:
     layout: str
     revision: str | None = None
     fields: Json = field(default_factory=dict)
+    deletion_rate: float | None = None
+    task: str | None = None
+    data: str | None = None
     dtype: str | None = None
     allow_pickle: bool = True
     seed: int = 42
@@ -105,8 +116,12 @@ def convert(
         dtype = dtype_name(options.dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
         torch.manual_seed(options.seed)
         model = load(folder, dtype=dtype, **_changes(described, source, options))
+        if (threshold := options.fields.get("deletion_threshold")) is not None:
+            check_threshold(model.config, source, threshold)
+        moved = [] if options.deletion_rate is None else _calibrate(model, subject, options)
         job = Job(model, subject.recipe, subject.run, options.shard_size, options.repo_id)
         notes, files = _write(job, options.layout, destination)
+        notes += moved
     if stored == "float16":
         notes.insert(
             0, f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}"
@@ -126,6 +141,22 @@ def convert(
         files=files,
         url=options.repo_id and push(destination, options.repo_id, private=options.private),
     )
+
+
+def _calibrate(
+    model: MrT5ForConditionalGeneration, subject: Subject, options: ConversionOptions
+) -> list[str]:
+    """Move the model's threshold to the wanted rate; what to tell of it."""
+    assert options.deletion_rate is not None
+    task = build_task(choose_task(options.task, subject, options.data))
+    how = EvaluationOptions.of(EvaluationSection() if subject.recipe is None else subject.recipe.evaluation)
+    rates = [options.deletion_rate]
+    (found,) = calibrate_on_task(model, task, rates, subject.name, batch_size=how.batch_size, limit=how.limit)
+    model.config.deletion_threshold, model.config.deletion_rate = found.threshold, found.rate
+    return [
+        f"the deletion threshold is {found.threshold:.4g} now, which deletes {100 * found.reached:.1f} % of "
+        f"the validation text of {task.name}"
+    ]
 
 
 def _stored_dtype(described: Description, folder: Path) -> str:
@@ -203,8 +234,14 @@ def _changes(described: Description, where: str, options: ConversionOptions) -> 
         )
     if layout == "byt5" and fields.get("deletion_type", "none") != "none":
         raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")
+    if layout == "byt5" and (options.deletion_rate is not None or STORED & fields.keys()):
+        raise UserError("--to byt5 leaves every shortener out; nothing is deleted by it", "leave them out")
+    if "deletion_threshold" in fields:
+        fields = {"deletion_rate": None, **fields}
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = described.raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in described.raw
     if layout == "mrt5" and plain:
-        return {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
+        fields = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
+    if has == "none" and fields.get("deletion_type", "none") != "none":
+        fields = {"inference_deletion": "hard", **fields}  # the gate is one of ours
     return fields

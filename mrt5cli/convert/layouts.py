@@ -86,10 +86,9 @@ def write_hub(job: Job, folder: Path) -> list[str]:
         config.json (auto_map)  generation_config.json  model.safetensors, or shards  *_mrt5.py (the code)
         tokenizer_config.json, added_tokens.json (ByT5's)  README.md (the card)  recipe.yaml (no local paths)
 
-    Hard deletion stays off unless a call asks for it, as everywhere else: the same weights should not give
-    other numbers because they were exported. It could not be a default of generation_config.json anyway:
-    transformers takes a field it finds there out of a call's arguments, so that `generate(hard_delete=...)`
-    would no longer reach the model.
+    Whether bytes are removed where a call does not say stands in config.json (`inference_deletion`). It could
+    not be a default of generation_config.json: transformers takes a field it finds there out of a call's
+    arguments, so that `generate(hard_delete=...)` would no longer reach the model.
 
     Raises:
         UserError: the shortener is not of this package, whose source is what is exported; or results of the

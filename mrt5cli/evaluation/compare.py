@@ -20,7 +20,7 @@ from mrt5cli.evaluation.published import PublishedRow, published_rows
 from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
-from mrt5cli.generation.calibration import Calibration, calibrate
+from mrt5cli.generation.calibration import Calibration, calibrate_on_task
 from mrt5cli.metrics import loaded, scoring
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates
@@ -285,12 +285,8 @@ def _calibrations(
     """What a model is run at: None, its own threshold, and then that of each wanted rate."""
     if not options.deletion_rates:
         return [None]
-    text = (
-        batch
-        for subset in task.subsets("validation")
-        for batch in task.held_out("validation", subset, batch_size=options.batch_size, limit=options.limit)
-    )
-    return [None, *calibrate(model, text, options.deletion_rates, name)]
+    rates, size = options.deletion_rates, options.batch_size
+    return [None, *calibrate_on_task(model, task, rates, name, batch_size=size, limit=options.limit)]
 
 
 def _measure(

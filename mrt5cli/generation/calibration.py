@@ -18,7 +18,7 @@ from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_config, of_type
-from mrt5cli.tasks.base import Batch
+from mrt5cli.tasks.base import Batch, Task
 
 TOLERANCE = 0.01
 """A calibrated threshold that misses its rate by more than this share of positions is said to."""
@@ -74,6 +74,28 @@ def calibrate(
     return [nearest(values, rate) for rate in rates]
 
 
+def calibrate_on_task(
+    model: MrT5ForConditionalGeneration,
+    task: Task,
+    rates: Sequence[float],
+    name: str,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+) -> list[Calibration]:
+    """As `calibrate`, on a task's validation examples, of each subset `limit` at most.
+
+    Raises:
+        UserError: as `calibrate`; the task has no validation examples.
+    """
+    text = (
+        batch
+        for subset in task.subsets("validation")
+        for batch in task.held_out("validation", subset, batch_size=batch_size, limit=limit)
+    )
+    return calibrate(model, text, rates, name)
+
+
 def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
     """Refuse a threshold that is not between deleting and keeping, or that the model has no use for.
 
@@ -115,7 +137,8 @@ def _gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) 
         with torch.inference_mode():
             for batch in batches:
                 ids = batch["input_ids"].to(device)
-                encoded = model.encoder(input_ids=ids, attention_mask=batch["attention_mask"].to(device))
+                mask = batch["attention_mask"].to(device)
+                encoded = model.encoder(input_ids=ids, attention_mask=mask, hard_delete=True)
                 found.append(encoded.delete_gate_output[ids != PAD].float().cpu().numpy())
     finally:
         model.train(was_training)

@@ -47,6 +47,10 @@ GREATEST = {
     **{"vocab_size": bounds.VOCABULARY, "max_position_embeddings": bounds.LENGTH},
 }
 """Sizes in a configuration, and the largest that is no slip; weights of another size are refused later."""
+NOT_CALIBRATED = {"deletion_threshold": None, "deletion_rate": None}
+"""What belongs to one shortener, and says nothing of another."""
+OF_A_RECIPE = {"inference_deletion": "hard", "gate_loss": 0.0, "score_loss": 0.0}
+"""What every model of a recipe has: its loss is the recipe's, whatever its start was trained with."""
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 logger = logging.getLogger(__name__)
 
@@ -160,7 +164,7 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
         raise CheckpointError(f"{min(unknown)!r} is not a field of the model's configuration")
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
-        overrides = {"deletion_threshold": None, **overrides}
+        overrides = {**NOT_CALIBRATED, **overrides}
     own = _made(fields, f"{where}, config.json")
     return _made(fields | overrides, where) if overrides else own
 
@@ -205,6 +209,7 @@ def build(
         "use_softmax1": section.softmax1,
         "dropout_rate": section.dropout,
         "attention_dropout_rate": section.attention_dropout,
+        **OF_A_RECIPE,
     }
     if section.positions == "absolute":
         fields |= {"has_absolute_position_embeddings": True, "max_position_embeddings": section.max_positions}
@@ -230,7 +235,7 @@ def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5F
 
     A threshold is left out unless it is given: it is of the shortener that it was set for.
     """
-    config = MrT5Config(**{**model.config.to_diff_dict(), "deletion_threshold": None, **fields})
+    config = MrT5Config(**{**model.config.to_diff_dict(), **NOT_CALIBRATED, **fields})
     with torch.device("meta"):
         other = MrT5ForConditionalGeneration(config)
     other.load_state_dict(model.state_dict(), strict=False, assign=True)

@@ -47,6 +47,15 @@ class MrT5Config(T5Config):
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
+        deletion_rate: share of positions that `deletion_threshold` was calibrated to delete, 0 to 1; None
+            where nobody calibrated it. It is a record: nothing is computed from it.
+        inference_deletion: how a model in eval mode deletes when a call does not say: "hard" removes bytes,
+            "soft" only gates them. Checkpoints that do not say are soft, as the authors' code is; models that
+            this toolkit makes say "hard". In training mode, deletion is soft unless a call says otherwise.
+        gate_loss: alpha, the coefficient of the gate loss that a model in training mode adds to its loss
+            (paper, section 3.2); 0 adds none, and below 0 deletion is costly. `DeletionRateController`
+            takes its place.
+        score_loss: beta, the coefficient of the score loss there, 0 or more (paper, appendix D).
         gate_layer_norm: whether the delete gate normalises its input.
         gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
         gate_bias_init: initial bias of the gate's linear layer; above 0 starts by keeping everything.
@@ -99,6 +108,10 @@ class MrT5Config(T5Config):
     deletion_type: str = "scaled_sigmoid"
     sigmoid_mask_scale: float | int = -30.0
     deletion_threshold: float | int | None = None
+    deletion_rate: float | int | None = None
+    inference_deletion: Literal["hard", "soft"] = "soft"
+    gate_loss: float | int = 0.0
+    score_loss: float | int = 0.0
     gate_layer_norm: bool = True
     gate_layer_norm_type: Literal["rms", "layer"] = "rms"
     gate_bias_init: float | int = 1.0
@@ -149,6 +162,10 @@ class MrT5Config(T5Config):
         value = arguments.get(name)
         return bool(getattr(self, name, False) if value is None else value)
 
+    def deletes_hard(self, asked: bool | None, *, training: bool) -> bool:
+        """Whether a call removes bytes, by its `hard_delete` or, without a word there, by default."""
+        return not training and self.inference_deletion == "hard" if asked is None else asked
+
     def watches_layers(self, arguments: Mapping[str, object]) -> bool:
         """Whether transformers watches every layer of a call, whose states must then be in their places."""
         return any(self.wants(name, arguments) for name in ("output_attentions", "output_hidden_states"))
@@ -162,6 +179,10 @@ class MrT5Config(T5Config):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; expected a finite number")
+        if not 0 <= (self.deletion_rate or 0) <= 1:
+            raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a share of positions, 0 to 1")
+        if self.score_loss < 0:
+            raise ValueError(f"score_loss is {self.score_loss}; expected a coefficient, 0 or more")
         nearest = self.relative_attention_num_buckets // 2  # distances up to here have a bucket each
         if self.relative_attention_max_distance <= nearest:
             found = f"relative_attention_max_distance is {self.relative_attention_max_distance}"

@@ -53,7 +53,7 @@ class MrT5Encoder(MrT5Stack):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        hard_delete: bool = False,
+        hard_delete: bool | None = None,
         deletion_threshold: float | None = None,
         segment_ends: Tensor | None = None,
         score_penalty: ScorePenalty | None = None,
@@ -85,7 +85,8 @@ class MrT5Encoder(MrT5Stack):
             shortened = False
             if shortener is not None and index == self.config.delete_gate_layer:
                 source = replace(source, states=layout.restore(states))
-                shortening = self._shorten(source, shortener, score_penalty, hard_delete, deletion_threshold)
+                hard = self.config.deletes_hard(hard_delete, training=self.training)
+                shortening = self._shorten(source, shortener, score_penalty, hard, deletion_threshold)
                 layout = layout.after(shortening)
                 states, shortened, penalty = layout.lay_out(shortening.states), True, score_penalty
                 if rows is not None or shortening.positions is not None:

@@ -64,10 +64,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         super(T5ForConditionalGeneration, self).__init__(config)
         self.model_dim = config.d_model
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        encoder_config = copy.deepcopy(config)
-        encoder_config.is_decoder = False
-        encoder_config.use_cache = False
-        self.encoder = MrT5Encoder(encoder_config)
+        # No copy, so that the encoder, which `generate` calls alone, sees what is changed in `model.config`.
+        self.encoder = MrT5Encoder(config)
         decoder_config = copy.deepcopy(config)
         decoder_config.is_decoder = True
         # The decoder is a stack of its own depth, and nothing is deleted in it.
@@ -123,7 +121,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        hard_delete: bool = False,
+        hard_delete: bool | None = None,
         deletion_threshold: float | None = None,
         segment_ends: Tensor | None = None,
         output_score_loss: bool = False,
@@ -139,7 +137,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             attention_mask: (B, L), 0 where nothing attends. None attends everywhere, padding included.
             decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
             labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
-            hard_delete: remove bytes (inference) instead of gating them (training).
+            hard_delete: remove bytes (True) or gate them (False). None is what `inference_deletion` of the
+                configuration says in eval mode, and gates in training mode.
             deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
             segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
                 type "entropy" and "unigram" are taught, needed in training only.
@@ -166,6 +165,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 score_penalty=penalty,
                 keep_packed=True,
                 real_bytes=real_bytes,
+                use_cache=False,
                 **kwargs,
             )
         encoded = MrT5EncoderOutput.of(encoded, attention_mask)

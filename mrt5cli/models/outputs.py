@@ -38,6 +38,21 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
             return encoded
         return cls(last_hidden_state=encoded[0], attention_mask=attention_mask)
 
+    def mean_pooled(self) -> Tensor:
+        """(B, D), the mean of each row's states over the bytes that stay: a vector of the text.
+
+        After soft deletion, too, these are the bytes that a hard one would leave; padding is hidden by the
+        mask that the encoder was given.
+        """
+        states = self.last_hidden_state
+        assert states is not None  # an encoder's
+        stays = states.new_ones(states.shape[:2]) if self.attention_mask is None else self.attention_mask
+        if self.key_gate is not None and self.keep_mask is not None:
+            stays = stays * self.keep_mask
+        weights = stays.float()[..., None]
+        mean = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return mean.to(states.dtype)
+
     def for_decoder(self) -> dict[str, Tensor | Rows | None]:
         """What the decoder and its cross-attention are called with."""
         states, rows = self.packed or (self.last_hidden_state, None)

@@ -17,9 +17,10 @@ FLOORS = """
     report
     suite drafting
     training analysis benchmark
+    convert
     evaluation
     generation
-    convert tasks
+    tasks
     data subject
     models
     rundir fingerprint

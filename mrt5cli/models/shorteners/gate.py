@@ -40,7 +40,7 @@ class Gate(Shortener):
     def __init__(self, config: MrT5Config) -> None:
         super().__init__()
         self.scale = float(config.sigmoid_mask_scale)
-        self.threshold = config.threshold
+        self.config = config
         self.fallback = config.row_without_survivors
         self.spares_padding = False
 
@@ -57,7 +57,7 @@ class Gate(Shortener):
         # Which bytes survive must not depend on the precision the rest of the network runs in.
         with torch.autocast(states.device.type, enabled=False):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
-        limit = self.threshold if threshold is None else threshold
+        limit = self.config.threshold if threshold is None else threshold
         keep_BL = survivors((gate_BL > limit) & ~padding, gate_BL, ~padding, self.fallback)
         known: dict[str, Any] = {"delete_gate_output": gate_BL, "delete_gate_logits": logits_BL}
         known |= {"keep_mask": keep_BL, "kept_lengths": keep_BL.sum(dim=1)}
