@@ -62,16 +62,16 @@ def compact(keep_BL: Tensor, lengths_B: Tensor, mask_BL: Tensor | None) -> tuple
         mask_BL: 0 where nothing is attended to, or None for everything.
 
     Returns:
-        positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted
-        ones); valid (B, K) bool; how many survivors are attended to. Reading that number and K, the largest
-        count of the batch, is the one device sync of a forward.
+        positions (B, K) int64, the original position of each slot (0 in slots past a row's count); valid
+        (B, K) bool; how many survivors are attended to. Reading that number and K, the largest count of the
+        batch, is the one device sync of a forward.
     """
     seen_BL = keep_BL if mask_BL is None else keep_BL & (mask_BL != 0)
     longest, seen_count = torch.stack([lengths_B.max(), seen_BL.sum()]).tolist()
     # One slot more takes what is deleted.
     slots_BL = (keep_BL.cumsum(dim=1) - 1).masked_fill_(~keep_BL, longest)
     places = torch.arange(keep_BL.shape[1], device=keep_BL.device).expand_as(slots_BL)
-    positions = slots_BL.new_zeros(slots_BL.shape[0], longest + 1).scatter_(1, slots_BL, places).narrow(1, 0, longest)
+    positions = slots_BL.new_zeros(slots_BL.shape[0], longest + 1).scatter_(1, slots_BL, places)[:, :-1]
     valid = torch.arange(longest, device=keep_BL.device)[None, :] < lengths_B[:, None]
     return positions, valid, seen_count
 
