@@ -90,11 +90,12 @@ class Table(IterableDataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.first, self.at_once, self.rank, self.world_size = first, at_once, rank, world_size
         self.one_width, self.labels = one_width, labels
+        self.make = rows
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         first = self.first + self.rank * self.at_once
         while True:
-            batch = rows(first, self.at_once, self.one_width)
+            batch = self.make(first, self.at_once, self.one_width)
             ids = batch["input_ids"]
             yield batch | ({"segment_ends": (ids % 3 == 0) & (ids != 0)} if self.labels else {})
             first += self.world_size * self.at_once

@@ -40,6 +40,13 @@ from mrt5cli.models.fast.parts import use_fast
 from mrt5cli.models.outputs import MrT5EncoderOutput, MrT5Output
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.stack import MrT5Decoder, MrT5PreTrainedModel
+from mrt5cli.models.whole_loss import (
+    DeletionControl,
+    counted_positions,
+    deletion_counts,
+    regularizers,
+    share_of_step,
+)
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
@@ -47,10 +54,13 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
     Attributes:
         fresh_weights: names of those that the checkpoint it was loaded from does not hold.
+        deletion_control: what sets the coefficient of the gate loss in `loss`, in place of the configuration;
+            a `DeletionRateController`, or None.
     """
 
     encoder: MrT5Encoder
     fresh_weights: Sequence[str] = ()
+    deletion_control: DeletionControl | None = None
     # `loss` is divided by the targets of a whole optimizer step, if a trainer passes their number.
     accepts_loss_kwargs: ClassVar[bool] = True
     # The head is its own: only the two embeddings follow the shared one.
@@ -149,9 +159,17 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             real_bytes: how many positions the mask leaves, if it hides just padding; spares a GPU a wait.
             num_items_in_batch: what to divide the summed loss by, in place of the number of labels that count
                 here: their number in all the batches of an optimizer step. transformers' trainers pass it.
+                Regularisers then count for as much of the step as this batch has of its labels.
+
+        Returns:
+            With `labels`, `loss` is what to minimise: in training mode cross-entropy + alpha * gate loss +
+            beta * score loss (paper, section 3.2 and appendix D). Alpha is `gate_loss` of the configuration or
+            what `deletion_control` says, beta is `score_loss`. The `auxiliary_loss` of a boundary predictor is
+            not in it. In eval mode it is the cross-entropy, which `cross_entropy` is in both.
         """
+        learns = self.training and labels is not None
         penalty = None
-        if output_score_loss:
+        if output_score_loss or (learns and self.config.score_loss):
             penalty = ScorePenalty(score_loss_per, _counted(labels, decoder_attention_mask))
         encoded = encoder_outputs
         if encoded is None:
@@ -183,8 +201,15 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             **kwargs,
         )
         logits = self.lm_head(decoded.last_hidden_state)
+        loss = cross_entropy = None
+        if labels is not None:
+            loss = cross_entropy = _loss(logits, labels, num_items_in_batch)
+        if loss is not None and labels is not None and learns:
+            added = self._added_loss(encoded, input_ids, attention_mask, penalty)
+            loss = loss if added is None else loss + added * share_of_step(labels, num_items_in_batch)
         return MrT5Output(
-            loss=None if labels is None else _loss(logits, labels, num_items_in_batch),
+            loss=loss,
+            cross_entropy=cross_entropy,
             logits=logits,
             past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
@@ -194,6 +219,22 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             score_loss_parts=None if penalty is None else penalty.parts(),
             **encoded.for_output(),
         )
+
+    def _added_loss(
+        self,
+        encoded: MrT5EncoderOutput,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        penalty: ScorePenalty | None,
+    ) -> Tensor | None:
+        """What a model in training mode adds to its cross-entropy, or None; the control counts deletions."""
+        counted, control = None, self.deletion_control
+        if encoded.delete_gate_output is not None:
+            counted = counted_positions(input_ids, attention_mask, encoded.delete_gate_output)
+        added = regularizers(self.config, encoded, counted, penalty, control)
+        if control is not None and counted is not None:
+            control.count(deletion_counts(encoded, counted, self.config.threshold))
+        return added
 
 
 def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:

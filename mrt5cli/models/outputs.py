@@ -80,7 +80,8 @@ class MrT5Output(Deletion, Seq2SeqLMOutput):
     """The output of every variant.
 
     Attributes:
-        loss: mean cross-entropy in nats over labels other than -100.
+        loss: what to minimise, see `MrT5ForConditionalGeneration.forward`; in eval mode the cross-entropy.
+        cross_entropy: mean in nats over labels other than -100.
         logits: (B, T, V).
         encoder_last_hidden_state: (B, S, D).
         encoder_attention_mask: (B, S), 1 where it holds something.
@@ -89,5 +90,6 @@ class MrT5Output(Deletion, Seq2SeqLMOutput):
     """
 
     encoder_attention_mask: Tensor | None = None
+    cross_entropy: Tensor | None = None
     score_loss: Tensor | None = None
     score_loss_parts: Tensor | None = None

@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.models.whole_loss import deletion_counts, mean_over
 from mrt5cli.tasks.base import Batch
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def total_loss(
     """
     counted_BL = input_ids != PAD
     gate_BL, logits_BL = output.delete_gate_output, output.delete_gate_logits
-    assert output.loss is not None, "there are labels in training"
-    nothing = torch.zeros_like(output.loss)
-    gate, entropy, deleted = nothing, nothing, nothing
+    assert output.cross_entropy is not None, "there are labels in training"
+    nothing = torch.zeros_like(output.cross_entropy)
+    gate, entropy = nothing, nothing
     scores: Iterable[Tensor] = (nothing, nothing)
 
     # A gate without logits is not learned (random deletion): its loss would have no gradient.
@@ -116,13 +117,9 @@ def total_loss(
     if output.score_loss_parts is not None:
         scores = settings.score_coefficient * output.score_loss_parts
     auxiliary = nothing if output.auxiliary_loss is None else output.auxiliary_loss
-    if gate_BL is not None:
-        # Hard deletion removes a gate exactly at the threshold too; not counting it is the published rule.
-        deleted = ((gate_BL < threshold) & counted_BL).sum()
-    elif output.keep_mask is not None:
-        deleted = (counted_BL & ~output.keep_mask).sum()
-    parts = (output.loss, gate, entropy, *scores, auxiliary)
-    return LossTerms(torch.stack([part.float() for part in parts]), deleted.float(), counted_BL.sum().float())
+    deleted, counted = deletion_counts(output, counted_BL, threshold)
+    parts = (output.cross_entropy, gate, entropy, *scores, auxiliary)
+    return LossTerms(torch.stack([part.float() for part in parts]), deleted, counted)
 
 
 def gate_loss(kind: str, gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor, threshold: float) -> Tensor:
@@ -133,16 +130,16 @@ def gate_loss(kind: str, gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor,
     """
     match kind:
         case "gate_mean":
-            return _mean(gate_BL, counted_BL)
+            return mean_over(gate_BL, counted_BL)
         case "logits_mean":
-            return _mean(logits_BL, counted_BL)
+            return mean_over(logits_BL, counted_BL)
         case "clamped_logits_mean":
             # The threshold is a gate value although it bounds logits: the reference's rule.
-            return _mean(logits_BL.clamp(min=2.0 * threshold), counted_BL)
+            return mean_over(logits_BL.clamp(min=2.0 * threshold), counted_BL)
         case "gate_variance":
             # Drives gates to both ends. It is that within the micro-batch, because a variance over a whole
             # step would need the step's mean before the first backward pass.
-            deviation_BL = (gate_BL - _mean(gate_BL, counted_BL)) * counted_BL
+            deviation_BL = (gate_BL - mean_over(gate_BL, counted_BL)) * counted_BL
             return -deviation_BL.square().sum() / (counted_BL.sum() - 1).clamp(min=1)
     raise ValueError(f"no gate loss {kind!r}")
 
@@ -162,10 +159,6 @@ def gate_entropies(gate_BL: Tensor) -> tuple[Tensor, Tensor]:
 def _binary_entropy(probability: Tensor) -> Tensor:
     other = 1.0 - probability
     return -(probability * probability.log() + other * other.log())
-
-
-def _mean(values_BL: Tensor, counted_BL: Tensor) -> Tensor:
-    return (values_BL * counted_BL).sum() / counted_BL.sum()
 
 
 # --- what is summed between two lines of metrics ------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_total_loss(case: str, index: int):
     )
     log_gate = result["gate"] == "log_sigmoid"
     output = SimpleNamespace(
-        loss=torch.tensor(result["cross_entropy"]),
+        cross_entropy=torch.tensor(result["cross_entropy"]),
         delete_gate_output=TENSORS[f"{case}.log_sigmoid_gate" if log_gate else f"{case}.gate"],
         delete_gate_logits=TENSORS[f"{case}.logits"],
         score_loss_parts=score_loss(case, content["delete_gate_layer"])

@@ -19,7 +19,7 @@ def model_output(*, logits: torch.Tensor | None = None, score: float | None = No
     logits = torch.linspace(-3.0, 3.0, 12).reshape(2, 6) if logits is None else logits
     gate = (-30.0 * torch.sigmoid(-logits)).masked_fill(IDS == 0, -30.0)
     return SimpleNamespace(
-        loss=torch.tensor(2.0),
+        cross_entropy=torch.tensor(2.0),
         delete_gate_output=gate,
         delete_gate_logits=logits if learned else None,
         score_loss_parts=None if score is None else torch.tensor([0.75 * score, 0.25 * score]),
@@ -69,7 +69,7 @@ def test_a_gate_that_is_not_learned_adds_nothing():
 
 def test_no_gate_at_all():
     output = SimpleNamespace(
-        loss=torch.tensor(2.0),
+        cross_entropy=torch.tensor(2.0),
         delete_gate_output=None,
         delete_gate_logits=None,
         keep_mask=None,
@@ -102,7 +102,7 @@ def test_pooled_positions_count_as_deleted():
     keep = torch.zeros_like(IDS, dtype=torch.bool)
     keep[:, 0] = True
     output = SimpleNamespace(
-        loss=torch.tensor(2.0),
+        cross_entropy=torch.tensor(2.0),
         delete_gate_output=None,
         delete_gate_logits=None,
         keep_mask=keep,

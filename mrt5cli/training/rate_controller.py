@@ -1,0 +1,230 @@
+"""The deletion controllers for trainers that are not ours: a callback of transformers' Trainer, or a few
+calls in a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import words
+from mrt5cli.recipe.schema import Controller as ControllerSection
+from mrt5cli.recipe.shorteners import of_type
+from mrt5cli.training.controller import build_controller
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+
+class DeletionRateController(TrainerCallback, ExportableState):
+    """Steers alpha, the weight of the gate loss in a model's `loss`, until the wanted share is deleted.
+
+    As a callback of a Trainer it needs no more than its place in `callbacks`. The model may be wrapped, have
+    adapters or be an exported one: in training mode the `loss` that it returns has the gate loss in it. Its
+    state goes into the Trainer's checkpoints, and a resumed training goes on with it. Logs get
+    `deletion_rate`, the mean since the log before, and the last step's `alpha`. Processes share one rate.
+
+    In another loop, `attach` it to the model and call `step` after each step of the optimizer;
+    `accelerator.register_for_checkpointing` takes it.
+
+    Args:
+        target_deletion_rate: share of non-pad source bytes to delete, 0 to 1.
+        kind: the law, by its name in recipes: "pi" (the paper's, section 3.2), "p" (its first version's), or
+            "pi_two_sided", whose alpha may turn negative and push back.
+        delay: optimizer steps before the gate loss and the controller set in.
+        **settings: other keys of `controller` in a recipe, such as k_p, k_i, k_d, alpha_max and every_steps.
+
+    Attributes:
+        deletion_rate: share of positions deleted in the last optimizer step, over all processes; None before
+            the first one.
+
+    Raises:
+        RecipeError: settings that the law has not, or beyond their bounds.
+    """
+
+    def __init__(
+        self,
+        target_deletion_rate: float,
+        kind: Literal["pi", "p", "pi_two_sided"] = "pi",
+        *,
+        delay: int = 0,
+        **settings: float | str,
+    ) -> None:
+        if delay < 0:
+            raise UserError(f"delay is {delay}", "give a number of optimizer steps, 0 or more")
+        given = {"kind": kind, "target_deletion_rate": target_deletion_rate, **settings}
+        try:
+            self._section = _Settings.model_validate({"controller": given}).controller
+        except ValidationError as error:
+            found = [(words.dotted(keys[1:]), text) for keys, text in words.problems(error)]
+            raise RecipeError("DeletionRateController", found) from None
+        self._given = {**given, "delay": delay}
+        self._delay = delay
+        self._model: Any = None
+        self._restart(torch.device("cpu"))
+
+    def _restart(self, device: torch.device) -> None:
+        self._law = build_controller(self._section, _numbers_on(device))
+        self._step = 0
+        # Deleted and counted: of this step, of this process; since the last log, of all.
+        self._counts, self._window = torch.zeros(2, device=device), torch.zeros(2, device=device)
+        self._of_step: Tensor | None = None
+        self._nothing = self._used = torch.zeros((), device=device)
+
+    # --- what a model asks for ------------------------------------------------------------------------------
+
+    @property
+    def alpha(self) -> Tensor:
+        """The coefficient of the gate loss in force now, 0-dim, on the model's device."""
+        alpha = self._law.alpha if self._step >= self._delay else self._nothing
+        assert isinstance(alpha, Tensor)
+        return alpha
+
+    def count(self, counts: Tensor) -> None:
+        """See what a forward pass deletes, (2,): positions deleted, and all that are no padding."""
+        counts, self._used = counts.detach(), self.alpha
+        if self._law.per_micro_batch:
+            counts = _over_processes(counts)
+            self._steer(counts)
+        self._counts = self._counts + counts
+
+    def _steer(self, counts: Tensor) -> None:
+        if self._step >= self._delay and self._law.due(self._step):
+            self._law.update(counts[0] / counts[1])
+
+    # --- in a loop of one's own -----------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module) -> DeletionRateController:
+        """Put the gate loss into what the model returns in training mode, and begin at step 0.
+
+        Raises:
+            UserError: there is no MrT5 in it, or one without a learned gate.
+        """
+        # By what it has, not by its class: that of an exported model is a class of its own files.
+        self._model = next((part for part in model.modules() if hasattr(part, "deletion_control")), None)
+        if self._model is None:
+            raise UserError(
+                f"DeletionRateController found no MrT5 in {type(model).__name__}",
+                "train an MrT5ForConditionalGeneration, or leave the controller out",
+            )
+        kind = self._model.config.deletion_type
+        if not of_type(kind).gates or of_type(kind).refuses_threshold:
+            raise UserError(
+                f"DeletionRateController needs a learned delete gate; this model's deletion_type is {kind!r}",
+                'load it with deletion_type="scaled_sigmoid" for a fresh gate, or leave the controller out',
+            )
+        self._restart(next(self._model.parameters()).device)
+        self._model.deletion_control = self
+        return self
+
+    def step(self) -> None:
+        """Take note that the optimizer has made a step."""
+        if self._law.per_micro_batch:
+            counts = self._counts
+        else:
+            counts = _over_processes(self._counts)
+            self._steer(counts)
+        self._window, self._of_step = self._window + counts, counts
+        self._counts = torch.zeros_like(counts)
+        self._step += 1
+
+    def detach(self) -> None:
+        """Take the gate loss out of the model's `loss` again."""
+        if self._model is not None and self._model.deletion_control is self:
+            self._model.deletion_control = None
+        self._model = None
+
+    @property
+    def deletion_rate(self) -> float | None:
+        return None if self._of_step is None else _rate(self._of_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as plain numbers."""
+        law = dict(self._law.state_dict())
+        return {"law": law, "step": self._step, "window": self._window.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`, attached to a model by then.
+
+        Raises:
+            UserError: it is of another law.
+        """
+        own = self._section.kind
+        if state["law"]["kind"] != own:
+            raise UserError(
+                f"the checkpoint was made with a controller of kind {state['law']['kind']!r}, and this is "
+                f"{own!r}",
+                "give the controller that it was trained with",
+            )
+        self._law.load_state_dict(state["law"])
+        self._step = state["step"]
+        self._window = self._window.new_tensor(state["window"])
+
+    # --- as a callback --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer keeps of it, in trainer_state.json."""
+        return {"args": self._given, "attributes": {}, "state": self.state_dict()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.attach(kwargs["model"])
+        # The Trainer would restore it only if asked to, and nobody wants alpha to begin at 0 again.
+        saved: Any = state.stateful_callbacks
+        saved = saved.get(type(self).__name__) if saved else None
+        if state.global_step > 0 and saved is None:
+            raise UserError(
+                f"the checkpoint of step {state.global_step} was made without a DeletionRateController",
+                "resume without one, or start from the checkpoint's weights as a model",
+            )
+        if state.global_step > 0:
+            self.load_state_dict(saved["state"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.step()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        logs = kwargs.get("logs") or {}
+        if "loss" not in logs or not self._window[1]:
+            return
+        found = {"deletion_rate": _rate(self._window), "alpha": float(self._used)}
+        self._window = torch.zeros_like(self._window)
+        logs.update(found)  # for callbacks that come after this one, such as the one that prints
+        state.log_history[-1].update(found)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.detach()
+
+
+class _Settings(BaseModel):
+    controller: ControllerSection
+
+
+def _numbers_on(device: torch.device) -> Callable[[float], Tensor]:
+    return lambda value: torch.full((), value, dtype=torch.float32, device=device)
+
+
+def _over_processes(counts: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+    return counts
+
+
+def _rate(counts: Tensor) -> float:
+    deleted, counted = counts.tolist()
+    return float(deleted / counted) if counted else 0.0
