@@ -155,7 +155,7 @@ def _check(job: Job) -> None:
         )
     if job.dtype != "float32":
         raise UserError(
-            f"--to onnx writes float32, and these weights are {job.dtype}, which onnxruntime has few kernels for",
+            f"--to onnx writes float32, and these weights are {job.dtype}, which onnxruntime hardly knows",
             "add --dtype float32",
         )
 
