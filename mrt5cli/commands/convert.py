@@ -25,6 +25,7 @@ LAYOUTS = {
     "reference": "the authors' layout",
     "reference-v1": "that of the first version of their code",
     "hub": "for plain transformers with trust_remote_code, with a model card",
+    "onnx": "encoder and decoder for onnxruntime",
 }
 
 
@@ -37,7 +38,7 @@ def _shard_size(text: str) -> str:
 Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, whoever made it.", "SOURCE")]
 Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
-    Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
+    Literal["mrt5", "byt5", "reference", "reference-v1", "hub", "onnx"],
     option("; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[

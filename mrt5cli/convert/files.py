@@ -15,7 +15,7 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
-from mrt5cli.writing import write_text
+from mrt5cli.writing import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def write_weights(job: Job, folder: Path, rename: Callable[[str], str] = str) ->
     state = {rename(name): tensor for name, tensor in job.model.state_dict().items()}
     with quiet_transformers():  # its remarks are on fields that are rewritten right after it
         job.model.save_pretrained(folder, state_dict=state, max_shard_size=job.shard_size)
+
+
+def write_configurations(written: Json, config: MrT5Config, folder: Path) -> None:
+    """Write `written` as config.json, and a generation_config.json with the special ids of `config`."""
+    names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
+    write_json(folder / "config.json", written)
+    write_json(folder / "generation_config.json", generation)
 
 
 def write_tokenizer(config: MrT5Config, folder: Path) -> None:
