@@ -114,8 +114,8 @@ class DeletionRateController(TrainerCallback, ExportableState):
         Raises:
             UserError: there is no MrT5 in it, or one without a learned gate.
         """
-        # By what its class has, not by name: that of an exported model is a class of its own files. And not by
-        # what it has itself: PEFT's passes on what is asked of it, but not what is set.
+        # By what its class has: by its name, an exported model, whose class is of its own files, would be
+        # missed; by what it has itself, PEFT's would be found, which hands on questions, but nothing set.
         found = (part for part in model.modules() if hasattr(type(part), "deletion_control"))
         self._model = next(found, None)
         if self._model is None:
