@@ -664,6 +664,11 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
         (HTTPError("connection reset\nmore"), "broke off: connection reset$"),
         (ConnectionError("gone"), "broke off: gone"),
         (RuntimeError("cas error"), "broke off: cas error"),
+        (json.JSONDecodeError("no JSON", "<html>", 0), "broke off: no JSON"),
+        (
+            ValueError("Invalid metadata in README.md.\n- license"),
+            "does not take README.md of .* README.md. - l",
+        ),
     ],
 )
 def test_what_the_hub_objects_to_is_one_sentence(
