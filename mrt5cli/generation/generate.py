@@ -422,7 +422,8 @@ def generate(
         inputs: texts, or bytes of any encoding, as they are: lines of an open file keep their line breaks,
             which `mrt5 generate` removes. A run's prompt, if it has one column, is put around each.
         revision, allow_pickle: of a Hub model, see `load`.
-        **settings: any of `Settings`, such as `num_beams=4` or `device="cuda:0,cuda:1"`.
+        **settings: such as `num_beams=4` or `device="cuda:0,cuda:1"`. All of them, and what each is, are the
+            attributes of `Settings`: `help(mrt5cli.generation.generate.Settings)`.
 
     Raises:
         UserError: no such model, or settings that it does not fit, or that contradict each other.

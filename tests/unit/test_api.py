@@ -15,6 +15,7 @@ import pytest
 from tiny_runs import make_run
 
 import mrt5cli
+from mrt5cli import own_code
 from mrt5cli.errors import CheckpointError, RecipeError, UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.recipe import parse_overrides, strict_yaml
@@ -287,6 +288,17 @@ def test_a_run_of_a_run(
         recipe, {"training.max_steps": 1}, start=first.path, out="tuned", device="cpu", progress=False
     )
     assert tuned.recipe().model.start == "runs/tiny-seed5" and tuned.recipe().model.shape is None
+
+
+def test_a_run_remembers_the_files_it_was_given(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_code, "IMPORTED", {})
+    (tmp_path / "mine.py").write_text("", encoding="utf-8")
+    made = mrt5cli.pretrain(
+        run / "recipe.yaml", out=tmp_path / "made", code=[tmp_path / "mine.py"], device="cpu", progress=False
+    )
+    assert [one["path"] for one in made.meta()["code"]] == [str(tmp_path / "mine.py")]
 
 
 def test_settings_that_are_none(tmp_path: Path) -> None:
