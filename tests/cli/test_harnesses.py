@@ -22,7 +22,7 @@ from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "mrt5cli/evaluation/README.md"
 LM_EVAL = ("lm_eval==0.4.13",)
-LIGHTEVAL = ("lighteval==0.13.0", "huggingface_hub==1.31.0", "xxhash==3.6.0")
+LIGHTEVAL = ("lighteval==0.13.0", "huggingface_hub==1.31.0", "xxhash==3.8.2")
 SENTENCES = ("sentence-transformers==6.2.0",)
 ROWS: list[dict[str, Any]] = [
     {"question": "What is the capital of France?", "choices": ["Paris", "Rome, I think"], "label": 0},
@@ -80,7 +80,7 @@ for name in ("choice", "written"):
     (path,) = glob.glob(f"{sys.argv[1]}/**/details_{name}*.parquet", recursive=True)
     responses = pandas.read_parquet(path).model_response
     field = {"choice": "logprobs", "written": "text"}[name]
-    found[name] = [list(response[field]) for response in responses]
+    found[name] = {response["input"]: list(response[field]) for response in responses}
 print(json.dumps(found))
 """
 SENTENCES_RUN = """\
@@ -177,12 +177,15 @@ def answers(model: MrT5ForConditionalGeneration, hard: bool) -> list[str]:
 
 
 def check_likelihoods(found: list[list[float]], model: MrT5ForConditionalGeneration) -> None:
-    flat, hard, soft = (
-        sum(rows, []) for rows in (found, likelihoods(model, True), likelihoods(model, False))
-    )
-    assert flat == pytest.approx(hard, abs=1e-4)
-    differences = [abs(one - other) for one, other in zip(flat, soft, strict=True)]
-    assert min(differences) > 1e-3, "soft deletion would give the same: this shows nothing"
+    for of, hard, soft in zip(found, likelihoods(model, True), likelihoods(model, False), strict=True):
+        assert of == pytest.approx(hard, abs=1e-4)
+        assert of != pytest.approx(soft, abs=1e-3), "soft deletion would give the same: this shows nothing"
+
+
+def best(likelihoods: list[list[float]]) -> float:
+    """The share of rows whose right choice is the likeliest."""
+    right = [row["label"] == of.index(max(of)) for row, of in zip(ROWS, likelihoods, strict=True)]
+    return sum(right) / len(right)
 
 
 def write_rows(path: Path) -> Path:
@@ -211,11 +214,8 @@ def test_lm_evaluation_harness(model: MrT5ForConditionalGeneration, export: Path
     (results,) = tmp_path.glob("out/*/results_*.json")
     scores = json.loads(results.read_text(encoding="utf-8"))["results"]
     check_likelihoods([[float(one[0][0]) for one in line["resps"]] for line in samples("choice")], model)
-    best = [
-        row["label"] == max(range(len(of)), key=of.__getitem__)
-        for row, of in zip(ROWS, likelihoods(model, True), strict=True)
-    ]
-    assert scores["choice"]["acc,none"] == sum(best) / len(ROWS)
+    assert scores["choice"]["acc,none"] == best(likelihoods(model, True))
+    assert "exact_match,none" in scores["written"]
     written = [line["resps"][0][0] for line in samples("written")]
     # The harness lets an encoder-decoder write on for as long as its source is.
     assert all(found.startswith(start) for found, start in zip(written, answers(model, True), strict=True))
@@ -236,10 +236,15 @@ def test_lighteval(model: MrT5ForConditionalGeneration, export: Path, tmp_path: 
     (tasks / "tinyBenchmarks.pkl").touch()
     words = ("lighteval", "custom", export, "lighteval_mrt5.py", "choice|0,written|0")
     words += ("--custom-tasks", "tasks.py", "--output-dir", "out", "--save-details")
-    assert "loglikelihood_acc" in (printed := run(python, *words, cwd=tmp_path)) or "acc" in printed
+    run(python, *words, cwd=tmp_path)
+    (results,) = tmp_path.glob("out/results/**/results_*.json")
+    scores = json.loads(results.read_text(encoding="utf-8"))["results"]
     found = json.loads(run(python, "python", "results.py", "out", cwd=tmp_path))
-    check_likelihoods(found["choice"], model)
-    written = [texts[0] for texts in found["written"]]
+    # It shuffles rows.
+    check_likelihoods([found["choice"][row["question"]] for row in ROWS], model)
+    assert scores["choice:0"]["acc"] == best(likelihoods(model, True))
+    assert "em" in scores["written:0"]
+    written = [found["written"][row["question"]][0] for row in ROWS]
     assert written == answers(model, True)
     assert written != answers(model, False)
 
