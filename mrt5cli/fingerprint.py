@@ -40,9 +40,11 @@ DECIDES: dict[Work, tuple[str, ...]] = {
 LEFT_OUT = {
     "evaluation/predictions.py",  # writes what was scored
     "evaluation/published.py",  # sets the paper's numbers beside ours
+    "evaluation/request.py",  # turns what was typed into options, which suites have from elsewhere
     "evaluation/significance.py",  # compares two results, which no kind of work does
     "metrics/evaluate_metrics.py",  # is for other libraries; evaluation counts without it
     "training/interruption.py",  # a run that was stopped comes to the same numbers
+    "training/pretrain.py",  # hands on a recipe, which is compared by itself
     *("training/plan_text.py", "training/progress.py", "training/record.py"),  # words
 }
 """Files among those that decide no number."""

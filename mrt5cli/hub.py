@@ -275,6 +275,15 @@ def check_can_push(repo_id: str) -> None:
         ) from error
 
 
+def card_of(repo_id: str) -> str | None:
+    """README.md as it stands in a repository now; None where there is none yet."""
+    from huggingface_hub import HfApi
+
+    repository, api = Repository("model", repo_id), HfApi(library_name="mrt5cli")
+    there = repository.request(lambda: api.file_exists(repo_id, "README.md"), repo_id)
+    return repository.fetch("README.md").read_text(encoding="utf-8", errors="replace") if there else None
+
+
 def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """Upload an exported directory, creating the repository if it is not there; see `check_can_push`.
 
@@ -300,9 +309,14 @@ def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
             f"the Hub refuses a push to {repo_id}: {trouble(error)[0]}",
             f"use a token with write permission for {repo_id.split('/')[0]}, or another repository",
         ) from error
-    except (HTTPError, OSError, RuntimeError) as error:  # the last is what the upload's Rust part raises
+    except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:  # Rust parts raise the third
         raise UserError(
             f"the upload to {repo_id} broke off: {first_line(error)}",
             f"{folder} is complete; push again, what has arrived is not sent twice",
+        ) from error
+    except ValueError as error:  # what huggingface_hub makes of the Hub's verdict on the card
+        raise UserError(
+            f"the Hub does not take README.md of {folder}: {' '.join(str(error).split())}",
+            "correct it, and upload the directory with `hf upload`",
         ) from error
     return str(url)

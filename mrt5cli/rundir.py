@@ -35,6 +35,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 LOCK_SECONDS = 10.0
 """How long to wait for another process that trains in the same directory, and may be ending."""
 DEFAULT_FOLDER = "runs"
+ADAPTER = "adapter_config.json"
+"""What PEFT writes beside an adapter's weights."""
 FINISHED = "finished"
 """What meta.json says of a run that came to its end."""
 
@@ -323,6 +325,8 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         own_code.import_again(path)
         above = (RunDir(folder) for folder in path.absolute().parents[:2])
         return where, next((run for run in above if run.is_run), None)
+    if (path / ADAPTER).is_file():
+        raise adapter_refused(where, read_object(path / ADAPTER).get("base_model_name_or_path"))
     if path.is_file():
         raise UserError(f"{where} is a file; expected a run directory, a checkpoint directory or a Hub id")
     if path.is_dir():
@@ -339,6 +343,20 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         hint = f"did you mean {path.parent / nearest[0]}?" if nearest else None
         raise UserError(f"{where} does not exist", hint)
     return where, None
+
+
+def adapter_refused(where: str, base: str | None = None) -> UserError:
+    """The error for an adapter that is named as a model.
+
+    Args:
+        base: the model that it belongs to, as it says itself.
+    """
+    load = f"load({base!r})" if base else "load(ITS_MODEL)"
+    return UserError(
+        f"{where} is an adapter of PEFT ({ADAPTER}), not a whole model",
+        f"merge it and name what that saves: PeftModel.from_pretrained({load}, {where!r}).merge_and_unload()"
+        ".save_pretrained(FOLDER)",
+    )
 
 
 def _runs_in(folder: Path) -> list[str]:

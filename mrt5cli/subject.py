@@ -34,6 +34,7 @@ class Subject:
         run: the run it comes from, or None.
         recipe: that run's recipe, or one found beside the checkpoint, or None.
         commit: of the Hub repository it comes from, or None.
+        model: where somebody has loaded it; None where it is read from `source`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Subject:
     run: RunDir | None
     recipe: Recipe | None
     commit: str | None = None
+    model: MrT5ForConditionalGeneration | None = None
 
     @property
     def step(self) -> int | None:
@@ -130,10 +132,24 @@ def newest_subject(option: str | None) -> Subject:
     )
 
 
+def check_stays(device: str, precision: Precision) -> None:
+    """Refuse to have a model that somebody has loaded anywhere else, or in another precision.
+
+    Raises:
+        UserError: one of the two is not the default.
+    """
+    if device != "auto" or precision != "fp32":
+        raise UserError(
+            "a loaded model stays on its device and in its precision",
+            "move the model, or name its run",
+        )
+
+
 def load_model(
     subject: Subject, device: torch.device | str | None = None, precision: Precision = "fp32"
 ) -> MrT5ForConditionalGeneration:
-    """The subject's model in eval mode, on a device, its weights in a precision.
+    """The subject's model in eval mode, on a device, its weights in a precision; one that was loaded is as it
+    was, see `check_stays`.
 
     Raises:
         CheckpointError: it is not a checkpoint we can load.
@@ -144,6 +160,8 @@ def load_model(
     from mrt5cli import runtime
     from mrt5cli.models import load
 
+    if subject.model is not None:
+        return subject.model
     if precision == "bf16" and device is not None:
         runtime.check_bf16(torch.device(device), "leave out --precision")
     model = load(subject.source, dtype={"fp32": "float32", "bf16": "bfloat16"}[precision])

@@ -40,12 +40,35 @@ def say(text: str = "", file: IO[str] | None = None) -> None:
 
 
 def say_on_stderr(text: str) -> None:
-    """Print text for people where it is no result."""
-    say(text, sys.stderr)
+    """Print text for people where it is no result, unless this is to be quiet."""
+    if not is_quiet():
+        say(text, sys.stderr)
 
 
 def say_nothing(text: str) -> None:
     """For processes that are not to speak."""
+
+
+_QUIET: list[bool] = []
+"""An entry for each `quiet` that is under way; of the process, as what is announced comes from timers."""
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Where wanted, nothing is said on stderr meanwhile: no progress, no notes, no remarks."""
+    if not wanted:
+        yield
+        return
+    _QUIET.append(True)
+    try:
+        yield
+    finally:
+        _QUIET.pop()
+
+
+def is_quiet() -> bool:
+    """Whether nothing is to be said on stderr."""
+    return bool(_QUIET)
 
 
 @contextmanager

@@ -12,6 +12,9 @@ ROOT is {models,datasets,spaces}/OWNER/NAME/FILES. A repository may hold a file 
 `virtual` makes many file names that share a few real contents, so that a listing is as long as the real one.
 `refs` are revisions besides main; each shows another repository, and has that one's commit.
 
+What is pushed is written into ROOT, and the repository has a new commit then. README.md is refused where its
+`license` is "refuse-me".
+
 Faults are dictionaries {"match": REGEX on "METHOD PATH", "kind": KIND, "times": N, "skip": N, ...}. Kinds are
 "status" (code, retry_after), "hang" (seconds), "delay" (seconds), "cut" (after: bytes), "corrupt" (at: byte)
 and "reset". POST /_sim/faults sets a list of them, GET /_sim/log counts requests, POST /_sim/clear undoes
@@ -20,6 +23,7 @@ both.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -59,9 +63,10 @@ class Repo:
     """Files of one repository, real and virtual."""
 
     def __init__(self, kind: str, name: str, folder: Path) -> None:
-        self.kind, self.name, self.sha = kind, name, commit_of(f"{kind}/{name}")
         sim = folder / ".sim.json"
         self.sim: dict[str, Any] = json.loads(sim.read_text()) if sim.exists() else {}
+        pushes = f"/{self.sim['pushes']}" if "pushes" in self.sim else ""
+        self.kind, self.name, self.sha = kind, name, commit_of(f"{kind}/{name}{pushes}")
         files = {
             str(path.relative_to(folder)): path
             for path in folder.rglob("*")
@@ -189,6 +194,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.api(match[1], match[2], match[3] or "", query)
         if match := re.fullmatch(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/resolve/(.+)", path):
             return self.resolve(match[1] or "models", match[2], match[3], fault)
+        if self.command == "POST" and path == "/api/repos/create":
+            return self.create(json.loads(self.body))
+        if self.command == "POST" and path == "/api/validate-yaml":
+            refused = "license: refuse-me" in json.loads(self.body)["content"]
+            errors = [{"message": '"license" must be one of [apache-2.0, mit, ...]'}] * refused
+            return self.answer(400 if refused else 200, {"errors": errors, "warnings": []})
         if re.fullmatch(r"/api/(models|datasets|spaces)/[^/]+", path):
             return self.refuse("RepoNotFound", "Repository not found", 401)  # as the Hub answers unknown ids
         if path == "/api/whoami-v2":
@@ -234,6 +245,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, self.information(shown, name))
         if rest.startswith("tree/"):
             return self.tree(repo, rest.removeprefix("tree/"), query)
+        if rest == "preupload/main":
+            names = [file["path"] for file in json.loads(self.body)["files"]]
+            files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return self.answer(200, {"files": files})
+        if rest == "commit/main":
+            return self.commit(repo)
         if rest.startswith("paths-info/"):
             return self.paths_info(repo, rest.removeprefix("paths-info/"))
         if rest == "refs":
@@ -248,6 +265,36 @@ class Handler(BaseHTTPRequestHandler):
             found = repo.sim.get("discussions", [])
             return self.answer(200, {"discussions": found, "count": len(found), "start": 0})
         return self.refuse("", f"no route {rest}")
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        """An empty repository of the token's owner."""
+        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        url = f"http://{self.headers.get('Host')}/{name}"
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.refuse("", "Invalid username or password.", 401)
+        if (self.sim.root / "models" / name).is_dir():
+            return self.answer(409, {"error": "You already created this model repo", "url": url})
+        (self.sim.root / "models" / name).mkdir(parents=True)
+        return self.answer(200, {"url": url, "name": name})
+
+    def commit(self, repo: Repo) -> None:
+        """Files as lines of JSON: a header, what is deleted, and what is new, all in one piece."""
+        folder = self.sim.root / repo.kind / repo.name
+        for line in self.body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+            elif entry["key"] == "file":
+                (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+        (folder / ".sim.json").write_text(json.dumps({**repo.sim, "pushes": repo.sim.get("pushes", 0) + 1}))
+        facts.cache_clear()
+        with self.sim.lock:
+            del self.sim.repos[repo.kind, repo.name]
+        pushed = self.sim.repo(repo.kind, repo.name)
+        assert pushed is not None
+        url = f"http://{self.headers.get('Host')}/{repo.name}/commit/{pushed.sha}"
+        self.answer(200, {"commitUrl": url, "commitOid": pushed.sha})
 
     def information(self, repo: Repo, name: str) -> dict[str, Any]:
         # What is gated may be listed by everybody; only its files may not be had.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 from mrt5cli import bounds
+from mrt5cli.bars import bars
 from mrt5cli.commands import options
 from mrt5cli.commands.options import amount, argument, option, shares
-from mrt5cli.commands.progress import bars
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS

@@ -25,6 +25,7 @@ LAYOUTS = {
     "reference": "the authors' layout",
     "reference-v1": "that of the first version of their code",
     "hub": "for plain transformers with trust_remote_code, with a model card",
+    "onnx": "encoder and decoder for onnxruntime",
 }
 
 
@@ -37,7 +38,7 @@ def _shard_size(text: str) -> str:
 Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, whoever made it.", "SOURCE")]
 Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
-    Literal["mrt5", "byt5", "reference", "reference-v1", "hub"],
+    Literal["mrt5", "byt5", "reference", "reference-v1", "hub", "onnx"],
     option("; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[
@@ -91,6 +92,18 @@ ShardSize = Annotated[
 Push = Annotated[
     str | None, option("With --to hub: upload too; a new repository is public.", metavar="OWNER/NAME")
 ]
+License = Annotated[
+    str | None,
+    option(
+        "With --to hub: the Hub's name of the weights' licence, such as apache-2.0. Default: what an earlier "
+        "card says.",
+        metavar="ID",
+    ),
+]
+LicenseLink = Annotated[
+    str | None,
+    option("Where a licence is that the Hub has no name for; --license is its name then.", metavar="URL"),
+]
 Private = Annotated[bool, option("With --push: a new repository is seen by its owner only.", "--private")]
 
 
@@ -116,6 +129,8 @@ def convert(
     max_shard_size: ShardSize = "5GB",
     push: Push = None,
     private: Private = False,
+    license: License = None,
+    license_link: LicenseLink = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout; DEST appears whole or not at all.
@@ -127,7 +142,7 @@ def convert(
 
       mrt5 convert google/byt5-small mrt5-start --to mrt5
 
-      mrt5 convert runs/mrt5-seed40 mrt5-mine --to hub --push me/mrt5-mine
+      mrt5 convert runs/mrt5-seed40 mrt5-mine --to hub --push me/mrt5-mine --license apache-2.0
 
       mrt5 convert their_checkpoint ours --to mrt5
     """
@@ -137,6 +152,13 @@ def convert(
         raise UserError(
             "--private is of the repository that --push makes", "add --push REPO, or leave it out"
         )
+    if (license or license_link) is not None and to != "hub":
+        raise UserError("--license is stated in the model card, which --to hub writes", "add --to hub")
+    if license is None and license_link is not None:
+        raise UserError("--license-link is of a licence, and none is named", "add --license NAME")
+    from mrt5cli.convert.license import stated
+
+    licence = None if license is None else stated(license, license_link)
     rate = None
     if deletion_rate is not None:
         rate, *more = options.shares("--deletion-rate", deletion_rate)
@@ -167,6 +189,7 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
+        license=licence,
     )
     # Shown on a terminal only: reading and writing gigabytes takes a while.
     spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")

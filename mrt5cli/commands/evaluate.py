@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +13,12 @@ from mrt5cli import bounds, places
 from mrt5cli.commands import options
 from mrt5cli.commands.evaluation_tables import present
 from mrt5cli.commands.options import amount, argument, named, option, path, shares
-from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
-    from mrt5cli.subject import Subject
 
 
 Runs = Annotated[
@@ -114,55 +110,37 @@ def evaluate(
 
       mrt5 evaluate runs/mrt5-seed1 --predictions answers.jsonl
     """
-    from mrt5cli import runtime as machine
-    from mrt5cli.evaluation.compare import compare
-    from mrt5cli.evaluation.options import EvaluationOptions
-    from mrt5cli.recipe import EvaluationSection
-    from mrt5cli.subject import choose_task, find_subjects, newest_subject
+    from mrt5cli.evaluation.request import evaluate as measure
+    from mrt5cli.subject import newest_subject
 
     if predictions is not None and out is not None and predictions.resolve() == out.resolve():
         raise UserError(f"--predictions and --out are both {out}", "choose another name for one of them")
     rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate)
-    subjects = find_subjects(_named(runs or [], compare_with), revision, allow_pickle=not no_pickle)
     if not runs:
-        subjects.insert(0, newest_subject(task))
-        (say_on_stderr if as_json else say)(f"newest finished run: {subjects[0].name}")
-    if rates and len(subjects) > 1:
-        raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
-    local = None if data is None else str(data)
-    section = choose_task(task, subjects[0], local)
-    if task is None:
-        _check_one_task(
-            subjects, apart_from={"train_examples", "metrics"} | ({"source", "sources"} if data else set())
-        )
-    recipe = subjects[0].recipe
-    settings = EvaluationOptions.of(EvaluationSection() if recipe is None else recipe.evaluation)
-    evaluation = replace(
-        settings,
-        split=split,
-        subsets=None if languages is None else [name.strip() for name in languages.split(",")],
-        batch_size=batch_size or settings.batch_size,
-        limit=limit or settings.limit,
-        hard_delete=settings.hard_delete if hard is None else hard,
-        constrained=constrained,
-        normalization=normalization,
-        runtime=runtime,
-        deletion_rates=rates,
-        test_difference=compare_with is not None,
-        precision=precision,
-        predictions=predictions,
-        recipe=task or "",
-        data=local,
-    )
-    if rates and not evaluation.hard_delete:
-        raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
-    with ExitStack() as last, bars("evaluating") as bar:
-        comparison = compare(
-            subjects,
-            section,
-            evaluation,
-            device=machine.device(device),
-            progress=lambda name, subset, done: bar(f"{name}, {subset}", done, evaluation.limit or 0),
+        newest = newest_subject(task)
+        (say_on_stderr if as_json else say)(f"newest finished run: {newest.name}")
+        assert newest.run is not None
+        runs = [str(newest.run.path)]
+    with ExitStack() as last:
+        comparison = measure(
+            _named(runs, compare_with),
+            task,
+            data=data,
+            split=split,
+            languages=None if languages is None else [name.strip() for name in languages.split(",")],
+            hard_delete=hard,
+            deletion_rates=rates,
+            test_difference=compare_with is not None,
+            constrained=constrained,
+            normalization=normalization,
+            runtime=runtime,
+            limit=limit,
+            batch_size=batch_size,
+            predictions=predictions,
+            device=device,
+            precision=precision,
+            revision=revision,
+            allow_pickle=not no_pickle,
             unfinished=lambda part: last.callback(_show, part, out, as_json),
         )
     _show(comparison, out, as_json)
@@ -193,19 +171,3 @@ def _named(runs: list[str], compare_with: str | None) -> list[str]:
     if len(runs) > 1:
         raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
     return [*runs, compare_with]
-
-
-def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:
-    """Without --task, all runs must have been trained on what the first one was."""
-    from mrt5cli.recipe.differences import unlike
-
-    first = subjects[0]
-    for other in subjects[1:]:
-        if other.recipe is None or first.recipe is None:
-            continue
-        for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
-            if re.split(r"[.\[]", key)[0] not in apart_from:
-                raise UserError(
-                    f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
-                    "name the one to measure them on with --task",
-                )

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrt5cli import bounds, places
+from mrt5cli.bars import bars
 from mrt5cli.commands import options
 from mrt5cli.commands.options import amount, argument, option
-from mrt5cli.commands.progress import bars
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, say_on_stderr
 

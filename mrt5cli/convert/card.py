@@ -1,11 +1,12 @@
 """The facts in the model card, README.md of an exported model; its text is the template card.md.j2.
 
 Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands without
-the deletion rate beside it, which is also why the metadata carries no results: the Hub would list them alone.
+the deletion rate beside it, neither in the table nor in the metadata, see `model_index`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,19 +17,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mrt5cli
 from mrt5cli.convert.files import Job, has_byte_vocabulary
+from mrt5cli.convert.license import license_name
+from mrt5cli.convert.model_index import DELETED, PIPELINE, Result, eval_results, hub_metrics
 from mrt5cli.convert.modules import TRANSFORMERS
 from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
 from mrt5cli.metrics.catalog import MEASURED, metric_of
-from mrt5cli.metrics.results import Json, Row, SavedEvaluation, SavedModel
+from mrt5cli.metrics.results import Json, SavedEvaluation, SavedModel
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
-from mrt5cli.rundir import HUB_ID, STEP_NAME, RunDir
+from mrt5cli.rundir import HUB_ID, STEP_NAME
 from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
-DELETED = "deletion_rate"
 
 
 def model_card(job: Job) -> str:
@@ -41,7 +43,29 @@ def model_card(job: Job) -> str:
     shortener = shorteners.of_config(config)
     checkpoint = STEP_NAME.fullmatch(Path(job.model.name_or_path or "").name)
     step = int(checkpoint[1]) if checkpoint else None
-    results = _results(job.run, step, recipe)
+    title = job.repo_id.split("/")[1] if job.repo_id else recipe.name if recipe else "MrT5 model"
+    results = _results(job, step)
+    metrics = [
+        metric
+        for metric in (
+            *MEASURED,
+            *map(metric_of, dict.fromkeys(name for *_, row in results for name in row.others)),
+        )
+        if metric.in_cards
+        # Quality never stands without what was deleted.
+        and (metric.name == DELETED or any(row.number(metric.name) is not None for *_, row in results))
+    ]
+    published_results = eval_results(results, metrics, recipe, gates=shortener.gates)
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINE,
+        tags=["mrt5", "byte-level", "text2text-generation"],
+        metrics=hub_metrics(published_results) or None,
+        model_name=title if published_results else None,
+        eval_results=published_results or None,
+        **job.license,
+        **_origin(recipe),
+    )
     meta = {} if job.run is None else job.run.meta()
     # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
     environment = Environment(
@@ -54,7 +78,10 @@ def model_card(job: Job) -> str:
     environment.filters["flow"] = lambda text: " ".join(text.split())
     text = environment.get_template("card.md.j2").render(
         **_of_the_recipe(recipe),
-        title=job.repo_id.split("/")[1] if job.repo_id else recipe.name if recipe else "MrT5 model",
+        metadata=metadata.to_yaml(),
+        license=license_name(job.license),
+        license_link=job.license.get("license_link"),
+        title=title,
         repo_id=job.repo_id,
         tokenizer=has_byte_vocabulary(config),
         config=config,
@@ -65,16 +92,7 @@ def model_card(job: Job) -> str:
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=results,
-        metrics=[
-            metric
-            for metric in (
-                *MEASURED,
-                *map(metric_of, dict.fromkeys(name for *_, row in results for name in row.others)),
-            )
-            if metric.in_cards
-            # Quality never stands without what was deleted.
-            and (metric.name == DELETED or any(row.number(metric.name) is not None for *_, row in results))
-        ],
+        metrics=metrics,
         sentinel=FIRST_SENTINEL,
         transformers=".".join(str(part) for part in TRANSFORMERS),
         version=mrt5cli.__version__,
@@ -82,28 +100,33 @@ def model_card(job: Job) -> str:
     return str(ModelCard(text))  # which refuses metadata that the Hub would not read
 
 
-def _of_the_recipe(recipe: Recipe | None) -> Json:
-    """What the template says of the training and its data, and the metadata of the Hub.
-
-    The metadata names no licence: that of the weights is the owner's to state.
-    """
-    metadata: Json = {"library_name": "transformers", "tags": ["mrt5", "byte-level"]}
+def _origin(recipe: Recipe | None) -> Json:
+    """What the metadata says of what a model was made from."""
     if recipe is None:
-        return {"recipe": None, "learned": None, "metadata": ModelCardData(**metadata).to_yaml()}
-    task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
-    own = [getattr(one, "languages", None) for one in task.every_source]
-    codes = list(dict.fromkeys(code for some in own for code in some or getattr(task, "languages", [])))
-    names = (f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in codes)
-    description = " ".join(clean.description.split())
-    metadata |= {
+        return {}
+    return {
         # The Hub takes codes only, and folder names of local text can be anything.
-        "language": [code for code in codes if LANGUAGE_CODE.fullmatch(code)] or None,
-        "datasets": list(dict.fromkeys(filter(None, map(_dataset, task.every_source)))) or None,
-        "base_model": base,
+        "language": [code for code in _languages(recipe) if LANGUAGE_CODE.fullmatch(code)] or None,
+        "datasets": list(dict.fromkeys(filter(None, map(_dataset, recipe.task.every_source)))) or None,
+        "base_model": hub_base(recipe),
     }
+
+
+def _languages(recipe: Recipe) -> list[str]:
+    task = recipe.task
+    own = [getattr(one, "languages", None) for one in task.every_source]
+    return list(dict.fromkeys(code for some in own for code in some or getattr(task, "languages", [])))
+
+
+def _of_the_recipe(recipe: Recipe | None) -> Json:
+    """What the template says of the training and its data."""
+    if recipe is None:
+        return {"recipe": None, "learned": None}
+    task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
+    names = (f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code for code in _languages(recipe))
+    description = " ".join(clean.description.split())
     return {
         "recipe": recipe,
-        "metadata": ModelCardData(**metadata).to_yaml(),
         "description": description if description.endswith((".", "!", "?")) else f"{description}.",
         "task": task,
         "learned": {DiagnosticTask: "letters", SpanCorruptionTask: "text"}.get(type(task)),
@@ -143,14 +166,12 @@ def _made_with(meta: Json) -> Iterator[str]:
         yield f"commit `{meta['commit']}`"
 
 
-def _results(
-    run: RunDir | None, step: int | None, recipe: Recipe | None
-) -> list[tuple[SavedEvaluation, str, Row]]:
+def _results(job: Job, step: int | None) -> list[Result]:
     """Every evaluation of this model that lies in the run's eval folder, and under what conditions it was."""
     hint = "evaluate the run again, or take the file away"
-    paths = sorted((run.path / "eval").glob("*.json")) if run is not None else []
+    paths = sorted((job.run.path / "eval").glob("*.json")) if job.run is not None else []
     return [
-        (one, _conditions(one, model, recipe), row)
+        Result(one, _conditions(one, model, job), row)
         for one in (SavedEvaluation.read(path, hint) for path in paths)
         for model in one.models
         if model.step == step
@@ -158,13 +179,15 @@ def _results(
     ]
 
 
-def _conditions(one: SavedEvaluation, model: SavedModel, recipe: Recipe | None) -> str:
-    """How bytes were deleted, and all that sets these results apart from others of the model.
+def _conditions(one: SavedEvaluation, model: SavedModel, job: Job) -> list[str]:
+    """All that sets these results apart from others of the model, besides soft or hard deletion.
 
     Which other data they are of stays untold: a card is published, and their path is nobody's business.
     """
-    found: list[str] = [one.deletion]
-    if model.calibration is not None:
+    found, recipe = [], job.recipe
+    if model.calibration is None:
+        found += ["before its threshold was moved"] if job.moved else []
+    elif not (job.moved and math.isclose(model.calibration["threshold"], job.config.threshold)):
         found.append(f"threshold moved to delete {100 * model.calibration['rate']:g} %")
     if model.dtype not in (None, "float32"):
         found.append(str(model.dtype))
@@ -178,4 +201,4 @@ def _conditions(one: SavedEvaluation, model: SavedModel, recipe: Recipe | None) 
             found.append(f"another task: {one.settings.get('input')} -> {one.settings.get('target')}")
     if one.data is not None:
         found.append("other data")
-    return ", ".join(found)
+    return found

@@ -10,10 +10,11 @@ import torch
 
 from mrt5cli.convert.files import Job
 from mrt5cli.convert.layouts import LAYOUTS
+from mrt5cli.convert.license import license_name, of_card
 from mrt5cli.errors import FULL, RunFailed, UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.generation.calibration import calibrate_on_task, check_threshold
-from mrt5cli.hub import check_can_push, push
+from mrt5cli.hub import card_of, check_can_push, push
 from mrt5cli.metrics.results import Json
 from mrt5cli.models.checkpoint import Description, describe, dtype_name, load, of_a_shortener
 from mrt5cli.models.config import MrT5Config
@@ -72,6 +73,8 @@ class ConversionOptions:
         overwrite: a checkpoint at the destination is replaced.
         shard_size: weights above it go into several files.
         repo_id: also push to this Hub repository; `private`, as a private one, if it is not there yet.
+        license: what the card's metadata states of the licence, see `license.stated`; None keeps what an
+            earlier card of the model states.
     """
 
     layout: str
@@ -87,6 +90,7 @@ class ConversionOptions:
     shard_size: str = "5GB"
     repo_id: str | None = None
     private: bool = False
+    license: Json | None = None
 
 
 def convert(
@@ -105,8 +109,10 @@ def convert(
     Raises:
         UserError, CheckpointError, RunFailed: it cannot be done; then nothing was written.
     """
+    there = None
     if options.repo_id is not None:
         check_can_push(options.repo_id)
+        there = card_of(options.repo_id)
     _check_place(Path(resolve_model(source)[0]), destination, options.overwrite)
     (subject,) = find_subjects([source], options.revision, allow_pickle=options.allow_pickle)
     with busy or nullcontext():
@@ -119,9 +125,19 @@ def convert(
         if (threshold := options.fields.get("deletion_threshold")) is not None:
             check_threshold(model.config, source, threshold)
         moved = [] if options.deletion_rate is None else _calibrate(model, subject, options)
-        job = Job(model, subject.recipe, subject.run, options.shard_size, options.repo_id)
+        license, kept = _license(options, there, [destination, folder])
+        threshold = described.fields.get("deletion_threshold")
+        job = Job(
+            model,
+            subject.recipe,
+            subject.run,
+            options.shard_size,
+            options.repo_id,
+            license,
+            moved=threshold not in (None, model.config.deletion_threshold),
+        )
         notes, files = _write(job, options.layout, destination)
-        notes += moved
+        notes += moved + kept
     if stored == "float16":
         notes.insert(
             0, f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}"
@@ -157,6 +173,29 @@ def _calibrate(
         f"the deletion threshold is {found.threshold:.4g} now, which deletes {100 * found.reached:.1f} % of "
         f"the validation text of {task.name}"
     ]
+
+
+def _license(options: ConversionOptions, there: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
+    """What the card states of the licence, and notes on earlier cards: neither gets lost unsaid.
+
+    Args:
+        there: the card of the Hub repository that is pushed to, or None.
+        folders: that may hold an earlier card of the model.
+    """
+    notes, found = [], {} if options.license is None else options.license
+    cards: list[tuple[str, str | Path]] = [(str(folder), folder / "README.md") for folder in folders]
+    if there is not None and options.repo_id is not None:
+        cards.insert(0, (options.repo_id, there))
+        notes.append(
+            f"README.md of {options.repo_id} is written anew; what it said so far stays in the repository's "
+            "history"
+        )
+    if options.license is None and options.layout == "hub":
+        for where, card in cards:
+            if found := of_card(card):
+                notes.append(f"the licence, {license_name(found)}, is what the card in {where} states")
+                break
+    return found, notes
 
 
 def _stored_dtype(described: Description, folder: Path) -> str:

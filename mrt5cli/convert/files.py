@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import ByT5Tokenizer
 
 from mrt5cli.byte_tokens import LAST_BYTE_ID, VOCAB_SIZE
 from mrt5cli.convert.published import published
+from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
-from mrt5cli.writing import write_text
+from mrt5cli.writing import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Job:
         recipe, run: what the model comes from, or None.
         shard_size: weights above it go into several files.
         repo_id: the Hub repository it is meant for, "owner/name", or None.
+        license: what the card's metadata states of the licence, see `license`.
+        moved: the deletion threshold is another than that of the run, whose results the card shows.
     """
 
     model: MrT5ForConditionalGeneration
@@ -33,6 +36,8 @@ class Job:
     run: RunDir | None = None
     shard_size: str = "5GB"
     repo_id: str | None = None
+    license: Json = field(default_factory=dict)
+    moved: bool = False
 
     @property
     def config(self) -> MrT5Config:
@@ -58,6 +63,14 @@ def write_weights(job: Job, folder: Path, rename: Callable[[str], str] = str) ->
     state = {rename(name): tensor for name, tensor in job.model.state_dict().items()}
     with quiet_transformers():  # its remarks are on fields that are rewritten right after it
         job.model.save_pretrained(folder, state_dict=state, max_shard_size=job.shard_size)
+
+
+def write_configurations(written: Json, config: MrT5Config, folder: Path) -> None:
+    """Write `written` as config.json, and a generation_config.json with the special ids of `config`."""
+    names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
+    write_json(folder / "config.json", written)
+    write_json(folder / "generation_config.json", generation)
 
 
 def write_tokenizer(config: MrT5Config, folder: Path) -> None:

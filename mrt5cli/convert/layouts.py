@@ -1,4 +1,4 @@
-"""The five layouts that `mrt5 convert` writes, each into an empty directory."""
+"""The six layouts that `mrt5 convert` writes, each into an empty directory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from mrt5cli.convert.card import model_card
-from mrt5cli.convert.files import Job, has_byte_vocabulary, write_recipe, write_tokenizer, write_weights
+from mrt5cli.convert.files import (
+    Job,
+    has_byte_vocabulary,
+    write_configurations,
+    write_recipe,
+    write_tokenizer,
+    write_weights,
+)
 from mrt5cli.convert.modules import CONFIGURATION, MODELING, source_files
+from mrt5cli.convert.onnx import write_onnx
 from mrt5cli.convert.reference import deviations, first_version_config, plain_config, reference_config
 from mrt5cli.data.span_noise import plan_lengths
 from mrt5cli.errors import UserError
-from mrt5cli.metrics.results import Json
-from mrt5cli.models import MrT5Config
 from mrt5cli.models.checkpoint import sharing_weights
 from mrt5cli.models.layouts import move_gate
 from mrt5cli.recipe import SpanCorruptionTask
@@ -52,7 +58,7 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
             "convert it to mrt5, reference or hub",
         )
     write_weights(replace(job, model=sharing_weights(job.model, deletion_type="none")), folder)
-    _write_configurations(plain_config(config, job.dtype), config, folder)
+    write_configurations(plain_config(config, job.dtype), config, folder)
     write_tokenizer(config, folder)
     notes = {
         "the model was made with softmax1, and plain T5 computes softmax: its outputs differ until it is "
@@ -75,7 +81,7 @@ def write_reference(job: Job, folder: Path, *, first_version: bool = False) -> l
     whose = "the first version of the authors' code" if first_version else "the authors' code"
     written = (first_version_config if first_version else reference_config)(job.config, job.dtype)
     write_weights(job, folder, rename=lambda name: move_gate(name, -1) if first_version else name)
-    _write_configurations(written, job.config, folder)
+    write_configurations(written, job.config, folder)
     phrases = deviations(job.config, first_version=first_version)
     return [f"{whose} {phrase}; this model runs otherwise here" for phrase in phrases]
 
@@ -129,15 +135,9 @@ LAYOUTS: dict[str, Callable[[Job, Path], list[str]]] = {
     "reference": write_reference,
     "reference-v1": partial(write_reference, first_version=True),
     "hub": write_hub,
+    "onnx": write_onnx,
 }
 """Layout and its writer, which returns notes for the user."""
-
-
-def _write_configurations(written: Json, config: MrT5Config, folder: Path) -> None:
-    names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-    generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
-    write_json(folder / "config.json", written)
-    write_json(folder / "generation_config.json", generation)
 
 
 def _most_new_tokens(job: Job) -> int:

@@ -135,6 +135,16 @@ class Comparison:
     unfinished: str | None = None
 
     @property
+    def rows(self) -> Sequence[Row]:
+        """Of the first model."""
+        return self.results[0].rows
+
+    @property
+    def summary(self) -> Row:
+        """The total of the first model, or its only subset's row."""
+        return self.results[0].summary
+
+    @property
     def numbers(self) -> list[str]:
         """The names of the measures' numbers in rows: a metric that is loaded may have several."""
         others = self.results[0].rows[0].others

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, TypedDict, Unpack, get_args
 
 import torch
 
@@ -39,7 +39,7 @@ from mrt5cli.generation.writing import (
 )
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, read_config
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
-from mrt5cli.subject import Subject, find_subject, load_model
+from mrt5cli.subject import Subject, check_stays, find_subject, load_model
 from mrt5cli.text import counted
 
 OnError = Literal["error", "skip", "empty"]
@@ -197,6 +197,32 @@ class Settings:
         )
 
 
+class Given(TypedDict, total=False):
+    """`Settings` as keyword arguments, for whoever checks types."""
+
+    prompt: str | None
+    column: str | None
+    raw: bool
+    input_length: int | None
+    max_new_tokens: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    sample: bool
+    temperature: float
+    top_p: float
+    num_return: int
+    seed: int
+    valid_utf8: bool
+    escapes: bool
+    hard_delete: bool | None
+    threshold: float | None
+    deletion_rate: float | None
+    batch_tokens: int | None
+    scores: bool
+    precision: runtime.Precision
+    device: str
+
+
 def _least(length: int, longest: int | None) -> int:
     return length if longest is None else min(length, longest)
 
@@ -253,11 +279,7 @@ class Job:
         if isinstance(model, Subject):
             config, devices = read_config(model.source), runtime.devices(settings.device)
         else:
-            if settings.device != "auto" or settings.precision != "fp32":
-                raise UserError(
-                    "a loaded model stays on its device and in its precision",
-                    "move the model, or name its run",
-                )
+            check_stays(settings.device, settings.precision)
             config, devices = model.config, [next(model.parameters()).device]
         options = settings.options(task, config, devices[0])
         moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
@@ -387,7 +409,7 @@ def generate(
     *,
     revision: str | None = None,
     allow_pickle: bool = True,
-    **settings: Any,
+    **settings: Unpack[Given],
 ) -> Iterator[Generated]:
     """What a model writes for each input, in their order, `num_return` outputs each.
 
@@ -395,12 +417,13 @@ def generate(
     its neighbours. (Random deletion is drawn for a batch, and is the same for the same inputs.)
 
     Args:
-        model: a run directory, a checkpoint directory, a Hub id, or a model from `mrt5cli.models.load`, which
-            stays on its device and in its precision.
+        model: a run directory, a checkpoint directory, a Hub id, or a model from `load`, which stays on its
+            device and in its precision.
         inputs: texts, or bytes of any encoding, as they are: lines of an open file keep their line breaks,
             which `mrt5 generate` removes. A run's prompt, if it has one column, is put around each.
-        revision, allow_pickle: of a Hub model, see `mrt5cli.models.load`.
-        **settings: any of `Settings`, such as `num_beams=4` or `device="cuda:0,cuda:1"`.
+        revision, allow_pickle: of a Hub model, see `load`.
+        **settings: such as `num_beams=4` or `device="cuda:0,cuda:1"`. All of them, and what each is, are the
+            attributes of `Settings`: `help(mrt5cli.generation.generate.Settings)`.
 
     Raises:
         UserError: no such model, or settings that it does not fit, or that contradict each other.

@@ -181,6 +181,7 @@ class SavedEvaluation(BaseModel, frozen=True):
     Attributes:
         task: its kind.
         settings: its section of the recipe, resolved.
+        commits: of the Hub datasets that were read.
         languages: subsets that were evaluated; None for all.
         data: what took the place of the task's own source, or None.
         code: version of the code that made it.
@@ -189,6 +190,7 @@ class SavedEvaluation(BaseModel, frozen=True):
     version: Literal[1, 2, 3] = 1
     task: str = Field(validation_alias=AliasPath("task", "kind"))
     settings: Json = Field(default_factory=dict, validation_alias=AliasPath("task", "settings"))
+    commits: dict[str, str] = Field(default_factory=dict, validation_alias=AliasPath("task", "commits"))
     split: str
     deletion: Literal["hard", "soft"]
     batch_size: int

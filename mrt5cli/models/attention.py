@@ -205,7 +205,7 @@ def attend(
     penalty = None if module.is_decoder and not cross else score_penalty
     bias, hidden = (None, _of_keys(position_bias)) if cross else (position_bias, None)
     # Of a single query the bias is smaller than the keys, which a feature would copy.
-    if _of_keys(attention_mask) is None or query.shape[2] == 1:
+    if _of_keys(attention_mask) is None or (not torch.compiler.is_exporting() and query.shape[2] == 1):
         bias = _plus(bias, attention_mask)
     else:
         hidden = _plus(hidden, _of_keys(attention_mask))

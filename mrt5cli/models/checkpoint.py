@@ -358,7 +358,7 @@ def of_a_shortener(key: str) -> bool:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar and no remarks while weights are loaded or saved."""
+    """No progress bar and no remarks while weights are loaded or saved, or a model is trained."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -50,7 +50,7 @@ def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback:
         spare = torch.zeros_like(keep_BL).scatter_(
             1, ties_BL.to(torch.uint8).argmax(dim=1, keepdim=True), True
         )
-    return torch.where(keep_BL.any(dim=1, keepdim=True), keep_BL, spare)
+    return keep_BL | (spare & ~keep_BL.any(dim=1, keepdim=True))
 
 
 def compact(keep_BL: Tensor, lengths_B: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, int]:
@@ -62,13 +62,16 @@ def compact(keep_BL: Tensor, lengths_B: Tensor, mask_BL: Tensor | None) -> tuple
         mask_BL: 0 where nothing is attended to, or None for everything.
 
     Returns:
-        positions (B, K) int64, the original position of each slot (slots past a row's count repeat deleted
-        ones); valid (B, K) bool; how many survivors are attended to. Reading that number and K, the largest
-        count of the batch, is the one device sync of a forward.
+        positions (B, K) int64, the original position of each slot (0 in slots past a row's count); valid
+        (B, K) bool; how many survivors are attended to. Reading that number and K, the largest count of the
+        batch, is the one device sync of a forward.
     """
     seen_BL = keep_BL if mask_BL is None else keep_BL & (mask_BL != 0)
     longest, seen_count = torch.stack([lengths_B.max(), seen_BL.sum()]).tolist()
-    positions = (~keep_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    # One slot more takes what is deleted.
+    slots_BL = (keep_BL.cumsum(dim=1) - 1).masked_fill_(~keep_BL, longest)
+    places = torch.arange(keep_BL.shape[1], device=keep_BL.device).expand_as(slots_BL)
+    positions = slots_BL.new_zeros(slots_BL.shape[0], longest + 1).scatter_(1, slots_BL, places)[:, :-1]
     valid = torch.arange(longest, device=keep_BL.device)[None, :] < lengths_B[:, None]
     return positions, valid, seen_count
 
@@ -89,6 +92,9 @@ def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int, ste
         step: rows, of the last dimension, begin in memory at multiples of this many numbers.
     """
     heads = bias_ND.shape[0]
+    if positions_BK is None and torch.compiler.is_exporting():
+        # An exported graph has no windows of a width that only a call knows.
+        positions_BK = torch.arange(length, device=bias_ND.device)[None]
     if positions_BK is None:
         # Row q of the L x L bias is the window of L distances that starts at L - 1 - q.
         room = -length % step

@@ -43,8 +43,12 @@ class MrT5Encoder(MrT5Stack):
 
     @property
     def shortener(self) -> Shortener | None:
-        """What shortens the sequence, wherever it sits."""
-        return next((module for module in self.modules() if isinstance(module, Shortener)), None)
+        """What shortens the sequence."""
+        kind = SHORTENERS.get(self.config.deletion_type)
+        if kind is None:
+            return None
+        # By its name: PEFT wraps it together with a copy of it, and knows which of the two is trained.
+        return cast(Shortener, getattr(self.block[self.config.delete_gate_layer], kind.name))
 
     @merge_with_config_defaults
     @capture_outputs

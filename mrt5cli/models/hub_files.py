@@ -21,7 +21,7 @@ from mrt5cli.models.weights import (
     pickles_refused,
     shards_in,
 )
-from mrt5cli.rundir import resolve_model
+from mrt5cli.rundir import ADAPTER, adapter_refused, resolve_model
 from mrt5cli.text import listed
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def _cached(config: Path | None, weights: bool) -> Located | None:
 def _downloaded(repository: Repository, names: list[str], allow_pickle: bool, weights: bool) -> Located:
     """The model as the Hub has it now, config.json first: another kind of model is refused before its weights
     are downloaded."""
+    if CONFIG not in names and ADAPTER in names:
+        raise adapter_refused(repository.name)
     if CONFIG not in names:
         raise CheckpointError(
             f"{repository.name} is not a checkpoint: its repository on the Hub has no {CONFIG}"

@@ -44,8 +44,9 @@ class Layout:
         by_distance = relative_bias(attention, length)
         if by_distance is None:
             return shortening.states.new_zeros(1, 1, 1, 1), None
-        if attention.config._attn_implementation != IMPLEMENTATIONS["eager"]:
-            by_distance = by_distance.to(bias_dtype(shortening.states) or by_distance.dtype)
+        if attention.config._attn_implementation == IMPLEMENTATIONS["eager"]:
+            return distance_bias(by_distance, shortening.positions, length), None
+        by_distance = by_distance.to(bias_dtype(shortening.states) or by_distance.dtype)
         return distance_bias(by_distance, shortening.positions, length, STEP), None
 
     def mask(self, shortening: Shortening) -> Tensor | None:

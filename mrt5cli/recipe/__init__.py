@@ -11,6 +11,7 @@ from mrt5cli.recipe.loading import parse_overrides as parse_overrides
 from mrt5cli.recipe.schema import ConstantController as ConstantController
 from mrt5cli.recipe.schema import EvaluationSection as EvaluationSection
 from mrt5cli.recipe.schema import GenerationSection as GenerationSection
+from mrt5cli.recipe.schema import LoraSection as LoraSection
 from mrt5cli.recipe.schema import LossSection as LossSection
 from mrt5cli.recipe.schema import ModelSection as ModelSection
 from mrt5cli.recipe.schema import PController as PController

@@ -27,7 +27,7 @@ class Whole(Tree):
 
 
 def load(
-    source: str | Path, overrides: Sequence[str] = (), *, smoke: bool = False, trusted: bool = True
+    source: str | Path | Recipe, overrides: Sequence[str] = (), *, smoke: bool = False, trusted: bool = True
 ) -> Recipe:
     """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
 
@@ -35,7 +35,7 @@ def load(
     a run's recipe or starts from a run, the files that the run was made with.
 
     Args:
-        source: the file, or the name of a shipped recipe.
+        source: the file, or the name of a shipped recipe; or one that has been loaded, to be changed.
         overrides: assignments "a.b=c", as of `--set`.
         smoke: it will be made small, so that steps given with `--set` need not fit a recipe of full size.
         trusted: False imports no files: it came from somewhere else.
@@ -44,10 +44,12 @@ def load(
         RecipeError: it is none, with every problem.
         UserError: there is no such recipe, a file cannot be read, or the code of a run has changed.
     """
-    path = find(source)
-    tree: Tree = {}
+    if isinstance(source, Recipe):
+        path, chain, tree = Path(source.name), [], source.model_dump(mode="json")
+    else:
+        path, tree = find(source), {}
+        chain = read_chain(path)
     origins: dict[Keys, str] = {}
-    chain = read_chain(path)
     for file, document in chain:
         tree = merge(tree, document.tree)
         prefix = "" if file == path else f"{shown(file)}, "

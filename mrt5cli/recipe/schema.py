@@ -229,6 +229,23 @@ def _chooser(name: str) -> str:
 BestMetric = Annotated[str, AfterValidator(_chooser), WithJsonSchema({"enum": choosers()})]
 
 
+class LoraSection(Section):
+    """Changes of low rank (LoRA), trained in place of weights; the shortener is trained as a whole."""
+
+    rank: Annotated[int, Field(ge=1, le=bounds.HEAD_WIDTH)] = Field(8, description="rank of each change")
+    alpha: Annotated[float, Field(ge=bounds.SMALLEST, le=bounds.COEFFICIENT)] = Field(
+        16.0, description="changes are scaled by alpha / rank"
+    )
+    targets: list[Literal["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"]] = Field(
+        ["q", "v"],
+        min_length=1,
+        max_length=8,
+        description="weight matrices that are changed, in every layer: queries, keys, values and outputs of "
+        "self- and cross-attention (q, k, v, o), the feed-forward layer (wi_0, wi_1, wo), the head (lm_head)",
+    )
+    dropout: DropProbability = Field(0.0, description="probability of dropping an input of a change")
+
+
 class TrainingSection(Section):
     """The optimizer, its schedule, and what is written when."""
 
@@ -254,6 +271,11 @@ class TrainingSection(Section):
         1.0, description="gradients are clipped to this norm"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast; fp16 overflows in T5")
+    lora: LoraSection | None = Field(
+        None,
+        description="train small changes of some weights, and the shortener, in place of all weights; needs "
+        "the package peft; null: all weights",
+    )
     recompute: Literal["none", "selective", "blocks"] = Field(
         "none",
         description="computed again in backward instead of kept: 'selective', norms, activations, dropout; "
@@ -411,6 +433,8 @@ class Recipe(Section):
                 f"training.eval_steps {training.eval_steps} is above training.max_steps "
                 f"{training.max_steps}: nothing is measured on validation data"
             )
+        if training.lora is not None and self.model.start == "scratch":
+            found.append("training.lora leaves the random weights of model.start: scratch nearly as they are")
         found += self._unused_configurations()
         return found
 

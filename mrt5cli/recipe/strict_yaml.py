@@ -110,9 +110,16 @@ def dump(tree: Tree) -> str:
 
 
 def inline(value: object) -> str:
-    """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back."""
+    """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back.
+
+    Raises:
+        YamlProblem: it is, or holds, what YAML has no way to write.
+    """
     # Within a list, because a document that is one scalar ends with a line of dots.
-    text = str(_dumped([value], default_flow_style=True, width=math.inf))
+    try:
+        text = str(_dumped([value], default_flow_style=True, width=math.inf))
+    except yaml.representer.RepresenterError as error:
+        raise YamlProblem(f"a {type(error.args[-1]).__name__} is no value of a recipe") from error
     return text.strip().removeprefix("[").removesuffix("]")
 
 

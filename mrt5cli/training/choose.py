@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from dataclasses import replace
 from functools import partial
@@ -27,8 +28,10 @@ from mrt5cli.training.plan_text import facts
 from mrt5cli.training.start import check_start, checkpoint_to_resume, model_to_start
 
 if TYPE_CHECKING:
-    from mrt5cli.models import MrT5Config
+    from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.models.fast.choice import Choice
+
+HOW_TO_INSTALL_PEFT = "pip install 'mrt5cli[peft]'"
 
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
@@ -37,6 +40,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     Raises:
         UserError: whatever would keep the run from starting.
     """
+    if recipe.training.lora is not None and importlib.util.find_spec("peft") is None:
+        raise UserError("training.lora needs the package peft, which is not installed", HOW_TO_INSTALL_PEFT)
     run = RunDir(options.out)
     # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
     judges = options.resume or machine.leads()
@@ -100,6 +105,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     """The task and the model."""
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
+    from mrt5cli.training.lora import add_lora
     from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
@@ -115,10 +121,12 @@ def _prepare(plan: TrainingPlan) -> Prepared:
             start = model_to_start(model, allow_pickle=plan.options.allow_pickle)
         else:
             start = checkpoint_to_resume(plan.checkpoint)
+        if training.lora is not None:
+            add_lora(start.model, training.lora, plan.checkpoint)
     recompute(start.model, training.recompute)
     if training.compile:
         compile_blocks(start.model)
-    _check_room(plan.run.path, training, start.model.num_parameters())
+    _check_room(plan.run.path, training, start.model)
     attention = _attention(start.model.config, plan)
     plan.notes.extend(_other_attention(start.model.config, plan, attention))
     return Prepared(task, example, start, micro_batches, attention)
@@ -215,11 +223,12 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
         check_held_out(task, "validation")
 
 
-def _check_room(path: Path, training: TrainingSection, parameters: int) -> None:
+def _check_room(path: Path, training: TrainingSection, model: MrT5ForConditionalGeneration) -> None:
     """Refuse a disk without room for the checkpoints that are kept, one being written, and the model."""
-    checkpoint = 3 * 4 * parameters  # weights and two moments of Adam, 4 bytes each
+    weights = 4 * model.num_parameters()
+    checkpoint = weights + 2 * 4 * model.num_parameters(only_trainable=True)  # with two moments of Adam
     kept = min(training.keep_checkpoints, -(-training.max_steps // training.save_steps)) + 1
-    needed, free = checkpoint * kept + checkpoint // 3, room(path)
+    needed, free = checkpoint * kept + weights, room(path)
     if free < needed:
         raise UserError(
             f"{path}: checkpoints will need {byte_size(needed)}, {byte_size(free)} are free",

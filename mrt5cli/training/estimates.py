@@ -39,11 +39,11 @@ class Lengths(NamedTuple):
 def step_flops(recipe: Recipe, sizes: Sizes) -> int:
     """Floating-point operations of an optimizer step, over all devices.
 
-    A multiply-accumulate is two. Backward takes twice what forward does, and forward once more where blocks
-    are computed again.
+    A multiply-accumulate is two. Backward takes twice what forward does, once where LoRA leaves nearly all
+    weights without a gradient, and forward once more where blocks are computed again.
     """
     training = recipe.training
-    passes = 4 if training.recompute == "blocks" else 3
+    passes = (2 if training.lora else 3) + (training.recompute == "blocks")
     one = forward_macs(sizes, lengths_of(recipe, recipe.task, hard=False))
     return 2 * passes * training.batch_size * one
 
@@ -84,11 +84,13 @@ def parameters(sizes: Sizes) -> int:
 
 
 def disk(recipe: Recipe, weights: int) -> int:
-    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments."""
+    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments, which LoRA
+    has next to none of."""
     kept, one = recipe.training.keep_checkpoints, 4 * weights
+    moments = 0 if recipe.training.lora else 2
     # A kept checkpoint may come with best weights of its own, without the moments.
     best = 0 if recipe.training.best_metric is None else (1 + kept) * one
-    return 3 * one * kept + one + best
+    return (1 + moments) * one * kept + one + best
 
 
 def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:

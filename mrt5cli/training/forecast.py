@@ -157,7 +157,10 @@ def forecast(
     rate = gpu_rate(training.precision, gpu) if on_gpu else core_rate(sizes.d_model)
     seconds = step_flops(recipe, sizes) / rate.flops / (runtime.world_size if on_gpu else 1)
     parameters, batch = model.num_parameters(), training.device_batch_size
-    step = Step(recipe, sizes, parameters, batch, attention.implementation, on_gpu, runtime.world_size)
+    trained = model.num_parameters(only_trainable=True)
+    step = Step(
+        recipe, sizes, parameters, batch, attention.implementation, on_gpu, runtime.world_size, trained
+    )
     return Forecast(
         runtime,
         rate,

@@ -27,7 +27,7 @@ class StepMemory:
     """Bytes that a training step takes at its peak.
 
     Attributes:
-        weights: in float32, with gradients and Adam's two moments.
+        weights: in float32, with gradients and Adam's two moments of those that are trained.
         copies: of weight matrices, that products read.
         held: between forward and backward pass.
         temporary: what backward makes on top, at most.
@@ -49,6 +49,7 @@ class Step:
 
     Attributes:
         sizes, parameters: of the model.
+        trained: parameters that are, where not all of them are.
         batch: examples.
         attention: what it runs by, a name of `models.attention.IMPLEMENTATIONS`.
         processes: that train together.
@@ -61,6 +62,7 @@ class Step:
     attention: str
     on_gpu: bool
     processes: int = 1
+    trained: int | None = None
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -94,14 +96,21 @@ class Step:
         return not self.on_gpu and self.attention != "eager" and not self.drops_weights
 
     @property
+    def changed(self) -> list[str]:
+        """Weights with changes by LoRA."""
+        lora = self.recipe.training.lora
+        return [] if lora is None else [*lora.targets]
+
+    @property
     def scored(self) -> bool:
         return self.recipe.loss.score_coefficient > 0
 
     # --- parts: bytes that backward needs of them -----------------------------------------------------------
 
-    def norm(self, rows: int, products: int) -> int:
+    def norm(self, rows: int, *readers: str) -> int:
         """Its input in float32, a number a row, and its output as the products that follow read it; autocast
-        casts it for each."""
+        casts it for each. A weight that is not trained needs none."""
+        products = sum(self.recipe.training.lora is None or name in self.changed for name in readers)
         casts = products if self.number == 2 and not self.on_gpu else min(products, 1)
         return rows * (4 * self.sizes.d_model + 4 + casts * self.number * self.sizes.d_model)
 
@@ -125,16 +134,20 @@ class Step:
         return held + (4 + dropped) * sizes.heads * pairs + scored * 4 * sizes.inner * (queries + keys)
 
     def feed_forward(self, rows: int) -> int:
-        mask = self.recipe.model.dropout > 0 and not self.on_gpu
-        return rows * self.sizes.d_ff * (2 * self.number + mask)
+        drops = self.recipe.model.dropout > 0
+        if (
+            "wo" in self.changed
+        ):  # then it is PyTorch's: activation and product are kept, and what dropped them
+            return rows * self.sizes.d_ff * (4 * self.number + drops * (1 if self.on_gpu else self.number))
+        return rows * self.sizes.d_ff * (2 * self.number + (drops and not self.on_gpu))
 
     def block(self, *, decodes: bool, rows: int, length: int, scored: bool) -> int:
         """All that a block holds, without recomputation."""
-        held = self.norm(rows, 3) + self.attend(rows, rows, rows * length, scored=scored and not decodes)
-        held += self.norm(rows, 2) + self.feed_forward(rows) + 2 * self.dropped(rows)
+        held = self.norm(rows, *"qkv") + self.attend(rows, rows, rows * length, scored=scored and not decodes)
+        held += self.norm(rows, "wi_0", "wi_1") + self.feed_forward(rows) + 2 * self.dropped(rows)
         if decodes:
             source = self.rows.kept
-            held += self.norm(rows, 1) + self.dropped(rows)
+            held += self.norm(rows, "q") + self.dropped(rows)
             held += self.attend(rows, source, rows * self.lengths.kept, scored=scored)
             if self.number == 2:  # the source's states, cast for keys and for values
                 held += (1 if self.on_gpu else 2) * 2 * source * self.sizes.d_model
@@ -143,9 +156,13 @@ class Step:
     def products(self, *, decodes: bool, rows: int) -> int:
         """What products with weights give in a block, and the CPU's attention kernel: kept by "selective"."""
         sizes = self.sizes
-        numbers = rows * (3 * sizes.inner + 2 * sizes.d_model + 2 * sizes.d_ff)
+        widths = dict.fromkeys("qkv", sizes.inner) | dict.fromkeys(("o", "wo"), sizes.d_model)
+        widths |= dict.fromkeys(("wi_0", "wi_1"), sizes.d_ff)
+        # A change is a product beside that with the weight.
+        widths = {name: width * (1 + (name in self.changed)) for name, width in widths.items()}
+        numbers = rows * sum(widths.values())
         if decodes:
-            numbers += rows * (sizes.inner + sizes.d_model) + 2 * self.rows.kept * sizes.inner
+            numbers += rows * (widths["q"] + widths["o"]) + self.rows.kept * (widths["k"] + widths["v"])
         kernel = rows * (self.number * sizes.inner + 4 * sizes.heads) * (1 + decodes)
         return numbers * self.number + (kernel if self.by_flash else 0)
 
@@ -174,7 +191,7 @@ class Step:
                 products = (self.products(decodes=decodes, rows=each) for each in rows)
                 blocks = [sum(both) for both in zip(blocks, products, strict=True)]
         first, last = rows[0], rows[-1]
-        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last, 0)
+        ends = self.dropped_at_ends(first) + self.dropped_at_ends(last) + self.norm(last)
         if decodes:
             head = target * (self.number * sizes.d_model + (4 + self.number) * sizes.vocabulary)
             return sum(blocks) + ends + head + self.bias(decodes=True)
@@ -231,6 +248,7 @@ class Step:
         of_encoder = self.temporary(decodes=False)
         of_decoder = self.temporary(decodes=True)
         # Several processes reduce gradients in buckets of their own.
-        weights = (20 if self.processes > 1 else 16) * self.parameters
+        trained = self.parameters if self.trained is None else self.trained
+        weights = 4 * self.parameters + (16 if self.processes > 1 else 12) * trained
         temporary = max(of_encoder - decoder, of_decoder)
         return StepMemory(weights, self.copies(), encoder + decoder, max(0, temporary))

@@ -102,6 +102,9 @@ class TrainingPlan:
             "run": str(self.run.path),
             "resume_step": self.resume_step,
             "parameters": None if ready is None else ready.start.model.num_parameters(),
+            "trained_parameters": None
+            if ready is None
+            else ready.start.model.num_parameters(only_trainable=True),
             "attention": None if ready is None else str(ready.attention),
             **{name: fact for name, fact in self.facts.items() if name not in ("run", "output")},
             "estimate": None if self.forecast is None else self.forecast.document(),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
-from mrt5cli.text import rounded
+from mrt5cli.text import listed, rounded
 from mrt5cli.training.forecast import Forecast
 from mrt5cli.training.plan import Prepared, TrainingPlan
+
+if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
 
 SHOWN = 100
 """Characters of an example's source and of its target."""
@@ -28,6 +33,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         "model": f"{rounded(model.num_parameters())} parameters, width {config.d_model}, "
         f"{config.num_layers} + {config.num_decoder_layers} layers, "
         f"{recipe.model.shortener.placed()}; from {prepared.start.origin}",
+        "trained": _trained(recipe, model),
         "loss": _loss(recipe),
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
@@ -37,6 +43,17 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         "output": str(plan.run.path),
     }
     return {name: fact for name, fact in found.items() if fact}
+
+
+def _trained(recipe: Recipe, model: MrT5ForConditionalGeneration) -> str:
+    lora, shortener = recipe.training.lora, recipe.model.shortener
+    if lora is None:
+        return ""
+    whole = f", and the {shortener.called}" if shortener.has_weights else ""
+    return (
+        f"{model.num_parameters(only_trainable=True):,} of them: LoRA of rank {lora.rank} on "
+        f"{listed(lora.targets)}{whole}"
+    )
 
 
 def _loss(recipe: Recipe) -> str:

@@ -76,6 +76,7 @@ class DeletionRateController(TrainerCallback, ExportableState):
         # Deleted and counted: of this step, of this process; since the last log, of all.
         self._counts, self._window = torch.zeros(2, device=device), torch.zeros(2, device=device)
         self._of_step: Tensor | None = None
+        self._saw = False
         self._nothing = self._used = torch.zeros((), device=device)
 
     # --- what a model asks for ------------------------------------------------------------------------------
@@ -83,13 +84,19 @@ class DeletionRateController(TrainerCallback, ExportableState):
     @property
     def alpha(self) -> Tensor:
         """The coefficient of the gate loss in force now, 0-dim, on the model's device."""
+        return self._alpha()
+
+    # torch.compile would look into both, and compile anew whenever a number in here changes.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _alpha(self) -> Tensor:
         alpha = self._law.alpha if self._step >= self._delay else self._nothing
         assert isinstance(alpha, Tensor)
         return alpha
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def count(self, counts: Tensor) -> None:
         """See what a forward pass deletes, (2,): positions deleted, and all that are no padding."""
-        counts, self._used = counts.detach(), self.alpha
+        counts, self._used, self._saw = counts.detach(), self.alpha, True
         if self._law.per_micro_batch:
             counts = _over_processes(counts)
             self._steer(counts)
@@ -107,8 +114,10 @@ class DeletionRateController(TrainerCallback, ExportableState):
         Raises:
             UserError: there is no MrT5 in it, or one without a learned gate.
         """
-        # By what it has, not by its class: that of an exported model is a class of its own files.
-        self._model = next((part for part in model.modules() if hasattr(part, "deletion_control")), None)
+        # By what its class has: by its name, an exported model, whose class is of its own files, would be
+        # missed; by what it has itself, PEFT's would be found, which hands on questions, but nothing set.
+        found = (part for part in model.modules() if hasattr(type(part), "deletion_control"))
+        self._model = next(found, None)
         if self._model is None:
             raise UserError(
                 f"DeletionRateController found no MrT5 in {type(model).__name__}",
@@ -125,7 +134,18 @@ class DeletionRateController(TrainerCallback, ExportableState):
         return self
 
     def step(self) -> None:
-        """Take note that the optimizer has made a step."""
+        """Take note that the optimizer has made a step.
+
+        Raises:
+            UserError: no `loss` of the model's was asked for since the step before.
+        """
+        if not self._saw:
+            raise UserError(
+                "DeletionRateController saw no deletion in this step: the model was not asked for its loss",
+                "pass labels in training mode, and minimise the loss that the model returns; with label "
+                "smoothing, or a loss function of its own, a Trainer does neither",
+            )
+        self._saw = False
         if self._law.per_micro_batch:
             counts = self._counts
         else:

@@ -34,12 +34,14 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
     session: dict[str, Any] = {"started": now, "from_step": plan.resume_step or 0}
     session |= {"code": code_version("train"), "own_code": own_code.record()}
+    libraries = (*LIBRARIES, "peft") if plan.recipe.training.lora else LIBRARIES
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
         "status": "running",
         "name": plan.recipe.name,
         "seed": plan.recipe.seed,
         "parameters": prepared.start.model.num_parameters(),
+        "trained_parameters": prepared.start.model.num_parameters(only_trainable=True),
         "data": prepared.task.commits(),
         "shares": prepared.task.shares(),
         "code": own_code.record(),
@@ -49,7 +51,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "ended": None,
         **plan.runtime.describe(),
         "attention": str(prepared.attention),
-        "versions": own | {name: metadata.version(name) for name in LIBRARIES},
+        "versions": own | {name: metadata.version(name) for name in libraries},
         "commit": _commit(Path(mrt5cli.__file__).parent),
         "hub_commits": commits,
         "sessions": [*before.get("sessions", []), session],

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import torch.distributed as dist
 from transformers import TrainerCallback
-from transformers.utils import logging
 
 from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost
+from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.recipe.shorteners import BoundaryPredictor
 from mrt5cli.rundir import FINISHED, RunDir
 from mrt5cli.training import record
@@ -39,9 +39,7 @@ def execute(plan: TrainingPlan) -> RunDir:
     say = text.say_on_stderr if plan.runtime.leads else text.say_nothing
     say(plan.text)
     if plan.prepared is not None:
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with _opened(plan, plan.prepared):
+        with quiet_transformers(), _opened(plan, plan.prepared):
             _train_and_record(plan, plan.prepared, say)
     return plan.run
 
@@ -118,7 +116,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(alone=runtime.world_size == 1))
         callbacks: list[TrainerCallback] = [interruption]
-        if runtime.leads:
+        if runtime.leads and not text.is_quiet():
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
             prepared.start.model, arguments, stream, recipe, run=run, callbacks=callbacks

@@ -43,6 +43,7 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
+from mrt5cli.training import lora
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
@@ -330,6 +331,8 @@ class DeletionTrainer(Trainer):
         with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
+            if self.settings.lora is not None and self.args.should_save:
+                lora.save(self.accelerator.unwrap_model(self.model), folder)
             write_json(folder / own_state_name(self.args.process_index), self._own_state())
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
@@ -375,6 +378,8 @@ class DeletionTrainer(Trainer):
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         if output_dir is not None and self.args.should_save:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            if self.settings.lora is not None:
+                state_dict = lora.merged(model)
             model.save_pretrained(output_dir, state_dict=state_dict)
             write_tokenizer(model.config, Path(output_dir))
 

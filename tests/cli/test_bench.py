@@ -13,11 +13,11 @@ import pytest
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
+from mrt5cli.bars import bars
 from mrt5cli.benchmark import suite
 from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.cli import app
 from mrt5cli.commands.bench import KINDS
-from mrt5cli.commands.progress import bars
 
 HERE = ["--batch", "2", "--length", "40", "--target", "5", "--rounds", "2", "--device", "cpu"]
 SMALL = ["--size", "tiny", *HERE]
@@ -215,7 +215,7 @@ def test_the_command_itself():
 
 def test_a_log_says_what_is_left(monkeypatch, capsys):
     clock = iter([1.0, 10.0, 41.0])
-    monkeypatch.setattr("mrt5cli.commands.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mrt5cli.bars.time.monotonic", lambda: next(clock))
     with bars("timing") as tell:
         for finished in (1, 2, 5):
             tell("forward", finished, 9)

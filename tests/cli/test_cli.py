@@ -248,16 +248,15 @@ def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
         archive.extractall(site)
 
     def data_below(folder: Path, root: Path) -> set[Path]:
-        kinds = (".yaml", ".j2", ".css", ".mplstyle")
+        kinds = (".yaml", ".j2", ".css", ".mplstyle", ".typed")
         return {path.relative_to(root) for path in folder.rglob("*") if path.suffix in kinds}
 
     carried = data_below(site / "mrt5cli", site / "mrt5cli")
     recipes = data_below(ROOT / "recipes", ROOT)
     data = data_below(ROOT / "mrt5cli", ROOT / "mrt5cli")
     assert carried == recipes | data
-    assert {
-        Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")
-    } <= data
+    yaml = {Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")}
+    assert yaml | {Path("py.typed")} <= data
 
     checked = subprocess.run(
         [sys.executable, "-m", "mrt5cli", "recipe", "check", "quickstart", "--no-build", "--json"],

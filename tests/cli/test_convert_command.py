@@ -75,6 +75,18 @@ def test_in_a_process_of_its_own(tmp_path: Path):
             "--private is of the repository that --push",
         ),
         (
+            [GOLDEN / "models/t5", "out", "--to", "mrt5", "--license", "mit"],
+            "--license is stated in the model card, which --to hub writes",
+        ),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "hub", "--license", "apache"],
+            "--license apache is no licence that the Hub has a name for; did you mean apache-2.0?",
+        ),
+        (
+            [GOLDEN / "models/t5", "out", "--to", "hub", "--license-link", "LICENSE"],
+            "--license-link is of a licence, and none is named",
+        ),
+        (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"],
             "models/t5 has 4 encoder blocks, counted from 0 hint: give a --layer from 0 to 3",
         ),

@@ -17,9 +17,9 @@ import torch
 from tiny_runs import NO_GATE, SHORTENERS, SPANS, make_run
 from typer.testing import CliRunner
 
+from mrt5cli.bars import bars
 from mrt5cli.byte_tokens import encode, to_bytes
 from mrt5cli.cli import app
-from mrt5cli.commands.progress import bars
 from mrt5cli.generation import writing
 from mrt5cli.models import load
 
@@ -575,7 +575,7 @@ def test_a_log_says_how_fast_it_goes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([1.0, 10.0, 41.0])
-    monkeypatch.setattr("mrt5cli.commands.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mrt5cli.bars.time.monotonic", lambda: next(clock))
     with bars("generating", "inputs") as tell:
         for finished in (100, 500, 4100):
             tell("in.txt", finished, 9000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import termios
@@ -15,7 +16,9 @@ from typing import Any
 import hubsim
 import pytest
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 from tiny_runs import SPANS, make_run
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
@@ -194,3 +197,106 @@ def test_generate_reads_the_recipe_beside_a_model(exported: HubServer) -> None:
     ).stdout.splitlines()
 
     assert json.loads(row)["truncated"], "its task reads 64 byte tokens"
+
+
+# --- what is pushed -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub of somebody who is logged in and has pushed nothing yet; a run lies in `tiny-seed3`."""
+    monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, "tiny", task=SPANS)
+    shutil.rmtree(hub.root / "models/me/pushed", ignore_errors=True)
+    hub.refresh()
+    return hub
+
+
+OPENED_BY_ID = r"""
+import sys
+
+class NoToolkit:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mrt5cli":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoToolkit())
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("me/pushed", trust_remote_code=True)
+model = AutoModelForSeq2SeqLM.from_pretrained("me/pushed", trust_remote_code=True).eval()
+inputs = tokenizer(["some text", "and more of it"], padding=True, return_tensors="pt")
+print(type(model).__module__)
+print(model.generate(**inputs, max_new_tokens=5).tolist())
+"""
+
+
+@pytest.mark.ci
+def test_a_push_opens_and_evaluates_by_its_id_alone(mine: HubServer, tmp_path: Path) -> None:
+    run = json.loads(mrt5("evaluate", "tiny-seed3", "--device", "cpu", "--json").stdout)
+    pushed = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed", "--license", "mit")
+    assert "note:" not in pushed.stdout
+
+    found = json.loads(mrt5("evaluate", "me/pushed", "--device", "cpu", "--json").stdout)
+    assert found["models"][0]["rows"] == run["models"][0]["rows"]
+    assert found["task"] == run["task"] and found["deletion"] == run["deletion"] == "hard"
+    assert found["models"][0]["commit"] is not None
+
+    card = ModelCard.load("me/pushed")
+    told = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    row = run["models"][0]["rows"][0]
+    for name in ("deletion_rate", "loss", "bits_per_byte", "token_accuracy"):
+        assert told[name] == pytest.approx(row[name], abs=1e-4), name
+
+    words = [sys.executable, "-I", "-c", OPENED_BY_ID]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=mine.environment(), cwd=tmp_path, check=True
+    )
+    module, ids = done.stdout.splitlines()[-2:]
+    assert module.startswith("transformers_modules.me.pushed")
+    from mrt5cli.models import load
+
+    model = load("tiny-seed3")
+    inputs = AutoTokenizer.from_pretrained("out")(
+        ["some text", "and more of it"], padding=True, return_tensors="pt"
+    )
+    assert json.loads(ids) == model.generate(**inputs, max_new_tokens=5, hard_delete=True).tolist()
+
+
+def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServer) -> None:
+    push = ["convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed", "--overwrite"]
+    first = mrt5(*push, "--license", "my-lab-1", "--license-link", "LICENSE")
+    assert "note:" not in first.stdout
+    shutil.rmtree("out")
+    before = mine.requests("commit/main")
+
+    again = mrt5(*push)
+    assert "note: the licence, my-lab-1, is what the card in me/pushed states" in again.stdout
+    assert "note: README.md of me/pushed is written anew; what it said so far stays in" in again.stdout
+    assert len(mine.requests("commit/main")) == 2 * len(before) > 0
+    metadata = ModelCard.load("me/pushed").data
+    assert (metadata.license, metadata.license_name) == ("other", "my-lab-1")
+    assert metadata.license_link == "LICENSE"
+
+    other = mrt5(*push, "--license", "mit")
+    assert "the licence" not in other.stdout
+    metadata = ModelCard.load("me/pushed").data
+    assert (metadata.license, metadata.license_name) == ("mit", None)
+
+
+@pytest.mark.parametrize("written", ["---\nlicense: [\n---\n", "no metadata at all", "\x00\xff"])
+def test_a_card_that_cannot_be_read_keeps_no_push(written: str, mine: HubServer) -> None:
+    mine.add("models/me/pushed", lambda folder: (folder / "README.md").write_text(written, "latin-1"))
+    pushed = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed")
+    assert "the licence" not in pushed.stdout and "README.md of me/pushed is written anew" in pushed.stdout
+    assert "license" not in ModelCard.load("me/pushed").data.to_dict()
+
+
+def test_a_card_that_the_hub_refuses_is_one_sentence(mine: HubServer) -> None:
+    mine.add(
+        "models/me/pushed", lambda folder: (folder / "README.md").write_text("---\nlicense: refuse-me\n---\n")
+    )
+    refused = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed", code=2).stderr
+    assert "the Hub does not take README.md of out" in " ".join(refused.split())
+    assert '"license" must be one of [apache-2.0, mit, ...]' in " ".join(refused.split())

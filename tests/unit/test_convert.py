@@ -286,7 +286,7 @@ def test_a_shortener_is_not_exchanged(tmp_path: Path):
 # ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"onnx"}))
 def test_bfloat16_and_shards(layout: str, tmp_path: Path):
     source = saved(tmp_path / "ours", gate_layer_norm_type="layer" if layout == "reference-v1" else "rms")
     outcome = convert(

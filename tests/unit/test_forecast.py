@@ -30,6 +30,7 @@ from mrt5cli.recipe import Recipe, Shape, load
 from mrt5cli.runtime import Precision, Runtime
 from mrt5cli.training.estimates import parameters, sizes_of, step_flops
 from mrt5cli.training.forecast import Forecast, forecast
+from mrt5cli.training.lora import add_lora
 from mrt5cli.training.memory import TILES, Step, StepMemory
 
 # --- memory, beside what PyTorch allocates ------------------------------------------------------------------
@@ -66,6 +67,11 @@ CASES = {
     "weights kept, scored": (DROPPED, WEIGHTS_KEPT, SCORED),
     "no dropout": (),
 }
+LORA = "training.lora={{targets: [{}]}}"
+CHANGED = {
+    "lora": (DROPPED, LORA.format("q, v")),
+    "lora everywhere": (DROPPED, LORA.format("q, k, v, o, wi_0, wi_1, wo")),
+}
 OTHERS = {
     "no gate": ("model.shortener={kind: none}", DROPPED, WEIGHTS_KEPT, *NOT_STEERED),
     "no source": ("model.shortener={kind: source_removed}", DROPPED, *NOT_STEERED),
@@ -80,10 +86,13 @@ def measured(
     recipe = small(*overrides, f"training.precision={precision}", f"training.recompute={how}")
     torch.manual_seed(0)
     model = build(recipe.model).train()
+    if recipe.training.lora is not None:
+        add_lora(model, recipe.training.lora)
     model.set_attn_implementation(attention)
     recompute(model, how)
     sizes, weights = sizes_of(recipe, model.config), model.num_parameters()
-    step = Step(recipe, sizes, weights, 4, attention, on_gpu=on_gpu)
+    trained = model.num_parameters(only_trainable=True)
+    step = Step(recipe, sizes, weights, 4, attention, on_gpu=on_gpu, trained=trained)
     ids, labels = (torch.randint(3, 259, (4, n)) for n in (step.lengths.source, step.lengths.target))
 
     def loss() -> Tensor:
@@ -92,7 +101,7 @@ def measured(
         parts = (out.loss, out.score_loss, out.delete_gate_output)
         return sum((part.mean() for part in parts if part is not None), torch.zeros(()))
 
-    assert step.memory().weights == 16 * weights
+    assert step.memory().weights == 4 * weights + 12 * trained
     return *allocated(loss), step.memory()
 
 
@@ -103,6 +112,7 @@ def measured(
     [
         *product(("paper", "paper, scored"), ("eager",), get_args(Recompute)),
         *product(CASES, ("packed",), get_args(Recompute)),
+        *product(CHANGED, ("packed",), get_args(Recompute)),
         *product(OTHERS, ("packed",), ("none",)),
     ],
 )
@@ -111,7 +121,7 @@ def test_memory_is_what_a_step_allocates(
 ) -> None:
     """Within 12 % what is held; within 15 % below and 35 % above its peak, gradients of activations included:
     at this size single tensors of a backward pass weigh much."""
-    held, peak, expected = measured((CASES | OTHERS)[case], attention, how, precision)
+    held, peak, expected = measured((CASES | CHANGED | OTHERS)[case], attention, how, precision)
     assert expected.held + expected.copies == pytest.approx(held, rel=0.12)
     assert 0.85 * peak < expected.total - expected.weights < 1.35 * peak
 

@@ -279,6 +279,13 @@ def test_the_oldest_transformers_is_the_toolkits_own() -> None:
 
 # --- card ---------------------------------------------------------------------------------------------------
 
+ALWAYS = {
+    "library_name": "transformers",
+    "pipeline_tag": "text-generation",
+    "tags": ["mrt5", "byte-level", "text2text-generation"],
+}
+"""Metadata of every card."""
+
 
 def card_of(folder: Path) -> tuple[dict[str, Any], str]:
     """Metadata and text, as the Hub's own reader sees them."""
@@ -303,7 +310,9 @@ def table_rows(text: str, header: str) -> list[dict[str, str]]:
 def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> None:
     folder = export(tmp_path / "out", load(run.model), evaluated.recipe(), evaluated, repo_id="me/tiny-mrt5")
     metadata, text = card_of(folder)
-    assert metadata == {"library_name": "transformers", "language": ["en"], "tags": ["mrt5", "byte-level"]}
+    (index,) = metadata.pop("model-index")
+    assert index["name"] == "tiny-mrt5" and index["results"]
+    assert metadata == {**ALWAYS, "language": ["en"]}
     assert text.lstrip().startswith("# tiny-mrt5\n")
     assert 'name = "me/tiny-mrt5"' in text
     assert "1 of 1 optimizer step of 8 examples each" in text and "seed 3" in text
@@ -384,7 +393,7 @@ def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, t
 
 def test_without_a_run_the_card_says_what_is_not_known(tmp_path: Path) -> None:
     metadata, text = card_of(export(tmp_path / "out"))
-    assert metadata == {"library_name": "transformers", "tags": ["mrt5", "byte-level"]}
+    assert metadata == ALWAYS
     assert text.count("Unknown: the model came without its recipe.") == 2
     assert "Not evaluated, or its results were not at hand" in text
     assert "Versions and hardware are not recorded" in text
@@ -472,14 +481,26 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("inference_deletion", ["hard", "soft"])
 @pytest.mark.parametrize("kind", [*WITHOUT_MODULE, *SHORTENERS])
-def test_every_architecture_is_described_and_called_as_it_works(kind: str) -> None:
-    text = card.model_card(Job(tiny(deletion_type=kind)))
+def test_every_architecture_is_described_and_called_as_it_works(kind: str, inference_deletion: str) -> None:
+    text = card.model_card(Job(tiny(deletion_type=kind, inference_deletion=inference_deletion)))
     assert KINDS.get(kind, of_config(MrT5Config(deletion_type=kind)).phrase()) in text
-    assert ("hard_delete=True" in text) == of_type(kind).gates
     code = re.search(r"```python\n(.*?)```", text, re.S)
     assert code is not None
     compile(code[1], "card", "exec")
+    gates, soft = of_type(kind).gates, inference_deletion == "soft"
+    assert ("generate(**inputs, hard_delete=True)" in code[1]) == (gates and soft)
+    assert (f"`config.json` says `inference_deletion: {inference_deletion}`" in text) == gates
+    other = 'from_pretrained(name, inference_deletion="{}"'.format("hard" if soft else "soft")
+    assert (other in text) == gates
+    assert ("`hard_delete=False` makes one call soft" in text) == (gates and not soft)
+    assert ("`deletion_threshold=` replaces" in text) == (gates and not of_type(kind).refuses_threshold)
+
+
+def test_what_a_threshold_was_chosen_for_is_said() -> None:
+    text = card.model_card(Job(tiny(deletion_threshold=-9.0, deletion_rate=0.3)))
+    assert "replaces the configured threshold, which was chosen to delete 30 %, for one call" in text
 
 
 def test_a_recipe_with_a_fence_in_it_stays_inside_its_own(run: RunDir, tmp_path: Path) -> None:
@@ -643,6 +664,11 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
         (HTTPError("connection reset\nmore"), "broke off: connection reset$"),
         (ConnectionError("gone"), "broke off: gone"),
         (RuntimeError("cas error"), "broke off: cas error"),
+        (json.JSONDecodeError("no JSON", "<html>", 0), "broke off: no JSON"),
+        (
+            ValueError("Invalid metadata in README.md.\n- license"),
+            "does not take README.md of .* README.md. - l",
+        ),
     ],
 )
 def test_what_the_hub_objects_to_is_one_sentence(

@@ -353,6 +353,8 @@ def make_other(kind: str, folder: Path) -> None:
             (folder / "config.json").write_text(json.dumps(config))
         case "no config":
             (folder / "config.json").unlink()
+        case "adapter":
+            (folder / "config.json").rename(folder / "adapter_config.json")
         case "no weights":
             (folder / "pytorch_model.bin").unlink()
         case "broken":
@@ -369,6 +371,7 @@ def make_other(kind: str, folder: Path) -> None:
         ("private", "nor a model of the Hugging Face Hub, or it is private; check the name; for a private"),
         ("bert", "some/bert holds a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
         ("no config", "some/no-config is not a checkpoint: its repository on the Hub has no config.json"),
+        ("adapter", r"some/adapter is an adapter of PEFT \(adapter_config.json\), not a whole model"),
         ("no weights", r"has no weights that can be read.* only .*flax_model.msgpack.*tf_model.h5"),
         ("broken", r"config.json cannot be read: it is not JSON"),
     ],

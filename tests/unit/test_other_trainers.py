@@ -294,3 +294,45 @@ def test_a_checkpoint_of_another_controller(tmp_path: Path) -> None:
     more["resume"] = str(tmp_path / "checkpoint-2")
     with pytest.raises(UserError, match="without a DeletionRateController"):
         by_transformers(Trainer, 1, new_model(), DeletionRateController(0.5), **more)
+
+
+def test_a_trainer_that_takes_another_loss() -> None:
+    """The gate loss is in the one that the model returns."""
+    more = {"label_smoothing_factor": 0.1, "max_steps": 2}
+
+    def collated(first: int, number: int) -> dict[str, torch.Tensor]:
+        batch = rows(first, number)
+        return {**batch, "decoder_input_ids": batch["labels"].clamp(min=0)}
+
+    by_transformers(Trainer, 1, new_model(), make=collated, **more)
+    with pytest.raises(UserError, match="saw no deletion in this step"):
+        by_transformers(Trainer, 1, new_model(), DeletionRateController(0.5), make=collated, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile's own look at it
+def test_a_compiled_model_is_not_compiled_anew_at_every_step() -> None:
+    torch.compiler.reset()
+    losses, compiled = [], 0
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        nonlocal compiled
+        compiled += 1
+        return graph
+
+    counts = []
+    for compile_it in (False, True):
+        model = new_model(attn_implementation="eager").train()
+        control = DeletionRateController(TARGET, **LAWS["pi"]).attach(model)
+        called = torch.compile(model, backend=backend) if compile_it else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(6):
+            loss = called(**even_rows(STEP * step, STEP)).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            control.step()
+            losses.append(loss.item())
+            counts.append(compiled)
+    assert losses[6:] == pytest.approx(losses[:6], rel=1e-4)
+    assert counts[-1] == counts[8] > 0, "graphs by step: " + str(counts[6:])

@@ -1,4 +1,4 @@
-"""How far an evaluation or a benchmark is, on stderr."""
+"""How far an evaluation, a benchmark or a writing of outputs is, on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mrt5cli.text import duration
+from mrt5cli.text import duration, is_quiet
 
 PLAIN_SECONDS = 30.0
 """Between two lines about the same thing, where there are no bars."""
@@ -24,6 +24,9 @@ def bars(doing: str, unit: str = "") -> Iterator[Bar]:
         doing: what is done with things of these names, one word.
         unit: of what is counted, where how many a second matters.
     """
+    if is_quiet():
+        yield lambda name, done, total: None
+        return
     if not sys.stderr.isatty():
         yield _lines(doing, unit)
         return

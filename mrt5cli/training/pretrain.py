@@ -1,0 +1,154 @@
+"""From a recipe's name to a finished run: `from mrt5cli import pretrain`, and the work of `mrt5 pretrain` and
+`mrt5 finetune`. Imports nothing heavy before the recipe is found to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrt5cli import own_code
+from mrt5cli import recipe as recipes
+from mrt5cli.errors import RecipeError
+from mrt5cli.recipe import Recipe
+from mrt5cli.recipe.strict_yaml import YamlProblem, inline
+from mrt5cli.rundir import RunDir, default_directory
+from mrt5cli.text import quiet
+
+if TYPE_CHECKING:
+    from mrt5cli.training.plan import TrainingPlan
+
+
+def pretrain(
+    recipe: str | Path | Recipe,
+    settings: Mapping[str, object] | None = None,
+    *,
+    start: str | Path | None = None,
+    revision: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    smoke: bool = False,
+    device: str = "auto",
+    allow_pickle: bool = True,
+    code: Sequence[str | Path] = (),
+    progress: bool = True,
+) -> RunDir:
+    """Train a model as a recipe says, one that fine-tunes too, and return its run directory.
+
+    `load` and `evaluate` take that directory's `path`; the model in Hugging Face layout is its `model`. Seeds
+    the generators of Python, numpy and torch with the recipe's seed. In processes that torchrun or accelerate
+    launch has started, all of them call this.
+
+    Args:
+        recipe: a recipe file, the name of a shipped recipe, or a recipe that a run directory's `recipe()`
+            gave.
+        settings: keys of the recipe and their values, as `--set` takes them:
+            `{"training.max_steps": 100, "task.languages": ["en", "sw"]}`. A mapping as a value takes the
+            place of all that stood there.
+        start: the model to start from, in place of the recipe's: a run, a checkpoint directory or a Hub id.
+        revision: of a Hub model to start from: branch, tag or commit.
+        out: the run directory; by default runs/NAME-seedSEED.
+        resume: continue from the latest checkpoint; without any, begin; a finished run is left as it is.
+        smoke: shrink the recipe to seconds on a CPU, to see that it runs; by default in runs/smoke/.
+        device: "cpu", "cuda", "cuda:1" (a GPU's number) or "auto", a GPU if there is one.
+        allow_pickle: start from weights in pickles too, see `load`.
+        code: Python files of your own to import first, which may register tasks, shorteners and metrics. The
+            run remembers them, and whatever opens it imports them again.
+        progress: say on stderr what is trained and how far it is.
+
+    Raises:
+        RecipeError: the recipe or a setting is wrong; all problems at once.
+        UserError: the run cannot start: no such recipe, model, data or device; the directory holds another
+            run; there is no room for it.
+        RunFailed: it started, and could not go on. Its checkpoints are whole.
+        KeyboardInterrupt: Ctrl-C or a termination signal; a checkpoint has been saved.
+    """
+    from mrt5cli.training.run import execute
+
+    for file in code:
+        own_code.import_file(Path(file))
+    given = assignments(_as_typed(settings or {}), revision, None if start is None else str(start))
+    out = None if out is None else Path(out)
+    with quiet(not progress):
+        chosen = wanted(recipe, given, smoke=smoke, resumed=out if resume else None)
+        return execute(
+            planned(
+                chosen, given, out=out, resume=resume, smoke=smoke, device=device, allow_pickle=allow_pickle
+            )
+        )
+
+
+def _as_typed(settings: Mapping[str, object]) -> list[str]:
+    """Settings as --set takes them."""
+    problems, typed = [], []
+    for key, value in settings.items():
+        try:
+            typed.append(f"{key}={inline(str(value) if isinstance(value, Path) else value)}")
+        except YamlProblem as problem:
+            problems.append((key, f"{problem}; use numbers, text, booleans, None, lists and dicts"))
+    if problems:
+        raise RecipeError("settings", problems)
+    return typed
+
+
+def assignments(
+    overrides: Sequence[str] | None, revision: str | None = None, start: str | None = None
+) -> list[str]:
+    """What --set sets, and behind it what --revision and --from set."""
+    keys: dict[str, str | None] = {}
+    if start is not None:
+        # Not what describes a model that is built from nothing, nor a revision of another one.
+        keys = {"start": start, "revision": None, "shape": None, "initialization": "t5"}
+    if revision is not None:
+        keys["revision"] = revision
+    return [*(overrides or ()), *(f"model.{key}={inline(value)}" for key, value in keys.items())]
+
+
+def wanted(recipe: str | Path | Recipe, given: Sequence[str], *, smoke: bool, resumed: Path | None) -> Recipe:
+    """The recipe to train, whose kinds may be of code that the run to resume was made with.
+
+    Args:
+        given: as `assignments` makes them.
+        resumed: the directory of that run.
+
+    Raises:
+        RecipeError, UserError: as `recipe.load`.
+    """
+    if resumed is not None:
+        own_code.import_again(resumed)
+    return recipes.load(recipe, given, smoke=smoke)
+
+
+def planned(
+    recipe: Recipe,
+    given: Sequence[str],
+    *,
+    out: Path | None,
+    resume: bool,
+    smoke: bool,
+    device: str,
+    allow_pickle: bool,
+) -> TrainingPlan:
+    """The plan to train a recipe, or its smoke version, in its place.
+
+    Args:
+        given: what it was changed by, as `assignments` makes them.
+
+    Raises:
+        UserError: the run cannot start.
+    """
+    from mrt5cli.training.choose import choose
+    from mrt5cli.training.plan import RunOptions
+
+    usual = default_directory(recipe)
+    notes: list[str] = []
+    if smoke:
+        full, keys = recipe, recipes.parse_overrides(given)
+        recipe = recipes.smoke(full, keys)
+        notes = recipes.left_out_of_smoke(full, keys)
+        usual = usual.parent / "smoke" / default_directory(recipe).name
+    # A smoke run in its own place may always be replaced; elsewhere nothing is.
+    overwrite = smoke and out is None and not resume
+    plan = choose(recipe, RunOptions(out or usual, resume, overwrite, device, allow_pickle))
+    plan.notes.extend(notes)
+    return plan
