@@ -101,6 +101,13 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         for stack in (self.encoder, self.decoder):
             stack.set_attn_implementation(attn_implementation, *rest, **how)
 
+    def _prepare_generation_config(self, generation_config: Any, **asked: Any) -> tuple[Any, dict[str, Any]]:
+        # What a call says comes first: the `max_new_tokens` of a checkpoint would beat the `max_length` that
+        # trainers and harnesses pass.
+        if generation_config is None and asked.get("max_length") is not None:
+            asked.setdefault("max_new_tokens", None)
+        return super()._prepare_generation_config(generation_config, **asked)  # type: ignore[misc]
+
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And where
         # attentions are wanted, transformers leaves an empty `cross_attentions` beside the fields.

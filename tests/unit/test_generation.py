@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 from variants import KINDS, random_rows, tiny, writer
 
 from mrt5cli.byte_tokens import OFFSET, encode
@@ -390,3 +391,15 @@ def test_the_encoder_runs_once_for_all_choices(monkeypatch: pytest.MonkeyPatch) 
     measure(model, Labels(), options)
 
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "length"), [({}, 13), ({"max_length": 6}, 6), ({"max_length": 6, "max_new_tokens": 8}, 9)]
+)
+def test_the_length_that_a_call_wants_comes_before_that_of_the_checkpoint(asked: dict, length: int) -> None:
+    model = tiny("mrt5")
+    model.generation_config = GenerationConfig(
+        max_new_tokens=12, pad_token_id=0, eos_token_id=383, decoder_start_token_id=0
+    )
+    ids = model.generate(torch.full((1, 5), 70), do_sample=False, **asked)
+    assert ids.shape == (1, length)
