@@ -242,8 +242,8 @@ def test_lighteval(model: MrT5ForConditionalGeneration, export: Path, tmp_path: 
     found = json.loads(run(python, "python", "results.py", "out", cwd=tmp_path))
     # It shuffles rows.
     check_likelihoods([found["choice"][row["question"]] for row in ROWS], model)
-    assert scores["choice:0"]["acc"] == best(likelihoods(model, True))
-    assert "em" in scores["written:0"]
+    assert scores["choice|0"]["acc"] == best(likelihoods(model, True))
+    assert "em" in scores["written|0"]
     written = [found["written"][row["question"]][0] for row in ROWS]
     assert written == answers(model, True)
     assert written != answers(model, False)
