@@ -162,6 +162,8 @@ def load_model(
 
     if subject.model is not None:
         return subject.model
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"precision is {precision!r}", "expected 'fp32' or 'bf16'")
     if precision == "bf16" and device is not None:
         runtime.check_bf16(torch.device(device), "leave out --precision")
     model = load(subject.source, dtype={"fp32": "float32", "bf16": "bfloat16"}[precision])

@@ -59,8 +59,8 @@ RecipeOfGate = Annotated[
 InferenceDeletion = Annotated[
     Literal["hard", "soft"] | None,
     option(
-        "How the model deletes outside of training where a call does not say. Default: the source's, which "
-        "is soft where it does not say; hard for a new gate."
+        "How the model deletes outside of training where a call from Python does not say (commands follow "
+        "their recipe). Default: the source's, which is soft where it does not say; hard for a new gate."
     ),
 ]
 Threshold = Annotated[

@@ -121,9 +121,12 @@ def convert(
         stored = _stored_dtype(described, folder)
         dtype = dtype_name(options.dtype or ("bfloat16" if stored == "bfloat16" else "float32"))
         torch.manual_seed(options.seed)
-        model = load(folder, dtype=dtype, **_changes(described, source, options))
-        if (threshold := options.fields.get("deletion_threshold")) is not None:
+        changes = _changes(described, source, options)
+        threshold = changes.pop("deletion_threshold", None)
+        model = load(folder, dtype=dtype, **changes)
+        if threshold is not None:
             check_threshold(model.config, source, threshold)
+            model.config.deletion_threshold = threshold
         moved = [] if options.deletion_rate is None else _calibrate(model, subject, options)
         license, kept = _license(options, there, [destination, folder])
         threshold = described.fields.get("deletion_threshold")
@@ -275,8 +278,6 @@ def _changes(described: Description, where: str, options: ConversionOptions) -> 
         raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")
     if layout == "byt5" and (options.deletion_rate is not None or STORED & fields.keys()):
         raise UserError("--to byt5 leaves every shortener out; nothing is deleted by it", "leave them out")
-    if "deletion_threshold" in fields:
-        fields = {"deletion_rate": None, **fields}
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = described.raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in described.raw
     if layout == "mrt5" and plain:

@@ -165,6 +165,8 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
     # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {**NOT_CALIBRATED, **overrides}
+    if "deletion_threshold" in overrides:
+        overrides = {"deletion_rate": None, **overrides}
     own = _made(fields, f"{where}, config.json")
     return _made(fields | overrides, where) if overrides else own
 

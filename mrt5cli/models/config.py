@@ -48,7 +48,7 @@ class MrT5Config(T5Config):
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
         deletion_rate: share of positions that `deletion_threshold` was calibrated to delete, 0 to 1; None
-            where nobody calibrated it. It is a record: nothing is computed from it.
+            where nobody calibrated it, or the threshold has been moved since. Nothing is computed from it.
         inference_deletion: how a model in eval mode deletes when a call does not say: "hard" removes bytes,
             "soft" only gates them. Checkpoints that do not say are soft, as the authors' code is; models that
             this toolkit makes say "hard". In training mode, deletion is soft unless a call says otherwise.
@@ -144,12 +144,21 @@ class MrT5Config(T5Config):
             if not hasattr(self, name):
                 setattr(self, name, value)
         if self.deletion_threshold is None:
+            rate = self.deletion_rate
             self.deletion_threshold = shortener.default_threshold(self)
+            self.deletion_rate = rate
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "deletion_threshold":
+            super().__setattr__("deletion_rate", None)  # it was that of the threshold before
 
     @property
     def threshold(self) -> float:
         """The deletion threshold of a call that names none."""
-        return float(self.deletion_threshold or 0.0)
+        if self.deletion_threshold is None:
+            return float(SHORTENERS.get(self.deletion_type, Shortener).default_threshold(self))
+        return float(self.deletion_threshold)
 
     @property
     def drops_weights(self) -> bool:

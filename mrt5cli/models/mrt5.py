@@ -193,8 +193,18 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 use_cache=False,
                 **kwargs,
             )
+        if learns and self.encoder.shortener is not None and not isinstance(encoded, MrT5EncoderOutput):
+            raise ValueError(
+                "encoder_outputs have lost their gates: in training, pass what the encoder returned as it "
+                "is, not a tuple of its parts"
+            )
         encoded = MrT5EncoderOutput.of(encoded, attention_mask)
 
+        if labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            raise ValueError(
+                "there is nothing to decode: give labels, decoder_input_ids or decoder_inputs_embeds; for "
+                "the states of a source, call model.encoder"
+            )
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
         decoded = self.decoder(
@@ -237,7 +247,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         """What a model in training mode adds to its cross-entropy, or None; the control counts deletions."""
         counted, control = None, self.deletion_control
         if encoded.delete_gate_output is not None:
-            counted = counted_positions(input_ids, attention_mask, encoded.delete_gate_output)
+            mask = encoded.attention_mask if attention_mask is None else attention_mask
+            counted = counted_positions(input_ids, mask, encoded.delete_gate_output)
         added = regularizers(self.config, encoded, counted, penalty, control)
         if control is not None and counted is not None:
             control.count(deletion_counts(encoded, counted, self.config.threshold))

@@ -36,6 +36,12 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
         """What a caller has of an encoder: this, or its states first among other things, with their mask."""
         if isinstance(encoded, cls):
             return encoded
+        if attention_mask is not None and attention_mask.shape[1] != encoded[0].shape[1]:
+            raise ValueError(
+                f"encoder_outputs hold {encoded[0].shape[1]} positions and attention_mask "
+                f"{attention_mask.shape[1]}: after hard deletion, pass what the encoder returned as it is, "
+                "because its mask comes with it"
+            )
         return cls(last_hidden_state=encoded[0], attention_mask=attention_mask)
 
     def mean_pooled(self) -> Tensor:

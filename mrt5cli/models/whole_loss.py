@@ -33,7 +33,7 @@ def counted_positions(input_ids: Tensor | None, attention_mask: Tensor | None, g
     """(B, L) bool, the source positions that hold input; of embeddings, the mask alone says so."""
     if input_ids is not None:
         return input_ids != PAD
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.shape == gate_BL.shape:
         return attention_mask != 0
     return gate_BL.new_ones(gate_BL.shape).bool()
 

@@ -4,6 +4,7 @@ calls in a loop of one's own."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -32,7 +33,8 @@ class DeletionRateController(TrainerCallback, ExportableState):
     `deletion_rate`, the mean since the log before, and the last step's `alpha`. Processes share one rate.
 
     In another loop, `attach` it to the model and call `step` after each step of the optimizer;
-    `accelerator.register_for_checkpointing` takes it.
+    `accelerator.register_for_checkpointing` takes it. `detach` takes it off, which a Trainer does at its end,
+    but not where it is interrupted.
 
     Args:
         target_deletion_rate: share of non-pad source bytes to delete, 0 to 1.
@@ -96,11 +98,18 @@ class DeletionRateController(TrainerCallback, ExportableState):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def count(self, counts: Tensor) -> None:
         """See what a forward pass deletes, (2,): positions deleted, and all that are no padding."""
+        if counts.device != self._counts.device:  # the model was moved after `attach`
+            self._move(counts.device)
         counts, self._used, self._saw = counts.detach(), self.alpha, True
         if self._law.per_micro_batch:
             counts = _over_processes(counts)
             self._steer(counts)
         self._counts = self._counts + counts
+
+    def _move(self, device: torch.device) -> None:
+        state = self.state_dict()
+        self._restart(device)
+        self.load_state_dict(state)
 
     def _steer(self, counts: Tensor) -> None:
         if self._step >= self._delay and self._law.due(self._step):
@@ -112,8 +121,9 @@ class DeletionRateController(TrainerCallback, ExportableState):
         """Put the gate loss into what the model returns in training mode, and begin at step 0.
 
         Raises:
-            UserError: there is no MrT5 in it, or one without a learned gate.
+            UserError: there is no MrT5 in it, or one without a learned gate, or its gate is frozen.
         """
+        self.detach()
         # By what its class has: by its name, an exported model, whose class is of its own files, would be
         # missed; by what it has itself, PEFT's would be found, which hands on questions, but nothing set.
         found = (part for part in model.modules() if hasattr(type(part), "deletion_control"))
@@ -129,6 +139,11 @@ class DeletionRateController(TrainerCallback, ExportableState):
                 f"DeletionRateController needs a learned delete gate; this model's deletion_type is {kind!r}",
                 'load it with deletion_type="scaled_sigmoid" for a fresh gate, or leave the controller out',
             )
+        if not any(weight.requires_grad for weight in self._model.encoder.shortener.parameters()):
+            raise UserError(
+                "DeletionRateController cannot steer a delete gate that is frozen",
+                'train it: with PEFT, modules_to_save=["delete_gate"]',
+            )
         self._restart(next(self._model.parameters()).device)
         self._model.deletion_control = self
         return self
@@ -139,6 +154,10 @@ class DeletionRateController(TrainerCallback, ExportableState):
         Raises:
             UserError: no `loss` of the model's was asked for since the step before.
         """
+        if self._model is not None and self._model.deletion_control is not self:
+            raise UserError(
+                "another DeletionRateController has taken this one's place on the model", "give it one only"
+            )
         if not self._saw:
             raise UserError(
                 "DeletionRateController saw no deletion in this step: the model was not asked for its loss",
@@ -174,8 +193,10 @@ class DeletionRateController(TrainerCallback, ExportableState):
         """Go on from `state_dict`, attached to a model by then.
 
         Raises:
-            UserError: it is of another law.
+            UserError: it is of another law, or there is no model yet.
         """
+        if self._model is None:
+            raise UserError("the controller is at no model yet", "attach it, then load its state")
         own = self._section.kind
         if state["law"]["kind"] != own:
             raise UserError(
@@ -235,7 +256,8 @@ class _Settings(BaseModel):
 
 
 def _numbers_on(device: torch.device) -> Callable[[float], Tensor]:
-    return lambda value: torch.full((), value, dtype=torch.float32, device=device)
+    # No lambda: a model goes into a pickle with its controller.
+    return partial(torch.full, (), dtype=torch.float32, device=device)
 
 
 def _over_processes(counts: Tensor) -> Tensor:

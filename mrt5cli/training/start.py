@@ -100,6 +100,11 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
             "bytes, which its embeddings know nothing of; google/byt5-small is a start that knows bytes"
         )
     model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
+    if kept and shortener.gates and before.threshold != model.config.threshold:
+        notes.append(
+            f"{start} deletes gate values up to {before.threshold:.4g}; the recipe's threshold, "
+            f"{model.config.threshold:g}, takes its place"
+        )
     return Start(model, origin, notes, found.commit)
 
 

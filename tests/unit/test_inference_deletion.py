@@ -237,3 +237,22 @@ def test_wrong_words(words: list[str], message: str, tmp_path: Path):
 def test_a_configuration_that_makes_no_sense(fields: dict, message: str):
     with pytest.raises(Exception, match=message):
         MrT5Config(**fields)
+
+
+def test_a_rate_belongs_to_its_threshold(tmp_path: Path):
+    model = tiny(deletion_threshold=-8.0, deletion_rate=0.5)
+    assert model.config.deletion_rate == 0.5
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).config.deletion_rate == 0.5
+    assert load(tmp_path, deletion_threshold=-9.0).config.deletion_rate is None
+    cls = MrT5ForConditionalGeneration
+    assert cls.from_pretrained(tmp_path, deletion_threshold=-9.0).config.deletion_rate is None
+    model.config.deletion_threshold = None
+    assert model.config.threshold == -15.0 and model.config.deletion_rate is None, "the gate's own"
+
+
+def test_a_threshold_that_is_refused_names_the_models_own(tmp_path: Path):
+    code, _, stderr = convert(
+        GOLDEN / "models" / "mrt5_g2", tmp_path / "out", "--to", "mrt5", "--threshold", "5"
+    )
+    assert code == 2 and "this model parts at -15" in " ".join(stderr.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -336,3 +337,68 @@ def test_a_compiled_model_is_not_compiled_anew_at_every_step() -> None:
             counts.append(compiled)
     assert losses[6:] == pytest.approx(losses[:6], rel=1e-4)
     assert counts[-1] == counts[8] > 0, "graphs by step: " + str(counts[6:])
+
+
+# --- what else may happen to one ----------------------------------------------------------------------------
+
+
+def test_a_model_goes_into_a_pickle_with_its_controller() -> None:
+    model = new_model().train()
+    control = DeletionRateController(TARGET, **LAWS["pi"]).attach(model)
+    for _ in range(2):
+        model(**rows(0, 8))
+        control.step()
+    again = pickle.loads(pickle.dumps(model))
+    assert again.deletion_control is not control
+    assert again.deletion_control.alpha == control.alpha != 0
+
+
+def test_the_last_controller_counts() -> None:
+    model, other = new_model().train(), new_model().train()
+    first = DeletionRateController(0.5).attach(model)
+    second = DeletionRateController(0.3).attach(model)
+    model(**rows(0, 8))
+    second.step()
+    with pytest.raises(UserError, match="another DeletionRateController has taken this one's place"):
+        first.step()
+    second.attach(other)
+    assert model.deletion_control is None and other.deletion_control is second
+
+
+def test_a_model_that_moves_takes_its_controller_along() -> None:
+    control = DeletionRateController(TARGET, **LAWS["pi"]).attach(model := new_model().train())
+    model(**rows(0, 8))
+    control.step()
+    alpha = control.alpha
+    control._move(torch.device("meta"))  # the one other device that there is everywhere
+    assert control.alpha.device.type == control._counts.device.type == "meta"
+    control = DeletionRateController(TARGET, **LAWS["pi"]).attach(model)
+    model(**rows(0, 8))
+    control.step()
+    control._move(torch.device("cpu"))
+    assert control.alpha == alpha != 0 and control._step == 1
+
+
+def test_what_is_refused() -> None:
+    model = new_model()
+    with pytest.raises(UserError, match="at no model yet"):
+        DeletionRateController(0.5).load_state_dict({})
+    for weight in model.encoder.shortener.parameters():
+        weight.requires_grad_(False)
+    with pytest.raises(UserError, match="a delete gate that is frozen"):
+        DeletionRateController(0.5).attach(model)
+
+
+def test_a_source_that_is_encoded_before() -> None:
+    batch, model = rows(0, 8), new_model(gate_loss=0.5, score_loss=0.0).train()
+    wanted = model(**batch).loss
+    encoded = model.encoder(batch["input_ids"], attention_mask=batch["attention_mask"])
+    labels = batch["labels"]
+    torch.testing.assert_close(model(encoder_outputs=encoded, labels=labels).loss, wanted)
+    with pytest.raises(ValueError, match="have lost their gates"):
+        model(encoder_outputs=encoded.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
+    short = model.eval().encoder(batch["input_ids"], attention_mask=batch["attention_mask"], hard_delete=True)
+    with pytest.raises(ValueError, match=r"hold \d+ positions and attention_mask 11"):
+        model(encoder_outputs=short.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
+    with pytest.raises(ValueError, match="there is nothing to decode"):
+        model(batch["input_ids"])
