@@ -65,6 +65,7 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     from mrt5cli.models import build
     from mrt5cli.models.checkpoint import read_config
     from mrt5cli.models.hub_files import locate
+    from mrt5cli.models.shorteners import SHORTENERS
 
     start = section.start
     if start == "scratch":
@@ -100,7 +101,9 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
             "bytes, which its embeddings know nothing of; google/byt5-small is a start that knows bytes"
         )
     model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
-    if kept and shortener.gates and before.threshold != model.config.threshold:
+    # Not where it is the gate's own, of another scale perhaps.
+    own = SHORTENERS[before.deletion_type].default_threshold(before) if kept and shortener.gates else None
+    if own is not None and before.threshold not in (own, model.config.threshold):
         notes.append(
             f"{start} deletes gate values up to {before.threshold:.4g}; the recipe's threshold, "
             f"{model.config.threshold:g}, takes its place"

@@ -61,6 +61,17 @@ def test_a_gate_keeps_what_it_learned_under_another_prior_scale_or_threshold(run
     assert start(runs["bp"], {**BP, "prior": 0.3})[1] == "boundary predictor"
 
 
+def test_a_threshold_that_was_moved_is_not_lost_without_a_word(runs: dict[str, str], tmp_path: Path):
+    from mrt5cli.models import load
+
+    load(runs["mrt5"], deletion_threshold=-8.0).save_pretrained(tmp_path)
+    _, carried, notes = start(str(tmp_path), GATE)
+    assert carried == "delete gate"
+    told = f"{tmp_path} deletes gate values up to -8; the recipe's threshold, -15, takes its place"
+    assert notes == [told]
+    assert start(str(tmp_path), {**GATE, "threshold": -8.0})[2] == []
+
+
 @pytest.mark.parametrize(
     ("name", "shortener", "note"),
     [
