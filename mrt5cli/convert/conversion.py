@@ -281,7 +281,5 @@ def _changes(described: Description, where: str, options: ConversionOptions) -> 
     # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
     plain = described.raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in described.raw
     if layout == "mrt5" and plain:
-        fields = {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
-    if has == "none" and fields.get("deletion_type", "none") != "none":
-        fields = {"inference_deletion": "hard", **fields}  # the gate is one of ours
-    return fields
+        return {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}
+    return dict(fields)

@@ -32,7 +32,7 @@ from mrt5cli.models.layouts import (
     writer_of,
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
-from mrt5cli.models.shorteners import SHORTENERS, Shortener
+from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
 from mrt5cli.models.weights import check_files, read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line, shortened
@@ -167,6 +167,10 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
         overrides = {**NOT_CALIBRATED, **overrides}
     if "deletion_threshold" in overrides:
         overrides = {"deletion_rate": None, **overrides}
+    had = fields.get("deletion_type", MrT5Config.deletion_type)
+    if overrides.get("deletion_type", had) not in (had, *WITHOUT_MODULE):
+        # The new shortener is one of ours, not the checkpoint's, which may be silent.
+        overrides = {"inference_deletion": "hard", **overrides}
     own = _made(fields, f"{where}, config.json")
     return _made(fields | overrides, where) if overrides else own
 

@@ -125,6 +125,10 @@ def test_an_export_in_plain_transformers(export: Path, remote: bool):
 def test_who_says_hard(tmp_path: Path):
     authors = GOLDEN / "models" / "mrt5_g2"
     assert load(authors).config.inference_deletion == "soft", "as their code"
+    plain, gate = GOLDEN / "models" / "t5", {"deletion_type": "scaled_sigmoid", "delete_gate_layer": 1}
+    assert load(plain, **gate).config.inference_deletion == "hard", "a new gate, which is trained elsewhere"
+    assert load(plain, **gate, inference_deletion="soft").config.inference_deletion == "soft"
+    assert load(authors, sigmoid_mask_scale=-20.0).config.inference_deletion == "soft", "still their gate"
     run = make_run(tmp_path, "run")
     assert json.loads((run / "model" / "config.json").read_text())["inference_deletion"] == "hard"
     section = recipes.load(run / "recipe.yaml").model.model_copy(update={"start": str(authors)})
