@@ -14,6 +14,7 @@ EXAMPLES = 10**11
 HELD_EXAMPLES = 10**7
 """Examples that are held in memory together."""
 BATCH = 2**20
+BATCH_TOKENS = 2**30
 """Examples a batch."""
 LENGTH = 2**21
 """Byte tokens of a source or target."""

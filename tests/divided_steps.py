@@ -56,6 +56,8 @@ CASES = {
 }
 DIVIDED_ALIKE = "gate_variance"
 """The case whose loss depends on how many examples are taken at once; none does on processes."""
+PADDED_ALIKE = "the reference's"
+"""The case whose loss depends on the width of batches."""
 
 
 def rows(first: int, number: int, one_width: bool = False) -> dict[str, torch.Tensor]:
@@ -102,16 +104,24 @@ class Table(IterableDataset[dict[str, torch.Tensor]]):
 
 
 def train(
-    case: Case, at_once: int, *, steps: int = 2, logging_steps: int = 1, first: int = 0, step: int = STEP
+    case: Case,
+    at_once: int,
+    *,
+    steps: int = 2,
+    logging_steps: int = 1,
+    first: int = 0,
+    step: int = STEP,
+    batch_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Metrics and final weights of a few steps of gradient descent.
 
     Args:
-        at_once: examples a forward pass.
+        at_once: examples a forward pass, or of a whole step of a process where `batch_tokens` divides it.
         first: the row to begin with.
         step: examples an optimizer step.
     """
     torch.manual_seed(0)
+    recipe = load("quickstart_byt5")
     settings = {"deletion_type": "scaled_sigmoid", "gate_bias_init": 0.0, **case.model}
     model = MrT5ForConditionalGeneration(
         MrT5Config(**SIZES, dropout_rate=0.0, delete_gate_layer=1, **settings)
@@ -143,11 +153,12 @@ def train(
             model,
             arguments,
             Table(first, at_once, arguments.process_index, arguments.world_size, case.one_width, labels),
-            load("quickstart_byt5").model_copy(
+            recipe.model_copy(
                 update={
                     "loss": LossSection(**case.loss),
                     "controller": ConstantController(kind="constant", alpha=0.3),
                     "seed": 5,
+                    "training": recipe.training.model_copy(update={"batch_tokens": batch_tokens}),
                 }
             ),
             run=run,
@@ -160,8 +171,14 @@ def train(
 
 
 if __name__ == "__main__":
-    # The arguments are the numbers of examples that each process takes at once.
-    found = {name: {size: train(case, int(size)) for size in sys.argv[1:]} for name, case in CASES.items()}
+    # The arguments are the numbers of examples that each process takes at once; "4/30": by 30 byte tokens.
+    found = {
+        name: {
+            size: train(case, int(size.split("/")[0]), batch_tokens=int(size.partition("/")[2] or 0) or None)
+            for size in sys.argv[1:]
+        }
+        for name, case in CASES.items()
+    }
     if torch.distributed.get_rank() == 0:
         json.dump(found, sys.stdout)
     torch.distributed.destroy_process_group()

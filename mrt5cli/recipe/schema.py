@@ -252,6 +252,12 @@ class TrainingSection(Section):
     max_steps: Steps = Field(description="optimizer steps")
     batch_size: BatchSize = Field(1024, description="examples an optimizer step, over all devices")
     device_batch_size: BatchSize = Field(8, description="examples a forward pass on one device")
+    batch_tokens: Annotated[int, Field(ge=1, le=bounds.BATCH_TOKENS)] | None = Field(
+        None,
+        description="in place of device_batch_size, for examples of unlike length: byte tokens a forward pass "
+        "on one device, padding included: rows, times the longest source and the longest target together. "
+        "The examples of each optimizer step are sorted by length and divided by this; the step is the same",
+    )
     learning_rate: Annotated[float, Field(ge=bounds.SMALLEST, le=1e3)] = Field(
         1e-4, description="peak learning rate of AdamW"
     )
@@ -382,7 +388,9 @@ class Recipe(Section):
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from self._misfits_of_gates()
         training = self.training
-        if training.batch_size % training.device_batch_size:
+        if training.batch_tokens is not None:
+            yield from self._misfits_of_batch_tokens()
+        elif training.batch_size % training.device_batch_size:
             yield (
                 "training.batch_size",
                 f"{training.batch_size} is not a multiple of training.device_batch_size "
@@ -401,6 +409,15 @@ class Recipe(Section):
                     "evaluation.generation.max_new_tokens",
                     f"{most} is more than model.max_positions {self.model.max_positions}",
                 )
+
+    def _misfits_of_batch_tokens(self) -> Iterator[tuple[str, str]]:
+        """Settings by which forward passes count one by one, where `training.batch_tokens` makes them unlike."""
+        for key, value in (
+            ("loss.average_per", self.loss.average_per),
+            ("controller.update_per", getattr(self.controller, "update_per", None)),
+        ):
+            if value == "micro_batch":
+                yield key, "'micro_batch' would depend on how training.batch_tokens divides a step"
 
     def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
         """Settings about a delete gate that the shortener is not, or that never come to act on it."""

@@ -127,8 +127,9 @@ def batches_of(examples: Batch, size: int) -> Iterator[Batch]:
     sources = examples["attention_mask"].sum(dim=1)
     for start in range(0, len(targets), size):
         stop = start + size
-        widths = {name: int(sources[start:stop].max()) for name in ("input_ids", "attention_mask")}
-        widths["labels"] = int(targets[start:stop].max())
+        width = int(sources[start:stop].max())
+        widths = dict.fromkeys(("input_ids", "attention_mask", "segment_ends"), width)
+        widths["labels"] = max(1, int(targets[start:stop].max()))
         rows = {name: tensor[start:stop, : widths.get(name)] for name, tensor in examples.items()}
         # A view would carry the memory of all examples along to another process.
         yield {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()}

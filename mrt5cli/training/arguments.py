@@ -39,9 +39,13 @@ class OneDeviceArguments(TrainingArguments):
 
 
 def training_arguments(
-    recipe: Recipe, runtime: Runtime, micro_batches: int, output_dir: Path
+    recipe: Recipe, runtime: Runtime, at_once: int, micro_batches: int, output_dir: Path
 ) -> TrainingArguments:
-    """The base class's arguments for a recipe; everything that costs time and that we do not use is off."""
+    """The base class's arguments for a recipe; everything that costs time and that we do not use is off.
+
+    Args:
+        at_once: examples of a batch of the stream, of which an optimizer step takes `micro_batches`.
+    """
     training = recipe.training
     return OneDeviceArguments(
         output_dir=str(output_dir),
@@ -50,7 +54,7 @@ def training_arguments(
         use_cpu=runtime.device.type == "cpu",
         bf16=training.precision == "bf16",
         max_steps=training.max_steps,
-        per_device_train_batch_size=training.device_batch_size,
+        per_device_train_batch_size=at_once,
         gradient_accumulation_steps=micro_batches,
         optim="adamw_torch_fused",
         learning_rate=training.learning_rate,

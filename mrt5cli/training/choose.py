@@ -109,7 +109,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
-    micro_batches = _micro_batches(training, runtime.world_size)
+    at_once, micro_batches = _division(training, runtime.world_size)
     if plan.checkpoint is None:
         check_start(model.start)
     else:
@@ -129,7 +129,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     _check_room(plan.run.path, training, start.model)
     attention = _attention(start.model.config, plan)
     plan.notes.extend(_other_attention(start.model.config, plan, attention))
-    return Prepared(task, example, start, micro_batches, attention)
+    return Prepared(task, example, start, at_once, micro_batches, attention)
 
 
 def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
@@ -181,17 +181,22 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     return task, example
 
 
-def _micro_batches(training: TrainingSection, world_size: int) -> int:
-    """Micro-batches an optimizer step, on each process; a rest is refused."""
-    at_once = training.device_batch_size * world_size
+def _division(training: TrainingSection, world_size: int) -> tuple[int, int]:
+    """How many examples a process takes from its stream at once, and how often in an optimizer step; a rest
+    is refused."""
+    by_tokens = training.batch_tokens is not None
+    each = 1 if by_tokens else training.device_batch_size
+    at_once = each * world_size
     if training.batch_size % at_once:
+        share = "an equal share each" if by_tokens else f"device_batch_size {each} each"
         raise UserError(
             f"training.batch_size {training.batch_size} is not a multiple of {at_once}, the examples that "
-            f"{world_size} processes take at once (device_batch_size {training.device_batch_size} each)",
-            f"set training.batch_size or training.device_batch_size, e.g. "
+            f"{world_size} processes take at once ({share})",
+            f"set training.batch_size{'' if by_tokens else ' or training.device_batch_size'}, e.g. "
             f"--set training.batch_size={-(-training.batch_size // at_once) * at_once}",
         )
-    return training.batch_size // at_once
+    number = training.batch_size // at_once
+    return (number, 1) if by_tokens else (each, number)
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:

@@ -14,7 +14,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.runtime import Runtime
 from mrt5cli.text import byte_size, counted, duration
 from mrt5cli.training.estimates import sizes_of, step_flops
-from mrt5cli.training.memory import Step
+from mrt5cli.training.memory import Step, longest_batch
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
@@ -112,26 +112,31 @@ class Forecast:
             f"a training step of {counted(self.step.batch, 'example')} takes about {byte_size(needed)}; "
             f"{name} has {byte_size(self.available)}"
         )
-        ways = " or ".join(self.ways_to_fit()) or "no device_batch_size fits: use a GPU with more memory"
+        ways = " or ".join(self.ways_to_fit()) or "no smaller batch fits: use a GPU with more memory"
         if self.on_gpu and needed > self.available:
             raise UserError(told, ways)
         yield f"{told}; if memory runs out: {ways}" if self.on_gpu else told
 
     def ways_to_fit(self) -> Iterator[str]:
         """Settings with which the step fits well, each alone, or else the two together."""
-        at_once = self.step.recipe.training.batch_size // self.step.processes
-        smaller = [size for size in range(self.step.batch - 1, 0, -1) if at_once % size == 0]
+        training, lengths = self.step.recipe.training, self.step.lengths
+        at_once = training.batch_size // self.step.processes
+        by_tokens = training.batch_tokens is not None
+        smaller = [size for size in range(self.step.batch - 1, 0, -1) if by_tokens or at_once % size == 0]
         recomputing = replace(self.step, recipe=_recomputing(self.step.recipe))
-        batches = "--set training.device_batch_size="
+        key, unit = (
+            ("batch_tokens", lengths.source + lengths.target) if by_tokens else ("device_batch_size", 1)
+        )
+        batches = f"--set training.{key}="
         found = next((size for size in smaller if self._fits(replace(self.step, batch=size))), None)
         if found is not None:
-            yield f"{batches}{found}"
+            yield f"{batches}{found * unit}"
         if self._fits(recomputing):
             yield "--set training.recompute=blocks"
         elif found is None:
             fits = (size for size in smaller if self._fits(replace(recomputing, batch=size)))
             for size in list(fits)[:1]:
-                yield f"{batches}{size} --set training.recompute=blocks"
+                yield f"{batches}{size * unit} --set training.recompute=blocks"
 
     def _fits(self, step: Step) -> bool:
         return step.memory().total <= NEAR * self.available
@@ -156,7 +161,7 @@ def forecast(
     gpu = machine.device_name(runtime.device) if on_gpu else ""
     rate = gpu_rate(training.precision, gpu) if on_gpu else core_rate(sizes.d_model)
     seconds = step_flops(recipe, sizes) / rate.flops / (runtime.world_size if on_gpu else 1)
-    parameters, batch = model.num_parameters(), training.device_batch_size
+    parameters, batch = model.num_parameters(), longest_batch(recipe, runtime.world_size)
     trained = model.num_parameters(only_trainable=True)
     step = Step(
         recipe, sizes, parameters, batch, attention.implementation, on_gpu, runtime.world_size, trained

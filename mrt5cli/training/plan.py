@@ -43,13 +43,16 @@ class Prepared:
     Attributes:
         example: source and target text of one training example.
         start: the model, and where its weights are from.
-        micro_batches: an optimizer step, on each process.
+        at_once: examples that the stream gives a process at once: a micro-batch, or with
+            `training.batch_tokens` a whole step, which is divided afterwards.
+        micro_batches: batches of so many that are an optimizer step on each process.
         attention: what it is computed by.
     """
 
     task: Task
     example: tuple[str, str]
     start: Start
+    at_once: int
     micro_batches: int
     attention: Choice
 

@@ -23,6 +23,8 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
     recipe, training = plan.recipe, plan.recipe.training
     model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
     accumulated = f", {micro_batches} x {training.device_batch_size} accumulated" if micro_batches > 1 else ""
+    if training.batch_tokens is not None:
+        accumulated = f", {training.batch_tokens:,} byte tokens at once"
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
     source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {

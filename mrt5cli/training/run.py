@@ -102,9 +102,11 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     """
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
-    arguments = training_arguments(recipe, runtime, prepared.micro_batches, run.checkpoints)
+    arguments = training_arguments(
+        recipe, runtime, prepared.at_once, prepared.micro_batches, run.checkpoints
+    )
     stream = prepared.task.train_stream(
-        batch_size=recipe.training.device_batch_size,
+        batch_size=prepared.at_once,
         seed=recipe.seed,
         rank=runtime.rank,
         world_size=runtime.world_size,

@@ -47,6 +47,7 @@ from mrt5cli.training import lora
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
+from mrt5cli.training.micro_batches import in_equal_number, micro_batches
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
 from mrt5cli.writing import whole_directory, write_json
@@ -124,8 +125,9 @@ class DeletionTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor | int | None]:
-        """All batches of one optimizer step, before anything is computed.
+    ) -> tuple[list[Batch] | list[list[Batch]], Tensor | int | None]:
+        """All micro-batches of one optimizer step, before anything is computed; where `batch_tokens` divides
+        it, they are one item of the base class's loop, which knows one number of them only.
 
         Where they cannot be had, or nobody wants to wait for them any more, the run is saved as it stands.
 
@@ -144,8 +146,12 @@ class DeletionTrainer(Trainer):
         finally:
             self.fetching_since = math.inf
         if not self._lost_by_any(lost is not None):
-            self.of_step = self._weigh(batches)
-            return batches, items
+            if self.settings.batch_tokens is None:
+                self.of_step = self._weigh(batches)
+                return batches, items
+            divided = self._divided(*batches, self.settings.batch_tokens)
+            self.of_step = self._weigh(divided)
+            return [divided], items
         step = self.state.global_step
         if self.run is not None and step > 0:
             self.stopped_between_steps = True
@@ -161,14 +167,26 @@ class DeletionTrainer(Trainer):
 
     def _lost_by_any(self, lost: bool) -> bool:
         """Whether this process, or another of the group, has no batches for the next step."""
-        if self.args.world_size == 1 or not self.stream.may_fail:
-            return lost
+        return bool(self._most(int(lost))) if self.stream.may_fail else lost
+
+    def _divided(self, whole: Batch, budget: int) -> list[Batch]:
+        """The micro-batches of a step whose rows on this process are these, as many as on the others."""
+        found = micro_batches(whole, budget)
+        found = in_equal_number(found, self._most(len(found)))
+        if self.args.device.type == "cuda":
+            return [{name: part.pin_memory() for name, part in each.items()} for each in found]
+        return found
+
+    def _most(self, number: int) -> int:
+        """The largest of the numbers that the processes call this with."""
+        if self.args.world_size == 1:
+            return number
         if self._talk is None:
             # On the CPU, so that nobody waits for a GPU; a process may wait long for its data.
             self._talk = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        flag = torch.tensor(int(lost))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._talk)
-        return bool(flag.item())
+        most = torch.tensor(number)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._talk)
+        return int(most)
 
     def _weigh(self, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each micro-batch of a step on this process, for how much each part of its loss counts, (6,),
@@ -224,15 +242,34 @@ class DeletionTrainer(Trainer):
         return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
 
     def training_step(
-        self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
+        self,
+        model: nn.Module,
+        inputs: Batch | list[Batch],
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward of one micro-batch; then the controller sees its deletion rate.
+        """Forward and backward of one micro-batch, or of all of a step, as `get_batch_samples` gave them.
 
         In place of the base class's, which walks over all modules each time to put them in training mode, and
         whose copies to a GPU wait until it has nothing left to do.
         """
         if not model.training:
             model.train()
+        if not isinstance(inputs, list):
+            loss = self._micro_batch_step(model, inputs, ends=self.accelerator.sync_gradients)
+        else:
+            *before, last = inputs
+            with self.accelerator.no_sync(model):
+                losses = [self._micro_batch_step(model, each, ends=False) for each in before]
+            loss = sum(losses, self._micro_batch_step(model, last, ends=True))
+        self.batches_taken += 1
+        return loss
+
+    def _micro_batch_step(self, model: nn.Module, inputs: Batch, *, ends: bool) -> Tensor:
+        """Forward and backward of one micro-batch; then the controller sees its deletion rate.
+
+        Args:
+            ends: it is the last of its optimizer step.
+        """
         moved = on_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
             self.compute_loss(model, moved)
@@ -240,17 +277,16 @@ class DeletionTrainer(Trainer):
         loss = (self.terms.parts * shares).sum()
         # Gradients of processes are averaged, and the shares of all of them add up to 1.
         self.accelerator.backward(loss * self.args.world_size)
-        self.batches_taken += 1
         self.window.add(self.terms, weights)
         if self.regularized and self.controller.due(self.state.global_step):
-            self._steer(self.terms)
+            self._steer(self.terms, ends)
         return loss.detach()
 
-    def _steer(self, terms: LossTerms) -> None:
+    def _steer(self, terms: LossTerms, step_ends: bool) -> None:
         counts = torch.stack((terms.deleted, terms.counted))
         if not self.controller.per_micro_batch:
             self.step_counts = self.step_counts + counts
-            if not self.accelerator.sync_gradients:
+            if not step_ends:
                 return
             counts, self.step_counts = self.step_counts, torch.zeros_like(counts)
         if self.args.world_size > 1:
@@ -261,7 +297,7 @@ class DeletionTrainer(Trainer):
         # The base class walks over all modules for the parameters, at every step.
         return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
-    def floating_point_ops(self, inputs: Batch) -> int:
+    def floating_point_ops(self, inputs: Batch | list[Batch]) -> int:
         # To estimate this, the base class walks over all parameters at every micro-batch.
         return 0
 

@@ -154,7 +154,7 @@ def test_a_step_that_hardly_fits_is_spoken_of(pretend: Pretend) -> None:
 
 def test_a_gpu_that_is_too_small_for_any_batch(pretend: Pretend) -> None:
     pretend("NVIDIA L40S", 0.004)
-    assert "no device_batch_size fits: use a GPU with more memory" in pretrain(TINY).stderr
+    assert "no smaller batch fits: use a GPU with more memory" in pretrain(TINY).stderr
 
 
 def test_a_gpu_of_no_known_kind_is_called_that(pretend: Pretend) -> None:

@@ -13,11 +13,21 @@ import divided_steps
 import pytest
 import torch
 from conftest import labelled
-from divided_steps import CASES, DIVIDED_ALIKE, SCORES, STEP, WITHOUT_TARGET, Case, rows, train
+from divided_steps import (
+    CASES,
+    DIVIDED_ALIKE,
+    PADDED_ALIKE,
+    SCORES,
+    STEP,
+    WITHOUT_TARGET,
+    Case,
+    rows,
+    train,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIZES_OF_TWO = (4, 2)
+SIZES_OF_TWO = ("4", "2", "4/30")
 each_case = pytest.mark.parametrize("name", list(CASES))
 
 
@@ -28,7 +38,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", divided_steps.__file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
-        [*launch, *map(str, SIZES_OF_TWO)], env=environment, capture_output=True, text=True, timeout=200
+        [*launch, *SIZES_OF_TWO], env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)
@@ -70,10 +80,22 @@ def test_accumulated_like_at_once(name: str, at_once: int, whole: dict[str, dict
 @pytest.mark.parametrize("at_once", SIZES_OF_TWO)
 @each_case
 def test_two_processes_like_one(
-    name: str, at_once: int, of_two: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]
+    name: str, at_once: str, of_two: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]
 ) -> None:
-    alike = train(CASES[name], at_once) if name == DIVIDED_ALIKE else whole[name]
-    assert_same(of_two[name][str(at_once)], alike)
+    if at_once.isdigit():
+        alike = train(CASES[name], int(at_once)) if name == DIVIDED_ALIKE else whole[name]
+        assert_same(of_two[name][at_once], alike)
+    elif name not in (DIVIDED_ALIKE, PADDED_ALIKE):
+        assert_same(of_two[name][at_once], whole[name])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 60, 1000])
+@each_case
+def test_divided_by_tokens_like_at_once(
+    name: str, batch_tokens: int, whole: dict[str, dict[str, Any]]
+) -> None:
+    if name not in (DIVIDED_ALIKE, PADDED_ALIKE):
+        assert_same(train(CASES[name], STEP, batch_tokens=batch_tokens), whole[name])
 
 
 def test_means_of_micro_batches_by_name() -> None:
