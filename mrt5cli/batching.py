@@ -21,13 +21,10 @@ def divided(sources: Sequence[int], targets: Sequence[int], budget: int) -> Iter
     """
     start, number = 0, len(sources)
     while start < number:
-        longest, fitting = 0, 0
-        for target in targets[start:]:
-            longest = max(longest, target)
-            if fitting and (fitting + 1) * (sources[start] + longest) > budget:
-                break
-            fitting += 1
+        longest, end = targets[start], start + 1
+        while end < number and (end + 1 - start) * (sources[start] + max(longest, targets[end])) <= budget:
+            longest, end = max(longest, targets[end]), end + 1
         left = number - start
-        stop = start + math.ceil(left / math.ceil(left / fitting))
+        stop = start + math.ceil(left / math.ceil(left / (end - start)))
         yield slice(start, stop)
         start = stop

@@ -5,7 +5,6 @@ Letters: B rows, L byte tokens of the longest source, T of an output, R outputs 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrt5cli.batching import divided
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, encode, to_bytes
 from mrt5cli.errors import UserError
 from mrt5cli.generation.calibration import Calibration, calibrate, check_threshold
@@ -168,14 +168,10 @@ class Pen:
         decoding = self.options.decoding
         together = max(decoding.num_beams, decoding.num_return)
         ordered = sorted(texts, key=lambda text: -len(text.content))
-        start = 0
-        while start < len(ordered):
-            longest = min(len(ordered[start].content) + 1, self.options.input_length)
-            places = together * (longest + decoding.max_new_tokens)
-            left, most = len(ordered) - start, max(1, self.options.batch_tokens // places)
-            stop = start + math.ceil(left / math.ceil(left / most))  # no batch of the few that are left over
-            yield ordered[start:stop]
-            start = stop
+        sources = [min(len(text.content) + 1, self.options.input_length) for text in ordered]
+        targets = [decoding.max_new_tokens] * len(ordered)
+        for rows in divided(sources, targets, self.options.batch_tokens // together):
+            yield ordered[rows]
 
     def _write(self, texts: Sequence[Text]) -> list[list[Written]]:
         options, decoding = self.options, self.options.decoding

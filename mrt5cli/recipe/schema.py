@@ -254,9 +254,9 @@ class TrainingSection(Section):
     device_batch_size: BatchSize = Field(8, description="examples a forward pass on one device")
     batch_tokens: Annotated[int, Field(ge=1, le=bounds.BATCH_TOKENS)] | None = Field(
         None,
-        description="in place of device_batch_size, for examples of unlike length: byte tokens a forward pass "
-        "on one device, padding included: rows, times the longest source and the longest target together. "
-        "The examples of each optimizer step are sorted by length and divided by this; the step is the same",
+        description="in place of device_batch_size, for examples of unlike length: byte tokens a forward "
+        "pass on one device, which are its rows times its longest source and longest target together; the "
+        "examples of each optimizer step are sorted by length and divided by this",
     )
     learning_rate: Annotated[float, Field(ge=bounds.SMALLEST, le=1e3)] = Field(
         1e-4, description="peak learning rate of AdamW"
@@ -411,7 +411,7 @@ class Recipe(Section):
                 )
 
     def _misfits_of_batch_tokens(self) -> Iterator[tuple[str, str]]:
-        """Settings by which forward passes count one by one, where `training.batch_tokens` makes them unlike."""
+        """Settings by which forward passes count one by one, which are unlike then."""
         for key, value in (
             ("loss.average_per", self.loss.average_per),
             ("controller.update_per", getattr(self.controller, "update_per", None)),

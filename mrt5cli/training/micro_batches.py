@@ -1,8 +1,8 @@
-"""The micro-batches of an optimizer step where `training.batch_tokens` divides it: rows of like length together.
+"""The micro-batches of an optimizer step where `training.batch_tokens` divides it: rows of like length.
 
 A process has the rows of its whole step at once, sorts them by length, and divides them by a budget of byte
-tokens. Which rows a step has does not change, and its loss is a mean over all of them, so the step is that of
-`training.device_batch_size`, to rounding; nothing is kept from one step to the next, so a run resumes as ever.
+tokens. Which rows a step has does not change, and its loss is a mean over all of them, so it is the step of
+`training.device_batch_size`, to rounding; nothing is kept from one step to the next, so runs resume as ever.
 """
 
 from __future__ import annotations

@@ -102,9 +102,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     """
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
-    arguments = training_arguments(
-        recipe, runtime, prepared.at_once, prepared.micro_batches, run.checkpoints
-    )
+    arguments = training_arguments(recipe, runtime, prepared.at_once, prepared.micro_batches, run.checkpoints)
     stream = prepared.task.train_stream(
         batch_size=prepared.at_once,
         seed=recipe.seed,

@@ -149,7 +149,7 @@ class DeletionTrainer(Trainer):
             if self.settings.batch_tokens is None:
                 self.of_step = self._weigh(batches)
                 return batches, items
-            divided = self._divided(*batches, self.settings.batch_tokens)
+            divided = self._divided(batches[0], self.settings.batch_tokens)
             self.of_step = self._weigh(divided)
             return [divided], items
         step = self.state.global_step

@@ -98,6 +98,25 @@ def test_trained_resumed_evaluated_and_looked_into(here: Path, mixed: bool) -> N
     assert "local files, which are not part of this repository" in card and "words.tsv" not in card
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_divided_by_tokens_as_by_rows_and_resumed(here: Path, workers: int) -> None:
+    long = [f"{'long ' * (number % 5)}{number}\t{number}" for number in range(40)]
+    Path("words.tsv").write_text("\n".join(["word\tturned", *long, ""]))
+    settings = ("model.dropout=0.0", "training.batch_size=8", "training.eval_steps=0")
+    recipe = ["around.yaml", *(word for each in settings for word in ("--set", each))]
+    mrt5("pretrain", *recipe, "--out", "rows")
+    recipe += ["--set", f"training.data_workers={workers}"]
+    told = mrt5("pretrain", *recipe, "--set", "training.batch_tokens=100", "--out", "whole").output
+    assert "steps    4 of 8 examples, 100 byte tokens at once; " in told
+    rows, whole = curve(RunDir(Path("rows"))), RunDir(Path("whole"))
+    for one, other in zip(rows, curve(whole), strict=True):
+        known, found = ({k: v for k, v in line.items() if v is not None} for line in (one, other))
+        assert known == pytest.approx(found, rel=1e-5), one["step"]
+    half = half_of(whole, 2)
+    mrt5("pretrain", "half/recipe.yaml", "--out", "half", "--resume")
+    assert curve(half) == curve(whole)
+
+
 def test_rows_of_the_hub_and_their_commit(here: Path, hub: HubServer) -> None:
     def make(folder: Path) -> None:
         (folder / "train.csv").write_text("\n".join(["word,turned", *ROWS, ""]).replace("\t", ","))

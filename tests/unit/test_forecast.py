@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from mrt5cli.runtime import Precision, Runtime
 from mrt5cli.training.estimates import parameters, sizes_of, step_flops
 from mrt5cli.training.forecast import Forecast, forecast
 from mrt5cli.training.lora import add_lora
-from mrt5cli.training.memory import TILES, Step, StepMemory
+from mrt5cli.training.memory import TILES, Step, StepMemory, longest_batch
 
 # --- memory, beside what PyTorch allocates ------------------------------------------------------------------
 
@@ -288,6 +289,23 @@ def test_what_does_not_fit_is_refused_and_what_is_proposed_fits(
         proposed = replace(step, batch=size, recipe=recipe.model_copy(update={"training": training}))
         assert 192 // processes % size == 0 and (size < batch or how == "blocks")
         assert proposed.memory().total <= 0.9 * here.available
+
+
+def test_byte_tokens_that_do_not_fit_are_refused_with_fewer() -> None:
+    settings = ["training.precision=bf16", "controller.update_per=optimizer_step"]
+    recipe = load("pctrl40", [*settings, "training.batch_tokens=90000"])
+    sizes, batch = sizes_of(recipe, Shape()), longest_batch(recipe)
+    assert batch == 90000 // (1024 + 189)
+    assert longest_batch(recipe, processes=1024) == 1  # of a step's 1,024 examples
+    step = Step(recipe, sizes, parameters(sizes), batch, "triton", on_gpu=True)
+    here = Forecast(Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1), gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9)
+    with pytest.raises(UserError, match=r"of 74 examples takes about") as refused:
+        list(here.notes())
+    found = re.search(r"--set training.batch_tokens=(\d+) or --set", refused.value.hint or "")
+    assert found is not None, refused.value.hint
+    fitting = load("pctrl40", [*settings, f"training.batch_tokens={found[1]}"])
+    less = replace(step, recipe=fitting, batch=longest_batch(fitting))
+    assert less.memory().total <= 0.9 * 24e9 < replace(less, batch=less.batch + 1).memory().total
 
 
 def test_the_classic_run_at_64_does_not_fit_24_gigabytes() -> None:

@@ -334,6 +334,11 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "missing; expected a section with kind embedded, files or hub, or `sources`, a list of them",
         ),
         (
+            ["training.batch_tokens=99", "loss.average_per=micro_batch"],
+            "loss.average_per",
+            "'micro_batch' would depend on how training.batch_tokens divides a step (--set)",
+        ),
+        (
             ["controller.kind=PI"],
             "controller.kind",
             "no such kind: 'PI'; expected constant, p, pi or pi_two_sided (--set)",
