@@ -88,7 +88,7 @@ class BatchStream(IterableDataset[Batch], ABC):
 
 
 class SeekableStream(BatchStream):
-    """A stream whose example i is a function of i: batch b of rank r begins at (b * ranks + r) * B.
+    """A stream whose example i is a function of i: batch b of all R ranks together begins at b * R * B.
 
     Several batches are made at a time, because numpy's cost per call is what small batches pay for.
 
@@ -96,6 +96,8 @@ class SeekableStream(BatchStream):
         read: makes the examples of indices (E,), any of them.
         batch_size: B, examples a batch on this rank.
         at_once: examples made at a time, about.
+        sizes: (E,) what the examples of indices (E,) take; by these, long and short ones are dealt out among
+            the ranks, so that none waits long for another. None: all take the same.
     """
 
     def __init__(
@@ -106,9 +108,11 @@ class SeekableStream(BatchStream):
         rank: int = 0,
         world_size: int = 1,
         at_once: int = 64,
+        sizes: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
     ) -> None:
         super().__init__()
         self._read, self._batch_size, self._rank, self._world_size = read, batch_size, rank, world_size
+        self._sizes = sizes
         self._group = max(1, at_once // batch_size)
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
@@ -116,9 +120,19 @@ class SeekableStream(BatchStream):
         numbers = count(self.start_batch + worker, workers)
         while True:
             together = np.array(list(islice(numbers, self._group)), dtype=np.int64)
-            firsts = (together * self._world_size + self._rank) * size
-            examples = self._read((firsts[:, None] + np.arange(size)).reshape(-1))
-            yield from batches_of(examples, size)
+            yield from batches_of(self._read(self._dealt(together).reshape(-1)), size)
+
+    def _dealt(self, batches: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(G, B) the examples of this rank's batches (G,)."""
+        size, ranks, rank = self._batch_size, self._world_size, self._rank
+        of_all = (batches * ranks * size)[:, None] + np.arange(ranks * size)
+        if ranks == 1 or self._sizes is None:
+            return of_all[:, rank * size : (rank + 1) * size]
+        order = np.argsort(-self._sizes(of_all.reshape(-1)).reshape(of_all.shape), axis=1, kind="stable")
+        # The longest to each rank in turn, and the next ones from the last rank back to the first.
+        rounds = np.arange(size)
+        places = rounds * ranks + np.where(rounds % 2, ranks - 1 - rank, rank)
+        return np.take_along_axis(of_all, order[:, places], axis=1)
 
 
 def batches_of(examples: Batch, size: int) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import chain
 from pathlib import PurePath
 from random import Random
@@ -94,9 +94,18 @@ class Encoding:
 
     def cut(self, table: pa.Table) -> tuple[int, int]:
         """How many sources and how many targets are longer than they may be."""
-        sources, targets = (pc.binary_length(texts).to_numpy() for texts in self._texts(table))
-        # EOS takes a place.
-        return int((sources >= self.input_length).sum()), int((targets >= self.target_length).sum())
+        sources, targets = self._lengths(table)
+        return int((sources > self.input_length).sum()), int((targets > self.target_length).sum())
+
+    def sizes(self, table: pa.Table) -> NDArray[np.int64]:
+        """(R,) byte tokens of each row's source and target together."""
+        sources, targets = self._lengths(table)
+        return np.minimum(sources, self.input_length) + np.minimum(targets, self.target_length)
+
+    def _lengths(self, table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(R,) byte tokens of whole sources and targets, EOS included."""
+        sources, targets = (pc.binary_length(texts).to_numpy() + 1 for texts in self._texts(table))
+        return sources, targets
 
     def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """Whole sources and targets."""
@@ -170,12 +179,24 @@ class TrainingRows:
 
     def __call__(self, indices: NDArray[np.int64]) -> Batch:
         """The examples of these indices (B,)."""
+        return self._encoding.batch(self._table.take(self._places(indices)))
+
+    def sizes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) byte tokens of the examples of these indices (B,)."""
+        return self._sizes_of_rows[self._places(indices)]
+
+    @cached_property
+    def _sizes_of_rows(self) -> NDArray[np.int64]:
+        return self._encoding.sizes(self._table)
+
+    def _places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) where in the table examples are."""
         sources, numbers = draw_sources(self._weights, (self._seed, MIXTURE), indices)
         places = np.empty_like(indices)
         for source in np.unique(sources).tolist():
             own = sources == source
             places[own] = self._starts[source] + self._orders[source](numbers[own])
-        return self._encoding.batch(self._table.take(places))
+        return places
 
 
 # --- task ---------------------------------------------------------------------------------------------------
@@ -228,7 +249,8 @@ class RowsTask(Task):
         if weights is None:
             tables, weights = [pa.concat_tables(tables)], [1.0]
         read = TrainingRows(tables, weights, self.encoding, seed)
-        return SeekableStream(read, batch_size=batch_size, rank=rank, world_size=world_size, at_once=AT_ONCE)
+        ranks = {"rank": rank, "world_size": world_size}
+        return SeekableStream(read, batch_size=batch_size, **ranks, at_once=AT_ONCE, sizes=read.sizes)
 
     def held_out(
         self, split: str, subset: str, *, batch_size: int, limit: int | None = None

@@ -3,10 +3,10 @@
     python tests/benchmarks/batching.py --threads 1
     python tests/benchmarks/batching.py --size tiny --rows 16 --rounds 1
 
-Lengths of sources are drawn log-normally, those of targets as a tenth of them; both ways hold as much at their
-peak, because the budget is what a row batch of the longest rows takes. Steps are timed alternately, with new
-rows each round, by the time that this process computes; medians are of the ratios within rounds. Printed beside
-them: forward passes of a step, and the share of places that is padding.
+Lengths of sources are drawn log-normally, those of targets as a tenth of them; both ways hold as much at
+their peak, because the budget is what a row batch of the longest rows takes. Steps are timed alternately,
+with new rows each round, by the time that this process computes; medians are of the ratios within rounds.
+Printed beside them: forward passes of a step, and the share of places that is padding.
 """
 
 from __future__ import annotations

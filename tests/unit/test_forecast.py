@@ -298,7 +298,8 @@ def test_byte_tokens_that_do_not_fit_are_refused_with_fewer() -> None:
     assert batch == 90000 // (1024 + 189)
     assert longest_batch(recipe, processes=1024) == 1  # of a step's 1,024 examples
     step = Step(recipe, sizes, parameters(sizes), batch, "triton", on_gpu=True)
-    here = Forecast(Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1), gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9)
+    gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
+    here = Forecast(gpu, gpu_rate("bf16"), 1.0, 1.0, step, 24 * 10**9)
     with pytest.raises(UserError, match=r"of 74 examples takes about") as refused:
         list(here.notes())
     found = re.search(r"--set training.batch_tokens=(\d+) or --set", refused.value.hint or "")

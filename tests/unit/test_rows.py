@@ -367,14 +367,36 @@ def test_every_pass_has_all_rows_in_an_order_of_its_own(task: Task) -> None:
 def test_example_i_depends_on_the_seed_and_i_alone(task: Task) -> None:
     one = texts(take(task.train_stream(batch_size=1, seed=1), 60))
     assert texts(take(task.train_stream(batch_size=7, seed=1), 9))[:60] == one
-    ranks = [
-        [
-            texts([batch])
-            for batch in take(task.train_stream(batch_size=2, seed=1, rank=rank, world_size=3), 10)
-        ]
-        for rank in range(3)
+    together = [texts(list(batches)) for batches in zip(*of_ranks(task, 2, 3), strict=True)]
+    assert [sorted(each) for each in together] == [sorted(one[at : at + 6]) for at in range(0, 60, 6)]
+
+
+def of_ranks(task: Task, batch_size: int, ranks: int) -> list[list[Batch]]:
+    """Ten batches of each rank."""
+    return [
+        take(task.train_stream(batch_size=batch_size, seed=1, rank=rank, world_size=ranks), 10)
+        for rank in range(ranks)
     ]
-    assert [text for batches in zip(*ranks, strict=True) for batch in batches for text in batch] == one
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_get_their_share_of_long_and_of_short_rows(tmp_path: Path, ranks: int) -> None:
+    lengths = [int(200 * Random(number).random() ** 3) for number in range(90)]
+    rows = [{**PAIRS[0], "premise": "x" * length} for length in lengths]
+    write(tmp_path / "train.csv", rows)
+    task = xnli(tmp_path, ("en",))
+    sizes = [
+        [int(batch["attention_mask"].sum() + batch["labels"].ne(IGNORED_LABEL).sum()) for batch in batches]
+        for batches in of_ranks(task, 6, ranks)
+    ]
+    plain = take(task.train_stream(batch_size=6, seed=1), 10 * ranks)
+    apart = [int(batch["attention_mask"].sum()) for batch in plain]
+    uneven = max(
+        max(apart[at : at + ranks]) / (sum(apart[at : at + ranks]) / ranks)
+        for at in range(0, len(apart), ranks)
+    )
+    dealt = max(max(each) / (sum(each) / ranks) for each in zip(*sizes, strict=True))
+    assert dealt < 1.12 and uneven > 1.2
 
 
 @pytest.mark.parametrize("batches", [1, 3, 13])
