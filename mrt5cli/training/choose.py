@@ -21,7 +21,7 @@ from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
-from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
+from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
 from mrt5cli.training.forecast import forecast
 from mrt5cli.training.plan import Prepared, RunOptions, TrainingPlan
 from mrt5cli.training.plan_text import facts
@@ -109,11 +109,14 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
-    micro_batches = _micro_batches(training, runtime.world_size)
+    micro_batches = _micro_batches(training, runtime.world_size, resumed=plan.checkpoint is not None)
     if plan.checkpoint is None:
         check_start(model.start)
-    else:
-        check_whole(plan.checkpoint, runtime.world_size)
+    elif (before := check_whole(plan.checkpoint)) != runtime.world_size:
+        plan.notes.append(
+            f"{counted(before, 'process', 'processes')} wrote the checkpoint, {runtime.world_size} resume it: "
+            "data and curve go on; dropout, noise and which batches are deleted hard are drawn anew"
+        )
     say = say_on_stderr if runtime.leads else say_nothing
     task, example = _task(plan, say)
     with announced("loading the model ...", say):
@@ -181,17 +184,25 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     return task, example
 
 
-def _micro_batches(training: TrainingSection, world_size: int) -> int:
+def _micro_batches(training: TrainingSection, world_size: int, *, resumed: bool) -> int:
     """Micro-batches an optimizer step, on each process; a rest is refused."""
-    at_once = training.device_batch_size * world_size
-    if training.batch_size % at_once:
-        raise UserError(
-            f"training.batch_size {training.batch_size} is not a multiple of {at_once}, the examples that "
-            f"{world_size} processes take at once (device_batch_size {training.device_batch_size} each)",
-            f"set training.batch_size or training.device_batch_size, e.g. "
-            f"--set training.batch_size={-(-training.batch_size // at_once) * at_once}",
-        )
-    return training.batch_size // at_once
+    whole, size = training.batch_size, training.device_batch_size
+    at_once = size * world_size
+    if whole % at_once == 0:
+        return whole // at_once
+    if not resumed:
+        way = f"e.g. --set training.batch_size={-(-whole // at_once) * at_once}"
+        hint = f"set training.batch_size or training.device_batch_size, {way}"
+    elif whole % world_size == 0:
+        fits = next(fewer for fewer in range(size, 0, -1) if whole % (fewer * world_size) == 0)
+        hint = f"--set training.device_batch_size={fits}"
+    else:
+        hint = "resume with a number of processes that divides training.batch_size"
+    raise UserError(
+        f"training.batch_size {whole} is not a multiple of {at_once}, the examples that "
+        f"{world_size} processes take at once (device_batch_size {size} each)",
+        hint,
+    )
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:

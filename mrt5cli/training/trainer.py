@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
@@ -48,7 +48,7 @@ from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
+from mrt5cli.training.whole import broken_by, own_state_name, own_states
 from mrt5cli.writing import whole_directory, write_json
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class DeletionTrainer(Trainer):
         self.seconds_before = 0.0
         self.fetching_since = math.inf
         self.stopped_between_steps = False
+        self.resumes_its_own = True
         self._talk: dist.ProcessGroup | None = None
 
     # --- a step -------------------------------------------------------------------------------------------
@@ -393,7 +394,6 @@ class DeletionTrainer(Trainer):
             "processes": self.args.world_size,
             "controller": self.controller.state_dict(),
             "hard_delete_draws": self.draws.bit_generator.state,
-            "batches_taken": self.batches_taken,
             "stream": self.stream.state_dict(self.batches_taken),
             "window": self.window.state(),
             "seconds": self.seconds(),
@@ -401,17 +401,31 @@ class DeletionTrainer(Trainer):
         }
 
     def _load_own_state(self, checkpoint: Path) -> None:
-        rank = self.args.process_index
-        state = read_own_state(checkpoint, rank, self.args.world_size)
-        with broken_by(checkpoint, f"{own_state_name(rank)} does not fit this model and recipe"):
+        """Go on from what as many processes have saved, or from what another number of them has."""
+        states, rank = own_states(checkpoint), self.args.process_index
+        self.resumes_its_own = len(states) == self.args.world_size
+        whose = rank if self.resumes_its_own else 0
+        state = states[whose]
+        with broken_by(checkpoint, f"{own_state_name(whose)} does not fit this model and recipe"):
             self.controller.load_state_dict(state["controller"])
             self.draws.bit_generator.state = state["hard_delete_draws"]
-            self.batches_taken = state["batches_taken"]
-            self.stream.load_state_dict(state["stream"])
-            self.window = Window(self.args.device, state["window"])
+            self.batches_taken = RunDir.step_of(checkpoint) * self.args.gradient_accumulation_steps
+            self.stream.load_state_dict({**state["stream"], "start_batch": self.batches_taken})
+            window = state["window"]
+            if not self.resumes_its_own:
+                window = Window.dealt_out([each["window"] for each in states], rank)
+            self.window = Window(self.args.device, window)
             self.seconds_before = state["seconds"]
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # What one process has drawn says nothing about what another number of them would have.
+        if checkpoint is None or self.resumes_its_own:
+            super()._load_rng_state(checkpoint)
+            return
+        drawn_from = self.args.seed, RunDir.step_of(Path(checkpoint)), self.args.process_index
+        set_seed(int(np.random.SeedSequence(drawn_from).generate_state(1)[0]))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the model was made from the checkpoint."""
