@@ -24,6 +24,7 @@ FREE_KEYS = (
     "training.save_steps",
     "training.keep_checkpoints",
     "training.recompute",
+    "training.sharding",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 """Of those, the ones that decide which weights are the best where the run keeps them."""

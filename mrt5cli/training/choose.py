@@ -114,7 +114,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
         check_start(model.start)
     elif (before := check_whole(plan.checkpoint)) != runtime.world_size:
         plan.notes.append(
-            f"{counted(before, 'process', 'processes')} wrote the checkpoint, {runtime.world_size} resume it: "
+            f"{counted(before, 'process', 'processes')} wrote the checkpoint, {runtime.world_size} resume: "
             "data and curve go on; dropout, noise and which batches are deleted hard are drawn anew"
         )
     say = say_on_stderr if runtime.leads else say_nothing

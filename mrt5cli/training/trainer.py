@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.training import lora
+from mrt5cli.training import lora, sharding
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
@@ -101,6 +102,9 @@ class DeletionTrainer(Trainer):
         # Else the base class counts the labels of every batch, and we count more than labels.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
+        self.sharded = settings.sharding == "fsdp" and args.world_size > 1
+        if self.sharded:
+            sharding.shard(model)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         # Filled there: a tensor made of a number would be copied to a GPU, which waits.
         self.controller = build_controller(
@@ -258,9 +262,15 @@ class DeletionTrainer(Trainer):
             dist.all_reduce(counts)
         self.controller.update(counts[0] / counts[1])
 
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if not self.sharded:
+            return super()._wrap_model(model, *args, **kwargs)
+        # With `evaluation_mode` it only casts, by the recipe's precision.
+        return sharding.Sharded(self.accelerator.prepare_model(model, False, evaluation_mode=True))
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # The base class walks over all modules for the parameters, at every step.
-        return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        return sharding.whole(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
 
     def floating_point_ops(self, inputs: Batch) -> int:
         # To estimate this, the base class walks over all parameters at every micro-batch.
@@ -375,14 +385,28 @@ class DeletionTrainer(Trainer):
             self._wait()
         return better
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights into a directory; all processes call it, the leading one writes."""
         # The base class would add its arguments as a pickle, with this machine's paths in it.
-        if output_dir is not None and self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            if self.settings.lora is not None:
-                state_dict = lora.merged(model)
-            model.save_pretrained(output_dir, state_dict=state_dict)
-            write_tokenizer(model.config, Path(output_dir))
+        assert output_dir is not None, "the run says where"
+        model, leads, state_dict = self.model, self.args.should_save, None
+        assert model is not None
+        if self.sharded:
+            state_dict = sharding.whole_weights(model, keeps=leads)
+        if not leads:
+            return
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if self.settings.lora is not None:
+            state_dict = lora.merged(model)
+        model.save_pretrained(output_dir, state_dict=state_dict)
+        write_tokenizer(model.config, Path(output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        state = sharding.whole_state(self.optimizer, keeps=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _wait(self) -> None:
         if self.args.world_size > 1:
@@ -435,4 +459,11 @@ class DeletionTrainer(Trainer):
             return
         files = f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"
         with broken_by(Path(checkpoint), f"{files} does not fit this model and recipe"):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if not self.sharded:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            assert self.optimizer is not None and self.lr_scheduler is not None
+            read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
+            state = read(Path(checkpoint) / OPTIMIZER_NAME)
+            self.optimizer.load_state_dict(sharding.shares_of(state, self.optimizer))
+            self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
