@@ -51,7 +51,10 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         run.check_not_foreign()
         check_writable(run.path, "folder")
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
-    runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
+    training = recipe.training
+    runtime = machine.start(
+        options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
+    )
     step = before.saved[-1] if before.saved and not before.finished else None
     plan = TrainingPlan(recipe, options, runtime, before, step, notes)
     if before.finished:

@@ -11,6 +11,7 @@ processes resumes them, sharded or not.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -49,6 +50,8 @@ def shard(model: MrT5ForConditionalGeneration) -> None:
     block, or small, or in use all the time, is gathered for the whole step: embeddings, head, shortener,
     norms, the self-attention with the relative bias.
     """
+    # Views that a half hands on as it got them (the position bias), and outputs: nothing writes into either.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
