@@ -112,7 +112,7 @@ def test_a_launchers_sharding_does_not_replace_the_recipes(monkeypatch: pytest.M
     with pytest.raises(UserError, match="--use_fsdp with --fsdp_version 1"):
         runtime.start("cpu", sharding="fsdp")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(UserError, match="--use_fsdp, and the recipe training.sharding: none") as raised:
+    with pytest.raises(UserError, match=r"--use_fsdp, and the recipe training\.sharding: none") as raised:
         runtime.start("cpu")
     assert "training.sharding=fsdp" in str(raised.value.hint)
     assert runtime.start("cpu", sharding="fsdp").world_size == 2
