@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "bf16"]
+Sharding = Literal["none", "fsdp"]
 
 LAUNCHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -24,6 +25,16 @@ LAUNCHERS = (
 """How the variables begin by which launchers tell libraries of a group of processes."""
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 """The variables by which launchers say how many processes they start."""
+FSDP = "--set training.sharding=fsdp shards weights, gradients and Adam's moments, by FSDP2"
+NOT_OURS = {
+    "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", FSDP),
+    "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", FSDP),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", FSDP),
+    "FSDP_OFFLOAD_PARAMS": ("--fsdp_offload_params", "what a GPU holds shrinks with every further process"),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("--fsdp_activation_checkpointing", "--set training.recompute=blocks"),
+}
+"""Variables by which accelerate launch asks for what no test of ours covers, the option that sets each, and
+what to do in its place."""
 DRIVER = Path("/proc/driver/nvidia")
 
 # Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
@@ -74,26 +85,30 @@ class Runtime:
         return f"{self.device} ({what}), {self.precision}{processes}"
 
 
-def start(requested: str | None = None, *, precision: Precision = "fp32", seed: int = 42) -> Runtime:
+def start(
+    requested: str | None = None,
+    *,
+    precision: Precision = "fp32",
+    sharding: Sharding = "none",
+    seed: int = 42,
+) -> Runtime:
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, it cannot compute in this precision, or a launcher wants another.
+        UserError: there is no such device, it cannot compute in this precision, or a launcher wants what the
+            recipe does not say or nobody can do here.
     """
     import torch
     from transformers import set_seed
 
     rank, world_size = processes()
-    if world_size == 1:  # alone, whatever a launcher has left behind for libraries to read
-        for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
-            del os.environ[name]
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
-    if launched not in ("no", precision):
-        raise UserError(
-            f"accelerate launch was given --mixed_precision {launched}, and the recipe training.precision: "
-            f"{precision}",
-            "the recipe decides: launch with --mixed_precision no",
-        )
+    _refuse_others()
+    if world_size > 1:
+        _check_launch(precision, sharding)
+    # Alone, whatever a launcher has left behind for libraries to read; and the sharding is ours.
+    left = LAUNCHERS if world_size == 1 else ("ACCELERATE_USE_FSDP", "FSDP_")
+    for name in [name for name in os.environ if name.startswith(left)]:
+        del os.environ[name]
     chosen = device(requested)
     if precision == "bf16":
         check_bf16(chosen, "set training.precision: fp32")
@@ -101,6 +116,47 @@ def start(requested: str | None = None, *, precision: Precision = "fp32", seed: 
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     set_seed(seed)
     return Runtime(chosen, precision, seed, rank, world_size)
+
+
+def _refuse_others() -> None:
+    """Refuse what accelerate launch asks for and no test of ours covers."""
+    for name, (option, instead) in NOT_OURS.items():
+        if _is_on(name):
+            raise UserError(f"accelerate launch was given {option}, which mrt5 does not train with", instead)
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
+        raise UserError(
+            f"accelerate launch was given --dynamo_backend {backend}, which compiles again for every length",
+            "--set training.compile=true compiles what is one graph for all of them",
+        )
+    if os.environ.get("PJRT_DEVICE") == "TPU":
+        raise UserError("this was launched for TPUs", "mrt5 trains on NVIDIA GPUs and on CPUs")
+
+
+def _check_launch(precision: Precision, sharding: Sharding) -> None:
+    """Refuse what accelerate launch says otherwise than the recipe."""
+    version = os.environ.get("FSDP_VERSION", "1")
+    if _is_on("ACCELERATE_USE_FSDP") and version != "2":
+        raise UserError(
+            f"accelerate launch was given --use_fsdp with --fsdp_version {version}",
+            "launch with --fsdp_version 2",
+        )
+    if _is_on("ACCELERATE_USE_FSDP") and sharding == "none":
+        raise UserError(
+            "accelerate launch was given --use_fsdp, and the recipe training.sharding: none",
+            "the recipe decides: --set training.sharding=fsdp",
+        )
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+    if launched not in ("no", precision):
+        raise UserError(
+            f"accelerate launch was given --mixed_precision {launched}, and the recipe training.precision: "
+            f"{precision}",
+            "the recipe decides: launch with --mixed_precision no",
+        )
+
+
+def _is_on(name: str) -> bool:
+    """Whether accelerate has set a variable to true."""
+    return os.environ.get(name, "").lower() in ("true", "1")
 
 
 def device(requested: str | None = None) -> torch.device:

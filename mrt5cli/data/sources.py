@@ -152,12 +152,10 @@ class StreamedText:
         language: str,
         *,
         key: Sequence[int],
-        shard: int,
-        shards: int,
         counts: Counts | None = None,
         tell: Tell = say_on_stderr,
     ) -> DocumentStream:
-        """Endless training text of a language: the part of one shard.
+        """Endless training text of a language.
 
         Args:
             counts: of what is left out, see `LeftOut`.
@@ -169,8 +167,6 @@ class StreamedText:
         return replace(
             self._stream(language, "train", tell),
             key=key if self._shuffled else None,
-            shard=shard,
-            shards=shards,
             keep=(lambda document: split_of(document) not in elsewhere) if elsewhere else None,
             left_out=self.left_out if self.left_out is None or counts is None else LeftOut(counts, tell),
         )

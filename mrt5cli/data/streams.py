@@ -1,7 +1,7 @@
 """Text that is read again and again instead of held in memory: Hub datasets, and local files on request.
 
-A `DocumentStream` is one language and split as a run of bytes, dealt out to ranks and loader workers. Four
-numbers say where it is: the pass over the files, the file, the row in it and the byte in that.
+A `DocumentStream` is one language and split as a run of bytes. Four numbers say where it is: the pass over
+the files, the file, the row in it and the byte in that.
 """
 
 from __future__ import annotations
@@ -79,8 +79,6 @@ class DocumentStream:
     Attributes:
         column: of rows, the one with the text.
         key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
-        shard, shards: which part this is of how many. Each has files of its own where there are enough, and
-            rows of its own of all files where not.
         keep: which documents are of this split; None keeps all.
         endless: start the next pass when one is over.
         language: rows that say they are in another are left out; None takes all.
@@ -92,8 +90,6 @@ class DocumentStream:
     files: Sequence[DataFile]
     column: str
     key: Sequence[int] | None = None
-    shard: int = 0
-    shards: int = 1
     keep: Callable[[bytes], bool] | None = None
     language: str | None = None
     endless: bool = True
@@ -115,13 +111,12 @@ class DocumentStream:
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """The next `count` bytes, end marks included; fewer only when a single pass is over."""
-        parts = []
-        while count and (self._taken < len(self._document.content) or self._next()):
-            part = self._document.content[self._taken : self._taken + count]
-            parts.append(part)
-            self._taken += len(part)
-            count -= len(part)
-        return np.frombuffer(b"".join(parts), dtype=np.uint8)
+        return np.frombuffer(b"".join(self._parts(count)), dtype=np.uint8)
+
+    def skip(self, count: int) -> None:
+        """Leave the next `count` bytes to others."""
+        for _ in self._parts(count):
+            pass
 
     def state_dict(self) -> StreamState:
         """Where the stream is, in numbers only."""
@@ -148,6 +143,14 @@ class DocumentStream:
 
     # Reading.
 
+    def _parts(self, count: int) -> Iterator[bytes]:
+        """The next `count` bytes, in parts of one document each."""
+        while count and (self._taken < len(self._document.content) or self._next()):
+            part = self._document.content[self._taken : self._taken + count]
+            self._taken += len(part)
+            count -= len(part)
+            yield part
+
     def _next(self) -> bool:
         """Take up the next document; False when a single pass is over."""
         document = next(self._reader, None)
@@ -157,12 +160,11 @@ class DocumentStream:
         return True
 
     def _order(self, number: int) -> NDArray[np.int64]:
-        """The files of this shard, in the order of a pass."""
+        """The files in the order of a pass."""
         count = len(self.files)
-        order = np.arange(count)
-        if self.key is not None:
-            order = np.random.default_rng((*self.key, number)).permutation(count)
-        return order[self.shard :: self.shards] if count >= self.shards else order
+        if self.key is None:
+            return np.arange(count)
+        return np.random.default_rng((*self.key, number)).permutation(count)
 
     def _read(self, number: int, file: int, row: int) -> Iterator[_Document]:
         """Documents from a row of a file of a pass on."""
@@ -179,13 +181,11 @@ class DocumentStream:
             yield from self._pass(number, 0, 0)
 
     def _pass(self, number: int, first_file: int, first_row: int) -> Iterator[_Document]:
-        order, deals_rows = self._order(number), len(self.files) < self.shards
+        order = self._order(number)
         for at in range(first_file, len(order)):
             rows = self._rows(self.files[order[at]], first_row if at == first_file else 0)
             for row, where, values in rows:
                 self._place = number, at, row
-                if deals_rows and (row - 1) % self.shards != self.shard:
-                    continue
                 content = text_of(where, values, self._texts)
                 if content and self._is_mine(language_column(values), content):
                     self._found = True

@@ -24,6 +24,7 @@ FREE_KEYS = (
     "training.save_steps",
     "training.keep_checkpoints",
     "training.recompute",
+    "training.sharding",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 """Of those, the ones that decide which weights are the best where the run keeps them."""
@@ -47,8 +48,23 @@ def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
 def decides_numbers(key: str, recipe: Recipe) -> bool:
     """Whether a run with another value of a key would be another run."""
     key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
+    if key == "training.device_batch_size":
+        return _sees_micro_batches(recipe)
     chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
+
+
+def _sees_micro_batches(recipe: Recipe) -> bool:
+    """Whether it matters how an optimizer step is divided, see `training.losses`."""
+    loss, moves = recipe.loss, getattr(recipe.controller, "update_per", "optimizer_step")
+    return (
+        "micro_batch" in (loss.average_per, moves)
+        or loss.gate_loss == "gate_variance"
+        or loss.entropy_coefficient_1 != 0
+        or loss.entropy_coefficient_2 != 0
+        or loss.hard_delete_probability > 0
+        or (loss.score_coefficient > 0 and (loss.score_per == "batch" or recipe.model.shortener.pools))
+    )
 
 
 def _flat(tree: Tree, prefix: str = "") -> dict[str, str]:

@@ -287,6 +287,11 @@ class TrainingSection(Section):
         description="computed again in backward instead of kept: 'selective', norms, activations, dropout; "
         "'blocks', everything inside each block",
     )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="what several processes hold of weights, gradients and Adam's moments: 'none', all of "
+        "them; 'fsdp', each its share, by PyTorch's FSDP2",
+    )
     compile: bool = Field(
         False, description="torch.compile the feed-forward half of each block, for any length"
     )
@@ -319,6 +324,10 @@ class TrainingSection(Section):
             )
         if self.best_metric is not None and not self.eval_steps:
             yield "best_metric", "needs eval_steps above 0: it is measured on validation data"
+        if self.sharding == "fsdp" and self.lora is not None:
+            yield "sharding", "fsdp is not for training.lora, which has little to share: set none"
+        if self.sharding == "fsdp" and self.compile:
+            yield "sharding", "fsdp is not for training.compile, whose graphs hold whole weights: set none"
         if self.patience is not None and self.best_metric is None:
             yield "patience", "needs best_metric: it counts evaluations without a better one"
 

@@ -10,7 +10,6 @@ Letters: B examples, N raw tokens of each.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -25,19 +24,21 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import draw_sources, shares
 from mrt5cli.data.sources import HubFiles, MemoryText, StreamedText, open_source
 from mrt5cli.data.span_noise import MOST_SPANS, SpanLengths, corrupt, draw_spans, plan_lengths
-from mrt5cli.data.streams import DocumentStream, LeftOut, StreamState
+from mrt5cli.data.streams import DocumentStream, LeftOut
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.tasks.base import HELD_OUT_SEED, Batch, BatchStream, SeekableStream, Task, make_batch, register
-from mrt5cli.text import say_nothing, say_on_stderr
+from mrt5cli.text import Tell, say_nothing, say_on_stderr
 
 # What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
 NOISE_DRAW, DOCUMENTS_DRAW, PARTS_DRAW, FILES_DRAW = range(4)
 # From running numbers (P,) to raw rows (P, N).
 RowReader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-# Batches whose beginnings a streamed source remembers: loaders, and steps of many batches, read ahead of what
+# Batches whose ends a streamed source remembers: loaders, and steps of many batches, read ahead of what
 # the training has used.
 REMEMBERED_BATCHES = 1024
+SKIPPED_AT_ONCE = 2**16
+"""Examples that are drawn at a time where many are left to others."""
 
 
 # --- examples -----------------------------------------------------------------------------------------------
@@ -102,11 +103,15 @@ class Examples:
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Raw rows (B, N)."""
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
-        drawn, numbers = draw_sources(self._weights, (self._seed, PARTS_DRAW), indices)
+        drawn, numbers = self.parts(indices)
         for part in np.unique(drawn):
             rows = np.flatnonzero(drawn == part)
             raw[rows] = self._readers[part](numbers[rows])
         return raw
+
+    def parts(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B,) the part of each example, and (B,) its running number there."""
+        return draw_sources(self._weights, (self._seed, PARTS_DRAW), indices)
 
     def corrupted(self, raw: NDArray[np.uint8], indices: NDArray[np.int64]) -> Batch:
         """The batch that raw rows (B, N) make."""
@@ -116,9 +121,13 @@ class Examples:
 class StreamedExamples(BatchStream):
     """Training batches of text of which some is read in order, beside some in memory perhaps.
 
-    Without loader workers it resumes where it was by the readers' own states. With workers each reads its own
-    share, so batches depend on the number of workers, and resuming reads again what was read before. Notes on
-    a Hub that is away come from the first worker of the first rank, on behalf of all.
+    Every rank and every loader worker reads all of the text, and makes the examples of its own batches: which
+    these are, and what is in them, depends neither on ranks nor on workers. Reading is cheap beside making
+    noise (see mrt5cli/training/README.md for how many ranks that holds).
+
+    Any of them can resume any other's state, from where the text was at a batch just before. Notes on a Hub
+    that is away, and counts of what is left out, come from the first worker of the first rank, on behalf of
+    all.
     """
 
     may_fail = True
@@ -126,71 +135,85 @@ class StreamedExamples(BatchStream):
     def __init__(self, task: SpanCorruption, seed: int, batch_size: int, rank: int, world_size: int) -> None:
         super().__init__()
         self._task, self._seed = task, seed
-        self._batch_size, self._shard = batch_size, [rank, world_size]
-        # (batches before, states of the readers, what they had left out), oldest first.
-        self._marks: deque[tuple[int, list[StreamState], list[int]]] = deque(maxlen=REMEMBERED_BATCHES)
-        # Lines and files left out, counted by all workers.
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._streamed = [isinstance(part.text, StreamedText) for part in task.parts]
+        # A row says where the text is after so many examples: that number, lines and files left out before,
+        # and pass, file, row, bytes taken and `found` of every stream. The first row is the beginning, the
+        # second that of a loaded state. Of batches that workers have handed over, rows are whole.
+        self._marks = torch.zeros(2 + REMEMBERED_BATCHES, 3 + 5 * sum(self._streamed), dtype=torch.int64)
+        self._marks.share_memory_()  # type: ignore[no-untyped-call]
+        # Lines and files left out, counted by the first worker.
         self._left_out = torch.zeros(2, dtype=torch.int64)
         self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def batches(self, worker: int, workers: int) -> Iterator[Batch]:
-        rank, world_size = self._shard
-        # Batch b belongs to share b % workers, whichever worker the loader has make it after a resume.
-        share = (self.start_batch + worker) % workers
+        counts = self._left_out if worker == 0 else torch.zeros_like(self._left_out)
+        streams, readers = self._open(counts, say_on_stderr if self._rank == worker == 0 else say_nothing)
+        examples = Examples(self._task.parts, readers, self._task.lengths, self._seed)
+        at = self._restore(streams, counts)
+        for batch in itertools.count(self.start_batch + worker, workers):
+            first = self._first_example(batch)
+            for start in range(at, first, SKIPPED_AT_ONCE):
+                self._skip(streams, examples, np.arange(start, min(first, start + SKIPPED_AT_ONCE)))
+            at = first + self._batch_size
+            indices = np.arange(first, at)
+            raw = examples.rows(indices)
+            states = [[*state["at"], state["found"]] for state in map(DocumentStream.state_dict, streams)]
+            row = [at, *counts.tolist(), *itertools.chain(*states)]
+            self._marks[2 + batch % REMEMBERED_BATCHES] = torch.tensor(row)
+            yield examples.corrupted(raw, indices)
+
+    def _first_example(self, batch: int) -> int:
+        return (batch * self._world_size + self._rank) * self._batch_size
+
+    def _open(self, counts: torch.Tensor, tell: Tell) -> tuple[list[DocumentStream], list[RowReader]]:
+        """The streams at their beginnings, and the readers of all parts."""
         streams: list[DocumentStream] = []
         readers: list[RowReader] = []
         for number, part in enumerate(self._task.parts):
             if isinstance(part.text, MemoryText):
                 readers.append(self._task.chunks(number, part.text, self._seed).read)
                 continue
-            stream = part.text.train(
-                part.language,
-                key=(self._seed, FILES_DRAW, number),
-                shard=rank * workers + share,
-                shards=world_size * workers,
-                counts=self._left_out,
-                tell=say_on_stderr if rank == worker == 0 else say_nothing,
-            )
-            streams.append(stream)
-            readers.append(partial(_next_rows, stream, self._task.lengths.raw))
-        first = share if workers > 1 else self._restore(streams)
-        examples = Examples(self._task.parts, readers, self._task.lengths, self._seed)
-        for batch in itertools.count(first, workers):
-            if workers == 1:
-                states = [stream.state_dict() for stream in streams]
-                self._marks.append((batch, states, self._left_out.tolist()))
-            indices = (batch * world_size + rank) * self._batch_size + np.arange(self._batch_size)
-            raw = examples.rows(indices)
-            if batch >= self.start_batch:
-                yield examples.corrupted(raw, indices)
+            key = self._seed, FILES_DRAW, number
+            streams.append(part.text.train(part.language, key=key, counts=counts, tell=tell))
+            readers.append(partial(_next_rows, streams[-1], self._task.lengths.raw))
+        return streams, readers
 
-    def _restore(self, streams: Sequence[DocumentStream]) -> int:
-        """Set the readers to the last mark before `start_batch`; returns the batch that they come to next."""
-        before = [mark for mark in self._marks if mark[0] <= self.start_batch]
-        self._marks.clear()
-        self._left_out.zero_()
-        if not before:
-            return 0
-        batch, states, left_out = before[-1]
-        self._left_out += torch.tensor(left_out)
-        for stream, state in zip(streams, states, strict=True):
-            stream.load_state_dict(state)
-        return batch
+    def _skip(
+        self, streams: Sequence[DocumentStream], examples: Examples, indices: NDArray[np.int64]
+    ) -> None:
+        """Leave these examples to others."""
+        counts = np.bincount(examples.parts(indices)[0], minlength=len(self._streamed))
+        for stream, count in zip(streams, counts[self._streamed].tolist(), strict=True):
+            stream.skip(count * self._task.lengths.raw)
+
+    def _mark(self, batch: int) -> list[int]:
+        """The last mark before a batch of this rank's."""
+        numbers = self._marks[:, 0]
+        before = numbers.where(numbers <= self._first_example(batch), -1)
+        mark: list[int] = self._marks[before.argmax()].tolist()
+        return mark
+
+    def _restore(self, streams: Sequence[DocumentStream], counts: torch.Tensor) -> int:
+        """Set the streams to the last mark before `start_batch`; returns how many examples are before it."""
+        at, lines, files, *places = self._mark(self.start_batch)
+        counts.copy_(torch.tensor([lines, files]))
+        for number, stream in enumerate(streams):
+            *place, found = places[5 * number : 5 * number + 5]
+            stream.load_state_dict({"at": place, "found": bool(found)})
+        return at
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to resume, with the readers' states at the beginning of a batch just before."""
+        """Where to resume, with the mark of a batch just before."""
         state = super().state_dict(consumed)
-        before = [list(mark) for mark in self._marks if mark[0] <= state["start_batch"]]
-        return {**state, "shard": self._shard, "mark": before[-1] if before else None}
+        return {**state, "mark": self._mark(state["start_batch"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._marks.clear()
-        # Another rank's positions, or those of another number of ranks, say nothing about this one's; nor do
-        # those of earlier versions, which had no count of what was left out.
-        if state["shard"] == self._shard and state["mark"] is not None and len(state["mark"]) == 3:
-            batch, states, left_out = state["mark"]
-            self._marks.append((batch, states, left_out))
+        mark = state["mark"]
+        # Without one, or with that of an earlier version, text is read again from the beginning.
+        if mark is not None and len(mark) == self._marks.shape[1]:
+            self._marks[1] = torch.tensor(mark)
 
     def remarks(self) -> list[str]:
         return LeftOut(self._left_out).sentences()

@@ -21,7 +21,7 @@ from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
 from mrt5cli.rundir import RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
-from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
+from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
 from mrt5cli.training.forecast import forecast
 from mrt5cli.training.plan import Prepared, RunOptions, TrainingPlan
 from mrt5cli.training.plan_text import facts
@@ -51,7 +51,10 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         run.check_not_foreign()
         check_writable(run.path, "folder")
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
-    runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
+    training = recipe.training
+    runtime = machine.start(
+        options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
+    )
     step = before.saved[-1] if before.saved and not before.finished else None
     plan = TrainingPlan(recipe, options, runtime, before, step, notes)
     if before.finished:
@@ -109,11 +112,15 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
-    at_once, micro_batches = _division(training, runtime.world_size)
+    resumed = plan.checkpoint is not None
+    at_once, micro_batches = _division(training, runtime.world_size, resumed=resumed)
     if plan.checkpoint is None:
         check_start(model.start)
-    else:
-        check_whole(plan.checkpoint, runtime.world_size)
+    elif (before := check_whole(plan.checkpoint)) != runtime.world_size:
+        plan.notes.append(
+            f"{counted(before, 'process', 'processes')} wrote the checkpoint, {runtime.world_size} resume: "
+            "data and curve go on; dropout, noise and which batches are deleted hard are drawn anew"
+        )
     say = say_on_stderr if runtime.leads else say_nothing
     task, example = _task(plan, say)
     with announced("loading the model ...", say):
@@ -181,22 +188,29 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     return task, example
 
 
-def _division(training: TrainingSection, world_size: int) -> tuple[int, int]:
+def _division(training: TrainingSection, world_size: int, *, resumed: bool) -> tuple[int, int]:
     """How many examples a process takes from its stream at once, and how often in an optimizer step; a rest
     is refused."""
     by_tokens = training.batch_tokens is not None
-    each = 1 if by_tokens else training.device_batch_size
-    at_once = each * world_size
-    if training.batch_size % at_once:
-        share = "an equal share each" if by_tokens else f"device_batch_size {each} each"
-        raise UserError(
-            f"training.batch_size {training.batch_size} is not a multiple of {at_once}, the examples that "
-            f"{world_size} processes take at once ({share})",
-            f"set training.batch_size{'' if by_tokens else ' or training.device_batch_size'}, e.g. "
-            f"--set training.batch_size={-(-training.batch_size // at_once) * at_once}",
-        )
-    number = training.batch_size // at_once
-    return (number, 1) if by_tokens else (each, number)
+    whole, size = training.batch_size, 1 if by_tokens else training.device_batch_size
+    at_once = size * world_size
+    if whole % at_once == 0:
+        return (whole // world_size, 1) if by_tokens else (size, whole // at_once)
+    if not resumed:
+        others = "" if by_tokens else " or training.device_batch_size"
+        way = f"e.g. --set training.batch_size={-(-whole // at_once) * at_once}"
+        hint = f"set training.batch_size{others}, {way}"
+    elif whole % world_size == 0:
+        fits = next(fewer for fewer in range(size, 0, -1) if whole % (fewer * world_size) == 0)
+        hint = f"--set training.device_batch_size={fits}"
+    else:
+        hint = "resume with a number of processes that divides training.batch_size"
+    share = "an equal share each" if by_tokens else f"device_batch_size {size} each"
+    raise UserError(
+        f"training.batch_size {whole} is not a multiple of {at_once}, the examples that "
+        f"{world_size} processes take at once ({share})",
+        hint,
+    )
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:

@@ -21,7 +21,7 @@ positions are those whose input id is not padding, EOS and sentinels included.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +207,13 @@ class Window:
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"sums": self.sums.tolist(), "seconds": self.seconds()}
+
+    @staticmethod
+    def dealt_out(states: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
+        """What a process resumes with, of what `state` gave in another number of them: the first has all."""
+        share = 1.0 if rank == 0 else 0.0
+        sums = [share * sum(of_all) for of_all in zip(*(state["sums"] for state in states), strict=True)]
+        return {"sums": sums, "seconds": states[0]["seconds"]}
 
 
 def named(parts: Tensor, score_coefficient: float) -> dict[str, float]:

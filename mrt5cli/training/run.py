@@ -90,7 +90,7 @@ def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) ->
 
 def _how_to_resume(plan: TrainingPlan) -> str:
     number = plan.runtime.world_size
-    launched = f", launched as {number} processes again" if number > 1 else ""
+    launched = f", launched as {number} processes again or as others" if number > 1 else ""
     return f"to resume{launched}: {plan.run.resume_command}"
 
 

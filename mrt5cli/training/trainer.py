@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
@@ -43,13 +44,13 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
-from mrt5cli.training import lora
+from mrt5cli.training import lora, sharding
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.micro_batches import in_equal_number, micro_batches
 from mrt5cli.training.stream_loader import stream_loader
-from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
+from mrt5cli.training.whole import broken_by, own_state_name, own_states
 from mrt5cli.writing import whole_directory, write_json
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class DeletionTrainer(Trainer):
         # Else the base class counts the labels of every batch, and we count more than labels.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
+        self.sharded = settings.sharding == "fsdp" and args.world_size > 1
+        if self.sharded:
+            sharding.shard(model)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         # Filled there: a tensor made of a number would be copied to a GPU, which waits.
         self.controller = build_controller(
@@ -116,6 +120,7 @@ class DeletionTrainer(Trainer):
         self.seconds_before = 0.0
         self.fetching_since = math.inf
         self.stopped_between_steps = False
+        self.resumes_its_own = True
         self._talk: dist.ProcessGroup | None = None
 
     # --- a step -------------------------------------------------------------------------------------------
@@ -293,9 +298,15 @@ class DeletionTrainer(Trainer):
             dist.all_reduce(counts)
         self.controller.update(counts[0] / counts[1])
 
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if not self.sharded:
+            return super()._wrap_model(model, *args, **kwargs)
+        # With `evaluation_mode` it only casts, by the recipe's precision.
+        return sharding.Sharded(self.accelerator.prepare_model(model, False, evaluation_mode=True))
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # The base class walks over all modules for the parameters, at every step.
-        return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        return sharding.whole(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
 
     def floating_point_ops(self, inputs: Batch | list[Batch]) -> int:
         # To estimate this, the base class walks over all parameters at every micro-batch.
@@ -410,14 +421,28 @@ class DeletionTrainer(Trainer):
             self._wait()
         return better
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights into a directory; all processes call it, the leading one writes."""
         # The base class would add its arguments as a pickle, with this machine's paths in it.
-        if output_dir is not None and self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            if self.settings.lora is not None:
-                state_dict = lora.merged(model)
-            model.save_pretrained(output_dir, state_dict=state_dict)
-            write_tokenizer(model.config, Path(output_dir))
+        assert output_dir is not None, "the run says where"
+        model, leads, state_dict = self.model, self.args.should_save, None
+        assert model is not None
+        if self.sharded:
+            state_dict = sharding.whole_weights(model, keeps=leads)
+        if not leads:
+            return
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if self.settings.lora is not None:
+            state_dict = lora.merged(model)
+        model.save_pretrained(output_dir, state_dict=state_dict)
+        write_tokenizer(model.config, Path(output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        state = sharding.whole_state(self.optimizer, keeps=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _wait(self) -> None:
         if self.args.world_size > 1:
@@ -429,7 +454,6 @@ class DeletionTrainer(Trainer):
             "processes": self.args.world_size,
             "controller": self.controller.state_dict(),
             "hard_delete_draws": self.draws.bit_generator.state,
-            "batches_taken": self.batches_taken,
             "stream": self.stream.state_dict(self.batches_taken),
             "window": self.window.state(),
             "seconds": self.seconds(),
@@ -437,17 +461,31 @@ class DeletionTrainer(Trainer):
         }
 
     def _load_own_state(self, checkpoint: Path) -> None:
-        rank = self.args.process_index
-        state = read_own_state(checkpoint, rank, self.args.world_size)
-        with broken_by(checkpoint, f"{own_state_name(rank)} does not fit this model and recipe"):
+        """Go on from what as many processes have saved, or from what another number of them has."""
+        states, rank = own_states(checkpoint), self.args.process_index
+        self.resumes_its_own = len(states) == self.args.world_size
+        whose = rank if self.resumes_its_own else 0
+        state = states[whose]
+        with broken_by(checkpoint, f"{own_state_name(whose)} does not fit this model and recipe"):
             self.controller.load_state_dict(state["controller"])
             self.draws.bit_generator.state = state["hard_delete_draws"]
-            self.batches_taken = state["batches_taken"]
-            self.stream.load_state_dict(state["stream"])
-            self.window = Window(self.args.device, state["window"])
+            self.batches_taken = RunDir.step_of(checkpoint) * self.args.gradient_accumulation_steps
+            self.stream.load_state_dict({**state["stream"], "start_batch": self.batches_taken})
+            window = state["window"]
+            if not self.resumes_its_own:
+                window = Window.dealt_out([each["window"] for each in states], rank)
+            self.window = Window(self.args.device, window)
             self.seconds_before = state["seconds"]
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # What one process has drawn says nothing about what another number of them would have.
+        if checkpoint is None or self.resumes_its_own:
+            super()._load_rng_state(checkpoint)
+            return
+        drawn_from = self.args.seed, RunDir.step_of(Path(checkpoint)), self.args.process_index
+        set_seed(int(np.random.SeedSequence(drawn_from).generate_state(1)[0]))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the model was made from the checkpoint."""
@@ -457,4 +495,11 @@ class DeletionTrainer(Trainer):
             return
         files = f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"
         with broken_by(Path(checkpoint), f"{files} does not fit this model and recipe"):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if not self.sharded:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            assert self.optimizer is not None and self.lr_scheduler is not None
+            read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
+            state = read(Path(checkpoint) / OPTIMIZER_NAME)
+            self.optimizer.load_state_dict(sharding.shares_of(state, self.optimizer))
+            self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))

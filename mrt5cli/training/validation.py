@@ -14,6 +14,7 @@ from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Task
+from mrt5cli.training import sharding
 from mrt5cli.training.trainer import DeletionTrainer
 
 MEASURED = ("loss", "token_accuracy", "deletion_rate")
@@ -56,7 +57,10 @@ class Validation(TrainerCallback):
         if state.global_step % self.every and not (last and best is not None):
             return
         try:
-            rows = [] if self.run is None else measure(model, self.task, self.options).rows
+            with sharding.gathered(model):
+                rows = [] if self.run is None else measure(model, self.task, self.options).rows
+                if args.world_size > 1:
+                    dist.barrier()
         except UserError as error:
             raise DataLost.because_of(error) from error
         names = dict.fromkeys(MEASURED if best is None else (*MEASURED, best.metric))
@@ -69,7 +73,5 @@ class Validation(TrainerCallback):
             line["best"] = {"metric": best.metric, "value": measured, "better": better, "waited": best.waited}
             if best.exhausted:
                 control.should_log = control.should_save = control.should_training_stop = True
-        elif args.world_size > 1:
-            dist.barrier()
         if self.run is not None:
             self.run.add_metrics(line)

@@ -38,20 +38,19 @@ def own_state_name(rank: int) -> str:
     return f"mrt5_state_{rank}.json"
 
 
-def check_whole(checkpoint: Path, processes: int) -> None:
+def check_whole(checkpoint: Path) -> int:
     """Refuse a checkpoint that lacks something, or in which something is damaged or of another step.
 
     The weights themselves are left to who loads them.
 
-    Args:
-        processes: that are to resume it.
+    Returns:
+        How many processes wrote it; any number may resume it.
 
     Raises:
         UserError: it names the file.
     """
     _read(checkpoint / CONFIG_NAME)
-    for rank in range(processes):
-        read_own_state(checkpoint, rank, processes)
+    processes = len(own_states(checkpoint))
     step = RunDir.step_of(checkpoint)
     for name, step_in in STEP_IN.items():
         content = _read(checkpoint / name)
@@ -62,24 +61,24 @@ def check_whole(checkpoint: Path, processes: int) -> None:
         name = f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
         if lost := RANDOM_STATES - set(_read(checkpoint / name)):
             raise not_whole(checkpoint, f"{name} has no {', '.join(sorted(lost))}")
+    return processes
 
 
-def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
-    """What the trainer of a process has saved beside what transformers does.
+def own_states(checkpoint: Path) -> list[dict[str, Any]]:
+    """What the trainer of each process has saved beside what transformers does.
 
     Raises:
-        UserError: it is missing or damaged, or other processes wrote it than are to resume it.
+        UserError: one of them is missing or damaged.
     """
-    name = own_state_name(rank)
-    state: dict[str, Any] = _read(checkpoint / name)
-    with broken_by(checkpoint, f"{name} is damaged"):
-        before = state["processes"]
-    if before != processes:
-        raise UserError(
-            f"{checkpoint} was written by {before} processes, this is {processes}",
-            "resume with as many processes: each one's place in the data is its own",
-        )
-    return state
+    states: list[dict[str, Any]] = [_read(checkpoint / own_state_name(0))]
+    with broken_by(checkpoint, f"{own_state_name(0)} is damaged"):
+        processes = int(states[0]["processes"])
+    for rank in range(1, processes):
+        states.append(_read(checkpoint / own_state_name(rank)))
+        with broken_by(checkpoint, f"{own_state_name(rank)} is damaged"):
+            if (found := states[rank]["processes"]) != processes:
+                raise ValueError(f"it is of one of {found} processes, {own_state_name(0)} of {processes}")
+    return states
 
 
 def not_whole(checkpoint: Path, why: str) -> UserError:

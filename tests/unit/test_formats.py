@@ -51,7 +51,7 @@ def both_ways(path: Path, **source: Any) -> tuple[list[bytes], list[bytes]]:
         held += memory.corpus("en", split, 1).buffer.tobytes().split(b"\xff")[:-1]
     streamed = open_source(FilesSource(kind="files", path=str(path), streaming=True, **source), ["en"])
     assert isinstance(streamed, StreamedText)
-    train = streamed.train("en", key=(1,), shard=0, shards=1)
+    train = streamed.train("en", key=(1,))
     train.endless = False
     read = train.take(10**9).tobytes().split(b"\xff")[:-1]
     for split in ("validation", "test"):
@@ -320,7 +320,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, case: str, streamin
     with pytest.raises(UserError) as caught:
         text = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["en"])
         assert isinstance(text, StreamedText)
-        text.train("en", key=(1,), shard=0, shards=1).take(1000)
+        text.train("en", key=(1,)).take(1000)
     assert message.replace("cannot be read: ", "") in str(caught.value).replace("damaged, ", "")
     assert name in caught.value.message and "\n" not in caught.value.message
 

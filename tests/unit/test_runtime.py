@@ -82,6 +82,43 @@ def test_a_launchers_precision_does_not_replace_the_recipes(monkeypatch: pytest.
     assert runtime.start("cpu", precision="bf16").world_size == 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "told", "hint"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "--use_deepspeed, which mrt5 does not", "sharding=fsdp"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "--use_megatron_lm, which mrt5 does not", "sharding=fsdp"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "--use_parallelism_config", "sharding=fsdp"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params", "every further process"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--fsdp_activation_checkpointing", "recompute=blocks"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "--dynamo_backend inductor", "training.compile=true"),
+        ({"PJRT_DEVICE": "TPU"}, "for TPUs", "GPUs"),
+    ],
+)
+@pytest.mark.parametrize("world_size", ["1", "2"])
+def test_what_else_accelerate_can_launch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str, hint: str, world_size: str
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": world_size, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told) as raised:
+        runtime.start("cpu", sharding="fsdp")
+    assert hint in str(raised.value.hint)
+
+
+def test_a_launchers_sharding_does_not_replace_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1", "FSDP_OFFLOAD_PARAMS": "false"}
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **launched}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--use_fsdp with --fsdp_version 1"):
+        runtime.start("cpu", sharding="fsdp")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match=r"--use_fsdp, and the recipe training\.sharding: none") as raised:
+        runtime.start("cpu")
+    assert "training.sharding=fsdp" in str(raised.value.hint)
+    assert runtime.start("cpu", sharding="fsdp").world_size == 2
+    assert not any("FSDP" in name for name in os.environ), "accelerate would shard as well"
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps", "0"])
 def test_not_a_device(name: str):
     with pytest.raises(UserError, match="is not a device"):

@@ -85,7 +85,7 @@ def test_held_out_text_is_not_trained_on(tmp_path: Path, names: Sequence[str], s
     train, test, validation = names
     assert text.splits == [f"train: {train}", f"validation: {validation}", f"test: {test}"]
     if isinstance(text, StreamedText):
-        stream = text.train("en", key=(1,), shard=0, shards=1)
+        stream = text.train("en", key=(1,))
         stream.endless = False
         content = stream.take(10**6).tobytes().decode("utf-8", "replace")
     else:
@@ -304,7 +304,7 @@ def test_rows_that_say_another_language_are_left_out(
         parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
     text = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["en"])
     if isinstance(text, StreamedText):
-        stream = text.train("en", key=(1,), shard=0, shards=1)
+        stream = text.train("en", key=(1,))
         stream.endless = False
         content = stream.take(10**6).tobytes().decode("utf-8", "replace")
         assert "rows left out, because their column 'language' says another language, such as 'de-DE'" in (
@@ -318,4 +318,4 @@ def test_rows_that_say_another_language_are_left_out(
     with pytest.raises(UserError, match=r"no rows in fr|no text|but none for fr"):
         fr = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["fr"])
         assert isinstance(fr, StreamedText)
-        fr.train("fr", key=(1,), shard=0, shards=1).take(1)
+        fr.train("fr", key=(1,)).take(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -387,7 +388,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: RunDir):
     states = [
         json.loads((run.checkpoint(12) / "mrt5_state_0.json").read_text()) for run in (broken, unbroken)
     ]
-    for key in ("controller", "hard_delete_draws", "batches_taken", "stream"):
+    for key in ("controller", "hard_delete_draws", "stream"):
         assert states[0][key] == states[1][key], key
 
 
@@ -428,14 +429,24 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert list(run.checkpoints.iterdir()) == []
 
 
-def test_a_group_of_another_size_cannot_resume(tmp_path: Path, unbroken: RunDir):
-    trainer = make_trainer(tmp_path, loss=EVERYTHING)
-    state = unbroken.checkpoint(8) / "mrt5_state_0.json"
-    copy = tmp_path / "step-00000008"
-    copy.mkdir()
-    (copy / state.name).write_text(state.read_text().replace('"processes": 1', '"processes": 4'))
-    with pytest.raises(UserError, match="written by 4 processes, this is 1"):
-        trainer.train_from(copy)
+def test_another_number_of_processes_resumes(tmp_path: Path, unbroken: RunDir):
+    """One goes on with the sums of two since the last line of metrics, and its own place in the data."""
+    copy = Path(shutil.copytree(unbroken.checkpoint(8), tmp_path / "step-00000008"))
+    state = json.loads((copy / "mrt5_state_0.json").read_text()) | {"processes": 2}
+    state["stream"]["start_batch"] = 5
+    for rank in range(2):
+        state["window"]["sums"] = [float(rank + number) for number in range(2 * len(PARTS) + 2)]
+        (copy / f"mrt5_state_{rank}.json").write_text(json.dumps(state))
+    trainer = make_trainer(tmp_path, loss=EVERYTHING, accumulation=3)
+    trainer._load_own_state(copy)
+    assert trainer.window.sums.tolist() == [2.0 * number + 1 for number in range(2 * len(PARTS) + 2)]
+    assert trainer.stream.start_batch == trainer.batches_taken == 24
+    torch.manual_seed(1)
+    trainer._load_rng_state(str(copy))
+    first = torch.rand(3)
+    torch.manual_seed(2)
+    trainer._load_rng_state(str(copy))
+    assert torch.equal(torch.rand(3), first), "drawn from seed and step"
     with pytest.raises(UserError, match=r"has no mrt5_state_0\.json"):
         trainer.train_from(tmp_path)
 

@@ -70,7 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def test_whole_checkpoints_are_whole(unbroken: RunDir):
     for step in (8, 12):
-        check_whole(unbroken.checkpoint(step), processes=1)
+        check_whole(unbroken.checkpoint(step))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -79,9 +79,9 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, nam
     spoil, words = DAMAGES[damage]
     spoil(copied.checkpoint(12) / name)
     with pytest.raises(UserError, match=re.escape(words.format(name=name))) as raised:
-        check_whole(copied.checkpoint(12), processes=1)
+        check_whole(copied.checkpoint(12))
     assert "continues from the one before it, step-00000008: rm -r" in str(raised.value.hint)
-    check_whole(copied.checkpoint(8), processes=1)
+    check_whole(copied.checkpoint(8))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
@@ -90,21 +90,21 @@ def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, nam
     with pytest.raises(
         UserError, match=rf"step-00000012 is not a whole checkpoint: {name} is cut off or damaged \("
     ):
-        check_whole(copied.checkpoint(12), processes=1)
+        check_whole(copied.checkpoint(12))
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt"])
 def test_a_file_of_another_step_is_noticed(copied: RunDir, name: str):
     shutil.copy(copied.checkpoint(8) / name, copied.checkpoint(12))
     with pytest.raises(UserError, match=rf"{name} is damaged \(it is of step 8"):
-        check_whole(copied.checkpoint(12), processes=1)
+        check_whole(copied.checkpoint(12))
 
 
 def test_an_optimizer_without_moments_is_noticed(copied: RunDir):
     path = copied.checkpoint(12) / "optimizer.pt"
     torch.save(torch.load(path, weights_only=True) | {"state": {}}, path)
     with pytest.raises(UserError, match=r"optimizer\.pt is damaged"):
-        check_whole(copied.checkpoint(12), processes=1)
+        check_whole(copied.checkpoint(12))
 
 
 def test_states_that_do_not_fit_are_no_bug_of_the_program(copied: RunDir, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
     shutil.rmtree(copied.checkpoint(8))
     (copied.checkpoint(12) / "optimizer.pt").unlink()
     with pytest.raises(UserError) as raised:
-        check_whole(copied.checkpoint(12), processes=1)
+        check_whole(copied.checkpoint(12))
     assert "there is none before it" in str(raised.value.hint)
 
 
@@ -135,11 +135,12 @@ def test_every_process_needs_its_own_files(copied: RunDir):
     for name in ("mrt5_state_0.json", "mrt5_state_1.json"):
         (checkpoint / name).write_text(state)
     with pytest.raises(UserError, match=r"it has no rng_state_1\.pth"):
-        check_whole(copied.checkpoint(12), processes=2)
+        check_whole(copied.checkpoint(12))
     shutil.copy(random, checkpoint / "rng_state_1.pth")
-    check_whole(copied.checkpoint(12), processes=2)
-    with pytest.raises(UserError, match="written by 2 processes, this is 1"):
-        check_whole(copied.checkpoint(12), processes=1)
+    assert check_whole(copied.checkpoint(12)) == 2
+    (checkpoint / "mrt5_state_1.json").write_text(state.replace('"processes": 2', '"processes": 3'))
+    with pytest.raises(UserError, match=r"mrt5_state_1\.json is damaged \(it is of one of 3 processes"):
+        check_whole(copied.checkpoint(12))
     (checkpoint / "mrt5_state_1.json").write_text(state[:-20])
     with pytest.raises(UserError, match=r"mrt5_state_1\.json is cut off or damaged"):
-        check_whole(copied.checkpoint(12), processes=2)
+        check_whole(copied.checkpoint(12))
