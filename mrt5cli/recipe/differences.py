@@ -48,7 +48,7 @@ def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
 def decides_numbers(key: str, recipe: Recipe) -> bool:
     """Whether a run with another value of a key would be another run."""
     key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
-    if key == "training.device_batch_size":
+    if key in ("training.device_batch_size", "training.batch_tokens"):
         return _sees_micro_batches(recipe)
     chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
