@@ -19,7 +19,7 @@ from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
-from mrt5cli.rundir import RunDir, RunState
+from mrt5cli.rundir import DAMAGED, RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, say_nothing, say_on_stderr
 from mrt5cli.training.forecast import forecast
@@ -52,10 +52,11 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         check_writable(run.path, "folder")
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
     runtime = machine.start(options.device, precision=recipe.training.precision, seed=recipe.seed)
-    step = before.saved[-1] if before.saved and not before.finished else None
-    plan = TrainingPlan(recipe, options, runtime, before, step, notes)
     if before.finished:
-        return plan
+        return TrainingPlan(recipe, options, runtime, before, None, notes)
+    step, damaged = _place_to_resume(run, before, runtime.world_size)
+    plan = TrainingPlan(recipe, options, runtime, before, step, [*notes, *damaged], damaged)
+    notes = plan.notes
     prepared = _prepare(plan)
     expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
     plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
@@ -86,6 +87,22 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     return notes
 
 
+def _place_to_resume(run: RunDir, before: RunState, processes: int) -> tuple[int | None, list[str]]:
+    """The step to resume from, None for a fresh start; and what is damaged of the run, a sentence each."""
+    from mrt5cli.training.whole import newest_whole
+
+    if not before.saved:
+        return None, []
+    step, passed_over = newest_whole(run, processes)
+    assert step is not None, "there are checkpoints"
+    damaged = [
+        f"{why}; the run goes on from step {step}, and this one is kept as {DAMAGED}{run.checkpoint(later).name}"
+        for later, why in passed_over.items()
+    ]
+    beside = run.recipe_changed(), run.metrics_lost(step)
+    return step, [*damaged, *(sentence for sentence in beside if sentence)]
+
+
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     """Notes on keys that may change; those that would make another run of it are refused."""
     changed = differences(run.recipe(), recipe)
@@ -106,14 +123,11 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
     from mrt5cli.training.lora import add_lora
-    from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
     micro_batches = _micro_batches(training, runtime.world_size)
     if plan.checkpoint is None:
         check_start(model.start)
-    else:
-        check_whole(plan.checkpoint, runtime.world_size)
     say = say_on_stderr if runtime.leads else say_nothing
     task, example = _task(plan, say)
     with announced("loading the model ...", say):

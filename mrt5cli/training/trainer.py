@@ -41,6 +41,7 @@ from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
+from mrt5cli.models.weights import seal
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training import lora
@@ -316,6 +317,7 @@ class DeletionTrainer(Trainer):
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
+        self._check_same_step(step)
         # The base class would take a step beyond the end, or beyond the end of patience.
         if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
             return
@@ -324,6 +326,20 @@ class DeletionTrainer(Trainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         self.started = self.window.opened = time.perf_counter()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    def _check_same_step(self, step: int) -> None:
+        """Refuse processes that have found different checkpoints whole, on disks that differ perhaps."""
+        if self.args.world_size == 1:
+            return
+        ends = torch.tensor([step, -step], device=self.args.device)
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        last, first = int(ends[0]), -int(ends[1])
+        if first != last:
+            raise UserError(
+                f"the processes go on from different steps, {first} to {last}: not all of them read the same "
+                "whole checkpoints",
+                "have all machines see the run's directory as it is, and give the command again",
+            )
 
     def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
@@ -348,6 +364,9 @@ class DeletionTrainer(Trainer):
             self.save_model(str(folder), _internal_call=True)
             yield folder
             self._wait()
+            if self.args.should_save:
+                assert self.run is not None, "only runs are saved"
+                seal(folder, step=self.state.global_step, metrics=self.run.metrics_content())
 
     def offer(self, value: float) -> bool:
         """Take what validation says of the weights as they are; the best so far are kept with the run.
@@ -422,3 +441,8 @@ class DeletionTrainer(Trainer):
         files = f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"
         with broken_by(Path(checkpoint), f"{files} does not fit this model and recipe"):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with broken_by(Path(checkpoint), "its random states do not fit this process"):
+                super()._load_rng_state(checkpoint)

@@ -1,30 +1,50 @@
 """What a checkpoint of a run holds, all of which resuming needs; checked before a run is resumed.
 
 transformers resumes without an optimizer's state, a schedule or random states that are missing, and torch
-reads an archive that is damaged inside: both without a word, and the curve is another one.
+reads an archive that is damaged inside: both without a word, and the curve is another one. What its manifest
+says of a checkpoint is compared first; one of an older version has none, and is looked through.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME
 
-from mrt5cli.errors import UserError
+from mrt5cli import manifest
+from mrt5cli.errors import CheckpointError, UserError
+from mrt5cli.json_files import parse
+from mrt5cli.models.weights import check_files
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import first_line
 
+
+def _step_of_trainer(content: Any) -> int:
+    """A whole number where all else is of the types that a state is made of."""
+    state, usual = TrainerState(**content), TrainerState()
+    for name in (field.name for field in fields(TrainerState)):
+        kind = type(getattr(usual, name))
+        # What begins as 0 may become a fraction, and what begins as None anything.
+        if kind in (bool, int, list, dict):
+            kinds = (int, float) if kind is int else kind
+            if not isinstance(getattr(state, name), kinds):
+                raise TypeError(f"its {name} is no {kind.__name__}")
+    return state.global_step
+
+
 STEP_IN: dict[str, Callable[[Any], int]] = {
-    TRAINER_STATE_NAME: lambda content: content["global_step"],
+    TRAINER_STATE_NAME: _step_of_trainer,
     # A weight that took no part in a step has seen fewer of them.
     OPTIMIZER_NAME: lambda content: max(int(weight["step"]) for weight in content["state"].values()),
     SCHEDULER_NAME: lambda content: content["last_epoch"],
@@ -33,23 +53,67 @@ STEP_IN: dict[str, Callable[[Any], int]] = {
 RANDOM_STATES = {"python", "numpy", "cpu"}
 
 
+class NotWhole(UserError):
+    """A checkpoint that lacks something, or in which something is damaged or of another step.
+
+    Attributes:
+        why: a clause that names the file.
+    """
+
+    def __init__(self, checkpoint: Path, why: str, hint: str) -> None:
+        super().__init__(f"{checkpoint} is not a whole checkpoint: {why}", hint)
+        self.why = why
+
+
 def own_state_name(rank: int) -> str:
     """The file of a process with what the trainer saves beside what transformers does."""
     return f"mrt5_state_{rank}.json"
 
 
+def newest_whole(run: RunDir, processes: int) -> tuple[int | None, dict[int, str]]:
+    """The step to resume a run from, None where it has no checkpoint; and later steps, with what is wrong
+    with each in a sentence.
+
+    Raises:
+        UserError: it has checkpoints, and none is whole; or as `read_own_state`.
+    """
+    passed_over: dict[int, str] = {}
+    for step in reversed(run.saved_steps()):
+        try:
+            check_whole(run.checkpoint(step), processes)
+        except NotWhole as error:
+            passed_over[step] = error.message
+        else:
+            return step, passed_over
+    if passed_over:
+        raise UserError(
+            "\n".join(passed_over.values()),
+            "bring back from a copy what is missing or damaged, or train anew: choose another directory with "
+            f"--out, or delete this one: rm -r {shlex.quote(str(run.path))}",
+        )
+    return None, {}
+
+
 def check_whole(checkpoint: Path, processes: int) -> None:
     """Refuse a checkpoint that lacks something, or in which something is damaged or of another step.
 
-    The weights themselves are left to who loads them.
+    Without a manifest, the weights themselves are left to who loads them.
 
     Args:
         processes: that are to resume it.
 
     Raises:
-        UserError: it names the file.
+        NotWhole: it names the file.
+        UserError: as `read_own_state`.
     """
+    if why := manifest.fault(checkpoint):
+        raise not_whole(checkpoint, why)
     _read(checkpoint / CONFIG_NAME)
+    try:
+        check_files(checkpoint)
+    except CheckpointError as error:
+        why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
+        raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}/")) from error
     for rank in range(processes):
         read_own_state(checkpoint, rank, processes)
     step = RunDir.step_of(checkpoint)
@@ -62,6 +126,21 @@ def check_whole(checkpoint: Path, processes: int) -> None:
         name = f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
         if lost := RANDOM_STATES - set(_read(checkpoint / name)):
             raise not_whole(checkpoint, f"{name} has no {', '.join(sorted(lost))}")
+    _check_best(checkpoint, read_own_state(checkpoint, 0, processes))
+
+
+def _check_best(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose best weights so far are not whole: the run may end with them."""
+    with broken_by(checkpoint, f"{own_state_name(0)} is damaged"):
+        step = None if state["best"] is None else state["best"]["step"]
+        if step is None:
+            return
+        weights = RunDir(checkpoint.parents[1]).best_weights(step)
+    why = manifest.fault(weights)
+    if why is None and not (weights / CONFIG_NAME).is_file():
+        why = f"it has no {CONFIG_NAME}"
+    if why:
+        raise not_whole(checkpoint, f"of its best weights, {weights}: {why}")
 
 
 def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any]:
@@ -82,7 +161,7 @@ def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
     return state
 
 
-def not_whole(checkpoint: Path, why: str) -> UserError:
+def not_whole(checkpoint: Path, why: str) -> NotWhole:
     """The error for a checkpoint that cannot be resumed; its hint says how to resume the one before.
 
     Args:
@@ -95,19 +174,19 @@ def not_whole(checkpoint: Path, why: str) -> UserError:
     else:
         hint = "there is none before it: bring it back from a copy, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"
-    return UserError(f"{checkpoint} is not a whole checkpoint: {why}", f"{hint}: {delete}")
+    return NotWhole(checkpoint, why, f"{hint}: {delete}")
 
 
 @contextmanager
-def broken_by(
-    checkpoint: Path,
-    problem: str,
-    errors: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError),
-) -> Iterator[None]:
+def broken_by(checkpoint: Path, problem: str) -> Iterator[None]:
     """Have what fails while a checkpoint is read be `not_whole`."""
     try:
         yield
-    except errors as error:
+    except UserError:
+        raise
+    except UnpicklingError as error:  # torch says mostly how to run what is in it anyway
+        raise not_whole(checkpoint, f"{problem} (there is more in it than numbers)") from error
+    except Exception as error:  # what is damaged makes its readers fail in any way
         raise not_whole(checkpoint, f"{problem} ({first_line(error)})") from error
 
 
@@ -115,11 +194,12 @@ def _read(path: Path) -> Any:
     """A JSON file's value; or the content of an archive of torch, whose checksums all hold."""
     if not path.is_file():
         raise not_whole(path.parent, f"it has no {path.name}")
-    with broken_by(path.parent, f"{path.name} is cut off or damaged", (Exception,)):
+    with broken_by(path.parent, f"{path.name} is cut off or damaged"):
         if path.suffix == ".json":
-            return json.loads(path.read_bytes())
+            return parse(path.read_bytes())
         with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
+            # One by one they are compared only where the whole file was not.
+            if manifest.read(path.parent) is None and (broken := archive.testzip()):
                 raise ValueError(broken)
         with safe_globals():  # type: ignore[no-untyped-call]
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -352,7 +352,8 @@ def train(tmp_path: Path, name: str, *, until: int | None = None, resume_from: i
                 control.should_training_stop = True
 
     run = RunDir(tmp_path / name)
-    RunDir.create(run.path)
+    if resume_from is None:
+        RunDir.create(run.path)
     start = None if resume_from is None else run.checkpoint(resume_from)
     run.go_back_to(resume_from or 0)
     trainer = make_trainer(
@@ -402,6 +403,7 @@ def test_a_checkpoint_holds_a_model_that_loads(unbroken: RunDir):
         "added_tokens.json",
         "config.json",
         "generation_config.json",
+        "manifest.json",
         "model.safetensors",
         "optimizer.pt",
         "scheduler.pt",
