@@ -28,6 +28,7 @@ from mrt5cli.writing import write_json
 
 NAME, HASH = "manifest.json", "xxh3_128"
 STEP_NAME = re.compile(r"step-(\d{8,})")
+_OF_A_MODEL = re.compile(r"(generation_)?config\.json|(pytorch_)?model[\w.-]*\.(safetensors|bin|json)")
 _BLOCK = 1 << 18
 """Bytes that are hashed at once: they are still in the cache of the core that has read them."""
 
@@ -96,6 +97,9 @@ def fault(folder: Path, of: Callable[[str], bool] = lambda _: True, *, content: 
             return f"it has no {name}"
         if (size := (folder / name).stat().st_size) != entry["size"]:
             return f"{name} has {size:,} bytes, and {entry['size']:,} were written"
+    for name in sorted(path.name for path in folder.iterdir()):
+        if name not in manifest.files and of(name) and of_the_model(name):
+            return f"{name} was added, which is read in place of what was written"
     for name, entry in listed.items() if content else ():
         try:
             if _hash(folder / name) != entry[HASH]:
@@ -124,7 +128,7 @@ def read(folder: Path) -> Manifest | None:
 
 def of_the_model(name: str) -> bool:
     """Whether a file is one that loading a model reads, which a checkpoint holds more than."""
-    return name in ("config.json", "generation_config.json") or name.startswith(("model", "pytorch_model"))
+    return _OF_A_MODEL.fullmatch(name) is not None
 
 
 def what_to_do(folder: Path) -> str:

@@ -96,7 +96,7 @@ def _place_to_resume(run: RunDir, before: RunState, processes: int) -> tuple[int
     step, passed_over = newest_whole(run, processes)
     assert step is not None, "there are checkpoints"
     damaged = [
-        f"{why}; the run goes on from step {step}, and this one is kept as {DAMAGED}{run.checkpoint(later).name}"
+        f"{why}; the run goes on from step {step}, and this is kept as {DAMAGED}{run.checkpoint(later).name}"
         for later, why in passed_over.items()
     ]
     beside = run.recipe_changed(), run.metrics_lost(step)
