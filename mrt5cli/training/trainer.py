@@ -425,10 +425,10 @@ class DeletionTrainer(Trainer):
         with broken_by(checkpoint, f"{own_state_name(rank)} does not fit this model and recipe"):
             self.controller.load_state_dict(state["controller"])
             self.draws.bit_generator.state = state["hard_delete_draws"]
-            self.batches_taken = state["batches_taken"]
+            self.batches_taken = int(state["batches_taken"])
             self.stream.load_state_dict(state["stream"])
             self.window = Window(self.args.device, state["window"])
-            self.seconds_before = state["seconds"]
+            self.seconds_before = float(state["seconds"])
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
 

@@ -11,7 +11,6 @@ import shlex
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,22 +26,22 @@ from mrt5cli.errors import CheckpointError, UserError
 from mrt5cli.json_files import parse
 from mrt5cli.models.weights import check_files
 from mrt5cli.rundir import RunDir
-from mrt5cli.text import first_line
+from mrt5cli.text import first_line, shortened
 
 
 def _step_of_trainer(content: Any) -> int:
-    """A whole number where all else is of the types that a state is made of."""
-    state, usual = TrainerState(**content), TrainerState()
-    for name in (field.name for field in fields(TrainerState)):
-        kind = type(getattr(usual, name))
-        # What begins as 0 may become a fraction, and what begins as None anything.
-        if kind in (bool, int, list, dict):
-            kinds = (int, float) if kind is int else kind
-            if not isinstance(getattr(state, name), kinds):
-                raise TypeError(f"its {name} is no {kind.__name__}")
+    state = TrainerState(**content)
+    for name, kind in READ_OF_TRAINER.items():
+        if not isinstance(getattr(state, name), kind):
+            raise TypeError(f"its {name} is {shortened(repr(getattr(state, name)))}")
     return state.global_step
 
 
+READ_OF_TRAINER = {
+    **dict.fromkeys(("global_step", "max_steps", "train_batch_size", "num_train_epochs"), int),
+    **{"stateful_callbacks": dict | None, "best_model_checkpoint": str | None},
+}
+"""What resuming reads in trainer_state.json."""
 STEP_IN: dict[str, Callable[[Any], int]] = {
     TRAINER_STATE_NAME: _step_of_trainer,
     # A weight that took no part in a step has seen fewer of them.
@@ -124,7 +123,10 @@ def check_whole(checkpoint: Path, processes: int) -> None:
                 raise ValueError(f"it is of step {found}")
     for rank in range(processes):
         name = f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
-        if lost := RANDOM_STATES - set(_read(checkpoint / name)):
+        content = _read(checkpoint / name)
+        with broken_by(checkpoint, f"{name} is damaged"):
+            lost = RANDOM_STATES - content.keys()
+        if lost:
             raise not_whole(checkpoint, f"{name} has no {', '.join(sorted(lost))}")
     _check_best(checkpoint, read_own_state(checkpoint, 0, processes))
 
@@ -152,7 +154,7 @@ def read_own_state(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
     name = own_state_name(rank)
     state: dict[str, Any] = _read(checkpoint / name)
     with broken_by(checkpoint, f"{name} is damaged"):
-        before = state["processes"]
+        before = int(state["processes"])
     if before != processes:
         raise UserError(
             f"{checkpoint} was written by {before} processes, this is {processes}",
