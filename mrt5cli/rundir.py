@@ -4,6 +4,7 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
                          boundaries.npz (only where a boundary predictor is taught by labels)
                          best/step-00000300/ (only with training.best_metric: the weights best so far)
+                         checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
 """
 
 from __future__ import annotations

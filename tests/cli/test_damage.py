@@ -11,6 +11,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -232,6 +234,14 @@ def test_no_damage_is_resumed_from_or_loaded(
         file.write_bytes(content)
         TRIED["asked"] += 1
     assert newest_whole(run, 1) == (LATER, {})
+
+
+@pytest.mark.slow
+def test_what_a_manifest_costs_is_measured():
+    script = Path(__file__).parents[1] / "benchmarks" / "manifests.py"
+    words = [sys.executable, str(script), "--size", "tiny", "--rounds", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert re.search(r"^load +median 0\.\d+ s with, 0\.\d+ s without: ", done.stdout, re.M)
 
 
 # --- going on -----------------------------------------------------------------------------------------------

@@ -442,6 +442,23 @@ def test_a_group_of_another_size_cannot_resume(tmp_path: Path, unbroken: RunDir)
         trainer.train_from(tmp_path)
 
 
+@pytest.mark.parametrize("theirs", [0, 8, 4])
+def test_processes_that_go_on_from_different_steps_are_stopped(
+    tmp_path: Path, unbroken: RunDir, monkeypatch: pytest.MonkeyPatch, theirs: int
+):
+    trainer = make_trainer(tmp_path, loss=EVERYTHING)
+
+    def reduce(ends: torch.Tensor, op: object) -> None:
+        ends.copy_(torch.maximum(ends, torch.tensor([theirs, -theirs])))
+
+    monkeypatch.setattr(OneDeviceArguments, "world_size", 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", reduce)
+    if theirs == 8:
+        return trainer._check_same_step(8)
+    with pytest.raises(UserError, match=f"go on from different steps, {theirs} to 8: not all of them read"):
+        trainer._check_same_step(8)
+
+
 # --- the best weights -------------------------------------------------------------------------------------
 
 VALUES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 6.0, 12: 6.0}
