@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.places import shown
-from mrt5cli.text import listed, shortened
+from mrt5cli.text import listed, shortened, warn_once
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -141,7 +141,7 @@ def import_again(path: Path) -> None:
             import_file(file, named=False)
         elif named:
             instead = named.get(file.name, listed([*named.values()]))
-            _say_once(f"{shown(run)} was made with {file.name} as it was before; {instead} is used")
+            warn_once(f"{shown(run)} was made with {file.name} as it was before; {instead} is used")
         else:
             again = f"--code {file}" if file.is_file() else "--code FILE"
             raise UserError(
@@ -290,12 +290,3 @@ def as_options(meta: Mapping[str, Any]) -> list[str]:
     """The words of a command line that import again those files that a run does not name itself."""
     known = _recorded(meta)
     return [word for path, file in IMPORTED.items() if path not in known for word in ("--code", file.given)]
-
-
-_said: set[str] = set()
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        logger.warning("%s", text)

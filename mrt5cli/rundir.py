@@ -4,6 +4,7 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
                          boundaries.npz (only where a boundary predictor is taught by labels)
                          best/step-00000300/ (only with training.best_metric: the weights best so far)
+                         checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import json
+import logging
 import os
 import re
 import shlex
@@ -22,15 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrt5cli import own_code
+from mrt5cli import manifest, own_code
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse, read_object
-from mrt5cli.writing import TEMPORARY, naming, remove_directory, write_json, write_text
+from mrt5cli.manifest import STEP_NAME
+from mrt5cli.text import counted, shortened, warn_once
+from mrt5cli.writing import TEMPORARY, naming, remove_directory, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
-STEP_NAME = re.compile(r"step-(\d{8,})")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 LOCK_SECONDS = 10.0
 """How long to wait for another process that trains in the same directory, and may be ending."""
@@ -39,6 +42,11 @@ ADAPTER = "adapter_config.json"
 """What PEFT writes beside an adapter's weights."""
 FINISHED = "finished"
 """What meta.json says of a run that came to its end."""
+DAMAGED = "damaged-"
+"""What a checkpoint's name begins with that was found damaged, and is no checkpoint any more."""
+META_TYPES = {"status": str, "attention": str, "data": dict, "hub_commits": dict, "sessions": list}
+"""What a resumed run reads in meta.json."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class RunState:
     """How far a run is, which a plan to train it rests on.
 
     Attributes:
-        saved: steps with a whole checkpoint, in order.
+        saved: steps with a checkpoint, in order.
         meta: what meta.json says; empty where there is no run.
     """
 
@@ -118,7 +126,7 @@ class RunDir:
         return int(checkpoint.name.removeprefix("step-"))
 
     def saved_steps(self) -> list[int]:
-        """Steps with a whole checkpoint, in order; half-written ones still carry a temporary name."""
+        """Steps with a checkpoint, in order; half-written ones still carry a temporary name."""
         return _steps_in(self.checkpoints)
 
     def best_steps(self) -> list[int]:
@@ -126,8 +134,22 @@ class RunDir:
         return _steps_in(self.best)
 
     def meta(self) -> dict[str, Any]:
-        """What meta.json says; empty when there is none."""
-        return read_object(self.meta_path) if self.meta_path.is_file() else {}
+        """What meta.json says; empty when there is none.
+
+        Raises:
+            UserError: it cannot be read, or says something of another type than was written.
+        """
+        if not self.meta_path.is_file():
+            return {}
+        meta = read_object(self.meta_path, "restore it from a copy")
+        for key, kind in META_TYPES.items():
+            value = meta.get(key, None if key == "status" else kind())
+            if not isinstance(value, kind) or not all(isinstance(one, dict) for one in value if kind is list):
+                raise UserError(
+                    f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",
+                    "restore it from a copy",
+                )
+        return meta
 
     def recipe(self) -> Recipe:
         """The resolved recipe, read back."""
@@ -156,35 +178,69 @@ class RunDir:
         return shlex.join([*words, *own_code.as_options(self.meta())])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line that a kill cut short is left out.
+        """The lines of metrics.jsonl. One that a kill cut short is left out; so are damaged ones, of which a
+        warning tells, once."""
+        return [row for _, row in self._lines()]
 
-        Raises:
-            UserError: a line is no line of metrics.
-        """
-        content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
-        rows = []
-        for number, line in enumerate(content.splitlines(keepends=True), 1):
-            if line.endswith(b"\n"):
-                try:
-                    row = parse(line)
-                    row["step"]
-                except (ValueError, LookupError, TypeError) as error:
-                    raise UserError(
-                        f"{self.metrics_path}, line {number} is no line of metrics: {line[:40]!r}",
-                        "delete that line, or restore the file from a copy",
-                    ) from error
-                rows.append(row)
-        return rows
+    def metrics_content(self) -> bytes:
+        """metrics.jsonl as it is; empty where there is none."""
+        return self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
+
+    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """The whole lines of metrics.jsonl, as they are in the file and read."""
+        *lines, _ = self.metrics_content().split(b"\n")
+        read = [(line + b"\n", _row(line)) for line in lines]
+        if broken := [number for number, (_, row) in enumerate(read, 1) if row is None]:
+            warn_once(
+                f"{self.metrics_path}: {counted(len(broken), 'line')} left out, damaged or no metrics, first "
+                f"line {broken[0]}"
+            )
+        return [(line, row) for line, row in read if row is not None]
+
+    def _metrics_up_to(self, step: int) -> bytes:
+        return b"".join(line for line, row in self._lines() if row["step"] <= step)
+
+    def metrics_lost(self, step: int) -> str | None:
+        """What metrics.jsonl lacks of what it held at a checkpoint, as a sentence; None where it is all
+        there. Of a checkpoint without a manifest, it is known only when lines were to come."""
+        held, written = self._metrics_up_to(step), manifest.read(self.checkpoint(step))
+        if written is not None:
+            size = written.metrics["size"]
+            if len(held) != size:
+                return (
+                    f"{self.metrics_path} holds {len(held):,} bytes of lines up to step {step}, and {size:,} "
+                    "were written: the curve of this run has a gap"
+                )
+            if manifest.hash_of(held) != written.metrics[manifest.HASH]:
+                return f"{self.metrics_path} is not what was written up to step {step}: a number has changed"
+            return None
+        last = max((row["step"] for row in self.metrics() if row["step"] <= step), default=0)
+        if last >= step - step % self.recipe().training.logging_steps:
+            return None
+        return f"{self.metrics_path} has no line from step {last} to step {step}: the curve has a gap"
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def recipe_changed(self) -> str | None:
+        """That recipe.yaml is not what the run has written, as a sentence, or None. It is trained by."""
+        written = {session["recipe"] for session in self.meta().get("sessions", []) if "recipe" in session}
+        if not written or manifest.hash_of(self.recipe_path.read_bytes()) in written:
+            return None
+        return f"{self.recipe_path} is not what the run wrote: it was damaged, or changed"
+
     def go_back_to(self, step: int) -> None:
-        """Delete what a run that is resumed has left of later steps: lines of metrics and best weights."""
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        write_text(self.metrics_path, "".join(kept))
+        """Clear away what a run that is resumed has left of later steps: lines of metrics and best weights;
+        and checkpoints, which were found damaged and are kept under another name."""
+        write_bytes(self.metrics_path, self._metrics_up_to(step))
+        for later in self.saved_steps():
+            if later > step:
+                set_aside = self.checkpoints / f"{DAMAGED}{self.checkpoint(later).name}"
+                if set_aside.exists():
+                    remove_directory(set_aside)
+                self.checkpoint(later).rename(set_aside)
         for later in self.best_steps():
             if later > step:
                 remove_directory(self.best_weights(later))
@@ -208,6 +264,8 @@ class RunDir:
         """
         if self.is_run or not self.path.is_dir():
             return
+        if self.saved_steps():
+            raise self._torn()
         ours = {self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints}
         foreign = sorted(path.name for path in {*self.path.iterdir()} - ours if TEMPORARY not in path.name)
         if foreign:
@@ -215,6 +273,12 @@ class RunDir:
                 f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
                 "choose another directory with --out",
             )
+
+    def _torn(self) -> UserError:
+        lost = self.meta_path if self.recipe_path.is_file() else self.recipe_path
+        return UserError(
+            f"{self.path} holds checkpoints of a run, and no {lost.name}", "bring that back from a copy"
+        )
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
@@ -261,8 +325,9 @@ class RunDir:
                 )
             RunDir.create(self.path)
             self.go_back_to(step)
-            write_text(self.recipe_path, dump(recipe))
+            # In this order: the recipe in place is one that meta.json knows, wherever a kill comes.
             write_json(self.meta_path, meta)
+            write_text(self.recipe_path, dump(recipe))
             yield
 
     @contextmanager
@@ -314,8 +379,8 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         own_code.import_again(path)
         if (run.model / "config.json").is_file():
             return str(run.model), run
-        if steps := run.saved_steps():
-            return str(run.checkpoint(steps[-1])), run
+        if run.saved_steps():
+            return str(_newest_model(run)), run
         raise UserError(
             f"{where} has no model yet: the run is {run.meta().get('status', 'unfinished')} and has saved "
             "nothing",
@@ -329,6 +394,8 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         raise adapter_refused(where, read_object(path / ADAPTER).get("base_model_name_or_path"))
     if path.is_file():
         raise UserError(f"{where} is a file; expected a run directory, a checkpoint directory or a Hub id")
+    if path.is_dir() and run.saved_steps():
+        raise run._torn()
     if path.is_dir():
         inside = ", ".join(_runs_in(path)[:5])
         raise UserError(
@@ -343,6 +410,26 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         hint = f"did you mean {path.parent / nearest[0]}?" if nearest else None
         raise UserError(f"{where} does not exist", hint)
     return where, None
+
+
+def _newest_model(run: RunDir) -> Path:
+    """The last checkpoint of a run that holds a model, as far as names and sizes of its files tell.
+
+    Raises:
+        UserError: none does.
+    """
+    passed_over: list[str] = []
+    for step in reversed(run.saved_steps()):
+        folder = run.checkpoint(step)
+        why = manifest.fault(folder, manifest.of_the_model, content=False)
+        if why is None and not (folder / "config.json").is_file():
+            why = "it has no config.json"
+        if why is None:
+            for text in passed_over:
+                logger.warning("%s; %s is taken", text, folder)
+            return folder
+        passed_over.append(f"{folder} is not a whole checkpoint: {why}")
+    raise UserError("\n".join(passed_over), "bring the files back from a copy")
 
 
 def adapter_refused(where: str, base: str | None = None) -> UserError:
@@ -374,5 +461,17 @@ def _locked(descriptor: int) -> bool:
 
 
 def _steps_in(folder: Path) -> list[int]:
-    names = (STEP_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
+    # An empty folder is what somebody made, and no checkpoint that has lost something.
+    filled = (path for path in folder.glob("step-*") if path.is_dir() and any(path.iterdir()))
+    names = (STEP_NAME.fullmatch(path.name) for path in filled)
     return sorted(int(match[1]) for match in names if match)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics, or None where it is none: a step, and numbers or tables of them."""
+    try:
+        row = parse(line)
+        numbers = all(isinstance(value, int | float | dict | None) for value in row.values())
+        return row if numbers and type(row["step"]) is int else None
+    except (ValueError, LookupError, AttributeError):
+        return None

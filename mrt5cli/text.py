@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ LONGEST = 40
 Tell = Callable[[str], None]
 
 _LABEL = re.compile(r"\s*\S+ {2,}")
+logger = logging.getLogger(__name__)
 _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
 
 
@@ -47,6 +49,16 @@ def say_on_stderr(text: str) -> None:
 
 def say_nothing(text: str) -> None:
     """For processes that are not to speak."""
+
+
+_WARNED: set[str] = set()
+
+
+def warn_once(text: str) -> None:
+    """Log a warning, unless this process has logged the same before."""
+    if text not in _WARNED:
+        _WARNED.add(text)
+        logger.warning("%s", text)
 
 
 _QUIET: list[bool] = []

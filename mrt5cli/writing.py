@@ -79,8 +79,10 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
         _give_ordinary_modes(temporary)
         for entry in [*temporary.rglob("*"), temporary]:
             _sync(entry)
-        if path.exists():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
         temporary.replace(path)
         _sync(path.parent)
 

@@ -24,10 +24,11 @@ from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
+from mrt5cli.manifest import STEP_NAME
 from mrt5cli.metrics.catalog import MEASURED, metric_of
 from mrt5cli.metrics.results import Json, SavedEvaluation, SavedModel
 from mrt5cli.recipe import DiagnosticTask, Recipe, SpanCorruptionTask, shorteners
-from mrt5cli.rundir import HUB_ID, STEP_NAME
+from mrt5cli.rundir import HUB_ID
 from mrt5cli.text import counted
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")

@@ -18,7 +18,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from mrt5cli import bounds
+from mrt5cli import bounds, manifest
 from mrt5cli.errors import CheckpointError
 from mrt5cli.models.config import BYT5_SHAPES, MrT5Config
 from mrt5cli.models.hub_files import locate
@@ -33,7 +33,7 @@ from mrt5cli.models.layouts import (
 )
 from mrt5cli.models.mrt5 import MrT5ForConditionalGeneration
 from mrt5cli.models.shorteners import SHORTENERS, WITHOUT_MODULE, Shortener
-from mrt5cli.models.weights import check_files, read_weights, weight_names
+from mrt5cli.models.weights import check_files, not_finite, read_weights, weight_names
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line, shortened
 
@@ -84,10 +84,12 @@ def load(
 
     Raises:
         UserError: no such model, or no network.
-        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape.
+        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, a file
+            that is not what its manifest.json says.
     """
     folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
     where = shown(folder)
+    sealed = manifest.check(folder, manifest.of_the_model)
     described = describe(folder)
     config = _config(described.fields, where, config_overrides)
     dtype = getattr(torch, dtype_name(dtype))
@@ -102,7 +104,8 @@ def load(
     if is_first_version(described.raw, state):
         # Not by transformers' `key_mapping`, which would move the gate back at every saving.
         state = {move_gate(name, 1): weight for name, weight in state.items()}
-    _check_finite(state, where)
+    if sealed is None or not sealed.finite:
+        _check_finite(state, where)
     fresh_weights = _check_complete(where, described.fields, config, state)
     try:
         with quiet_transformers():  # `_check_complete` has judged what is missing
@@ -150,6 +153,7 @@ class Description:
 def describe(folder: Path) -> Description:
     """What the checkpoint in a directory is; without weights, as far as config.json says."""
     where = shown(folder)
+    manifest.check(folder, "config.json".__eq__)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
     raw = read_raw_config(folder / "config.json", where)
@@ -346,10 +350,7 @@ def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
 
 def _check_finite(state: dict[str, Tensor], where: str) -> None:
     """Refuse weights that are not numbers: every output of such a model is NaN, or worse, looks like one."""
-    # The extremes of a tensor with a NaN are NaN; one pass, where `isfinite` makes a mask of it first.
-    filled = [(name, weight) for name, weight in state.items() if weight.numel()]
-    broken = [name for name, weight in filled if not torch.stack(weight.aminmax()).isfinite().all()]
-    if broken:
+    if broken := not_finite(state):
         raise CheckpointError(
             f"{where}: there is NaN or infinity in {counted(len(broken), 'weight')}, first {broken[0]}; the "
             "training that wrote them went wrong: take an earlier checkpoint of it"

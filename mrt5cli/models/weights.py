@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from mrt5cli import manifest
 from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
 from mrt5cli.stand_ins import but
@@ -85,6 +86,22 @@ def stored_dtype(folder: Path) -> str:
     for tensor in read_weights(folder).values():
         sizes[_name(tensor.dtype)] += tensor.nbytes
     return sizes.most_common(1)[0][0]
+
+
+def seal(folder: Path, *, step: int, metrics: bytes) -> None:
+    """Write the manifest of a folder in which weights, and all that belongs beside them, are saved.
+
+    Args:
+        step, metrics: as `manifest.write`.
+    """
+    manifest.write(folder, step=step, finite=not not_finite(read_weights(folder)), metrics=metrics)
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of weights in which there is a NaN or an infinity."""
+    # The extremes of a tensor with a NaN are NaN; one pass, where `isfinite` makes a mask of it first.
+    filled = [(name, weight) for name, weight in weights.items() if weight.numel()]
+    return [name for name, weight in filled if not torch.stack(weight.aminmax()).isfinite().all()]
 
 
 def shards_in(index: Path) -> list[str]:

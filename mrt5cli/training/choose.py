@@ -19,7 +19,7 @@ from mrt5cli.recipe.differences import decides_numbers, differences
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
-from mrt5cli.rundir import RunDir, RunState
+from mrt5cli.rundir import DAMAGED, RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
 from mrt5cli.training.forecast import forecast
@@ -55,10 +55,10 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     runtime = machine.start(
         options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
     )
-    step = before.saved[-1] if before.saved and not before.finished else None
-    plan = TrainingPlan(recipe, options, runtime, before, step, notes)
     if before.finished:
-        return plan
+        return TrainingPlan(recipe, options, runtime, before, None, notes)
+    step, damaged = _place_to_resume(run, before, runtime.world_size, notes)
+    plan = TrainingPlan(recipe, options, runtime, before, step, notes, damaged)
     prepared = _prepare(plan)
     expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
     plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
@@ -89,6 +89,35 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     return notes
 
 
+def _place_to_resume(
+    run: RunDir, before: RunState, processes: int, notes: list[str]
+) -> tuple[int | None, list[str]]:
+    """The step to resume from, None for a fresh start; and what is damaged of the run, a sentence each.
+
+    Args:
+        notes: to which these sentences are added, and one where other processes wrote the checkpoint.
+    """
+    from mrt5cli.training.whole import newest_whole
+
+    if not before.saved:
+        return None, []
+    step, wrote, passed_over = newest_whole(run)
+    assert step is not None, "there are checkpoints"
+    damaged = [
+        f"{why}; the run goes on from step {step}, and this is kept as {DAMAGED}{run.checkpoint(later).name}"
+        for later, why in passed_over.items()
+    ]
+    beside = run.recipe_changed(), run.metrics_lost(step)
+    damaged += [sentence for sentence in beside if sentence]
+    notes += damaged
+    if wrote != processes:
+        notes.append(
+            f"{counted(wrote, 'process', 'processes')} wrote the checkpoint, {processes} resume: data and "
+            "curve go on; dropout, noise and which batches are deleted hard are drawn anew"
+        )
+    return step, damaged
+
+
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     """Notes on keys that may change; those that would make another run of it are refused."""
     changed = differences(run.recipe(), recipe)
@@ -109,18 +138,12 @@ def _prepare(plan: TrainingPlan) -> Prepared:
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
     from mrt5cli.training.lora import add_lora
-    from mrt5cli.training.whole import check_whole
 
     model, training, runtime = plan.recipe.model, plan.recipe.training, plan.runtime
     resumed = plan.checkpoint is not None
     at_once, micro_batches = _division(training, runtime.world_size, resumed=resumed)
     if plan.checkpoint is None:
         check_start(model.start)
-    elif (before := check_whole(plan.checkpoint)) != runtime.world_size:
-        plan.notes.append(
-            f"{counted(before, 'process', 'processes')} wrote the checkpoint, {runtime.world_size} resume: "
-            "data and curve go on; dropout, noise and which batches are deleted hard are drawn anew"
-        )
     say = say_on_stderr if runtime.leads else say_nothing
     task, example = _task(plan, say)
     with announced("loading the model ...", say):

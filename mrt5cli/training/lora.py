@@ -82,7 +82,7 @@ def save(model: MrT5ForConditionalGeneration, folder: Path) -> None:
 def _restore(model: MrT5ForConditionalGeneration, checkpoint: Path) -> None:
     if not (checkpoint / FILE).is_file():
         raise not_whole(checkpoint, f"it has no {FILE}")
-    with broken_by(checkpoint, f"{FILE} is damaged, or of another model", (Exception,)):
+    with broken_by(checkpoint, f"{FILE} is damaged, or of another model"):
         held, own = load_file(checkpoint / FILE), _hidden(model)
         if held.keys() != own.keys():
             raise ValueError(f"first {min(held.keys() ^ own.keys())}")

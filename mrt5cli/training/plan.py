@@ -65,6 +65,7 @@ class TrainingPlan:
         before: how far the run is that this one continues; empty for a fresh start.
         resume_step: the checkpoint to resume from, or None for a fresh start.
         notes: what the user should know, a sentence each.
+        damaged: of the run that is resumed, a sentence each; they are among the notes.
         prepared: None where the run is finished, and nothing is left to do.
         forecast: what it will take; None likewise.
         facts: what is trained in words: names, and a line or more each.
@@ -76,6 +77,7 @@ class TrainingPlan:
     before: RunState
     resume_step: int | None
     notes: list[str]
+    damaged: list[str] = field(default_factory=list)
     prepared: Prepared | None = None
     forecast: Forecast | None = None
     facts: dict[str, str] = field(default_factory=dict)

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import mrt5cli
-from mrt5cli import own_code
+from mrt5cli import manifest, own_code
+from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.metrics.scoring import OWN
+from mrt5cli.recipe import dump
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.writing import write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
+LOGGED = {"step", "loss", "cross_entropy", "deletion_rate", "target", "seconds"}
+"""What a summary needs of a logging step's metrics."""
 ON_TARGET = 0.03
 """How far from its target a deletion rate may be at the end of a run without a word about it."""
 
@@ -34,6 +38,8 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         commits = {**commits, plan.recipe.model.start: prepared.start.commit}
     session: dict[str, Any] = {"started": now, "from_step": plan.resume_step or 0}
     session |= {"code": code_version("train"), "own_code": own_code.record()}
+    session |= {"recipe": manifest.hash_of(dump(plan.recipe).encode("utf-8", "backslashreplace"))}
+    session |= {"damaged": plan.damaged} if plan.damaged else {}
     libraries = (*LIBRARIES, "peft") if plan.recipe.training.lora else LIBRARIES
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
@@ -125,8 +131,15 @@ def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
 
 
 def _logged(run: RunDir) -> list[dict[str, Any]]:
-    """The metrics of logging steps, without those of validation."""
-    return [row for row in run.metrics() if "loss" in row]
+    """The metrics of logging steps, without those of validation.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows = [row for row in run.metrics() if row.keys() >= LOGGED]
+    if not rows:
+        raise UserError(f"{run.metrics_path} holds no metrics of training", "bring it back from a copy")
+    return rows
 
 
 def _best(best: Mapping[str, Any]) -> str:

@@ -6,15 +6,17 @@ import gc
 import shutil
 import traceback
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from mrt5cli import manifest, text
 from mrt5cli import recipe as recipes
-from mrt5cli import text
-from mrt5cli.errors import DataLost
+from mrt5cli.errors import DataLost, RunFailed
 from mrt5cli.models.checkpoint import quiet_transformers
+from mrt5cli.models.weights import seal
 from mrt5cli.recipe.shorteners import BoundaryPredictor
 from mrt5cli.rundir import FINISHED, RunDir
 from mrt5cli.training import record
@@ -155,6 +157,19 @@ def _save_model(plan: TrainingPlan, trainer: DeletionTrainer) -> None:
         if best is None or best.step is None:
             trainer.save_model(str(folder))
         elif leads:
-            shutil.copytree(plan.run.best_weights(best.step), folder, dirs_exist_ok=True)
+            _copy_best(plan.run.best_weights(best.step), folder)
         if leads:
             write_text(folder / "recipe.yaml", recipes.dump(plan.recipe))
+            step = trainer.state.global_step if best is None or best.step is None else best.step
+            seal(folder, step=step, metrics=plan.run.metrics_content())
+
+
+def _copy_best(weights: Path, folder: Path) -> None:
+    """Copy the best weights to where the run's model goes, and see that it is them that arrive there."""
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
+    if why := manifest.fault(folder):
+        last = RunDir(weights.parents[1]).saved_steps()[-1]
+        raise RunFailed(
+            f"the best weights, {weights}, are not whole: {why}",
+            f"the last ones are: mrt5 convert {RunDir(weights.parents[1]).checkpoint(last)} DEST --to mrt5",
+        )

@@ -42,6 +42,7 @@ from mrt5cli.byte_tokens import IGNORED_LABEL
 from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
+from mrt5cli.models.weights import seal
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.training import lora, sharding
@@ -363,6 +364,7 @@ class DeletionTrainer(Trainer):
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
+        self._check_same_step(step)
         # The base class would take a step beyond the end, or beyond the end of patience.
         if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
             return
@@ -371,6 +373,20 @@ class DeletionTrainer(Trainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         self.started = self.window.opened = time.perf_counter()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    def _check_same_step(self, step: int) -> None:
+        """Refuse processes that have found different checkpoints whole, on disks that differ perhaps."""
+        if self.args.world_size == 1:
+            return
+        ends = torch.tensor([step, -step], device=self.args.device)
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        last, first = int(ends[0]), -int(ends[1])
+        if first != last:
+            raise UserError(
+                f"the processes go on from different steps, {first} to {last}: not all of them read the same "
+                "whole checkpoints",
+                "have all machines see the run's directory as it is, and give the command again",
+            )
 
     def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
@@ -395,6 +411,9 @@ class DeletionTrainer(Trainer):
             self.save_model(str(folder), _internal_call=True)
             yield folder
             self._wait()
+            if self.args.should_save:
+                assert self.run is not None, "only runs are saved"
+                seal(folder, step=self.state.global_step, metrics=self.run.metrics_content())
 
     def offer(self, value: float) -> bool:
         """Take what validation says of the weights as they are; the best so far are kept with the run.
@@ -475,15 +494,18 @@ class DeletionTrainer(Trainer):
             if not self.resumes_its_own:
                 window = Window.dealt_out([each["window"] for each in states], rank)
             self.window = Window(self.args.device, window)
-            self.seconds_before = state["seconds"]
+            self.seconds_before = float(state["seconds"])
             if self.best is not None:
                 self.best.load_state_dict(state["best"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        # What one process has drawn says nothing about what another number of them would have.
-        if checkpoint is None or self.resumes_its_own:
-            super()._load_rng_state(checkpoint)
+        if checkpoint is None:
             return
+        if self.resumes_its_own:
+            with broken_by(Path(checkpoint), "its random states do not fit this process"):
+                super()._load_rng_state(checkpoint)
+            return
+        # What one process has drawn says nothing about what another number of them would have.
         drawn_from = self.args.seed, RunDir.step_of(Path(checkpoint)), self.args.process_index
         set_seed(int(np.random.SeedSequence(drawn_from).generate_state(1)[0]))
 

@@ -92,14 +92,32 @@ def test_a_line_cut_by_a_kill_is_dropped_and_later_lines_too(tmp_path: Path):
     assert run.metrics_path.read_text() == '{"step": 5}\n{"step": 10}\n'
 
 
-@pytest.mark.parametrize("line", [b"{", b"\0\0\0", b"\xff", b"[1]", b"3", b"{}"])
-def test_a_line_that_is_no_line_of_metrics_is_named(tmp_path: Path, line: bytes):
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"\0\0\0",
+        b"\xff",
+        b"[1]",
+        b"3",
+        b"{}",
+        b'{"step": "2"}',
+        b'{"step": 2, "loss": "x"}',
+        b"[" * 99_999,
+    ],
+)
+def test_a_damaged_line_of_metrics_costs_no_other_and_is_told_once(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+):
     run = make_run(tmp_path / "run")
-    run.metrics_path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is no line of metrics"):
-        run.metrics()
-    with pytest.raises(UserError, match="line 2"):
-        run.go_back_to(3)
+    run.metrics_path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n' + line + b'\n{"step": 4}\n')
+    for _ in range(2):
+        assert [row["step"] for row in run.metrics()] == [1, 3, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{run.metrics_path}: 2 lines left out, damaged or no metrics, first line 2"
+    ]
+    run.go_back_to(3)
+    assert run.metrics_path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
 
 
 @pytest.mark.parametrize(

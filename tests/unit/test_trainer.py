@@ -353,7 +353,8 @@ def train(tmp_path: Path, name: str, *, until: int | None = None, resume_from: i
                 control.should_training_stop = True
 
     run = RunDir(tmp_path / name)
-    RunDir.create(run.path)
+    if resume_from is None:
+        RunDir.create(run.path)
     start = None if resume_from is None else run.checkpoint(resume_from)
     run.go_back_to(resume_from or 0)
     trainer = make_trainer(
@@ -403,6 +404,7 @@ def test_a_checkpoint_holds_a_model_that_loads(unbroken: RunDir):
         "added_tokens.json",
         "config.json",
         "generation_config.json",
+        "manifest.json",
         "model.safetensors",
         "optimizer.pt",
         "scheduler.pt",
@@ -449,6 +451,23 @@ def test_another_number_of_processes_resumes(tmp_path: Path, unbroken: RunDir):
     assert torch.equal(torch.rand(3), first), "drawn from seed and step"
     with pytest.raises(UserError, match=r"has no mrt5_state_0\.json"):
         trainer.train_from(tmp_path)
+
+
+@pytest.mark.parametrize("theirs", [0, 8, 4])
+def test_processes_that_go_on_from_different_steps_are_stopped(
+    tmp_path: Path, unbroken: RunDir, monkeypatch: pytest.MonkeyPatch, theirs: int
+):
+    trainer = make_trainer(tmp_path, loss=EVERYTHING)
+
+    def reduce(ends: torch.Tensor, op: object) -> None:
+        ends.copy_(torch.maximum(ends, torch.tensor([theirs, -theirs])))
+
+    monkeypatch.setattr(OneDeviceArguments, "world_size", 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", reduce)
+    if theirs == 8:
+        return trainer._check_same_step(8)
+    with pytest.raises(UserError, match=f"go on from different steps, {theirs} to 8: not all of them read"):
+        trainer._check_same_step(8)
 
 
 # --- the best weights -------------------------------------------------------------------------------------

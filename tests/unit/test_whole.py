@@ -15,6 +15,7 @@ import torch
 from test_trainer import train
 from transformers.trainer_pt_utils import safe_globals
 
+from mrt5cli import manifest
 from mrt5cli.errors import UserError
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.whole import check_whole
@@ -30,8 +31,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture
 def copied(tmp_path: Path, unbroken: RunDir) -> RunDir:
-    """A run with checkpoints of steps 8 and 12, to be damaged."""
-    return RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+    """A run with checkpoints of steps 8 and 12, to be damaged; of an older version, without manifests."""
+    run = RunDir(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+    for step in (8, 12):
+        (run.checkpoint(step) / manifest.NAME).unlink()
+    return run
 
 
 def flip_a_byte(path: Path) -> None:
@@ -112,12 +116,12 @@ def test_states_that_do_not_fit_are_no_bug_of_the_program(copied: RunDir, tmp_pa
     saved = torch.load(path, weights_only=True)
     saved["param_groups"][0]["params"] = saved["param_groups"][0]["params"][:3]
     torch.save(saved, path)
-    with pytest.raises(UserError, match=r"optimizer\.pt or scheduler\.pt does not fit this model"):
-        train(tmp_path, "run", resume_from=8)
     state = copied.checkpoint(12) / "mrt5_state_0.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"controller": {}}))
     with pytest.raises(UserError, match=r"mrt5_state_0\.json does not fit this model and recipe"):
         train(tmp_path, "run", resume_from=12)
+    with pytest.raises(UserError, match=r"optimizer\.pt or scheduler\.pt does not fit this model"):
+        train(tmp_path, "run", resume_from=8)
 
 
 def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
