@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mrt5cli import rundir
+from mrt5cli import locks
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import dump, load
 from mrt5cli.rundir import RunDir, resolve_model
@@ -278,7 +278,7 @@ def test_names_that_are_not_utf8_can_be_written_and_read(tmp_path: Path) -> None
 
 
 def test_a_run_has_one_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
     run = RunDir(tmp_path / "run")
     with run.hold(), pytest.raises(UserError, match="another process is training in"), run.hold():
         pass
