@@ -127,7 +127,7 @@ class Lock:
             if found is not None and not found.is_same(self.me):
                 self._close()
                 return found
-        HELD[os.path.abspath(self.path.parent)] = self
+        HELD[os.path.abspath(self.path)] = self
         self._thread.start()
         return None
 
@@ -178,7 +178,7 @@ class Lock:
     def release(self) -> None:
         """Let go; the file stays, empty, as another process may be waiting at it."""
         self._ended.set()
-        HELD.pop(os.path.abspath(self.path.parent), None)
+        HELD.pop(os.path.abspath(self.path), None)
         with self._busy:
             if self.descriptor >= 0:
                 with suppress(OSError):
@@ -196,7 +196,7 @@ class Lock:
 
 
 HELD: dict[str, Lock] = {}
-"""What this process holds, by its folder."""
+"""What this process holds, by the path of the file."""
 
 
 def _leave_to_parent() -> None:
@@ -288,7 +288,7 @@ def holder_of(path: Path) -> Holder | None:
     """Who has a lock, by what is to be seen now; None where nobody has."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
     try:
         locked = _flock(descriptor, fcntl.LOCK_SH)
@@ -344,7 +344,7 @@ def _read(path: Path) -> Holder | None:
     for _ in range(5):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # SMB lets nobody else read what is locked
             return None
         if not text.strip():
             return None
@@ -404,6 +404,11 @@ def read_on(file: Path) -> bool:
     if key in _READ or _flock(descriptor, fcntl.LOCK_SH) is False or not _is_at(descriptor, file):
         os.close(descriptor)
         return key in _READ
+    try:
+        file.read_bytes()
+    except PermissionError:  # SMB lets nobody read what is locked, not even ourselves
+        os.close(descriptor)
+        return True
     _READ[key] = descriptor
     return True
 

@@ -353,7 +353,7 @@ class RunDir:
         Raises:
             RunFailed: it has.
         """
-        lock = locks.HELD.get(os.path.abspath(self.path))
+        lock = locks.HELD.get(os.path.abspath(self.lock))
         if lock is None:
             return
         lost, what = lock.lost(), self.path
@@ -361,8 +361,9 @@ class RunDir:
         if lost is None and (gone := [part for part in parts if not part.exists()]):
             lost, what = "was deleted", gone[0] if len(gone) < len(parts) else self.path
         if lost is not None:
+            where = "it" if what == self.path else self.path
             raise RunFailed(
-                f"{what} {lost} while this process trained in {self.path}",
+                f"{what} {lost} while this process trained in {where}",
                 "bring it back from a copy and resume, or train anew",
             )
 

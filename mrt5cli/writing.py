@@ -129,9 +129,8 @@ def _give_ordinary_modes(folder: Path) -> None:
     for entry in folder.rglob("*"):
         if not entry.is_symlink():
             mode = entry.stat().st_mode
-            kept = (
-                0o777 | mode & 0o7000 if entry.is_dir() else 0o666 | mode & 0o111
-            )  # a group set for all in it
+            # A folder that hands its group on to what is made in it goes on doing so.
+            kept = 0o777 | mode & 0o7000 if entry.is_dir() else 0o666 | mode & 0o111
             entry.chmod(kept & ~umask)
 
 

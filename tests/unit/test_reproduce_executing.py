@@ -44,6 +44,9 @@ class Silent:
     def ended(self, job: Job, seconds: float, error: str | None) -> None:
         self.errors[job.id] = error
 
+    def done_elsewhere(self, job: Job) -> None:
+        self.said.append(f"by another host: {job.id}")
+
     def tick(self) -> None:
         pass
 
