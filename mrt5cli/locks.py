@@ -178,7 +178,8 @@ class Lock:
     def release(self) -> None:
         """Let go; the file stays, empty, as another process may be waiting at it."""
         self._ended.set()
-        HELD.pop(os.path.abspath(self.path), None)
+        if HELD.get(os.path.abspath(self.path)) is self:
+            del HELD[os.path.abspath(self.path)]
         with self._busy:
             if self.descriptor >= 0:
                 with suppress(OSError):

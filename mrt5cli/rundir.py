@@ -235,11 +235,17 @@ class RunDir:
     def _folders(self) -> tuple[Path, ...]:
         return self.checkpoints, self.best, self.model
 
+    @property
+    def _replaced(self) -> Path:
+        """Here while what a run before has left is deleted, and after a kill on the way."""
+        return self.path / f"{TEMPORARY}replaced"
+
     def _foreign(self) -> list[Path]:
-        """What no run has written into the directory; only where one has begun is a model a run's."""
-        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints, self.lock}
-        if self.lock.is_file():
-            ours |= {self.best, self.model, self.boundaries, self.eval("").parent}
+        """What no run has written into the directory, or one that has lost its meta.json."""
+        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.lock}
+        ours |= {place for place in self._folders if not (place.is_dir() and any(place.iterdir()))}
+        if self.is_run or self._replaced.exists():
+            ours |= {*self._folders, self.boundaries, self.eval("").parent}
         return [path for path in {*self.path.iterdir()} - ours if TEMPORARY not in path.name]
 
     @classmethod
@@ -260,18 +266,20 @@ class RunDir:
         return run
 
     def _clear(self) -> None:
-        """Delete all that a run before has left; a kill on the way leaves no run, or all of it but foreign
-        files. Of a link to a folder of the run, what a run has written there goes, and the link stays."""
-        for entry in (*self._foreign(), self.meta_path):
-            if entry.exists() or entry.is_symlink():
-                _remove(entry)
+        """Delete all that a run before has left; a kill on the way leaves the run, or what is none and may be
+        cleared. Of a link to a folder of the run, what a run has written there goes, and the link stays."""
+        for entry in self._foreign():
+            _remove(entry)
+        if self.meta_path.is_file():
+            self.meta_path.replace(self._replaced)
         for place in self._folders:
             if place.is_symlink() and place.is_dir():
                 for entry in place.iterdir():
                     if place == self.model or STEP_NAME.fullmatch(entry.name):
                         _remove(entry)
         for entry in self.path.iterdir():
-            if entry != self.lock and not (entry in self._folders and entry.is_symlink()):
+            linked = entry in self._folders and entry.is_symlink()
+            if entry not in (self.lock, self._replaced) and not linked:
                 _remove(entry)
 
     @contextmanager
