@@ -199,7 +199,7 @@ def test_what_reads_a_run_that_prunes_reads_it_whole(folder: Path, monkeypatch: 
         wait_for(lambda: len(run.saved_steps()) > 0, trainer)
         mrt5("evaluate", "run", "--limit", "8", *cpu)
         mrt5("generate", "run", "inputs.txt", *cpu)
-        mrt5("convert", "run", "exported")
+        mrt5("convert", "run", "exported", "--to", "mrt5")
         mrt5("inspect-deletions", "run", "--text", "hello world", *cpu)
         mrt5("finetune", "tiny.yaml", "--from", "run", "--out", "next", "--set", "training.max_steps=2", *cpu)
         held = {Path(os.readlink(f"/proc/self/fd/{number}")).parent for number in locks._READ.values()}
