@@ -66,6 +66,7 @@ class Holder:
         started: when it took the lock, seconds since 1970 by its own clock.
         beat: when it last said that it lives, likewise.
         machine, space: see `_machine`.
+        ticks: see `_ticks`.
     """
 
     pid: int
@@ -74,6 +75,7 @@ class Holder:
     beat: float
     machine: str
     space: str
+    ticks: int
 
     def __str__(self) -> str:
         if not self.pid:
@@ -93,7 +95,7 @@ class Holder:
         return replace(self, beat=0.0) == replace(other, beat=0.0)
 
 
-UNKNOWN = Holder(0, "", 0.0, 0.0, "", "")
+UNKNOWN = Holder(0, "", 0.0, 0.0, "", "", 0)
 
 
 class Lock:
@@ -108,7 +110,7 @@ class Lock:
         # Held open, so that no other folder can get its number.
         self.folder = os.open(path.parent, os.O_RDONLY)
         now = round(time.time(), 3)
-        self.me = Holder(os.getpid(), HOST, now, now, MACHINE, SPACE)
+        self.me = Holder(os.getpid(), HOST, now, now, MACHINE, SPACE, _ticks(os.getpid()))
         self._ended = threading.Event()
         self._busy = threading.Lock()
         self._thread = threading.Thread(target=self._beats, daemon=True, name=f"beat of {path}")
@@ -326,17 +328,16 @@ def _lives(holder: Holder) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # somebody else's
+    return _ticks(holder.pid) == holder.ticks
+
+
+def _ticks(pid: int) -> int:
+    """When a process of this host began, in ticks since its boot; 0 where that is not to be had."""
     try:
-        after_boot = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        boot = next(
-            int(line.split()[1])
-            for line in Path("/proc/stat").read_text().splitlines()
-            if line.startswith("btime ")
-        )
-    except OSError:  # no Linux; or it has just ended, which the next look shows
-        return True
-    return boot + after_boot / os.sysconf("SC_CLK_TCK") < holder.started + 2  # `btime` is in whole seconds
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:  # no Linux, or it has ended
+        return 0
 
 
 def _read(path: Path) -> Holder | None:

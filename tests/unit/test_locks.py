@@ -65,7 +65,7 @@ def written(path: Path) -> Holder:
 
 def elsewhere(**more: object) -> Holder:
     now = time.time()
-    return replace(Holder(4711, "far", now, now, "another machine", "pid:[1]"), **more)
+    return replace(Holder(4711, "far", now, now, "another machine", "pid:[1]", 1), **more)
 
 
 def sign(path: Path, holder: Holder) -> None:
@@ -162,8 +162,8 @@ def test_without_flock_a_process_of_this_host_counts_while_it_lives(
     assert locks.holder_of(path) is None
     with held(path):
         pass
-    # The number is that of a process again, which is younger than the lock.
-    sign(path, replace(lock.me, started=time.time() - 10 * 365 * 86_400))
+    # The number is that of a process again, which is another one.
+    sign(path, replace(lock.me, ticks=lock.me.ticks - 1))
     assert locks.holder_of(path) is None
     with held(path):
         pass

@@ -286,7 +286,7 @@ def two_hosts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[], 
         ended = threading.Event()
 
         def sign() -> None:
-            holder = locks.Holder(4711, "far", began, time.time(), "another machine", "")
+            holder = locks.Holder(4711, "far", began, time.time(), "another machine", "", 1)
             with path.open("r+") as file:
                 file.write(json.dumps(asdict(holder)).ljust(locks.SIZE))
 
