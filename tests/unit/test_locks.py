@@ -77,12 +77,12 @@ def sign(path: Path, holder: Holder) -> None:
 @contextmanager
 def another_host(path: Path, ahead: float = 0.0) -> Iterator[None]:
     """A process of another host that holds a lock, and lives, its clock so many seconds ahead of ours."""
-    ended = threading.Event()
+    ended, every = threading.Event(), locks.BEAT_SECONDS
     holder = elsewhere(started=time.time() + ahead)
     sign(path, replace(holder, beat=time.time() + ahead))
 
     def beats() -> None:
-        while not ended.wait(locks.BEAT_SECONDS):
+        while not ended.wait(every):
             sign(path, replace(holder, beat=time.time() + ahead))
 
     thread = threading.Thread(target=beats)
@@ -189,6 +189,31 @@ def test_another_host_counts_while_it_beats_whatever_its_clock(
     lock = locks.wait_for(path)  # it has died
     assert isinstance(lock, Lock) and time.monotonic() - begin < 5 * locks.BEAT_SECONDS + locks.SETTLE_SECONDS
     lock.release()
+
+
+def test_another_host_that_beats_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", granted)
+    with another_host(path):
+        monkeypatch.setattr(locks, "BEAT_SECONDS", 5.0)
+        begin = time.monotonic()
+        assert isinstance(locks.wait_for(path), Holder)
+        assert time.monotonic() - begin < 5.0
+
+
+def test_another_host_that_is_quicker_at_the_same_moment_has_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", granted)
+    monkeypatch.setattr(locks, "_is_local", lambda descriptor: False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: sign(path, elsewhere()))
+    found = locks.take(path)
+    assert isinstance(found, Holder) and found.host == "far" and not locks.HELD
+
+
+def test_only_types_that_are_known_are_one_host_s() -> None:
+    descriptor = os.open("/proc", os.O_RDONLY)
+    assert not locks._is_local(descriptor)
+    os.close(descriptor)
 
 
 def test_what_is_to_be_seen_of_another_host_goes_by_the_clock(path: Path) -> None:
