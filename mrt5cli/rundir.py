@@ -5,39 +5,48 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          boundaries.npz (only where a boundary predictor is taught by labels)
                          best/step-00000300/ (only with training.best_metric: the weights best so far)
                          checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
+                         .mrt5.lock (who trains here; empty when nobody does)
 """
 
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import logging
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrt5cli import manifest, own_code
-from mrt5cli.errors import UserError
+from mrt5cli import locks, manifest, own_code
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.json_files import parse, read_object
+from mrt5cli.locks import Holder
 from mrt5cli.manifest import STEP_NAME
 from mrt5cli.text import counted, shortened, warn_once
-from mrt5cli.writing import TEMPORARY, naming, remove_directory, write_bytes, write_json, write_text
+from mrt5cli.writing import (
+    TEMPORARY,
+    check_link,
+    make_directory,
+    naming,
+    remove_directory,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-LOCK_SECONDS = 10.0
-"""How long to wait for another process that trains in the same directory, and may be ending."""
 DEFAULT_FOLDER = "runs"
+CONFIG = "config.json"
+"""What every checkpoint holds, and its readers do; see `locks.read_on`."""
 ADAPTER = "adapter_config.json"
 """What PEFT writes beside an adapter's weights."""
 FINISHED = "finished"
@@ -107,6 +116,10 @@ class RunDir:
     @property
     def boundaries(self) -> Path:
         return self.path / "boundaries.npz"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".mrt5.lock"
 
     def eval(self, task: str) -> Path:
         """The evaluation results of a task."""
@@ -221,6 +234,7 @@ class RunDir:
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
+        self.check_held()
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -247,27 +261,29 @@ class RunDir:
 
     def prune(self, checkpoints: int) -> None:
         """Delete all but the last so many checkpoints, and best weights that nothing needs any more: neither
-        this run nor a resume from a checkpoint, for which its best are the last ones kept before it."""
+        this run nor a resume from a checkpoint, for which its best are the last ones kept before it. What
+        somebody reads stays until a later time."""
         for step in self.saved_steps()[:-checkpoints]:
-            remove_directory(self.checkpoint(step))
+            _remove_unread(self.checkpoint(step))
         best = self.best_steps()
         needed = {max((step for step in best if step <= saved), default=None) for saved in self.saved_steps()}
         for step in best[:-1]:
             if step not in needed:
-                remove_directory(self.best_weights(step))
+                _remove_unread(self.best_weights(step))
 
     def check_not_foreign(self) -> None:
         """Refuse a directory that holds something and is no run: a run is never mixed into other files.
 
         Raises:
-            UserError: it does.
+            UserError: it does, or it is a link to nowhere, or has one in it.
         """
+        for place in (self.path, *self._folders):
+            check_link(place)
         if self.is_run or not self.path.is_dir():
             return
-        if self.saved_steps():
+        if self.saved_steps() and not self._replaced.exists():
             raise self._torn()
-        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints}
-        foreign = sorted(path.name for path in {*self.path.iterdir()} - ours if TEMPORARY not in path.name)
+        foreign = sorted(path.name for path in self._foreign())
         if foreign:
             raise UserError(
                 f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
@@ -279,6 +295,22 @@ class RunDir:
         return UserError(
             f"{self.path} holds checkpoints of a run, and no {lost.name}", "bring that back from a copy"
         )
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.checkpoints, self.best, self.model
+
+    @property
+    def _replaced(self) -> Path:
+        """Here while what a run before has left is deleted, and after a kill on the way."""
+        return self.path / f"{TEMPORARY}replaced"
+
+    def _foreign(self) -> list[Path]:
+        """What no run has written into the directory, or one that has lost its meta.json."""
+        ours = {self.recipe_path, self.meta_path, self.metrics_path, self.lock}
+        ours |= {place for place in self._folders if not (place.is_dir() and any(place.iterdir()))}
+        if self.is_run or self._replaced.exists():
+            ours |= {*self._folders, self.boundaries, self.eval("").parent}
+        return [path for path in {*self.path.iterdir()} - ours if TEMPORARY not in path.name]
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
@@ -288,14 +320,31 @@ class RunDir:
             UserError: something else is there.
         """
         run = cls(Path(path))
-        run.path.mkdir(parents=True, exist_ok=True)
+        make_directory(run.path)
         run.check_not_foreign()
-        run.checkpoints.mkdir(exist_ok=True)
-        for place in (run.path, run.checkpoints, run.best):
+        make_directory(run.checkpoints)
+        for place in (run.path, *run._folders):
             for leftover in place.glob(f"{TEMPORARY}*"):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                _remove(leftover)
         run.metrics_path.touch()
         return run
+
+    def _clear(self) -> None:
+        """Delete all that a run before has left; a kill on the way leaves the run, or what is none and may be
+        cleared. Of a link to a folder of the run, what a run has written there goes, and the link stays."""
+        for entry in self._foreign():
+            _remove(entry)
+        if self.meta_path.is_file():
+            self.meta_path.replace(self._replaced)
+        for place in self._folders:
+            if place.is_symlink() and place.is_dir():
+                for entry in place.iterdir():
+                    if place == self.model or STEP_NAME.fullmatch(entry.name):
+                        _remove(entry)
+        for entry in self.path.iterdir():
+            linked = entry in self._folders and entry.is_symlink()
+            if entry not in (self.lock, self._replaced) and not linked:
+                _remove(entry)
 
     @contextmanager
     def opened(
@@ -310,25 +359,28 @@ class RunDir:
 
         Raises:
             UserError: another process trains here or has done so since, or something else is here.
+            RunFailed: the directory was deleted or replaced under the run.
         """
         from mrt5cli.recipe import dump
 
-        with ExitStack() as held:
-            held.enter_context(self.hold())
-            if found is None and self.is_run:
-                remove_directory(self.path)
-                held.enter_context(self.hold())  # another directory of that name
-            elif found is not None and self.state() != found:
+        with self.hold():
+            if found is not None and self.state() != found:
                 raise UserError(
                     f"another process has trained in {self.path} in the meantime",
                     "give the command again, or choose another directory with --out",
                 )
+            if found is None or not self.is_run:
+                self._clear()
             RunDir.create(self.path)
             self.go_back_to(step)
             # In this order: the recipe in place is one that meta.json knows, wherever a kill comes.
             write_json(self.meta_path, meta)
             write_text(self.recipe_path, dump(recipe))
-            yield
+            try:
+                yield
+            except OSError:
+                self.check_held()
+                raise
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -337,23 +389,56 @@ class RunDir:
         Raises:
             UserError: another one does not end within seconds.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
+        self.check_not_foreign()
+        make_directory(self.path)
+        lock = self._wait()
         try:
-            give_up = time.monotonic() + LOCK_SECONDS
-            while not _locked(descriptor):
-                if time.monotonic() > give_up:
-                    raise UserError(
-                        f"another process is training in {self.path}",
-                        "wait for it or stop it, or choose another directory with --out",
-                    )
-                time.sleep(0.1)
             yield
         finally:
-            # Processes that prepare batches hold it too, until they have ended.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            lock.release()
+
+    def _wait(self) -> locks.Lock:
+        found = locks.wait_for(self.lock)
+        if isinstance(found, Holder):
+            raise UserError(
+                f"another process is training in {self.path}: {found}",
+                f"wait for it, {found.how_to_stop}, or choose another directory with --out",
+            )
+        return found
+
+    def check_free(self) -> None:
+        """Refuse a directory in which another process trains, before anything is done for a run in it.
+
+        Raises:
+            UserError: another one does not end within seconds.
+        """
+        if self.holder() is not None:
+            self._wait().release()
+
+    def holder(self) -> Holder | None:
+        """The process that trains here now, by its lock and its last beat; None where nobody does."""
+        return locks.holder_of(self.lock)
+
+    def check_held(self) -> None:
+        """Refuse to write on where the run has been deleted or replaced since this process opened it; of one
+        that this process does not hold, nothing is known.
+
+        Raises:
+            RunFailed: it has.
+        """
+        lock = locks.HELD.get(os.path.abspath(self.lock))
+        if lock is None:
+            return
+        lost, what = lock.lost(), self.path
+        parts = (self.recipe_path, self.meta_path, self.metrics_path, self.checkpoints)
+        if lost is None and (gone := [part for part in parts if not part.exists()]):
+            lost, what = "was deleted", gone[0] if len(gone) < len(parts) else self.path
+        if lost is not None:
+            where = "it" if what == self.path else self.path
+            raise RunFailed(
+                f"{what} {lost} while this process trained in {where}",
+                "bring it back from a copy and resume, or train anew",
+            )
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -377,16 +462,23 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     run = RunDir(path)
     if run.is_run:
         own_code.import_again(path)
-        if (run.model / "config.json").is_file():
+        if (run.model / CONFIG).is_file():
             return str(run.model), run
-        if run.saved_steps():
-            return str(_newest_model(run)), run
+        if checkpoint := _newest_model(run):
+            return str(checkpoint), run
+        if holder := run.holder():
+            raise UserError(
+                f"{where} has no model yet: it is being trained, and has saved nothing: {holder}",
+                "wait for its first checkpoint",
+            )
+        status = run.meta().get("status", "unfinished")
+        how = "was killed" if status == "running" else f"is {status}"
         raise UserError(
-            f"{where} has no model yet: the run is {run.meta().get('status', 'unfinished')} and has saved "
-            "nothing",
+            f"{where} has no model yet: the run {how} and has saved nothing",
             f"train it: {run.resume_command}",
         )
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
+        locks.read_on(path / CONFIG)
         own_code.import_again(path)
         above = (RunDir(folder) for folder in path.absolute().parents[:2])
         return where, next((run for run in above if run.is_run), None)
@@ -412,24 +504,34 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     return where, None
 
 
-def _newest_model(run: RunDir) -> Path:
-    """The last checkpoint of a run that holds a model, as far as names and sizes of its files tell.
+def _newest_model(run: RunDir) -> Path | None:
+    """The last checkpoint of a run that holds a model, as far as names and sizes of its files tell; it stays
+    while this process reads, though the run goes on. None where there are no checkpoints.
 
     Raises:
         UserError: none does.
     """
-    passed_over: list[str] = []
-    for step in reversed(run.saved_steps()):
-        folder = run.checkpoint(step)
-        why = manifest.fault(folder, manifest.of_the_model, content=False)
-        if why is None and not (folder / "config.json").is_file():
-            why = "it has no config.json"
-        if why is None:
-            for text in passed_over:
-                logger.warning("%s; %s is taken", text, folder)
-            return folder
-        passed_over.append(f"{folder} is not a whole checkpoint: {why}")
-    raise UserError("\n".join(passed_over), "bring the files back from a copy")
+    folder = None
+    for _ in range(50):
+        passed_over: list[str] = []
+        for step in reversed(run.saved_steps()):
+            folder = run.checkpoint(step)
+            if not locks.read_on(folder / CONFIG):
+                break  # it is being deleted, and there is a newer one
+            why = manifest.fault(folder, manifest.of_the_model, content=False)
+            if why is None and not (folder / CONFIG).is_file():
+                why = f"it has no {CONFIG}"
+            if why is None:
+                for text in passed_over:
+                    logger.warning("%s; %s is taken", text, folder)
+                return folder
+            passed_over.append(f"{folder} is not a whole checkpoint: {why}")
+        else:
+            if not passed_over:
+                return None
+            raise UserError("\n".join(passed_over), "bring the files back from a copy")
+        time.sleep(locks.POLL_SECONDS)
+    return folder
 
 
 def adapter_refused(where: str, base: str | None = None) -> UserError:
@@ -450,14 +552,15 @@ def _runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if RunDir(path).is_run) if folder.is_dir() else []
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system that knows no locks
-        return True
-    return True
+def _remove(path: Path) -> None:
+    """Delete a file, a folder or a link, and not what that leads to."""
+    remove_directory(path) if path.is_dir() else path.unlink()
+
+
+def _remove_unread(folder: Path) -> None:
+    with locks.unread(folder / CONFIG) as free:
+        if free:
+            remove_directory(folder)
 
 
 def _steps_in(folder: Path) -> list[int]:

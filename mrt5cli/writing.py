@@ -60,9 +60,10 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
     for the same path clears away. An existing directory is replaced.
 
     Args:
-        path: the final name.
+        path: the final name; a link is followed, and stays.
         leader: False in all but one of the processes that fill the folder together; those only get its name.
     """
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     if not leader:
         with naming(path):
@@ -87,8 +88,35 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Make a folder if it is missing, through a link to one too.
+
+    Raises:
+        UserError: see `check_link`.
+    """
+    check_link(path)
+    Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
+
+
+def check_link(path: Path) -> None:
+    """Refuse a link below a folder that is missing, as that of a disk that is not mounted is.
+
+    Raises:
+        UserError: it is one.
+    """
+    target = Path(os.path.realpath(path))
+    if path.is_symlink() and not target.parent.is_dir():
+        raise UserError(
+            f"{path} is a link to {target}, and {target.parent} is not there",
+            "mount the disk or make the folder, or delete the link",
+        )
+
+
 def remove_directory(path: Path) -> None:
-    """Delete a directory; a kill on the way leaves none that still has its name."""
+    """Delete a directory; a kill on the way leaves none that still has its name. Of a link, only the link."""
+    if path.is_symlink():
+        path.unlink()
+        return
     doomed = path.with_name(f"{TEMPORARY}{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     path.replace(doomed)
@@ -96,13 +124,16 @@ def remove_directory(path: Path) -> None:
 
 
 def _give_ordinary_modes(folder: Path) -> None:
-    """Let files be read by whom the umask lets: safetensors makes its own for their owner alone, and a run
-    that a group shares could be evaluated by nobody else."""
+    """Let files and folders be read by whom the umask lets: safetensors makes its own for their owner alone,
+    and a run that a group shares could be evaluated by nobody else."""
     umask = os.umask(0)
     os.umask(umask)
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            file.chmod(0o666 & ~umask | file.stat().st_mode & 0o111)
+    for entry in folder.rglob("*"):
+        if not entry.is_symlink():
+            mode = entry.stat().st_mode
+            # A folder that hands its group on to what is made in it goes on doing so.
+            kept = 0o777 | mode & 0o7000 if entry.is_dir() else 0o666 | mode & 0o111
+            entry.chmod(kept & ~umask)
 
 
 @contextmanager

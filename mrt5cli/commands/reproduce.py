@@ -83,7 +83,8 @@ def reproduce(
     """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
 
     What is done is skipped, what is half done is resumed, and what fails stops only what needs it. Ctrl-C
-    saves; the same command resumes. Every job has a log in the logs/ folder of the runs.
+    saves; the same command resumes. Every job has a log in the logs/ folder of the runs. Hosts that share
+    that folder share the jobs: give each the same command.
 
     Examples:
 

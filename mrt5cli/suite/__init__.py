@@ -8,7 +8,7 @@
 | `states.py` | what the disk shows of a job: done, half done, changed |
 | `planning.py` | what of a plan is wanted, and fits into a budget |
 | `estimates.py` | the hours and the disk that jobs take |
-| `executing.py` | the jobs in their order, until all are done or Ctrl-C; one at a time in a folder of runs |
+| `executing.py` | the jobs in their order, until all are done or Ctrl-C; hosts may share them |
 | `processes.py` `preload.py` | how a job is started, on which GPU, and ended |
 | `work.py` | one job, in its own process |
 | `display.py` | how far it is |

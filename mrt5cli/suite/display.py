@@ -58,6 +58,12 @@ class Display:
         why = f": {error}" if how == "failed" else f" in {duration(seconds)}"
         self.say(f"{how:<8} {job.id}{why}  [{self.ended_jobs}/{self.total}]")
 
+    def done_elsewhere(self, job: Job) -> None:
+        """Another host has done it, since the plan was made."""
+        self.ended_jobs += 1
+        self.bars.update(self.whole, completed=self.ended_jobs)
+        self.say(f"{'done':<8} {job.id}, by another host  [{self.ended_jobs}/{self.total}]")
+
     def tick(self) -> None:
         """Show how far the jobs that run have got, if it is time to."""
         if time.monotonic() - self.shown < self.seconds:

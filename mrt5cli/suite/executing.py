@@ -2,11 +2,14 @@
 
 A job that fails, or is killed, takes only those along that need it. Nothing is remembered between two calls
 but what the jobs themselves leave behind, so that stopping at any moment and starting again loses nothing.
+
+Hosts that share the folder of the runs share the jobs: who does one holds its lock, and who finds a lock held
+does another job and looks again later; that of a host that died is free a minute after its last beat.
 """
 
 from __future__ import annotations
 
-import fcntl
+import os
 import re
 import signal
 import time
@@ -17,7 +20,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from mrt5cli import locks
 from mrt5cli.errors import UserError
+from mrt5cli.locks import Holder, Lock
 from mrt5cli.suite.display import Display
 from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.processes import Forks, kill
@@ -25,6 +30,8 @@ from mrt5cli.suite.states import state_of
 from mrt5cli.suite.work import JobOrder
 
 POLL_SECONDS = 0.05
+ELSEWHERE_SECONDS = 2.0
+"""Between two looks at a job that another host does."""
 LOGS = "logs"
 
 
@@ -55,31 +62,31 @@ class SuiteOutcome:
 
 @contextmanager
 def only_one(root: Path) -> Iterator[None]:
-    """Be the only `mrt5 reproduce` in a folder of runs; the lock of one that was killed is free.
+    """Be this host's only `mrt5 reproduce` in a folder of runs; the lock of one that was killed is free.
 
     Jobs that a killed one has left behind save and end by themselves, and a run is held by who trains it.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written to.
     """
-    path = root / LOGS / "reproduce.lock"
+    path = root / LOGS / f"reproduce-{locks.HOST}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        lock = locks.take(path)
     except OSError as error:
         raise UserError(
             f"cannot write to {root}: {error.strerror}",
             "choose another folder with --runs, or --report-only for a report on the results that exist",
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another `mrt5 reproduce` works in {root}",
-                "wait for it or stop it, or give this one another folder with --runs",
-            ) from None
+    if isinstance(lock, Holder):
+        raise UserError(
+            f"another `mrt5 reproduce` works in {root}: {lock}",
+            f"wait for it, {lock.how_to_stop}, or give this one another folder with --runs",
+        )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
@@ -94,7 +101,7 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
         while True:
             execution.heed_signals()
             execution.fill_slots()
-            if not execution.running:
+            if not execution.running and (signals or not execution.elsewhere):
                 break
             execution.settle_ended()
             display.tick()
@@ -110,9 +117,10 @@ def log_of(plan: SuitePlan, job: Job) -> Path:
 
 
 class _Running(NamedTuple):
-    """A job in a process since some moment of the monotonic clock."""
+    """A job that this host has, in a process since some moment of the monotonic clock."""
 
     job: Job
+    lock: Lock
     process: BaseProcess
     since: float
 
@@ -124,6 +132,7 @@ class _Execution:
         self.plan, self.launcher, self.display, self.signals = plan, launcher, display, signals
         self.running: dict[int, _Running] = {}
         self.started: set[Job] = set()
+        self.elsewhere: dict[Job, float] = {}  # what other hosts do, and when to look again
         self.heeded = 0
         self.outcome = SuiteOutcome()
 
@@ -139,27 +148,53 @@ class _Execution:
     def fill_slots(self) -> None:
         """Start, in the plan's order, what has all that it needs."""
         for slot in set(range(self.launcher.slots)) - self.running.keys():
-            job = None if self.signals else self._ready()
-            if job is None:
+            found = None if self.signals else next(self._ready(), None)
+            if found is None:
                 return
+            job, lock = found
             self.started.add(job)
             log = log_of(self.plan, job)
-            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
             order = JobOrder(self.plan, job, overwrite=job.status == "changed")
-            self.running[slot] = _Running(job, self.launcher.start(order, slot, log), time.monotonic())
+            process = self.launcher.start(order, slot, log)
+            self.running[slot] = _Running(job, lock, process, time.monotonic())
             self.display.started(job)
 
-    def _ready(self) -> Job | None:
-        waiting = (job for job in self.plan.jobs if job.to_do and job not in self.started)
-        return next((job for job in waiting if all(need.status == "done" for need in job.needs)), None)
+    def _ready(self) -> Iterator[tuple[Job, Lock]]:
+        """The jobs that can be done, in the plan's order, each once it is this host's."""
+        for job in self.plan.jobs:
+            if not job.to_do or job in self.started or any(need.status != "done" for need in job.needs):
+                continue
+            if time.monotonic() < self.elsewhere.get(job, 0.0):
+                continue
+            path = log_of(self.plan, job).with_suffix(".lock")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = locks.take(path)
+            if isinstance(lock, Holder):
+                if job not in self.elsewhere:
+                    self.display.say(f"left to  {lock.host}: {job.id}")
+                self.elsewhere[job] = time.monotonic() + ELSEWHERE_SECONDS
+                continue
+            self.elsewhere.pop(job, None)
+            for folder in (job.output.parent.parent, job.output.parent):
+                if folder.is_dir():
+                    os.listdir(folder)  # over NFS, what others have made there may show only then
+            job.status, job.reason = state_of(job)
+            if job.status != "done":
+                yield job, lock
+                return
+            lock.release()
+            self.outcome.done.append(job.id)
+            self.display.done_elsewhere(job)
 
     def settle_ended(self) -> None:
-        for slot, (job, process, since) in list(self.running.items()):
+        for slot, (job, lock, process, since) in list(self.running.items()):
             if (code := process.exitcode) is not None:
                 del self.running[slot]
-                self.display.ended(job, time.monotonic() - since, self._settle(job, code))
+                error = self._settle(job, code)
+                lock.release()
+                self.display.ended(job, time.monotonic() - since, error)
 
     def _settle(self, job: Job, code: int) -> str | None:
         """Give a job that has ended its status, and those that need it; returns what went wrong."""

@@ -45,6 +45,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     run = RunDir(options.out)
     # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
     judges = options.resume or machine.leads()
+    if machine.leads():
+        run.check_free()
     before = run.state() if judges and not options.overwrite else RunState()
     notes = _continued(run, recipe, before, options.resume)
     if judges and not before.finished:

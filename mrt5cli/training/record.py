@@ -66,6 +66,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
 
 def end(run: RunDir, status: str, **more: object) -> None:
     """Write how a run has ended."""
+    run.check_held()
     meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}
     meta["sessions"][-1] |= ended

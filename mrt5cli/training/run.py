@@ -77,6 +77,7 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
 
 def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) -> None:
     """Say and write why the training ended before its time, and how it can be resumed."""
+    plan.run.check_held()
     interrupted = isinstance(error, KeyboardInterrupt)
     if plan.runtime.leads:
         with suppress(OSError):  # the disk that ended the training may refuse this as well
@@ -152,6 +153,7 @@ def leave_group() -> None:
 
 def _save_model(plan: TrainingPlan, trainer: DeletionTrainer) -> None:
     """The run's model: the best weights where they are kept, else the last ones."""
+    plan.run.check_held()
     best, leads = trainer.best, plan.runtime.leads
     with whole_directory(plan.run.model, leader=leads) as folder:
         if best is None or best.step is None:

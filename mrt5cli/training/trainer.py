@@ -406,6 +406,7 @@ class DeletionTrainer(Trainer):
     @contextmanager
     def _saved_weights(self, path: Path) -> Iterator[Path]:
         """A directory that gets its name once it is whole, with the weights in it, to write more into."""
+        RunDir(path.parents[1]).check_held()
         with whole_directory(path, leader=self.args.should_save) as folder:
             self._wait()
             self.save_model(str(folder), _internal_call=True)

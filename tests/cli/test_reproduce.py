@@ -269,6 +269,37 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flock", ["", "fcntl.flock = lambda descriptor, how: None"], ids=["flock", "local"])
+def test_hosts_that_share_a_folder_share_the_jobs(house: Path, flock: str) -> None:
+    """Two processes with other names in place of hosts; with locks as NFS has them, and each host its own."""
+    path, hosts = suite(house, "base", "child"), []
+    for name in ("near", "far"):
+        script = house / f"{name}.py"
+        lines = ["import fcntl", "from mrt5cli import locks", f"locks.HOST = locks.MACHINE = {name!r}", flock]
+        lines.append("locks._is_local = lambda descriptor: False")
+        script.write_text("\n".join(lines) + SCRIPT)
+        words = [str(script), str(path), "--device", "cpu"]
+        told = (house / name).open("w")
+        hosts.append(subprocess.Popen([sys.executable, *words], cwd=house, stdout=told, stderr=told))
+        told.close()
+    try:
+        codes = [host.wait(240) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+    said = [(house / name).read_text() for name in ("near", "far")]
+    assert codes == [0, 0], said
+    logs = list((house / "runs" / "mine" / "logs").glob("*.log"))
+    begun = [line for log in logs for line in log.read_text().splitlines() if line.startswith("== ")]
+    assert len(begun) == len(logs) == 4, begun  # two to train, two to evaluate
+    for name in ("base", "child"):
+        meta = json.loads((house / "runs" / "mine" / f"{name}-seed1" / "meta.json").read_text())
+        assert meta["status"] == "finished" and len(meta["sessions"]) == 1
+    assert any("by another host" in text for text in said)
+
+
 def pid_of(run: Path) -> int:
     """The process that has a run's log open for writing."""
     log = run.parent / "logs" / "train-long-seed-1.log"

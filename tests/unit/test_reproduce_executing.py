@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reproduction import FAMILY, experiment, leave_done, recipe
 
+from mrt5cli import locks
 from mrt5cli.errors import UserError
 from mrt5cli.suite import executing, processes
 from mrt5cli.suite.executing import SuiteOutcome, execute, log_of, only_one
@@ -43,6 +47,9 @@ class Silent:
 
     def ended(self, job: Job, seconds: float, error: str | None) -> None:
         self.errors[job.id] = error
+
+    def done_elsewhere(self, job: Job) -> None:
+        self.said.append(f"by another host: {job.id}")
 
     def tick(self) -> None:
         pass
@@ -264,6 +271,76 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
         holder.stdout.close()
     with only_one(tmp_path):
         pass
+
+
+@pytest.fixture
+def two_hosts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[], None]]:
+    """Has another host hold the lock of a file, whose file system keeps flock to each host; what is returned
+    lets it die."""
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(executing, "ELSEWHERE_SECONDS", 0.05)
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
+    began = time.time()
+
+    def hold(path: Path) -> Callable[[], None]:
+        ended = threading.Event()
+
+        def sign() -> None:
+            holder = locks.Holder(4711, "far", began, time.time(), "another machine", "", 1)
+            with path.open("r+") as file:
+                file.write(json.dumps(asdict(holder)).ljust(locks.SIZE))
+
+        def beats() -> None:
+            while not ended.wait(0.05):
+                sign()
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        sign()
+        thread = threading.Thread(target=beats, daemon=True)
+        thread.start()
+        return lambda: (ended.set(), thread.join())[1]
+
+    return hold
+
+
+def lock_of(plan: SuitePlan, id_: str) -> Path:
+    return log_of(plan, plan.job(id_)).with_suffix(".lock")
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["done", "dies"])
+def test_what_another_host_does_is_left_to_it_while_it_lives(
+    tmp_path: Path, two_hosts: Callable[[Path], Callable[[], None]], dies: bool
+) -> None:
+    plan, launcher, display = family(tmp_path), FakeLauncher(), Silent()
+    let_go = two_hosts(lock_of(plan, BYT5))
+
+    def ends() -> None:
+        if not dies:
+            leave_done(plan, BYT5)
+        let_go()
+        if not dies:
+            lock_of(plan, BYT5).write_text("")
+
+    threading.Timer(0.5, ends).start()
+    outcome = run(plan, launcher, display)
+    orders = [order.job.id for order in launcher.orders]
+    assert {*outcome.done} == {job.id for job in plan.jobs} and outcome.failures == []
+    assert f"left to  far: {BYT5}" in display.said
+    assert orders[0] == OTHER  # what needs nothing of the other host's is done meanwhile
+    assert orders.count(BYT5) == (1 if dies else 0)
+    assert (f"by another host: {BYT5}" in display.said) is not dies
+    assert len(orders) == len(set(orders))
+
+
+def test_hosts_do_not_share_a_host_s_own_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_hosts: object
+) -> None:
+    with only_one(tmp_path):
+        monkeypatch.setattr(locks, "HOST", "near")
+        monkeypatch.setattr(locks, "MACHINE", "another machine")
+        with only_one(tmp_path):
+            pass
 
 
 # --- processes ----------------------------------------------------------------------------------------------

@@ -6,16 +6,18 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mrt5cli import rundir
-from mrt5cli.errors import UserError
+from mrt5cli import locks, rundir
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.recipe import dump, load
-from mrt5cli.rundir import RunDir, resolve_model
+from mrt5cli.rundir import RunDir, RunState, resolve_model
+from mrt5cli.training import record
 from mrt5cli.writing import remove_directory, whole_directory, write_json, write_text
 
 
@@ -295,10 +297,240 @@ def test_names_that_are_not_utf8_can_be_written_and_read(tmp_path: Path) -> None
     assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == {"command": [str(folder)]}
 
 
-def test_a_run_has_one_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "LOCK_SECONDS", 0.0)
+# --- one trainer, and what it finds -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[int, int], int]]:
+    """What this process reads, which it would else hold until its end."""
+    held: dict[tuple[int, int], int] = {}
+    monkeypatch.setattr(locks, "_READ", held)
+    yield held
+    for descriptor in held.values():
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_has_one_trainer(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    with run.hold(), pytest.raises(UserError, match="another process is training in"), run.hold():
-        pass
+    assert run.holder() is None
+    run.check_free()
+    with run.hold():
+        holder = run.holder()
+        assert holder is not None and holder.pid == os.getpid()
+        for refused in (run.check_free, lambda: run.hold().__enter__()):
+            with pytest.raises(
+                UserError, match=rf"training in {run.path}: pid {holder.pid} on host "
+            ) as caught:
+                refused()
+            assert f"stop it (kill {holder.pid}), or choose another directory" in str(caught.value.hint)
+            assert caught.value.exit_code == 2
+    run.check_free()
     with run.hold():
         pass
+
+
+def test_a_run_without_anything_saved_that_is_being_trained(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    with run.hold(), pytest.raises(UserError, match="it is being trained, and has saved nothing: pid"):
+        resolve_model(run.path)
+    with pytest.raises(UserError, match="the run was killed and has saved nothing"):
+        resolve_model(run.path)
+
+
+def begin(run: RunDir, found: RunState | None = None) -> None:
+    with run.opened(load("quickstart_byt5"), {"status": "running"}, step=0, found=found):
+        pass
+
+
+def finished_run(path: Path) -> RunDir:
+    run = make_run(path, "finished")
+    for folder in (run.checkpoint(3), run.best_weights(3), run.model):
+        make_checkpoint(folder)
+    write_json(run.eval("copy"), {})
+    write_text(run.path / "notes.txt", "mine")
+    return run
+
+
+BEGUN = [".mrt5.lock", "checkpoints", "meta.json", "metrics.jsonl", "recipe.yaml"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_that_is_replaced_leaves_nothing(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    begin(run)
+    assert names(run.path) == BEGUN and run.state() == RunState([], {"status": "running"})
+
+
+@pytest.mark.parametrize("removals", range(8))
+def test_replacing_that_is_killed_on_the_way_can_be_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    run, before = finished_run(tmp_path / "run"), rundir._remove
+    left = [None] * removals
+
+    def killed(path: Path) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        before(path)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(rundir, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin(run)
+    # What is left is a run to replace; or none, and a fresh start finds nothing of the old one.
+    begin(run, None if run.is_run else run.state())
+    assert names(run.path) == BEGUN and run.saved_steps() == []
+
+
+@pytest.mark.parametrize("file", ["thesis.tex", "model/config.json", "checkpoints/step-00000003/config.json"])
+def test_a_lock_makes_no_run_of_other_files_nor_of_one_without_meta(tmp_path: Path, file: str) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.hold():
+        pass
+    write_text(run.path / file, "mine")
+    with pytest.raises(UserError, match=f"it holds {file.partition('/')[0]}"):
+        begin(run, RunState())
+    assert (run.path / file).read_text() == "mine" and len(names(run.path)) == 2
+
+
+@pytest.mark.parametrize("gone", ["", "checkpoints", "metrics.jsonl", "meta.json", "recipe.yaml"])
+def test_what_is_deleted_under_a_run_is_named_and_not_written_again(tmp_path: Path, gone: str) -> None:
+    run = RunDir(tmp_path / "run")
+    whole = gone == ""
+    with (
+        pytest.raises(
+            RunFailed, match=f"{(run.path / gone)} was deleted while .* in {'it' if whole else run.path}"
+        ),
+        run.opened(load("quickstart_byt5"), {}, step=0, found=RunState()),
+    ):
+        run.add_metrics({"step": 1})
+        rundir._remove(run.path / gone)
+        before = sorted(run.path.rglob("*"))
+        for write in (lambda: run.add_metrics({"step": 2}), lambda: record.end(run, "finished")):
+            with pytest.raises(RunFailed, match="was deleted"):
+                write()
+        assert sorted(run.path.rglob("*")) == before
+        raise OSError(errno.ENOENT, "No such file or directory", str(run.path))
+    assert run.holder() is None
+
+
+def test_a_directory_that_took_its_place_is_not_written_into(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.opened(load("quickstart_byt5"), {}, step=0, found=RunState()):
+        run.path.rename(tmp_path / "moved")
+        make_run(run.path)
+        before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+        with pytest.raises(RunFailed, match=f"{run.path} was replaced by another directory"):
+            run.add_metrics({"step": 1})
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+# --- links --------------------------------------------------------------------------------------------------
+
+
+def linked(link: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    return target
+
+
+def test_a_run_goes_through_links_and_keeps_them(tmp_path: Path) -> None:
+    run, disk = RunDir(tmp_path / "run"), tmp_path / "disk"
+    linked(run.path, disk / "run")
+    folders = [linked(place, disk / place.name) for place in (run.checkpoints, run.best, run.model)]
+    for _ in range(2):
+        begin(run, run.state())
+        write_text(folders[0] / "notes.txt", "mine")
+        for step in (1, 2, 3):
+            for place in (run.checkpoint(step), run.best_weights(step)):
+                with whole_directory(place) as folder:
+                    make_checkpoint(folder)
+        with whole_directory(run.model) as folder:
+            make_checkpoint(folder)
+        run.prune(1)
+        assert run.saved_steps() == [3] and run.best_steps() == [3]
+        assert [place.is_symlink() for place in (run.path, run.checkpoints, run.best, run.model)] == [
+            True
+        ] * 4
+        assert [names(folder) for folder in folders] == [
+            ["notes.txt", "step-00000003"],
+            ["step-00000003"],
+            ["config.json"],
+        ]
+        assert resolve_model(run.path) == (str(run.model), run)
+    begin(run)
+    assert run.model.is_symlink() and run.checkpoints.is_symlink()
+    assert [names(folder) for folder in folders] == [["notes.txt"], [], []]
+
+
+def test_a_link_to_a_checkpoint_is_pruned_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_checkpoint(linked(run.checkpoint(1), tmp_path / "disk" / "one"))
+    make_checkpoint(run.checkpoint(2))
+    run.prune(1)
+    assert names(run.checkpoints) == ["step-00000002"] and names(tmp_path / "disk" / "one") == ["config.json"]
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "best", "model"])
+def test_a_link_to_a_disk_that_is_away_is_refused_before_anything_is_made(tmp_path: Path, place: str) -> None:
+    run, disk = RunDir(tmp_path / "run"), tmp_path / "disk"
+    link = run.path / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(disk / "me" / "run")
+    for refused in (run.check_not_foreign, lambda: begin(run, RunState())):
+        with pytest.raises(UserError, match=f"{link} is a link to .*, and {disk / 'me'} is not there"):
+            refused()
+    assert not disk.exists() and names(tmp_path) == ["run"]
+    (disk / "me").mkdir(parents=True)
+    begin(run, RunState())
+    assert run.is_run and link.is_symlink()
+
+
+# --- readers ------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_read_is_pruned_later(
+    tmp_path: Path, readers: dict[tuple[int, int], int]
+) -> None:
+    run = make_run(tmp_path / "run")
+    make_checkpoint(run.checkpoint(1))
+    assert resolve_model(run.path)[0] == str(run.checkpoint(1))
+    make_checkpoint(run.best_weights(1))
+    resolve_model(run.best_weights(1))
+    for step in (2, 3):
+        make_checkpoint(run.checkpoint(step))
+        make_checkpoint(run.best_weights(step))
+        run.prune(1)
+        assert run.saved_steps() == run.best_steps() == [1, step]
+    for descriptor in readers.values():
+        os.close(descriptor)
+    readers.clear()
+    run.prune(1)
+    assert run.saved_steps() == run.best_steps() == [3]
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_for_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: dict[tuple[int, int], int]
+) -> None:
+    run, read_on = make_run(tmp_path / "run"), locks.read_on
+    make_checkpoint(run.checkpoint(1))
+
+    def meanwhile(file: Path) -> bool:
+        if len(run.saved_steps()) == 1 and run.saved_steps()[0] < 4:
+            make_checkpoint(run.checkpoint(run.saved_steps()[0] + 1))
+            run.prune(1)
+        return read_on(file)
+
+    monkeypatch.setattr(locks, "read_on", meanwhile)
+    assert resolve_model(run.path)[0] == str(run.checkpoint(4))

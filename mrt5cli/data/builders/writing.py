@@ -97,7 +97,7 @@ def write_data_set(
         for name, content in files.items()
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    with whole_directory(out.resolve()) as folder:
+    with whole_directory(out) as folder:
         for name, content in {**files, MANIFEST: text.encode()}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
