@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import parse, read_object
+from mrt5cli.json_files import finite, parse, read_object
 from mrt5cli.writing import TEMPORARY, naming, remove_directory, write_json, write_text
 
 if TYPE_CHECKING:
@@ -179,11 +179,11 @@ class RunDir:
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
 
     def go_back_to(self, step: int) -> None:
         """Delete what a run that is resumed has left of later steps: lines of metrics and best weights."""
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        kept = [_line(row) for row in self.metrics() if row["step"] <= step]
         write_text(self.metrics_path, "".join(kept))
         for later in self.best_steps():
             if later > step:
@@ -371,6 +371,10 @@ def _locked(descriptor: int) -> bool:
     except OSError:  # a file system that knows no locks
         return True
     return True
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 def _steps_in(folder: Path) -> list[int]:

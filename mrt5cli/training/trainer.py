@@ -43,9 +43,11 @@ from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
+from mrt5cli.text import listed
 from mrt5cli.training import lora
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
+from mrt5cli.training.finite import in_any_process, is_finite, stopped
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.whole import broken_by, own_state_name, read_own_state
@@ -272,13 +274,9 @@ class DeletionTrainer(Trainer):
         if "loss" not in logs:
             return
         row = self._metrics(logs["learning_rate"], logs.get("grad_norm", 0.0))
-        if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
-            unrounded = ", or training.precision: fp32" if self.args.bf16 else ""
-            raise RunFailed(
-                f"the loss or its gradient stopped being finite at or before step {row['step']}",
-                f"lower training.learning_rate, {self.args.learning_rate:g} now, or raise "
-                f"training.warmup_steps{unrounded}",
-            )
+        if not all(math.isfinite(value) for value in row.values() if value is not None):
+            raise self._stopped("the loss or its gradient")
+        self.window = Window(self.args.device)
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
@@ -292,7 +290,6 @@ class DeletionTrainer(Trainer):
     def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
         seconds, since = self.seconds(), self.window.seconds()
-        self.window = Window(self.args.device)
         return {
             "step": self.state.global_step,
             **mean,
@@ -307,6 +304,42 @@ class DeletionTrainer(Trainer):
     def seconds(self) -> float:
         """Time spent training so far, over all resumes."""
         return self.seconds_before + time.perf_counter() - self.started
+
+    # --- numbers that are not finite ----------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Refuse to keep a state with a NaN or an infinity in it; all processes do so together.
+
+        Raises:
+            RunFailed: as said.
+        """
+        assert self.optimizer is not None and self.model is not None
+        moments = (each for state in self.optimizer.state.values() for each in state.values())
+        state = {
+            "the model's weights": self.model.parameters(),
+            "the optimizer's moments": (each for each in moments if isinstance(each, Tensor)),
+            "the controller's alpha": self._steering(),
+            "the loss": [self.window.sums],
+        }
+        broken = [name for name, tensors in state.items() if not is_finite(tensors)]
+        if in_any_process(bool(broken), self.args.device):
+            raise self._stopped(listed(broken) or "another process's share of the training")
+
+    def _steering(self) -> list[Tensor]:
+        """The numbers of the controller."""
+        return [torch.as_tensor(getattr(self.controller, name)) for name in self.controller.state_names]
+
+    def _stopped(self, what: str) -> RunFailed:
+        """The end of a training in which this is not finite."""
+        return stopped(
+            what,
+            self.state.global_step,
+            section=self.controller.section,
+            peaks=dict(zip(PARTS, self.window.peaks.tolist(), strict=True)),
+            steered=is_finite(self._steering()),
+            learning_rate=self.args.learning_rate,
+            bf16=self.args.bf16,
+        )
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
@@ -373,6 +406,11 @@ class DeletionTrainer(Trainer):
                 self.run.prune(self.settings.keep_checkpoints)
             self._wait()
         return better
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What the base class does, with weights that are worth it; see `check_finite`."""
+        self.check_finite()
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # The base class would add its arguments as a pickle, with this machine's paths in it.
