@@ -67,6 +67,7 @@ class RunDir:
         metrics_path: one JSON object a line, one line a logging step.
         model: the finished model in Hugging Face layout; absent until the run has finished.
         best: weights that were the best on validation data when they were measured, a directory a step.
+        kept_room: a file that makes room for the last words of a run on a disk that has filled up.
         boundaries: where segments end, for runs whose shortener is taught that; fitted before the first step.
     """
 
@@ -99,6 +100,10 @@ class RunDir:
     @property
     def boundaries(self) -> Path:
         return self.path / "boundaries.npz"
+
+    @property
+    def kept_room(self) -> Path:
+        return self.path / f"{TEMPORARY}room"
 
     def eval(self, task: str) -> Path:
         """The evaluation results of a task."""
@@ -178,8 +183,9 @@ class RunDir:
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
-        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        line = _line(row)
+        with naming(self.metrics_path, len(line)), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def go_back_to(self, step: int) -> None:
         """Delete what a run that is resumed has left of later steps: lines of metrics and best weights."""

@@ -160,7 +160,7 @@ class Output:
             self._stream.write(content)
             self._stream.flush()
             return
-        with naming(self._path):
+        with naming(self._path, len(content)):
             self._stream.write(content)
             self._stream.flush()
             os.fsync(self._stream.fileno())

@@ -87,4 +87,3 @@ def stopped(
         f"{what} stopped being finite at or before step {step}",
         told + change + (", or training.precision: fp32" if bf16 else ""),
     )
-

@@ -17,6 +17,7 @@ A line of the metrics, one a logging step, holds
     alpha                       the one the step's gate loss used
     learning_rate, grad_norm    of the step, the norm before clipping
     bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
+    health                      only where something has gone wrong for long, in words; see `health`
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mrt5cli.text import listed
 from mrt5cli.training import lora
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
+from mrt5cli.training.estimates import saved_bytes
 from mrt5cli.training.finite import in_any_process, is_finite, stopped
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.stream_loader import stream_loader
@@ -277,9 +279,10 @@ class DeletionTrainer(Trainer):
         if not all(math.isfinite(value) for value in row.values() if value is not None):
             raise self._stopped("the loss or its gradient")
         self.window = Window(self.args.device)
+        # `health` adds to it.
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # The curve ends at the last step, also where that is no logging step.
@@ -361,7 +364,7 @@ class DeletionTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
             return
-        with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
+        with self._saved_weights(self.run.checkpoint(self.state.global_step), moments=True) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
             if self.settings.lora is not None and self.args.should_save:
@@ -374,9 +377,11 @@ class DeletionTrainer(Trainer):
         self._wait()
 
     @contextmanager
-    def _saved_weights(self, path: Path) -> Iterator[Path]:
-        """A directory that gets its name once it is whole, with the weights in it, to write more into."""
-        with whole_directory(path, leader=self.args.should_save) as folder:
+    def _saved_weights(self, path: Path, *, moments: bool = False) -> Iterator[Path]:
+        """A directory that gets its name once it is whole, with the weights in it, to write more into;
+        `moments`: those of the optimizer will be among it."""
+        needs = saved_bytes(self.accelerator.unwrap_model(self.model), moments=moments)
+        with whole_directory(path, leader=self.args.should_save, needs=needs) as folder:
             self._wait()
             self.save_model(str(folder), _internal_call=True)
             yield folder
