@@ -70,6 +70,7 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that can take no more: the place was right, and the run failed there."""
 _HELP = {
     **dict.fromkeys(FULL, "make room there, or choose another place"),
+    errno.EFBIG: "lift the limit, e.g. with `ulimit -f unlimited`, or choose a place that takes larger files",
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may use, or change its permissions"
     ),

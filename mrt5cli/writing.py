@@ -79,13 +79,13 @@ def whole_directory(path: Path, *, leader: bool = True, needs: int | None = None
         temporary.mkdir(parents=True)
         try:
             yield temporary
+            _give_ordinary_modes(temporary)
+            for entry in [*temporary.rglob("*"), temporary]:
+                _sync(entry)
         except BaseException:
             failure.written = _size(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _give_ordinary_modes(temporary)
-        for entry in [*temporary.rglob("*"), temporary]:
-            _sync(entry)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)

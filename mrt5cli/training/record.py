@@ -23,8 +23,8 @@ from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.writing import write_bytes, write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
-ROOM = 2**16
-"""Bytes; a meta.json has a tenth."""
+ROOM = 2**14
+"""Bytes; a meta.json has a tenth or two."""
 ON_TARGET = 0.03
 """How far from its target a deletion rate may be at the end of a run without a word about it."""
 
