@@ -88,6 +88,13 @@ def of_the_system(error: OSError) -> tuple[str, str]:
     return said, _HELP.get(error.errno or 0, "MRT5_DEBUG=1 shows where it happened")
 
 
+def not_written(error: OSError) -> UserError:
+    """What the system refused to write, as an error of ours; where there was no room, the input was right."""
+    kind = RunFailed if error.errno in FULL else UserError
+    where = os.fsdecode(error.filename or "it")
+    return kind(f"{where} cannot be written: {error.strerror or error}", of_the_system(error)[1])
+
+
 class DataLost(RunFailed):
     """Data that a training cannot read any further; its checkpoints are whole.
 

@@ -19,8 +19,10 @@ from mrt5cli.places import room
 from mrt5cli.text import byte_size
 
 TEMPORARY = ".tmp-"
-_REFUSED = re.compile(r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed")
-"""How safetensors and torch tell of what the system refused; torch does not say why."""
+_REFUSED = re.compile(
+    r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed|problem writing element"
+)
+"""How safetensors, torch and numpy tell of what the system refused; the last two do not say why."""
 
 
 def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None:
@@ -131,18 +133,16 @@ def naming(path: Path, needs: int | None = None) -> Iterator[Failure]:
     failure = Failure()
     try:
         yield failure
-    except OSError as error:
-        name = str(error.filename or path)
-        if error.errno is None or (TEMPORARY not in name and name != str(path)):
-            raise
-        raise _refused(error.errno, path, needs, failure.written) from error
     except (UserError, ValueError):
         raise
     except Exception as error:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
+        number = getattr(error, "errno", None)
+        if number is None and (said := _REFUSED.search(str(error))):
+            number = int(said[1] or 0)
+        name = str(getattr(error, "filename", None) or path)
+        if number is None or (TEMPORARY not in name and name != str(path)):
             raise
-        raise _refused(int(refused[1] or 0), path, needs, failure.written) from error
+        raise _refused(number, path, needs, failure.written) from error
 
 
 def _refused(number: int, path: Path, needs: int | None, written: int) -> OSError:

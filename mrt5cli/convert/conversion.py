@@ -211,7 +211,8 @@ def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[st
     """Write all of it or nothing; gives notes for the user, and the names of the files."""
     try:
         # Resolved, so that the temporary name is really beside the final one.
-        with whole_directory(destination.resolve()) as new:
+        needs = sum(weight.nbytes for weight in job.model.parameters())
+        with whole_directory(destination.resolve(), needs=needs) as new:
             notes = LAYOUTS[layout](job, new)
             return notes, sorted(path.name for path in new.iterdir())
     except OSError as error:

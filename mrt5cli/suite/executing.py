@@ -23,6 +23,7 @@ from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.processes import Forks, kill
 from mrt5cli.suite.states import state_of
 from mrt5cli.suite.work import JobOrder
+from mrt5cli.writing import naming
 
 POLL_SECONDS = 0.05
 LOGS = "logs"
@@ -145,7 +146,7 @@ class _Execution:
             self.started.add(job)
             log = log_of(self.plan, job)
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
+            with naming(log), log.open("a", encoding="utf-8") as file:
                 file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
             order = JobOrder(self.plan, job, overwrite=job.status == "changed")
             self.running[slot] = _Running(job, self.launcher.start(order, slot, log), time.monotonic())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mrt5cli.errors import RunFailed
 from mrt5cli.text import listed
@@ -30,6 +31,8 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all numbers of all tensors are finite; waits for each of their devices once."""
     extremes: dict[torch.device, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
+        # Of weights that are spread over processes, this one's.
+        tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if tensor.numel():  # those of a tensor with a NaN are NaN
             extremes[tensor.device].append(torch.stack(tensor.detach().aminmax()).double())
     return all(bool(torch.stack(several).isfinite().all()) for several in extremes.values())
@@ -44,10 +47,10 @@ def in_any_process(found: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
-def gains(section: Controller | ConstantController) -> str:
+def gains(section: Controller | ConstantController, where: str = "controller.") -> str:
     """The settings that decide how far a controller takes alpha, with their values."""
     names = [name for name in type(section).model_fields if name.startswith(("k_", "alpha"))]
-    return listed([f"controller.{name} ({getattr(section, name):g} now)" for name in names])
+    return listed([f"{where}{name} ({getattr(section, name):g} now)" for name in names])
 
 
 def stopped(

@@ -106,15 +106,13 @@ class Health(TrainerCallback):
         if row["step"] <= self.recipe.loss.regularizer_delay:
             return told
         for name, sign in self.signs.items():
-            changed = sign.see(row, self.recipe.training.max_steps)
-            if changed:
-                rate = f"{100 * row['deletion_rate']:.1f} % of the bytes are deleted"
-                aim = "" if row["target"] is None else f", and the target is {100 * row['target']:g} %"
-                over = "" if sign.said else " no longer"
-                told.append(
-                    f"note: {name}{over}: since step {sign.since}, {rate}{aim}"
-                    + (f"\n  {sign.hint}" if sign.said else "")
-                )
+            if sign.see(row, self.recipe.training.max_steps):
+                aim = "" if row["target"] is None else f", target {100 * row['target']:g} %"
+                now = f"({100 * row['deletion_rate']:.1f} % of the bytes deleted{aim})"
+                if sign.said:
+                    told.append(f"note: since step {sign.since} {name} {now}\n  {sign.hint}")
+                else:
+                    told.append(f"note: over since step {sign.since}: {name} {now}")
         return told
 
 

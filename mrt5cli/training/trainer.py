@@ -321,16 +321,12 @@ class DeletionTrainer(Trainer):
         state = {
             "the model's weights": self.model.parameters(),
             "the optimizer's moments": (each for each in moments if isinstance(each, Tensor)),
-            "the controller's alpha": self._steering(),
+            "the controller's alpha": self.controller.numbers(),
             "the loss": [self.window.sums],
         }
         broken = [name for name, tensors in state.items() if not is_finite(tensors)]
         if in_any_process(bool(broken), self.args.device):
             raise self._stopped(listed(broken) or "another process's share of the training")
-
-    def _steering(self) -> list[Tensor]:
-        """The numbers of the controller."""
-        return [torch.as_tensor(getattr(self.controller, name)) for name in self.controller.state_names]
 
     def _stopped(self, what: str) -> RunFailed:
         """The end of a training in which this is not finite."""
@@ -339,7 +335,7 @@ class DeletionTrainer(Trainer):
             self.state.global_step,
             section=self.controller.section,
             peaks=dict(zip(PARTS, self.window.peaks.tolist(), strict=True)),
-            steered=is_finite(self._steering()),
+            steered=is_finite(self.controller.numbers()),
             learning_rate=self.args.learning_rate,
             bf16=self.args.bf16,
         )
