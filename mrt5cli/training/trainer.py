@@ -316,8 +316,10 @@ class DeletionTrainer(Trainer):
         Raises:
             RunFailed: as said.
         """
-        assert self.optimizer is not None and self.model is not None
-        moments = (each for state in self.optimizer.state.values() for each in state.values())
+        assert self.model is not None
+        # A run that is resumed after its last step has no optimizer.
+        states = {} if self.optimizer is None else self.optimizer.state
+        moments = (each for state in states.values() for each in state.values())
         state = {
             "the model's weights": self.model.parameters(),
             "the optimizer's moments": (each for each in moments if isinstance(each, Tensor)),

@@ -176,5 +176,5 @@ def test_a_collapse_in_a_training_is_told_of(tmp_path: Path, bias: float, contro
         Health(recipe.model_copy(update={"controller": controller, "training": training}), run, told.append)
     )
     trainer.train_from(None)
-    assert any(line.startswith(f"note: since step 1 {said} (") for line in told), told
+    assert any(f" {said} (" in line for line in told), told
     assert said in health(run.metrics())
