@@ -70,6 +70,7 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that can take no more: the place was right, and the run failed there."""
 _HELP = {
     **dict.fromkeys(FULL, "make room there, or choose another place"),
+    errno.EFBIG: "lift the limit, e.g. with `ulimit -f unlimited`, or choose a place that takes larger files",
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may use, or change its permissions"
     ),
@@ -85,6 +86,13 @@ def of_the_system(error: OSError) -> tuple[str, str]:
         where = os.fsdecode(error.filename)
         said = f"{where} cannot be written: {said}" if error.errno in FULL else f"{said}: {where}"
     return said, _HELP.get(error.errno or 0, "MRT5_DEBUG=1 shows where it happened")
+
+
+def not_written(error: OSError) -> UserError:
+    """What the system refused to write, as an error of ours; where there was no room, the input was right."""
+    kind = RunFailed if error.errno in FULL else UserError
+    where = os.fsdecode(error.filename or "it")
+    return kind(f"{where} cannot be written: {error.strerror or error}", of_the_system(error)[1])
 
 
 class DataLost(RunFailed):

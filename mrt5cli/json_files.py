@@ -1,8 +1,10 @@
-"""Reading JSON that somebody may have damaged: every way to fail is one sentence."""
+"""Reading JSON that somebody may have damaged: every way to fail is one sentence. Writing it without NaN."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ def parse(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def finite(tree: Any) -> Any:
+    """The same without NaN and infinities, which are not JSON: null."""
+    if isinstance(tree, Mapping):
+        return {name: finite(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:

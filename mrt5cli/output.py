@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from mrt5cli.json_files import finite
+
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 UNSPOKEN = "backslashreplace"
 """What becomes of a character that a stream cannot hold."""
@@ -83,5 +85,5 @@ def lead_nowhere(stream: IO[str]) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print a JSON document on stdout, in ASCII, which every stream takes."""
-    print(json.dumps(document, indent=2))
+    """Print a JSON document on stdout, in ASCII, which every stream takes; NaN and infinities as null."""
+    print(json.dumps(finite(document), indent=2, allow_nan=False))

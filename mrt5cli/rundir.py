@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli import locks, manifest, own_code
 from mrt5cli.errors import RunFailed, UserError
-from mrt5cli.json_files import parse, read_object
+from mrt5cli.json_files import finite, parse, read_object
 from mrt5cli.locks import Holder
 from mrt5cli.manifest import STEP_NAME
 from mrt5cli.text import counted, shortened, warn_once
@@ -84,6 +84,7 @@ class RunDir:
         metrics_path: one JSON object a line, one line a logging step.
         model: the finished model in Hugging Face layout; absent until the run has finished.
         best: weights that were the best on validation data when they were measured, a directory a step.
+        kept_room: a file that makes room for the last words of a run on a disk that has filled up.
         boundaries: where segments end, for runs whose shortener is taught that; fitted before the first step.
     """
 
@@ -120,6 +121,10 @@ class RunDir:
     @property
     def lock(self) -> Path:
         return self.path / ".mrt5.lock"
+
+    @property
+    def kept_room(self) -> Path:
+        return self.path / f"{TEMPORARY}room"
 
     def eval(self, task: str) -> Path:
         """The evaluation results of a task."""
@@ -235,8 +240,9 @@ class RunDir:
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Write one more line of metrics."""
         self.check_held()
-        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        line = json.dumps(finite(row), allow_nan=False) + "\n"
+        with naming(self.metrics_path, len(line)), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def recipe_changed(self) -> str | None:
         """That recipe.yaml is not what the run has written, as a sentence, or None. It is trained by."""

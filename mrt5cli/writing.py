@@ -6,17 +6,23 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import FULL, UserError
+from mrt5cli.places import room
+from mrt5cli.text import byte_size
 
 TEMPORARY = ".tmp-"
-_REFUSED = re.compile(r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed")
-"""How safetensors and torch tell of what the system refused; torch does not say why."""
+_REFUSED = re.compile(
+    r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed|problem writing element"
+)
+"""How safetensors, torch and numpy tell of what the system refused; the last two do not say why."""
 
 
 def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None:
@@ -40,7 +46,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder if needed; a link is followed."""
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with naming(path):
+    with naming(path, len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(content)
@@ -53,7 +59,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
+def whole_directory(path: Path, *, leader: bool = True, needs: int | None = None) -> Iterator[Path]:
     """A folder to fill that gets its name only once everything in it is on disk.
 
     A kill at any moment leaves either the whole directory or one with a temporary name, which the next call
@@ -62,6 +68,8 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
     Args:
         path: the final name; a link is followed, and stays.
         leader: False in all but one of the processes that fill the folder together; those only get its name.
+        needs: bytes that it will take, for the error where the disk has no room; None: at least what was
+            written by then.
     """
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
@@ -69,17 +77,18 @@ def whole_directory(path: Path, *, leader: bool = True) -> Iterator[Path]:
         with naming(path):
             yield temporary
         return
-    with naming(path):
+    with naming(path, needs) as failure:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
+            _give_ordinary_modes(temporary)
+            for entry in [*temporary.rglob("*"), temporary]:
+                _sync(entry)
         except BaseException:
+            failure.written = _size(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _give_ordinary_modes(temporary)
-        for entry in [*temporary.rglob("*"), temporary]:
-            _sync(entry)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -136,27 +145,62 @@ def _give_ordinary_modes(folder: Path) -> None:
             entry.chmod(kept & ~umask)
 
 
+@dataclass
+class Failure:
+    """What `naming` is told of a failure; `written`: bytes that were written before, and are gone again."""
+
+    written: int = 0
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Have what a disk refuses be an OSError that names the file or folder, whichever library was writing.
+def naming(path: Path, needs: int | None = None) -> Iterator[Failure]:
+    """Have what a disk refuses be an OSError that names the file or folder, whichever library was writing;
+    where there is no room for it, it says how much there is.
+
+    Args:
+        needs: bytes to be written, where they are known.
 
     Raises:
         OSError: it cannot be written.
     """
+    failure = Failure()
     try:
-        yield
-    except OSError as error:
-        if error.errno is None or (error.filename and TEMPORARY not in str(error.filename)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        yield failure
     except (UserError, ValueError):
         raise
     except Exception as error:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
+        number = getattr(error, "errno", None)
+        if number is None and (said := _REFUSED.search(str(error))):
+            number = int(said[1] or 0)
+        name = str(getattr(error, "filename", None) or path)
+        if number is None or (TEMPORARY not in name and name != str(path)):
             raise
-        number = int(refused[1] or errno.EIO)
-        raise OSError(number, os.strerror(number), str(path)) from error
+        raise _refused(number, path, needs, failure.written) from error
+
+
+def _refused(number: int, path: Path, needs: int | None, written: int) -> OSError:
+    """What the system said, and how much room there is.
+
+    Args:
+        number: of its error; 0 where a library kept it to itself.
+    """
+    limit, free = resource.getrlimit(resource.RLIMIT_FSIZE)[0], room(path)
+    if not number:
+        full = free < max(needs or 0, written)
+        number = errno.ENOSPC if full else errno.EIO if limit == resource.RLIM_INFINITY else errno.EFBIG
+    said = os.strerror(number)
+    if number in FULL:
+        size = f"it takes {byte_size(needs)}" if needs else f"it takes more than {byte_size(written)}"
+        there = f"{byte_size(free)} are free"
+        if number == errno.EFBIG and limit != resource.RLIM_INFINITY:
+            there = f"ulimit -f allows a file {byte_size(limit)}"
+        said = f"{said} ({size}, and {there})"
+    return OSError(number, said, str(path))
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _sync(path: Path) -> None:

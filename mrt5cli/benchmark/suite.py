@@ -6,7 +6,6 @@ ratios are taken within rounds, whose cases share their minute.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mrt5cli.benchmark.models import Precision, Shapes, float32_products
 from mrt5cli.benchmark.precision import PrecisionRow
+from mrt5cli.json_files import finite
 from mrt5cli.metrics.results import Json
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import counted
@@ -64,8 +64,7 @@ class Parity:
         return cls(float((oracle - other.float()).abs().max()), size, allowed)
 
     def to_json(self) -> Json:
-        numbers = {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
-        return {**numbers, "holds": self.holds}
+        return {**finite(asdict(self)), "holds": self.holds}
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from mrt5cli.commands.options import (
     path,
 )
 from mrt5cli.commands.tables import print_table
-from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.errors import FULL, RecipeError, UserError, not_written
 from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened
+from mrt5cli.writing import naming
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -169,12 +170,14 @@ def copy(
     else:
         target = destination / source.name if destination.is_dir() else destination
         try:
-            with target.open("x", encoding="utf-8") as file:
+            with naming(target, len(text)), target.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
             raise UserError(f"{target} exists already", "give another name, or remove it first") from None
         except OSError as error:
-            raise UserError(f"{target} cannot be written: {error.strerror}") from None
+            if error.errno in FULL:
+                target.unlink(missing_ok=True)
+            raise not_written(error) from None
         print(target)
     say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 

@@ -210,8 +210,8 @@ def _stored_dtype(described: Description, folder: Path) -> str:
 def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[str]]:
     """Write all of it or nothing; gives notes for the user, and the names of the files."""
     try:
-        # Resolved, so that the temporary name is really beside the final one.
-        with whole_directory(destination) as new:
+        needs = sum(weight.nbytes for weight in job.model.parameters())
+        with whole_directory(destination, needs=needs) as new:
             notes = LAYOUTS[layout](job, new)
             return notes, sorted(path.name for path in new.iterdir())
     except OSError as error:

@@ -21,10 +21,11 @@ from mrt5cli.evaluation.significance import Difference, differences
 from mrt5cli.evaluation.timing import PASSES, conditions
 from mrt5cli.fingerprint import code_version
 from mrt5cli.generation.calibration import Calibration, calibrate_on_task
+from mrt5cli.json_files import finite
 from mrt5cli.metrics import loaded, scoring
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates
-from mrt5cli.metrics.results import VERSION, Json, Row, finite
+from mrt5cli.metrics.results import VERSION, Json, Row
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.recipe.shorteners.base import ShortenerSection

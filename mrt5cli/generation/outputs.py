@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import read_object
+from mrt5cli.json_files import finite, read_object
 from mrt5cli.writing import naming, write_json
 
 Format = Literal["lines", "jsonl", "csv", "tsv"]
@@ -50,7 +50,7 @@ class RowFormat:
             UserError: a table has no such column.
         """
         if self.format == "jsonl":
-            return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+            return _json(row) + "\n"
         if self.format == "lines":
             return f"{row[OUTPUT]}".translate(_BREAKS) + "\n"
         if others := [name for name in row if name not in self.columns]:
@@ -71,7 +71,11 @@ def _cell(value: object) -> object:
     """A value as a cell has it: JSON where it is neither a text nor a number."""
     if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
         return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=str)
 
 
 @dataclass
@@ -156,7 +160,7 @@ class Output:
             self._stream.write(content)
             self._stream.flush()
             return
-        with naming(self._path):
+        with naming(self._path, len(content)):
             self._stream.write(content)
             self._stream.flush()
             os.fsync(self._stream.fileno())

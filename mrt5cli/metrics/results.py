@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import AliasPath, BaseModel, Field, ValidationError, model_validator
 
 from mrt5cli.errors import UserError
-from mrt5cli.json_files import read_object
+from mrt5cli.json_files import finite, read_object
 
 VERSION = 3
 """Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of; before 3
@@ -127,15 +127,8 @@ class Row:
 
     def to_json(self) -> Json:
         """What a file holds of it; numbers that are not finite become null."""
-        return finite(asdict(self)) | {"others": finite(self.others)}
-
-
-def finite(tree: Mapping[str, object]) -> Json:
-    """The same without NaN and infinities, which are not JSON: null."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in tree.items()
-    }
+        tree: Json = finite(asdict(self))
+        return tree
 
 
 class SavedModel(BaseModel, frozen=True):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import UserError, not_written
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.metrics.results import Json
 from mrt5cli.report import tables
@@ -52,7 +52,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
         The two pages.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or has no room.
     """
     report = _report(plan)
     for reason in report["damaged"]:
@@ -68,10 +68,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
         for path, text in pages.items():
             write_text(path, text)
     except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {out}: {error.strerror or error}",
-            "choose another folder with --out",
-        ) from error
+        raise not_written(error) from error
     return list(pages)
 
 

@@ -28,6 +28,7 @@ from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.processes import Forks, kill
 from mrt5cli.suite.states import state_of
 from mrt5cli.suite.work import JobOrder
+from mrt5cli.writing import naming
 
 POLL_SECONDS = 0.05
 ELSEWHERE_SECONDS = 2.0
@@ -154,7 +155,7 @@ class _Execution:
             job, lock = found
             self.started.add(job)
             log = log_of(self.plan, job)
-            with log.open("a", encoding="utf-8") as file:
+            with naming(log), log.open("a", encoding="utf-8") as file:
                 file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {job.id}\n")
             order = JobOrder(self.plan, job, overwrite=job.status == "changed")
             process = self.launcher.start(order, slot, log)

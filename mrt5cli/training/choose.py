@@ -22,6 +22,7 @@ from mrt5cli.recipe.words import either
 from mrt5cli.rundir import DAMAGED, RunDir, RunState
 from mrt5cli.tasks.base import Task, build_task, check_held_out
 from mrt5cli.text import Tell, announced, byte_size, counted, say_nothing, say_on_stderr
+from mrt5cli.training.estimates import saved_bytes
 from mrt5cli.training.forecast import forecast
 from mrt5cli.training.plan import Prepared, RunOptions, TrainingPlan
 from mrt5cli.training.plan_text import facts
@@ -269,8 +270,7 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
 
 def _check_room(path: Path, training: TrainingSection, model: MrT5ForConditionalGeneration) -> None:
     """Refuse a disk without room for the checkpoints that are kept, one being written, and the model."""
-    weights = 4 * model.num_parameters()
-    checkpoint = weights + 2 * 4 * model.num_parameters(only_trainable=True)  # with two moments of Adam
+    weights, checkpoint = (saved_bytes(model, moments=moments) for moments in (False, True))
     kept = min(training.keep_checkpoints, -(-training.max_steps // training.save_steps)) + 1
     needed, free = checkpoint * kept + weights, room(path)
     if free < needed:

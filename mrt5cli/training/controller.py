@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Controller:
     def state_dict(self) -> Mapping[str, str | float]:
         """What a checkpoint must hold, as plain numbers (float32 values are exact in them)."""
         return {"kind": self.section.kind} | {name: float(getattr(self, name)) for name in self.state_names}
+
+    def numbers(self) -> list[Tensor]:
+        """All of its state, as tensors."""
+        return [torch.as_tensor(getattr(self, name)) for name in self.state_names]
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Resume from `state_dict`'s numbers."""

@@ -15,6 +15,7 @@ from mrt5cli.recipe import Recipe, Shape, SpanCorruptionTask
 from mrt5cli.recipe.tasks import TaskSection
 
 if TYPE_CHECKING:
+    from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.models.config import MrT5Config
 
 SHAPES: Mapping[str, Shape] = {
@@ -91,6 +92,11 @@ def disk(recipe: Recipe, weights: int) -> int:
     # A kept checkpoint may come with best weights of its own, without the moments.
     best = 0 if recipe.training.best_metric is None else (1 + kept) * one
     return (1 + moments) * one * kept + one + best
+
+
+def saved_bytes(model: MrT5ForConditionalGeneration, *, moments: bool) -> int:
+    """Bytes of a model's weights on disk; `moments`: and of Adam's two, of those that are trained."""
+    return 4 * model.num_parameters() + 8 * moments * model.num_parameters(only_trainable=True)
 
 
 def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:

@@ -168,6 +168,9 @@ class Window:
     """Sums since the last logging step, kept on the device: of each part of the loss, weighted by what it is
     over, then those weights, then positions deleted and counted.
 
+    Attributes:
+        peaks: (6,) float32, the greatest size of each part in any micro-batch of this process.
+
     Args:
         state: what `state` gave; a window that a kill cuts continues in the resumed run.
     """
@@ -176,6 +179,7 @@ class Window:
         sums = [0.0] * (2 * len(PARTS) + 2) if state is None else state["sums"]
         # Byte counts of a long window are beyond what float32 holds exactly.
         self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
+        self.peaks = torch.zeros(len(PARTS), device=device)
         self.spent = 0.0 if state is None else state["seconds"]
         self.opened = time.perf_counter()
 
@@ -185,7 +189,9 @@ class Window:
         Args:
             weights: (6,), for how much each part of its loss counts beside those of other micro-batches.
         """
-        parts = terms.parts.detach() * weights
+        parts = terms.parts.detach()
+        self.peaks = torch.fmax(self.peaks, parts.abs())  # which takes a NaN for nothing
+        parts = parts * weights
         self.sums += torch.cat((parts, weights, torch.stack((terms.deleted, terms.counted))))
 
     def means(self, world_size: int, score_coefficient: float) -> tuple[dict[str, float], float]:

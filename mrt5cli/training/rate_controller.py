@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.errors import RecipeError, RunFailed, UserError
 from mrt5cli.recipe import words
 from mrt5cli.recipe.schema import Controller as ControllerSection
 from mrt5cli.recipe.shorteners import of_type
 from mrt5cli.training.controller import build_controller
+from mrt5cli.training.finite import gains, in_any_process, is_finite
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -49,6 +50,8 @@ class DeletionRateController(TrainerCallback, ExportableState):
 
     Raises:
         RecipeError: settings that the law has not, or beyond their bounds.
+        RunFailed: in a Trainer, alpha is not finite where it would be logged, or the model's weights are not
+            where they would be saved: the checkpoints before stay.
     """
 
     def __init__(
@@ -233,6 +236,24 @@ class DeletionRateController(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step()
+        # The Trainer has decided by now; between, nothing waits for the device.
+        if control.should_log or control.should_save:
+            self._check_finite(kwargs["model"] if control.should_save else None, args.learning_rate)
+
+    def _check_finite(self, model: nn.Module | None, learning_rate: float) -> None:
+        """End the training, in all processes at once, before the Trainer logs or saves what is not finite."""
+        lower = gains(self._section, where="")
+        found = [
+            ("the controller's alpha", self._law.numbers(), f"lower the gains: {lower}"),
+            (
+                "the model's weights",
+                [] if model is None else model.parameters(),
+                f"lower learning_rate ({learning_rate:g} now) or the gains ({lower}), or raise warmup_steps",
+            ),
+        ]
+        for what, tensors, hint in found:
+            if in_any_process(not is_finite(tensors), self._counts.device):
+                raise RunFailed(f"{what} stopped being finite at or before step {self._step}", hint)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,13 @@ from mrt5cli.recipe import dump
 from mrt5cli.rundir import RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.plan import Prepared, TrainingPlan
-from mrt5cli.writing import write_json
+from mrt5cli.writing import write_bytes, write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 LOGGED = {"step", "loss", "cross_entropy", "deletion_rate", "target", "seconds"}
 """What a summary needs of a logging step's metrics."""
+ROOM = 2**14
+"""Bytes; a meta.json has a tenth or two."""
 ON_TARGET = 0.03
 """How far from its target a deletion rate may be at the end of a run without a word about it."""
 
@@ -64,13 +67,21 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def keep_room(run: RunDir) -> None:
+    """Have the disk hold room for what `end` writes; of random bytes, which no file system makes smaller."""
+    write_bytes(run.kept_room, os.urandom(ROOM))
+
+
 def end(run: RunDir, status: str, **more: object) -> None:
     """Write how a run has ended."""
     run.check_held()
     meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}
     meta["sessions"][-1] |= ended
-    write_json(run.meta_path, {**meta, **ended, "step": rows[-1]["step"] if rows else 0, **more})
+    wrong = {"health": found} if (found := health(rows)) else {}
+    step = rows[-1]["step"] if rows else 0
+    run.kept_room.unlink(missing_ok=True)
+    write_json(run.meta_path, {**meta, **ended, "step": step, **wrong, **more})
 
 
 def outcome(run: RunDir) -> dict[str, Any]:
@@ -83,6 +94,7 @@ def outcome(run: RunDir) -> dict[str, Any]:
         "model": str(run.model),
         "metrics": rows[-1],
         "deletion_rate_at_end": rate_at_end(rows)[0],
+        "health": health(rows),
         "best": meta.get("best"),
         **{key: meta[key] for key in kept},
     }
@@ -104,6 +116,7 @@ def summary(run: RunDir) -> str:
         f"done: {last['step']:,} steps in {duration(last['seconds'])}",
         f"last logged: {', '.join(parts)}",
         *([_best(best)] if best else []),
+        *(f"{name}: from step {first:,} to {last:,}" for name, (first, last) in health(rows).items()),
         f"model: {run.model}",
         f"next: mrt5 evaluate {run.path}",
     ]
@@ -129,6 +142,15 @@ def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
         if 10 * steps >= rows[-1]["step"]:
             break
     return deleted / steps, steps
+
+
+def health(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """What has gone wrong for long while a run trained, each with the first and the last step that say so."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for name in row.get("health", ()):
+            found[name] = [found.get(name, [row["step"]])[0], row["step"]]
+    return found
 
 
 def _logged(run: RunDir) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import traceback
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from mrt5cli import manifest, text
 from mrt5cli import recipe as recipes
-from mrt5cli.errors import DataLost, RunFailed
+from mrt5cli.errors import DataLost, RunFailed, of_the_system
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.models.weights import seal
 from mrt5cli.recipe.shorteners import BoundaryPredictor
@@ -22,6 +22,8 @@ from mrt5cli.rundir import FINISHED, RunDir
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.boundaries import with_labels
+from mrt5cli.training.estimates import saved_bytes
+from mrt5cli.training.health import Health
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.training.progress import ProgressDisplay
@@ -58,6 +60,8 @@ def _opened(plan: TrainingPlan, prepared: Prepared) -> AbstractContextManager[No
 def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
     """Train in the run's directory, which is open, and leave it saying what happened."""
     try:
+        if plan.runtime.leads:
+            record.keep_room(plan.run)
         ended = _train(plan, prepared, say)
     except BaseException as error:
         _record_failure(plan, error, say)
@@ -80,9 +84,11 @@ def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) ->
     plan.run.check_held()
     interrupted = isinstance(error, KeyboardInterrupt)
     if plan.runtime.leads:
-        with suppress(OSError):  # the disk that ended the training may refuse this as well
-            why = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+        why = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+        try:
             record.end(plan.run, "interrupted" if interrupted else "failed", **why)
+        except OSError as refused:
+            say(f"note: {of_the_system(refused)[0]}; it says that the run goes on, and it does not")
     steps = plan.run.saved_steps()
     say(f"stopped; {f'the last checkpoint is step {steps[-1]}' if steps else 'there is no checkpoint yet'}")
     if isinstance(error, DataLost) and error.passes:
@@ -119,6 +125,8 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(alone=runtime.world_size == 1))
         callbacks: list[TrainerCallback] = [interruption]
+        if runtime.leads:
+            callbacks.append(Health(recipe, run, say))
         if runtime.leads and not text.is_quiet():
             callbacks.append(stack.enter_context(ProgressDisplay()))
         trainer = DeletionTrainer(
@@ -137,7 +145,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
                 say(f"note: {remark}")
         if interruption.stopped or trainer.stopped_between_steps:
             return None
-        _save_model(plan, trainer)
+        _save_model(plan, prepared, trainer)
     return {"best": None if trainer.best is None else trainer.best.document()}
 
 
@@ -151,11 +159,12 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
-def _save_model(plan: TrainingPlan, trainer: DeletionTrainer) -> None:
+def _save_model(plan: TrainingPlan, prepared: Prepared, trainer: DeletionTrainer) -> None:
     """The run's model: the best weights where they are kept, else the last ones."""
     plan.run.check_held()
     best, leads = trainer.best, plan.runtime.leads
-    with whole_directory(plan.run.model, leader=leads) as folder:
+    needs = saved_bytes(prepared.start.model, moments=False)
+    with whole_directory(plan.run.model, leader=leads, needs=needs) as folder:
         if best is None or best.step is None:
             trainer.save_model(str(folder))
         elif leads:

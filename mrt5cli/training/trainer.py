@@ -17,6 +17,7 @@ A line of the metrics, one a logging step, holds
     alpha                       the one the step's gate loss used
     learning_rate, grad_norm    of the step, the norm before clipping
     bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
+    health                      only where something has gone wrong for long, in words; see `health`
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ from mrt5cli.models.inputs import on_device
 from mrt5cli.models.weights import seal
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
+from mrt5cli.text import listed
 from mrt5cli.training import lora, sharding
 from mrt5cli.training.best import Best
 from mrt5cli.training.controller import build_controller
+from mrt5cli.training.estimates import saved_bytes
+from mrt5cli.training.finite import in_any_process, is_finite, stopped
 from mrt5cli.training.losses import PARTS, LossTerms, Window, counts, total_loss
 from mrt5cli.training.micro_batches import in_equal_number, micro_batches
 from mrt5cli.training.stream_loader import stream_loader
@@ -320,16 +324,13 @@ class DeletionTrainer(Trainer):
         if "loss" not in logs:
             return
         row = self._metrics(logs["learning_rate"], logs.get("grad_norm", 0.0))
-        if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
-            unrounded = ", or training.precision: fp32" if self.args.bf16 else ""
-            raise RunFailed(
-                f"the loss or its gradient stopped being finite at or before step {row['step']}",
-                f"lower training.learning_rate, {self.args.learning_rate:g} now, or raise "
-                f"training.warmup_steps{unrounded}",
-            )
+        if not all(math.isfinite(value) for value in row.values() if value is not None):
+            raise self._stopped("the loss or its gradient")
+        self.window = Window(self.args.device)
+        # `health` adds to it.
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # The curve ends at the last step, also where that is no logging step.
@@ -340,7 +341,6 @@ class DeletionTrainer(Trainer):
     def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
         seconds, since = self.seconds(), self.window.seconds()
-        self.window = Window(self.args.device)
         return {
             "step": self.state.global_step,
             **mean,
@@ -355,6 +355,40 @@ class DeletionTrainer(Trainer):
     def seconds(self) -> float:
         """Time spent training so far, over all resumes."""
         return self.seconds_before + time.perf_counter() - self.started
+
+    # --- numbers that are not finite ----------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Refuse to keep a state with a NaN or an infinity in it; all processes do so together.
+
+        Raises:
+            RunFailed: as said.
+        """
+        assert self.model is not None
+        # A run that is resumed after its last step has no optimizer.
+        states = {} if self.optimizer is None else self.optimizer.state
+        moments = (each for state in states.values() for each in state.values())
+        state = {
+            "the model's weights": self.model.parameters(),
+            "the optimizer's moments": (each for each in moments if isinstance(each, Tensor)),
+            "the controller's alpha": self.controller.numbers(),
+            "the loss": [self.window.sums],
+        }
+        broken = [name for name, tensors in state.items() if not is_finite(tensors)]
+        if in_any_process(bool(broken), self.args.device):
+            raise self._stopped(listed(broken) or "another process's share of the training")
+
+    def _stopped(self, what: str) -> RunFailed:
+        """The end of a training in which this is not finite."""
+        return stopped(
+            what,
+            self.state.global_step,
+            section=self.controller.section,
+            peaks=dict(zip(PARTS, self.window.peaks.tolist(), strict=True)),
+            steered=is_finite(self.controller.numbers()),
+            learning_rate=self.args.learning_rate,
+            bf16=self.args.bf16,
+        )
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
@@ -391,7 +425,7 @@ class DeletionTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
         if self.run is None:
             return
-        with self._saved_weights(self.run.checkpoint(self.state.global_step)) as folder:
+        with self._saved_weights(self.run.checkpoint(self.state.global_step), moments=True) as folder:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
             if self.settings.lora is not None and self.args.should_save:
@@ -404,10 +438,12 @@ class DeletionTrainer(Trainer):
         self._wait()
 
     @contextmanager
-    def _saved_weights(self, path: Path) -> Iterator[Path]:
-        """A directory that gets its name once it is whole, with the weights in it, to write more into."""
+    def _saved_weights(self, path: Path, *, moments: bool = False) -> Iterator[Path]:
+        """A directory that gets its name once it is whole, with the weights in it, to write more into;
+        `moments`: those of the optimizer will be among it."""
         RunDir(path.parents[1]).check_held()
-        with whole_directory(path, leader=self.args.should_save) as folder:
+        needs = saved_bytes(self.accelerator.unwrap_model(self.model), moments=moments)
+        with whole_directory(path, leader=self.args.should_save, needs=needs) as folder:
             self._wait()
             self.save_model(str(folder), _internal_call=True)
             yield folder
@@ -442,7 +478,12 @@ class DeletionTrainer(Trainer):
         return better
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights into a directory; all processes call it, the leading one writes."""
+        """Write the weights into a directory; all processes call it, the leading one writes.
+
+        Raises:
+            RunFailed: they are not worth it, see `check_finite`.
+        """
+        self.check_finite()
         # The base class would add its arguments as a pickle, with this machine's paths in it.
         assert output_dir is not None, "the run says where"
         model, leads, state_dict = self.model, self.args.should_save, None

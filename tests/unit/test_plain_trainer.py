@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
+from mrt5cli.errors import RunFailed
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.training.rate_controller import DeletionRateController
 
 DRAW = torch.Generator().manual_seed(1)
 ROWS: list[dict[str, Any]] = []
@@ -69,3 +72,37 @@ def test_evaluation_gives_a_loss(generate: bool, tmp_path: Path):
     with torch.no_grad():
         expected = one.eval()(**batch).loss.item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("broken", ["alpha", "weights"])
+def test_nothing_is_saved_that_is_not_finite(broken: str, tmp_path: Path) -> None:
+    """A Trainer shows a NaN of a loss as 0, saves on, and deletes the checkpoints from before."""
+
+    class Break(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2 and broken == "alpha":
+                controller._law.i.fill_(float("inf"))  # type: ignore[attr-defined]
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2 and broken == "weights":
+                kwargs["model"].lm_head.weight.data[0, 0] = float("nan")
+
+    controller = DeletionRateController(0.5)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=6,
+        save_steps=1,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = Trainer(model(), arguments, train_dataset=ROWS, callbacks=[Break(), controller])
+    with pytest.raises(RunFailed, match=f"{broken} stopped being finite at or before step 3") as failed:
+        trainer.train()
+    assert "gains" in str(failed.value.hint) and "k_p (0.5 now)" in str(failed.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    state = json.loads(
+        (tmp_path / "checkpoint-2" / "trainer_state.json").read_text(), parse_constant=pytest.fail
+    )
+    assert "DeletionRateController" in state["stateful_callbacks"]

@@ -347,7 +347,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_reported(tmp_path: Pat
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     plan = make_plan(tmp_path / "runs", [])
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="report cannot be written: Not a directory"):
         write_report(plan, tmp_path / "file" / "report")
 
 

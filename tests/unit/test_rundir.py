@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from mrt5cli import locks, rundir
-from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.errors import RunFailed, UserError, of_the_system
 from mrt5cli.recipe import dump, load
 from mrt5cli.rundir import RunDir, RunState, resolve_model
 from mrt5cli.training import record
@@ -275,6 +275,7 @@ class SafetensorError(Exception):
         (OSError(errno.EDQUOT, "Disk quota exceeded", ".tmp-x/model.safetensors"), errno.EDQUOT),
         (SafetensorError("Error while serializing: I/O error: full (os error 28)"), errno.ENOSPC),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 4 vs 5"), errno.EIO),
+        (OSError("problem writing element 2048 to file"), errno.EIO),  # numpy's
     ],
 )
 def test_what_a_disk_refuses_names_the_folder(tmp_path: Path, error: Exception, number: int) -> None:
@@ -282,6 +283,37 @@ def test_what_a_disk_refuses_names_the_folder(tmp_path: Path, error: Exception, 
         raise error
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_when_all_is_written_keeps_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with whole_directory(tmp_path / "new") as folder:
+        (folder / "before").touch()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("mrt5cli.writing.room", lambda path: 512)
+    said = r"No space left on device \(it takes more than 2.5 kB, and 512 B are free\)"
+    with pytest.raises(OSError, match=said), whole_directory(tmp_path / "new") as folder:
+        (folder / "weights").write_bytes(b"1" * 2500)
+    said = r"\(it takes 9 MB, and 512 B are free\)"
+    with pytest.raises(OSError, match=said), whole_directory(tmp_path / "new", needs=9_000_000):
+        pass
+    with pytest.raises(OSError, match=r"\(it takes 3 B, and 512 B are free\)"):
+        write_text(tmp_path / "text", "abc")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "before"]
+
+
+def test_a_limit_on_the_size_of_files_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (4096, 4096))
+    for error in (OSError(errno.EFBIG, "File too large"), RuntimeError("PytorchStreamWriter failed")):
+        said = pytest.raises(OSError, match=r"and ulimit -f allows a file 4.1 kB\)")
+        with said as caught, whole_directory(tmp_path / "new"):
+            raise error
+        assert "ulimit -f unlimited" in of_the_system(caught.value)[1]
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def write_data_set(
         }
         for name, content in files.items()
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with whole_directory(out) as folder:
         for name, content in {**files, MANIFEST: text.encode()}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,160 @@
+"""What goes wrong with deletion while a training runs on, told when it begins and when it is over.
+
+Gates keep everything at first, alpha may stand at its bound for a third of a run that ends well, and rates
+swing; so what is told has lasted: `LINES` lines of metrics, and a share of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mrt5cli.recipe import Recipe, TwoSidedPIController
+from mrt5cli.rundir import RunDir
+from mrt5cli.text import Tell
+from mrt5cli.training.finite import gains
+from mrt5cli.training.record import ON_TARGET
+
+LINES = 10
+LONG = 0.5, 2000
+"""How long alpha must be at a bound, off target: a share of the run's steps, and steps at most."""
+FULLY = 0.999
+"""float32 does not hold every bound exactly."""
+NEVER, ALWAYS = 0.001, 0.99
+"""Deletion rates up to which nothing is deleted, and from which everything is."""
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Sign:
+    """Something that should not last.
+
+    Attributes:
+        hint: what to change.
+        share: of the run's steps that it must have lasted to be told of, but not above `at_most` steps.
+        holds: of a line of metrics.
+        since: the step of the line since which it holds, or does not hold any more.
+        lines: without a break for which it holds.
+        said: whether it has been told of.
+    """
+
+    hint: str
+    share: float
+    at_most: int
+    holds: Callable[[Row], bool]
+    since: int = 0
+    lines: int = 0
+    said: bool = False
+
+    def see(self, row: Row, steps: int) -> bool:
+        """Whether this line makes it something to be told of, or the end of that; `steps`: of the run."""
+        step, before = row["step"], self.said
+        if not self.holds(row):
+            self.since, self.lines, self.said = step, 0, False
+            return before
+        if not self.lines:
+            self.since = step
+        self.lines += 1
+        lasted = step - self.since >= min(self.share * steps, self.at_most)
+        self.said = before or (self.lines >= LINES and lasted)
+        return self.said and not before
+
+
+@dataclass
+class Health(TrainerCallback):
+    """Sees each line of metrics, names in its `health` what is wrong, and tells of what begins and ends.
+
+    Args:
+        run: whose lines so far are seen at the beginning: what they were told of is not told again.
+        tell: where to.
+    """
+
+    recipe: Recipe
+    run: RunDir
+    tell: Tell
+    signs: dict[str, Sign] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.signs = _signs(self.recipe)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        for row in self.run.metrics():
+            if "loss" in row:
+                self._see(row)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: object,
+    ) -> None:
+        for line in self._see(logs):
+            self.tell(line)
+        if wrong := [name for name, sign in self.signs.items() if sign.said]:
+            logs["health"] = wrong
+
+    def _see(self, row: Row) -> list[str]:
+        """What is to be told of after this line."""
+        told: list[str] = []
+        if row["step"] <= self.recipe.loss.regularizer_delay:
+            return told
+        for name, sign in self.signs.items():
+            if sign.see(row, self.recipe.training.max_steps):
+                aim = "" if row["target"] is None else f", target {100 * row['target']:g} %"
+                now = f"({100 * row['deletion_rate']:.1f} % of the bytes deleted{aim})"
+                if sign.said:
+                    told.append(f"note: since step {sign.since} {name} {now}\n  {sign.hint}")
+                else:
+                    told.append(f"note: over since step {sign.since}: {name} {now}")
+        return told
+
+
+def _signs(recipe: Recipe) -> dict[str, Sign]:
+    """What may go wrong in a run of a recipe; nothing where nothing asks for deletion."""
+    section = recipe.controller
+    wanted = recipe.target_deletion_rate or max(0.0, getattr(section, "alpha", 0.0))
+    if not wanted or not recipe.model.shortener.steered:
+        return {}
+    lower, raised = f"lower {gains(section)}", f"raise {gains(section)}"
+    one_sided = section.kind in ("p", "pi")
+    back = "controller.kind: pi_two_sided, whose alpha may turn negative and push back"
+    signs = {
+        "nothing is deleted": Sign(
+            f"{raised}, or lower model.shortener.bias_init",
+            0.2,
+            2000,
+            lambda row: row["deletion_rate"] <= NEVER,
+        ),
+        "everything is deleted": Sign(
+            f"{lower}{f', or choose {back}' if one_sided else ''}",
+            0.05,
+            500,
+            lambda row: row["deletion_rate"] >= max(ALWAYS, (row["target"] or 0.0) + ON_TARGET),
+        ),
+    }
+    if one_sided:
+        signs["alpha is at its lower bound, 0"] = Sign(
+            f"{lower}, or choose {back}",
+            *LONG,
+            lambda row: row["alpha"] <= 0 and row["deletion_rate"] > row["target"] + ON_TARGET,
+        )
+    if isinstance(section, TwoSidedPIController):
+        bound, far = section.alpha_max, f"raise controller.alpha_max ({section.alpha_max:g} now)"
+        signs["alpha is at its upper bound, controller.alpha_max"] = Sign(
+            f"{far}, or lower controller.target_deletion_rate",
+            *LONG,
+            lambda row: row["alpha"] >= FULLY * bound and row["deletion_rate"] < row["target"] - ON_TARGET,
+        )
+        signs["alpha is at its lower bound, minus controller.alpha_max"] = Sign(
+            f"{far}, or {gains(section)}",
+            *LONG,
+            lambda row: row["alpha"] <= -FULLY * bound and row["deletion_rate"] > row["target"] + ON_TARGET,
+        )
+    return signs
