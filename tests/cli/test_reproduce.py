@@ -260,7 +260,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
         os.kill(pid_of(run), signal.SIGKILL)
         assert process.wait(90) == 1
     told = (house / "stderr").read_text()
-    assert "train long seed 1: killed by SIGKILL, by hand or because memory ran out" in told
+    assert "train long seed 1: was killed by SIGKILL, by hand or because memory ran out" in told
     assert re.search(r"done +evaluate base seed 1 vowel_removal", told)
     sessions = json.loads((run / "meta.json").read_text())["sessions"]
     assert [session["from_step"] for session in sessions][:2] == [0, saved]
