@@ -269,6 +269,22 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_lets_trainings_save(house: Path, number: signal.Signals) -> None:
+    path, run = suite(house, "long"), house / "runs" / "mine" / "long-seed1"
+    with started(house, path, "--only", "long") as process:
+        wait_for(lambda: steps(run) > 5)
+        for _ in range(2):  # as `timeout` does
+            os.killpg(process.pid, number)
+        assert process.wait(60) == 128 + number
+    told = (house / "stderr").read_text()
+    assert "the same command again" in told and "Traceback" not in told, told
+    meta = json.loads((run / "meta.json").read_text())
+    [saved] = [int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir()]
+    assert meta["status"] == "interrupted" and saved == meta["step"] > 5
+
+
 def pid_of(run: Path) -> int:
     """The process that has a run's log open for writing."""
     log = run.parent / "logs" / "train-long-seed-1.log"
