@@ -122,7 +122,10 @@ def assert_saved(process: subprocess.Popen[str], run: RunDir, number: signal.Sig
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(one, marks=[pytest.mark.ci] if one == signal.SIGTERM else []) for one in SIGNALS],
+)
 def test_a_group_with_workers_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     """As `timeout`, Slurm and systemd send them: to workers too, and twice."""
     process, run = training(tmp_path, "--set", "training.data_workers=2")

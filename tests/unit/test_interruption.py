@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import torch.distributed as dist
 
 from mrt5cli.stopping import SIGNALS, Stopped
 from mrt5cli.training.interruption import Interruption
 
-ALONE = SimpleNamespace(world_size=1)
+ALONE = SimpleNamespace(world_size=1, device="cpu")
 
 
 def after_step(interruption: Interruption, step: int = 3) -> SimpleNamespace:
@@ -64,6 +66,29 @@ def test_in_a_group_repetitions_mean_nothing():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert interruption.number == signal.SIGINT
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("number", "gone"), [(signal.SIGUSR1, False), (signal.SIGTERM, True), (0, False)])
+def test_a_group_agrees_at_logging_steps_on_a_signal_or_that_its_launcher_is_gone(
+    group: None, number: int, gone: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "here")
+    with Interruption(alone=False) as interruption:
+        if gone:
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+        elif number:
+            os.kill(os.getpid(), number)
+        assert not after_step(interruption, step=4).should_save
+        assert after_step(interruption, step=5).should_save == bool(number)
+    assert interruption.number == number
 
 
 def test_a_run_that_is_at_its_end_is_not_interrupted():
