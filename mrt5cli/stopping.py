@@ -125,15 +125,34 @@ def work_for_parent() -> None:
     """
     from multiprocessing import parent_process
 
-    parent, started_by = parent_process(), os.getppid()
+    parent = parent_process()
     assert parent is not None
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def terminated() -> bool:
+        got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)
+        return got is not None and got.si_signo == signal.SIGTERM and got.si_pid == parent.pid
+
+    end_with_parent(terminated)
+
+
+def end_with_parent(or_when: Callable[[], bool] | None = None) -> None:
+    """End when the process has ended that has started this one through multiprocessing, be it by a kill.
+
+    Args:
+        or_when: waits a while, and says whether to end now.
+    """
+    from multiprocessing import parent_process
+
+    parent, started_by = parent_process(), os.getppid()
+    assert parent is not None
 
     def wait() -> None:
         # The pipe that tells of the parent is open in processes that were forked later, too.
         while parent.is_alive() and os.getppid() == started_by:
-            got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)
-            if got is not None and got.si_signo == signal.SIGTERM and got.si_pid == parent.pid:
+            if or_when is None:
+                time.sleep(LOOK_SECONDS)
+            elif or_when():
                 break
         os._exit(1)
 

@@ -24,7 +24,7 @@ class Interruption(TrainerCallback):
     Alone, a Ctrl-C after the first signal raises `Stopped` at once. Processes of a group get the signal from
     their launcher as well as from the terminal, so there repetitions mean nothing; and as they must stop at
     the same step, they agree on it when they meet anyway, at logging steps. There they find, too, that
-    torchrun is gone, which leaves them behind when a signal ends it that it does not take: that is as SIGTERM.
+    torchrun is gone, which a signal that it does not take ends: to them it is as if SIGTERM had come.
 
     Args:
         alone: this process trains without others.

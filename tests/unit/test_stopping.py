@@ -129,10 +129,10 @@ def test_a_worker_is_deaf_to_a_group_and_ends_when_its_parent_says_so(
 
 PARENT = """
 import multiprocessing, os, sys, time
-from mrt5cli.stopping import kept_from_children, work_for_parent
+from mrt5cli.stopping import kept_from_children, {serve}
 
 def stuck():
-    work_for_parent()
+    {serve}()
     print(os.getpid(), flush=True)
     time.sleep(600)
 
@@ -154,8 +154,10 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked up as Linux lists them")
-def test_no_worker_outlives_a_parent_that_was_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize("serve", ["work_for_parent", "end_with_parent"])
+def test_no_worker_outlives_a_parent_that_was_killed(serve: str) -> None:
+    command = [sys.executable, "-c", PARENT.format(serve=serve)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         workers = [int(parent.stdout.readline()) for _ in range(3)]
         assert all(map(alive, workers))
