@@ -22,7 +22,7 @@ from mrt5cli.stopping import (
     how_it_ended,
     kept_from_children,
     number_of,
-    raiser,
+    raised,
     taken_by,
     work_for_parent,
 )
@@ -38,7 +38,7 @@ CODES = {
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_raised_signal_knows_its_code_and_its_words(number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt) as stopped, taken_by(raiser()):
+    with pytest.raises(KeyboardInterrupt) as stopped, raised():
         os.kill(os.getpid(), number)
     assert exit_code(stopped.value) == CODES[number]
     assert str(stopped.value) == ("interrupted" if number == signal.SIGINT else f"stopped by {number.name}")
@@ -47,7 +47,7 @@ def test_the_raised_signal_knows_its_code_and_its_words(number: signal.Signals) 
 
 
 def test_what_comes_with_the_first_signal_is_not_raised_again_but_ctrl_c_is() -> None:
-    with taken_by(raiser()):
+    with raised():
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
@@ -60,11 +60,27 @@ def test_a_signal_whose_exception_was_lost_is_raised_when_it_comes_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mrt5cli.stopping.SAME_SECONDS", 0.05)
-    with taken_by(raiser()):
+    with raised():
         for _ in range(2):
             with pytest.raises(Stopped):
                 os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_python_drops_in_a_finalizer_comes_again(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Stopped) as stopped, raised():
+        Finalized()
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert stopped.value.number == number
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_ignored_stays_ignored_but_for_ctrl_c() -> None:
@@ -172,7 +188,7 @@ def test_another_thread_changes_no_handler() -> None:
     handlers: list[object] = []
 
     def look() -> None:
-        with taken_by(raiser()):
+        with raised():
             handlers.extend(signal.getsignal(number) for number in SIGNALS)
 
     thread = threading.Thread(target=look)
