@@ -301,6 +301,7 @@ class RunDir:
         return UserError(
             f"{self.path} holds checkpoints of a run, and no {lost.name}", "bring that back from a copy"
         )
+
     @property
     def _folders(self) -> tuple[Path, ...]:
         return self.checkpoints, self.best, self.model
