@@ -25,8 +25,24 @@ LONGEST = 40
 """Characters of what somebody gave, in a sentence about it."""
 Tell = Callable[[str], None]
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal takes for a command, and what turns the order of the text around it."""
 _LABEL = re.compile(r"\s*\S+ {2,}")
 _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    """Text as a terminal may show it: what would move its cursor, colour it or reorder it is an escape.
+
+    Args:
+        lines: it may have several, and tabs in them; else it is a name or a value, and these are escapes too.
+    """
+    text = _UNSEEN.sub(_escaped, text)
+    return text if lines else re.sub("[\n\t]", _escaped, text)
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode("ascii")
 
 
 def say(text: str = "", file: IO[str] | None = None) -> None:
@@ -36,7 +52,7 @@ def say(text: str = "", file: IO[str] | None = None) -> None:
         file: stdout by default.
     """
     file = sys.stdout if file is None else file
-    print(wrapped(text, columns(file)), file=file, flush=True)
+    print(wrapped(visible(text), columns(file)), file=file, flush=True)
 
 
 def say_on_stderr(text: str) -> None:
@@ -115,7 +131,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 def listed(names: Sequence[object], at_most: int = 8) -> str:
     """ "a, b and 3 more"."""
-    shown = ", ".join(map(str, names[:at_most]))
+    shown = ", ".join(visible(str(name), lines=False) for name in names[:at_most])
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
