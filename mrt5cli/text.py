@@ -52,7 +52,7 @@ def say(text: str = "", file: IO[str] | None = None) -> None:
         file: stdout by default.
     """
     file = sys.stdout if file is None else file
-    print(wrapped(visible(text), columns(file)), file=file, flush=True)
+    print(wrapped(text, columns(file)), file=file, flush=True)
 
 
 def say_on_stderr(text: str) -> None:
@@ -192,12 +192,14 @@ def one_line_if_wide(console: Console) -> Column:
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """Text whose lines are broken between words where they are longer than `width`; None leaves it as it is.
+    """Text for a terminal, as `visible` makes it, whose lines are broken between words where they are longer
+    than `width`; None breaks none.
 
     What continues in the next line is indented: to where a line's text begins behind a label and two spaces,
     or by two more spaces than the line. A line with a command is left to the terminal, so that the command
     can be pasted.
     """
+    text = visible(text)
     if width is None:
         return text
     return "\n".join(

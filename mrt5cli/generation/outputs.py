@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import read_object
+from mrt5cli.text import visible
 from mrt5cli.writing import naming, write_json
 
 Format = Literal["lines", "jsonl", "csv", "tsv"]
@@ -150,6 +151,8 @@ class Output:
 
     def write(self, text: str) -> None:
         """Add rows, and remember `done` as it stands."""
+        if self._path is None and sys.stdout.isatty():  # what a model writes is no command for a terminal
+            text = visible(text)
         content = text.encode("utf-8", "backslashreplace")
         self.done.bytes += len(content)
         if self._path is None:

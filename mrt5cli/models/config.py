@@ -32,6 +32,7 @@ BYT5_SHAPES = {
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
 SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
+SIZES += ("relative_attention_num_buckets",)
 
 
 @strict
@@ -188,6 +189,10 @@ class MrT5Config(T5Config):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; expected a finite number")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(
+                    f"{name} has {len(str(value))} digits; expected a number that torch can hold"
+                )
         if not 0 <= (self.deletion_rate or 0) <= 1:
             raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a share of positions, 0 to 1")
         if self.score_loss < 0:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Job, SuitePlan, TrainJob
 from mrt5cli.suite.states import MADE, made_of
+from mrt5cli.text import say
 from mrt5cli.writing import write_json
 
 INTERRUPTED = 130
@@ -99,4 +100,4 @@ def _examples_done(name: str, subset: str, done: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

@@ -401,7 +401,7 @@ def test_questions_without_an_answer_are_left_out_and_counted(tmp_path: Path) ->
     )
     assert [row["id"] for row in task.rows("train", "en").to_pylist()] == list("124578")  # type: ignore[attr-defined]
     assert "3 rows left out, without an answer" in task.remarks()
-    for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "Exceeds the limit")):
+    for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "more than 4,300 digits")):
         rows[0]["answers"] = f'{{"text": {number}'
         (tmp_path / "train.json").write_bytes(lines(rows[:1]))
         with pytest.raises(UserError, match=f"column 'answers' holds .*: .*{reason}"):
