@@ -31,7 +31,7 @@ BYT5_SHAPES = {
 
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
-SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
+SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
 SIZES += ("relative_attention_num_buckets",)
 
 
