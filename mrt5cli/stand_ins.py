@@ -18,11 +18,12 @@ _NO_DATA = {
     b"<!doctype": _PAGE,
     b"<html": _PAGE,
 }
+_ZIP = b"PK\x03\x04"
 _ARCHIVES = {
     b"\x1f\x8b": "a gzip archive; unpack it",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it",
     b"\xfd7zXZ\0": "an xz archive; unpack it",
-    b"PK\x03\x04": "a zip archive; unpack it",
+    _ZIP: "a zip archive; unpack it",
     b"PAR1": "a Parquet file; call it .parquet",
     **{b"BZh%d1AY&SY" % level: "a bzip2 archive; unpack it" for level in range(1, 10)},
 }
@@ -55,5 +56,6 @@ def but(file: Path) -> str:
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
-    what = pointer_or_page(head) or archive(head)
+    # What torch writes is a zip archive, and is none to unpack.
+    what = pointer_or_page(head) or (None if head.startswith(_ZIP) else archive(head))
     return f" but {what}" if what else ""

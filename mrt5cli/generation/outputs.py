@@ -197,8 +197,11 @@ def left_off(path: Path, settings: Mapping[str, Any]) -> Done:
         )
     found = read_object(note, "remove it, and begin again")
     try:
-        done, before = Done(**found["done"]), found["settings"]
-    except (KeyError, TypeError) as error:
+        done, before = Done(**found["done"]), dict(found["settings"])
+        counts = done.inputs, done.bytes, done.outputs, done.bad, done.cut
+        if not all(isinstance(count, int) for count in counts):
+            raise TypeError
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{note} is not what mrt5 generate writes", "remove it, and begin again") from error
     if not done.bad:  # then nothing has come of it yet
         before = {**before, "on_error": settings.get("on_error")}

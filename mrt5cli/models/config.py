@@ -189,10 +189,6 @@ class MrT5Config(T5Config):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; expected a finite number")
-            if isinstance(value, int) and abs(value) >= 2**63:
-                raise ValueError(
-                    f"{name} has {len(str(value))} digits; expected a number that torch can hold"
-                )
         if not 0 <= (self.deletion_rate or 0) <= 1:
             raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a share of positions, 0 to 1")
         if self.score_loss < 0:
@@ -210,6 +206,9 @@ class MrT5Config(T5Config):
             token = getattr(self, name)
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name} is {token}; expected an id of the vocabulary, as ByT5's 0 and 1")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{name} has {len(str(value))} digits; expected what torch can hold")
 
     def validate_shortener(self) -> None:
         """Part of `@strict` validation: ValueError for a shortener that is not known or could never run, or

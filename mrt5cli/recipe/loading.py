@@ -212,7 +212,7 @@ def find(name_or_path: str | Path) -> Path:
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
     near = words.nearest(name, shapes)
     raise UserError(
-        f"no recipe {str(name_or_path)[:300]!r}: neither a file nor the name of a shipped recipe",
+        f"no recipe {str(name_or_path)!r}: neither a file nor the name of a shipped recipe",
         f"did you mean {shapes[near]}?" if near else "`mrt5 recipe list` shows the shipped ones",
     )
 
