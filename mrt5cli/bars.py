@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mrt5cli.text import duration, is_quiet
+from mrt5cli.text import duration, is_quiet, say, visible
 
 PLAIN_SECONDS = 30.0
 """Between two lines about the same thing, where there are no bars."""
@@ -48,7 +48,7 @@ def bars(doing: str, unit: str = "") -> Iterator[Bar]:
             return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "")
 
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()),
         *(Speed(), TimeRemainingColumn()),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
@@ -56,7 +56,7 @@ def bars(doing: str, unit: str = "") -> Iterator[Bar]:
 
         def bar(name: str, done: int, total: int) -> None:
             if name not in known:
-                known[name] = shown.add_task(name, total=total or None)
+                known[name] = shown.add_task(visible(name, lines=False), total=total or None)
             shown.update(known[name], completed=done, total=total or None)
 
         yield bar
@@ -81,6 +81,6 @@ def _lines(doing: str, unit: str) -> Bar:
             left = f", about {duration(each * (total - done))} left" if total else ""
             text = f"{name}: {done}" + (f" of {total}" if total else "") + rate + left
         said = now
-        print(text, file=sys.stderr, flush=True)
+        say(text, sys.stderr)
 
     return line

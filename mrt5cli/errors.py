@@ -8,22 +8,24 @@ from __future__ import annotations
 import errno
 import os
 
-from mrt5cli.text import counted, shortened
+from mrt5cli.text import counted, shortened, visible
 
 
 class UserError(Exception):
     """Bad input from the keyboard, a recipe or a file, or none to be had: exit code 2, no traceback.
 
     Args:
-        message: what is wrong, where, and what was expected.
+        message: what is wrong, where, and what was expected: one sentence, whatever is in the names in it.
         hint: what to do next, one sentence.
     """
 
     exit_code = 2
+    has_lines = False
+    """Whether the message may have several."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = visible(message, lines=self.has_lines)
+        super().__init__(self.message)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -38,11 +40,13 @@ class RecipeError(UserError):
         problems: pairs of (key path, what is wrong with it).
     """
 
+    has_lines = True
+
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
-        problems = [(shortened(key, 120), text) for key, text in problems]
+        problems = [(shortened(key, 120), visible(text, lines=False)) for key, text in problems]
         width = max((len(key) for key, _ in problems), default=0)
         lines = [
-            f"{where} has {counted(len(problems), 'problem')}",
+            f"{visible(where, lines=False)} has {counted(len(problems), 'problem')}",
             *(f"  {key:<{width}}  {text}".rstrip() for key, text in problems),
         ]
         super().__init__("\n".join(lines), hint)
@@ -53,6 +57,7 @@ class RunFailed(UserError):
     """A run that started and could not finish: exit code 1, no traceback."""
 
     exit_code = 1
+    has_lines = True
 
 
 class CheckpointError(UserError, ValueError):

@@ -18,10 +18,17 @@ _NO_DATA = {
     b"<!doctype": _PAGE,
     b"<html": _PAGE,
 }
-_PACKED = {
+_ZIP = b"PK\x03\x04"
+_ARCHIVES = {
     b"\x1f\x8b": "a gzip archive; unpack it",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it",
+    b"\xfd7zXZ\0": "an xz archive; unpack it",
+    _ZIP: "a zip archive; unpack it",
+    b"PAR1": "a Parquet file; call it .parquet",
+    **{b"BZh%d1AY&SY" % level: "a bzip2 archive; unpack it" for level in range(1, 10)},
 }
+_TAR = b"ustar"
+"""In a tar archive, 257 bytes from its start."""
 
 
 def pointer_or_page(head: bytes) -> str | None:
@@ -34,6 +41,13 @@ def pointer_or_page(head: bytes) -> str | None:
     return next((what for start, what in _NO_DATA.items() if text.startswith(start)), None)
 
 
+def archive(head: bytes) -> str | None:
+    """What is packed, or no text, under the name of a file that is neither; arguments as of the above."""
+    if head[257:].startswith(_TAR):
+        return "a tar archive; unpack it"
+    return next((what for start, what in _ARCHIVES.items() if head.startswith(start)), None)
+
+
 def but(file: Path) -> str:
     """What a file that could not be read is in truth, as " but a web page ..."; empty where it does not show.
 
@@ -42,6 +56,6 @@ def but(file: Path) -> str:
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
-    packed = next((what for start, what in _PACKED.items() if head.startswith(start)), None)
-    what = pointer_or_page(head) or packed
+    # What torch writes is a zip archive, and is none to unpack.
+    what = pointer_or_page(head) or (None if head.startswith(_ZIP) else archive(head))
     return f" but {what}" if what else ""

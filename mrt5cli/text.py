@@ -26,9 +26,25 @@ LONGEST = 40
 """Characters of what somebody gave, in a sentence about it."""
 Tell = Callable[[str], None]
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal takes for a command, and what turns the order of the text around it."""
 _LABEL = re.compile(r"\s*\S+ {2,}")
 logger = logging.getLogger(__name__)
 _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    """Text as a terminal may show it: what would move its cursor, colour it or reorder it is an escape.
+
+    Args:
+        lines: it may have several, and tabs in them; else it is a name or a value, and these are escapes too.
+    """
+    text = _UNSEEN.sub(_escaped, text)
+    return text if lines else re.sub("[\n\t]", _escaped, text)
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode("ascii")
 
 
 def say(text: str = "", file: IO[str] | None = None) -> None:
@@ -127,7 +143,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 def listed(names: Sequence[object], at_most: int = 8) -> str:
     """ "a, b and 3 more"."""
-    shown = ", ".join(map(str, names[:at_most]))
+    shown = ", ".join(visible(str(name), lines=False) for name in names[:at_most])
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
@@ -188,12 +204,14 @@ def one_line_if_wide(console: Console) -> Column:
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """Text whose lines are broken between words where they are longer than `width`; None leaves it as it is.
+    """Text for a terminal, as `visible` makes it, whose lines are broken between words where they are longer
+    than `width`; None breaks none.
 
     What continues in the next line is indented: to where a line's text begins behind a label and two spaces,
     or by two more spaces than the line. A line with a command is left to the terminal, so that the command
     can be pasted.
     """
+    text = visible(text)
     if width is None:
         return text
     return "\n".join(

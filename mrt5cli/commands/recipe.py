@@ -28,7 +28,7 @@ from mrt5cli.commands.options import (
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import FULL, RecipeError, UserError, not_written
 from mrt5cli.output import print_json
-from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened
+from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened, visible
 from mrt5cli.writing import naming
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         if before not in ("", folder):
             print()
         text = "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]])
-        print(text[:limit])
+        print(visible(text, lines=False)[:limit])
 
 
 # --- check --------------------------------------------------------------------------------------------------

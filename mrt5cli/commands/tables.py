@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mrt5cli.text import MISSING, columns, say
+from mrt5cli.text import MISSING, columns, say, visible
 
 
 def print_table(
@@ -38,7 +38,7 @@ def print_table(
         justify: Any = "left" if place in text_columns else "right"
         table.add_column(Text(header), justify=justify, no_wrap=True, vertical="bottom")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console(file=sys.stdout, width=10_000)
     console.width = console.measure(table).maximum
     limit = columns(sys.stdout)

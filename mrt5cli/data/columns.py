@@ -14,6 +14,8 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import listed, shortened
 
 LANGUAGE_COLUMN = "language"
+MANY = 1000
+"""Columns that are looked through for one whose name was meant."""
 OTHER_LANGUAGES = f"rows left out, because their column {LANGUAGE_COLUMN!r} says another language"
 
 Row = Mapping[str, object]
@@ -213,6 +215,7 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
     there = names_in(there) if isinstance(there, Mapping) else list(there)
+    there = [shortened(name) for name in there[:MANY]]
     near = next(iter(difflib.get_close_matches(name, there, 1)), None)
     if odd := other_mark(there):
         near, hint = None, odd

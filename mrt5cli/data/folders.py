@@ -117,6 +117,8 @@ class Folder:
         self._seen.add(real)
         if path.is_dir():
             return None
+        if not path.is_file():
+            return "a pipe or a device"
         if suffix_of(path.name) not in self._formats:
             return "of a format that is not read"
         return "about the data" if _ABOUT.fullmatch(path.name) else None

@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
-from mrt5cli.stand_ins import pointer_or_page
-from mrt5cli.text import first_line
+from mrt5cli.stand_ins import archive, pointer_or_page
+from mrt5cli.text import byte_size, first_line, visible
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 TEXT = (".txt", ".text")
 JSON = (".jsonl", ".ndjson", ".json")
@@ -35,6 +38,12 @@ FORMATS = (*TEXT, *ROWS)
 CONVERT = "convert the file first, e.g. iconv -f LATIN1 -t UTF-8 (or whatever its encoding is)"
 # Bytes read at a time; the first of them say what a file is.
 BLOCK_BYTES = 1 << 16
+LONGEST_ROW = 2**26
+"""Bytes of a line of a table or of JSON, and of a cell, at most: it is held in memory."""
+PACKED_PARQUET = 2**28
+"""Bytes of Parquet that something is packed around, at most: it is unpacked in memory."""
+# What text has next to none of; tabs, breaks and the escapes of coloured logs may stand in it.
+_CONTROLS = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
 # UTF-32's mark begins as UTF-16's does.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -93,7 +102,7 @@ class DataFile:
     @classmethod
     def local(cls, path: Path, name: str | None = None) -> DataFile:
         """A file on this machine, called `name` where it is a copy of another."""
-        return cls(name or str(path), partial(io.FileIO, path))
+        return cls(name or visible(str(path), lines=False), partial(_opened, path))
 
     @property
     def suffix(self) -> str:
@@ -128,10 +137,8 @@ class DataFile:
             raise Damaged(first_line(error)) from error
 
     @contextmanager
-    def utf8(self) -> Iterator[BinaryIO]:
+    def utf8(self) -> Iterator[io.BufferedReader]:
         r"""Its text as UTF-8 without a mark, lines ending in "\n" or "\r\n"; bytes that are no UTF-8 stay.
-
-        What is in another encoding, or has lines that end in "\r", is held in memory.
 
         Raises:
             Damaged: it cannot be read.
@@ -140,21 +147,26 @@ class DataFile:
         with self.unpacked() as stream:
             head = stream.peek(BLOCK_BYTES)
             encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+            if packed := archive(head):
+                raise UserError(f"{self.name} is {packed}")
             if encoding == "utf-8-sig":
                 stream.read(len(codecs.BOM_UTF8))
             elif encoding:
-                try:
-                    stream = _with_peek(io.BytesIO(stream.read().decode(encoding).encode()))
-                except UnicodeDecodeError as error:
-                    raise Damaged(f"not {encoding.upper()}, as its mark says: {error.reason}") from error
+                stream = _made_of(_recoded(stream, encoding))
             elif head.count(0) * 4 > len(head):
                 raise UserError(
                     f"{self.name} is not UTF-8: every few bytes one is 0, as in UTF-16 without a mark",
                     "convert it first, e.g. iconv -f UTF-16LE -t UTF-8",
                 )
+            elif len(head) - len(head.translate(None, _CONTROLS)) > max(16, len(head) // 16):
+                raise UserError(
+                    f"{self.name} is not text in UTF-8: it is full of control characters, as are UTF-16 "
+                    "without a mark and what is no text",
+                    "convert it first, e.g. iconv -f UTF-16LE -t UTF-8",
+                )
             head = stream.peek(BLOCK_BYTES)
             if b"\r" in head and b"\n" not in head:
-                stream = _with_peek(io.BytesIO(stream.read().replace(b"\r", b"\n")))
+                stream = _made_of(_with_line_ends(stream))
             yield stream
 
 
@@ -168,11 +180,81 @@ def read_text(file: Path, hint: str) -> str:
         raise UserError(f"{file} is not a file", hint)
     try:
         with DataFile.local(file).utf8() as stream:
-            return stream.read().decode("utf-8")
+            content = stream.read(LONGEST_ROW + 1)
+            if len(content) > LONGEST_ROW:
+                raise UserError(f"{file} holds more than {byte_size(LONGEST_ROW)} of text", hint)
+            return content.decode("utf-8")
     except Damaged as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is {not_utf8(error).reason}", CONVERT) from error
+
+
+def rows_within(stream: io.BufferedReader | io.BytesIO) -> io.BufferedReader:
+    """A stream whose lines are `LONGEST_ROW` bytes at most; reading a longer one raises `Damaged`."""
+    return _made_of(_checked_lines(stream))
+
+
+def _checked_lines(stream: io.BufferedReader | io.BytesIO) -> Iterator[bytes]:
+    line, length = 1, 0
+    while block := stream.read1(BLOCK_BYTES):  # what there is: somebody may be typing
+        ends = block.count(b"\n")
+        line += ends
+        length = len(block) - block.rindex(b"\n") - 1 if ends else length + len(block)
+        if length > LONGEST_ROW:
+            raise Damaged(
+                f"line {line} is longer than {byte_size(LONGEST_ROW)}",
+                "is it of the format that its name says?",
+            )
+        yield block
+
+
+def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        while block := stream.read(BLOCK_BYTES):
+            yield decoder.decode(block).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise Damaged(f"not {encoding.upper()}, as its mark says: {error.reason}") from error
+
+
+def _with_line_ends(stream: BinaryIO) -> Iterator[bytes]:
+    while block := stream.read(BLOCK_BYTES):
+        yield block.replace(b"\r", b"\n")
+
+
+class _Blocks(io.RawIOBase):
+    """A stream of the bytes that an iterator gives."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._rest = blocks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Buffer, /) -> int:
+        view = memoryview(into)
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = block
+        taken = self._rest[: len(view)]
+        view[: len(taken)] = taken
+        self._rest = self._rest[len(taken) :]
+        return len(taken)
+
+
+def _made_of(blocks: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(_Blocks(blocks), BLOCK_BYTES)
+
+
+def _opened(path: Path) -> io.FileIO:
+    """A file, opened; a pipe would be waited for, and a device might never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a file", "data are read from files, and more than once")
+    return io.FileIO(path)
 
 
 def not_utf8(error: UnicodeDecodeError) -> BadRow:

@@ -5,8 +5,10 @@ A paragraph of plain text is a row with one column.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -14,8 +16,11 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from mrt5cli.data.columns import LANGUAGE_COLUMN, Column, Row, holder, missing_column, our_names
 from mrt5cli.data.formats import (
+    BLOCK_BYTES,
     CONVERT,
     JSON,
+    LONGEST_ROW,
+    PACKED_PARQUET,
     PARQUET,
     TEXT,
     BadRow,
@@ -23,13 +28,15 @@ from mrt5cli.data.formats import (
     DataFile,
     json_value,
     not_utf8,
+    rows_within,
     supported,
 )
 from mrt5cli.errors import UserError
-from mrt5cli.text import counted, first_line
+from mrt5cli.text import byte_size, counted, first_line, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import RowGroupMetaData
 
 # Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
 PIECE_BYTES = 4096
@@ -37,8 +44,10 @@ PIECE_BYTES = 4096
 _CHARACTER_BYTES = 4
 # Rows of Parquet that are decoded at a time.
 ROWS_AT_ONCE = 64
-# Longer than any passage; csv's own limit is 128 KiB.
-LONGEST_CELL = 2**31 - 1
+# Bytes of a plain text that are read at a time, where no line ends sooner.
+TEXT_BYTES = 1 << 20
+# Of the strings in the foot of a Parquet file; pyarrow's own limit is 100 MB.
+FOOT_BYTES = 1 << 24
 QUOTES = 'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"'
 BREAKS = "cells with line breaks, quotes or separators in them are put in double quotes"
 _QUOTED = re.compile(r'"([^"]|"")*"')
@@ -77,15 +86,22 @@ def rows_of(
     suffix = file.suffix
     if suffix in PARQUET:
         with file.unpacked() as stream:
-            source = stream if file.name.lower().endswith(PARQUET) else io.BytesIO(stream.read())
+            source: BinaryIO = stream
+            if not file.name.lower().endswith(PARQUET):
+                source = io.BytesIO(stream.read(PACKED_PARQUET + 1))
+                if len(source.getbuffer()) > PACKED_PARQUET:
+                    raise Damaged(
+                        f"it unpacks to more than {byte_size(PACKED_PARQUET)}",
+                        "unpack it; Parquet packs itself",
+                    )
             yield from _parquet_rows(source, file.name, columns, first)
         return
     if suffix in TEXT and len(columns) > 1:
         raise UserError(f"{file.name} holds text, expected rows", supported())
     with file.utf8() as stream:
         if suffix in TEXT:
-            whole = [stream.read().replace(b"\r\n", b"\n").strip()] if file.whole else None
-            for number, text in islice(enumerate(whole or paragraphs(stream), start=1), first, None):
+            texts = _whole(stream) if file.whole else paragraphs(_text_lines(stream))
+            for number, text in islice(enumerate(texts, start=1), first, None):
                 try:
                     yield FileRow(number, number, {columns[0].name: text.decode("utf-8")})
                 except UnicodeDecodeError as error:
@@ -93,6 +109,7 @@ def rows_of(
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
+            stream = rows_within(stream)
             held = stream.read() if suffix == ".tsv" and file.remote else None  # fetched once
             quoted = suffix == ".csv" or _quotes_cells(file, held)
             lines = _as_lines(stream if held is None else io.BytesIO(held), "" if quoted else "\n")
@@ -128,11 +145,13 @@ def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
     r"""Documents of a text, in order, none empty; no more is held than a line and a piece of a paragraph.
 
     Args:
-        lines: of UTF-8, with their "\n" or "\r\n".
+        lines: of UTF-8, with their "\n" or "\r\n"; a long one may come in pieces.
     """
     held, after_blank = b"", False
+    begins = True  # a piece of a long line does not, and is no blank line unless it is all white space
     for line in lines:
-        if line.isspace():
+        blank, begins = line.isspace() and (begins or len(line) > PIECE_BYTES), line.endswith(b"\n")
+        if blank:
             yield from _cut(held.removesuffix(b"\n"), len(held))[0]
             held, after_blank = b"", True
             continue
@@ -143,6 +162,23 @@ def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
             pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
             yield from pieces
     yield from _cut(held.removesuffix(b"\n"), len(held))[0]
+
+
+def _text_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines of a stream, long ones in pieces: some corpora are one line."""
+    while line := stream.readline(TEXT_BYTES):
+        while line.endswith(b"\r") and (more := stream.readline(1)):
+            line += more
+        yield line
+
+
+def _whole(stream: BinaryIO) -> Iterator[bytes]:
+    text = stream.read(LONGEST_ROW + 1)
+    if len(text) > LONGEST_ROW:
+        raise Damaged(
+            f"it is one document of more than {byte_size(LONGEST_ROW)}", "part its paragraphs, or its rows"
+        )
+    yield text.replace(b"\r\n", b"\n").strip()
 
 
 def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
@@ -164,15 +200,13 @@ def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
 # --- JSON ---------------------------------------------------------------------------------------------------
 
 
-def _json_rows(stream: BinaryIO, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
+def _json_rows(stream: io.BufferedReader, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
     """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
-    head = stream.readline()
     values: Iterator[tuple[int, object]]
-    if head.lstrip().startswith(b"["):
-        listed = json_value(head + stream.read())
-        values = iter(enumerate(listed if isinstance(listed, list) else [listed], start=1))
+    if stream.peek(BLOCK_BYTES).lstrip().startswith(b"["):
+        values = enumerate(_json_list(stream), start=1)
     else:
-        lines = enumerate(chain([head], stream), start=1)
+        lines = enumerate(rows_within(stream), start=1)
         values = ((number, json_value(line)) for number, line in islice(lines, first, None) if line.strip())
         first = 0
     for number, value in islice(values, first, None):
@@ -181,6 +215,56 @@ def _json_rows(stream: BinaryIO, columns: Sequence[Column], first: int) -> Itera
         elif not isinstance(value, dict | BadRow):
             value = BadRow("a row must be an object of columns")
         yield FileRow(number, number, value)
+
+
+_START = re.compile(r"\s*\[(\s*\])?")
+_GAP = re.compile(r"[ \t\r\n]*")
+_AFTER = re.compile(r"[ \t\r\n]*([],])")
+_DECODER = json.JSONDecoder()
+
+
+def _json_list(stream: BinaryIO) -> Iterator[object]:
+    """The values of a list, each decoded by itself; in the place of the first that is none, a `BadRow`."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def read(count: int) -> str:
+        content = stream.read(count)
+        return decoder.decode(content, final=not content)
+
+    try:
+        held = read(BLOCK_BYTES)
+        start = _START.match(held)
+        assert start is not None
+        place, end = start.end(), "]" if start[1] else ","
+        while end == ",":
+            if (item := _item(held, place)) is not None:
+                value, place, end = item
+                yield value
+            elif len(held) - place > LONGEST_ROW:
+                yield BadRow(f"longer than {byte_size(LONGEST_ROW)}")
+                return
+            elif more := read(max(BLOCK_BYTES, len(held) - place)):
+                held, place = held[place:] + more, 0
+            else:
+                value = json_value(held[place:].encode())
+                yield value if isinstance(value, BadRow) else BadRow("not JSON: the list does not end")
+                return
+        if (held[place:] + read(BLOCK_BYTES)).strip():
+            yield BadRow("not JSON: something follows the list")
+    except UnicodeDecodeError as error:
+        yield BadRow(f"not UTF-8: byte 0x{error.object[error.start]:02x}", CONVERT)
+
+
+def _item(text: str, place: int) -> tuple[object, int, str] | None:
+    """A value of a list, the place after its mark, and that mark; None where the text ends before."""
+    gap = _GAP.match(text, place)
+    assert gap is not None
+    try:
+        value, stop = _DECODER.raw_decode(text, gap.end())
+    except (ValueError, RecursionError):
+        return None
+    after = _AFTER.match(text, stop)
+    return None if after is None else (value, after.end(), after[1])
 
 
 # --- CSV and TSV --------------------------------------------------------------------------------------------
@@ -208,7 +292,7 @@ def _rows_of_cells(lines: Cells, place: str, columns: Sequence[Column], header: 
         if fewest <= len(row) <= most:
             yield FileRow(count, number, _not_utf8(row) or dict(zip(names, row, strict=False)))
         else:
-            found = f"{counted(len(row), 'cell')}, expected {fewest} ({', '.join(names)})"
+            found = f"{counted(len(row), 'cell')}, expected {fewest} ({listed(names, 12)})"
             yield FileRow(count, number, BadRow(found, BREAKS))
 
 
@@ -234,7 +318,7 @@ def _checked_names(where: str, own: Sequence[str], columns: Sequence[Column]) ->
 
 
 def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(LONGEST_ROW)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     begins = 1
     try:
@@ -271,7 +355,7 @@ def _quotes_cells(file: DataFile, held: bytes | None) -> bool:
 
     def look(question: Callable[[Iterable[str]], bool], end: str) -> bool:
         with file.utf8() if held is None else io.BytesIO(held) as stream:
-            lines = _as_lines(stream, end)
+            lines = _as_lines(rows_within(stream), end)
             return question(lines)
 
     return look(_may_quote, "\n") and look(_are_quoted_rows, "")
@@ -309,7 +393,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
     from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(source)
+        file = parquet.ParquetFile(source, thrift_string_size_limit=FOOT_BYTES)
         own = file.schema_arrow.names
         there = _checked_names(name, own, columns)
         wanted = {*(holder(there, column.name) for column in columns), LANGUAGE_COLUMN}
@@ -320,6 +404,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
             if number + size <= first:
                 number += size
                 continue
+            _check_sizes(file.metadata.row_group(group), number)
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=read):
                 for row in _as_written(batch.rename_columns(our_names(batch.schema.names, columns))):
                     number += 1
@@ -329,7 +414,18 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
         raise Damaged(first_line(error)) from error
 
 
-def _as_written(batch: pa.RecordBatch) -> list[dict[str, object]]:
+def _check_sizes(group: RowGroupMetaData, before: int) -> None:
+    """Refuse cells that are too long for memory, as far as the mean says it."""
+    for place in range(group.num_columns):
+        column = group.column(place)
+        if column.total_uncompressed_size > LONGEST_ROW * group.num_rows:
+            raise Damaged(
+                f"rows from {before + 1} on have more than {byte_size(LONGEST_ROW)} each in column "
+                f"{column.path_in_schema!r}"
+            )
+
+
+def _as_written(batch: pa.RecordBatch) -> list[Row | BadRow]:
     """Rows of a batch; 0.1 in 32 bits is 0.1, not what its bits are in 64."""
     import pyarrow as pa
 
@@ -337,4 +433,22 @@ def _as_written(batch: pa.RecordBatch) -> list[dict[str, object]]:
         if field.type == pa.float32():
             exact = batch.column(place).cast(pa.string()).cast(pa.float64())
             batch = batch.set_column(place, field.name, exact)
-    return batch.to_pylist()
+    try:
+        return batch.to_pylist()
+    except _NO_VALUE:
+        return [_row_of(batch, place) for place in range(batch.num_rows)]
+
+
+_NO_VALUE = (ValueError, OverflowError)  # such as bytes that are no UTF-8, and years after 9999
+
+
+def _row_of(batch: pa.RecordBatch, place: int) -> Row | BadRow:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[place].as_py()
+        except UnicodeDecodeError as error:
+            return BadRow(f"column {name!r}: {not_utf8(error).reason}", "write its text in UTF-8")
+        except _NO_VALUE as error:
+            return BadRow(f"column {name!r} holds what cannot be read: {first_line(error)}")
+    return row

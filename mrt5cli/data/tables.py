@@ -129,7 +129,9 @@ class RowFolder:
         if not self.path.is_dir():
             wanted = "a file, or a folder with" if plain else "a folder with train, validation and test"
             raise UserError(
-                f"{self.path} is a file" if self.path.exists() else f"{self.path} does not exist",
+                f"{self.path} is {'a file' if self.path.is_file() else 'no folder'}"
+                if self.path.exists()
+                else f"{self.path} does not exist",
                 f"expected {wanted} files; {supported(ROWS)}",
             )
         folder = Folder(self.path, ROWS)

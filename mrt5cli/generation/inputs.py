@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mrt5cli.data.columns import Column, Row, cell_column, holder, missing_column, our_names, values_of
-from mrt5cli.data.formats import JSON, ROWS, BadRow, Damaged, DataFile, not_utf8
+from mrt5cli.data.formats import JSON, ROWS, BadRow, Damaged, DataFile, not_utf8, rows_within
 from mrt5cli.data.reading import rows_of
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.tasks import GeneratedRows, TaskSection
 from mrt5cli.templates import Template
+from mrt5cli.text import announced, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.tasks.tables import TableTask
@@ -236,9 +237,15 @@ class Source:
             raise UserError(f"{self.name} is a folder", "give one file; a folder's go one by one")
         if not self._path.exists():
             raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
+        if self.is_table and not self._path.is_file():
+            raise UserError(f"{self.name} is not a file", "a table is read more than once: save it as a file")
 
     def _open(self) -> BinaryIO:
-        opened = sys.stdin.buffer if self.name == "stdin" else self._path.open("rb")
+        if self.name == "stdin":
+            opened: BinaryIO = sys.stdin.buffer
+        else:  # a pipe is opened when somebody writes into it
+            with announced(f"waiting for what is written into {self.name} ...", say_on_stderr):
+                opened = self._path.open("rb")
         if self._raw is None:  # else a second look at the file
             self._raw = opened
         return opened
@@ -264,7 +271,7 @@ class Source:
             return
         try:
             with self._file.utf8() as stream:
-                for number, line in enumerate(stream, start=1):
+                for number, line in enumerate(rows_within(stream), start=1):
                     yield self._line(f"{self.name}, line {number}", line)
         except Damaged as error:
             raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error

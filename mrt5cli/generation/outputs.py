@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import finite, read_object
+from mrt5cli.text import visible
 from mrt5cli.writing import naming, write_json
 
 Format = Literal["lines", "jsonl", "csv", "tsv"]
@@ -154,6 +155,8 @@ class Output:
 
     def write(self, text: str) -> None:
         """Add rows, and remember `done` as it stands."""
+        if self._path is None and sys.stdout.isatty():  # what a model writes is no command for a terminal
+            text = visible(text)
         content = text.encode("utf-8", "backslashreplace")
         self.done.bytes += len(content)
         if self._path is None:
@@ -198,8 +201,11 @@ def left_off(path: Path, settings: Mapping[str, Any]) -> Done:
         )
     found = read_object(note, "remove it, and begin again")
     try:
-        done, before = Done(**found["done"]), found["settings"]
-    except (KeyError, TypeError) as error:
+        done, before = Done(**found["done"]), dict(found["settings"])
+        counts = done.inputs, done.bytes, done.outputs, done.bad, done.cut
+        if not all(isinstance(count, int) for count in counts):
+            raise TypeError
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{note} is not what mrt5 generate writes", "remove it, and begin again") from error
     if not done.bad:  # then nothing has come of it yet
         before = {**before, "on_error": settings.get("on_error")}

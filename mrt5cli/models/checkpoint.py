@@ -45,6 +45,7 @@ GREATEST = {
     **{"num_layers": bounds.LAYERS, "num_decoder_layers": bounds.LAYERS, "num_heads": bounds.HEADS},
     **{"d_model": bounds.WIDTH, "d_ff": bounds.WIDTH, "d_kv": bounds.HEAD_WIDTH},
     **{"vocab_size": bounds.VOCABULARY, "max_position_embeddings": bounds.LENGTH},
+    **{"relative_attention_num_buckets": bounds.HEAD_WIDTH, "relative_attention_max_distance": bounds.LENGTH},
 }
 """Sizes in a configuration, and the largest that is no slip; weights of another size are refused later."""
 NOT_CALIBRATED = {"deletion_threshold": None, "deletion_rate": None}
@@ -114,11 +115,19 @@ def load(
             )
             model.name_or_path = str(folder)
             if (folder / GENERATION_CONFIG_NAME).is_file():
-                model.generation_config = GenerationConfig.from_pretrained(folder)
+                model.generation_config = _generation_config(folder, where)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{where} could not be loaded: {first_line(error)}") from error
     model.fresh_weights = fresh_weights
     return model.eval()
+
+
+def _generation_config(folder: Path, where: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (Exception, RecursionError) as error:  # it compares and counts whatever stands there
+        said = shortened(first_line(error), 300)
+        raise CheckpointError(f"{where}: {GENERATION_CONFIG_NAME} cannot be used: {said}") from error
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
@@ -181,9 +190,13 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
 
 def _made(fields: dict[str, Any], where: str) -> MrT5Config:
     """The configuration with these fields, each of the right type and of a size that a machine could hold."""
+    aliases = MrT5Config.attribute_map  # other models' names, which transformers would take unchecked
+    own = {name: value for name, value in fields.items() if name not in aliases}
+    fields = {aliases[name]: value for name, value in fields.items() if name in aliases} | own
     for name, greatest in GREATEST.items():
         if isinstance(size := fields.get(name), int) and size > greatest:
-            raise CheckpointError(f"{where}: {name} is {size:.3g}; expected {greatest:,} or less")
+            found = shortened(f"{size:,}")
+            raise CheckpointError(f"{where}: {name} is {found}; expected {greatest:,} or less")
     try:
         return MrT5Config(**fields)
     except StrictDataclassFieldValidationError as error:
@@ -193,7 +206,8 @@ def _made(fields: dict[str, Any], where: str) -> MrT5Config:
         raise CheckpointError(f"{where}: {name} is {value}; expected {_expected(kind)}") from error
     except Exception as error:  # strict dataclasses raise several unrelated types
         # Some wrap what is wrong in a line that names their own validator.
-        raise CheckpointError(f"{where}: {first_line(error.__cause__ or error)}") from error
+        said = shortened(first_line(error.__cause__ or error), 300)
+        raise CheckpointError(f"{where}: {said}") from error
 
 
 def _expected(kind: Any) -> str:

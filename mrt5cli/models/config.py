@@ -31,7 +31,8 @@ BYT5_SHAPES = {
 
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
-SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
+SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
+SIZES += ("relative_attention_num_buckets",)
 
 
 @strict
@@ -205,6 +206,9 @@ class MrT5Config(T5Config):
             token = getattr(self, name)
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name} is {token}; expected an id of the vocabulary, as ByT5's 0 and 1")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{name} has {len(str(value))} digits; expected what torch can hold")
 
     def validate_shortener(self) -> None:
         """Part of `@strict` validation: ValueError for a shortener that is not known or could never run, or

@@ -14,6 +14,7 @@ from typing import Any
 from mrt5cli.errors import CheckpointError, UserError
 from mrt5cli.json_files import read_object
 from mrt5cli.models.shorteners import SHORTENERS, Reference
+from mrt5cli.text import shortened
 
 TOOLKIT_KEY = "mrt5_toolkit"
 """Object in a config.json of the authors' layout with what only this toolkit has a field for."""
@@ -21,6 +22,8 @@ PLAIN = {"t5": "ByT5 or T5 v1.1", "mt5": "mT5", "umt5": "umT5"}
 FIRST_VERSION_FIELD = "output_attn_logs"
 """Field of a config.json that only the authors' first version wrote."""
 NOT_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype")
+OF_OTHERS = re.compile("num_labels|id2label|label2id|problem_type|base_model_.*")
+"""Fields that transformers makes something of, whatever they hold: a table of a billion labels, a plan."""
 
 
 def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
@@ -89,11 +92,13 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
     """
     kind, pooling = raw.get("model_type"), _pooling_of(raw)
     if not isinstance(kind, str) or kind not in ("mrt5", *PLAIN):
-        what = "a model without a model_type" if kind is None else f"a {kind!r} model"
+        what = "a model without a model_type" if kind is None else f"a {shortened(repr(kind))} model"
         raise CheckpointError(f"{where} holds {what}; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
     if raw.get("quantization_config") is not None:
         raise CheckpointError(f"{where} is quantised; expected its weights from before that")
-    fields = {key: value for key, value in raw.items() if key not in NOT_FIELDS}
+    fields = {
+        key: value for key, value in raw.items() if key not in NOT_FIELDS and not OF_OTHERS.fullmatch(key)
+    }
     if kind in PLAIN:
         _refuse_scaled(raw, where)
         fields.setdefault("deletion_type", "none")

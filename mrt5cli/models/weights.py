@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 
 import torch
@@ -21,10 +21,12 @@ from mrt5cli import manifest
 from mrt5cli.errors import CheckpointError
 from mrt5cli.json_files import parse
 from mrt5cli.stand_ins import but
-from mrt5cli.text import first_line, listed
+from mrt5cli.text import first_line, listed, shortened
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+LONGEST_NAME = 255
+"""Characters of a file's name on every system."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in."""
 
@@ -105,9 +107,21 @@ def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def shards_in(index: Path) -> list[str]:
-    """The names of the weight files that an index lists."""
+    """The names of the weight files that an index lists, each in the index's folder or below it."""
     with _reading(index, "an index of weights"):
-        return sorted({str(name) for name in parse(index.read_bytes())["weight_map"].values()})
+        names: list[object] = list(parse(index.read_bytes())["weight_map"].values())
+        for name in names:
+            if not _is_below(name):
+                raise ValueError(f"it names {shortened(repr(name))}, which is no file beside it")
+        return sorted({str(name) for name in names})
+
+
+def _is_below(name: object) -> bool:
+    """Whether a name leads to a file in its folder or below; a link there may lead anywhere."""
+    if not isinstance(name, str) or not name.isprintable():
+        return False
+    parts = PurePath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and max(map(len, parts)) <= LONGEST_NAME
 
 
 def _files(folder: Path) -> tuple[bool, list[Path]]:

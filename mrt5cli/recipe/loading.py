@@ -16,9 +16,10 @@ from mrt5cli.places import shown
 from mrt5cli.recipe import strict_yaml, tasks, words
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Document, Keys, Tree, YamlProblem, parse
+from mrt5cli.text import listed
 
 OVERRIDE = "--set"
-KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,20}")
 SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
 
@@ -126,7 +127,8 @@ def read(path: Path) -> Document:
         UserError: the file cannot be read, or is not text.
     """
     try:
-        document = parse(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            document = parse(file.read(strict_yaml.LONGEST + 1))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start} is not)") from None
     except OSError as error:
@@ -202,8 +204,10 @@ def find(name_or_path: str | Path) -> Path:
     if os.path.isdir(path):
         raise UserError(
             f"{name_or_path} is a directory, not a recipe",
-            f"give a file of it: {', '.join(nearby.values())}" if nearby else None,
+            f"give a file of it: {listed([*nearby.values()])}" if nearby else None,
         )
+    if os.path.exists(path):
+        raise UserError(f"{name_or_path} is not a file", "a recipe is read more than once: save it as a file")
     shapes = {_plain(known): known for known in names} | nearby
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
     near = words.nearest(name, shapes)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mrt5cli.json_files import TOO_MANY_DIGITS
+
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
@@ -26,6 +28,8 @@ _SCALARS = {
 }
 """The plain scalars of YAML 1.2 that are not text: a pattern, and the characters that one may begin with."""
 
+LONGEST, MOST = 2**18, 30_000
+"""Characters of a recipe, and values in it: reading more takes longer than seconds."""
 Keys = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
 Tree = dict[str, Any]
@@ -46,6 +50,8 @@ class Document(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """Scalars of YAML 1.2; no anchors."""
 
+    values = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if event.anchor:
@@ -53,6 +59,9 @@ class _Loader(yaml.SafeLoader):
                 f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
                 "write the value again, or put text that starts with one of them in quotes"
             )
+        self.values += 1
+        if self.values > MOST:
+            raise YamlProblem(f"it has more than {MOST:,} values, which no recipe has")
         return super().compose_node(parent, index)
 
 
@@ -79,6 +88,9 @@ def parse(text: str) -> Document:
     Raises:
         YamlProblem: not YAML, or YAML that recipes do not use.
     """
+    if len(text) > LONGEST:
+        raise YamlProblem(f"it has more than {LONGEST:,} characters, which no recipe has")
+    loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -99,6 +111,11 @@ def parse(text: str) -> Document:
         raise YamlProblem(f"line {line}: the character U+{found:04X} is not allowed") from error
     except RecursionError as error:
         raise YamlProblem("nested too deeply") from error
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, YamlProblem):
+            raise
+        where = f"line {loader.line + 1}: " if loader else ""
+        raise YamlProblem(f"{where}an escape of what is no character") from error
 
 
 _dumped = partial(yaml.dump, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -145,9 +162,14 @@ def _build(loader: _Loader, node: yaml.Node, path: Keys, lines: dict[Keys, int])
             items.append(_build(loader, item, (*path, index), lines))
         return items
     try:
-        return loader.construct_object(node)
-    except ValueError as error:  # a whole number of more than 4300 digits
-        raise YamlProblem(f"{_at(node.start_mark)}: {error}") from error
+        value = loader.construct_object(node)
+        if isinstance(value, str):  # two escapes may be one character, as in JSON
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise YamlProblem(f"{_at(node.start_mark)}: half a character (a lone surrogate)") from error
+    except ValueError as error:
+        raise YamlProblem(f"{_at(node.start_mark)}: {TOO_MANY_DIGITS}") from error
+    return value
 
 
 def _at(mark: yaml.Mark) -> str:

@@ -150,10 +150,15 @@ def either(choices: Iterable[str]) -> str:
 # --- what is wrong ------------------------------------------------------------------------------------------
 
 
+MANY = 100
+"""Problems that are told."""
+
+
 def problems(error: ValidationError) -> list[tuple[Keys, str]]:
-    """Every problem pydantic found, as (path in the recipe, one plain sentence)."""
-    whole = schema()
-    return [problem for item in error.errors(include_url=False) for problem in _problems_of(item, whole)]
+    """Every problem pydantic found, as (path in the recipe, one plain sentence); of very many, the first."""
+    whole, found = schema(), error.errors(include_url=False)
+    more: list[tuple[Keys, str]] = [((), f"and {len(found) - MANY:,} more")] if len(found) > MANY else []
+    return [*(problem for item in found[:MANY] for problem in _problems_of(item, whole)), *more]
 
 
 def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:

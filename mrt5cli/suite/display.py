@@ -94,5 +94,5 @@ def last_metrics(job: Job) -> Json:
         lines = file.read().split(b"\n")[:-1]
     try:
         return dict(parse(lines[-1])) if lines else {}
-    except (ValueError, TypeError):  # it is longer than what was read, or was cut short or damaged
+    except (ValueError, TypeError):  # longer than what was read, cut short by a kill, or no line of metrics
         return {}

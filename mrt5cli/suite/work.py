@@ -14,6 +14,7 @@ from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.stopping import exit_code
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Job, SuitePlan, TrainJob
 from mrt5cli.suite.states import MADE, made_of
+from mrt5cli.text import say
 from mrt5cli.writing import write_json
 
 
@@ -98,4 +99,4 @@ def _examples_done(name: str, subset: str, done: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

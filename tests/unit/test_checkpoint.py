@@ -119,14 +119,14 @@ def test_a_gate_may_be_left_out(saved):
         (lambda d: edit_config(d, model_type=["mrt5"]), "mrt5'. model; expected"),
         (lambda d: edit_config(d, model_type="t5", architectures=5, deletion_type=None), "of no part"),
         (lambda d: (d / "config.json").write_text("[" * 100_000), "not JSON: it is nested too deeply"),
-        (lambda d: (d / "config.json").write_text(f'{{"d_ff": {"9" * 5000}}}'), "Exceeds the limit"),
+        (lambda d: (d / "config.json").write_text(f'{{"d_ff": {"9" * 5000}}}'), "more than 4,300 digits"),
         (lambda d: edit_config(d, d_kv=1e300), r"config.json: d_kv is 1e\+300; expected a whole number"),
         (lambda d: edit_config(d, d_model="abc"), "config.json: d_model is 'abc'; expected a whole number"),
         (lambda d: edit_config(d, dropout_rate="x"), "config.json: dropout_rate is 'x'; expected a number"),
         (lambda d: edit_config(d, num_layers=-1), "config.json: num_layers is -1; expected 1 or more"),
         (
             lambda d: edit_config(d, num_layers=10**30),
-            r"config.json: num_layers is 1e\+30; expected 10,000 or less",
+            r"config.json: num_layers is 1,000,000,.*; expected 10,000 or less",
         ),
         (
             lambda d: edit_config(d, num_layers=9999),
