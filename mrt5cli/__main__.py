@@ -1,5 +1,19 @@
-"""`python -m mrt5cli` is the `mrt5` command."""
+"""The `mrt5` command, and `python -m mrt5cli`: signals are taken before anything else is imported."""
 
-from mrt5cli.cli import main
+import signal
 
-main()
+from mrt5cli import stopping
+
+
+def main() -> None:
+    """Do what the command line says; a signal that comes before or after that ends the process at once."""
+    for number in stopping.SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stopping.end_at_once)
+    from mrt5cli.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mrt5cli import __version__, own_code
+from mrt5cli import __version__, own_code, stopping
 from mrt5cli.commands import (
     bench,
     convert,
@@ -33,7 +33,6 @@ from mrt5cli.places import find_home
 from mrt5cli.runtime import leads
 from mrt5cli.text import columns, say_on_stderr, wrapped
 
-INTERRUPTED = 130
 CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
 
@@ -59,8 +58,8 @@ class Boundary(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
             raise _closed_pipe() from None
-        except KeyboardInterrupt:
-            _report("interrupted")
+        except KeyboardInterrupt as error:
+            _report(str(stopping.Stopped(stopping.number_of(error))))
             raise
 
 
@@ -115,8 +114,22 @@ def main() -> None:
     """The console command.
 
     Exit codes: 0 done, 1 the run or the program failed, 2 bad input, or a model or data that cannot be had at
-    the start, 130 interrupted.
+    the start, 128 + its number where a signal stopped it: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1.
     """
+    try:
+        with stopping.taken_by(stopping.raiser()):
+            _run()
+    except KeyboardInterrupt as error:
+        sys.exit(stopping.exit_code(error))
+    except SystemExit as end:
+        # typer makes a code of its own of an interruption, the same for all signals.
+        cause = end.__context__ and end.__context__.__cause__
+        if isinstance(cause, KeyboardInterrupt):
+            sys.exit(stopping.exit_code(cause))
+        raise
+
+
+def _run() -> None:
     prepare()
     find_home()
     try:
@@ -124,8 +137,6 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(_closed_pipe().exit_code)
     except Exception as error:

@@ -26,6 +26,24 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = Results(sys.stdout)
+    _lose_messages()
+
+
+@contextmanager
+def losing_messages() -> Iterator[None]:
+    """Let what is said on stderr meanwhile be lost where it cannot be written, in programs that are not ours.
+
+    In a command `prepare` has seen to it for good; a stderr that somebody else has put in place is theirs.
+    """
+    before = sys.stderr
+    _lose_messages()
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+def _lose_messages() -> None:
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr = Messages(sys.stderr)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
@@ -111,12 +110,10 @@ def bench(
     subject, threads = subjects[0] if subjects else None, threads or default_threads()
     save = lambda report: None if out is None else write_json(out, report.to_json())
     benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, save=save)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent where a time limit ends
     try:
         with bars("timing") as benchmark.done:
             benchmark.run(kinds)
     finally:
-        signal.signal(signal.SIGTERM, before)
         report = benchmark.report()
         if report.suites:
             print_json(report.to_json()) if as_json else present(report)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,8 +22,6 @@ from mrt5cli.text import counted, say_on_stderr
 if TYPE_CHECKING:
     from mrt5cli.generation.inputs import Source
     from mrt5cli.generation.outputs import Output
-
-TERMINATED = 143
 
 Model = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "MODEL")]
 File = Annotated[
@@ -239,7 +235,6 @@ def generate(
             job = cluster.adapted(job)
             say_on_stderr(str(cluster))
         recorded = {} if out is None else settings_of(job, table, on_error)
-        stack.enter_context(_stopped_by_sigterm())
         stack.enter_context(inputs)
         output = stack.enter_context(Output(out, recorded, resume=resume))
         stack.enter_context(_told(output, out, inputs, job.options.input_length))
@@ -264,24 +259,6 @@ def generate(
             progress=progress,
         )
         output.finish()
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the program as an exception does, so that what is open is closed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread, which takes signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

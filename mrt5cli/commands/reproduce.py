@@ -17,6 +17,7 @@ from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
 from mrt5cli.runtime import installed_gpu
+from mrt5cli.stopping import Stopped
 from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def reproduce(
     if dry_run:
         print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
-    if outcome is not None and outcome.interrupted:
+    if outcome is not None and outcome.signal:
         say_on_stderr("to resume: the same command again; for a report on what there is: --report-only")
-        raise KeyboardInterrupt
+        raise Stopped(outcome.signal)
     from mrt5cli.report.page import write_report
 
     written = write_report(plan, pages, say_on_stderr)

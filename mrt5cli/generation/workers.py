@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.generation.calibration import Calibration
 from mrt5cli.generation.writing import Pen, Progress, Text, Written
+from mrt5cli.stopping import how_it_ended, kept_from_children, work_for_parent
 from mrt5cli.text import first_line
 
 
@@ -35,7 +34,7 @@ class Workers:
         for device in devices:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, make, device, len(devices)), daemon=True)
-            with _without_ctrl_c():
+            with kept_from_children(spawned=True):
                 process.start()
             theirs.close()  # so that an end of the process is one of the pipe
             self._ends.append(ours)
@@ -47,7 +46,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for end, process in zip(self._ends, self._processes, strict=True):
             end.close()
-            process.terminate()
+            process.kill()  # it may still import, deaf to everything else
             process.join()
 
     def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration:
@@ -109,26 +108,13 @@ class Workers:
             found = self._ends[worker].recv()
         except (EOFError, OSError) as error:
             self._processes[worker].join(5)
-            code = self._processes[worker].exitcode
+            how = how_it_ended(self._processes[worker].exitcode)
             raise RunFailed(
-                f"the process on {self._devices[worker]} ended ({code})",
-                "memory may have been too small for it",
+                f"the process on {self._devices[worker]} {how}", "memory may have been too small for it"
             ) from error
         if isinstance(found, Exception):
             raise found
         return found
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes that are started meanwhile get no SIGINT, not even while they import: a terminal sends it to
-    all, and the first process says when to end. What comes for that one comes after."""
-    resource_tracker.ensure_running()  # or the first process starts it, which lets SIGINT through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: int) -> None:
@@ -137,6 +123,7 @@ def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: i
 
     from mrt5cli.runtime import usable_cpus
 
+    work_for_parent()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cpus() // processes))
     pen = None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrt5cli.errors import UserError
+from mrt5cli.stopping import how_it_ended, taken_by
 from mrt5cli.suite.display import Display
 from mrt5cli.suite.jobs import Job, SuitePlan
 from mrt5cli.suite.processes import Forks, kill
@@ -45,11 +46,15 @@ class Failure:
 
 @dataclass
 class SuiteOutcome:
-    """What came of a plan."""
+    """What came of a plan.
+
+    Attributes:
+        signal: that stopped it, or 0.
+    """
 
     done: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    interrupted: bool = False
+    signal: int = 0
     seconds: float = 0.0
 
 
@@ -85,11 +90,11 @@ def only_one(root: Path) -> Iterator[None]:
 def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
     """Do every job of a plan that is to be done; the statuses of its jobs follow.
 
-    The first Ctrl-C (or termination signal) starts nothing more and lets trainings save; the second ends
-    all at once.
+    The first Ctrl-C, or another signal to stop, starts nothing more and lets trainings save; a Ctrl-C after
+    it ends all at once.
     """
-    begin = time.monotonic()
-    with _signals() as signals:
+    begin, signals = time.monotonic(), list[int]()
+    with taken_by(lambda number, frame: signals.append(number)):
         execution = _Execution(plan, launcher, display, signals)
         while True:
             execution.heed_signals()
@@ -99,7 +104,7 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
             execution.settle_ended()
             display.tick()
             time.sleep(POLL_SECONDS)
-    execution.outcome.interrupted = bool(signals)
+    execution.outcome.signal = signals[0] if signals else 0
     execution.outcome.seconds = time.monotonic() - begin
     return execution.outcome
 
@@ -128,13 +133,17 @@ class _Execution:
         self.outcome = SuiteOutcome()
 
     def heed_signals(self) -> None:
-        if len(self.signals) == self.heeded:
+        new, self.heeded = self.signals[self.heeded :], len(self.signals)
+        if not new:
             return
-        self.heeded = len(self.signals)
-        if self.heeded == 1:
+        first = len(new) == len(self.signals)
+        if first:
             self.display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
         for running in self.running.values():
-            running.process.terminate() if self.heeded == 1 else kill(running.process)
+            if first:
+                running.process.terminate()
+            elif signal.SIGINT in new:
+                kill(running.process)
 
     def fill_slots(self) -> None:
         """Start, in the plan's order, what has all that it needs."""
@@ -192,21 +201,7 @@ def _block(plan: SuitePlan, failed: Job) -> list[str]:
 def _error(log: Path, code: int) -> str:
     """What the log says last of why a job failed, or how it was ended."""
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}{', by hand or because memory ran out' if name == 'SIGKILL' else ''}"
+        return how_it_ended(code)
     _, *lines = log.read_text(encoding="utf-8", errors="replace").rpartition("== ")[2].splitlines()
     errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
     return errors[-1] if errors else f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and termination signals as they come, instead of being ended by them."""
-    seen: list[int] = []
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, frame: seen.append(number)) for number in caught}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,8 +19,10 @@ from pathlib import Path
 
 from mrt5cli import own_code, runtime
 from mrt5cli.errors import UserError
+from mrt5cli.output import prepare
+from mrt5cli.stopping import SIGNALS, exit_code, kept_from_children, raiser, taken_by
 from mrt5cli.suite.jobs import SuitePlan, TrainJob
-from mrt5cli.suite.work import INTERRUPTED, JobOrder, carry_out
+from mrt5cli.suite.work import JobOrder, carry_out
 from mrt5cli.text import counted
 
 MOST_SMOKE_JOBS = 8
@@ -80,7 +82,8 @@ class Forks:
         process = context.Process(
             target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job.id
         )
-        process.start()
+        with kept_from_children(spawned=True):  # from the server that forks, too
+            process.start()
         return process
 
     def __str__(self) -> str:
@@ -137,8 +140,19 @@ def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str])
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
-        signal.signal(number, signal.default_int_handler)
+    prepare()
+    try:
+        with taken_by(raiser()):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            code = _carried_out(packed, threads, gpus)
+    except KeyboardInterrupt as error:  # before the job had begun
+        code = exit_code(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _carried_out(packed: Packed, threads: int | None, gpus: Sequence[str]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -148,10 +162,7 @@ def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str])
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
     order = _unpacked(packed)
-    code = carry_out(order) if order.processes == 1 else _together(order)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    return carry_out(order) if order.processes == 1 else _together(order)
 
 
 def _end_with_parent() -> None:
@@ -186,13 +197,14 @@ def _together(order: JobOrder) -> int:
         elastic_launch(config, _rank)(_packed(replace(order, resume=there)))
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
-    except SignalException:
-        return INTERRUPTED
+    except SignalException as error:
+        return 128 + error.sigval
     return 0
 
 
 def _rank(packed: Packed) -> None:
     """One process of a group."""
+    prepare()
     code = carry_out(_unpacked(packed))
     if code:
         sys.exit(code)

@@ -1,7 +1,7 @@
 """One job, done in a process of its own.
 
 Everything it prints belongs to its log. It ends with 0 when the job is done, 1 or 2 with an `error:` line
-when it failed, 130 when it was interrupted; a training saves before that.
+when it failed, 128 + its number when a signal stopped it; a training saves before that.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import traceback
 from dataclasses import dataclass, replace
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.stopping import exit_code
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Job, SuitePlan, TrainJob
 from mrt5cli.suite.states import MADE, made_of
 from mrt5cli.writing import write_json
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def carry_out(order: JobOrder) -> int:
                 _evaluate(order, job)
             case AnalyseJob() as job:
                 _analyse(order, job)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return exit_code(error)
     except UserError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         _say(f"error: {error.message}{hint}")

@@ -15,8 +15,10 @@ from mrt5cli import recipe as recipes
 from mrt5cli import text
 from mrt5cli.errors import DataLost
 from mrt5cli.models.checkpoint import quiet_transformers
+from mrt5cli.output import losing_messages
 from mrt5cli.recipe.shorteners import BoundaryPredictor
 from mrt5cli.rundir import FINISHED, RunDir
+from mrt5cli.stopping import Stopped, number_of
 from mrt5cli.training import record
 from mrt5cli.training.arguments import training_arguments
 from mrt5cli.training.boundaries import with_labels
@@ -34,13 +36,14 @@ def execute(plan: TrainingPlan) -> RunDir:
     Raises:
         UserError: the run cannot start.
         RunFailed: it started, and could not continue.
-        KeyboardInterrupt: it was interrupted, and after the first Ctrl-C it has saved where it stood.
+        Stopped: a signal interrupted it, and after the first one it has saved where it stood.
     """
     say = text.say_on_stderr if plan.runtime.leads else text.say_nothing
-    say(plan.text)
-    if plan.prepared is not None:
-        with quiet_transformers(), _opened(plan, plan.prepared):
-            _train_and_record(plan, plan.prepared, say)
+    with losing_messages():
+        say(plan.text)
+        if plan.prepared is not None:
+            with quiet_transformers(), _opened(plan, plan.prepared):
+                _train_and_record(plan, plan.prepared, say)
     return plan.run
 
 
@@ -63,11 +66,11 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
         raise
     finally:
         leave_group()
-    if ended is None:
+    if isinstance(ended, Stopped):
         if plan.runtime.leads:
             record.end(plan.run, "interrupted")
         say(f"stopped and saved at step {plan.run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
-        raise KeyboardInterrupt
+        raise ended
     if plan.runtime.leads:
         record.end(plan.run, FINISHED, **ended)
         say(record.summary(plan.run))
@@ -94,11 +97,11 @@ def _how_to_resume(plan: TrainingPlan) -> str:
     return f"to resume{launched}: {plan.run.resume_command}"
 
 
-def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, Any] | None:
+def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, Any] | Stopped:
     """Train, and save the model unless interrupted.
 
     Returns:
-        What meta.json is to say of the best weights; None where the training was interrupted.
+        What meta.json is to say of the best weights; or what interrupted the training, which has saved.
     """
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
     # Joins the processes to a group, which labels are passed on in.
@@ -126,14 +129,15 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
         interruption.waiting = trainer.waits_long
         try:
             trainer.train_from(plan.checkpoint)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if not trainer.stopped_between_steps:
                 raise
+            return Stopped(number_of(error))
         finally:
             for remark in stream.remarks():
                 say(f"note: {remark}")
-        if interruption.stopped or trainer.stopped_between_steps:
-            return None
+        if interruption.stopped:
+            return Stopped(interruption.number)
         _save_model(plan, trainer)
     return {"best": None if trainer.best is None else trainer.best.document()}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mrt5cli.errors import UserError
+from mrt5cli import stopping
+from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.tasks.base import Batch, BatchStream
 
 
@@ -31,13 +34,45 @@ class _Handed(IterableDataset[Batch | UserError]):
 
 
 class _Loader(DataLoader[Any]):
-    """Raises the errors that `_Handed` hands on."""
+    """Raises the errors that `_Handed` hands on, and says what became of a worker that was killed."""
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
+        with stopping.kept_from_children(), _ends_heeded_between_batches():
+            batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                codes = [worker.exitcode for worker in getattr(batches, "_workers", ())]
+                ended = [code for code in codes if code is not None]
+                if not ended:
+                    raise
+                raise RunFailed(
+                    f"a process that prepares batches {stopping.how_it_ended(ended[0])}",
+                    "--resume goes on: with more memory, or with a lower training.data_workers",
+                ) from error
+            if batch is None:
+                return
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def _ends_heeded_between_batches() -> Iterator[None]:
+    """Keep torch from raising the end of a worker in the middle of a step, or of writing a checkpoint.
+
+    It does so from a handler of SIGCHLD. Without, it finds the end when it waits for the next batch, within
+    seconds; there the run can be saved as it stands.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
@@ -54,13 +89,13 @@ def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> Da
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_interrupts_to_the_trainer if workers else None,
+        worker_init_fn=_work_for_the_trainer if workers else None,
         persistent_workers=workers > 0,
         # Its own generator: a loader draws a number when it starts, and a resumed run starts it once more.
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _leave_interrupts_to_the_trainer(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal; a worker that dies of it keeps the trainer from saving.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _work_for_the_trainer(_: int) -> None:
+    # Who stops a training sends signals to all its processes; without workers the trainer could not save.
+    stopping.work_for_parent()

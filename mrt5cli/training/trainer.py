@@ -143,6 +143,8 @@ class DeletionTrainer(Trainer):
             lost = error
         finally:
             self.fetching_since = math.inf
+        if lost is not None and self.args.world_size > 1 and not self.stream.may_fail:
+            raise lost  # a worker was killed: the others do not ask, and would not save along
         if not self._lost_by_any(lost is not None):
             self.of_step = self._weigh(batches)
             return batches, items

@@ -26,7 +26,7 @@ FLOORS = """
     rundir fingerprint
     recipe paper
     metrics
-    bars hub json_files output own_code places runtime stand_ins writing
+    bars hub json_files output own_code places runtime stand_ins stopping writing
     bounds byte_tokens errors templates text mrt5cli
 """
 """Rooms from the roof to the ground: packages of mrt5cli, its single files, and the package's own name and

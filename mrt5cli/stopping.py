@@ -1,0 +1,140 @@
+"""Signals that ask a program to stop: which these are, who takes them, which exit code tells of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C; a time limit, `kill` or a service manager; a terminal that is gone; what schedulers warn with."""
+SAME_SECONDS = 5.0
+"""Within these another signal is the first once more: `timeout` sends its to the process and to its group."""
+LOOK_SECONDS = 0.5
+"""Between two looks at whether a parent is still there."""
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked to stop, which need not have been Ctrl-C.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        """ "interrupted" for Ctrl-C, "stopped by SIGTERM"."""
+        name = signal.Signals(self.number).name
+        return "interrupted" if self.number == signal.SIGINT else f"stopped by {name}"
+
+
+def number_of(error: KeyboardInterrupt) -> int:
+    """The signal that an interruption came from: SIGINT, where nothing else is known of it."""
+    return error.number if isinstance(error, Stopped) else signal.SIGINT
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """What a process ends with that was interrupted: 128 + the signal's number, as shells count."""
+    return 128 + number_of(error)
+
+
+def how_it_ended(code: int | None) -> str:
+    """How a process ended that should not have, for the end of a sentence, by Python's exit code of it."""
+    if code is None or code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{', by hand or because memory ran out' if name == 'SIGKILL' else ''}"
+
+
+@contextmanager
+def taken_by(handler: Handler) -> Iterator[None]:
+    """Let a function take the signals meanwhile; outside the main thread, which gets them, nothing changes.
+
+    What is ignored stays ignored, as nohup wants SIGHUP to be; but for SIGINT, which shells let all jobs in
+    the background ignore: who sends it to one means it.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    known = {number: signal.getsignal(number) for number in SIGNALS} if mine else {}
+    before = {
+        number: handler
+        for number, handler in known.items()
+        if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT)
+    }
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def raiser() -> Handler:
+    """A handler that raises `Stopped`; a second signal that comes with the first does not, but for Ctrl-C."""
+    last = -SAME_SECONDS
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if number == signal.SIGINT or last - before >= SAME_SECONDS:
+            raise Stopped(number)
+
+    return stop
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """A handler for when nothing has begun, or all is done: no code of anybody's sees an exception."""
+    os._exit(128 + number)
+
+
+@contextmanager
+def kept_from_children(*, spawned: bool = False) -> Iterator[None]:
+    """Processes that are started meanwhile do not get the signals, not even while they import.
+
+    A terminal, Slurm and `timeout` send them to all processes of a group, and the first one says when the
+    others are to end. What comes for that one comes after.
+
+    Args:
+        spawned: they are no mere forks. Python then has a process of its own beside them, and starting that
+            lets some signals through again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        if spawned:
+            from multiprocessing import resource_tracker
+
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def work_for_parent() -> None:
+    """End with the process that has started this one through multiprocessing, or when it terminates it.
+
+    No other signal does anything any more.
+    """
+    from multiprocessing import parent_process
+
+    parent, started_by = parent_process(), os.getppid()
+    assert parent is not None
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def wait() -> None:
+        # The pipe that tells of the parent is open in processes that were forked later, too.
+        while parent.is_alive() and os.getppid() == started_by:
+            got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)
+            if got is not None and got.si_signo == signal.SIGTERM and got.si_pid == parent.pid:
+                break
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
