@@ -112,7 +112,9 @@ Engine = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    amount("Of --engine ray. Default: one a GPU of the cluster, or without any one a 4 cores.", bounds.WORKERS),
+    amount(
+        "Of --engine ray. Default: one a GPU of the cluster, or without any one a 4 cores.", bounds.WORKERS
+    ),
 ]
 Bytes = Annotated[
     bool, option(r"Write bytes that are not UTF-8 as \xff and a backslash as two; else as U+FFFD.", "--bytes")

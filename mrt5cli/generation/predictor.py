@@ -1,5 +1,5 @@
-"""A model as a function from a batch of columns to a batch with what it writes, for engines that bring rows to
-many processes and machines: Ray Data's `map_batches`, `map` of the package datasets."""
+"""A model as a function from a batch of columns to a batch with what it writes, for engines that bring rows
+to many processes and machines: Ray Data's `map_batches`, `map` of the package datasets."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _loaded(elsewhere: PenElsewhere) -> Pen:
 class Predictor:
     """What a model writes for rows: called with a batch of columns, it returns the batch with columns added.
 
-    It can be pickled, and is small: a process that calls it loads the model at the first call, and once. Texts
-    get the outputs that `generate` has for them, with the prompt of the model's run.
+    It can be pickled, and is small: a process that calls it loads the model at the first call, and once.
+    Texts get the outputs that `generate` has for them, with the prompt of the model's run.
 
     Args:
         model: a run directory, a checkpoint directory or a Hub id. What it is now is held to, so that workers
@@ -123,10 +123,13 @@ class Predictor:
                 "give the threshold, which `mrt5 generate --deletion-rate` says at its end",
             )
         if asked.device == "all" or "," in asked.device:
-            raise UserError(f"device {asked.device!r} is several, and a worker has one", "use 'cuda', or 'auto'")
+            raise UserError(
+                f"device {asked.device!r} is several, and a worker has one", "use 'cuda', or 'auto'"
+            )
         if asked.sample and number is None:
             raise UserError(
-                "sample=True: draws depend on a row's number, and it is not known", "name its column: number='id'"
+                "sample=True: draws depend on a row's number, and it is not known",
+                "name its column: number='id'",
             )
         subject = find_subject(str(model), revision=revision, allow_pickle=allow_pickle)
         job = Job.of(subject, replace(asked, device="cpu"))
@@ -156,7 +159,9 @@ class Predictor:
         texts = [Text(numbers[k], rows[k].text) for k in count if rows[k].problem is None]
         written = iter(self._pen().write(texts))
         outputs = [
-            list(outputs_of(Result(numbers[k], row, next(written)), self._escapes)) if row.problem is None else []
+            list(outputs_of(Result(numbers[k], row, next(written)), self._escapes))
+            if row.problem is None
+            else []
             for k, row in enumerate(rows)
         ]
         return {
@@ -170,7 +175,9 @@ class Predictor:
         heads = {one.name: holder(ours, one.name) for one in self._prompt.columns}
         for name in (name for name, head in heads.items() if head is None):
             raise missing_column("the batch", name, batch.keys(), self._prompt.columns)
-        read = {name: column for name, column in zip(ours, batch.values(), strict=True) if name in heads.values()}
+        read = {
+            name: column for name, column in zip(ours, batch.values(), strict=True) if name in heads.values()
+        }
         for k, cells in enumerate(zip(*read.values(), strict=True)):
             plain = (cell.item() if isinstance(cell, np.generic) else cell for cell in cells)
             row = dict(zip(read, plain, strict=True))
@@ -178,5 +185,7 @@ class Predictor:
 
     def _cell(self, outputs: Sequence[Generated], field: str) -> Any:
         """What a row has in a column; of a bad row, "", or nothing."""
-        values = [getattr(one, field) for one in outputs] or ["" if field == "output" else None] * self._several
+        values = [getattr(one, field) for one in outputs] or [
+            "" if field == "output" else None
+        ] * self._several
         return values if self._several > 1 else values[0]
