@@ -22,7 +22,6 @@ from mrt5cli.text import say_on_stderr
 from mrt5cli.training.pretrain import Training
 
 if TYPE_CHECKING:
-    from submitit import Executor, SlurmExecutor
     from submitit.helpers import DelayedSubmission
 
 FOLDER = "slurm"
@@ -118,8 +117,7 @@ class Prepared:
         executor = self._executor(shown=True)
         if len(self.jobs) > 1:
             executor.parameters["map_count"] = len(self.jobs)
-        command = executor._submitit_command_str  # type: ignore[attr-defined]
-        return str(executor._make_submission_file_text(command, ""))  # type: ignore[attr-defined]
+        return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
     def submit(self) -> list[str]:
         """Queue the jobs, several as an array; returns their ids.
@@ -140,7 +138,7 @@ class Prepared:
         """Where the first process of a job says what it does."""
         return self.folder / f"{id_}_0_log.err"
 
-    def _executor(self, *, shown: bool = False) -> Executor:
+    def _executor(self, *, shown: bool = False) -> Any:
         import submitit
 
         request, parameters = self.request, dict(self.request.parameters)
@@ -158,7 +156,9 @@ class Prepared:
                 "there is no Slurm here: no command sbatch",
                 "--dry-run prints the job; --slurm cluster=local runs it on this machine",
             )
-        kind = _shown() if shown else submitit.SlurmExecutor
+        kind: Any = submitit.SlurmExecutor
+        if shown:  # where there is no Slurm, too
+            kind = type("Shown", (kind,), {"affinity": classmethod(lambda cls: 1)})
         known = kind._valid_parameters()
         given: dict[str, Any] = {key: value for key, value in parameters.items() if key in known}
         given |= {key: [given[key]] for key in ("setup", "teardown") if key in given}
@@ -172,18 +172,6 @@ class Prepared:
             time=request.minutes, additional_parameters={"requeue": True, **others}, **given
         )
         return executor
-
-
-def _shown() -> type[SlurmExecutor]:
-    """An executor that writes scripts where there is no Slurm too."""
-    from submitit import SlurmExecutor
-
-    class Shown(SlurmExecutor):
-        @classmethod
-        def affinity(cls) -> int:
-            return 1
-
-    return Shown
 
 
 def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
@@ -245,7 +233,7 @@ class Job:
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt as error:
             # All is saved. The warning of an end goes on to submitit, which queues the job again in the first
-            # process; after a lone SIGTERM Slurm does so where another job takes the place, not after scancel.
+            # process; after a lone SIGTERM Slurm does so if another job takes the place, not after scancel.
             warning = JobEnvironment._usr_sig()
             if warning not in os.read(came, 4096):
                 raise SystemExit(exit_code(error)) from None
