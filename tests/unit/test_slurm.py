@@ -273,7 +273,7 @@ def test_what_goes_wrong_is_a_sentence_in_the_log(here: Path, capsys: pytest.Cap
 # --- in processes of their own ------------------------------------------------------------------------------
 
 
-def until(what: Callable[[], bool], seconds: float = 180) -> None:
+def until(what: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
@@ -303,12 +303,19 @@ def test_an_array_whose_jobs_lose_their_places(slurm: Path) -> None:
     """Both are warned in the middle, one as Slurm does before another job takes its place; both go on by
     themselves and come to what an undisturbed run comes to."""
     for name in ("one", "two"):
-        Path(f"{name}.yaml").write_text(RECIPE.format(name=name, steps=1500))
+        Path(f"{name}.yaml").write_text(RECIPE.format(name=name, steps=600))
     queue("one.yaml", "two.yaml", "--slurm", "time=60", "--set", "training.data_workers=1")
-    for session in (1, 2):
-        until(lambda session=session: running("one", session) and running("two", session))  # type: ignore[misc]
-        fake_slurm.warn(slurm, "4711_0", signal.SIGUSR2)
-        fake_slurm.warn(slurm, "4711_1", signal.SIGTERM, signal.SIGUSR2)
+    warnings = {"one": [signal.SIGUSR2], "two": [signal.SIGTERM, signal.SIGUSR2]}
+    left = [(name, session) for session in (1, 2) for name in warnings]
+
+    def warned() -> bool:
+        for name, session in left[:]:
+            if running(name, session):
+                fake_slurm.warn(slurm, f"4711_{list(warnings).index(name)}", *warnings[name])
+                left.remove((name, session))
+        return not left
+
+    until(warned)
     until(lambda: finished("one") and finished("two"))
 
     assert sorted((slurm / "requeued").read_text().split()) == ["4711_0", "4711_0", "4711_1", "4711_1"]
@@ -336,7 +343,7 @@ def test_a_job_that_is_cancelled_saves_and_stays_out(slurm: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_together_and_go_on(slurm: Path) -> None:
-    Path("one.yaml").write_text(RECIPE.format(name="one", steps=1500))
+    Path("one.yaml").write_text(RECIPE.format(name="one", steps=600))
     queue("one.yaml", "--slurm", "time=60,ntasks-per-node=2")
     until(lambda: running("one", 1))
     fake_slurm.warn(slurm, "4711", signal.SIGUSR2)
