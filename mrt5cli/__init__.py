@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mrt5cli.evaluation.request import evaluate
     from mrt5cli.generation.generate import generate
+    from mrt5cli.generation.predictor import Predictor
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
     from mrt5cli.training.pretrain import pretrain
     from mrt5cli.training.rate_controller import DeletionRateController
@@ -22,6 +23,7 @@ __all__ = [
     "DeletionRateController",
     "MrT5Config",
     "MrT5ForConditionalGeneration",
+    "Predictor",
     "evaluate",
     "generate",
     "load",
@@ -32,6 +34,7 @@ _HOMES = {
     "DeletionRateController": "training.rate_controller",
     "MrT5Config": "models",
     "MrT5ForConditionalGeneration": "models",
+    "Predictor": "generation.predictor",
     "evaluate": "evaluation.request",
     "generate": "generation.generate",
     "load": "models",

@@ -106,6 +106,16 @@ BatchTokens = Annotated[
 Devices = Annotated[
     str, option("cpu, cuda, cuda:1, auto; all, or several with commas, for a process on each.")
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    option("Where the model works: on this machine, or on the Ray cluster of RAY_ADDRESS (mrt5cli[ray])."),
+]
+Workers = Annotated[
+    int | None,
+    amount(
+        "Of --engine ray. Default: one a GPU of the cluster, or without any one a 4 cores.", bounds.WORKERS
+    ),
+]
 Bytes = Annotated[
     bool, option(r"Write bytes that are not UTF-8 as \xff and a backslash as two; else as U+FFFD.", "--bytes")
 ]
@@ -139,6 +149,8 @@ def generate(
     batch_tokens: BatchTokens = None,
     precision: options.Precision = "fp32",
     device: Devices = "auto",
+    engine: Engine = "local",
+    workers: Workers = None,
     revision: options.Revision = None,
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
@@ -159,7 +171,10 @@ def generate(
       mrt5 generate runs/mrt5-seed1 noisy.csv --prompt "Correct: {noisy}" --add-column clean --out clean.csv
 
       mrt5 generate runs/mrt5-seed1 --text "tset" --sample --temperature 0.8 --num-return 5
+
+      mrt5 generate runs/mrt5-seed1 many.parquet --column text --out outputs.jsonl --engine ray
     """
+    from mrt5cli.generation.cluster import Cluster
     from mrt5cli.generation.generate import Job, Settings
     from mrt5cli.generation.inputs import Source
     from mrt5cli.generation.outputs import Output
@@ -174,6 +189,8 @@ def generate(
         raise UserError("--resume goes on with a file", "name it with --out")
     if add_column is not None and num_return > 1:
         raise UserError("--add-column has room for one output a row", "leave --num-return out")
+    if workers is not None and engine == "local":
+        raise UserError("--workers are of --engine ray", "on this machine, --device says on how many GPUs")
     table = Table.of(format, out, file, add_column, bytes)
     settings = Settings(
         prompt=prompt,
@@ -194,7 +211,7 @@ def generate(
         batch_tokens=batch_tokens,
         scores=table.scores,
         precision=precision,
-        device=device,
+        device=device if engine == "local" else "cpu",  # the machines of a cluster have theirs
     )
     (subject,) = find_subjects([model], revision, allow_pickle=not no_pickle)
     job = Job.of(subject, settings)
@@ -214,12 +231,16 @@ def generate(
     at_terminal = file == "-" and text is None and sys.stdin.isatty()
     if at_terminal:
         say_on_stderr("a line at a time from the terminal; Ctrl-D ends")
-    recorded = {} if out is None else settings_of(job, table, on_error)
     with ExitStack() as stack:
+        cluster = None if engine == "local" else stack.enter_context(Cluster(device, workers))
+        if cluster is not None:
+            job = cluster.adapted(job)
+            say_on_stderr(str(cluster))
+        recorded = {} if out is None else settings_of(job, table, on_error)
         stack.enter_context(inputs)
         output = stack.enter_context(Output(out, recorded, resume=resume))
         stack.enter_context(_told(output, out, inputs, job.options.input_length))
-        pens = stack.enter_context(job.pens())
+        pens = stack.enter_context(job.pens()) if cluster is None else cluster.started(job)
         before = output.done.inputs
         # On a terminal the outputs themselves show how far it is.
         silent = at_terminal or text is not None or (out is None and sys.stdout.isatty())

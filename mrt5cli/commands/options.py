@@ -39,6 +39,19 @@ def amount(text: str, most: float, least: float = 1) -> Any:
 
 
 RecipeName = Annotated[str, argument("A recipe file, or the name of a shipped recipe.", "RECIPE")]
+RecipeNames = Annotated[
+    list[str],
+    argument("A recipe file, or the name of a shipped recipe; several with --slurm.", "RECIPE..."),
+]
+Slurm = Annotated[
+    list[str] | None,
+    option(
+        "Train as a job of Slurm, several recipes as an array (mrt5cli[slurm]); keys are sbatch's options, "
+        "time among them, and gpus, of each node. May be repeated.",
+        "--slurm",
+        metavar="KEY=VALUE,...",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     option(

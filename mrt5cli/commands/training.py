@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli.commands import options
@@ -10,7 +11,7 @@ from mrt5cli.output import print_json
 from mrt5cli.text import say
 
 if TYPE_CHECKING:
-    from mrt5cli.training.plan import TrainingPlan
+    from mrt5cli.training.pretrain import Training
 
 From = Annotated[
     str | None,
@@ -23,7 +24,7 @@ From = Annotated[
 
 
 def pretrain(
-    recipe: options.RecipeName,
+    recipe: options.RecipeNames,
     overrides: options.Overrides = None,
     revision: options.Revision = None,
     out: options.Out = None,
@@ -33,6 +34,7 @@ def pretrain(
     device: options.Device = "auto",
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
+    slurm: options.Slurm = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model as its recipe says.
@@ -48,24 +50,25 @@ def pretrain(
       mrt5 pretrain local_text --set 'task.source={kind: files, path: my_texts}'
 
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
-    """
-    from mrt5cli.training.pretrain import assignments, planned, wanted
 
-    given = assignments(overrides, revision)
-    chosen = wanted(recipe, given, smoke=smoke, resumed=out if resume else None)
-    if chosen.is_finetuning:
-        raise UserError(
-            f"{recipe} fine-tunes {chosen.model.start} on {chosen.task.kind}",
-            f"mrt5 finetune {recipe}; to train on this task from nothing: --set model.start=scratch",
-        )
-    plan = planned(
-        chosen, given, out=out, resume=resume, smoke=smoke, device=device, allow_pickle=not no_pickle
-    )
-    _carry_out(plan, dry_run, as_json)
+      mrt5 pretrain mine/byt5.yaml mine/mrt5.yaml --slurm partition=gpu,time=12:00:00,gpus=8
+    """
+    from mrt5cli.training.pretrain import Training, assignments, wanted
+
+    given, trainings = assignments(overrides, revision), []
+    for name in recipe:
+        chosen = wanted(name, given, smoke=smoke, resumed=out if resume else None)
+        if chosen.is_finetuning:
+            raise UserError(
+                f"{name} fine-tunes {chosen.model.start} on {chosen.task.kind}",
+                f"mrt5 finetune {name}; to train on this task from nothing: --set model.start=scratch",
+            )
+        trainings.append(Training(chosen, given, out, resume, smoke, device, not no_pickle))
+    _carry_out(trainings, slurm, dry_run, as_json)
 
 
 def finetune(
-    recipe: options.RecipeName,
+    recipe: options.RecipeNames,
     from_: From = None,
     revision: options.Revision = None,
     overrides: options.Overrides = None,
@@ -76,6 +79,7 @@ def finetune(
     device: options.Device = "auto",
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
+    slurm: options.Slurm = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune an existing model on a task, as a recipe says.
@@ -94,27 +98,31 @@ def finetune(
 
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
-    from mrt5cli.training.pretrain import assignments, planned, wanted
+    from mrt5cli.training.pretrain import Training, assignments, wanted
 
-    given = assignments(overrides, revision, from_)
-    chosen = wanted(recipe, given, smoke=smoke, resumed=out if resume else None)
-    if chosen.model.start == "scratch":
-        raise UserError(
-            f"{recipe} has model.start: scratch, and fine-tuning starts from an existing model",
-            f"give one with --from; to train from nothing: mrt5 pretrain {recipe}",
-        )
-    plan = planned(
-        chosen, given, out=out, resume=resume, smoke=smoke, device=device, allow_pickle=not no_pickle
-    )
-    _carry_out(plan, dry_run, as_json)
+    given, trainings = assignments(overrides, revision, from_), []
+    for name in recipe:
+        chosen = wanted(name, given, smoke=smoke, resumed=out if resume else None)
+        if chosen.model.start == "scratch":
+            raise UserError(
+                f"{name} has model.start: scratch, and fine-tuning starts from an existing model",
+                f"give one with --from; to train from nothing: mrt5 pretrain {name}",
+            )
+        trainings.append(Training(chosen, given, out, resume, smoke, device, not no_pickle))
+    _carry_out(trainings, slurm, dry_run, as_json)
 
 
-def _carry_out(plan: TrainingPlan, dry_run: bool, as_json: bool) -> None:
-    """Train as planned, or say what would be done."""
+def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
+    """Train as planned, have Slurm do so, or say what would be done."""
     from mrt5cli import recipe as recipes
     from mrt5cli.training.record import outcome
     from mrt5cli.training.run import execute
 
+    if slurm is not None:
+        return _submit(trainings, slurm, dry_run, as_json)
+    if len(trainings) > 1:
+        raise UserError(f"{len(trainings)} recipes at a time are for Slurm", "add --slurm, or name one")
+    plan = trainings[0].plan()
     if not dry_run:
         run = execute(plan)
         if as_json and plan.runtime.leads:
@@ -124,3 +132,24 @@ def _carry_out(plan: TrainingPlan, dry_run: bool, as_json: bool) -> None:
     else:
         say(plan.text)
         print(f"\n{recipes.dump(plan.recipe)}")
+
+
+def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
+    """Queue trainings as jobs, or show the script that would be queued."""
+    from mrt5cli.training.slurm import Request, prepare
+
+    prepared = prepare(trainings, Request.of(slurm))
+    runs = [str(run.path) for run in prepared.runs]
+    if dry_run and as_json:
+        print_json({"script": prepared.script, "runs": runs})
+    elif dry_run:
+        print(*(f"# job {number}: {run}" for number, run in enumerate(runs)), prepared.script, sep="\n")
+    else:
+        ids = prepared.submit()
+        jobs = [
+            {"id": id_, "run": run, "log": str(prepared.log(id_))} for id_, run in zip(ids, runs, strict=True)
+        ]
+        if as_json:
+            return print_json({"jobs": jobs})
+        for job in jobs:
+            print(f"job {job['id']}: {job['run']}; log: {job['log']}")

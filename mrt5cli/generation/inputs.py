@@ -302,7 +302,7 @@ class Source:
                     raise UserError(
                         f"{where}: there is a column {self._added!r} already", "choose another name"
                     )
-                yield self._row(where, values)
+                yield row_of(where, values, self.prompt, kept=self._added is not None)
         except Damaged as error:
             raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error
 
@@ -311,16 +311,23 @@ class Source:
             if holder(our_names(row, self.prompt.columns), column.name) is None:
                 raise missing_column(self.name, column.name, row, self.prompt.columns)
 
-    def _row(self, where: str, values: Row) -> Input:
-        columns, kept = self.prompt.columns, None if self._added is None else values
-        ours = dict(zip(our_names(values, columns), values.values(), strict=True)) if kept else values
-        try:
-            texts = {name: str(text).encode() for name, text in values_of(where, ours, columns).items()}
-        except UserError as error:
-            return Input(where, b"", kept, error)
-        if not any(text.strip() for text in texts.values()):
-            return Input(where, b"", kept, _bad(where, BadRow(NO_TEXT)).problem)
-        return Input(where, self.prompt.around(texts), kept)
+
+def row_of(where: str, values: Row, prompt: Prompt, *, kept: bool) -> Input:
+    """The input that a row is.
+
+    Args:
+        kept: it comes with all of its columns, which have the names of their file yet.
+    """
+    columns = prompt.columns
+    row = values if kept else None
+    ours = dict(zip(our_names(values, columns), values.values(), strict=True)) if kept else values
+    try:
+        texts = {name: str(text).encode() for name, text in values_of(where, ours, columns).items()}
+    except UserError as error:
+        return Input(where, b"", row, error)
+    if not any(text.strip() for text in texts.values()):
+        return Input(where, b"", row, _bad(where, BadRow(NO_TEXT)).problem)
+    return Input(where, prompt.around(texts), row)
 
 
 def _bad(where: str, row: BadRow) -> Input:

@@ -134,7 +134,10 @@ def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: i
                 pen = pen or make(device)
                 found = getattr(pen, what)(*arguments)
             except Exception as error:
-                found = (
-                    error if type(error).__module__.startswith("mrt5cli.") else RunFailed(first_line(error))
-                )
+                found = as_ours(error)
             end.send(found)
+
+
+def as_ours(error: Exception) -> Exception:
+    """What another process went wrong by, as one of our errors, which this one can take in."""
+    return error if type(error).__module__.startswith("mrt5cli.") else RunFailed(first_line(error))

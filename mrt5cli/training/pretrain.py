@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,23 @@ def wanted(recipe: str | Path | Recipe, given: Sequence[str], *, smoke: bool, re
     if resumed is not None:
         own_code.import_again(resumed)
     return recipes.load(recipe, given, smoke=smoke)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe, and how it is to be trained: the arguments of `planned`."""
+
+    recipe: Recipe
+    given: Sequence[str]
+    out: Path | None
+    resume: bool
+    smoke: bool
+    device: str
+    allow_pickle: bool
+
+    def plan(self) -> TrainingPlan:
+        """As `planned`."""
+        return planned(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 def planned(

@@ -96,7 +96,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("runs/smoke/quickstart-mrt5-smoke-seed1 ")
     assert lines[1] == "scaled_sigmoid []"
-    assert len(lines) == 8
+    assert len(lines) == 9
 
 
 # --- types --------------------------------------------------------------------------------------------------
@@ -106,6 +106,7 @@ from mrt5cli import (
     DeletionRateController,
     MrT5Config,
     MrT5ForConditionalGeneration,
+    Predictor,
     evaluate,
     generate,
     load,
@@ -122,6 +123,8 @@ outputs = generate(model, ["a", b"b"], num_beams=2)
 reveal_type(outputs)
 generate(model, ["a"], num_beams="2")  # type: ignore[arg-type]
 generate(model, ["a"], beams=2)  # type: ignore[call-arg]
+reveal_type(Predictor("runs/a", column="text", num_beams=2)({"text": ["a"]}))
+Predictor("runs/a", columns="text")  # type: ignore[call-arg]
 result = evaluate(["runs/b", model], "vowel_removal", languages=["en"], limit=8, progress=False)
 reveal_type(result)
 reveal_type(result.summary.deletion_rate)
@@ -144,6 +147,7 @@ REVEALED = [
     "mrt5cli.models.config.MrT5Config",
     "mrt5cli.models.config.MrT5Config",
     "typing.Iterator[mrt5cli.generation.generate.Generated]",
+    "dict[str, typing.Sequence[Any]]",
     "mrt5cli.evaluation.compare.Comparison",
     "float | None",
     "mrt5cli.metrics.results.Row",

@@ -1,0 +1,158 @@
+"""One model on the machines of a Ray cluster: actors, to which windows of texts go in turn.
+
+An actor that ends, or whose machine does, is started anew and gets its windows again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.generation.calibration import Calibration
+from mrt5cli.generation.generate import Job
+from mrt5cli.generation.predictor import PenElsewhere
+from mrt5cli.generation.workers import as_ours
+from mrt5cli.generation.writing import BATCH_TOKENS, Progress, Text, Written
+from mrt5cli.stopping import raiser, taken_by
+from mrt5cli.text import counted, first_line
+
+CPUS = 4
+"""Of a worker, where the cluster has no GPUs and nobody says how many workers there are."""
+WAITING = 2
+"""Windows that a worker has at a time: one to write, and the next."""
+RETRIES = 3
+"""Of a window whose worker ended: one that ends every worker is no accident."""
+
+
+class Cluster:
+    """Does what a `Pen` does, on a Ray cluster: that of RAY_ADDRESS, or of this machine; a context manager.
+
+    Args:
+        device: "cuda", "cpu", or "auto": GPUs if the cluster has any.
+        workers: how many; None is one a GPU, or one a few cores.
+
+    Attributes:
+        kind: of device, "cuda" or "cpu".
+
+    Raises:
+        UserError: Ray is not installed, or the cluster has not got as much.
+    """
+
+    def __init__(self, device: str, workers: int | None = None) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("--engine ray needs the package ray", "pip install 'mrt5cli[ray]'")
+        if device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device {device} is of one machine", "with --engine ray: cuda, cpu or auto")
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends home what it runs on
+        with taken_by(raiser()):  # Ray takes SIGTERM for itself; ours are put back
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
+        there = ray.cluster_resources()
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        self.kind = "cpu" if device == "cpu" or (device == "auto" and not gpus) else "cuda"
+        most = gpus if self.kind == "cuda" else cpus
+        if not 0 < (workers or 1) <= most:
+            what = counted(most, "GPU" if self.kind == "cuda" else "CPU")
+            self.__exit__()
+            raise UserError(f"the Ray cluster has {what}, and a worker needs one", "lower --workers")
+        self._count = workers or (gpus if self.kind == "cuda" else max(1, cpus // CPUS))
+        self._share: dict[str, Any] = {"num_gpus": 1} if self.kind == "cuda" else {"num_cpus": cpus // self._count}
+        self._actors: list[Any] = []
+        self._threshold: float | None = None
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def __str__(self) -> str:
+        return f"{counted(self._count, 'worker')} on Ray, {self.kind}"
+
+    def adapted(self, job: Job) -> Job:
+        """The same with the batches that are usual on these workers' devices, where nobody said any."""
+        tokens = job.settings.batch_tokens or BATCH_TOKENS[self.kind]
+        return replace(job, options=replace(job.options, batch_tokens=tokens))
+
+    def started(self, job: Job) -> Cluster:
+        """This, when its workers have been started; each loads the model."""
+        import ray
+
+        make = PenElsewhere.of(job, self.kind, job.options.batch_tokens)
+        actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **self._share)(_Worker)
+        self._actors = [actor.remote(make) for _ in range(self._count)]
+        return self
+
+    def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration:
+        """As a pen's; the first worker finds it."""
+        found: Calibration = self._received(self._sent(0, "threshold_for", rate, texts))
+        return found
+
+    def move_threshold(self, threshold: float) -> None:
+        """As a pen's, told with every window: a worker that is started anew knows nothing."""
+        self._threshold = threshold
+
+    def write_all(
+        self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
+    ) -> Iterator[list[list[Written]]]:
+        """As a pen's; `progress` is called once a window."""
+        waiting: deque[Any] = deque()
+        numbered, more, failure, done = enumerate(windows), True, None, 0
+        while more or waiting:
+            if more and len(waiting) < WAITING * self._count:
+                try:
+                    number, window = next(numbered)
+                    waiting.append(self._sent(number % self._count, "write", window))
+                except StopIteration:
+                    more = False
+                except UserError as error:  # what came before it is written all the same
+                    more, failure = False, error
+                continue
+            written: list[list[Written]] = self._received(waiting.popleft())
+            done += len(written)
+            progress(done)
+            yield written
+        if failure is not None:
+            raise failure
+
+    def _sent(self, worker: int, what: str, *arguments: object) -> Any:
+        return self._actors[worker].do.remote(self._threshold, what, *arguments)
+
+    def _received(self, sent: Any) -> Any:
+        import ray
+
+        try:
+            found = ray.get(sent)
+        except ray.exceptions.RayError as error:
+            raise RunFailed(
+                f"a worker on Ray ended {RETRIES + 1} times over the same inputs: {first_line(error)}",
+                "memory may have been too small for it; lower --batch-tokens",
+            ) from error
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class _Worker:
+    """What an actor is: it makes a pen, and uses it as it is told."""
+
+    def __init__(self, make: PenElsewhere) -> None:
+        self._make = make
+
+    def do(self, threshold: float | None, what: str, *arguments: Any) -> Any:
+        try:
+            pen = self._make()
+            if threshold is not None:
+                pen.move_threshold(threshold)
+            return getattr(pen, what)(*arguments)
+        except Exception as error:
+            return as_ours(error)

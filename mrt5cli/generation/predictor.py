@@ -1,0 +1,191 @@
+"""A model as a function from a batch of columns to a batch with what it writes, for engines that bring rows
+to many processes and machines: Ray Data's `map_batches`, `map` of the package datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import torch
+
+from mrt5cli import own_code, runtime
+from mrt5cli.data.columns import holder, missing_column, our_names
+from mrt5cli.errors import UserError
+from mrt5cli.generation.generate import Generated, Given, Job, Result, Settings, outputs_of
+from mrt5cli.generation.inputs import NAME_IT, Input, row_of
+from mrt5cli.generation.writing import BATCH_TOKENS, Options, Pen, Text
+from mrt5cli.models.hub_files import locate
+from mrt5cli.recipe.words import either
+from mrt5cli.runtime import Precision
+from mrt5cli.subject import Subject, find_subject, load_model
+
+FIELDS = tuple(field.name for field in fields(Generated) if field.name != "index")
+
+
+@dataclass(frozen=True)
+class PenElsewhere:
+    """What makes the pen of a job in another process, on another machine: it is found by name there.
+
+    Attributes:
+        source: the checkpoint directory, absolute, or a Hub id.
+        commit: of that Hub model, which has to be the same everywhere.
+        name: of the model, for people.
+        batch_tokens: see `Options`; None leaves it to the kind of device.
+        device: as `runtime.device` takes it, there.
+        code: the user's own files, to be imported first.
+    """
+
+    source: str
+    commit: str | None
+    name: str
+    options: Options
+    batch_tokens: int | None
+    precision: Precision
+    device: str
+    code: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, job: Job, device: str, batch_tokens: int | None) -> PenElsewhere:
+        """That of a job whose model is not loaded yet."""
+        subject = job.model
+        assert isinstance(subject, Subject)
+        source = subject.name if subject.commit else str(Path(subject.source).absolute())
+        code = tuple(file.absolute() for file in own_code.files())
+        how = job.options, batch_tokens, job.settings.precision, device, code
+        return cls(source, subject.commit, subject.name, *how)
+
+    def __call__(self) -> Pen:
+        """The pen; a process loads the model once.
+
+        Raises:
+            UserError: there is no such model or device there.
+        """
+        return _loaded(self)
+
+
+@lru_cache(maxsize=1)
+def _loaded(elsewhere: PenElsewhere) -> Pen:
+    for file in elsewhere.code:
+        own_code.import_file(file)
+    own_code.take_in_packages()
+    device = runtime.device(elsewhere.device)
+    folder = locate(elsewhere.source, revision=elsewhere.commit).folder
+    subject = Subject(elsewhere.name, str(folder), None, None)
+    tokens = elsewhere.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    model = load_model(subject, torch.device(device), elsewhere.precision)
+    return Pen(model, replace(elsewhere.options, batch_tokens=tokens), elsewhere.name)
+
+
+class Predictor:
+    """What a model writes for rows: called with a batch of columns, it returns the batch with columns added.
+
+    It can be pickled, and is small: a process that calls it loads the model at the first call, and once.
+    Texts get the outputs that `generate` has for them, with the prompt of the model's run.
+
+    Args:
+        model: a run directory, a checkpoint directory or a Hub id. What it is now is held to, so that workers
+            which start later, in another directory, take the same weights; all must see the directory.
+        added: the columns that are added, by what goes into each: "output" (the default is an `output`
+            column alone), "score", "deleted", "kept", "truncated", "input" or "bytes", as in `Generated`. A
+            cell has a list of `num_return` where that is above 1.
+        number: the column that numbers rows, which draws (`sample=True`) depend on.
+        on_error: "error" raises where a row's text is missing or not text; "empty" adds an empty output.
+        revision, allow_pickle: of a Hub model, see `load`.
+        **settings: as of `generate`: `column` or `prompt` says which columns are read, `device` is each
+            worker's own.
+
+    Raises:
+        UserError: no such model, or settings that it does not fit, or that contradict each other.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        added: Mapping[str, str] | None = None,
+        number: str | None = None,
+        on_error: Literal["error", "empty"] = "error",
+        revision: str | None = None,
+        allow_pickle: bool = True,
+        **settings: Unpack[Given],
+    ) -> None:
+        self._added = dict(added or {"output": "output"})
+        if wrong := [name for name in self._added if name not in FIELDS]:
+            raise UserError(f"added: there is no {wrong[0]!r} of an output", f"there are {either(FIELDS)}")
+        asked = Settings(**{"scores": "score" in self._added, **settings})  # type: ignore[arg-type]
+        if asked.deletion_rate is not None:
+            raise UserError(
+                "deletion_rate finds a threshold on the first inputs, and a worker sees others",
+                "give the threshold, which `mrt5 generate --deletion-rate` says at its end",
+            )
+        if asked.device == "all" or "," in asked.device:
+            raise UserError(
+                f"device {asked.device!r} is several, and a worker has one", "use 'cuda', or 'auto'"
+            )
+        if asked.sample and number is None:
+            raise UserError(
+                "sample=True: draws depend on a row's number, and it is not known",
+                "name its column: number='id'",
+            )
+        subject = find_subject(str(model), revision=revision, allow_pickle=allow_pickle)
+        job = Job.of(subject, replace(asked, device="cpu"))
+        if job.prompt is None:
+            raise UserError(f"{subject.name}: it is not known which column is its input", NAME_IT)
+        self._pen = PenElsewhere.of(job, asked.device, asked.batch_tokens)
+        self._prompt, self._number, self._on_error = job.prompt, number, on_error
+        self._several, self._escapes = asked.num_return, asked.escapes
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """The columns of a batch, and beside them, as lists, those of outputs.
+
+        Raises:
+            UserError: a column is not there, or is there already; a row's text is none; the model cannot be
+                loaded here.
+        """
+        if taken := [name for name in self._added.values() if name in batch]:
+            raise UserError(f"the batch has a column {taken[0]!r} already", "choose another name with added")
+        rows = list(self._inputs(batch))
+        count = range(len(rows))
+        numbers = count if self._number is None else [int(number) for number in batch[self._number]]
+        if len(set(numbers)) < len(rows):
+            raise UserError(f"column {self._number!r} has the same number in two rows", "number rows anew")
+        for row in rows:
+            if row.problem is not None and self._on_error == "error":
+                raise row.problem
+        texts = [Text(numbers[k], rows[k].text) for k in count if rows[k].problem is None]
+        written = iter(self._pen().write(texts))
+        outputs = [
+            list(outputs_of(Result(numbers[k], row, next(written)), self._escapes))
+            if row.problem is None
+            else []
+            for k, row in enumerate(rows)
+        ]
+        return {
+            **batch,
+            **{name: [self._cell(row, field) for row in outputs] for field, name in self._added.items()},
+        }
+
+    def _inputs(self, batch: Mapping[str, Sequence[Any]]) -> Iterator[Input]:
+        """The rows of a batch, as the prompt needs them."""
+        ours = our_names(batch, self._prompt.columns)
+        heads = {one.name: holder(ours, one.name) for one in self._prompt.columns}
+        for name in (name for name, head in heads.items() if head is None):
+            raise missing_column("the batch", name, batch.keys(), self._prompt.columns)
+        read = {
+            name: column for name, column in zip(ours, batch.values(), strict=True) if name in heads.values()
+        }
+        for k, cells in enumerate(zip(*read.values(), strict=True)):
+            plain = (cell.item() if isinstance(cell, np.generic) else cell for cell in cells)
+            row = dict(zip(read, plain, strict=True))
+            yield row_of(f"row {k + 1} of the batch", row, self._prompt, kept=False)
+
+    def _cell(self, outputs: Sequence[Generated], field: str) -> Any:
+        """What a row has in a column; of a bad row, "", or nothing."""
+        values = [getattr(one, field) for one in outputs] or [
+            "" if field == "output" else None
+        ] * self._several
+        return values if self._several > 1 else values[0]
