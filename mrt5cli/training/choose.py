@@ -55,6 +55,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     runtime = machine.start(
         options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
     )
+    if training.sharding == "fsdp" and runtime.world_size == 1:
+        notes.append("training.sharding: fsdp shares nothing out, because this process trains alone")
     step = before.saved[-1] if before.saved and not before.finished else None
     plan = TrainingPlan(recipe, options, runtime, before, step, notes)
     if before.finished:
