@@ -24,6 +24,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
     model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
     accumulated = f", {micro_batches} x {training.device_batch_size} accumulated" if micro_batches > 1 else ""
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
+    shards = " with a shard each" * (training.sharding == "fsdp" and plan.runtime.world_size > 1)
     source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {
         "run": f"{recipe.name}: {recipe.description}",
@@ -38,7 +39,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
+        "device": f"{plan.runtime.sentence()}{shards}; attention by {prepared.attention}",
         **expected.facts(),
         "output": str(plan.run.path),
     }

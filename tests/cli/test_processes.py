@@ -201,10 +201,12 @@ VARIANTS: dict[str, dict[str, object]] = {
     "segments": {
         "model.shortener": {"kind": "boundary_predictor", "layer": 1},
         "loss.score_coefficient": 0.0,
+        "loss.regularizer_delay": 0,
         "controller": {"kind": "constant", "alpha": 0.0},
     },
     "no shortener": {
         "model.shortener": {"kind": "none"},
+        "loss.regularizer_delay": 0,
         "controller": {"kind": "constant", "alpha": 0.0},
     },
     "best weights": {"training.best_metric": "loss"},
