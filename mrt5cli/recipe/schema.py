@@ -325,9 +325,9 @@ class TrainingSection(Section):
         if self.best_metric is not None and not self.eval_steps:
             yield "best_metric", "needs eval_steps above 0: it is measured on validation data"
         if self.sharding == "fsdp" and self.lora is not None:
-            yield "sharding", "fsdp is not for training.lora, which has little to share: set none"
+            yield "sharding", "must be none with training.lora, which leaves little to share out"
         if self.sharding == "fsdp" and self.compile:
-            yield "sharding", "fsdp is not for training.compile, whose graphs hold whole weights: set none"
+            yield "sharding", "must be none with training.compile, whose graphs read whole weights"
         if self.patience is not None and self.best_metric is None:
             yield "patience", "needs best_metric: it counts evaluations without a better one"
 

@@ -58,6 +58,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     runtime = machine.start(
         options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
     )
+    if training.sharding == "fsdp" and runtime.world_size == 1:
+        notes.append("training.sharding: fsdp shares nothing out, because this process trains alone")
     if before.finished:
         return TrainingPlan(recipe, options, runtime, before, None, notes)
     step, damaged = _place_to_resume(run, before, runtime.world_size, notes)

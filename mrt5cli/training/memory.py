@@ -222,6 +222,17 @@ class Step:
         numbers = sizes.d_model * (attentions * sizes.inner + feed_forwards * sizes.d_ff)
         return 4 * numbers if self.on_gpu else 0
 
+    def gathered(self) -> int:
+        """Of weights in shards, those that are whole meanwhile, see `training.sharding`: what is no half of a
+        block, with its gradients; one half at work with its gradients, and the next."""
+        sizes = self.sizes
+        feed_forward, attention = 3 * sizes.d_model * sizes.d_ff, 4 * sizes.d_model * sizes.inner
+        # The self-attention of each first block has the relative bias, and is whole.
+        attentions = sizes.encoder_layers + 2 * sizes.decoder_layers - 2
+        feed_forwards = sizes.encoder_layers + sizes.decoder_layers
+        rest = self.parameters - feed_forwards * feed_forward - attentions * attention
+        return 8 * rest + 12 * max(feed_forward, attention)
+
     def bias(self, *, decodes: bool) -> int:
         """The position bias of all layers, and a second one where positions are pooled; our kernels look it
         up. The decoder's comes with its buckets and a causal mask."""
@@ -259,6 +270,8 @@ class Step:
         of_decoder = self.temporary(decodes=True)
         # Several processes reduce gradients in buckets of their own.
         trained = self.parameters if self.trained is None else self.trained
-        weights = 4 * self.parameters + (16 if self.processes > 1 else 12) * trained
+        weights, copies = 4 * self.parameters + (16 if self.processes > 1 else 12) * trained, self.copies()
+        if self.recipe.training.sharding == "fsdp" and self.processes > 1:
+            weights, copies = 16 * self.parameters // self.processes, copies + self.gathered()
         temporary = max(of_encoder - decoder, of_decoder)
-        return StepMemory(weights, self.copies(), encoder + decoder, max(0, temporary))
+        return StepMemory(weights, copies, encoder + decoder, max(0, temporary))

@@ -26,6 +26,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
     if training.batch_tokens is not None:
         accumulated = f", {training.batch_tokens:,} byte tokens at once"
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
+    shards = " with a shard each" * (training.sharding == "fsdp" and plan.runtime.world_size > 1)
     source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {
         "run": f"{recipe.name}: {recipe.description}",
@@ -40,7 +41,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
         f"{training.learning_rate:g}, {training.schedule}{warmup}",
         "best": _best(recipe),
-        "device": f"{plan.runtime.sentence()}; attention by {prepared.attention}",
+        "device": f"{plan.runtime.sentence()}{shards}; attention by {prepared.attention}",
         **expected.facts(),
         "output": str(plan.run.path),
     }

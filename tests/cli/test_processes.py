@@ -165,11 +165,11 @@ def test_two_processes_like_one_whole_and_in_shards(folder: Path, one: dict[str,
 
 SHARDS_KEY = {"training__sharding": "fsdp"}
 WAYS = {
-    "torchrun 2": (TORCHRUN, 2, (4, 2, 1), {}),
-    "torchrun 4": (TORCHRUN, 4, (2, 1), {}),
+    "torchrun 2": (TORCHRUN, 2, (4, 1), {}),
+    "torchrun 4": (TORCHRUN, 4, (2,), {}),
     "accelerate 2": (ACCELERATE, 2, (4,), {}),
-    "torchrun 2 in shards": (TORCHRUN, 2, (4, 2), SHARDS),
-    "torchrun 4 in shards": (TORCHRUN, 4, (2, 1), SHARDS | {"training.recompute": "blocks"}),
+    "torchrun 2 in shards": (TORCHRUN, 2, (2,), SHARDS),
+    "torchrun 4 in shards": (TORCHRUN, 4, (1,), SHARDS | {"training.recompute": "blocks"}),
     "accelerate 2 in shards": (FSDP, 2, (4,), SHARDS | {"training.recompute": "selective"}),
 }
 
@@ -192,6 +192,44 @@ def test_processes_like_one(folder: Path, one: dict[str, RunDir], way: str) -> N
         assert_same(RunDir(folder / out), one[task])
 
 
+VARIANTS: dict[str, dict[str, object]] = {
+    "packed rows": {"loss.score_coefficient": 0.0},
+    "some hard": {"loss.hard_delete_probability": 0.4},
+    "bf16": {"training.precision": "bf16"},
+    "dropout": {"model.dropout": 0.1},
+    "absolute positions": {"model.positions": "absolute", "model.max_positions": 64},
+    "segments": {
+        "model.shortener": {"kind": "boundary_predictor", "layer": 1},
+        "loss.score_coefficient": 0.0,
+        "loss.regularizer_delay": 0,
+        "controller": {"kind": "constant", "alpha": 0.0},
+    },
+    "no shortener": {
+        "model.shortener": {"kind": "none"},
+        "loss.regularizer_delay": 0,
+        "controller": {"kind": "constant", "alpha": 0.0},
+    },
+    "best weights": {"training.best_metric": "loss"},
+}
+
+
+def test_shards_like_whole_models_of_any_kind(folder: Path) -> None:
+    """In the same two processes, so that the same numbers are drawn in the model, too."""
+    runs = [
+        {
+            "recipe": "memory.yaml",
+            "out": f"{name}{kind}".replace(" ", "-"),
+            "settings": settings(2) | variant | how,
+        }
+        for name, variant in VARIANTS.items()
+        for kind, how in (("", {}), (" in shards", SHARDS))
+    ]
+    together(folder, TORCHRUN, 2, runs)
+    for name in VARIANTS:
+        out = name.replace(" ", "-")
+        assert_same(RunDir(folder / f"{out}-in-shards"), RunDir(folder / out))
+
+
 # --- resumed by others --------------------------------------------------------------------------------------
 
 
@@ -206,33 +244,29 @@ def as_of_step_10(folder: Path, run: str, out: str) -> None:
 
 def test_any_number_of_processes_resumes(folder: Path, one: dict[str, RunDir]) -> None:
     """At a step that is in the middle of a line of metrics."""
-    for processes, size in ((2, 4), (4, 2)):
-        together(
-            folder,
-            TORCHRUN,
-            processes,
-            [
-                {"recipe": f"{task}.yaml", "out": f"of-{processes}-{task}{kind}", "settings": how}
-                for task in TASKS
-                for kind, how in (("", settings(size)), ("-shards", settings(size) | SHARDS))
-            ],
-        )
-    runs = {f"one-{task}": task for task in TASKS}
-    runs |= {f"of-{n}-{task}{kind}": task for n in (2, 4) for task in TASKS for kind in ("", "-shards")}
+    kinds: dict[str, dict[str, object]] = {"": {}, "-shards": SHARDS}
+    at_once = {2: 4, 4: 2}
+    for processes, size in at_once.items():
+        runs = [
+            {"recipe": "streamed.yaml", "out": f"of-{processes}{kind}", "settings": settings(size) | how}
+            for kind, how in kinds.items()
+        ]
+        together(folder, TORCHRUN, processes, runs)
+    begun = ["one-streamed", "of-2", "of-2-shards", "of-4", "of-4-shards"]
     resumed = []
-    for processes, size in ((2, 2), (4, 2)):
-        again = []
-        for run, task in runs.items():
-            for kind, how in (("", settings(size)), ("-shards", settings(size) | SHARDS)):
-                out = f"{run}-by-{processes}{kind}"
+    for processes, size in at_once.items():
+        runs = []
+        for kind, how in kinds.items():
+            outs = [f"{run}-by-{processes}{kind}" for run in begun]
+            for run, out in zip(begun, outs, strict=True):
                 as_of_step_10(folder, run, out)
-                again.append({"recipe": f"{task}.yaml", "out": out, "settings": how, "resume": True})
-                resumed.append((out, task))
-        together(folder, TORCHRUN, processes, again)
-    for run, task in runs.items():
+                runs.append({"recipe": "streamed.yaml", "out": out, "settings": settings(size) | how})
+            resumed += outs
+        together(folder, TORCHRUN, processes, [{**run, "resume": True} for run in runs])
+    for run in begun:
         as_of_step_10(folder, run, f"{run}-by-1")
-        alone(folder, task, f"{run}-by-1", resume=True, training__data_workers=2)
-        resumed.append((f"{run}-by-1", task))
-    for out, task in resumed:
-        assert_same(RunDir(folder / out), one[task])
-    assert len(resumed) == 75
+        alone(folder, "streamed", f"{run}-by-1", resume=True, training__data_workers=2)
+        resumed.append(f"{run}-by-1")
+    for out in resumed:
+        assert_same(RunDir(folder / out), one["streamed"])
+    assert len(resumed) == 25

@@ -180,6 +180,18 @@ def test_several_processes_hold_gradients_twice() -> None:
     assert replace(one, processes=2).memory().weights - one.memory().weights == 4000
 
 
+def test_shards_are_shared_out() -> None:
+    whole, shards = small(), small("training.sharding=fsdp")
+    sizes = sizes_of(whole, Shape())
+    one = Step(whole, sizes, parameters(sizes), 4, "packed", on_gpu=False, processes=8).memory()
+    share = Step(shards, sizes, parameters(sizes), 4, "packed", on_gpu=False, processes=8).memory()
+    assert share.weights == 2 * parameters(sizes) == one.weights // 10
+    assert 0 < share.copies - one.copies < 2 * parameters(sizes)
+    assert (share.held, share.temporary) == (one.held, one.temporary)
+    alone = Step(shards, sizes, parameters(sizes), 4, "packed", on_gpu=False).memory()
+    assert alone == Step(whole, sizes, parameters(sizes), 4, "packed", on_gpu=False).memory()
+
+
 # --- hours, and where they are from -------------------------------------------------------------------------
 
 

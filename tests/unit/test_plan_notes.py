@@ -19,7 +19,7 @@ from mrt5cli.models.fast.kernels.checking import Work
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
 from mrt5cli.rundir import RunState
 from mrt5cli.training import record
-from mrt5cli.training.choose import _other_attention, choose
+from mrt5cli.training.choose import _micro_batches, _other_attention, choose
 from mrt5cli.training.plan import RunOptions, TrainingPlan
 from mrt5cli.training.start import model_to_start
 
@@ -48,6 +48,34 @@ def test_a_process_that_trains_alone_says_so_where_a_launcher_speaks_of_several(
     assert note.startswith(f"{name}=4: ignored, this process trains alone; torchrun")
     monkeypatch.setenv(name, "1")
     assert choose(recipe, options).notes == []
+
+
+def test_shards_of_one_process_are_spoken_of(tmp_path: Path) -> None:
+    recipe = load("quickstart_byt5", [SMALL, "training.sharding=fsdp"])
+    [note] = choose(recipe, RunOptions(tmp_path / "run", device="cpu")).notes
+    assert note == "training.sharding: fsdp shares nothing out, because this process trains alone"
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "found"),
+    [
+        (8, 4, 2),
+        (8, 8, 1),
+        (8, 16, "--set training.device_batch_size=4"),
+        (8, 32, "--set training.device_batch_size=2"),
+        (8, 3, "resume with a number of processes that divides training.batch_size"),
+        (64, 128, "resume with a number of processes that divides training.batch_size"),
+    ],
+)
+def test_a_step_is_divided_anew_among_other_processes(size: int, processes: int, found: int | str) -> None:
+    training = load("quickstart_byt5", [f"training.device_batch_size={size}"]).training
+    assert training.batch_size == 64
+    if isinstance(found, int):
+        assert _micro_batches(training, processes, resumed=True) == found
+        return
+    with pytest.raises(UserError, match=f"64 is not a multiple of {size * processes}") as raised:
+        _micro_batches(training, processes, resumed=True)
+    assert raised.value.hint == found
 
 
 @pytest.mark.usefixtures("fast")

@@ -14,7 +14,7 @@ from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe, dump, find, load, smoke
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
-from mrt5cli.recipe.differences import differences, unlike
+from mrt5cli.recipe.differences import decides_numbers, differences, unlike
 from mrt5cli.recipe.strict_yaml import dump as to_yaml
 from mrt5cli.recipe.tasks import FilesSource, HubSource
 
@@ -447,6 +447,16 @@ def test_every_wrong_value_is_a_sentence(plain: Path, override: str, message: st
             "task.source.path",
             "not a setting of kind 'embedded' but of 'files' (--set)",
         ),
+        (
+            ["training.sharding=fsdp", "training.lora={}"],
+            "training.sharding",
+            "must be none with training.lora, which leaves little to share out (--set)",
+        ),
+        (
+            ["training.sharding=fsdp", "training.compile=true"],
+            "training.sharding",
+            "must be none with training.compile, whose graphs read whole weights (--set)",
+        ),
     ],
 )
 def test_wrong_sections(plain: Path, overrides: list[str], key: str, message: str) -> None:
@@ -785,6 +795,25 @@ def test_what_differs_is_told_as_recipes_write_it(plain: Path) -> None:
     )
     assert differences(texts, more) == {"task.languages": "[en] in the run, [en, 'no'] now"}
     assert unlike(before.task, texts.task)["source.path"] == ("absent", "'a: b'")
+
+
+@pytest.mark.parametrize(
+    ("settings", "decides"),
+    [
+        ([], False),
+        (["loss.score_coefficient=0.1"], False),
+        (["loss.average_per=micro_batch"], True),
+        (["loss.gate_loss=gate_variance"], True),
+        (["loss.entropy_coefficient_1=0.1"], True),
+        (["loss.hard_delete_probability=0.5"], True),
+        (["loss.score_coefficient=0.1", "loss.score_per=batch"], True),
+        (["controller.update_per=micro_batch"], True),
+    ],
+)
+def test_how_a_step_is_divided_may_change_where_no_number_sees_it(settings: list[str], decides: bool) -> None:
+    recipe = load("local_text", settings)
+    assert decides_numbers("training.device_batch_size", recipe) == decides
+    assert not decides_numbers("training.sharding", recipe)
 
 
 # --- shrinking and the schema in words ----------------------------------------------------------------------

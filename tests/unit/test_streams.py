@@ -513,6 +513,12 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
         resumed.load_state_dict({**saved, "start_batch": 10})
         assert same(take(resumed, 10), batches[10:])
         assert resumed.remarks() == remarks
+    # Every worker leaves them out, and one of them counts.
+    loaded = task.train_stream(batch_size=4, seed=1)
+    take(DataLoader(loaded, batch_size=None, num_workers=2), 20)
+    assert loaded.state_dict(20) == state
+    [counted] = re.findall(r"\d+", loaded.remarks()[0])
+    assert int(counted) < 1.5 * int(re.findall(r"\d+", remarks[0])[0])
 
 
 def rows_in_memory(*rows: str) -> list[DataFile]:
