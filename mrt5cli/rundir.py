@@ -160,8 +160,10 @@ class RunDir:
         if not self.meta_path.is_file():
             return {}
         meta = read_object(self.meta_path, "restore it from a copy")
+        if not meta:
+            raise UserError(f"{self.meta_path} is damaged: it says nothing", "restore it from a copy")
         for key, kind in META_TYPES.items():
-            value = meta.get(key, None if key == "status" else kind())
+            value = meta.get(key, kind())
             if not isinstance(value, kind) or not all(isinstance(one, dict) for one in value if kind is list):
                 raise UserError(
                     f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",

@@ -349,7 +349,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
             "meta.json is damaged: its hub_commits",
         ),
         ("meta.json", '{"status": "interrupted", "data": 1}', "meta.json is damaged: its data is 1"),
-        ("meta.json", "{}", "meta.json is damaged: its status is None"),
+        ("meta.json", "{}", "meta.json is damaged: it says nothing"),
         ("meta.json", "[]", "meta.json is not a JSON object"),
         ("recipe.yaml", "[]", "recipe.yaml"),
         ("recipe.yaml", "name: x", "recipe.yaml"),
