@@ -179,7 +179,9 @@ class DeletionTrainer(Trainer):
 
     def _lost_by_any(self, lost: bool) -> bool:
         """Whether this process, or another of the group, has no batches for the next step."""
-        return bool(self._most(int(lost))) if self.stream.may_fail else lost
+        if self.args.world_size == 1 or not self.stream.may_fail:
+            return lost
+        return bool(self._most(int(lost)))
 
     def _divided(self, whole: Batch, budget: int) -> list[Batch]:
         """The micro-batches of a step whose rows on this process are these, as many as on the others."""
