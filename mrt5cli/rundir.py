@@ -472,7 +472,7 @@ def _steps_in(folder: Path) -> list[int]:
 
 
 def metrics_row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics, or None where it is none: it has a step, and numbers where others count with them."""
+    """A line of metrics, or None where it is none: a step, and numbers where others count with them."""
     try:
         row = parse(line)
         numbers = all(isinstance(row.get(key), int | float | None) for key in COUNTED_WITH)
