@@ -55,7 +55,7 @@ def write(folder: Path, *, step: int, finite: bool, metrics: bytes) -> None:
     content = {
         "files": {name: {"size": path.stat().st_size, HASH: _hash(path)} for name, path in files.items()},
         "finite": finite,
-        "metrics": {"size": len(metrics), HASH: xxh3_128(metrics).hexdigest()},
+        "metrics": {"size": len(metrics), HASH: hash_of(metrics)},
         "step": step,
     }
     write_json(folder / NAME, {**content, HASH: _own_hash(content)})

@@ -55,6 +55,8 @@ DAMAGED = "damaged-"
 """What a checkpoint's name begins with that was found damaged, and is no checkpoint any more."""
 META_TYPES = {"status": str, "attention": str, "data": dict, "hub_commits": dict, "sessions": list}
 """What a resumed run reads in meta.json."""
+COUNTED_WITH = ("loss", "cross_entropy", "deletion_rate", "target", "seconds")
+"""What summaries and displays take from lines of metrics, which are numbers or nothing."""
 logger = logging.getLogger(__name__)
 
 
@@ -209,7 +211,7 @@ class RunDir:
     def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
         """The whole lines of metrics.jsonl, as they are in the file and read."""
         *lines, _ = self.metrics_content().split(b"\n")
-        read = [(line + b"\n", _row(line)) for line in lines]
+        read = [(line + b"\n", metrics_row(line)) for line in lines]
         if broken := [number for number, (_, row) in enumerate(read, 1) if row is None]:
             warn_once(
                 f"{self.metrics_path}: {counted(len(broken), 'line')} left out, damaged or no metrics, first "
@@ -248,7 +250,7 @@ class RunDir:
 
     def recipe_changed(self) -> str | None:
         """That recipe.yaml is not what the run has written, as a sentence, or None. It is trained by."""
-        written = {session["recipe"] for session in self.meta().get("sessions", []) if "recipe" in session}
+        written = [session["recipe"] for session in self.meta().get("sessions", []) if "recipe" in session]
         if not written or manifest.hash_of(self.recipe_path.read_bytes()) in written:
             return None
         return f"{self.recipe_path} is not what the run wrote: it was damaged, or changed"
@@ -579,11 +581,11 @@ def _steps_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics, or None where it is none: a step, and numbers or tables of them."""
+def metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics, or None where it is none: a step, and numbers where others count with them."""
     try:
         row = parse(line)
-        numbers = all(isinstance(value, int | float | dict | None) for value in row.values())
+        numbers = all(isinstance(row.get(key), int | float | None) for key in COUNTED_WITH)
         return row if numbers and type(row["step"]) is int else None
     except (ValueError, LookupError, AttributeError):
         return None

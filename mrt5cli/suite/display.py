@@ -7,8 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from mrt5cli.json_files import parse
 from mrt5cli.metrics.results import Json
+from mrt5cli.rundir import metrics_row
 from mrt5cli.suite.jobs import Job, SuitePlan, TrainJob
 from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
 
@@ -92,7 +92,5 @@ def last_metrics(job: Job) -> Json:
     with job.run.metrics_path.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - TAIL))
         lines = file.read().split(b"\n")[:-1]
-    try:
-        return dict(parse(lines[-1])) if lines else {}
-    except (ValueError, TypeError):  # longer than what was read, cut short by a kill, or no line of metrics
-        return {}
+    # None where the line is longer than what was read, or was cut short by a kill.
+    return (metrics_row(lines[-1]) if lines else None) or {}

@@ -19,14 +19,12 @@ from mrt5cli.fingerprint import code_version
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.metrics.scoring import OWN
 from mrt5cli.recipe import dump
-from mrt5cli.rundir import RunDir
+from mrt5cli.rundir import COUNTED_WITH, RunDir
 from mrt5cli.text import duration
 from mrt5cli.training.plan import Prepared, TrainingPlan
 from mrt5cli.writing import write_bytes, write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
-LOGGED = {"step", "loss", "cross_entropy", "deletion_rate", "target", "seconds"}
-"""What a summary needs of a logging step's metrics."""
 ROOM = 2**14
 """Bytes; a meta.json has a tenth or two."""
 ON_TARGET = 0.03
@@ -159,7 +157,7 @@ def _logged(run: RunDir) -> list[dict[str, Any]]:
     Raises:
         UserError: there are none.
     """
-    rows = [row for row in run.metrics() if row.keys() >= LOGGED]
+    rows = [row for row in run.metrics() if row.keys() >= {*COUNTED_WITH}]
     if not rows:
         raise UserError(f"{run.metrics_path} holds no metrics of training", "bring it back from a copy")
     return rows

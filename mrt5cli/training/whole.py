@@ -134,7 +134,7 @@ def check_whole(checkpoint: Path) -> int:
 def _check_best(checkpoint: Path, state: dict[str, Any]) -> None:
     """Refuse a checkpoint whose best weights so far are not whole: the run may end with them."""
     with broken_by(checkpoint, f"{own_state_name(0)} is damaged"):
-        step = None if state["best"] is None else state["best"]["step"]
+        step = None if state.get("best") is None else state["best"]["step"]
         if step is None:
             return
         weights = RunDir(checkpoint.parents[1]).best_weights(step)

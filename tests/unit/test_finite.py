@@ -207,9 +207,6 @@ def test_no_line_of_metrics_has_a_nan(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path)
     run.add_metrics({"step": 1, "validation": {"en": {"loss": math.nan}}})
     assert run.metrics_path.read_text() == '{"step": 1, "validation": {"en": {"loss": null}}}\n'
-    run.metrics_path.write_text('{"step": 1, "validation": {"en": {"loss": NaN}}}\n')  # of an older version
-    run.go_back_to(1)
-    assert run.metrics_path.read_text() == '{"step": 1, "validation": {"en": {"loss": null}}}\n'
 
 
 # --- several processes ------------------------------------------------------------------------------------
