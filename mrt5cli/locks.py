@@ -291,7 +291,7 @@ def holder_of(path: Path) -> Holder | None:
     """Who has a lock, by what is to be seen now; None where nobody has."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     try:
         locked = _flock(descriptor, fcntl.LOCK_SH)
@@ -417,12 +417,16 @@ def read_on(file: Path) -> bool:
 
 @contextmanager
 def unread(file: Path) -> Iterator[bool]:
-    """Keep readers away from a file's folder, to delete it; False where some read it, or have not ended."""
+    """Keep readers away from a file's folder, to delete it; False where other processes read it, or have not
+    ended. What this one has read, as a run does that is resumed, it has done with."""
     try:
         descriptor = os.open(file, os.O_RDWR)
     except OSError:
         yield True  # it is not whole, and nobody's
         return
+    found = os.fstat(descriptor)
+    if (own := _READ.pop((found.st_dev, found.st_ino), None)) is not None:
+        os.close(own)
     try:
         yield _flock(descriptor, fcntl.LOCK_EX) is not False
     finally:

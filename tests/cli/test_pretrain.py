@@ -117,6 +117,7 @@ def test_what_a_run_leaves(unbroken: RunDir):
         "recipe.yaml",
         "meta.json",
         "metrics.jsonl",
+        ".mrt5.lock",
         "checkpoints",
         "model",
     }

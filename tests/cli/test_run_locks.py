@@ -201,7 +201,7 @@ def test_what_reads_a_run_that_prunes_reads_it_whole(folder: Path, monkeypatch: 
         mrt5("generate", "run", "inputs.txt", *cpu)
         mrt5("convert", "run", "exported", "--to", "mrt5")
         mrt5("inspect-deletions", "run", "--text", "hello world", *cpu)
-        mrt5("finetune", "tiny.yaml", "--from", "run", "--out", "next", "--set", "training.max_steps=2", *cpu)
+        mrt5("finetune", "tiny.yaml", "--from", "run", "--out", "next", "--set", "training.max_steps=6", *cpu)
         held = {Path(os.readlink(f"/proc/self/fd/{number}")).parent for number in locks._READ.values()}
         assert held and all(folder.is_dir() for folder in held)  # though the trainer is far beyond
         for number in locks._READ.values():

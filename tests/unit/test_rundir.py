@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -337,16 +336,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
 
 
-@pytest.fixture
-def readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[int, int], int]]:
-    """What this process reads, which it would else hold until its end."""
-    held: dict[tuple[int, int], int] = {}
-    monkeypatch.setattr(locks, "_READ", held)
-    yield held
-    for descriptor in held.values():
-        os.close(descriptor)
-
-
 @pytest.mark.usefixtures("impatient")
 def test_a_run_has_one_trainer(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
@@ -534,14 +523,15 @@ def test_a_link_to_a_disk_that_is_away_is_refused_before_anything_is_made(tmp_pa
 # --- readers ------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_is_read_is_pruned_later(
-    tmp_path: Path, readers: dict[tuple[int, int], int]
-) -> None:
+def test_a_checkpoint_that_is_read_is_pruned_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
+    readers: dict[tuple[int, int], int] = {}
+    monkeypatch.setattr(locks, "_READ", readers)
     make_checkpoint(run.checkpoint(1))
     assert resolve_model(run.path)[0] == str(run.checkpoint(1))
     make_checkpoint(run.best_weights(1))
     resolve_model(run.best_weights(1))
+    monkeypatch.setattr(locks, "_READ", {})  # from here on, readers are another process
     for step in (2, 3):
         make_checkpoint(run.checkpoint(step))
         make_checkpoint(run.best_weights(step))
@@ -549,13 +539,12 @@ def test_a_checkpoint_that_is_read_is_pruned_later(
         assert run.saved_steps() == run.best_steps() == [1, step]
     for descriptor in readers.values():
         os.close(descriptor)
-    readers.clear()
     run.prune(1)
     assert run.saved_steps() == run.best_steps() == [3]
 
 
 def test_a_checkpoint_that_goes_while_it_is_looked_for_is_looked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: dict[tuple[int, int], int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, read_on = make_run(tmp_path / "run"), locks.read_on
     make_checkpoint(run.checkpoint(1))
