@@ -10,6 +10,9 @@ import os
 
 from mrt5cli.text import counted, shortened, visible
 
+LONGEST = 2000
+"""Characters of a problem that quotes what it is about."""
+
 
 class UserError(Exception):
     """Bad input from the keyboard, a recipe or a file, or none to be had: exit code 2, no traceback.
@@ -43,7 +46,8 @@ class RecipeError(UserError):
     has_lines = True
 
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
-        problems = [(shortened(key, 120), visible(text, lines=False)) for key, text in problems]
+        cut = ((key, text if len(text) < LONGEST else f"{text[:LONGEST]}...") for key, text in problems)
+        problems = [(shortened(key, 120), visible(text, lines=False)) for key, text in cut]
         width = max((len(key) for key, _ in problems), default=0)
         lines = [
             f"{visible(where, lines=False)} has {counted(len(problems), 'problem')}",

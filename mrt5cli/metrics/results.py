@@ -156,7 +156,7 @@ class SavedModel(BaseModel, frozen=True):
     def _of_older_versions(cls, tree: object) -> object:
         """Version 1 says the step in the path of the checkpoint only; see `VERSION` for accuracy."""
         if isinstance(tree, dict) and "step" not in tree:
-            found = re.fullmatch(r"step-(\d+)", Path(tree.get("source", "")).name)
+            found = re.fullmatch(r"step-(\d+)", Path(str(tree.get("source", ""))).name)
             tree = {**tree, "step": int(found[1]) if found else None}
         if isinstance(tree, dict) and isinstance(rows := tree.get("rows"), list | tuple):
             tree = {**tree, "rows": [_renamed(row) if isinstance(row, dict) else row for row in rows]}

@@ -147,7 +147,7 @@ def test_state_of_a_run(chance: random.Random, tmp_path_factory: pytest.TempPath
     run.metrics_path.write_bytes(broken(lines, chance))
     read(lambda: run.state(), "meta.json")
     read(lambda: run.metrics(), "metrics.jsonl")
-    read(lambda: run.recipe(), "meta.json", "x.py")
+    read(lambda: run.recipe(), "meta.json", "broken-run")
 
 
 @many
