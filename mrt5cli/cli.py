@@ -117,7 +117,7 @@ def main() -> None:
     the start, 128 + its number where a signal stopped it: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1.
     """
     try:
-        with stopping.taken_by(stopping.raiser()):
+        with stopping.raised():
             _run()
     except KeyboardInterrupt as error:
         sys.exit(stopping.exit_code(error))

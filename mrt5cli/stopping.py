@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 """Ctrl-C; a time limit, `kill` or a service manager; a terminal that is gone; what schedulers warn with."""
 SAME_SECONDS = 5.0
 """Within these another signal is the first once more: `timeout` sends its to the process and to its group."""
+AGAIN_SECONDS = 0.05
+"""After which a signal comes once more whose exception was lost."""
 LOOK_SECONDS = 0.5
 """Between two looks at whether a parent is still there."""
 Handler = Callable[[int, FrameType | None], None]
@@ -77,9 +80,10 @@ def taken_by(handler: Handler) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def raiser() -> Handler:
-    """A handler that raises `Stopped`; a second signal that comes with the first does not, but for Ctrl-C."""
-    last = -SAME_SECONDS
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raise `Stopped` for signals that come meanwhile; not twice for one that comes twice, but for Ctrl-C."""
+    last, shown = -SAME_SECONDS, sys.unraisablehook
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
@@ -87,7 +91,21 @@ def raiser() -> Handler:
         if number == signal.SIGINT or last - before >= SAME_SECONDS:
             raise Stopped(number)
 
-    return stop
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        nonlocal last
+        if not isinstance(lost.exc_value, Stopped):
+            shown(lost)
+            return
+        # Python drops what is raised in a finalizer, or while C calls back: so the signal comes once more.
+        last = -SAME_SECONDS
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.number)).start()
+
+    sys.unraisablehook = again
+    try:
+        with taken_by(stop):
+            yield
+    finally:
+        sys.unraisablehook = shown
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
@@ -125,15 +143,34 @@ def work_for_parent() -> None:
     """
     from multiprocessing import parent_process
 
-    parent, started_by = parent_process(), os.getppid()
+    parent = parent_process()
     assert parent is not None
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def terminated() -> bool:
+        got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)
+        return got is not None and got.si_signo == signal.SIGTERM and got.si_pid == parent.pid
+
+    end_with_parent(terminated)
+
+
+def end_with_parent(or_when: Callable[[], bool] | None = None) -> None:
+    """End when the process has ended that has started this one through multiprocessing, be it by a kill.
+
+    Args:
+        or_when: waits a while, and says whether to end now.
+    """
+    from multiprocessing import parent_process
+
+    parent, started_by = parent_process(), os.getppid()
+    assert parent is not None
 
     def wait() -> None:
         # The pipe that tells of the parent is open in processes that were forked later, too.
         while parent.is_alive() and os.getppid() == started_by:
-            got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)
-            if got is not None and got.si_signo == signal.SIGTERM and got.si_pid == parent.pid:
+            if or_when is None:
+                time.sleep(LOOK_SECONDS)
+            elif or_when():
                 break
         os._exit(1)
 

@@ -19,6 +19,7 @@ import torch
 from mrt5cli.benchmark.models import Shapes, float32_products
 from mrt5cli.benchmark.suite import Builder, Case, Memory
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.stopping import end_with_parent
 from mrt5cli.text import first_line
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -59,12 +60,13 @@ def measure(
 def _keep_base(make_base: Callable[[], MrT5ForConditionalGeneration]) -> None:
     """Build the weights once, by a single thread: OpenMP's threads do not survive a fork."""
     global _base
+    end_with_parent()
     torch.set_num_threads(1)
     _base = make_base()
 
 
 def _fork(*case: Any) -> Memory:
-    with ProcessPoolExecutor(1, get_context("fork")) as process:
+    with ProcessPoolExecutor(1, get_context("fork"), end_with_parent) as process:
         return process.submit(_measure_here, *case).result()
 
 

@@ -40,7 +40,8 @@ def pretrain(
     """Train a model as its recipe says.
 
     Writes a run directory: the resolved recipe, metrics, checkpoints and the model in Hugging Face layout.
-    Ctrl-C, or a termination signal, saves a checkpoint and prints the command that resumes the run.
+    Ctrl-C, SIGTERM, SIGHUP or a scheduler's SIGUSR1 saves a checkpoint and prints the command that resumes
+    the run.
 
     Examples:
 

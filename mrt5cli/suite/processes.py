@@ -20,7 +20,7 @@ from pathlib import Path
 from mrt5cli import own_code, runtime
 from mrt5cli.errors import UserError
 from mrt5cli.output import prepare
-from mrt5cli.stopping import SIGNALS, exit_code, kept_from_children, raiser, taken_by
+from mrt5cli.stopping import SIGNALS, exit_code, kept_from_children, raised
 from mrt5cli.suite.jobs import SuitePlan, TrainJob
 from mrt5cli.suite.work import JobOrder, carry_out
 from mrt5cli.text import counted
@@ -142,7 +142,7 @@ def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str])
         os.dup2(target, descriptor)
     prepare()
     try:
-        with taken_by(raiser()):
+        with raised():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             code = _carried_out(packed, threads, gpus)
     except KeyboardInterrupt as error:  # before the job had begun

@@ -23,7 +23,8 @@ class Interruption(TrainerCallback):
 
     Alone, a Ctrl-C after the first signal raises `Stopped` at once. Processes of a group get the signal from
     their launcher as well as from the terminal, so there repetitions mean nothing; and as they must stop at
-    the same step, they agree on it when they meet anyway, at logging steps.
+    the same step, they agree on it when they meet anyway, at logging steps. There they find, too, that
+    torchrun is gone, which a signal that it does not take ends: to them it is as if SIGTERM had come.
 
     Args:
         alone: this process trains without others.
@@ -41,6 +42,7 @@ class Interruption(TrainerCallback):
         self.number = 0
         self.stopped = False
         self.handlers = ExitStack()
+        self.launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __enter__(self) -> Interruption:
         self.handlers.enter_context(taken_by(self._on_signal))
@@ -65,6 +67,8 @@ class Interruption(TrainerCallback):
         if not self.alone:
             if state.global_step % state.logging_steps:
                 return
+            if self.launcher not in (None, os.getppid()):
+                self.number = self.number or signal.SIGTERM
             number = torch.tensor(float(self.number), device=args.device)
             dist.all_reduce(number, op=dist.ReduceOp.MAX)
             self.number = int(number.item())

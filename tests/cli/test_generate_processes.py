@@ -62,6 +62,22 @@ def test_stopped_in_the_middle_and_gone_on_with(
     assert not note.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_is_the_first_ones(
+    run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    file, out = lines(tmp_path / "in.txt", LINES), tmp_path / "out.txt"
+    words = [*command(run, file, "--max-new-tokens", 3, "--out", out), "--device", "cpu,cpu"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    note = tmp_path / "out.txt.unfinished.json"
+    while process.poll() is None and not (note.exists() and json.loads(note.read_text())["done"]["inputs"]):
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)  # until the last process has let go of stderr
+    assert process.returncode == 128 + number, said
+    assert "--resume goes on" in " ".join(said.split()) and "Traceback" not in said, said
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(run: Path, tmp_path: Path) -> None:
     file = lines(tmp_path / "in.txt", 30_000)
     process = started(run, file, "--max-new-tokens", 3)

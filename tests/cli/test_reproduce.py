@@ -260,13 +260,29 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
         os.kill(pid_of(run), signal.SIGKILL)
         assert process.wait(90) == 1
     told = (house / "stderr").read_text()
-    assert "train long seed 1: killed by SIGKILL, by hand or because memory ran out" in told
+    assert "train long seed 1: was killed by SIGKILL, by hand or because memory ran out" in told
     assert re.search(r"done +evaluate base seed 1 vowel_removal", told)
     sessions = json.loads((run / "meta.json").read_text())["sessions"]
     assert [session["from_step"] for session in sessions][:2] == [0, saved]
     assert sessions[2]["from_step"] > saved
     numbers = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_lets_trainings_save(house: Path, number: signal.Signals) -> None:
+    path, run = suite(house, "long"), house / "runs" / "mine" / "long-seed1"
+    with started(house, path, "--only", "long") as process:
+        wait_for(lambda: steps(run) > 5)
+        for _ in range(2):  # as `timeout` does
+            os.killpg(process.pid, number)
+        assert process.wait(60) == 128 + number
+    told = (house / "stderr").read_text()
+    assert "the same command again" in told and "Traceback" not in told, told
+    meta = json.loads((run / "meta.json").read_text())
+    [saved] = [int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir()]
+    assert meta["status"] == "interrupted" and saved == meta["step"] > 5
 
 
 def pid_of(run: Path) -> int:

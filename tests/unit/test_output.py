@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
+import pty
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mrt5cli.output import Messages, Results, print_json
+from mrt5cli.output import Messages, Results, lead_nowhere, losing_messages, print_json
 
 DOCUMENT = {"text": "Größe 日本 😀", "file": "caf\udce9", "plain": [1, None]}
 
@@ -44,6 +49,59 @@ def test_a_full_disk_below_stdout_is_named() -> None:
         results.write("a line\n")
         with pytest.raises(OSError, match="No space left on device: 'stdout'"):
             results.flush()
+
+
+@contextmanager
+def closed_terminal() -> Iterator[tuple[int, Callable[[], None]]]:
+    """A terminal, and what closes its window: whoever writes to it then gets EIO."""
+    window, terminal = pty.openpty()
+    yield terminal, lambda: os.close(window)
+
+
+@contextmanager
+def closed_pipe() -> Iterator[tuple[int, Callable[[], None]]]:
+    reading, writing = os.pipe()
+    yield writing, lambda: os.close(reading)
+
+
+@contextmanager
+def full_disk() -> Iterator[tuple[int, Callable[[], None]]]:
+    yield os.open("/dev/full", os.O_WRONLY), lambda: None
+
+
+@pytest.mark.parametrize("lost", [closed_terminal, closed_pipe, full_disk])
+def test_whatever_prints_goes_on_when_stderr_is_gone(
+    lost: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a program that is not ours, in the middle of a live line: our display, and what libraries print."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from tqdm import tqdm
+
+    from mrt5cli.text import say_on_stderr
+    from mrt5cli.training.progress import ProgressDisplay
+
+    with lost() as (descriptor, close), open(descriptor, "w", buffering=1) as stream:  # type: ignore[attr-defined]
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        with losing_messages(), ProgressDisplay(plain_seconds=0.0) as display:
+            row = {"loss": 1.0, "deletion_rate": 0.0, "target": None, "alpha": 0.0, "bytes_per_second": 1.0}
+            state = lambda step: SimpleNamespace(global_step=step, max_steps=4)
+            display.on_train_begin(None, state(0), None)  # type: ignore[arg-type]
+            display.on_log(None, state(1), None, logs=row)  # type: ignore[arg-type]
+            close()
+            for step in (2, 3, 4):
+                display.on_log(None, state(step), None, logs=row)  # type: ignore[arg-type]
+            list(tqdm(range(3), file=sys.stderr, mininterval=0))
+            logging.StreamHandler().emit(logging.makeLogRecord({"msg": "a library's"}))
+            say_on_stderr("ours " * 10_000)
+            Console(stderr=True).print("somebody's")
+            with Progress(console=Console(stderr=True)) as bar:
+                bar.add_task("another")
+        assert sys.stderr is stream
+        with pytest.raises(OSError):  # so that this shows something
+            print("x" * 100_000, file=stream, flush=True)
+        lead_nowhere(stream)
 
 
 def test_closed_streams_and_an_ascii_stdout(tmp_path: Path) -> None:
