@@ -19,7 +19,7 @@ from mrt5cli.generation.generate import Job
 from mrt5cli.generation.predictor import PenElsewhere
 from mrt5cli.generation.workers import as_ours
 from mrt5cli.generation.writing import BATCH_TOKENS, Progress, Text, Written
-from mrt5cli.stopping import raiser, taken_by
+from mrt5cli.stopping import raised
 from mrt5cli.text import counted, first_line
 
 CPUS = 4
@@ -52,7 +52,7 @@ class Cluster:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends home what it runs on
-        with taken_by(raiser()):  # Ray takes SIGTERM for itself; ours are put back
+        with raised():  # Ray takes SIGTERM for itself; ours are put back
             ray.init(logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
         there = ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
