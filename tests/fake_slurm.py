@@ -54,9 +54,9 @@ def _start(folder: Path, job: str) -> None:
     told = json.loads((folder / f"{job}.json").read_text())
     with (folder / f"{job}.starts").open("a") as file:
         file.write("1\n")
-    subprocess.Popen(
-        ["bash", told["script"]], env={**os.environ, **told["environment"]}, start_new_session=True
-    )
+    environment = {**os.environ, **told["environment"]}
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(["bash", told["script"]], env=environment, start_new_session=True, **quiet)
 
 
 def _sbatch(folder: Path, script: str) -> None:

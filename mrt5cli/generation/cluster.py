@@ -19,7 +19,7 @@ from mrt5cli.generation.generate import Job
 from mrt5cli.generation.predictor import PenElsewhere
 from mrt5cli.generation.workers import as_ours
 from mrt5cli.generation.writing import BATCH_TOKENS, Progress, Text, Written
-from mrt5cli.stopping import raised, taken_by
+from mrt5cli.stopping import raised
 from mrt5cli.text import counted, first_line
 
 CPUS = 4
@@ -63,9 +63,8 @@ class Cluster:
             self.__exit__()
             raise UserError(f"the Ray cluster has {what}, and a worker needs one", "lower --workers")
         self._count = workers or (gpus if self.kind == "cuda" else max(1, cpus // CPUS))
-        self._share: dict[str, Any] = (
-            {"num_gpus": 1} if self.kind == "cuda" else {"num_cpus": cpus // self._count}
-        )
+        each: dict[str, Any] = {"num_cpus": cpus // self._count}
+        self._share = {"num_gpus": 1} if self.kind == "cuda" else each
         self._actors: list[Any] = []
         self._threshold: float | None = None
 
