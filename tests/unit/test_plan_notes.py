@@ -19,7 +19,7 @@ from mrt5cli.models.fast.kernels.checking import Work
 from mrt5cli.recipe import Recipe, left_out_of_smoke, load, parse_overrides, smoke
 from mrt5cli.rundir import RunState
 from mrt5cli.training import record
-from mrt5cli.training.choose import _micro_batches, _other_attention, choose
+from mrt5cli.training.choose import _division, _other_attention, choose
 from mrt5cli.training.plan import RunOptions, TrainingPlan
 from mrt5cli.training.start import model_to_start
 
@@ -71,11 +71,19 @@ def test_a_step_is_divided_anew_among_other_processes(size: int, processes: int,
     training = load("quickstart_byt5", [f"training.device_batch_size={size}"]).training
     assert training.batch_size == 64
     if isinstance(found, int):
-        assert _micro_batches(training, processes, resumed=True) == found
+        assert _division(training, processes, resumed=True) == (size, found)
         return
     with pytest.raises(UserError, match=f"64 is not a multiple of {size * processes}") as raised:
-        _micro_batches(training, processes, resumed=True)
+        _division(training, processes, resumed=True)
     assert raised.value.hint == found
+
+
+def test_byte_tokens_divide_a_share_of_a_step() -> None:
+    training = load("quickstart_byt5", ["training.batch_tokens=1000"]).training
+    assert _division(training, 4, resumed=False) == (16, 1)
+    with pytest.raises(UserError, match=r"64 is not a multiple of 3.*\(an equal share each\)") as raised:
+        _division(training, 3, resumed=False)
+    assert raised.value.hint == "set training.batch_size, e.g. --set training.batch_size=66"
 
 
 @pytest.mark.usefixtures("fast")
