@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 import traceback
 from collections import defaultdict
@@ -143,7 +144,7 @@ def import_again(path: Path) -> None:
             instead = named.get(file.name, listed([*named.values()]))
             warn_once(f"{shown(run)} was made with {file.name} as it was before; {instead} is used")
         else:
-            again = f"--code {file}" if file.is_file() else "--code FILE"
+            again = f"--code {file}" if os.path.isfile(file) else "--code FILE"
             raise UserError(
                 f"{shown(run)} was made with {file}, which {why}",
                 f"to go on with the code as it is now, add {again} to the command",
@@ -168,7 +169,7 @@ def _recorded(meta: Mapping[str, Any]) -> dict[Path, str]:
 
 def _unfit(file: Path, digest: str) -> str | None:
     """Why a file that a run names is not imported by itself; None where it may be."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # False, too, of a name that no system takes
         return "is gone"
     # As it was written. A relative path, or /proc/self/cwd, would lead to whatever came along with the run.
     if file != file.resolve():

@@ -9,17 +9,18 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mrt5cli.data.columns import Column, Row, cell_column, holder, missing_column, our_names, values_of
-from mrt5cli.data.formats import JSON, ROWS, BadRow, Damaged, DataFile, not_utf8, rows_within
+from mrt5cli.data.formats import JSON, LONGEST_ROW, ROWS, BadRow, Damaged, DataFile, not_utf8
 from mrt5cli.data.reading import rows_of
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.tasks import GeneratedRows, TaskSection
 from mrt5cli.templates import Template
-from mrt5cli.text import announced, say_on_stderr
+from mrt5cli.text import announced, byte_size, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.tasks.tables import TableTask
@@ -271,7 +272,10 @@ class Source:
             return
         try:
             with self._file.utf8() as stream:
-                for number, line in enumerate(rows_within(stream), start=1):
+                # Nothing is read ahead, so that the place in the file says how much is left.
+                for number, line in enumerate(iter(partial(stream.readline, LONGEST_ROW + 1), b""), start=1):
+                    if len(line) > LONGEST_ROW:
+                        raise Damaged(f"line {number} is longer than {byte_size(LONGEST_ROW)}")
                     yield self._line(f"{self.name}, line {number}", line)
         except Damaged as error:
             raise UserError(f"{self.name} cannot be read: {error}", error.hint) from error
