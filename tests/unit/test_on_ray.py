@@ -142,7 +142,7 @@ def lines(path: Path, count: int) -> Path:
 
 @pytest.mark.slow
 def test_a_worker_is_killed_and_the_command_too(run: Path, tmp_path: Path) -> None:
-    file, out, whole = lines(tmp_path / "in.txt", 30_000), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    file, out, whole = lines(tmp_path / "in.txt", 20_000), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     local = written(run, file, "--out", whole)
     assert local.returncode == 0, local.stderr
 
