@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from mrt5cli import hub as hub_module
 from mrt5cli.cli import app
+from mrt5cli.data import formats, reading, sources
 from mrt5cli.data import hub_datasets as dataset_module
-from mrt5cli.data import sources
 from mrt5cli.rundir import RunDir
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,10 +100,15 @@ def on(name: str, **settings: str) -> dict[str, str]:
     return {f"task__source__{key}": value for key, value in source.items()}
 
 
+def ask_often(patch: pytest.MonkeyPatch) -> None:
+    """Have blocks so small that every step asks for some."""
+    for module in (dataset_module, formats, reading):
+        patch.setattr(module, "BLOCK_BYTES", 300)
+
+
 @pytest.fixture
 def many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks so small that every step asks for some."""
-    monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 300)
+    ask_often(monkeypatch)
 
 
 class Unbroken(NamedTuple):
@@ -122,7 +127,7 @@ def unbroken(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) ->
     corpus(hub_server, "plain")
     hub_server.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_module, "BLOCK_BYTES", 300)
+        ask_often(patch)
         point_at(hub_server.endpoint, folder / "hf", patch)
         result = small("pretrain", "pctrl40", folder / "run", **on(PLAIN))
     assert result.exit_code == 0, result.output
