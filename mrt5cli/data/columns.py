@@ -215,9 +215,10 @@ def missing_column(where: str, name: str, there: Iterable[str], columns: Sequenc
     """The error for a row or a file without a column."""
     hint = next((column.hint for column in columns if column.name == name), None)
     there = names_in(there) if isinstance(there, Mapping) else list(there)
+    odd = other_mark(there)
     there = [shortened(name) for name in there[:MANY]]
     near = next(iter(difflib.get_close_matches(name, there, 1)), None)
-    if odd := other_mark(there):
+    if odd:
         near, hint = None, odd
     meant = f"; did you mean {near!r}?" if near else ""
     return UserError(
