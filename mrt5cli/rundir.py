@@ -176,7 +176,8 @@ class RunDir:
             raise UserError(f"{self.meta_path} is damaged: it says nothing", "restore it from a copy")
         for key, value in _odd(meta, META_TYPES):
             raise UserError(
-                f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}", "restore it from a copy"
+                f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",
+                "restore it from a copy",
             )
         return meta
 
@@ -573,7 +574,7 @@ def _runs_in(folder: Path) -> list[str]:
 def _odd(entry: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> Iterator[tuple[str, object]]:
     """What in meta.json, or one of its sessions, is of another type than was written."""
     for key, kind in kinds.items():
-        value = entry.get(key, kind[0]())
+        value: Any = entry.get(key, kind[0]())
         if not isinstance(value, kind) or (key in ("started", "ended") and value and not _is_time(value)):
             yield key, value
         elif kind == (list,):

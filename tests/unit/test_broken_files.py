@@ -5,24 +5,17 @@ MRT5_TEST_EXAMPLES=5000 draws so many of each kind; `make fuzz` draws others eve
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
-import lzma
 import os
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from broken import broken, broken_tree, read
+from broken import DATA, PACK, broken, broken_tree, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 from reproduction import FAMILY, experiment, leave_done
 
 from mrt5cli import recipe
@@ -41,40 +34,6 @@ EXAMPLES = int(os.environ.get("MRT5_TEST_EXAMPLES", "40"))
 many = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32).map(random.Random)
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-
-ROWS = [
-    {"text": f'row {n}, "naïve" 日本', "n": n, "language": "en", "of": {"a": [n, None]}} for n in range(30)
-]
-
-
-def _parquet() -> bytes:
-    out = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(ROWS), out, row_group_size=8)
-    return out.getvalue()
-
-
-def _table(mark: str) -> bytes:
-    return "\n".join(
-        f"{mark.join(('n', 'text'))}" if n < 0 else f"{n}{mark}row {n}" for n in range(-1, 30)
-    ).encode()
-
-
-DATA = {
-    "a.txt": "A paragraph.\nOf two lines.\n\n日本 naïve\n".encode() * 20,
-    "a.jsonl": "\n".join(map(json.dumps, ROWS)).encode(),
-    "a.json": json.dumps(ROWS).encode(),
-    "a.csv": _table(",") + b'\n31,"a, ""b""\nc"\n',
-    "a.tsv": _table("\t") + b'\n31\t"a ""b"""\n',
-    "a.parquet": _parquet(),
-    "b.txt": "mark\n\nand text\n".encode("utf-16"),
-    "b.csv": _table(",").decode().encode("utf-32"),
-}
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
-}
 
 
 @pytest.mark.parametrize("name", DATA)
