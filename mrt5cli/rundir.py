@@ -548,7 +548,7 @@ def _newest_model(run: RunDir) -> Path | None:
         else:
             if not passed_over:
                 return None
-            raise UserError("\n".join(passed_over), "bring the files back from a copy")
+            raise UserError(passed_over[0], "bring the files back from a copy", passed_over[1:])
         time.sleep(locks.POLL_SECONDS)
     return folder
 
@@ -575,7 +575,7 @@ def _odd(entry: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> Ite
     """What in meta.json, or one of its sessions, is of another type than was written."""
     for key, kind in kinds.items():
         value: Any = entry.get(key, kind[0]())
-        if not isinstance(value, kind) or (key in ("started", "ended") and value and not _is_time(value)):
+        if not issubclass(type(value), kind) or (key in ("started", "ended") and value and not _is_time(value)):
             yield key, value
         elif kind == (list,):
             for one in value:

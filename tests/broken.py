@@ -130,16 +130,17 @@ def broken_tree(tree: Any, chance: random.Random) -> Any:
     """A JSON value with up to two of the values in it exchanged for odd ones, left out or added."""
     tree = copy.deepcopy(tree)
     for _ in range(chance.randint(1, 2)):
+        odd = copy.deepcopy(chance.choice(VALUES))
         places = list(_places(tree))
         if not places:
-            return chance.choice(VALUES)
+            return odd
         within, key = chance.choice(places)
         if chance.random() < 0.1:
             del within[key]
         elif chance.random() < 0.1 and isinstance(within, dict):
-            within[chance.choice(["", "x", "\ud800", "__class__", "a\x1bb"])] = chance.choice(VALUES)
+            within[chance.choice(["", "x", "\ud800", "__class__", "a\x1bb"])] = odd
         else:
-            within[key] = chance.choice(VALUES)
+            within[key] = odd
     return tree
 
 

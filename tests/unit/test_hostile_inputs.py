@@ -502,8 +502,10 @@ SHOWN = r"a\x1b[31mb\x1b]8;;http://x\x07c\rd\x08\x9be\u202e\u2066"
 def test_what_a_terminal_would_obey_is_shown() -> None:
     assert visible(EVIL + "\n\tx") == SHOWN + "\n\tx"
     assert visible("a\n\tb", lines=False) == r"a\n\tb"
+    assert visible("a\u200fb\udce9", lines=False) == r"a\u200fb\udce9" and visible("א\u200f") == "א\u200f"
     assert visible("naïve 日本 😀 שלום [red]") == "naïve 日本 😀 שלום [red]"
     assert UserError(f"{EVIL}\nx").message == SHOWN + r"\nx"
+    assert UserError("a\nb", None, ["c\nd", EVIL]).message == f"a\\nb\nc\\nd\n{SHOWN}"
     error = RecipeError(EVIL, [(EVIL, f"{EVIL}\nx"), ("b", "c")])
     assert error.message.count("\n") == 2 and "\x1b" not in error.message
 
