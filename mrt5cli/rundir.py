@@ -575,7 +575,9 @@ def _odd(entry: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> Ite
     """What in meta.json, or one of its sessions, is of another type than was written."""
     for key, kind in kinds.items():
         value: Any = entry.get(key, kind[0]())
-        if not issubclass(type(value), kind) or (key in ("started", "ended") and value and not _is_time(value)):
+        if not issubclass(type(value), kind) or (
+            key in ("started", "ended") and value and not _is_time(value)
+        ):
             yield key, value
         elif kind == (list,):
             for one in value:

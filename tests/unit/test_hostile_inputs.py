@@ -30,7 +30,7 @@ from mrt5cli.data.reading import usable_rows
 from mrt5cli.errors import CheckpointError, RecipeError, UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.generation.inputs import Prompt, Source
-from mrt5cli.json_files import read_object
+from mrt5cli.json_files import LARGEST_FILE, read_object
 from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe import FilesSource, strict_yaml
 from mrt5cli.recipe.loading import shipped
@@ -221,6 +221,15 @@ def test_a_pipe_is_not_waited_for(pipe: Path) -> None:
         assert error is not None and "is not a file" in error.message
 
 
+def test_json_larger_than_any_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    for size, message in ((LARGEST_FILE, "it is not JSON"), (LARGEST_FILE + 1, "it is larger than 33.6 MB")):
+        with file.open("wb") as opened:
+            opened.truncate(size)
+        with pytest.raises(UserError, match=message):
+            read_object(file)
+
+
 def test_a_pipe_in_a_folder_is_left_out(pipe: Path) -> None:
     from mrt5cli.data.sources import open_source
 
@@ -311,6 +320,7 @@ def test_results_are_beside_each_other_whatever_they_are_of(tmp_path: Path) -> N
 _left: list[int] = []
 """Files that may be opened before the folder that they are in vanishes."""
 _doomed: list[Path] = []
+GONE = (FileNotFoundError,)
 
 
 def _vanish(event: str, arguments: tuple[object, ...]) -> None:
@@ -328,8 +338,14 @@ def _vanish(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_vanish)
 
 
-def _whatever_vanishes(folder: Path, call: Callable[[], object]) -> int:
-    """Have a folder vanish before each of the files in it is opened; how many there are."""
+def _whatever_vanishes(
+    folder: Path, call: Callable[[], object], told_by: tuple[type[OSError], ...] = ()
+) -> int:
+    """Have a folder vanish before each of the files in it is opened; how many there are.
+
+    Args:
+        told_by: what may say so beside a `UserError`; the shell makes a sentence of it that names the file.
+    """
     kept = folder.with_name("kept")
     folder.rename(kept)
     for count in range(1, 100):
@@ -337,7 +353,7 @@ def _whatever_vanishes(folder: Path, call: Callable[[], object]) -> int:
         _doomed[:], _left[:] = [folder], [count]
         try:
             read(call, folder.name)
-        except FileNotFoundError as error:  # which the shell, too, makes a sentence of
+        except told_by as error:
             assert str(error.filename).startswith(str(folder))
         finally:
             over = bool(_left)
@@ -368,7 +384,7 @@ def test_what_is_of_a_run_vanishes(tmp_path: Path) -> None:
     (run.path / "eval").mkdir()
     shutil.copy(Path(__file__).parents[1] / "fixtures" / "results_v1" / "vowel_removal.json", run.eval("x"))
     for call in (run.state, run.recipe, run.metrics, run.check_not_foreign):
-        _whatever_vanishes(run.path, call)
+        _whatever_vanishes(run.path, call, GONE)
     assert _whatever_vanishes(run.path, lambda: SavedEvaluation.read(run.eval("x"))) == 1
 
 
@@ -378,10 +394,10 @@ def test_a_checkpoint_vanishes(golden_dir: Path, tmp_path: Path) -> None:
 
     folder = tmp_path / "checkpoint"
     shutil.copytree(golden_dir / "models" / "mrt5_g2", folder)
-    assert _whatever_vanishes(folder, lambda: load(folder)) > 2
+    assert _whatever_vanishes(folder, lambda: load(folder), GONE) > 2
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "a.safetensors"}}')
-    assert _whatever_vanishes(folder, lambda: weight_names(folder)) > 1
+    assert _whatever_vanishes(folder, lambda: weight_names(folder), GONE) > 1
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
