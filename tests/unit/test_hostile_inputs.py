@@ -460,16 +460,24 @@ def test_a_link_may_lead_out_of_a_folder(shards: Callable[[object], Path], tmp_p
         {"base_model_tp_plan": True},
         {"relative_attention_num_buckets": -(10**400)},
         {"sigmoid_mask_scale": -(10**400)},
+        {"sigmoid_mask_scale": -1e308},
+        {"is_encoder_decoder": False},
+        {"return_dict": False},
+        {"output_hidden_states": "x"},
+        {"output_attentions": 1.5},
     ],
     ids=repr,
 )
 def test_odd_fields_of_a_configuration(golden_dir: Path, tmp_path: Path, fields: dict[str, object]) -> None:
+    import torch
+
     from mrt5cli.models import load
 
     shutil.copytree(golden_dir / "models" / "mrt5_g2", tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "config.json").read_text()) | fields
     (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
-    read(lambda: load(tmp_path / "odd"), "odd")
+    ids = torch.tensor([[70, 71, 1]])
+    read(lambda: load(tmp_path / "odd")(input_ids=ids, labels=ids), "odd")
 
 
 @pytest.mark.parametrize(
