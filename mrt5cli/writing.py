@@ -86,13 +86,13 @@ def whole_directory(path: Path, *, leader: bool = True, needs: int | None = None
         needs: bytes that it will take, for the error where the disk has no room; None: at least what was
             written by then.
     """
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     if not leader:
-        with naming(path):
+        with naming(named):
             yield temporary
         return
-    with naming(path, needs) as failure:
+    with naming(named, needs) as failure:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:

@@ -139,8 +139,10 @@ class StreamedExamples(BatchStream):
         self._streamed = [isinstance(part.text, StreamedText) for part in task.parts]
         # A row says where the text is after so many examples: that number, lines and files left out before,
         # and pass, file, row, bytes taken and `found` of every stream. The first row is the beginning, the
-        # second that of a loaded state. Of batches that workers have handed over, rows are whole.
+        # second that of a loaded state. Of batches that workers have handed over, rows are whole; those that
+        # are still to come are at -1, so that nobody takes one that another worker is writing.
         self._marks = torch.zeros(2 + REMEMBERED_BATCHES, 3 + 5 * sum(self._streamed), dtype=torch.int64)
+        self._marks[1:, 0] = -1
         self._marks.share_memory_()  # type: ignore[no-untyped-call]
         # Lines and files left out, counted by the first worker.
         self._left_out = torch.zeros(2, dtype=torch.int64)
@@ -189,7 +191,7 @@ class StreamedExamples(BatchStream):
 
     def _mark(self, batch: int) -> list[int]:
         """The last mark before a batch of this rank's."""
-        numbers = self._marks[:, 0]
+        numbers = self._marks[:, 0].clone()  # read once: workers write meanwhile
         before = numbers.where(numbers <= self._first_example(batch), -1)
         mark: list[int] = self._marks[before.argmax()].tolist()
         return mark

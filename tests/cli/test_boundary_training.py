@@ -114,6 +114,7 @@ def test_what_it_leaves(unbroken: RunDir) -> None:
         "metrics.jsonl",
         "checkpoints",
         "model",
+        ".mrt5.lock",
         "boundaries.npz",
     }
 

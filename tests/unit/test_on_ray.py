@@ -142,7 +142,7 @@ def lines(path: Path, count: int) -> Path:
 
 @pytest.mark.slow
 def test_a_worker_is_killed_and_the_command_too(run: Path, tmp_path: Path) -> None:
-    file, out, whole = lines(tmp_path / "in.txt", 30_000), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    file, out, whole = lines(tmp_path / "in.txt", 20_000), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     local = written(run, file, "--out", whole)
     assert local.returncode == 0, local.stderr
 
@@ -190,7 +190,7 @@ def test_what_is_wrong_there_is_said_here(run: Path, tmp_path: Path) -> None:
     bad = written(run, file, "--out", out, "--engine", "ray", "--workers", 1)
     assert bad.returncode == 2 and "in.txt, line 3001" in bad.stderr
     assert len(out.read_text().splitlines()) == 3000
-    many = written(run, file, "--engine", "ray", "--workers", 1000, "--device", "cpu")
+    many = written(run, file, "--engine", "ray", "--workers", 500, "--device", "cpu")
     assert many.returncode == 2 and "a worker needs one" in many.stderr
     none = written(run, file, "--engine", "ray", "--device", "cuda")
     assert none.returncode == 2 and "the Ray cluster has 0 GPUs" in none.stderr

@@ -17,7 +17,7 @@ from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import Evaluation, Experiment, SuitePlan
 from mrt5cli.suite.planning import closure, keep_to_budget, make_plan
 from mrt5cli.suite.suites import load_suite, suite_names
-from mrt5cli.writing import write_json
+from mrt5cli.writing import write_json, write_text
 
 BYT5, MRT5 = "train tiny/byt5 seed 1", "train tiny/mrt5 seed 1"
 MRT5_EVALUATED = "evaluate tiny/mrt5 seed 1 vowel_removal"
@@ -164,7 +164,7 @@ def test_nothing_there_is_missing_and_all_there_is_done(tmp_path: Path) -> None:
 
 def test_a_stopped_training_is_half_done(tmp_path: Path) -> None:
     run = trained(planned(tmp_path).job(BYT5), status="interrupted")
-    run.checkpoint(2).mkdir(parents=True)
+    write_text(run.checkpoint(2) / "config.json", "{}")
     job = planned(tmp_path).job(BYT5)
     assert (job.status, job.reason) == ("half done", "saved at step 2 of 4")
 

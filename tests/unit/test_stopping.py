@@ -149,7 +149,7 @@ from mrt5cli.stopping import kept_from_children, {serve}
 
 def stuck():
     {serve}()
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once, as three write here
     time.sleep(600)
 
 if __name__ == "__main__":
@@ -175,9 +175,11 @@ def test_no_worker_outlives_a_parent_that_was_killed(serve: str) -> None:
     command = [sys.executable, "-c", PARENT.format(serve=serve)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        workers = [int(parent.stdout.readline()) for _ in range(3)]
-        assert all(map(alive, workers))
-        parent.kill()
+        try:
+            workers = [int(parent.stdout.readline()) for _ in range(3)]
+            assert all(map(alive, workers))
+        finally:
+            parent.kill()
         until = time.monotonic() + 20
         while any(map(alive, workers)):
             assert time.monotonic() < until, "a worker is left"

@@ -396,7 +396,7 @@ HEAD = "noisy\tclean\n"
          "'nosy'?", "task.input and task.target name columns"),
         ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in the first line"),
         ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be separated by ';'"),
-        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\tclean", "separated by '\\t'"),
+        ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\\tclean", "separated by '\\t'"),
         ("p.jsonl", '{"noisy": "a"}\n', "p.jsonl, line 1: no column 'clean'; it has noisy", "task.target"),
         ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' holds columns of its "
          "own (en), which are named with a dot", None),
