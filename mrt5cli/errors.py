@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 from mrt5cli.text import counted, shortened, visible
 
@@ -20,14 +21,15 @@ class UserError(Exception):
     Args:
         message: what is wrong, where, and what was expected: one sentence, whatever is in the names in it.
         hint: what to do next, one sentence.
+        more: lines below the message, such as one a key.
     """
 
     exit_code = 2
     has_lines = False
     """Whether the message may have several."""
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = visible(message, lines=self.has_lines)
+    def __init__(self, message: str, hint: str | None = None, more: Iterable[str] = ()) -> None:
+        self.message = "\n".join(visible(line, lines=self.has_lines) for line in (message, *more))
         super().__init__(self.message)
         self.hint = hint
 
@@ -43,17 +45,12 @@ class RecipeError(UserError):
         problems: pairs of (key path, what is wrong with it).
     """
 
-    has_lines = True
-
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
         cut = ((key, text if len(text) < LONGEST else f"{text[:LONGEST]}...") for key, text in problems)
-        problems = [(shortened(key, 120), visible(text, lines=False)) for key, text in cut]
+        problems = [(shortened(key, 120), text) for key, text in cut]
         width = max((len(key) for key, _ in problems), default=0)
-        lines = [
-            f"{visible(where, lines=False)} has {counted(len(problems), 'problem')}",
-            *(f"  {key:<{width}}  {text}".rstrip() for key, text in problems),
-        ]
-        super().__init__("\n".join(lines), hint)
+        lines = (f"  {key:<{width}}  {text}".rstrip() for key, text in problems)
+        super().__init__(f"{where} has {counted(len(problems), 'problem')}", hint, lines)
         self.problems = problems
 
 

@@ -20,7 +20,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import locks, manifest, own_code
@@ -53,8 +55,16 @@ FINISHED = "finished"
 """What meta.json says of a run that came to its end."""
 DAMAGED = "damaged-"
 """What a checkpoint's name begins with that was found damaged, and is no checkpoint any more."""
-META_TYPES = {"status": str, "attention": str, "data": dict, "hub_commits": dict, "sessions": list}
-"""What a resumed run reads in meta.json."""
+_TEXT, _NUMBER = (str,), (int, NoneType)
+SESSION_TYPES = dict.fromkeys(("started", "status", "code", "recipe"), _TEXT) | {"ended": (str, NoneType)}
+META_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "name", "started", "attention", "device", "precision", "error"), _TEXT),
+    **dict.fromkeys(("ended", "device_name", "commit"), (str, NoneType)),
+    **dict.fromkeys(("step", "seed", "parameters", "processes", "threads"), _NUMBER),
+    **dict.fromkeys(("data", "hub_commits", "versions"), (dict,)),
+    **{"best": (dict, NoneType), "sessions": (list,)},
+}
+"""What is read in meta.json: by a run that is resumed, by reports and cards; and in each of its sessions."""
 COUNTED_WITH = ("loss", "cross_entropy", "deletion_rate", "target", "seconds")
 """What summaries and displays take from lines of metrics, which are numbers or nothing."""
 logger = logging.getLogger(__name__)
@@ -164,13 +174,11 @@ class RunDir:
         meta = read_object(self.meta_path, "restore it from a copy")
         if not meta:
             raise UserError(f"{self.meta_path} is damaged: it says nothing", "restore it from a copy")
-        for key, kind in META_TYPES.items():
-            value = meta.get(key, kind())
-            if not isinstance(value, kind) or not all(isinstance(one, dict) for one in value if kind is list):
-                raise UserError(
-                    f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",
-                    "restore it from a copy",
-                )
+        for key, value in _odd(meta, META_TYPES):
+            raise UserError(
+                f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",
+                "restore it from a copy",
+            )
         return meta
 
     def recipe(self) -> Recipe:
@@ -540,7 +548,7 @@ def _newest_model(run: RunDir) -> Path | None:
         else:
             if not passed_over:
                 return None
-            raise UserError("\n".join(passed_over), "bring the files back from a copy")
+            raise UserError(passed_over[0], "bring the files back from a copy", passed_over[1:])
         time.sleep(locks.POLL_SECONDS)
     return folder
 
@@ -561,6 +569,27 @@ def adapter_refused(where: str, base: str | None = None) -> UserError:
 
 def _runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if RunDir(path).is_run) if folder.is_dir() else []
+
+
+def _odd(entry: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> Iterator[tuple[str, object]]:
+    """What in meta.json, or one of its sessions, is of another type than was written."""
+    for key, kind in kinds.items():
+        value: Any = entry.get(key, kind[0]())
+        if not issubclass(type(value), kind) or (
+            key in ("started", "ended") and value and not _is_time(value)
+        ):
+            yield key, value
+        elif kind == (list,):
+            for one in value:
+                yield from _odd(one, SESSION_TYPES) if isinstance(one, dict) else [(key, value)]
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

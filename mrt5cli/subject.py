@@ -205,7 +205,8 @@ def _task_of_recipe(option: str) -> TaskSection:
         return recipe.load(recipe.find(option)).task
     except UserError as error:
         hint = f"--task takes a recipe, or one of {', '.join(kinds())}; {error.hint or ''}".removesuffix("; ")
-        raise UserError(f"--task {option}: {error.message}", hint) from error
+        first, *more = error.message.split("\n")
+        raise UserError(f"--task {option}: {first}", hint, more) from error
 
 
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:

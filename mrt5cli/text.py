@@ -26,8 +26,11 @@ LONGEST = 40
 """Characters of what somebody gave, in a sentence about it."""
 Tell = Callable[[str], None]
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""What a terminal takes for a command, and what turns the order of the text around it."""
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal takes for a command, what turns the order of the text around it, and what is no text, as in
+names that are not UTF-8."""
+_IN_TEXTS = re.compile("[\n\t\u061c\u200e\u200f]")
+"""What belongs in texts, also in those from right to left, and hides in a name."""
 _LABEL = re.compile(r"\s*\S+ {2,}")
 logger = logging.getLogger(__name__)
 _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
@@ -37,10 +40,11 @@ def visible(text: str, *, lines: bool = True) -> str:
     """Text as a terminal may show it: what would move its cursor, colour it or reorder it is an escape.
 
     Args:
-        lines: it may have several, and tabs in them; else it is a name or a value, and these are escapes too.
+        lines: it may have several, and tabs in them; else it is a name or a value, and these are escapes too,
+            and marks of direction.
     """
     text = _UNSEEN.sub(_escaped, text)
-    return text if lines else re.sub("[\n\t]", _escaped, text)
+    return text if lines else _IN_TEXTS.sub(_escaped, text)
 
 
 def _escaped(character: re.Match[str]) -> str:

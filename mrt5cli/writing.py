@@ -11,14 +11,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mrt5cli.errors import FULL, UserError
 from mrt5cli.places import room
 from mrt5cli.text import byte_size
 
 TEMPORARY = ".tmp-"
+NAME_BYTES = 200
+"""Of a name that is made of others; a suffix, and what a temporary file has before it, still fit."""
 _REFUSED = re.compile(
     r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed|problem writing element"
 )
@@ -32,6 +36,17 @@ def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None
         ValueError: the content holds a NaN or an infinity, which are not JSON.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def as_file_name(name: str) -> str:
+    """A name from data, such as a language's, as that of one file: of each another, none leading away."""
+    kept = "".join(
+        c if c.isprintable() and c not in "/\\%" else quote(c, safe="", errors="surrogatepass") for c in name
+    )
+    if len(os.fsencode(kept)) <= NAME_BYTES:
+        return kept
+    start = os.fsencode(kept)[: NAME_BYTES - 13].decode(errors="ignore")
+    return f"{start}-{sha256(kept.encode()).hexdigest()[:12]}"
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,7 +6,12 @@ writes nothing.
 
 from __future__ import annotations
 
+import bz2
 import copy
+import gzip
+import io
+import json
+import lzma
 import os
 import random
 import resource
@@ -16,10 +21,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from mrt5cli.errors import UserError
 
 SECONDS, MEGABYTES = 10, 1500
 """What reading one file may take, beside what the process has."""
+ROWS = [
+    {"text": f'row {n}, "naïve" 日本', "n": n, "language": "en", "of": {"a": [n, None]}} for n in range(30)
+]
+
+
+def _parquet() -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(ROWS), out, row_group_size=8)
+    return out.getvalue()
+
+
+def _table(mark: str) -> bytes:
+    return "\n".join(
+        f"{mark.join(('n', 'text'))}" if n < 0 else f"{n}{mark}row {n}" for n in range(-1, 30)
+    ).encode()
+
+
+DATA = {
+    "a.txt": "A paragraph.\nOf two lines.\n\n日本 naïve\n".encode() * 20,
+    "a.jsonl": "\n".join(map(json.dumps, ROWS)).encode(),
+    "a.json": json.dumps(ROWS).encode(),
+    "a.csv": _table(",") + b'\n31,"a, ""b""\nc"\n',
+    "a.tsv": _table("\t") + b'\n31\t"a ""b"""\n',
+    "a.parquet": _parquet(),
+    "b.txt": "mark\n\nand text\n".encode("utf-16"),
+    "b.csv": _table(",").decode().encode("utf-32"),
+}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+}
+"""What ends of names say that files are packed in."""
 PIECES = [
     *(b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\x1b[31m", "\u202e".encode(), b"\x07"),
     *(
@@ -88,16 +130,17 @@ def broken_tree(tree: Any, chance: random.Random) -> Any:
     """A JSON value with up to two of the values in it exchanged for odd ones, left out or added."""
     tree = copy.deepcopy(tree)
     for _ in range(chance.randint(1, 2)):
+        odd = copy.deepcopy(chance.choice(VALUES))
         places = list(_places(tree))
         if not places:
-            return chance.choice(VALUES)
+            return odd
         within, key = chance.choice(places)
         if chance.random() < 0.1:
             del within[key]
         elif chance.random() < 0.1 and isinstance(within, dict):
-            within[chance.choice(["", "x", "\ud800", "__class__", "a\x1bb"])] = chance.choice(VALUES)
+            within[chance.choice(["", "x", "\ud800", "__class__", "a\x1bb"])] = odd
         else:
-            within[key] = chance.choice(VALUES)
+            within[key] = odd
     return tree
 
 

@@ -10,6 +10,7 @@ from typing import Self
 from mrt5cli.metrics.answers import Normalization
 from mrt5cli.recipe import EvaluationSection, GenerationSection
 from mrt5cli.runtime import Precision
+from mrt5cli.writing import as_file_name
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,4 @@ class EvaluationOptions:
             checkpoint,
             self.label,
         ]
-        return "-".join(part for part in parts if part)
+        return as_file_name("-".join(part for part in parts if part))

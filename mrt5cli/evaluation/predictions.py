@@ -11,6 +11,7 @@ from mrt5cli.generation.outputs import RowFormat, format_of
 from mrt5cli.metrics import scoring
 from mrt5cli.metrics.catalog import METRICS, generates
 from mrt5cli.recipe.tasks import TaskSection
+from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Task
 from mrt5cli.writing import write_text
 
@@ -37,6 +38,8 @@ def check(path: Path, task: Task, sections: Iterable[TaskSection]) -> None:
             "true targets",
             "leave it out, or write outputs with `mrt5 generate`",
         )
+    if path.name == RunDir(path.parent).metrics_path.name and RunDir(path.parent).is_run:
+        raise UserError(f"--predictions {path} holds the metrics of a run", "choose another name")
     for data in _files_of(sections):
         if Path(data).resolve() in (path.resolve(), *path.resolve().parents):
             where = (

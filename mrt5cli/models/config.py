@@ -6,7 +6,6 @@ accident; the docstring says which.
 """
 
 # No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +30,8 @@ BYT5_SHAPES = {
 
 LEAST_VOCABULARY = 259
 """Ids of bytes go from 3 to 258."""
+GREATEST_NUMBER = (2 - 2**-23) * 2.0**127
+"""Of 32 bits."""
 SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
 SIZES += ("relative_attention_num_buckets",)
 
@@ -187,8 +188,11 @@ class MrT5Config(T5Config):
             if (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} is {value}; expected a finite number")
+            if isinstance(value, float) and not abs(value) <= GREATEST_NUMBER:
+                raise ValueError(f"{name} is {value}; expected a finite number of 32 bits")
+        for name in ("output_attentions", "output_hidden_states"):
+            if not isinstance(value := getattr(self, name), bool | None):
+                raise ValueError(f"{name} is {value!r}; expected true or false")
         if not 0 <= (self.deletion_rate or 0) <= 1:
             raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a share of positions, 0 to 1")
         if self.score_loss < 0:

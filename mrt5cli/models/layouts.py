@@ -22,8 +22,11 @@ PLAIN = {"t5": "ByT5 or T5 v1.1", "mt5": "mT5", "umt5": "umT5"}
 FIRST_VERSION_FIELD = "output_attn_logs"
 """Field of a config.json that only the authors' first version wrote."""
 NOT_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype")
-OF_OTHERS = re.compile("num_labels|id2label|label2id|problem_type|base_model_.*")
-"""Fields that transformers makes something of, whatever they hold: a table of a billion labels, a plan."""
+OF_OTHERS = re.compile(
+    "num_labels|id2label|label2id|problem_type|base_model_.*|return_dict|is_encoder_decoder"
+)
+"""Fields that transformers makes something of, whatever they hold: a table of a billion labels, a plan,
+tuples in the place of named outputs."""
 
 
 def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:

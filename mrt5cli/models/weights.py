@@ -166,8 +166,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 def _safetensors(file: Path) -> Iterator[safe_open]:
     """A safetensors file, opened: its names without its tensors."""
     # Opened by Python first, which says why a file cannot be; the library says that it does not exist.
-    with _reading(file, "a whole safetensors file"), file.open("rb"), safe_open(file, "pt") as opened:
-        yield opened
+    with _reading(file, "a whole safetensors file"), file.open("rb") as held:
+        # The library takes no name that is not UTF-8.
+        name = file if str(file).isprintable() else f"/dev/fd/{held.fileno()}"
+        with safe_open(name, "pt") as opened:
+            yield opened
 
 
 @contextmanager

@@ -129,8 +129,9 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     fixed = [f"  {key}: {text}" for key, text in changed.items() if decides_numbers(key, recipe)]
     if fixed:
         raise UserError(
-            "\n".join([f"{run.path} was started with another recipe", *fixed]),
+            f"{run.path} was started with another recipe",
             f"resume it with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
+            fixed,
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
 
@@ -204,7 +205,8 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
         if plan.resume_step is None or not isinstance(error, HubAway):
             raise
         kept = f"the checkpoint of step {plan.resume_step} is kept"
-        raise UserError(error.message, f"{kept}; to resume later: {plan.run.resume_command}") from error
+        first, *more = error.message.split("\n")
+        raise UserError(first, f"{kept}; to resume later: {plan.run.resume_command}", more) from error
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             lone = getattr(section, "source", None) is not None

@@ -127,4 +127,5 @@ def check_start(start: str) -> None:
         if maker is None:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
-        raise UserError(f"model.start: {error.message}", hint) from error
+        first, *more = error.message.split("\n")
+        raise UserError(f"model.start: {first}", hint, more) from error

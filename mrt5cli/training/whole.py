@@ -85,10 +85,12 @@ def newest_whole(run: RunDir) -> tuple[int | None, int, dict[int, str]]:
         else:
             return step, processes, passed_over
     if passed_over:
+        newest, *others = passed_over.values()
         raise UserError(
-            "\n".join(passed_over.values()),
+            newest,
             "bring back from a copy what is missing or damaged, or train anew: choose another directory with "
             f"--out, or delete this one: rm -r {shlex.quote(str(run.path))}",
+            others,
         )
     return None, 0, {}
 

@@ -287,6 +287,7 @@ def test_without_a_whole_checkpoint_all_that_is_damaged_is_named(unbroken: Unbro
         result = resume(run, *more)
         assert result.exit_code == 2
         assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, and " in result.stderr
+        assert "\n" in result.stderr and "\\n" not in result.stderr  # a line each
         assert "step-00000004 is not a whole checkpoint: it has no model.safetensors" in result.stderr
         assert "model.start" not in result.stderr
     assert run.saved_steps() == [EARLIER, LATER]

@@ -184,6 +184,8 @@ def test_predictions_never_take_the_place_of_examples(
     assert f"is in {folder / 'pairs'}, which holds the examples" in told and inside.read_text() == PAIRS
     both = tmp_path / "both.csv"
     assert "choose another name" in refused(runs["all"], "--predictions", both, "--out", both)
+    metrics = runs["all"] / "metrics.jsonl"
+    assert "holds the metrics of a run" in refused(runs["all"], "--predictions", metrics)
 
 
 def test_answers_are_kept_where_a_later_language_fails(

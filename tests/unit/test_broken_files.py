@@ -5,24 +5,18 @@ MRT5_TEST_EXAMPLES=5000 draws so many of each kind; `make fuzz` draws others eve
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
-import lzma
 import os
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from broken import broken, broken_tree, read
+from broken import DATA, PACK, broken, broken_tree, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from reproduction import FAMILY, experiment, leave_done
 
 from mrt5cli import recipe
 from mrt5cli.data.columns import column_of_texts
@@ -33,46 +27,13 @@ from mrt5cli.generation.outputs import left_off, note_of
 from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.rundir import RunDir
+from mrt5cli.suite.planning import make_plan
 from mrt5cli.templates import Template
 
 EXAMPLES = int(os.environ.get("MRT5_TEST_EXAMPLES", "40"))
 many = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32).map(random.Random)
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-
-ROWS = [
-    {"text": f'row {n}, "naïve" 日本', "n": n, "language": "en", "of": {"a": [n, None]}} for n in range(30)
-]
-
-
-def _parquet() -> bytes:
-    out = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(ROWS), out, row_group_size=8)
-    return out.getvalue()
-
-
-def _table(mark: str) -> bytes:
-    return "\n".join(
-        f"{mark.join(('n', 'text'))}" if n < 0 else f"{n}{mark}row {n}" for n in range(-1, 30)
-    ).encode()
-
-
-DATA = {
-    "a.txt": "A paragraph.\nOf two lines.\n\n日本 naïve\n".encode() * 20,
-    "a.jsonl": "\n".join(map(json.dumps, ROWS)).encode(),
-    "a.json": json.dumps(ROWS).encode(),
-    "a.csv": _table(",") + b'\n31,"a, ""b""\nc"\n',
-    "a.tsv": _table("\t") + b'\n31\t"a ""b"""\n',
-    "a.parquet": _parquet(),
-    "b.txt": "mark\n\nand text\n".encode("utf-16"),
-    "b.csv": _table(",").decode().encode("utf-32"),
-}
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
-}
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -142,12 +103,37 @@ def test_state_of_a_run(chance: random.Random, tmp_path_factory: pytest.TempPath
     run.path.mkdir(exist_ok=True)
     shutil.copy(shipped()["quickstart"], run.recipe_path)
     code = [{"path": "/nowhere/x.py", "sha256": "0"}] if chance.random() < 0.2 else []
-    _spoil(run.meta_path, {"status": "finished", "step": 3, "code": code, "seconds": 1.5}, chance)
+    session = {"started": "2026-01-01T00:00:00+00:00", "ended": None, "status": "finished", "code": "x"}
+    meta = {"status": "finished", "step": 3, "code": code, "sessions": [session], "ended": "2026-01-02"}
+    _spoil(run.meta_path, meta | {"versions": {"torch": "2"}, "best": None, "processes": 1}, chance)
     lines = b"".join(b'{"step": %d, "loss": 1.0}\n' % step for step in range(9))
     run.metrics_path.write_bytes(broken(lines, chance))
     read(lambda: run.state(), "meta.json")
     read(lambda: run.metrics(), "metrics.jsonl")
     read(lambda: run.recipe(), "meta.json", "broken-run")
+
+
+SUITE = experiment("small", "tiny/byt5", "tiny/mrt5", analyses=("compute",))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a suite that is done; one of its files is broken after the other."""
+    root = tmp_path_factory.mktemp("suite")
+    leave_done(make_plan("mine", (SUITE,), root, known=FAMILY))
+    return root
+
+
+@many
+@given(chance=seeds)
+def test_states_of_a_suite(suite: Path, chance: random.Random) -> None:
+    file = chance.choice(sorted(suite.rglob("*.json")))
+    whole = file.read_bytes()
+    try:
+        _spoil(file, json.loads(whole), chance)
+        read(lambda: make_plan("mine", (SUITE,), suite, known=FAMILY), file.name, str(file.parent))
+    finally:
+        file.write_bytes(whole)
 
 
 @many

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from broken import read
+from broken import DATA, PACK, read
 from pyarrow import parquet
 
 from mrt5cli import recipe
@@ -28,22 +28,21 @@ from mrt5cli.data.columns import column_of_texts
 from mrt5cli.data.formats import DataFile
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.errors import CheckpointError, RecipeError, UserError
+from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.generation.inputs import Prompt, Source
-from mrt5cli.json_files import read_object
+from mrt5cli.json_files import LARGEST_FILE, read_object
+from mrt5cli.metrics.results import SavedEvaluation
 from mrt5cli.recipe import FilesSource, strict_yaml
+from mrt5cli.recipe.loading import shipped
 from mrt5cli.recipe.strict_yaml import LONGEST, YamlProblem, parse
+from mrt5cli.rundir import RunDir
 from mrt5cli.templates import Template
 from mrt5cli.text import visible
+from mrt5cli.writing import write_json
 
 LONG = 2**16
 """What a row may have here, so that bombs are small."""
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
-}
+PLAIN = {"": bytes, **PACK}
 
 
 @pytest.fixture
@@ -76,12 +75,12 @@ BOMBS = {
 
 
 @pytest.mark.usefixtures("short_rows")
-@pytest.mark.parametrize("end", PACK)
+@pytest.mark.parametrize("end", PLAIN)
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_row_without_an_end(tmp_path: Path, name: str, end: str) -> None:
     content, message = BOMBS[name]
     file = tmp_path / (name + end)
-    file.write_bytes(PACK[end](content))
+    file.write_bytes(PLAIN[end](content))
     assert message in said(file)
 
 
@@ -222,6 +221,15 @@ def test_a_pipe_is_not_waited_for(pipe: Path) -> None:
         assert error is not None and "is not a file" in error.message
 
 
+def test_json_larger_than_any_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    for size, message in ((LARGEST_FILE, "it is not JSON"), (LARGEST_FILE + 1, "it is larger than 33.6 MB")):
+        with file.open("wb") as opened:
+            opened.truncate(size)
+        with pytest.raises(UserError, match=message):
+            read_object(file)
+
+
 def test_a_pipe_in_a_folder_is_left_out(pipe: Path) -> None:
     from mrt5cli.data.sources import open_source
 
@@ -278,6 +286,118 @@ def test_names_that_become_paths_lead_nowhere(odd: str) -> None:
     for key, value in (("name", odd), ("task.languages", [odd])):
         with pytest.raises(RecipeError):
             recipe.load("local_text", [f"{key}={json.dumps(value)}"])
+
+
+ODD = [
+    "../x",
+    "/x",
+    "a/b",
+    "a%2Fb",
+    "..",
+    "a\0b",
+    "a\nb",
+    "\x1b[31m",
+    "\u202ex",
+    "\udce9",
+    "日" * 200,
+    "x" * 300,
+]
+
+
+def test_results_are_beside_each_other_whatever_they_are_of(tmp_path: Path) -> None:
+    """A subset may be what a row says its language is, and a kind of task what somebody's code calls it."""
+    files = [RunDir(tmp_path).eval(EvaluationOptions().result_name(odd)) for odd in (*ODD, "x" * 301)]
+    files += [RunDir(tmp_path).eval(EvaluationOptions(subsets=(odd,)).result_name("x")) for odd in ODD]
+    for file in files:
+        write_json(file, {})
+        assert file.parent == tmp_path / "eval" and file.name.isprintable()
+    assert {*(tmp_path / "eval").iterdir()} == {*files} and len({*files}) == len(files)
+    assert EvaluationOptions(subsets=("en", "日本")).result_name("qa") == "qa-en+日本"
+
+
+# --- files that vanish --------------------------------------------------------------------------------------
+
+_left: list[int] = []
+"""Files that may be opened before the folder that they are in vanishes."""
+_doomed: list[Path] = []
+GONE = (FileNotFoundError,)
+
+
+def _vanish(event: str, arguments: tuple[object, ...]) -> None:
+    if (
+        _left
+        and event in ("open", "os.listdir", "os.scandir")
+        and str(arguments[0]).startswith(str(_doomed[0]))
+    ):
+        _left[0] -= 1
+        if not _left[0]:
+            _left.clear()
+            shutil.rmtree(_doomed[0])
+
+
+sys.addaudithook(_vanish)
+
+
+def _whatever_vanishes(
+    folder: Path, call: Callable[[], object], told_by: tuple[type[OSError], ...] = ()
+) -> int:
+    """Have a folder vanish before each of the files in it is opened; how many there are.
+
+    Args:
+        told_by: what may say so beside a `UserError`; the shell makes a sentence of it that names the file.
+    """
+    kept = folder.with_name("kept")
+    folder.rename(kept)
+    for count in range(1, 100):
+        shutil.copytree(kept, folder)
+        _doomed[:], _left[:] = [folder], [count]
+        try:
+            read(call, folder.name)
+        except told_by as error:
+            assert str(error.filename).startswith(str(folder))
+        finally:
+            over = bool(_left)
+            _left.clear()
+        if over:
+            shutil.rmtree(kept)
+            return count - 1
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.tsv.gz"])
+def test_data_vanish(tmp_path: Path, name: str) -> None:
+    from mrt5cli.data.sources import open_source
+
+    content = DATA[name.removesuffix(".gz")] * (1 if "parquet" in name or ".json" in name else 9)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    source = FilesSource(kind="files", path=str(tmp_path / "data"))
+    assert _whatever_vanishes(tmp_path / "data", lambda: rows(tmp_path / "data" / name)) > 0
+    assert _whatever_vanishes(tmp_path / "data", lambda: open_source(source, ["en"])) > 1
+
+
+def test_what_is_of_a_run_vanishes(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    shutil.copy(shipped()["quickstart"], run.recipe_path)
+    run.meta_path.write_text('{"status": "running"}')
+    run.metrics_path.write_text('{"step": 1}\n')
+    (run.path / "eval").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "results_v1" / "vowel_removal.json", run.eval("x"))
+    for call in (run.state, run.recipe, run.metrics, run.check_not_foreign):
+        _whatever_vanishes(run.path, call, GONE)
+    assert _whatever_vanishes(run.path, lambda: SavedEvaluation.read(run.eval("x"))) == 1
+
+
+def test_a_checkpoint_vanishes(golden_dir: Path, tmp_path: Path) -> None:
+    from mrt5cli.models import load
+    from mrt5cli.models.weights import weight_names
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(golden_dir / "models" / "mrt5_g2", folder)
+    assert _whatever_vanishes(folder, lambda: load(folder), GONE) > 2
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "a.safetensors"}}')
+    assert _whatever_vanishes(folder, lambda: weight_names(folder), GONE) > 1
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
@@ -340,16 +460,24 @@ def test_a_link_may_lead_out_of_a_folder(shards: Callable[[object], Path], tmp_p
         {"base_model_tp_plan": True},
         {"relative_attention_num_buckets": -(10**400)},
         {"sigmoid_mask_scale": -(10**400)},
+        {"sigmoid_mask_scale": -1e308},
+        {"is_encoder_decoder": False},
+        {"return_dict": False},
+        {"output_hidden_states": "x"},
+        {"output_attentions": 1.5},
     ],
     ids=repr,
 )
 def test_odd_fields_of_a_configuration(golden_dir: Path, tmp_path: Path, fields: dict[str, object]) -> None:
+    import torch
+
     from mrt5cli.models import load
 
     shutil.copytree(golden_dir / "models" / "mrt5_g2", tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "config.json").read_text()) | fields
     (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
-    read(lambda: load(tmp_path / "odd"), "odd")
+    ids = torch.tensor([[70, 71, 1]])
+    read(lambda: load(tmp_path / "odd")(input_ids=ids, labels=ids), "odd")
 
 
 @pytest.mark.parametrize(
@@ -364,6 +492,31 @@ def test_odd_fields_of_generation(golden_dir: Path, tmp_path: Path, fields: dict
         load(tmp_path / "odd")
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[" * 200_000, '{"tokenizer_class": 5, "auto_map": {"AutoTokenizer": "/x"}}']
+)
+def test_a_tokenizer_beside_a_model_is_not_read(golden_dir: Path, tmp_path: Path, content: str) -> None:
+    """Bytes need none; what transformers makes of theirs is between it and whoever changed them."""
+    from mrt5cli.models import load
+
+    shutil.copytree(golden_dir / "models" / "mrt5_g2", tmp_path / "odd")
+    for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+        (tmp_path / "odd" / name).write_text(content)
+    assert read(lambda: load(tmp_path / "odd"), "odd") is None
+
+
+def test_a_checkpoint_in_a_folder_whose_name_is_no_text(golden_dir: Path, tmp_path: Path) -> None:
+    from mrt5cli.models import load
+
+    for name in (b"latin\xe9", b"line\nbreak\x1b[31m"):
+        folder = tmp_path / os.fsdecode(name)
+        shutil.copytree(golden_dir / "models" / "mrt5_g2", folder)
+        assert read(lambda folder=folder: load(folder), "latin", "line") is None
+        (folder / "model.safetensors").write_bytes(b"x")
+        error = read(lambda folder=folder: load(folder), r"latin\udce9", r"line\nbreak\x1b[31m")
+        assert error is not None and "\n" not in error.message
+
+
 # --- terminals ----------------------------------------------------------------------------------------------
 
 EVIL = "a\x1b[31mb\x1b]8;;http://x\x07c\rd\x08\x9be\u202e\u2066"
@@ -373,8 +526,10 @@ SHOWN = r"a\x1b[31mb\x1b]8;;http://x\x07c\rd\x08\x9be\u202e\u2066"
 def test_what_a_terminal_would_obey_is_shown() -> None:
     assert visible(EVIL + "\n\tx") == SHOWN + "\n\tx"
     assert visible("a\n\tb", lines=False) == r"a\n\tb"
+    assert visible("a\u200fb\udce9", lines=False) == r"a\u200fb\udce9" and visible("א\u200f") == "א\u200f"
     assert visible("naïve 日本 😀 שלום [red]") == "naïve 日本 😀 שלום [red]"
     assert UserError(f"{EVIL}\nx").message == SHOWN + r"\nx"
+    assert UserError("a\nb", None, ["c\nd", EVIL]).message == f"a\\nb\nc\\nd\n{SHOWN}"
     error = RecipeError(EVIL, [(EVIL, f"{EVIL}\nx"), ("b", "c")])
     assert error.message.count("\n") == 2 and "\x1b" not in error.message
 
