@@ -193,7 +193,13 @@ def test_all_files_of_a_checkpoint_are_damaged_here(unbroken: Unbroken):
     assert unbroken.stopped.best_steps() == [3, 6]
 
 
-@pytest.mark.parametrize("name", NAMES)
+ALWAYS = {"config.json", "model.safetensors", "optimizer.pt", "mrt5_state_0.json", "metrics.jsonl"}
+"""One file of each kind; the others take as long, and are `slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_one_damage_of_each_file(unbroken: Unbroken, tmp_path: Path, name: str, chance: random.Random):
     for command in ("resume", "evaluate"):
         run = copied(unbroken, tmp_path)

@@ -57,9 +57,14 @@ def refuse(number: int, when: Callable[[str], bool]) -> Callable[[int], None]:
 @pytest.mark.parametrize(
     ("full_at", "saved", "named"),
     [
-        ("step-00000004/optimizer.pt", [], "run/checkpoints/step-00000004"),
+        pytest.param(
+            *("step-00000004/optimizer.pt", [], "run/checkpoints/step-00000004"), marks=pytest.mark.slow
+        ),
         (".tmp-step-00000008", [4], "run/checkpoints/step-00000008"),
-        ("step-00000008/model.safetensors", [4], "run/checkpoints/step-00000008"),
+        pytest.param(
+            *("step-00000008/model.safetensors", [4], "run/checkpoints/step-00000008"),
+            marks=pytest.mark.slow,
+        ),
         (".tmp-model", [8, 12], "run/model"),
     ],
 )

@@ -30,7 +30,7 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.suite.planning import make_plan
 from mrt5cli.templates import Template
 
-EXAMPLES = int(os.environ.get("MRT5_TEST_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("MRT5_TEST_EXAMPLES", "25"))
 many = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32).map(random.Random)
 FIXTURES = Path(__file__).parent.parent / "fixtures"

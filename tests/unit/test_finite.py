@@ -74,12 +74,12 @@ def poisoned(
     return run, failed.value
 
 
-@pytest.mark.parametrize("logging_steps", [1, 100])
+@pytest.mark.parametrize("logging_steps", [1, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("where", "number"),
     [
         ("weights", math.nan),
-        ("weights", -math.inf),
+        pytest.param("weights", -math.inf, marks=pytest.mark.slow),
         ("moments", math.nan),
         ("gradient", math.inf),
         ("alpha", math.inf),
