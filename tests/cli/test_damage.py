@@ -363,6 +363,7 @@ def test_what_a_run_says_of_itself_is_of_another_shape(
     (run.path / name).write_text(content)
     result = resume(run)
     assert result.exit_code == 2 and words in result.stderr, result.output
+    assert name != "meta.json" or "hint: restore it from a copy" in result.stderr
 
 
 def test_another_recipe_in_a_run_is_told(unbroken: Unbroken, tmp_path: Path):
