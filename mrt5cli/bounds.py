@@ -14,8 +14,9 @@ EXAMPLES = 10**11
 HELD_EXAMPLES = 10**7
 """Examples that are held in memory together."""
 BATCH = 2**20
-BATCH_TOKENS = 2**30
 """Examples a batch."""
+BATCH_TOKENS = 2**30
+"""Byte tokens of a batch, padding included."""
 LENGTH = 2**21
 """Byte tokens of a source or target."""
 BEAMS = 2**12

@@ -134,7 +134,7 @@ def import_again(path: Path) -> None:
     if run is None:
         return
     named = {at.name: one.given for at, one in IMPORTED.items() if one.named}
-    for file, digest in _recorded(read_object(run / META)).items():
+    for file, digest in _recorded(read_object(run / META, "restore it from a copy")).items():
         if _imported(digest):
             continue
         why = _unfit(file, digest)

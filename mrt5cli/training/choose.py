@@ -83,14 +83,14 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
         away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
         if before.finished:
             raise UserError(f"{run.path} holds a finished run", away)
-        last = f"saved at step {before.saved[-1]}" if before.saved else "stopped before its first checkpoint"
+        last = f"saved at step {before.saved[-1]}" if before.saved else "without a checkpoint"
         hint = f"to resume: {run.resume_command}\n      or {away}"
         raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
     notes = _changes(run, recipe)
     if before.finished:
         notes.append(f"{run.path} is finished; nothing to do")
     elif not before.saved:
-        notes.append(f"{run.path} was stopped before its first checkpoint; starting at step 0")
+        notes.append(f"{run.path} has no checkpoint; starting at step 0")
     return notes
 
 

@@ -153,7 +153,7 @@ def _signs(recipe: Recipe) -> dict[str, Sign]:
             lambda row: row["alpha"] >= FULLY * bound and row["deletion_rate"] < row["target"] - ON_TARGET,
         )
         signs["alpha is at its lower bound, minus controller.alpha_max"] = Sign(
-            f"{far}, or {gains(section)}",
+            f"{far}, or controller.target_deletion_rate",
             *LONG,
             lambda row: row["alpha"] <= -FULLY * bound and row["deletion_rate"] > row["target"] + ON_TARGET,
         )

@@ -58,7 +58,7 @@ class Request:
         """
         found: dict[str, int | str | bool] = dict(DEFAULTS)
         # A comma within a value, as in nodelist=a,b, has no KEY= behind it.
-        for text in (part for each in texts for part in re.split(r",(?=[A-Za-z][\w-]*=)", each)):
+        for text in (part for each in texts for part in re.split(r",\s*(?=[A-Za-z][\w-]*=)", each)):
             key, equals, value = text.partition("=")
             key = key.strip().replace("-", "_")
             if not (re.fullmatch(r"[a-z]\w*", key) and equals and value):
@@ -66,14 +66,14 @@ class Request:
             if key in OURS:
                 raise UserError(f"--slurm {key}: mrt5 sets it itself", "leave it out")
             found[key] = int(value) if value.isdecimal() else True if value == "true" else value
-        if "gpus" in found:
-            found["gpus_per_node"] = found["ntasks_per_node"] = found.pop("gpus")
         cluster, minutes = found.pop("cluster", "slurm"), _minutes(str(found.pop("time", "")))
         if cluster not in ("slurm", "local"):
             raise UserError(f"--slurm cluster={cluster} is unknown", "use slurm, or local for this machine")
-        for key in ("nodes", "ntasks_per_node", "signal_delay_s", "array_parallelism"):
+        for key in ("gpus", "nodes", "ntasks_per_node", "signal_delay_s", "array_parallelism"):
             if not isinstance(found.get(key, 1), int) or found.get(key) is True or found.get(key) == 0:
                 raise UserError(f"--slurm {key}={found[key]}: expected a number above 0", EXAMPLE)
+        if "gpus" in found:
+            found["gpus_per_node"] = found["ntasks_per_node"] = found.pop("gpus")
         if cluster == "local" and found["nodes"] != 1:
             raise UserError("--slurm cluster=local is one machine", "leave nodes out")
         return cls(minutes, found, cluster)  # type: ignore[arg-type]

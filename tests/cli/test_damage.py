@@ -369,6 +369,15 @@ def test_what_a_run_says_of_itself_is_of_another_shape(
     (run.path / name).write_text(content)
     result = resume(run)
     assert result.exit_code == 2 and words in result.stderr, result.output
+    assert name != "meta.json" or "hint: restore it from a copy" in result.stderr
+
+
+def test_checkpoints_that_are_gone_are_not_said_never_to_have_been(unbroken: Unbroken, tmp_path: Path):
+    run = copied(unbroken, tmp_path)
+    for step in run.saved_steps():
+        shutil.rmtree(run.checkpoint(step))
+    result = resume(run)
+    assert f"note: {run.path} has no checkpoint; starting at step 0" in result.stderr, result.output
 
 
 def test_another_recipe_in_a_run_is_told(unbroken: Unbroken, tmp_path: Path):

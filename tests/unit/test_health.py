@@ -113,6 +113,10 @@ def test_alpha_at_a_bound_off_target(
     assert told == []
     train(one, [rate] * 5, alpha, first=25)
     assert [line.partition(" (")[0] for line in told] == ([f"note: since step 10 {name}"] if name else [])
+    for line in told:  # each setting with what to do to it
+        hint = line.splitlines()[1].strip()
+        assert hint.startswith(("raise controller.", "lower controller.")), hint
+        assert hint.count("controller.alpha_max") <= 1, hint
 
 
 @pytest.mark.parametrize(

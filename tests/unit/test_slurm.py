@@ -86,7 +86,7 @@ def test_a_time_as_slurm_writes_it(time: str, minutes: int) -> None:
 
 def test_keys_and_values() -> None:
     asked = Request.of(
-        ["partition=gpu,time=5,nodelist=a,b,gpus=4", "nodes=2,cpus-per-task=3", "exclusive=true"]
+        ["partition=gpu,time=5, nodelist=a,b,gpus=4", "nodes=2,cpus-per-task=3", "exclusive=true"]
     )
 
     assert (asked.minutes, asked.processes, asked.cluster) == (5, 8, "slurm")
@@ -104,7 +104,8 @@ def test_keys_and_values() -> None:
         ("time=1:2:3:4", "is no time"),
         ("gpu", "--slurm gpu is not KEY=VALUE"),
         ("time=", "is not KEY=VALUE"),
-        ("time=5,gpus=0", "ntasks_per_node=0: expected a number above 0"),
+        ("time=5,gpus=0", "gpus=0: expected a number above 0"),
+        ("time=5,gpus=h100:2", "gpus=h100:2: expected a number above 0"),
         ("time=5,nodes=two", "nodes=two: expected a number"),
         ("time=5,nodes=true", "nodes=True: expected a number"),
         ("time=5,signal=USR1", "--slurm signal: mrt5 sets it itself"),
