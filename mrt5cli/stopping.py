@@ -146,6 +146,11 @@ def work_for_parent() -> None:
     parent = parent_process()
     assert parent is not None
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if not hasattr(signal, "sigtimedwait"):  # macOS: whoever terminates it is heeded, parent or not
+        signal.signal(signal.SIGTERM, end_at_once)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        end_with_parent()
+        return
 
     def terminated() -> bool:
         got = signal.sigtimedwait(SIGNALS, LOOK_SECONDS)

@@ -90,6 +90,15 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     if before.finished:
         notes.append(f"{run.path} is finished; nothing to do")
     elif not before.saved:
+        # The first one is saved at `save_steps`, and what cannot be saved ends the run there.
+        logged = max((row["step"] for row in run.metrics()), default=0)
+        if logged > (every := run.recipe().training.save_steps):
+            raise UserError(
+                f"{run.path} has lost its checkpoints: its metrics go to step {logged}, and one was saved "
+                f"every {every} steps",
+                "bring them back from a copy; to train anew, choose another directory with --out, or delete "
+                f"this one: rm -r {shlex.quote(str(run.path))}",
+            )
         notes.append(f"{run.path} has no checkpoint; starting at step 0")
     return notes
 

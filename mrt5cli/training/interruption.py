@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mrt5cli.runtime import leads
 from mrt5cli.stopping import Stopped, taken_by
 
-NOTICE = "\n{signal}: stopping after this step; Ctrl-C again stops at once, without saving\n"
+NOTICE = "\n{signal}: stopping after this step; {again} stops at once, without saving\n"
 
 
 class Interruption(TrainerCallback):
@@ -52,13 +52,14 @@ class Interruption(TrainerCallback):
         self.handlers.close()  # puts those before back
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self.number and number == signal.SIGINT
-        if self.alone and (again or self.waiting()):
+        at_once = self.number and number == signal.SIGINT
+        if self.alone and (at_once or self.waiting()):
             raise Stopped(number)
         if not self.number and leads():
             # A handler may run in the middle of a print, which print itself does not survive.
             with suppress(OSError):  # nobody reads it any more
-                os.write(2, NOTICE.format(signal=signal.Signals(number).name).encode())
+                again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
+                os.write(2, NOTICE.format(signal=signal.Signals(number).name, again=again).encode())
         self.number = self.number or number
 
     def on_step_end(

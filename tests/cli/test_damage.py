@@ -376,8 +376,10 @@ def test_checkpoints_that_are_gone_are_not_said_never_to_have_been(unbroken: Unb
     run = copied(unbroken, tmp_path)
     for step in run.saved_steps():
         shutil.rmtree(run.checkpoint(step))
-    result = resume(run)
-    assert f"note: {run.path} has no checkpoint; starting at step 0" in result.stderr, result.output
+    result, lines = resume(run), run.metrics_path.read_bytes()
+    assert result.exit_code == 2, result.output
+    assert f"{run.path} has lost its checkpoints: its metrics go to step " in " ".join(result.stderr.split())
+    assert run.metrics_path.read_bytes() == lines
 
 
 def test_another_recipe_in_a_run_is_told(unbroken: Unbroken, tmp_path: Path):
