@@ -1,6 +1,8 @@
-"""Times an optimizer step over ragged rows: divided by `training.device_batch_size`, and by `batch_tokens`.
+"""Times an optimizer step over ragged rows, divided by `training.device_batch_size` and by `batch_tokens`; or
+greedy generation for them, by rows as they come, and by byte tokens as `mrt5 generate` divides a window.
 
     python tests/benchmarks/batching.py --threads 1
+    python tests/benchmarks/batching.py --size tiny --write 32
     python tests/benchmarks/batching.py --size tiny --rows 16 --rounds 1
 
 Lengths of sources are drawn log-normally, those of targets as a tenth of them; both ways hold as much at
@@ -21,7 +23,7 @@ import torch
 
 from mrt5cli import runtime
 from mrt5cli.benchmark.models import base_model, ours
-from mrt5cli.byte_tokens import IGNORED_LABEL, PAD
+from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Batch, batches_of, make_batch
@@ -35,13 +37,16 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=4, help="device_batch_size")
     parser.add_argument("--median", type=int, default=120, help="of source lengths")
     parser.add_argument("--longest", type=int, default=512, help="byte tokens that a source is cut to")
+    parser.add_argument("--write", type=int, default=0, help="byte tokens to generate for each; 0: train")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = runtime.device(options.device)
-    model = ours(base_model(None, options.size), "auto").to(device).train()
+    model = ours(base_model(None, options.size), "auto").to(device).train(not options.write)
+    if options.write:
+        model.lm_head.weight.data[EOS] = 0.0  # the logit of another token is above 0: no output ends early
     found = [measured(model, device, options, seed) for seed in range(options.rounds)]
     print(
         f"{options.size}, {options.rows} rows a step, sources of {options.median} byte tokens (median) to "
@@ -60,18 +65,20 @@ def measured(
 ) -> list[tuple[float, int, float]]:
     """(seconds, forward passes, share of padding) of a step over new rows, by rows and by tokens."""
     step = rows_of(seed, options.rows, options.median, options.longest)
+    if options.write:
+        step["labels"] = torch.zeros(options.rows, options.write, dtype=torch.int64)
     budget = options.at_once * (options.longest + step["labels"].shape[1])
     ways: list[Callable[[], list[Batch]]] = [
         lambda: list(batches_of(step, options.at_once)),
         lambda: micro_batches(step, budget),
     ]
     order = ways if seed % 2 else ways[::-1]
-    taken = {id(way): timed(model, device, way) for way in order}
+    taken = {id(way): timed(model, device, way, options.write) for way in order}
     return [taken[id(way)] for way in ways]
 
 
 def timed(
-    model: MrT5ForConditionalGeneration, device: torch.device, way: Callable[[], Sequence[Batch]]
+    model: MrT5ForConditionalGeneration, device: torch.device, way: Callable[[], Sequence[Batch]], write: int
 ) -> tuple[float, int, float]:
     on_gpu = device.type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time
@@ -80,6 +87,10 @@ def timed(
     start = clock()
     batches = way()
     for batch in batches:
+        if write:
+            ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+            model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=write, hard_delete=True)
+            continue
         loss = model(**on_device(batch, device), use_cache=False).loss
         assert loss is not None
         loss.backward()
