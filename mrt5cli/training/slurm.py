@@ -89,7 +89,7 @@ def _minutes(text: str) -> int:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None:
         raise UserError(
-            f"--slurm time={text} is no time" if text else "--slurm lacks the time a job may take", EXAMPLE
+            f"--slurm time={text} is not a time" if text else "--slurm lacks the time a job may take", EXAMPLE
         )
     days, first, *rest = (int(part or 0) for part in match.groups())
     if match[1]:  # days-hours:minutes:seconds, of which the last may be missing

@@ -100,8 +100,8 @@ def test_keys_and_values() -> None:
     ("text", "told"),
     [
         ("partition=gpu", "lacks the time"),
-        ("time=soon", "time=soon is no time"),
-        ("time=1:2:3:4", "is no time"),
+        ("time=soon", "time=soon is not a time"),
+        ("time=1:2:3:4", "is not a time"),
         ("gpu", "--slurm gpu is not KEY=VALUE"),
         ("time=", "is not KEY=VALUE"),
         ("time=5,gpus=0", "gpus=0: expected a number above 0"),
