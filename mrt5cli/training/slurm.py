@@ -9,7 +9,8 @@ import pickle
 import re
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,7 +131,8 @@ class Prepared:
         executor = self._executor()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            return [job.job_id for job in executor.submit_array(self.jobs)]
+            with _outliving_us() if self.request.cluster == "local" else nullcontext():
+                return [job.job_id for job in executor.submit_array(self.jobs)]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch refuses the job: {error}", "--dry-run shows what it is given") from error
 
@@ -149,6 +151,7 @@ class Prepared:
                 tasks_per_node=request.processes,
                 gpus_per_node=parameters.get("gpus_per_node", 0),
                 signal_delay_s=parameters["signal_delay_s"],
+                setup=[parameters["setup"]] if "setup" in parameters else [],
             )
             return local
         if not shown and shutil.which("sbatch") is None:
@@ -172,6 +175,25 @@ class Prepared:
             time=request.minutes, additional_parameters={"requeue": True, **others}, **given
         )
         return executor
+
+
+@contextmanager
+def _outliving_us() -> Iterator[None]:
+    """Processes that start here hold neither our stdout nor our stderr open, for whose end a reader would
+    wait, and go on when the terminal is closed."""
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for descriptor, own in zip((1, 2), kept, strict=True):
+            os.dup2(own, descriptor)
+        for one in (nowhere, *kept):
+            os.close(one)
 
 
 def prepare(trainings: Sequence[Training], request: Request) -> Prepared:

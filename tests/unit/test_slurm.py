@@ -359,7 +359,7 @@ def test_two_processes_train_together_and_go_on(slurm: Path) -> None:
 def test_submitits_own_executor_on_this_machine(here: Path) -> None:
     """The time ends, as its controller counts it."""
     Path("one.yaml").write_text(RECIPE.format(name="one", steps=100_000))
-    queue("one.yaml", "--slurm", "cluster=local,time=1,signal_delay_s=35")
+    queue("one.yaml", "--slurm", "cluster=local,time=1,signal_delay_s=40")
     until(lambda: running("one", 2))
     # Now the training may end by itself.
     [log] = Path("runs/slurm").glob("*_0_log.out")
