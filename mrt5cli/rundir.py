@@ -236,6 +236,8 @@ class RunDir:
         held, written = self._metrics_up_to(step), manifest.read(self.checkpoint(step))
         if written is not None:
             size = written.metrics["size"]
+            if size and not self.metrics_path.exists():
+                return f"{self.metrics_path} is missing: the curve of this run is lost up to step {step}"
             if len(held) != size:
                 return (
                     f"{self.metrics_path} holds {len(held):,} bytes of lines up to step {step}, and {size:,} "

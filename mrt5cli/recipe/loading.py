@@ -159,7 +159,8 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         elif key == "extends":
             problems.append((key, "cannot be set; it names the file's base"))
         elif any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in given):
-            problems.append((key, "set twice; --from and --revision set keys of model, too"))
+            also = "; --from and --revision set keys of model, too" if key.startswith("model") else ""
+            problems.append((key, f"set twice{also}"))
         else:
             given.append(key)
             try:

@@ -148,7 +148,8 @@ class _Execution:
             return
         first = len(new) == len(self.signals)
         if first:
-            self.display.say("stopping: trainings save where they stand; Ctrl-C again ends them at once")
+            again = "Ctrl-C again" if signal.SIGINT in new else "Ctrl-C"
+            self.display.say(f"stopping: trainings save where they stand; {again} ends them at once")
         for running in self.running.values():
             if first:
                 running.process.terminate()

@@ -93,6 +93,8 @@ def _minutes(text: str) -> int:
             f"--slurm time={text} is not a time" if text else "--slurm lacks the time a job may take", EXAMPLE
         )
     days, first, *rest = (int(part or 0) for part in match.groups())
+    if not any((days, first, *rest)):
+        raise UserError(f"--slurm time={text} is no time at all", EXAMPLE)
     if match[1]:  # days-hours:minutes:seconds, of which the last may be missing
         return max(1, 1440 * days + 60 * first + rest[0])
     return max(1, 60 * first + rest[0] if match[4] else first)

@@ -391,6 +391,14 @@ def test_another_recipe_in_a_run_is_told(unbroken: Unbroken, tmp_path: Path):
     assert f"note: {run.recipe_path} is not what the run wrote" in result.stderr
 
 
+def test_metrics_that_are_deleted_are_said_to_be_missing(unbroken: Unbroken, tmp_path: Path):
+    run = copied(unbroken, tmp_path)
+    run.metrics_path.unlink()
+    assert f"{run.metrics_path} is missing: the curve of this run is lost up to" in (
+        run.metrics_lost(LATER) or ""
+    )
+
+
 def test_metrics_that_are_lost_are_told_of_checkpoints_without_a_manifest_too(
     unbroken: Unbroken, tmp_path: Path
 ):

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -337,8 +336,8 @@ def test_a_folder_that_is_lost_is_named(tmp_path: Path) -> None:
         assert str(lock.lost()).startswith("was taken by another process, pid 4711 on host far")
         time.sleep(2 * locks.BEAT_SECONDS)
         assert written(lock.path).pid == 4711  # and it signs no more
-        shutil.rmtree(folder)
-        folder.mkdir()  # it may not get the same number
+        folder.rename(tmp_path / "gone")
+        folder.mkdir()
         assert lock.lost() == "was replaced by another directory"
 
 

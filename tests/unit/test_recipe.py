@@ -210,9 +210,11 @@ def test_overrides_that_are_none(plain: Path, override: str, key: str, message: 
 
 
 def test_an_override_given_twice_is_refused(plain: Path) -> None:
-    twice = "set twice; --from and --revision set keys of model, too"
-    assert problems_of(plain, "seed=1", "seed=2") == {"seed": twice}
-    assert problems_of(plain, "controller={kind: p}", "controller.k_p=1") == {"controller.k_p": twice}
+    assert problems_of(plain, "seed=1", "seed=2") == {"seed": "set twice"}
+    assert problems_of(plain, "controller={kind: p}", "controller.k_p=1") == {"controller.k_p": "set twice"}
+    assert problems_of(plain, "model.revision=a", "model.revision=b") == {
+        "model.revision": "set twice; --from and --revision set keys of model, too"
+    }
 
 
 def test_all_bad_overrides_are_reported_at_once(plain: Path) -> None:

@@ -102,6 +102,7 @@ def test_keys_and_values() -> None:
         ("partition=gpu", "lacks the time"),
         ("time=soon", "time=soon is not a time"),
         ("time=1:2:3:4", "is not a time"),
+        ("time=0:00", "time=0:00 is no time at all"),
         ("gpu", "--slurm gpu is not KEY=VALUE"),
         ("time=", "is not KEY=VALUE"),
         ("time=5,gpus=0", "gpus=0: expected a number above 0"),
