@@ -57,13 +57,16 @@ def decides_numbers(key: str, recipe: Recipe) -> bool:
 def _sees_micro_batches(recipe: Recipe) -> bool:
     """Whether it matters how an optimizer step is divided, see `training.losses`."""
     loss, moves = recipe.loss, getattr(recipe.controller, "update_per", "optimizer_step")
+    shortener = recipe.model.shortener
+    shortens = shortener.pools or not shortener.reads_source
     return (
         "micro_batch" in (loss.average_per, moves)
         or loss.gate_loss == "gate_variance"
         or loss.entropy_coefficient_1 != 0
         or loss.entropy_coefficient_2 != 0
         or loss.hard_delete_probability > 0
-        or (loss.score_coefficient > 0 and (loss.score_per == "batch" or recipe.model.shortener.pools))
+        or getattr(shortener, "per", "row") == "batch"
+        or (loss.score_coefficient > 0 and (loss.score_per == "batch" or shortens))
     )
 
 

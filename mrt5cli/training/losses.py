@@ -9,7 +9,8 @@ of a short one weighs more.
 
 Three parts still depend on how a step is divided: the gate's variance, which is that within a micro-batch;
 the entropy terms, which include the padding of a micro-batch; and the score loss after hard deletion or
-pooling, because pairs are counted before the step, when nothing has been deleted yet.
+pooling, or of a source that is removed, because pairs are counted before the step, when nothing is gone yet.
+So does what shortens `per: batch`.
 
 Everything stays on the device: no value is read, and masks are multiplied in instead of indexed with, because
 both would make a GPU step wait.

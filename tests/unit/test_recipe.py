@@ -799,6 +799,9 @@ def test_what_differs_is_told_as_recipes_write_it(plain: Path) -> None:
     assert unlike(before.task, texts.task)["source.path"] == ("absent", "'a: b'")
 
 
+NO_GATE = "controller={kind: constant}", "loss.regularizer_delay=0"
+
+
 @pytest.mark.parametrize(
     ("settings", "decides"),
     [
@@ -810,6 +813,11 @@ def test_what_differs_is_told_as_recipes_write_it(plain: Path) -> None:
         (["loss.hard_delete_probability=0.5"], True),
         (["loss.score_coefficient=0.1", "loss.score_per=batch"], True),
         (["controller.update_per=micro_batch"], True),
+        ([*NO_GATE, "model.shortener={kind: convolution, layer: 1, stride: 3}"], False),
+        ([*NO_GATE, "model.shortener={kind: convolution, layer: 1, stride: 3, per: batch}"], True),
+        ([*NO_GATE, "model.shortener={kind: fixed, layer: 1, amount: 0.5, per: batch}"], True),
+        ([*NO_GATE, "model.shortener={kind: source_removed}"], False),
+        ([*NO_GATE, "model.shortener={kind: source_removed}", "loss.score_coefficient=0.1"], True),
     ],
 )
 def test_how_a_step_is_divided_may_change_where_no_number_sees_it(settings: list[str], decides: bool) -> None:

@@ -202,6 +202,19 @@ def test_in_training_segments_end_where_the_labels_say(variant):
     assert all(parameter.grad.abs().max() > 0 for parameter in predictor.parameters())
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_states_that_are_nan_shorten_like_others(variant):
+    """So that a training whose weights were lost comes to its end in words, not to an error of shapes."""
+    model = tiny(variant).train()
+    model.encoder.block[0].layer[0].layer_norm.weight.data.fill_(float("nan"))
+    ids, mask = batch_of(random_rows([6, 5, 4]))  # an even number of rows, and an odd one
+    for rows in (ids, ids[:2]):
+        taught = {"segment_ends": segment_ends(rows)} if variant in TAUGHT else {}
+        out = model(rows, attention_mask=mask[: len(rows)], labels=labels_for(rows), **taught)
+        assert out.loss.isnan()
+        assert ((out.kept_lengths >= 1) & (out.kept_lengths <= 6)).all()
+
+
 # --- generation
 # -----------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class BoundaryPredictor(Pooling):
 
     def _mean(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled states (B, S, D), segment starts (B, S), slots that hold a segment (B, S) bool."""
-        hard_BL = ends_BL.detach().round().long()
+        # Whatever a NaN would be as an integer, it ends no segment.
+        hard_BL = (ends_BL.detach() > 0.5).long()
         counts = hard_BL.sum(dim=1)
         longest = max(1, int(counts.max()))  # the one device sync of a forward
         slots = torch.arange(longest, device=states.device)
