@@ -130,10 +130,11 @@ def _signs(recipe: Recipe) -> dict[str, Sign]:
             f"{raised}, or lower model.shortener.bias_init",
             0.2,
             2000,
-            lambda row: row["deletion_rate"] <= NEVER,
+            # A target may be as low.
+            lambda row: row["deletion_rate"] <= min(NEVER, (row["target"] or 1.0) / 2),
         ),
         "everything is deleted": Sign(
-            f"{lower}{f', or choose {back}' if one_sided else ''}",
+            f"{lower}, or raise model.shortener.bias_init{f', or choose {back}' if one_sided else ''}",
             0.05,
             500,
             lambda row: row["deletion_rate"] >= max(ALWAYS, (row["target"] or 0.0) + ON_TARGET),

@@ -89,7 +89,15 @@ def test_gates_that_delete_all_are_told_of_soon(tmp_path: Path) -> None:
     train(one, [1.0] * (LINES - 1) + [0.9] + [1.0] * LINES, 0.01)
     [line] = told
     assert line.startswith("note: since step 110 everything is deleted (100.0 %")
-    assert "pi_two_sided" in line
+    assert "or raise model.shortener.bias_init, or choose controller.kind: pi_two_sided" in line
+
+
+def test_a_low_target_that_is_met_is_no_collapse(tmp_path: Path) -> None:
+    one, told = health_of(tmp_path, PI | {"target_deletion_rate": 0.0005}, 1000)
+    train(one, [0.0005] * 50, 0.01)
+    assert told == []
+    train(one, [0.0] * 30, 0.01, first=50)
+    assert told[0].startswith("note: since step 510 nothing is deleted")
 
 
 @pytest.mark.parametrize(
