@@ -164,13 +164,16 @@ class Pen:
         return torch.from_numpy(encode(text.content[:most], add_eos=True)), len(text.content) > most
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
-        """Texts of like length together, the longest first."""
+        """Texts of like length together, the longest first; each alone where the model would mix them."""
         decoding = self.options.decoding
         together = max(decoding.num_beams, decoding.num_return)
         ordered = sorted(texts, key=lambda text: -len(text.content))
         sources = [min(len(text.content) + 1, self.options.input_length) for text in ordered]
         targets = [decoding.max_new_tokens] * len(ordered)
-        for rows in divided(sources, targets, self.options.batch_tokens // together):
+        shortener = self.model.encoder.shortener
+        # An output must not depend on other inputs, however the model shortens.
+        alone = shortener is not None and shortener.sees_batch
+        for rows in divided(sources, targets, 1 if alone else self.options.batch_tokens // together):
             yield ordered[rows]
 
     def _write(self, texts: Sequence[Text]) -> list[list[Written]]:

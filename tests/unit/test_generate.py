@@ -56,6 +56,21 @@ def test_every_model_writes_what_it_writes_alone(variant: str, hard: bool) -> No
 
 
 @pytest.mark.parametrize(
+    ("variant", "fields"),
+    [
+        *((variant, {"shortening_per": "batch"}) for variant in ("fixed", "random", "cp_3", "bp_gumbel")),
+        ("bp_gumbel", {"boundary_sampling": "always"}),
+    ],
+)
+def test_an_output_is_its_own_where_shortening_looks_at_batches(variant: str, fields: dict[str, Any]) -> None:
+    model = writer(variant, **fields)
+    found = list(generate(model, TEXTS, max_new_tokens=5, hard_delete=True))
+    alone = [one for text in TEXTS for one in generate(model, [text], max_new_tokens=5, hard_delete=True)]
+    assert [(one.bytes, one.kept) for one in found] == [(one.bytes, one.kept) for one in alone]
+    assert all(0 <= one.deleted < 1 for one in found)
+
+
+@pytest.mark.parametrize(
     "how",
     [{}, {"num_beams": 3, "num_return": 2}, {"sample": True, "num_return": 2, "valid_utf8": True}],
     ids=str,

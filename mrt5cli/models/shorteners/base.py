@@ -125,6 +125,7 @@ class Shortener(nn.Module):
         own_fields: of the configuration, which are there for this shortener alone, with their defaults. Those
             of the published checkpoints are declared in `MrT5Config` and stand in every config.json.
         reference: how the authors' code holds it; None where they have nothing like it.
+        per_row: see `shortening_per` of the configuration.
     """
 
     deletion_types: ClassVar[tuple[str, ...]] = ()
@@ -132,6 +133,12 @@ class Shortener(nn.Module):
     normalises: ClassVar[bool] = False
     own_fields: ClassVar[Mapping[str, Any]] = {}
     reference: ClassVar[Reference | None] = None
+    per_row = True
+
+    @property
+    def sees_batch(self) -> bool:
+        """Whether what it leaves of a row in evaluation depends on the rest of the batch."""
+        return not self.per_row
 
     @classmethod
     def default_threshold(cls, config: MrT5Config) -> float:
@@ -162,7 +169,6 @@ class Pooling(Shortener):
     """Base of the poolings, which make one position of several: subclasses say how in `pool`.
 
     Attributes:
-        per_row: see `shortening_per` of the configuration.
         hidden_once: later encoder blocks see pooled positions by what was hidden before they were pooled, as
             in the reference, which masks its position bias in the first block and hands it on. A shortener
             before that block comes first, and learned positions leave no bias to hand on.

@@ -60,6 +60,10 @@ class BoundaryPredictor(Pooling):
         self.temperature = float(config.boundary_temperature)
         self.always_draw = config.boundary_sampling == "always"
 
+    @property
+    def sees_batch(self) -> bool:
+        return super().sees_batch or (self.kind == "gumbel" and self.always_draw)
+
     def initialise(self, config: MrT5Config) -> None:
         for linear in self._linears():
             init.xavier_uniform_(linear.weight)

@@ -73,7 +73,6 @@ class WeightlessGate(Gate):
 
     Attributes:
         share: the configuration's field that says how much goes.
-        per_row: see `shortening_per` of the configuration.
     """
 
     share: ClassVar[str]
