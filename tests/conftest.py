@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 import time
 import zlib
@@ -34,6 +35,9 @@ if importlib.util.find_spec("triton") is not None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Under nohup it is ignored, and by all that tests start too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ["hub_server"]
 
