@@ -332,7 +332,7 @@ def test_what_fails_on_a_device_is_said() -> None:
         with pytest.raises(UserError, match="no") as error:
             list(workers.write_all([[Text(0, b"no")]]))
         assert error.value.hint == "a hint"
-        with pytest.raises(RunFailed, match=r"the process on cpu ended \(3\)"):
+        with pytest.raises(RunFailed, match=r"the process on cpu ended with code 3"):
             list(workers.write_all([[Text(0, b"end")]]))
 
 
