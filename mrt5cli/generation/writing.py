@@ -153,7 +153,7 @@ class Pen:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode():
             for batch in self._batches(texts):
-                torch.manual_seed(self.options.decoding.seed)  # which random deletion draws from
+                torch.manual_seed(self.options.decoding.seed)  # which a shortener may draw from
                 found |= zip((text.number for text in batch), self._write(batch), strict=True)
                 progress(len(found))
         return [found[text.number] for text in texts]
