@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mrt5cli import runtime
-from mrt5cli.benchmark.models import base_model, ours
+from mrt5cli.benchmark.models import SIZES, base_model, ours
 from mrt5cli.byte_tokens import EOS, IGNORED_LABEL, PAD
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.inputs import on_device
@@ -32,7 +32,7 @@ from mrt5cli.training.micro_batches import micro_batches
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", default="byt5-small")
+    parser.add_argument("--size", default="byt5-small", choices=sorted(SIZES))
     parser.add_argument("--rows", type=int, default=64, help="examples of an optimizer step")
     parser.add_argument("--at-once", type=int, default=4, help="device_batch_size")
     parser.add_argument("--median", type=int, default=120, help="of source lengths")
