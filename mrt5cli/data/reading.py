@@ -58,12 +58,13 @@ class FileRow(NamedTuple):
 
     Attributes:
         number: from 1 on, by which reading can begin anywhere.
-        line: where it begins, for people: a line, a paragraph, or in Parquet and in one list of JSON a row.
+        place: where it begins, for people: "line 7", or "paragraph 7", or in Parquet and in one list of JSON
+            "row 7".
         values: of its columns, or what keeps it from being used.
     """
 
     number: int
-    line: int
+    place: str
     values: Row | BadRow
 
 
@@ -102,10 +103,11 @@ def rows_of(
         if suffix in TEXT:
             texts = _whole(stream) if file.whole else paragraphs(_text_lines(stream))
             for number, text in islice(enumerate(texts, start=1), first, None):
+                place = f"{file.unit} {number}"
                 try:
-                    yield FileRow(number, number, {columns[0].name: text.decode("utf-8")})
+                    yield FileRow(number, place, {columns[0].name: text.decode("utf-8")})
                 except UnicodeDecodeError as error:
-                    yield FileRow(number, number, not_utf8(error))
+                    yield FileRow(number, place, not_utf8(error))
         elif suffix in JSON:
             yield from _json_rows(stream, columns, first)
         else:
@@ -114,7 +116,7 @@ def rows_of(
             quoted = suffix == ".csv" or _quotes_cells(file, held)
             lines = _as_lines(stream if held is None else io.BytesIO(held), "" if quoted else "\n")
             cells = _csv_cells(lines, "," if suffix == ".csv" else "\t") if quoted else _plain_cells(lines)
-            rows = _rows_of_cells(cells, f"{file.name}, line", columns, header)
+            rows = _rows_of_cells(cells, file.name, columns, header)
             yield from islice(rows, first, None)
 
 
@@ -126,12 +128,11 @@ def usable_rows(
     Raises:
         UserError: what cannot be read, or the first row that cannot be used, with the place in the file.
     """
-    place = f"{file.name}, {file.unit}"
     try:
-        for _, line, values in rows_of(file, columns, header=header):
+        for _, place, values in rows_of(file, columns, header=header):
             if isinstance(values, BadRow):
-                raise UserError(f"{place} {line}: {values.reason}", values.hint)
-            yield f"{place} {line}", values
+                raise UserError(f"{file.name}, {place}: {values.reason}", values.hint)
+            yield f"{file.name}, {place}", values
     except Damaged as error:
         how = " as Parquet" if file.suffix in PARQUET else ""
         hint = error.hint or "get the file again, or take it out of the data"
@@ -203,8 +204,9 @@ def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
 def _json_rows(stream: io.BufferedReader, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
     """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
     values: Iterator[tuple[int, object]]
+    unit = "line"
     if stream.peek(BLOCK_BYTES).lstrip().startswith(b"["):
-        values = enumerate(_json_list(stream), start=1)
+        unit, values = "row", enumerate(_json_list(stream), start=1)
     else:
         lines = enumerate(rows_within(stream), start=1)
         values = ((number, json_value(line)) for number, line in islice(lines, first, None) if line.strip())
@@ -214,7 +216,7 @@ def _json_rows(stream: io.BufferedReader, columns: Sequence[Column], first: int)
             value = dict(zip(our_names(value, columns), value.values(), strict=True))
         elif not isinstance(value, dict | BadRow):
             value = BadRow("a row must be an object of columns")
-        yield FileRow(number, number, value)
+        yield FileRow(number, f"{unit} {number}", value)
 
 
 _START = re.compile(r"\s*\[(\s*\])?")
@@ -273,27 +275,27 @@ def _item(text: str, place: int) -> tuple[object, int, str] | None:
 Cells = Iterable[tuple[int, list[str]]]
 
 
-def _rows_of_cells(lines: Cells, place: str, columns: Sequence[Column], header: bool) -> Iterator[FileRow]:
+def _rows_of_cells(lines: Cells, name: str, columns: Sequence[Column], header: bool) -> Iterator[FileRow]:
     lines = iter(lines)
     first = next(lines, None)
     if first is None:
         return
     number, cells = first
     if bad := _not_utf8(cells):
-        raise UserError(f"{place} {number}: {bad.reason}", bad.hint)
+        raise UserError(f"{name}, line {number}: {bad.reason}", bad.hint)
     names = [column.name for column in columns]
     if header or set(names) <= set(our_names(cells, columns)):
-        names = _checked_names(f"{place} {number}", cells, columns)
+        names = _checked_names(f"{name}, line {number}", cells, columns)
     else:
         lines = chain([first], lines)
     # Without a head, the first row says how many cells there are at most; more than the columns are not read.
     fewest, most = len(names), len(cells)
     for count, (number, row) in enumerate(lines, start=1):
         if fewest <= len(row) <= most:
-            yield FileRow(count, number, _not_utf8(row) or dict(zip(names, row, strict=False)))
+            yield FileRow(count, f"line {number}", _not_utf8(row) or dict(zip(names, row, strict=False)))
         else:
             found = f"{counted(len(row), 'cell')}, expected {fewest} ({listed(names, 12)})"
-            yield FileRow(count, number, BadRow(found, BREAKS))
+            yield FileRow(count, f"line {number}", BadRow(found, BREAKS))
 
 
 def _not_utf8(cells: Sequence[str]) -> BadRow | None:
@@ -409,7 +411,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
                 for row in _as_written(batch.rename_columns(our_names(batch.schema.names, columns))):
                     number += 1
                     if number > first:
-                        yield FileRow(number, number, row)
+                        yield FileRow(number, f"row {number}", row)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise Damaged(first_line(error)) from error
 

@@ -197,24 +197,24 @@ class DocumentStream:
         What comes over a network and looks damaged is read once more, because it may have been damaged on its
         way; what stays so is left out.
         """
-        unit, again = f"{file.name}, {file.unit}", file.remote
+        again = file.remote
         while True:
             try:
-                for row, line, values in rows_of(file, [self._texts], first):
+                for row, place, values in rows_of(file, [self._texts], first):
                     if not isinstance(values, BadRow):
-                        yield row, f"{unit} {line}", values
+                        yield row, f"{file.name}, {place}", values
                     elif again:
                         break
                     else:
-                        self._leave_out(f"{unit} {line}", values.reason, values.hint, whole=False)
+                        self._leave_out(f"{file.name}, {place}", values.reason, values.hint, whole=False)
                     first = row
                 else:
                     return
             except Damaged as error:
                 if not again:
                     # The message about a CSV file has its line already, and its rows are no lines.
-                    place = "" if str(error).startswith("line ") else f" after {file.unit} {first}"
-                    self._leave_out(f"{file.name}{place}", str(error), error.hint, whole=True)
+                    after = "" if str(error).startswith("line ") else f" after {file.unit} {first}"
+                    self._leave_out(f"{file.name}{after}", str(error), error.hint, whole=True)
                     return
             again = False
 

@@ -295,8 +295,8 @@ class Source:
         columns = self.prompt.columns
         try:
             # With the names of columns given, they would be called as the prompt calls them.
-            for number, line, values in rows_of(self._file, columns if self._added is None else ()):
-                where = f"{self.name}, {self._file.unit} {line}"
+            for number, place, values in rows_of(self._file, columns if self._added is None else ()):
+                where = f"{self.name}, {place}"
                 if isinstance(values, BadRow):
                     yield _bad(where, values)
                     continue

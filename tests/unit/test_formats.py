@@ -284,7 +284,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "depth in a list": (
         "a.json",
         b"[" + DEEP + b"]",
-        "line 1: not JSON: it is nested too deeply",
+        "row 1: not JSON: it is nested too deeply",
     ),
     "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "as in UTF-16 without a mark"),
     "half of UTF-16": ("a.txt", TEXT.encode("utf-16")[:-1], "not UTF-16, as its mark says"),

@@ -67,7 +67,7 @@ def said(file: Path) -> str:
 BOMBS = {
     "a.jsonl": (b'{"text": "' + b"x" * 9 * LONG + b'"}\n', "line 1 is longer than 65.5 kB"),
     "b.jsonl": (b'{"text": "x"}\n' * 9 + b"x" * 9 * LONG, "line 10 is longer than 65.5 kB"),
-    "a.json": (b'[{"text": "x"}, {"text": "' + b"x" * 9 * LONG + b'"}]', "line 2: longer than 65.5 kB"),
+    "a.json": (b'[{"text": "x"}, {"text": "' + b"x" * 9 * LONG + b'"}]', "row 2: longer than 65.5 kB"),
     "a.csv": (b"text,n\n" + b"x" * 9 * LONG, "line 2 is longer than 65.5 kB"),
     "b.csv": (b'text,n\n"a\n' + b"words, and more\n" * LONG, "line 2: a quote lacks its pair"),
     "a.tsv": (b"text\tn\n" + b"x" * 9 * LONG, "line 2 is longer than 65.5 kB"),
@@ -141,13 +141,13 @@ def test_a_list_of_json_is_read_row_by_row(tmp_path: Path) -> None:
         file.write_text(whole)
         assert rows(file) == [row["text"] for row in json.loads(whole)]
     for cut, message in {
-        '[{"text": "a"}': "line 1: not JSON: the list does not end",
-        '[{"text": "a"},': "line 2: not JSON: Expecting value",
-        '[{"text": "a"}, {"text": ': "line 2: not JSON: Expecting value at column 11",
-        '[{"text": "a"} {"text": "b"}]': "line 1: not JSON: Extra data",
-        '[{"text": "a"}] x': "line 2: not JSON: something follows the list",
-        '[{"text": "a"}, 5]': "line 2: a row must be an object",
-        '[{"text": "a"}, ' + "[" * 200_000: "line 2: not JSON: it is nested too deeply",
+        '[{"text": "a"}': "row 1: not JSON: the list does not end",
+        '[{"text": "a"},': "row 2: not JSON: Expecting value",
+        '[{"text": "a"}, {"text": ': "row 2: not JSON: Expecting value at column 11",
+        '[{"text": "a"} {"text": "b"}]': "row 1: not JSON: Extra data",
+        '[{"text": "a"}] x': "row 2: not JSON: something follows the list",
+        '[{"text": "a"}, 5]': "row 2: a row must be an object",
+        '[{"text": "a"}, ' + "[" * 200_000: "row 2: not JSON: it is nested too deeply",
     }.items():
         file.write_text(cut)
         assert message in said(file)

@@ -406,7 +406,7 @@ HEAD = "noisy\tclean\n"
         ("p.jsonl", '\n{"noisy": "a", "clean": null}\n', "line 2: column 'clean' holds nothing", None),
         ("p.jsonl", '{"noisy": NaN, "clean": "b"}\n', "line 1: column 'noisy' holds nan", None),
         ("p.jsonl", '{"noisy": "a", "clean"\n', "p.jsonl, line 1: not JSON", None),
-        ("p.jsonl", '["a"]', "p.jsonl, line 1: a row must be an object of columns", None),
+        ("p.jsonl", '["a"]', "p.jsonl, row 1: a row must be an object of columns", None),
         ("p.jsonl", "[]", "p.jsonl holds no rows", "after the names of its columns"),
         ("p.tsv", "", "p.tsv holds no rows", "after the names of its columns"),
         ("p.tsv", HEAD, "p.tsv holds no rows", "after the names of its columns"),
