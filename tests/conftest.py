@@ -36,8 +36,9 @@ if importlib.util.find_spec("triton") is not None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Under nohup it is ignored, and by all that tests start too.
+# Under nohup, and in the background of a script, they are ignored, and by all that tests start too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["hub_server"]
 
