@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs_of_commands import curve, wait_for
+from runs_of_commands import ENVIRONMENT, MRT5, curve, start, wait_for
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -46,7 +46,6 @@ training:
 evaluation: {examples: 8, batch_size: 4}
 """
 KINDS = ("entropy", "unigram")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -126,13 +125,7 @@ def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
     lines = chance.randint(2, 12)
     print(f"to be killed after {lines} lines of metrics")
     words = ["taught.yaml", "--out", str(run.path), "--device", "cpu", "--set", "training.data_workers=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mrt5cli", "pretrain", *words],
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(Path.cwd(), *MRT5, "pretrain", *words)
     wait_for(lambda: len(run.metrics()) >= lines, process)
     os.killpg(process.pid, signal.SIGKILL)
     told = process.communicate()[1]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs_of_commands import curve, wait_for
+from runs_of_commands import ENVIRONMENT, MRT5, curve, start, wait_for
 from safetensors.torch import load_file
 from tiny_runs import GATE, NO_GATE, TARGET, make_run
 from typer.testing import CliRunner
@@ -54,7 +54,6 @@ RECIPE: dict[str, Any] = {
     },
     "evaluation": {"examples": 16, "batch_size": 5},
 }
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -340,15 +339,7 @@ def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance:
     print(f"to be killed {pause:.3f} s after the fourth validation")
     long = ("--set", "training.max_steps=60", "--device", "cpu")
     run = RunDir(place / "killed")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mrt5cli", "finetune", "mrt5.yaml", "--out", "killed", *long],
-        cwd=place,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(place, *MRT5, "finetune", "mrt5.yaml", "--out", "killed", *long)
     wait_for(lambda: len(validations(run)) >= 4, process)
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
@@ -369,14 +360,7 @@ def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance:
 
 
 def test_ctrl_c_says_how_to_go_on(place: Path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mrt5cli", "finetune", "byt5.yaml", "--set", "training.max_steps=5000"],
-        cwd=place,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(place, *MRT5, "finetune", "byt5.yaml", "--set", "training.max_steps=5000")
     run = RunDir(place / "runs/tuned-seed7")
     wait_for(lambda: len(validations(run)) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import hubsim
 import pytest
 from hub_server import HubServer, point_at
-from runs_of_commands import curve
+from runs_of_commands import MRT5, curve, start, wait_for
 from typer.testing import CliRunner
 
 from mrt5cli import hub as hub_module
@@ -214,17 +214,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(hub: HubServer, unbroken: Unbr
     run = RunDir(tmp_path / "run")
     settings = {key.replace("__", "."): value for key, value in on(PLAIN).items()}
     words = sets({**SMALL, **settings, "training.save_steps": "2"})
-    process = subprocess.Popen(
-        [*(sys.executable, "-m", "mrt5cli", "pretrain", "pctrl40", "--out", str(run.path)), *words],
-        env=hub.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(run.metrics()) < 4:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
+    command = (*MRT5, "pretrain", "pctrl40", "--out", str(run.path), *words)
+    process = start(tmp_path, *command, environment=hub.environment())
+    wait_for(lambda: len(run.metrics()) >= 4, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert run.meta()["status"] == "running" and run.saved_steps()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs_of_commands import curve
+from runs_of_commands import ENVIRONMENT, curve
 from safetensors.torch import load_file
-from test_finetune import ENVIRONMENT, RECIPE
+from test_finetune import RECIPE
 from tiny_runs import GATE, TARGET, make_run
 from typer.testing import CliRunner
 

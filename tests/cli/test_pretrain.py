@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import labelled
-from runs_of_commands import curve, wait_for
+from runs_of_commands import ENVIRONMENT, MRT5, curve, start, wait_for
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -54,8 +54,6 @@ training:
 evaluation: {examples: 8, batch_size: 4}
 """
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -66,18 +64,6 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def mrt5(*words: str) -> Any:
     return CliRunner().invoke(app, ["pretrain", *words])
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mrt5cli", "pretrain", *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def assert_same_run(run: RunDir, other: RunDir) -> None:
@@ -204,7 +190,7 @@ def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
     run = RunDir(tmp_path / "run")
     lines, pause = chance.randint(2, 9), chance.uniform(0.0, 0.1)
     print(f"to be killed {pause:.3f} s after {lines} lines of metrics")
-    process = start(tmp_path, "tiny.yaml", "--out", str(run.path), "--device", "cpu")
+    process = start(tmp_path, *MRT5, "pretrain", "tiny.yaml", "--out", str(run.path), "--device", "cpu")
     wait_for(lambda: len(run.metrics()) >= lines, process)
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
@@ -225,9 +211,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works(
 ):
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     run = RunDir(tmp_path / "run")
-    process = start(
-        tmp_path, "tiny.yaml", "--out", "run", "--device", "cpu", "--set", "training.data_workers=1"
-    )
+    words = ("tiny.yaml", "--out", "run", "--device", "cpu", "--set", "training.data_workers=1")
+    process = start(tmp_path, *MRT5, "pretrain", *words)
     wait_for(lambda: len(run.metrics()) >= 3, process)
     os.killpg(process.pid, signal.SIGINT)  # the whole group, loader workers too, as a terminal does
     stdout, stderr = process.communicate(timeout=60)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from reproduction import tree
+from runs_of_commands import started
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
@@ -192,25 +193,13 @@ if __name__ == "__main__":
 
 
 @contextmanager
-def started(house: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
-    """`mrt5 reproduce` on the house's recipes, in its own process group, as a terminal would start it."""
+def reproducing(house: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """`mrt5 reproduce` on the house's recipes."""
     script = house / "script.py"
     script.write_text(SCRIPT)
-    with (house / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(script), *map(str, words), "--device", "cpu"],
-            cwd=house,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-    try:
+    command = (str(script), *map(str, words), "--device", "cpu")
+    with (house / "stderr").open("w") as stderr, started(house, *command, stderr=stderr) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def wait_for(what: Callable[[], object], seconds: float = 90.0) -> None:
@@ -230,7 +219,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     run = house / "runs" / "mine" / "long-seed1"
 
     # Ctrl-C, as a terminal sends it: to the whole group.
-    with started(house, path, "--only", "long") as process:
+    with reproducing(house, path, "--only", "long") as process:
         wait_for(lambda: steps(run) > 5)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
@@ -244,7 +233,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     assert planned["train long seed 1"]["reason"] == f"saved at step {saved} of 100000"
 
     # Killed; its training is told by the end of a pipe, and saves as if asked to.
-    with started(house, path, "--only", "long") as process:
+    with reproducing(house, path, "--only", "long") as process:
         wait_for(lambda: steps(run) > saved + 5)
         second = reproduce(path)
         assert second.exit_code == 2, second.output
@@ -254,7 +243,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     wait_for(lambda: json.loads((run / "meta.json").read_text())["status"] == "interrupted")
 
     # Its lock is nobody's. Now the training is killed, and the other recipe is not touched by that.
-    with started(house, path, "--jobs", 2) as process:
+    with reproducing(house, path, "--jobs", 2) as process:
         before = steps(run)
         wait_for(lambda: steps(run) > before + 5)
         os.kill(pid_of(run), signal.SIGKILL)
@@ -304,7 +293,7 @@ def test_hosts_that_share_a_folder_share_the_jobs(house: Path, flock: str) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_lets_trainings_save(house: Path, number: signal.Signals) -> None:
     path, run = suite(house, "long"), house / "runs" / "mine" / "long-seed1"
-    with started(house, path, "--only", "long") as process:
+    with reproducing(house, path, "--only", "long") as process:
         wait_for(lambda: steps(run) > 5)
         for _ in range(2):  # as `timeout` does
             os.killpg(process.pid, number)

@@ -9,15 +9,12 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from runs_of_commands import wait_for
-from test_pretrain import ENVIRONMENT, RECIPE
+from runs_of_commands import started, wait_for
+from test_pretrain import RECIPE
 from typer.testing import CliRunner
 
 from mrt5cli import locks
@@ -38,27 +35,8 @@ main()
 """`mrt5`, which waits less for a process that may be ending."""
 
 
-@contextmanager
-def started(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", QUICK, *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 def done(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    with started(folder, *words) as process:
+    with started(folder, "-c", QUICK, *words) as process:
         out, err = process.communicate(timeout=180)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -89,14 +67,14 @@ def test_of_two_that_start_at_one_moment_one_trains(
     run = RunDir(folder / ("runs/smoke/tiny-smoke-seed7" if how == "smoke" else "run"))
     words = ["pretrain", "tiny.yaml", *ENDLESS, *(["--smoke"] if how == "smoke" else ["--out", "run"])]
     if how != "fresh":
-        with started(folder, *words) as first:
+        with started(folder, "-c", QUICK, *words) as first:
             wait_for(lambda: len(run.saved_steps()) > 0, first)
     words += ["--resume"] if how == "resumed" else []
     pause = chance.choice([0.0, chance.uniform(0.0, 1.0)])
     print(f"the second came {pause:.3f} s later")
-    with started(folder, *words) as one:
+    with started(folder, "-c", QUICK, *words) as one:
         time.sleep(pause)
-        with started(folder, *words) as other:
+        with started(folder, "-c", QUICK, *words) as other:
             both = [one, other]
             while all(process.poll() is None for process in both):
                 time.sleep(0.05)
@@ -123,7 +101,7 @@ def test_a_second_one_is_refused_and_touches_nothing(folder: Path, words: tuple[
     name = "runs/smoke/tiny-smoke-seed7" if "--smoke" in words else "run"
     run = RunDir(folder / name)
     first_words = [word for word in words if word != "--resume"]
-    with started(folder, "pretrain", "tiny.yaml", *first_words, *ENDLESS) as first:
+    with started(folder, "-c", QUICK, "pretrain", "tiny.yaml", *first_words, *ENDLESS) as first:
         wait_for(lambda: len(run.saved_steps()) > 0, first)
         os.killpg(first.pid, signal.SIGSTOP)  # what changes now, the second one has changed
         (run.checkpoints / ".tmp-step-00999999").mkdir()
@@ -145,13 +123,13 @@ def test_a_second_one_is_refused_and_touches_nothing(folder: Path, words: tuple[
 def test_a_killed_run_with_workers_is_resumed_at_once(folder: Path) -> None:
     run = RunDir(folder / "run")
     words = ("pretrain", "tiny.yaml", "--out", "run", *ENDLESS, "--set", "training.data_workers=2")
-    with started(folder, *words) as first:
+    with started(folder, "-c", QUICK, *words) as first:
         wait_for(lambda: len(run.saved_steps()) > 0, first)
         os.kill(first.pid, signal.SIGKILL)  # not the workers
         first.wait()
         assert run.holder() is None
     step = run.metrics()[-1]["step"]
-    with started(folder, *words, "--resume") as resumed:
+    with started(folder, "-c", QUICK, *words, "--resume") as resumed:
         wait_for(lambda: run.metrics()[-1]["step"] > step + 5, resumed)
 
 
@@ -167,7 +145,7 @@ def replaced(path: Path) -> None:
 @pytest.mark.parametrize("gone", ["", "checkpoints", "metrics.jsonl", "another"])
 def test_what_is_deleted_under_a_run_ends_it_in_a_sentence(folder: Path, gone: str) -> None:
     run = RunDir(folder / "run")
-    with started(folder, "pretrain", "tiny.yaml", "--out", "run", *ENDLESS) as process:
+    with started(folder, "-c", QUICK, "pretrain", "tiny.yaml", "--out", "run", *ENDLESS) as process:
         wait_for(lambda: len(run.saved_steps()) > 0, process)
         if gone == "another":
             replaced(run.path)
@@ -195,7 +173,7 @@ def test_what_reads_a_run_that_prunes_reads_it_whole(folder: Path, monkeypatch: 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(locks, "_READ", {})
     run, cpu = RunDir(folder / "run"), ("--device", "cpu")
-    with started(folder, "pretrain", "tiny.yaml", "--out", "run", *ENDLESS, *often) as trainer:
+    with started(folder, "-c", QUICK, "pretrain", "tiny.yaml", "--out", "run", *ENDLESS, *often) as trainer:
         wait_for(lambda: len(run.saved_steps()) > 0, trainer)
         mrt5("evaluate", "run", "--limit", "8", *cpu)
         mrt5("generate", "run", "inputs.txt", *cpu)

@@ -14,8 +14,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from runs_of_commands import wait_for
-from test_pretrain import ENVIRONMENT, RECIPE
+from runs_of_commands import MRT5, start, wait_for
+from test_pretrain import RECIPE
 
 from mrt5cli.rundir import RunDir
 from mrt5cli.stopping import SIGNALS
@@ -30,22 +30,7 @@ def script() -> str:
     return f"import sys\nfrom {module} import {name}\nsys.argv[0] = 'mrt5'\nsys.exit({name}())"
 
 
-WAYS = {"module": ["-m", "mrt5cli"], "script": ["-c", script()]}
-
-
-def start(
-    folder: Path, *words: str, way: str = "module", before: tuple[str, ...] = ()
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*before, sys.executable, *WAYS[way], *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+WAYS = {"module": MRT5, "script": ("-c", script())}
 
 
 # --- before and after ---------------------------------------------------------------------------------------
@@ -80,7 +65,7 @@ def test_at_any_moment_it_ends_without_a_traceback(
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     for _ in range(10):
         number, pause = chance.choice(SIGNALS), chance.uniform(0, 1.5)
-        process = start(tmp_path, *words, way=way)
+        process = start(tmp_path, *WAYS[way], *words)
         if number == signal.SIGINT:  # before our first line Python raises it in files of its own
             wait_for(lambda: takes(signal.SIGTERM, process.pid), process)  # noqa: B023
         time.sleep(pause)
@@ -106,7 +91,7 @@ def training(folder: Path, *words: str, before: tuple[str, ...] = ()) -> tuple[s
     (folder / "tiny.yaml").write_text(RECIPE)
     run = RunDir(folder / "run")
     given = ("--out", "run", "--device", "cpu", *LONG, *words)
-    process = start(folder, "pretrain", "tiny.yaml", *given, before=before)
+    process = start(folder, *MRT5, "pretrain", "tiny.yaml", *given, before=before)
     wait_for(lambda: len(run.metrics()) >= 3, process)
     return process, run
 
@@ -136,7 +121,7 @@ def test_a_group_with_workers_saves_and_goes_on(tmp_path: Path, number: signal.S
     step = run.saved_steps()[-1]
     again = re.search(r"to resume: mrt5 (pretrain .*)", said)
     assert again
-    resumed = start(tmp_path, *shlex.split(again[1]), "--device", "cpu")
+    resumed = start(tmp_path, *MRT5, *shlex.split(again[1]), "--device", "cpu")
     wait_for(lambda: run.metrics()[-1]["step"] > step, resumed)
     os.killpg(resumed.pid, number)
     assert_saved(resumed, run, number)
