@@ -253,10 +253,11 @@ def _put(tree: Tree, keys: list[str], value: object) -> None:
 
 
 def _start(tree: Tree) -> list[Path]:
-    """The directory that the model of a recipe, not checked yet, starts from, if it is one."""
+    """The directory that the model of a recipe, not checked yet, starts from, if it is one; or the run that
+    RUN@step-500 is of."""
     model = tree.get("model")
     start = model.get("start") if isinstance(model, dict) else None
-    found = [places.path(start)] if isinstance(start, str) else []
+    found = [places.path(one) for one in (start, start.rpartition("@")[0])] if isinstance(start, str) else []
     return [folder for folder in found if os.path.isdir(folder)]
 
 

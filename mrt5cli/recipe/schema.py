@@ -250,6 +250,11 @@ class TrainingSection(Section):
     """The optimizer, its schedule, and what is written when."""
 
     max_steps: Steps = Field(description="optimizer steps")
+    continues_from: StepsOrNone = Field(
+        0,
+        description="steps of a finished run that --continue-for goes on from, and writes here; warmup and "
+        "schedule begin there",
+    )
     batch_size: BatchSize = Field(1024, description="examples an optimizer step, over all devices")
     device_batch_size: BatchSize = Field(8, description="examples a forward pass on one device")
     batch_tokens: Annotated[int, Field(ge=1, le=bounds.BATCH_TOKENS)] | None = Field(
@@ -316,10 +321,13 @@ class TrainingSection(Section):
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        if self.warmup_steps > self.max_steps:
+        if self.continues_from >= self.max_steps:
+            yield "continues_from", f"{self.continues_from} is not below training.max_steps {self.max_steps}"
+        elif self.warmup_steps > (steps := self.max_steps - self.continues_from):
+            most = f"the {steps} steps to go on for" if self.continues_from else f"training.max_steps {steps}"
             yield (
                 "warmup_steps",
-                f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate would "
+                f"{self.warmup_steps} is above {most}; the learning rate would "
                 "never reach training.learning_rate; lower it too",
             )
         if self.best_metric is not None and not self.eval_steps:

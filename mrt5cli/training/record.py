@@ -41,6 +41,9 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     session |= {"code": code_version("train"), "own_code": own_code.record()}
     session |= {"recipe": manifest.hash_of(dump(plan.recipe).encode("utf-8", "backslashreplace"))}
     session |= {"damaged": plan.damaged} if plan.damaged else {}
+    if since := plan.recipe.training.continues_from:
+        session["segment"] = {"from_step": since, "to_step": plan.recipe.training.max_steps}
+        session |= {"set": plan.changed} if plan.changed else {}
     libraries = (*LIBRARIES, "peft") if plan.recipe.training.lora else LIBRARIES
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {

@@ -177,6 +177,8 @@ def _save_model(plan: TrainingPlan, prepared: Prepared, trainer: DeletionTrainer
             write_text(folder / "recipe.yaml", recipes.dump(plan.recipe))
             step = trainer.state.global_step if best is None or best.step is None else best.step
             seal(folder, step=step, metrics=plan.run.metrics_content())
+            if since := plan.recipe.training.continues_from:
+                plan.run.keep_results(since)
 
 
 def _copy_best(weights: Path, folder: Path) -> None:
