@@ -19,7 +19,7 @@ From = Annotated[
     options.named(
         "The model to start from; as --set model.start=. Default: the recipe's.",
         "--from",
-        metavar="RUN|RUN@step-N|DIR|HUB_ID",
+        metavar="RUN[@STEP]|DIR|HUB_ID",
     ),
 ]
 ContinueFor = Annotated[
@@ -60,7 +60,7 @@ def pretrain(
 
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
 
-      mrt5 pretrain runs/mine-seed42 --continue-for 1000 --set training.learning_rate=3e-5
+      mrt5 pretrain runs/mine-seed42 --continue-for 1000
 
       mrt5 pretrain mine/byt5.yaml mine/mrt5.yaml --slurm partition=gpu,time=12:00:00,gpus=8
     """

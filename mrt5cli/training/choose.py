@@ -121,14 +121,17 @@ def _segment(run: RunDir, recipe: Recipe) -> dict[str, str]:
     changed = differences(before, recipe)
     refused = {key: refused_in_a_segment(key, before, recipe) for key in changed}
     if fixed := [f"  {key}: {changed[key]}; {why}" for key, why in refused.items() if why]:
-        raise UserError(f"{run.path} cannot go on with other settings of these", _from_weights(run), fixed)
+        raise UserError(f"{run.path} cannot go on with these settings changed", _from_weights(run), fixed)
     told = ("training.max_steps", "training.continues_from", "training.warmup_steps", "description")
     return {key: text for key, text in changed.items() if key not in told}
 
 
 def _from_weights(run: RunDir) -> str:
     """The hint for a run that cannot go on as itself."""
-    return f"as another run, from its weights: mrt5 finetune RECIPE --from {run.path} --out DIR"
+    recipe = (
+        f"{run.recipe_path} --set training.continues_from=0" if run.segments.exists() else run.recipe_path
+    )
+    return f"as another run, from its weights: mrt5 finetune {recipe} --from {run.path} --out DIR"
 
 
 def _no_end(run: RunDir, step: int, why: str | None = None) -> UserError:
@@ -150,11 +153,12 @@ def _learning_rate_note(plan: TrainingPlan) -> list[str]:
     if plan.resume_step is None or not plan.begins_segment:
         return []
     rates = [row["learning_rate"] for row in run.metrics() if "learning_rate" in row]
-    first = 0.0 if now.warmup_steps else now.learning_rate
-    if not rates or rates[-1] == first:
+    if not rates or (rates[-1] == now.learning_rate and not now.warmup_steps):
         return []
-    rises = "" if now.warmup_steps else "; --set training.warmup_steps=N has it rise in N steps"
-    return [f"the learning rate was {rates[-1]:g} in the end, and begins again at {first:g}{rises}"]
+    how = f"is {now.learning_rate:g} again at once; --set training.warmup_steps=N has it rise in N steps"
+    if now.warmup_steps:
+        how = f"rises again from 0 to {now.learning_rate:g} in {now.warmup_steps} steps"
+    return [f"the learning rate was {rates[-1]:g} in the end, and {how}"]
 
 
 def _place_to_resume(
@@ -167,8 +171,13 @@ def _place_to_resume(
     """
     from mrt5cli.training.whole import newest_whole
 
-    if not before.saved and recipe.training.continues_from:
-        raise _no_end(run, recipe.training.continues_from)
+    if not before.saved and (since := recipe.training.continues_from):
+        if before.meta:
+            raise _no_end(run, since)
+        raise UserError(
+            f"training.continues_from: {since} is of a finished run that goes on, and {run.path} holds none",
+            "to train it anew, --set training.continues_from=0, or take a recipe from its run's segments/",
+        )
     if not before.saved:
         return None, []
     step, wrote, passed_over = newest_whole(run)
