@@ -210,13 +210,18 @@ class RunDir:
         segment. Until a segment ends, the run's model is that of the one before."""
         from mrt5cli import recipe
 
-        now = self.recipe()
-        step = self.step_of(model) if STEP_NAME.fullmatch(model.name) else now.training.max_steps
-        if model.name == self.model.name and not self.is_finished:
-            step = now.training.continues_from or step
-        ends = [end for end in _steps_in(self.segments) if end >= step]
-        kept = self.segment(ends[0]) / own_code.RECIPE if ends else self.recipe_path
-        return recipe.load(kept) if ends and kept.is_file() else now
+        ends, step = _steps_in(self.segments), self._step_before
+        if STEP_NAME.fullmatch(model.name):
+            step = self.step_of(model)
+        kept = [self.segment(end) / own_code.RECIPE for end in ends if step and step <= end]
+        return recipe.load(kept[0]) if kept and kept[0].is_file() else self.recipe()
+
+    @property
+    def _step_before(self) -> int | None:
+        """Of a run that goes on and has not ended, the step that its model is of."""
+        if not self.segments.is_dir() or self.is_finished:
+            return None
+        return self.recipe().training.continues_from or None
 
     @property
     def is_run(self) -> bool:
@@ -530,7 +535,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if run.is_run:
         own_code.import_again(path)
         if (run.model / CONFIG).is_file():
-            if not run.is_finished and (since := run.recipe().training.continues_from):
+            if (since := run._step_before) is not None:
                 warn_once(
                     f"{run.path} goes on from step {since}, and has not ended: its model is that of then"
                 )

@@ -25,6 +25,7 @@ from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import parse_overrides
 from mrt5cli.rundir import RunDir
 from mrt5cli.subject import find_subject
+from mrt5cli.training.pretrain import Training, training_of
 from mrt5cli.writing import write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,6 +222,32 @@ def test_a_segment_that_is_killed_anywhere_comes_to_the_same_numbers(
     assert_equal(first, whole)
 
 
+def test_processes_that_come_later_join_in_what_the_first_has_begun(
+    first: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They find a run that is being trained, by its new recipe, or, for a moment, still by the one before."""
+
+    def asked() -> Training:
+        words = {"out": None, "resume": False, "smoke": False, "device": "cpu", "allow_pickle": True}
+        return training_of(first.path, ["loss.score_coefficient=0.2"], continue_for=8, **words)
+
+    leader, before = asked(), first.recipe_path.read_bytes()
+    session = {"segment": {"from_step": FIRST, "to_step": 20}}
+    with first.opened(
+        leader.recipe, {"status": "running", "sessions": [session]}, step=FIRST, found=first.state()
+    ):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        for recipe in (first.recipe_path.read_bytes(), before):
+            first.recipe_path.write_bytes(recipe)
+            monkeypatch.setenv("RANK", "1")
+            assert asked() == leader
+            assert leader.plan().resume_step == FIRST
+            monkeypatch.setenv("RANK", "0")
+            monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+            with pytest.raises(UserError, match="another process is training"):
+                asked()
+
+
 # --- what is set, and what is written -----------------------------------------------------------------------
 
 
@@ -410,7 +437,7 @@ def test_a_run_without_its_end_cannot_go_on(first: RunDir) -> None:
     damaged = first.checkpoint(FIRST) / "optimizer.pt"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-9])
-    with pytest.raises(UserError, match=r"optimizer\.pt has .* bytes, .* place in the data are lost") as error:
+    with pytest.raises(UserError, match=r"optimizer\.pt has .* bytes, .* in the data are lost") as error:
         go_on(first, 8)
     assert "bring the checkpoint back" in str(error.value.hint)
     shutil.rmtree(first.checkpoint(FIRST))
