@@ -5,6 +5,7 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          boundaries.npz (only where a boundary predictor is taught by labels)
                          best/step-00000300/ (only with training.best_metric: the weights best so far)
                          checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
+                         tensorboard/ wandb/ (only with training.report_to)
                          .mrt5.lock (who trains here; empty when nobody does)
 """
 
