@@ -59,7 +59,7 @@ class ProgressDisplay(TrainerCallback):
         self.plain_seconds = plain_seconds
         self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.facts: list[str] = []
-        self.under_way = self.validated = ""
+        self.under_way = self.validated = self.noted = ""
         self.first = ExitStack()
         self.first_step = self.step = self.steps = 0
         self.started = self.shown = self.timed_from = time.monotonic()
@@ -111,6 +111,10 @@ class ProgressDisplay(TrainerCallback):
         over = self.step >= self.steps
         if not self.is_live and (over or time.monotonic() - self.shown >= self.plain_seconds):
             self._show()
+
+    def note(self, text: str) -> None:
+        """Have the live line show this from its next moment on; prints nothing itself."""
+        self.noted = text
 
     def validating(self, subset: str, done: int) -> None:
         """So many examples of a subset have been measured."""
@@ -169,8 +173,8 @@ class ProgressDisplay(TrainerCallback):
             shown.insert(1, ProgressBar(self.steps or None, self.step, width=bar))
         head.add_row(*shown)
         yield head
-        for line in more:
-            yield Text(BETWEEN.join(line))
+        for line in [*(BETWEEN.join(parts) for parts in more), *([self.noted] if self.noted else [])]:
+            yield Text(line)
 
 
 def broken(parts: list[str], room: int, width: int) -> list[list[str]]:

@@ -69,14 +69,15 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
 
 
 def _tracked(plan: TrainingPlan) -> dict[str, Any]:
-    """What trackers know a run by, and the last step that they were sent, which may be behind the one that it
-    is resumed from."""
+    """What trackers know a run by, and the last steps of which they were sent a line of training and one of
+    validation, which may be behind the step that it is resumed from."""
     before = [each["tracked"] for each in plan.before.meta.get("sessions", []) if "tracked" in each]
     if not before:
         name = re.sub(r"[^\w.-]", "-", plan.run.path.resolve().name, flags=re.ASCII)
-        return {"id": f"{name[:80]}-{secrets.token_hex(4)}", "step": 0}
-    steps = (row["step"] for row in plan.run.metrics())
-    return {**before[-1], "step": max(before[-1]["step"], *steps, 0)}
+        return {"id": f"{name[:80]}-{secrets.token_hex(4)}", "loss": 0, "validation": 0}
+    rows, last = plan.run.metrics(), before[-1]
+    sent = {kind: [row["step"] for row in rows if kind in row] for kind in ("loss", "validation")}
+    return {**last, **{kind: max(last[kind], *steps, 0) for kind, steps in sent.items()}}
 
 
 def keep_room(run: RunDir) -> None:

@@ -141,6 +141,8 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
             display = stack.enter_context(ProgressDisplay(recipe.loss.score_coefficient, compiled))
             callbacks.append(display)
             seen = display.validating
+            if display.is_live:  # which would draw over what is written past it
+                interruption.notify = display.note
         trainer = DeletionTrainer(
             prepared.start.model, arguments, stream, recipe, run=run, callbacks=callbacks
         )

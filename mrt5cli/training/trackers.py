@@ -49,8 +49,7 @@ class Trackers(TrainerCallback):
 
     def __init__(self, recipe: Recipe, run: RunDir, tell: Tell) -> None:
         self.recipe, self.run, self.tell = recipe, run, tell
-        tracked = run.meta()["sessions"][-1]["tracked"]
-        self.id, self.have = str(tracked["id"]), int(tracked["step"])
+        self.tracked = run.meta()["sessions"][-1]["tracked"]
         self.begun: dict[str, Any] = {}  # callbacks of transformers, whose events have no types
         self.own_wandb: Any = None
         self.at: tuple[TrainingArguments, TrainerState, TrainerControl] | None = None
@@ -86,7 +85,8 @@ class Trackers(TrainerCallback):
         **_: object,
     ) -> None:
         memory = memory_in_use(args.device)
-        self._send(state, {**logged(logs, self.recipe.loss.score_coefficient), "memory_bytes": memory})
+        numbers = logged(logs, self.recipe.loss.score_coefficient)
+        self._send("loss", state, {**numbers, "memory_bytes": memory})
 
     def on_evaluate(
         self,
@@ -96,10 +96,12 @@ class Trackers(TrainerCallback):
         metrics: Any = None,
         **_: object,
     ) -> None:
-        self._send(state, validated(metrics))
+        self._send("validation", state, validated(metrics))
 
-    def _send(self, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
-        if state.global_step <= self.have:  # sent before a kill, behind the checkpoint that this goes on from
+    def _send(self, kind: str, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
+        if (
+            state.global_step <= self.tracked[kind]
+        ):  # sent before a kill, behind the checkpoint that this goes on from
             return
         assert self.at is not None, "the training has begun"
         args, _, control = self.at
@@ -117,7 +119,7 @@ class Trackers(TrainerCallback):
         elif name == "trackio":
             # It knows runs by their names, and goes on with one whose name it has seen.
             args = copy.copy(args)
-            args.run_name = self.id
+            args.run_name = self.tracked["id"]
         elif callback.logging_dir is None:
             callback.logging_dir = str(self.run.path / "tensorboard")
         callback.on_train_begin(args, state, control, model=model)
@@ -138,7 +140,7 @@ class Trackers(TrainerCallback):
         usual: dict[str, dict[str, Any]] = {
             "WANDB_NAME": {"name": args.run_name},
             "WANDB_DIR": {"dir": str(self.run.path)},
-            "WANDB_RUN_ID": {"id": self.id},
+            "WANDB_RUN_ID": {"id": self.tracked["id"]},
             "WANDB_RESUME": {"resume": "allow"},
             "WANDB_FINISH_TIMEOUT": {"settings": {"finish_timeout": FINISH_SECONDS}},
         }

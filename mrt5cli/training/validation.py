@@ -85,5 +85,5 @@ class Validation(TrainerCallback):
             if best.exhausted:
                 control.should_log = control.should_save = control.should_training_stop = True
         if self.run is not None:
-            self.run.add_metrics(line)
             self.trainer.callback_handler.on_evaluate(args, state, control, line)
+            self.run.add_metrics(line)
