@@ -80,7 +80,7 @@ class ProgressDisplay(TrainerCallback):
         self.steps = state.max_steps
         self.started = self.shown = time.monotonic()
         if self.is_live:
-            self.live.start()
+            self.live.start(refresh=True)
         else:
             self.first.enter_context(announced(f"{self._first_step()} ...", self._say, LONG))
 
@@ -94,6 +94,7 @@ class ProgressDisplay(TrainerCallback):
             if (took := now - self.started) > LONG:
                 compiled = f", {self.compiling} compiled" if self.compiling else ""
                 self._say(f"the first step took {duration(took)}{compiled}")
+                self.shown = now
         # Where lines of metrics are far apart, how far it is comes without new ones.
         if not self.is_live and now - self.shown >= 2 * self.plain_seconds > 0:
             self._show()
