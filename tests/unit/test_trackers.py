@@ -6,7 +6,9 @@ callbacks, so that none needs to be installed.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,15 @@ from typing import Any, ClassVar
 
 import pytest
 from transformers import TrainerCallback
+from typer.testing import CliRunner
 
 from mrt5cli import pretrain
+from mrt5cli import recipe as recipes
+from mrt5cli.cli import app
 from mrt5cli.recipe.schema import TrainingSection
+from mrt5cli.rundir import RunDir
 from mrt5cli.training import trackers
+from mrt5cli.training.arguments import OneDeviceArguments
 
 TINY = {
     "training.max_steps": 6,
@@ -176,3 +183,144 @@ def test_what_a_tracker_prints_is_no_result(
     train(tmp_path / "run", ["tensorboard"])
     out, err = capsys.readouterr()
     assert out == "" and "* dashboard at ..." in err
+
+
+# --- wandb --------------------------------------------------------------------------------------------------
+
+
+class Wandb(ModuleType):
+    """What is used of the package; `run` is the one that is under way."""
+
+    def __init__(self, run: object = None) -> None:
+        super().__init__("wandb")
+        self.run, self.given, self.ended = run, {}, []
+        self.config = SimpleNamespace(update=lambda content, **_: self.given.update(config=content))
+
+    def init(self, **given: object) -> object:
+        self.given.update(given)
+        return SimpleNamespace(finish=lambda exit_code: self.ended.append(exit_code))
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_a_run_of_wandb_has_the_name_the_place_and_the_recipe_of_ours(tmp_path: Path, wandb: Wandb) -> None:
+    train(tmp_path / "run", ["wandb"])
+    first = {**wandb.given}
+    assert first.pop("config")["recipe"]["training"]["max_steps"] == 6
+    known = json.loads((tmp_path / "run" / "meta.json").read_text())["sessions"][0]["tracked"]["id"]
+    place = {"name": "run", "dir": str(tmp_path / "run"), "id": known, "resume": "allow"}
+    settings = {"finish_timeout": trackers.FINISH_SECONDS}
+    assert first == {"project": "huggingface", "settings": settings, **place}
+    assert wandb.ended == [0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key", "given"),
+    [
+        ("WANDB_PROJECT", "mine", "project", "mine"),
+        ("WANDB_NAME", "mine", "name", None),
+        ("WANDB_DIR", "/elsewhere", "dir", None),
+        ("WANDB_RUN_ID", "mine", "id", None),
+        ("WANDB_RESUME", "never", "resume", None),
+        ("WANDB_FINISH_TIMEOUT", "1", "settings", None),
+    ],
+)
+def test_what_the_environment_says_of_wandb_is_left_to_it(
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    key: str,
+    given: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    sent = trackers.Trackers.__new__(trackers.Trackers)
+    sent.tracked, sent.run = {"id": "run-1"}, RunDir(tmp_path / "run")
+    sent._begin_wandb(SimpleNamespace(run_name="run"))  # type: ignore[arg-type]
+    assert wandb.given.get(key) == given and len(wandb.given) == (6 if given else 5)
+
+
+def test_wandb_is_left_out_where_the_environment_disables_it(
+    tmp_path: Path, wandb: Wandb, stand_ins: list[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    train(tmp_path / "run", ["wandb"])
+    assert wandb.given == {} and stand_ins == []
+
+
+def test_a_run_of_wandb_that_somebody_has_begun_is_used_and_not_ended(
+    tmp_path: Path, wandb: Wandb, stand_ins: list[StandIn]
+) -> None:
+    wandb.run = object()
+    train(tmp_path / "run", ["wandb"])
+    assert "project" not in wandb.given and wandb.ended == [] and len(stand_ins[0].rows) == 8
+
+
+def test_wandb_hears_that_a_training_failed(
+    tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    monkeypatch.setattr(StandIn, "ends", staticmethod(end))
+    with pytest.raises(Killed):
+        train(tmp_path / "run", ["wandb"])
+    assert wandb.ended == [1]
+
+
+# --- which there are ----------------------------------------------------------------------------------------
+
+
+def test_where_none_is_named_none_is_made_not_even_by_an_environment(
+    tmp_path: Path, stand_ins: list[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "KUBEFLOW_TRAINER_SERVER_URL", "http://localhost:9"
+    )  # transformers adds a callback then
+    assert OneDeviceArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none").report_to == []
+    train(tmp_path / "run", [])
+    assert stand_ins == []
+    assert "tracked" not in (tmp_path / "run" / "meta.json").read_text()
+
+
+@pytest.fixture
+def not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No tracker is; a folder `wandb/` that one has left in the working directory looks like a package."""
+    monkeypatch.undo()
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [path for path in sys.path if not (Path(path) / "wandb").is_dir()]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
+    find = importlib.util.find_spec
+    absent = lambda name, *more: None if name in ("tensorboard", "trackio") else find(name, *more)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+
+
+@pytest.mark.usefixtures("not_installed")
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("[wandb]", "needs the package wandb, not installed here"),
+        ("[tensorboard, trackio]", "needs the packages tensorboard and trackio, not installed here"),
+    ],
+)
+@pytest.mark.parametrize("command", ["pretrain --dry-run", "pretrain --smoke", "recipe check --no-build"])
+def test_a_tracker_that_is_not_installed_is_told_of_before_anything_is_done(
+    command: str, names: str, said: str
+) -> None:
+    words = [*command.split(), "quickstart_byt5", "--set", f"training.report_to={names}"]
+    done = CliRunner().invoke(app, words)
+    told = " ".join((done.output + done.stderr).split()) + str(done.exception or "")
+    assert f"training.report_to {said}" in told
+    assert f"pip install {' '.join(names[1:-1].split(', '))}" in told
+    assert not Path("runs").exists()
+    assert recipes.load("quickstart_byt5", [f"training.report_to={names}"]), "it is right where they are"
