@@ -313,6 +313,7 @@ def test_a_line_of_metrics_each_logging_step_and_at_the_end(tmp_path: Path):
         "gate_loss",
         "score_loss",
         "deletion_rate",
+        "kept_length",
         "alpha",
         "target",
         "learning_rate",
@@ -587,7 +588,9 @@ def test_the_kept_length_is_the_mean_of_rows_however_a_step_is_divided(tmp_path:
     run, stream = RunDir.create(tmp_path / "run"), Stream()
     loss = LossSection(average_per=average_per)
     more = {"per_device_train_batch_size": stream.rows}
-    make_trainer(tmp_path, steps=4, accumulation=2, run=run, loss=loss, stream=stream, **more).train()
+    make_trainer(tmp_path, steps=4, accumulation=2, run=run, loss=loss, stream=stream, **more).train_from(
+        None
+    )
     for line, row in enumerate(run.metrics()):
         batches = [stream.batch(index) for index in range(4 * line, 4 * line + 4)]
         lengths = torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches]).double()
