@@ -7,6 +7,7 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
                          segments/step-00000500/ (of a run that was continued: its recipe up to that step,
                          recipe.yaml, and the results of the model that it had then, eval/)
+                         tensorboard/ wandb/ (only with training.report_to)
                          .mrt5.lock (who trains here; empty when nobody does)
 """
 

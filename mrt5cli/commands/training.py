@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli import bounds
@@ -149,8 +151,10 @@ def finetune(
 def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
     """Train as planned, have Slurm do so, or say what would be done."""
     from mrt5cli import recipe as recipes
-    from mrt5cli.training.record import outcome
-    from mrt5cli.training.run import execute
+
+    with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline, transformers says so on being imported
+        from mrt5cli.training.record import outcome
+        from mrt5cli.training.run import execute
 
     if slurm is not None:
         return _submit(trainings, slurm, dry_run, as_json)

@@ -24,6 +24,7 @@ FREE_KEYS = (
     "training.save_steps",
     "training.keep_checkpoints",
     "training.recompute",
+    "training.report_to",
     "training.sharding",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")

@@ -43,6 +43,8 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     """
     if recipe.training.lora is not None and importlib.util.find_spec("peft") is None:
         raise UserError("training.lora needs the package peft, which is not installed", HOW_TO_INSTALL_PEFT)
+    if lacking := recipe.training.lacks():
+        raise UserError(f"training.report_to {lacking[0]}", lacking[1])
     run = RunDir(options.out)
     # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
     judges = options.resume or machine.leads()
