@@ -123,8 +123,9 @@ def clusters(row: Sequence[Character]) -> list[tuple[Character, ...]]:
     found: list[tuple[Character, ...]] = []
     for is_text, group in groupby(row, key=lambda character: character.text is not None):
         rest = iter(part := list(group))
-        cuts = _CLUSTER.findall("".join(one.text or "" for one in part)) if is_text else part
-        found += (tuple(islice(rest, len(cut) if is_text else 1)) for cut in cuts)
+        text = "".join(one.text or "" for one in part)
+        lengths = [len(cut) for cut in _CLUSTER.findall(text)] if is_text else [1] * len(part)
+        found += (tuple(islice(rest, length)) for length in lengths)
     return found
 
 
