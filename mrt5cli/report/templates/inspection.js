@@ -118,6 +118,7 @@
   }
 
   for (const model of movable) {
+    recount(model, model.threshold);
     for (const input of model.dial?.querySelectorAll("input") ?? []) {
       // A slider stands at steps; what the model has may lie between.
       input.addEventListener("input", () => move(model, input.valueAsNumber, input));
