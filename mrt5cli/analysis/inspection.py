@@ -61,7 +61,7 @@ class Inspection:
         name: of the model.
         threshold: of its gate values.
         lowest: gate value that deletes, whatever the threshold; values run from it to 0, which keeps.
-        moves: whether another threshold has a meaning.
+        fixed: why no other threshold has a meaning, after the model's name; None where it has one.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Inspection:
     threshold: float
     rows: Sequence[InspectedRow]
     lowest: float = 0.0
-    moves: bool = False
+    fixed: str | None = None
 
     @property
     def movable(self) -> bool:
         """Whether its gate values alone tell what another threshold deletes, as of this one they do."""
         told = (np.array_equal(row.deleted_at(self.threshold), row.deleted) for row in self.rows)
-        return self.moves and not self.pools and all(told)
+        return not self.fixed and not self.pools and all(told)
 
     @property
     def pools(self) -> bool:

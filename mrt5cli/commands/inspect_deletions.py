@@ -221,7 +221,8 @@ def _inspected(
                     config.threshold if threshold is None else threshold,
                     rows,
                     lowest=shortener.lowest_gate_value,
-                    moves=shortener.refuses_threshold is None,
+                    fixed=shortener.refuses_threshold
+                    and shortener.refuses_threshold.format_map(dict(shortener)),
                 )
             )
     return found

@@ -85,6 +85,7 @@ def _model(found: Inspection, label: str) -> Json:
         "label": label,
         "pools": found.pools,
         "movable": found.movable,
+        "fixed": found.fixed or "deletes by a rule of its own, which its gate values alone do not tell",
         "threshold": found.threshold,
         "exact": repr(found.threshold).removesuffix(".0"),
         "lowest": _lowest(found),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def inspected(
     kind = model.config.deletion_type
     learned = kind == "scaled_sigmoid"
     rows = inspect_text(model, text, length, threshold=threshold if learned else None)
-    return Inspection(name, kind, threshold, rows, lowest=-30.0, moves=learned)
+    return Inspection(
+        name, kind, threshold, rows, lowest=-30.0, fixed=None if learned else "deletes at random"
+    )
 
 
 class Opened:
@@ -74,11 +77,11 @@ class Opened:
         tables = {}
         for kind, table in zip(("kinds", "scripts"), self.page.locator("#tables table").all(), strict=True):
             names = table.locator("tbody td:first-child").all_inner_texts()
-            cells = table.locator(f'[data-cell^="{kind} "][data-cell$=" {model}"]').all_inner_texts()
+            cells = table.locator(f'[data-cell^="{kind} "][data-cell$=" {model}"]').all_text_contents()
             tables[kind] = dict(zip(names, (int(cell.replace(",", "")) for cell in cells), strict=True))
         return tables | {
-            "deleted": self.texts(f'.dial[data-model="{model}"] [data-deleted]'),
-            "rate": self.texts(f'.dial[data-model="{model}"] [data-rate]'),
+            "deleted": sorted({*self.texts(f'[data-deleted="{model}"]')}),
+            "rate": sorted({*self.texts(f'[data-rate="{model}"]')}),
             "rows": self.texts(f'[data-rate-of$=" {model}"]'),
             "struck": self.page.locator(f'p[data-model="{model}"] i.d').count(),
             "partly": self.page.locator(f'p[data-model="{model}"] i.p').count(),
@@ -92,7 +95,7 @@ def expected(found: Inspection) -> dict[str, Any]:
         "kinds": {line["kind"]: line["deleted"] for line in document["kinds"]},
         "scripts": {line["script"]: line["deleted"] for line in document["scripts"]},
         "deleted": [f"{document['deleted']:,}"],
-        "rate": [f"{percent(document['deletion_rate'], 1)} %"],
+        "rate": [percent(document["deletion_rate"], 1)],
         "rows": [percent(row["deletion_rate"], 1) for row in document["rows"]],
         **marked(found),
     }
@@ -219,15 +222,29 @@ def test_a_heat_map_is_a_line_a_checkpoint_under_one_threshold(opened: Any, gate
     assert shown.page.locator(".history").count() == 2
     set_threshold(shown.page, -5.0)
     for step in range(3):
-        assert shown.counts(step)["kinds"] == expected(inspected(gate, text, -5.0))["kinds"]
+        assert shown.counts(step) == expected(inspected(gate, text, -5.0))
     lefts = [shown.page.locator(f'p[data-model="{step}"] i').nth(9).bounding_box()["x"] for step in range(3)]
     assert len(set(lefts)) == 1, "columns are characters"
+
+
+def test_precision_and_recall_move_too(opened: Any, gate: Any) -> None:
+    def knowing(threshold: float) -> Inspection:
+        found = inspected(gate, b"#what can go?", threshold)
+        return replace(found, rows=[replace(row, deletable=row.ids % 2 == 0) for row in found.rows])
+
+    shown = opened([knowing(-15.0)])
+    told = []
+    for threshold in (-15.0, -25.0, -4.0):
+        set_threshold(shown.page, threshold)
+        told.append([percent(share, 1) for share in knowing(threshold).agreement or ()])
+        assert [shown.texts("[data-precision]"), shown.texts("[data-recall]")] == [[one] for one in told[-1]]
+    assert len({*map(tuple, told)}) == 3
 
 
 def test_what_no_threshold_moves_has_no_slider(opened: Any) -> None:
     shown = opened([inspected(shared("random"), b"at random, by chance")])
     assert shown.page.locator("input[type=range]").count() == 0
-    assert "no threshold decides" in shown.texts(".dial")[0]
+    assert "It deletes at random. There is no threshold to move." in shown.texts(".dial")[0]
 
 
 def test_any_text_and_any_name_is_shown_and_does_nothing(opened: Any, gate: Any) -> None:

@@ -30,6 +30,9 @@
     ...model,
     first: model.threshold,
     dial: one(`.dial[data-model="${number}"]`),
+    ...Object.fromEntries(
+      ["rate", "deleted", "precision", "recall"].map(name => [name, all(`[data-${name}="${number}"]`)]),
+    ),
     rows: model.rows.map((row, which) => {
       const elements = all(`p[data-model="${number}"][data-row="${which}"] i`);
       elements.forEach((element, at) => place.set(element, { number, which, at }));
@@ -88,14 +91,13 @@
         model.cells[kind][at][1].textContent = percent(gone, count);
       }),
     );
-    const say = (name, text) => {
-      const element = model.dial?.querySelector(`[data-${name}]`);
-      if (element) element.textContent = text;
+    const totals = {
+      rate: percent(deleted, positions),
+      deleted: counted(deleted),
+      precision: percent(needless, judged),
+      recall: percent(needless, wanted),
     };
-    say("rate", `${percent(deleted, positions)} %`);
-    say("deleted", counted(deleted));
-    say("precision", percent(needless, judged));
-    say("recall", percent(needless, wanted));
+    for (const [name, text] of Object.entries(totals)) model[name].forEach(element => (element.textContent = text));
   }
 
   // --- thresholds ---
