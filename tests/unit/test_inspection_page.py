@@ -362,6 +362,11 @@ def test_paper_shows_the_marks_without_colours(opened: Any, gate: Any) -> None:
     assert not shown.page.locator(".move").is_visible()
     assert shown.page.get_by_label("threshold", exact=True).is_visible()
     assert len(shown.page.pdf()) > 10_000
+    sheet = {"width": 718, "height": 1047}  # of A4 inside Chromium's margins
+    heat_map = opened([inspected(gate, b"a" * 50, name="step 30,000")], history_of="run", viewport=sheet)
+    heat_map.page.emulate_media(media="print")
+    assert heat_map.page.evaluate("""[...document.querySelectorAll(".history")].every(
+        one => one.scrollWidth <= one.clientWidth)""")
 
 
 def test_it_fits_a_narrow_screen(opened: Any, gate: Any) -> None:
@@ -374,9 +379,11 @@ def test_it_fits_a_narrow_screen(opened: Any, gate: Any) -> None:
     steps = [inspected(gate, text, name=f"step {step:,}") for step in (100, 2000, 30000)]
     for shown in (opened(found, **narrow), opened(steps, history_of="run", **narrow)):
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 380
-        shown.page.locator("p.text i").nth(6).click()
-        box = shown.page.locator("#tip").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 380
+        for place in (6, 30):
+            letter = shown.page.locator("p.text i").nth(place)
+            letter.click()
+            for box in (letter.bounding_box(), shown.page.locator("#tip").bounding_box()):
+                assert box["x"] >= 0 and box["x"] + box["width"] <= 380
 
 
 def test_without_a_script_it_shows_what_the_model_deletes(browser: Any, tmp_path: Path, gate: Any) -> None:
