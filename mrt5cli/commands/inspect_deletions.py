@@ -38,6 +38,7 @@ EXAMPLES = 5
 PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 FEW_CHECKPOINTS = 3
+MANY_POSITIONS = 100_000
 FINISHED = "finished"
 
 
@@ -289,6 +290,12 @@ def _write_page(
 ) -> None:
     from mrt5cli.report.inspection_page import inspection_page
 
+    positions = sum(one.rate.count for one in found)
+    if positions > MANY_POSITIONS:
+        say_on_stderr(
+            f"this page shows {positions:,} bytes, which keeps a browser busy for seconds; a smaller --limit "
+            "makes it quick"
+        )
     try:
         write_text(file, inspection_page(found, labels, history_of=history_of))
     except OSError as error:
