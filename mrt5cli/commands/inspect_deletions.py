@@ -348,6 +348,8 @@ def _console() -> Console:
 def _print_marked(console: Console, lead: str, text: Sequence[Run], colour: bool) -> None:
     from mrt5cli.analysis.marked_text import coloured, plain
 
+    if lead and any("\n" in run.text for run in text[:-1]):
+        lead = lead.rstrip() + "\n"
     if colour:
         console.print(lead, coloured(text), sep="", soft_wrap=True)
     else:

@@ -50,13 +50,16 @@ def inspection_page(
     drawn = [clusters(row.characters) for row in rows]
     looks = [[_look(cluster) for cluster in row] for row in drawn]
     names = " and ".join(labels) if len(labels) < 3 else f"{len(labels)} models"
-    title = f"What {names} {'delete' if len(models) > 1 else 'deletes'}"
+    verb = "pool" if all(one.pools for one in models) else "delete"
+    title = f"What {names} {verb}" + "s" * (len(models) == 1)
     if history_of is not None:
-        title = f"What {visible(history_of, lines=False)} deletes, by step"
+        title = f"What {visible(history_of, lines=False)} {verb}s, by step"
+    scales = {_lowest(one) for one in models if not one.pools}
     content = {
         "title": title,
         "history": history_of is not None,
         "models": [_model(one, label) for one, label in zip(models, labels, strict=True)],
+        "least": min(scales) if len(scales) == 1 else None,
         "marks": {mark for row in looks for _, mark in row},
         "rows": [
             {

@@ -181,6 +181,19 @@ def test_the_slider_moves_by_key_and_by_mouse_and_back(opened: Any, gate: Any) -
     assert shown.counts() == expected(inspected(gate, text))
 
 
+def test_a_threshold_that_is_none_is_not_taken(opened: Any, gate: Any) -> None:
+    found = inspected(gate, b"what can go?")
+    shown = opened([found])
+    number = shown.page.get_by_label("threshold", exact=True)
+    number.fill("")
+    assert shown.counts() == expected(found)
+    number.blur()
+    assert number.input_value() == "-15"
+    number.fill("-99")
+    number.blur()
+    assert number.input_value() == "-30"
+
+
 def test_a_threshold_between_the_steps_of_the_slider_stays_itself(opened: Any, gate: Any) -> None:
     exact = float(np.sort(inspected(gate, SCRIPTS.encode()).rows[0].gate)[7])
     found = inspected(gate, SCRIPTS.encode(), exact)
@@ -239,6 +252,15 @@ def test_precision_and_recall_move_too(opened: Any, gate: Any) -> None:
         told.append([percent(share, 1) for share in knowing(threshold).agreement or ()])
         assert [shown.texts("[data-precision]"), shown.texts("[data-recall]")] == [[one] for one in told[-1]]
     assert len({*map(tuple, told)}) == 3
+
+
+def test_a_gate_without_a_least_value_has_a_slider_over_those_there_are(opened: Any, gate: Any) -> None:
+    found = replace(inspected(gate, b"what can go?"), lowest=float("-inf"))
+    shown = opened([found])
+    slider = shown.page.get_by_label("gate threshold")
+    assert -30 <= float(slider.get_attribute("min")) <= min(found.rows[0].gate)
+    set_threshold(shown.page, -10.0)
+    assert shown.counts() == expected(inspected(gate, b"what can go?", -10.0))
 
 
 def test_what_no_threshold_moves_has_no_slider(opened: Any) -> None:

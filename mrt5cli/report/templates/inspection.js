@@ -124,6 +124,7 @@
     for (const input of model.dial?.querySelectorAll("input") ?? []) {
       // A slider stands at steps; what the model has may lie between.
       input.addEventListener("input", () => move(model, input.valueAsNumber, input));
+      input.addEventListener("change", () => (input.value = model.threshold));
     }
     model.dial?.querySelector("button").addEventListener("click", () => move(model, model.first));
   }
@@ -131,7 +132,7 @@
   // --- what a character is ---
 
   const tip = one("#tip");
-  let here = null;
+  let [here, same] = [null, []]; // the character that is described, and it in each model
 
   function make(name, text, parent) {
     const element = document.createElement(name);
@@ -142,8 +143,9 @@
 
   function hide() {
     tip.hidden = true;
-    all("i.here, i.same").forEach(element => element.classList.remove("here", "same"));
-    here = null;
+    here?.classList.remove("here");
+    same.forEach(element => element.classList.remove("same"));
+    [here, same] = [null, []];
   }
 
   function describe({ number, which, at }) {
@@ -184,14 +186,17 @@
     const found = place.get(element);
     describe(found);
     element.classList.add("here");
-    for (const model of models) model.rows[found.which].elements[found.at].classList.add("same");
+    same = models.map(model => model.rows[found.which].elements[found.at]);
+    same.forEach(element => element.classList.add("same"));
     tip.hidden = false;
     const box = element.getBoundingClientRect();
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - width - 8));
-    const below = box.bottom + 6 + height < window.innerHeight || box.top < height + 6;
+    // A heat map's column stays in sight.
+    const strip = (element.closest(".history") ?? element).getBoundingClientRect();
+    const below = strip.bottom + 6 + height < window.innerHeight || strip.top < height + 6;
     tip.style.left = `${left + window.scrollX}px`;
-    tip.style.top = `${(below ? box.bottom + 6 : box.top - height - 6) + window.scrollY}px`;
+    tip.style.top = `${(below ? strip.bottom + 6 : strip.top - height - 6) + window.scrollY}px`;
   }
 
   const character = event => (event.target.closest?.("i") && place.has(event.target.closest("i")) ? event.target.closest("i") : null);
