@@ -19,7 +19,7 @@ from mrt5cli.report import page as reports
 from mrt5cli.report.claims import CLAIMS, Claim
 from mrt5cli.report.html import markdown_cell
 from mrt5cli.report.page import write_report
-from mrt5cli.report.tables import in_unit, number
+from mrt5cli.report.tables import HEADERS, in_unit, number
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
 from mrt5cli.writing import write_json
@@ -163,9 +163,12 @@ def test_both_pages_say_the_same_numbers(half: tuple[SuitePlan, Path]) -> None:
     row = re.search(r"\| MrT5, δ 0.5 \| 15-language weighted average \| bits per byte \| (.*) \|", markdown)
     assert row is not None
     cells = [cell.strip() for cell in row[1].split("|")]
-    assert cells == ["1.0197", "1.5296", "+0.5099", "±0.0204", "outside"]
-    line = '</td><td class="number">'.join(cells[:4])
-    assert f'<td class="number">{line}</td><td class="verdict outside">outside</td>' in html
+    assert cells == ["outside", "1.0197", "1.5296", "+0.5099", "±0.0204"]
+    line = "".join(
+        f'<td class="number" data-label="{header}">{cell}</td>'
+        for header, cell in zip(HEADERS[4:], cells[1:], strict=True)
+    )
+    assert f'<td class="verdict outside" data-label="verdict">outside</td>{line}' in html
 
 
 # --- what they say ---------------------------------------------------------------------------------------
@@ -185,8 +188,9 @@ def test_before_anything_has_run_everything_is_said_to_be_missing(empty: tuple[s
 
 def test_the_summary_counts_what_the_sections_show(half: tuple[SuitePlan, Path]) -> None:
     _, markdown = both(half)
+    before = r"\|(?:(?:[^|\\]|\\.)*\|){3}"
     shown = {
-        verdict: len(re.findall(rf"^\| .*\| {verdict}(?:: [^|]*)? \|$", markdown, re.MULTILINE))
+        verdict: len(re.findall(rf"^{before} {verdict}(?:: [^|]*)? \| [^a-z]", markdown, re.MULTILINE))
         for verdict in ("within", "outside", "better", "not run")
     }
     [totals] = re.findall(r"^\| all \| (.*) \|$", markdown, re.MULTILINE)
@@ -210,15 +214,27 @@ def test_many_numbers_are_folded_and_averages_stand_open(half: tuple[SuitePlan, 
     ]
     unfolded = re.sub(r"<details.*?</details>", "", section, flags=re.DOTALL)
     assert "15-language weighted average" in unfolded
-    assert "<td>Thai</td>" not in unfolded
-    assert "<td>Thai</td>" in section
+    thai = re.compile(r"<td[^>]*>Thai</td>")
+    assert not thai.search(unfolded)
+    assert thai.search(section)
 
 
 def test_a_smoke_report_says_that_it_means_nothing(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
     assert "Smoke run: these numbers mean nothing." in Page(html).text
     assert "**Smoke run: these numbers mean nothing.**" in markdown
-    assert Page(html).text.index("Smoke run") < Page(html).text.index("Tiny")
+    assert html.index("Smoke run: ") < html.index('<section id="tiny">')
+
+
+def test_a_smoke_report_judges_nothing(tiny: tuple[SuitePlan, Path]) -> None:
+    """Models of seconds are within a tolerance by chance: there are no verdicts, and nothing counts them."""
+    html, markdown = both(tiny)
+    for text in (Page(html).text, markdown):
+        words = r"\d (are )?(within|outside|better)\b|tolerance|verdict|held here|does not hold|stayed open"
+        assert not re.search(words, text[text.index("Smoke run: ") :].partition("use strict")[0])
+    assert "not compared" in markdown
+    assert "a smoke run" in markdown
+    assert markdown.count("\n| smoke |") == 2 * len(CLAIMS)
 
 
 def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
@@ -231,12 +247,12 @@ def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
         assert "Not asked for: Diagnostic tasks." in text
         assert "24 of 24 runs are done." in text
     assert "## Diagnostic tasks" not in markdown
-    assert "<h2>Diagnostic tasks</h2>" not in html
+    assert "<h2>Diagnostic tasks" not in html
 
 
 def test_words_of_suites_are_escaped(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
-    assert "<h2>Tiny &lt;models&gt; | of everything</h2>" in html
+    assert "<h2>Tiny &lt;models&gt; | of everything <a " in html
     assert "## Tiny \\<models\\> \\| of everything" in markdown
     assert "What &amp; why." in html
 
@@ -259,8 +275,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
     for name in names:
         assert f"(figures/{name}.svg)" in markdown
         assert (tiny[1] / "figures" / f"{name}.svg").is_file()
-    assert html.count("<svg") == len(names)
-    assert "held here" in markdown
+    assert html.count("<svg") == html.count("<summary>The figure in numbers</summary>") == len(names)
     for word in ("next-segment", "deleted"):  # of the examples, pooled and deleted
         assert f'<span class="{word}">' in html
 
@@ -291,11 +306,11 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
         lambda name, evidence: Claim(name, f"{name}!", next(verdicts), "Because.", [{"rate": 0.5}]),
     )
     experiment = replace(TINY, analyses=(), figures=(), claims=("one", "two", "three"))
-    plan = make_plan(tmp_path / "runs", [experiment])
+    plan = make_plan(tmp_path / "runs", [experiment], smoke=False)
     html, markdown = pages(write_report(plan, tmp_path / "report"))
     assert "Of 3 claims 1 held here, 1 did not, 1 stayed open." in markdown
     for kind, words in (("holds", "holds"), ("does-not-hold", "does not hold"), ("open", "open")):
-        assert f'<td class="verdict {kind}">{words}</td>' in html
+        assert f'<td class="verdict {kind}" data-label="here">{words}</td>' in html
     assert "one: the numbers" in markdown
 
 

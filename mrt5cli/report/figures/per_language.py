@@ -12,8 +12,9 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
 from mrt5cli.report.figures.against_reduction import DELETED, loss_of
-from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of
+from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of, numbers
 from mrt5cli.report.results import Ran, Results, short_name
+from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
 MOST = 20
@@ -64,7 +65,24 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
     theirs = hollow(any(len(of) for of in known.values()))
     caption = f"{unit.capitalize()} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
-    return [draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
+    shown = numbers(
+        ("language", "model", unit, "published", DELETED, "published"),
+        [
+            (language, label, *_cells(ours[label], known[label], language))
+            for language in languages
+            for label in ours
+        ],
+        words=2,
+    )
+    return [draw(paint, name, caption, shown, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
+
+
+def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:
+    """Loss and percent deleted, each ours and published."""
+    found = []
+    for column, digits in (("loss", 4), ("deleted", 1)):
+        found += [in_digits(of[column].get(language), digits) for of in (mine, theirs)]
+    return found
 
 
 def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:

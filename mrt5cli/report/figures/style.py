@@ -24,6 +24,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrt5cli.report.tables import Table, interval, number
+
 INK, FAINT = "#000000", "#8a8a8a"
 STYLE = Path(__file__).with_name("report.mplstyle")
 HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
@@ -89,6 +91,25 @@ def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, lines
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
+def numbers(headers: Sequence[str], rows: Sequence[tuple[str, ...]], words: int = 1) -> Table:
+    """What a figure shows, for those who cannot see it or want to know exactly; see `Drawing`."""
+    return Table(tuple(headers), rows, "The figure in numbers", folded=True, words=words)
+
+
+def numbers_of(points: Sequence[Point], x: str, y: str) -> Table:
+    """Of a figure whose axes are called x and y, a row a point."""
+    rows = [
+        (
+            one.family,
+            "published" if one.published else "ours",
+            number(one.x, 1),
+            number(one.y) + interval(one.interval, 4),
+        )
+        for one in points
+    ]
+    return numbers(("", "whose", x, y), rows, words=2)
+
+
 def hollow(published: bool) -> str:
     """The end of a caption's sentence."""
     return "; hollow marks are published" if published else ""
@@ -114,11 +135,13 @@ class Drawing:
         name: for files and ids.
         caption: what it shows, a sentence or two.
         svg: a file of its own.
+        numbers: what it shows, as a folded table; None where the page has it already.
     """
 
     name: str
     caption: str
     svg: str
+    numbers: Table | None = None
 
     @property
     def inline(self) -> str:
@@ -130,6 +153,7 @@ def draw(
     paint: Callable[..., None],
     name: str,
     caption: str,
+    numbers: Table | None = None,
     *,
     width: float = 7.2,
     height: float = 4.0,
@@ -139,6 +163,7 @@ def draw(
 
     Args:
         paint: fills a figure that belongs to no window; called with it and each of its axes.
+        numbers: what it shows.
         width, height: inches; the default is a page of text wide.
         grid: of axes, as `Figure.subplots` takes it.
     """
@@ -152,4 +177,4 @@ def draw(
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
-    return Drawing(name, caption, text)
+    return Drawing(name, caption, text, numbers)
