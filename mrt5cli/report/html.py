@@ -27,6 +27,7 @@ class Section:
     Attributes:
         about: sentences under the heading, or nothing.
         notes: sentences under the tables.
+        commands: to paste into a terminal.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Section:
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+    commands: Sequence[str] = ()
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:

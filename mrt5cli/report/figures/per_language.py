@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,6 +35,24 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
             families.append(runs[0].family if runs else "MrT5")
     if not ours:
         return []
+    return [by_language(ours, known, families, unit, name)]
+
+
+def by_language(
+    ours: Mapping[str, pd.DataFrame],
+    known: Mapping[str, pd.DataFrame],
+    families: Sequence[str],
+    unit: str,
+    name: str,
+) -> Drawing:
+    """Bars of several models.
+
+    Args:
+        ours: by the model's label, `loss` and percent `deleted` by language.
+        known: the same as published, of each of them; empty where nothing was.
+        families: of each of them.
+        unit: what `loss` is.
+    """
     listed = [(ours[label] if len(ours[label]) else known[label]).index for label in ours]
     languages = list(dict.fromkeys(language for of in listed for language in of))
     if len(languages) > MOST:
@@ -63,7 +81,7 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
         figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
 
     theirs = hollow(any(len(of) for of in known.values()))
-    caption = f"{unit.capitalize()} and percent deleted by language{theirs}."
+    caption = f"{unit[0].upper()}{unit[1:]} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
     shown = numbers(
         ("language", "model", unit, "published", DELETED, "published"),
@@ -74,7 +92,7 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
         ],
         words=2,
     )
-    return [draw(paint, name, caption, shown, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
+    return draw(paint, name, caption, shown, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
 
 
 def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:

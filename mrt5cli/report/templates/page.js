@@ -11,6 +11,7 @@ function sortable(table) {
     return (up ? 1 : -1) * (Number.isNaN(a) ? order.compare(one, other) : a - b);
   };
   table.querySelectorAll("thead th").forEach((header, column) => {
+    if (!header.textContent) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
