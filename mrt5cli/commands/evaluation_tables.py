@@ -102,7 +102,7 @@ def _sections(comparison: Comparison) -> list[Section]:
     table, notes = _results(comparison), _notes(comparison)
     found = [Section("Results", ", ".join(heading), tables=[table], notes=notes)]
     if commands := _commands(comparison.results):
-        about = "an export that deletes at one of these rates"
+        about = "To write one of these rates into an export:"
         found.append(Section("Export", about, commands=commands))
     if comparison.differences:
         found.append(_differences(comparison))
@@ -263,7 +263,7 @@ def _commands(results: Sequence[Result]) -> list[str]:
                 place = str(subject.run.path)
             source = shlex.quote(place)
             revision = "" if subject.commit is None else f" --revision {subject.commit}"
-            found.append(f"mrt5 convert {source} DEST --to hub{revision} {moved.option}")
+            found.append(f"mrt5 convert {source} DEST --to hub{revision} {moved.option}  # {moved.rate:.4g}")
     return found
 
 
@@ -314,9 +314,7 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     moved = [result.calibration for result in results if result.calibration is not None]
     if moved:
-        notes.append(
-            f"validation: the same of the {moved[0].positions:,} positions that set thresholds"
-        )
+        notes.append(f"validation: the same of the {moved[0].positions:,} positions that set thresholds")
     if any(result.summary.gate_recall is not None for result in results):
         notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
     if pooling and not options.hard_delete:
