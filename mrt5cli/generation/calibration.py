@@ -163,11 +163,17 @@ def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
 
 
 def nearest(values: NDArray[np.float32], rate: float) -> Calibration:
-    """The threshold whose rate is nearest, of those that leave something; what is at it goes too."""
+    """The threshold whose rate is nearest, of those that leave something.
+
+    It lies midway between two gate values: on one, the last bit of a sum would decide about the position.
+    """
     thresholds, counts = np.unique(values, return_counts=True)
     shares = np.cumsum(counts) / len(values)
     place = int(np.abs(shares[:-1] - rate).argmin()) if len(shares) > 1 else 0
-    found = Calibration(rate, float(thresholds[place]), float(shares[place]), len(values))
+    threshold, kept = thresholds[place], thresholds[min(place + 1, len(thresholds) - 1)]
+    middle = threshold + (kept - threshold) / 2
+    threshold = middle if middle < kept else threshold
+    found = Calibration(rate, float(threshold), float(shares[place]), len(values))
     if not found.missed:
         return found
     above = int(np.searchsorted(shares, rate))  # the first share that is no smaller; the last is 1

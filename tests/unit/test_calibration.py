@@ -65,7 +65,7 @@ def test_no_other_threshold_is_nearer(values: list[int], rate: float):
 def test_a_gate_of_two_values_cannot_be_moved():
     ordered = np.sort(np.array([-30.0] * 6 + [0.0] * 4, dtype=np.float32))
     found = nearest(ordered, 0.3)
-    assert found == Calibration(0.3, -30.0, 0.6, 10, Gap(0.0, 0.6, -30.0))
+    assert found == Calibration(0.3, -15.0, 0.6, 10, Gap(0.0, 0.6, -30.0))
     assert found.missed
     words = "30 % is out of reach: 60.0 % of the positions have the same gate value, -30, so that a threshold"
     assert f"{words} deletes nothing or 60.0 %" in found.in_words()
@@ -80,6 +80,13 @@ def test_a_rate_out_of_reach_lies_between_two_that_are_not(values: list[int], ra
         below, above, value = found.gap
         assert below < rate < above
         assert (below, above) == (np.mean(gates < value), np.mean(gates <= value))
+
+
+def test_a_threshold_lies_between_gate_values():
+    one = np.float32(-3)
+    after = np.nextafter(one, np.float32(0))
+    assert nearest(np.array([-4, -3, -2, -1], dtype=np.float32), 0.5).threshold == -2.5
+    assert nearest(np.array([one, one, after, after]), 0.5).threshold == one, "there is nothing between"
 
 
 def test_digits_of_the_option_tell_gate_values_apart():
